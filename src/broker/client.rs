@@ -1,0 +1,91 @@
+//! Publishing new messages, with the care that retries and dead letters get.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    connection::{Link, Purpose},
+    error::BrokerError,
+    headers::Properties,
+    publisher::{Publication, PublishError, Publisher, Written},
+};
+use crate::config::Settings;
+
+/// A message to publish: persistent and mandatory.
+#[derive(Clone, Debug, Default)]
+pub struct NewMessage {
+    /// Empty for the default exchange, which routes to the queue that the routing key names.
+    pub exchange: String,
+    /// The routing key; at most 255 bytes.
+    pub routing_key: String,
+    /// The bytes.
+    pub body: Vec<u8>,
+    /// `message-id`; a new UUIDv7 where there is none.
+    pub message_id: Option<String>,
+    /// `content-type`.
+    pub content_type: Option<String>,
+    /// `type`.
+    pub message_type: Option<String>,
+    /// Headers, as text.
+    pub headers: Vec<(String, String)>,
+}
+
+/// Publishes messages and waits for the broker's confirm of each. Cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    publisher: Publisher,
+    closing: CancellationToken,
+}
+
+impl Client {
+    /// Connects, on the current runtime. `channels` publishes can be under way at a time. A
+    /// connection that is lost later is replaced; the publishes that meet the gap fail.
+    ///
+    /// # Errors
+    /// When the first attempt fails.
+    pub async fn connect(
+        settings: &Settings,
+        channels: usize,
+    ) -> Result<(Self, JoinHandle<()>), BrokerError> {
+        let timeouts = Arc::new(settings.timeouts.clone());
+        let closing = CancellationToken::new();
+        let (mut link, closed) = Link::start(
+            Purpose::Publish,
+            Arc::new(settings.broker.clone()),
+            Arc::clone(&timeouts),
+            settings.broker.name.clone(),
+            closing.clone(),
+        );
+        let first = link.connected().await;
+        first.ok_or_else(|| BrokerError::Lost("closed".to_owned()))??;
+        let publisher = Publisher::new(link, channels, timeouts);
+        Ok((Self { publisher, closing }, closed))
+    }
+
+    /// Publishes one message; `Ok` means that the broker has it in a queue.
+    ///
+    /// # Errors
+    /// When it is not confirmed. It may have been published all the same if no answer came.
+    pub async fn publish(&self, message: &NewMessage) -> Result<(), PublishError> {
+        let properties = Properties::new(
+            message.message_id.as_deref(),
+            message.content_type.as_deref(),
+            message.message_type.as_deref(),
+            &message.headers,
+        );
+        let publication = Publication {
+            exchange: &message.exchange,
+            routing_key: &message.routing_key,
+            body: &message.body,
+            properties: Written::New(&properties),
+        };
+        self.publisher.publish(&publication).await
+    }
+
+    /// Closes the connection; the handle that [`connect`](Self::connect) gave tells when it is.
+    pub fn close(&self) {
+        self.closing.cancel();
+    }
+}

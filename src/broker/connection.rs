@@ -1,0 +1,434 @@
+//! Connections: opening one under deadlines, watching it, replacing it.
+//!
+//! A worker has two: one that consumes and one that publishes, because a connection that the
+//! broker has blocked for publishing passes no acks either. Each has a supervisor that replaces it
+//! for ever; lapin's own recovery stays off, as it heals fewer faults and gives up.
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_compat::CompatExt;
+use futures_util::StreamExt;
+use lapin::{
+    ConnectionProperties, Event,
+    tcp::{AsyncTcpStream, OwnedIdentity, OwnedTLSConfig},
+    uri::{AMQPScheme, AMQPUri},
+};
+use socket2::{SockRef, Socket};
+use tokio::{
+    net::TcpStream,
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::{error::{BrokerError, within}, wire};
+use crate::{
+    backoff::Reconnect,
+    config::{BrokerSettings, TimeoutSettings, TlsSettings},
+};
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Consume,
+    Publish,
+}
+
+impl Purpose {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Consume => "consume",
+            Self::Publish => "publish",
+        }
+    }
+}
+
+/// What a [`Link`] is doing.
+#[derive(Clone, Debug)]
+pub(crate) enum LinkState {
+    /// Not connected; why, where an attempt has failed.
+    Down(Option<BrokerError>),
+    /// Connected.
+    Up(Arc<Connection>),
+}
+
+/// A supervised connection. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Link {
+    state: watch::Receiver<LinkState>,
+}
+
+impl Link {
+    /// Starts a supervisor on the current runtime. It ends, and closes its connection, when `stop`
+    /// is cancelled; the handle tells when that is done.
+    pub(crate) fn start(
+        purpose: Purpose,
+        broker: Arc<BrokerSettings>,
+        timeouts: Arc<TimeoutSettings>,
+        name: String,
+        stop: CancellationToken,
+    ) -> (Self, tokio::task::JoinHandle<()>) {
+        let (sender, state) = watch::channel(LinkState::Down(None));
+        let supervisor = Supervisor {
+            purpose,
+            broker,
+            timeouts,
+            name: format!("{name} {}", purpose.name()),
+            state: sender,
+        };
+        (Self { state }, tokio::spawn(supervisor.run(stop)))
+    }
+
+    /// The connection, where there is one now.
+    pub(crate) fn current(&self) -> Option<Arc<Connection>> {
+        match &*self.state.borrow() {
+            LinkState::Up(connection) if connection.is_open() => Some(Arc::clone(connection)),
+            _ => None,
+        }
+    }
+
+    /// What the link is doing.
+    pub(crate) fn state(&self) -> LinkState {
+        self.state.borrow().clone()
+    }
+
+    /// The next connection, or the next failure to get one. `None` when the supervisor has ended.
+    pub(crate) async fn connected(&mut self) -> Option<Result<Arc<Connection>, BrokerError>> {
+        loop {
+            match &*self.state.borrow_and_update() {
+                LinkState::Up(connection) if connection.is_open() => {
+                    return Some(Ok(Arc::clone(connection)));
+                }
+                LinkState::Down(Some(error)) => return Some(Err(error.clone())),
+                _ => {}
+            }
+            self.state.changed().await.ok()?;
+        }
+    }
+
+    /// Waits until the state changes; false when the supervisor has ended.
+    pub(crate) async fn changed(&mut self) -> bool {
+        self.state.changed().await.is_ok()
+    }
+}
+
+/// One live connection.
+pub(crate) struct Connection {
+    lapin: lapin::Connection,
+    /// Differs from every other connection's of this process.
+    pub(crate) epoch: u64,
+    socket: Socket,
+    blocked: watch::Receiver<bool>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Connection({})", self.epoch)
+    }
+}
+
+impl Connection {
+    pub(crate) fn is_open(&self) -> bool {
+        self.lapin.status().connected()
+    }
+
+    /// Opens a channel.
+    pub(super) async fn channel(&self, limit: Duration) -> Result<lapin::Channel, BrokerError> {
+        within(limit, "opening a channel", self.lapin.create_channel()).await
+    }
+
+    /// The largest frame both sides agreed on, in bytes; 0 would mean no limit.
+    pub(super) fn frame_max(&self) -> usize {
+        match self.lapin.configuration().frame_max() {
+            0 => usize::MAX,
+            bytes => bytes as usize,
+        }
+    }
+
+    /// Whether the broker has blocked publishing (memory or disk alarm).
+    pub(crate) fn blocked(&self) -> watch::Receiver<bool> {
+        self.blocked.clone()
+    }
+
+    /// Ends the connection the hard way: for a peer that no longer answers. lapin's I/O thread and
+    /// everyone who waits on the connection see an error at once.
+    pub(crate) fn kill(&self) {
+        // An error means that the socket is closed already.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+struct Supervisor {
+    purpose: Purpose,
+    broker: Arc<BrokerSettings>,
+    timeouts: Arc<TimeoutSettings>,
+    name: String,
+    state: watch::Sender<LinkState>,
+}
+
+impl Supervisor {
+    async fn run(self, stop: CancellationToken) {
+        /// A connection that lasted this long ends a run of failures.
+        const STABLE: Duration = Duration::from_secs(30);
+        let mut backoff = Reconnect::new(&self.broker.reconnect);
+        let mut tries = 0;
+        while !stop.is_cancelled() {
+            let attempt = tokio::select! {
+                attempt = self.connect(tries) => attempt,
+                () = stop.cancelled() => return,
+            };
+            let error = match attempt {
+                Ok((connection, blocked)) => {
+                    let since = Instant::now();
+                    let error = self.watch_over(connection, blocked, &stop).await;
+                    if since.elapsed() > STABLE {
+                        backoff.reset();
+                    }
+                    error
+                }
+                Err(error) => {
+                    tries += 1;
+                    error
+                }
+            };
+            let wait = backoff.next();
+            if !stop.is_cancelled() {
+                warn!(connection = self.purpose.name(), %error, retry_in = ?wait, "not connected to the broker");
+            }
+            self.state.send_replace(LinkState::Down(Some(error)));
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Keeps an open connection until it is lost or `stop` is cancelled, and tells why it ended.
+    async fn watch_over(
+        &self,
+        connection: Arc<Connection>,
+        blocked: watch::Sender<bool>,
+        stop: &CancellationToken,
+    ) -> BrokerError {
+        /// How often the connection's state is looked at beside its events.
+        const LOOK: Duration = Duration::from_millis(500);
+        let mut events = Box::pin(connection.lapin.events_listener());
+        info!(connection = self.purpose.name(), "connected to the broker");
+        self.state.send_replace(LinkState::Up(Arc::clone(&connection)));
+        loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = tokio::time::sleep(LOOK) => None,
+                () = stop.cancelled() => {
+                    self.close(&connection).await;
+                    return BrokerError::Lost("closed by us".to_owned());
+                }
+            };
+            match event {
+                Some(Event::ConnectionBlocked(reason)) => {
+                    warn!(connection = self.purpose.name(), %reason, "blocked by the broker");
+                    blocked.send_replace(true);
+                }
+                Some(Event::ConnectionUnblocked) => {
+                    info!(connection = self.purpose.name(), "unblocked by the broker");
+                    blocked.send_replace(false);
+                }
+                Some(Event::Error(error)) if !connection.is_open() => {
+                    return BrokerError::from(error);
+                }
+                _ if !connection.is_open() => {
+                    return BrokerError::Lost("connection lost".to_owned());
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn close(&self, connection: &Connection) {
+        let close = connection.lapin.close(200, "worker stopped".into());
+        if let Err(error) = within(self.timeouts.close, "closing the connection", close).await {
+            debug!(connection = self.purpose.name(), %error, "not closed in order");
+            connection.kill();
+        }
+    }
+
+    /// One attempt, at one of the URLs.
+    async fn connect(
+        &self,
+        tries: usize,
+    ) -> Result<(Arc<Connection>, watch::Sender<bool>), BrokerError> {
+        static EPOCH: AtomicU64 = AtomicU64::new(1);
+        let urls = urls(&self.broker).await?;
+        let uri = amqp_uri(&urls[tries % urls.len()], &self.broker).await?;
+        let tls = tls_config(&self.broker.tls).await?;
+        // What the I/O thread of lapin connects, we can end: a peer that accepts and then says
+        // nothing would otherwise keep that thread for ever.
+        let socket = Arc::new(Mutex::new(None));
+        let dial = Dial {
+            uri: uri.clone(),
+            tls,
+            timeouts: Arc::clone(&self.timeouts),
+            socket: Arc::clone(&socket),
+        };
+        let properties = ConnectionProperties::default()
+            .with_connection_name(self.name.clone().into())
+            .with_client_property("product".into(), "lapwing".into())
+            .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
+        let limit = self.timeouts.connect + self.timeouts.handshake;
+        let opening = lapin::Connection::connector(
+            uri.amqp,
+            wire::runtime(),
+            async move |_, _| dial.stream().await,
+            properties,
+        );
+        let opened = within(limit, "opening the connection", opening).await;
+        let socket = lock(&socket).take();
+        match (opened, socket) {
+            (Ok(lapin), Some(socket)) => {
+                let (sender, blocked) = watch::channel(lapin.status().blocked());
+                let connection = Connection {
+                    lapin,
+                    epoch: EPOCH.fetch_add(1, Ordering::Relaxed),
+                    socket,
+                    blocked,
+                };
+                Ok((Arc::new(connection), sender))
+            }
+            (opened, socket) => {
+                if let Some(socket) = socket {
+                    let _ = socket.shutdown(std::net::Shutdown::Both);
+                }
+                let error = opened.err();
+                Err(error.unwrap_or_else(|| BrokerError::Lost("no socket".to_owned())))
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A broker URL, with the host as the `url` crate reads it: lapin's parser takes an IPv6 literal
+/// for `localhost`.
+#[derive(Clone)]
+struct Target {
+    amqp: AMQPUri,
+    host: String,
+    port: u16,
+}
+
+/// Opens the byte stream of one connection.
+struct Dial {
+    uri: Target,
+    tls: OwnedTLSConfig,
+    timeouts: Arc<TimeoutSettings>,
+    socket: Arc<Mutex<Option<Socket>>>,
+}
+
+impl Dial {
+    async fn stream(&self) -> lapin::Result<AsyncTcpStream<wire::Wire>> {
+        let tcp = self.tcp().await?;
+        tcp.set_nodelay(true)?;
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(Duration::from_secs(30))
+            .with_interval(Duration::from_secs(10));
+        SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
+        *lock(&self.socket) = Some(SockRef::from(&tcp).try_clone()?);
+        let mut stream = AsyncTcpStream::Plain(tcp.compat());
+        if self.uri.amqp.scheme == AMQPScheme::AMQPS {
+            let limit = self.timeouts.handshake;
+            let handshake = stream.into_tls(&self.uri.host, self.tls.as_ref());
+            stream = timeout(limit, handshake)
+                .await
+                .map_err(|_| late("TLS handshake", limit))??;
+        }
+        Ok(AsyncTcpStream::Plain(wire::Wire::new(stream)))
+    }
+
+    async fn tcp(&self) -> std::io::Result<TcpStream> {
+        let limit = self.timeouts.connect;
+        let at = (self.uri.host.as_str(), self.uri.port);
+        let addresses = timeout(limit, tokio::net::lookup_host(at))
+            .await
+            .map_err(|_| late("resolving the broker's name", limit))??;
+        let mut error = std::io::Error::other("the broker's name has no address");
+        for address in addresses {
+            match timeout(limit, TcpStream::connect(address)).await {
+                Ok(Ok(tcp)) => return Ok(tcp),
+                Ok(Err(refused)) => error = refused,
+                Err(_) => error = late("connecting", limit),
+            }
+        }
+        Err(error)
+    }
+}
+
+fn late(step: &str, limit: Duration) -> std::io::Error {
+    let text = format!("{step} took longer than {limit:?}");
+    std::io::Error::new(std::io::ErrorKind::TimedOut, text)
+}
+
+/// The broker's URLs, read anew for each attempt, so that a rotated secret is seen.
+async fn urls(broker: &BrokerSettings) -> Result<Vec<String>, BrokerError> {
+    let urls = match &broker.url_file {
+        None => broker.url.expose().to_vec(),
+        Some(file) => crate::config::BrokerUrls::parse(&read(file).await?)
+            .expose()
+            .to_vec(),
+    };
+    if urls.is_empty() {
+        return Err(BrokerError::Settings("no broker URL is set".to_owned()));
+    }
+    Ok(urls)
+}
+
+async fn read(file: &Path) -> Result<String, BrokerError> {
+    tokio::fs::read_to_string(file)
+        .await
+        .map_err(|error| BrokerError::Settings(format!("cannot read {}: {error}", file.display())))
+}
+
+async fn amqp_uri(url: &str, broker: &BrokerSettings) -> Result<Target, BrokerError> {
+    // The texts of parse errors can quote the URL, and so the password.
+    let unreadable = || BrokerError::Settings("the broker URL cannot be read".to_owned());
+    let parsed = url::Url::parse(url).map_err(|_| unreadable())?;
+    let mut amqp: AMQPUri = url.parse().map_err(|_| unreadable())?;
+    if let Some(file) = &broker.password_file {
+        let password = read(file).await?;
+        amqp.authority.userinfo.password = password.trim_end_matches(['\r', '\n']).to_owned();
+    }
+    let heartbeat = u16::try_from(broker.heartbeat.as_secs()).unwrap_or(u16::MAX);
+    amqp.query.heartbeat = Some(heartbeat);
+    let host = parsed.host_str().unwrap_or("localhost");
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = amqp.authority.port;
+    Ok(Target { amqp, host, port })
+}
+
+async fn tls_config(tls: &TlsSettings) -> Result<OwnedTLSConfig, BrokerError> {
+    let cert_chain = match &tls.ca_file {
+        Some(file) => Some(read(file).await?),
+        None => None,
+    };
+    let identity = match (&tls.cert_file, &tls.key_file) {
+        (Some(cert), Some(key)) => Some(OwnedIdentity::PKCS8 {
+            pem: read(cert).await?.into_bytes(),
+            key: read(key).await?.into_bytes(),
+        }),
+        _ => None,
+    };
+    Ok(OwnedTLSConfig {
+        identity,
+        cert_chain,
+    })
+}

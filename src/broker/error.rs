@@ -1,0 +1,80 @@
+//! What can go wrong between us and the broker.
+
+use std::time::Duration;
+
+use lapin::ErrorKind;
+
+/// Why a connection, a channel or a subscription could not be had.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// The settings cannot work: a URL or a file that cannot be read.
+    #[error("{0}")]
+    Settings(String),
+    /// The broker refused us for a reason that waiting does not mend: credentials, virtual host,
+    /// permissions.
+    #[error("refused by the broker: {0}")]
+    Refused(String),
+    /// What exists at the broker is not what the settings want.
+    #[error("{0}")]
+    Topology(String),
+    /// A step did not end within its deadline.
+    #[error("{step} took longer than {limit:?}")]
+    TimedOut {
+        /// What was waited for.
+        step: &'static str,
+        /// The deadline.
+        limit: Duration,
+    },
+    /// The network, the broker or the channel failed; waiting may mend it.
+    #[error("{0}")]
+    Lost(String),
+}
+
+impl BrokerError {
+    /// Whether someone has to change something before it can work.
+    #[must_use]
+    pub fn needs_people(&self) -> bool {
+        matches!(
+            self,
+            Self::Settings(_) | Self::Refused(_) | Self::Topology(_)
+        )
+    }
+}
+
+impl From<lapin::Error> for BrokerError {
+    fn from(error: lapin::Error) -> Self {
+        match error.kind() {
+            // By code, as lapin calls access-refused a soft error: 402 invalid path, 403 access
+            // refused, 404 not found, 406 precondition failed, 530 not allowed.
+            ErrorKind::ProtocolError(refusal) => {
+                let text = format!("{} ({})", refusal.get_message(), refusal.get_id());
+                match refusal.get_id() {
+                    402 | 403 | 530 => Self::Refused(text),
+                    _ => Self::Lost(text),
+                }
+            }
+            _ => Self::Lost(error.to_string()),
+        }
+    }
+}
+
+/// The AMQP reply code of an error, where the broker sent one.
+pub(super) fn reply_code(error: &lapin::Error) -> Option<u16> {
+    match error.kind() {
+        ErrorKind::ProtocolError(refusal) => Some(refusal.get_id()),
+        _ => None,
+    }
+}
+
+/// A lapin call under a deadline.
+pub(super) async fn within<T>(
+    limit: Duration,
+    step: &'static str,
+    call: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, BrokerError> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(BrokerError::TimedOut { step, limit }),
+    }
+}

@@ -1,0 +1,25 @@
+//! Everything that knows AMQP. Only this module imports lapin, and only [`settle`] acks and nacks.
+
+mod client;
+mod connection;
+mod delivery;
+mod error;
+pub mod headers;
+mod publisher;
+mod session;
+mod settle;
+mod topology;
+mod wire;
+
+pub use client::{Client, NewMessage};
+pub use error::BrokerError;
+pub use headers::{Header, HeaderValue, Properties};
+pub use publisher::PublishError;
+
+pub(crate) use connection::{Link, LinkState, Purpose};
+pub(crate) use delivery::Delivery;
+pub(crate) use headers::CopyHeaders;
+pub(crate) use publisher::{Publication, Publisher, Written};
+pub(crate) use session::Session;
+pub(crate) use settle::Acks;
+pub(crate) use topology::restore;

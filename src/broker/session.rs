@@ -1,0 +1,180 @@
+//! A session: one live connection, channel and consumer, replaced whole on failure.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{FutureExt, StreamExt};
+use lapin::{
+    Channel, Consumer,
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
+    types::FieldTable,
+};
+
+use super::{
+    connection::Connection,
+    delivery::Delivery,
+    error::{BrokerError, within},
+    headers::short,
+    settle::{self, Acks},
+    topology,
+};
+use crate::config::{ConsumerSettings, TimeoutSettings};
+
+/// A lane's live subscription.
+pub(crate) struct Session {
+    connection: Arc<Connection>,
+    channel: Channel,
+    consumer: Consumer,
+    timeouts: Arc<TimeoutSettings>,
+    cancelled: bool,
+    ended: bool,
+}
+
+impl Session {
+    /// Verifies or declares the lane's queues, sets the prefetch and subscribes.
+    pub(crate) async fn open(
+        connection: Arc<Connection>,
+        settings: &ConsumerSettings,
+        timeouts: Arc<TimeoutSettings>,
+        tag: &str,
+    ) -> Result<Self, BrokerError> {
+        let limit = timeouts.declare;
+        topology::ensure(&connection, settings, limit).await?;
+        let channel = connection.channel(limit).await?;
+        // Per consumer, not global: quorum queues refuse global prefetch, and 4.3 turns it into
+        // this silently.
+        let qos = channel.basic_qos(settings.prefetch, BasicQosOptions { global: false });
+        within(limit, "setting the prefetch", qos).await?;
+        let consumer = subscribe(&channel, &settings.queue, tag, limit).await?;
+        Ok(Self {
+            connection,
+            channel,
+            consumer,
+            timeouts,
+            cancelled: false,
+            ended: false,
+        })
+    }
+
+    /// The next delivery; `None` when the subscription has ended, for good.
+    pub(crate) async fn next(&mut self) -> Option<Result<Delivery, BrokerError>> {
+        // lapin's stream is not fused: after its end it would be pending for ever.
+        if self.ended {
+            return None;
+        }
+        let next = self.consumer.next().await;
+        self.seen(next)
+    }
+
+    /// The next delivery, if it is here already.
+    pub(crate) fn try_next(&mut self) -> Option<Result<Delivery, BrokerError>> {
+        if self.ended {
+            return None;
+        }
+        let next = self.consumer.next().now_or_never()?;
+        self.seen(next)
+    }
+
+    fn seen(
+        &mut self,
+        next: Option<lapin::Result<lapin::message::Delivery>>,
+    ) -> Option<Result<Delivery, BrokerError>> {
+        match next {
+            Some(Ok(delivery)) => Some(Ok(delivery.into())),
+            Some(Err(error)) => {
+                self.ended = true;
+                Some(Err(error.into()))
+            }
+            None => {
+                self.ended = true;
+                None
+            }
+        }
+    }
+
+    /// Whether the channel is open: deliveries of one that is not are dead, and the broker has
+    /// them back already.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.channel.status().connected()
+    }
+
+    /// A future that writes these acks; it does not borrow the session.
+    pub(crate) fn ack(
+        &self,
+        acks: Acks,
+    ) -> impl Future<Output = (Acks, Result<(), BrokerError>)> + Send + 'static {
+        let channel = self.channel.clone();
+        let limit = self.timeouts.ack;
+        async move {
+            let result = settle::ack(&channel, &acks, limit).await;
+            (acks, result)
+        }
+    }
+
+    /// Returns single deliveries to the queue.
+    pub(crate) async fn give_back(&self, tags: &[u64]) -> Result<(), BrokerError> {
+        settle::give_back(&self.channel, tags, self.timeouts.ack).await
+    }
+
+    /// Returns every unsettled delivery up to and with `tag` to the queue.
+    pub(crate) async fn give_back_through(&self, tag: u64) -> Result<(), BrokerError> {
+        settle::give_back_through(&self.channel, tag, self.timeouts.ack).await
+    }
+
+    /// Stops the deliveries, and waits until the broker says that it has. What has arrived until
+    /// then is still there to be taken, and must be settled.
+    pub(crate) async fn cancel(&mut self) -> Result<(), BrokerError> {
+        if self.cancelled || self.ended {
+            return Ok(());
+        }
+        self.cancelled = true;
+        let tag = self.consumer.tag();
+        let cancel = self.channel.basic_cancel(tag, BasicCancelOptions::default());
+        within(self.timeouts.declare, "cancelling the consumer", cancel).await
+    }
+
+    /// Subscribes again, on the same channel, after [`cancel`](Self::cancel).
+    pub(crate) async fn consume_again(&mut self) -> Result<(), BrokerError> {
+        let (queue, tag) = (self.consumer.queue(), self.consumer.tag());
+        let limit = self.timeouts.declare;
+        self.consumer = subscribe(&self.channel, queue.as_str(), tag.as_str(), limit).await?;
+        self.cancelled = false;
+        self.ended = false;
+        Ok(())
+    }
+
+    /// Closes the channel. Whatever is unsettled on it goes back to the queue.
+    pub(crate) async fn close(self) {
+        if !self.is_usable() {
+            return;
+        }
+        let close = self.channel.close(200, "done".into());
+        if within(self.timeouts.close, "closing the channel", close).await.is_err() {
+            tracing::debug!("channel not closed in order");
+        }
+    }
+
+    /// Ends the whole connection the hard way: for one that takes no acks any more.
+    pub(crate) fn kill(&self) {
+        self.connection.kill();
+    }
+
+    /// How long each request may take.
+    pub(crate) fn request_limit(&self) -> Duration {
+        self.timeouts.declare
+    }
+}
+
+async fn subscribe(
+    channel: &Channel,
+    queue: &str,
+    tag: &str,
+    limit: Duration,
+) -> Result<Consumer, BrokerError> {
+    let consume = channel.basic_consume(
+        short(queue),
+        short(tag),
+        BasicConsumeOptions::default(),
+        FieldTable::default(),
+    );
+    within(limit, "subscribing", consume).await
+}

@@ -1,0 +1,65 @@
+//! The command line: a file a subcommand.
+
+mod config;
+mod publish;
+mod run;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use lapwing::config::{ConfigError, Settings};
+
+/// A RabbitMQ worker that does not lose messages.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Consume the configured queues until SIGTERM or Ctrl-C
+    Run(ConfigFile),
+    /// Publish messages, and wait for the broker to confirm each
+    Publish(publish::Publish),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(config::Config),
+}
+
+/// Where the settings come from.
+#[derive(Args)]
+struct ConfigFile {
+    /// Settings in TOML; environment variables LAPWING__SECTION__KEY come on top
+    #[arg(long, value_name = "FILE", env = "LAPWING_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    fn load(&self) -> Result<Settings, ConfigError> {
+        Settings::load(self.config.as_deref(), lapwing::config::environment()?)
+    }
+}
+
+/// The configuration cannot work (sysexits.h: `EX_CONFIG`).
+const EXIT_CONFIG: u8 = 78;
+/// The broker cannot be used (sysexits.h: `EX_UNAVAILABLE`).
+const EXIT_UNAVAILABLE: u8 = 69;
+/// The drain left deliveries unsettled; the broker redelivers them.
+const EXIT_LEFT: u8 = 3;
+
+pub(crate) fn main(cli: Cli) -> ExitCode {
+    let result = match cli.command {
+        Command::Run(file) => run::run(&file),
+        Command::Publish(publish) => publish.run(),
+        Command::Config(config) => config.run(),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("lapwing: {error:#}");
+        match error.downcast_ref::<ConfigError>() {
+            Some(_) => ExitCode::from(EXIT_CONFIG),
+            None => ExitCode::FAILURE,
+        }
+    })
+}

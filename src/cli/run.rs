@@ -1,0 +1,78 @@
+//! `lapwing run`
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use lapwing::{RunError, Worker, WorkerHandle, config::Settings, shutdown_signal, telemetry};
+use tracing::{error, info, warn};
+
+use super::{ConfigFile, EXIT_CONFIG, EXIT_LEFT, EXIT_UNAVAILABLE};
+
+/// Runs the worker until it has drained: exit code 0, or 3 when deliveries were left unsettled, 69
+/// when the broker cannot be used, 78 when the configuration cannot work.
+pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
+    let settings = file.load()?;
+    settings.require_consumers()?;
+    settings.require_handlers()?;
+    let telemetry = telemetry::start(&settings.log)?;
+    let flush = settings.timeouts.telemetry_flush;
+    for warning in settings.warnings() {
+        warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("failed to start the runtime")?;
+    let code = runtime.block_on(work(settings));
+    // A handler that blocks its thread must not keep the process.
+    runtime.shutdown_background();
+    telemetry.flush(flush);
+    Ok(code)
+}
+
+async fn work(settings: Settings) -> ExitCode {
+    let worker = Worker::new(settings);
+    let shutdown = shutdown_then_hurry(worker.handle());
+    match worker.run(shutdown).await {
+        Ok(report) => {
+            let (ledger, left) = (report.ledger(), report.left());
+            info!(
+                received = ledger.received,
+                acked = ledger.acked,
+                parked = ledger.parked,
+                dead_lettered = ledger.dead_lettered,
+                returned = ledger.returned,
+                stale = ledger.stale,
+                dropped = ledger.dropped,
+                duplicates = ledger.duplicates,
+                left,
+                "drained",
+            );
+            match left {
+                0 => ExitCode::SUCCESS,
+                _ => ExitCode::from(EXIT_LEFT),
+            }
+        }
+        Err(error) => {
+            error!(%error, "cannot run");
+            match error {
+                RunError::Broker { error, .. } if !error.needs_people() => {
+                    ExitCode::from(EXIT_UNAVAILABLE)
+                }
+                RunError::Thread(_) => ExitCode::FAILURE,
+                _ => ExitCode::from(EXIT_CONFIG),
+            }
+        }
+    }
+}
+
+/// Ends at the first signal; a second one skips the wait for running handlers.
+async fn shutdown_then_hurry(handle: WorkerHandle) {
+    shutdown_signal().await;
+    info!("waiting for running handlers; a second signal stops them");
+    tokio::spawn(async move {
+        shutdown_signal().await;
+        warn!("not waiting any longer");
+        handle.stop_now();
+    });
+}

@@ -1,0 +1,141 @@
+//! `[consumers.NAME]`.
+
+use std::time::Duration;
+
+use humantime::format_duration;
+
+use super::{Findings, HOUR, MILLISECOND, SECOND, handler};
+use crate::config::{
+    AckSettings, Binding, ConsumerSettings, HandlerKind, RetrySettings, problem::KeyPath,
+};
+
+/// Beyond this a run is no longer a run. Well beyond RabbitMQ's consumer timeout already, which an
+/// operator may have raised.
+const TIMEOUT_MAX: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// The longest rung is then 2²¹ s, which is 24.3 days: RabbitMQ takes a time to live of at most
+/// 2³² − 1 ms, which is 49.7 days.
+pub(super) const RETRY_CAP_MAX: Duration = Duration::from_secs(24 * 24 * 60 * 60);
+
+const MAX_AGE_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+pub(super) fn check(findings: &mut Findings, name: &str, consumer: &ConsumerSettings) {
+    let section = KeyPath::of("consumers").key(name);
+    if !is_name(name) {
+        let message = "a consumer's name is lower-case letters, digits and single underscores \
+                       between them, and begins with a letter, so that each of its settings has \
+                       an environment variable";
+        findings.add(section.clone(), message);
+    }
+    limits(findings, &section, consumer);
+    for (index, binding) in consumer.bindings.iter().enumerate() {
+        check_binding(findings, &section.key("bindings").index(index), binding);
+    }
+    ack(findings, &section.key("ack"), &consumer.ack);
+    retry(findings, &section.key("retry"), &consumer.retry);
+    handler::check(findings, &section.key("handler"), &consumer.handler);
+    for (message_type, by_type) in &consumer.types {
+        let path = section.key("types").key(message_type);
+        findings.name(path.clone(), message_type);
+        if by_type.kind == HandlerKind::None {
+            let message = "must be \"http\" or \"log\": a type without a handler is left out";
+            findings.add(path.key("kind"), message);
+        }
+        handler::check(findings, &path, by_type);
+    }
+}
+
+/// Two underscores would read as the end of the name in `LAPWING__CONSUMERS__NAME__KEY`.
+fn is_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_lowercase())
+        && !name.ends_with('_')
+        && !name.contains("__")
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+fn limits(findings: &mut Findings, section: &KeyPath, consumer: &ConsumerSettings) {
+    let ConsumerSettings {
+        delivery_limit,
+        prefetch,
+        concurrency,
+        timeout,
+        cancel_grace,
+        ..
+    } = *consumer;
+    at_least_one(findings, section.key("delivery_limit"), delivery_limit);
+    at_least_one(findings, section.key("prefetch"), prefetch);
+    at_least_one(findings, section.key("concurrency"), concurrency);
+    if concurrency > prefetch {
+        let message = format!("is {concurrency}, must not be above `prefetch` ({prefetch})");
+        let others = [section.key("prefetch")];
+        findings.contradiction(section.key("concurrency"), others, message);
+    }
+    findings.duration(section.key("timeout"), timeout, MILLISECOND..=TIMEOUT_MAX);
+    findings.duration(section.key("cancel_grace"), cancel_grace, Duration::ZERO..=HOUR);
+}
+
+fn at_least_one(findings: &mut Findings, path: KeyPath, value: impl Into<u32>) {
+    if value.into() == 0 {
+        findings.add(path, "must be at least 1");
+    }
+}
+
+fn check_binding(findings: &mut Findings, path: &KeyPath, binding: &Binding) {
+    let Binding {
+        exchange,
+        routing_key,
+    } = binding;
+    findings.name(path.key("exchange"), exchange);
+    if !routing_key.is_empty() {
+        findings.name(path.key("routing_key"), routing_key);
+    }
+}
+
+fn ack(findings: &mut Findings, section: &KeyPath, ack: &AckSettings) {
+    let AckSettings { batch, delay } = *ack;
+    at_least_one(findings, section.key("batch"), batch);
+    findings.duration(section.key("delay"), delay, Duration::ZERO..=SECOND);
+}
+
+fn retry(findings: &mut Findings, section: &KeyPath, retry: &RetrySettings) {
+    let RetrySettings {
+        max_attempts,
+        max_age,
+        base,
+        factor,
+        cap,
+        jitter,
+        inline_below,
+        rules,
+    } = retry;
+    at_least_one(findings, section.key("max_attempts"), *max_attempts);
+    findings.duration(section.key("max_age"), *max_age, MILLISECOND..=MAX_AGE_MAX);
+    let delays = MILLISECOND..=RETRY_CAP_MAX;
+    findings.duration(section.key("base"), *base, delays.clone());
+    findings.duration(section.key("cap"), *cap, delays);
+    if cap < base {
+        let [cap, base] = [*cap, *base].map(format_duration);
+        let message = format!("is {cap}, must not be below `base` ({base})");
+        findings.contradiction(section.key("cap"), [section.key("base")], message);
+    }
+    if inline_below > cap {
+        let [below, cap] = [*inline_below, *cap].map(format_duration);
+        let message = format!("is {below}, must not be above `cap` ({cap})");
+        findings.contradiction(section.key("inline_below"), [section.key("cap")], message);
+    }
+    // Neither range holds what is no number at all.
+    findings.number(section.key("factor"), *factor, 1.0..=1000.0);
+    findings.number(section.key("jitter"), *jitter, 0.0..=1.0);
+    for (index, rule) in rules.iter().enumerate() {
+        if rule.class.is_none() && rule.status.is_none() {
+            let message = "needs `class` or `status`: it would be about every failure";
+            findings.add(section.key("rules").index(index), message);
+        }
+        if rule.class.as_deref() == Some("") {
+            let path = section.key("rules").index(index).key("class");
+            findings.add(path, "must not be empty");
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! `[drain]`, `[timeouts]`, `[state]` and `[log]`.
+
+use std::time::Duration;
+
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+use super::{DAY, Findings, HOUR, MILLISECOND, MINUTE};
+use crate::config::{DrainSettings, LogSettings, Settings, StateSettings, TimeoutSettings, problem::KeyPath};
+
+pub(super) fn check(findings: &mut Findings, settings: &Settings) {
+    let DrainSettings { grace, settle } = settings.drain;
+    findings.duration(KeyPath::of("drain.grace"), grace, Duration::ZERO..=DAY);
+    findings.duration(KeyPath::of("drain.settle"), settle, MILLISECOND..=MINUTE);
+
+    timeouts(findings, &settings.timeouts);
+
+    let StateSettings { mailbox } = settings.state;
+    findings.number(KeyPath::of("state.mailbox"), mailbox, 1..=1_000_000);
+
+    let LogSettings { format: _, filter } = &settings.log;
+    filter_directives(findings, filter);
+}
+
+fn timeouts(findings: &mut Findings, timeouts: &TimeoutSettings) {
+    let section = KeyPath::of("timeouts");
+    // Taken apart, so that a new timeout cannot be forgotten here.
+    let TimeoutSettings {
+        connect,
+        handshake,
+        declare,
+        checkout,
+        publish,
+        confirm,
+        ack,
+        call,
+        close,
+        telemetry_flush,
+    } = *timeouts;
+    let all = [
+        ("connect", connect),
+        ("handshake", handshake),
+        ("declare", declare),
+        ("checkout", checkout),
+        ("publish", publish),
+        ("confirm", confirm),
+        ("ack", ack),
+        ("call", call),
+        ("close", close),
+        ("telemetry_flush", telemetry_flush),
+    ];
+    for (key, value) in all {
+        findings.duration(section.key(key), value, MILLISECOND..=HOUR);
+    }
+}
+
+fn filter_directives(findings: &mut Findings, filter: &str) {
+    let path = KeyPath::of("log.filter");
+    let right = "expected a level (error, warn, info, debug, trace) or directives such as \
+                 \"info,lapwing::broker=debug\"";
+    // `EnvFilter` takes any other word for a target, shows all of that and nothing else, so that
+    // a misspelt level would silence the worker.
+    let is_word = |text: &&str| !text.contains(['=', ':', '[']);
+    let mut words = filter.split(',').filter(is_word);
+    if words.any(|word| word.is_empty() || word.parse::<LevelFilter>().is_err())
+        || EnvFilter::builder().parse(filter).is_err()
+    {
+        findings.add(path, right);
+    }
+}

@@ -1,0 +1,155 @@
+//! The queues of all consumers beside one another.
+
+use std::collections::BTreeMap;
+
+use super::{Findings, NAME_BYTES, consumer::RETRY_CAP_MAX};
+use crate::{
+    backoff::Ladder,
+    config::{ConsumerSettings, problem::KeyPath},
+};
+
+type Consumers = BTreeMap<String, ConsumerSettings>;
+
+pub(super) fn check(findings: &mut Findings, consumers: &Consumers) {
+    let rungs = rungs(consumers);
+    for (name, consumer) in consumers {
+        names(findings, &section(name), consumer);
+        if consumer.queue.is_empty() {
+            continue;
+        }
+        collisions(findings, name, consumers, &rungs);
+        if let Some((first, sibling)) = consumers
+            .iter()
+            .take_while(|(other, _)| *other < name)
+            .find(|(_, other)| other.queue == consumer.queue)
+        {
+            same_queue(findings, (name, consumer), (first, sibling));
+        }
+    }
+}
+
+fn section(name: &str) -> KeyPath {
+    KeyPath::of("consumers").key(name)
+}
+
+/// Each rung's queue, and the consumer that it is for.
+fn rungs(consumers: &Consumers) -> BTreeMap<String, &str> {
+    let mut rungs = BTreeMap::new();
+    for (name, consumer) in consumers {
+        for rung in ladder(consumer).rungs() {
+            rungs.insert(rung.queue, name.as_str());
+        }
+    }
+    rungs
+}
+
+fn ladder(consumer: &ConsumerSettings) -> Ladder {
+    // A longer cap is reported as such.
+    Ladder::new(&consumer.queue, consumer.retry.cap.min(RETRY_CAP_MAX))
+}
+
+fn names(findings: &mut Findings, section: &KeyPath, consumer: &ConsumerSettings) {
+    let at_queue = section.key("queue");
+    let at_dead = section.key("dead_letter_queue");
+    let queue = &consumer.queue;
+    if queue.is_empty() {
+        findings.add(at_queue.clone(), "is required: the name of the queue to consume");
+    } else {
+        findings.name(at_queue.clone(), queue);
+    }
+    reserved(findings, at_queue.clone(), queue);
+    if let Some(dead) = &consumer.dead_letter_queue {
+        findings.name(at_dead.clone(), dead);
+        reserved(findings, at_dead.clone(), dead);
+    }
+    if queue.len() > NAME_BYTES {
+        return;
+    }
+    let dead = consumer.dead_letter_queue();
+    let longest = ladder(consumer).rungs().last().map(|rung| rung.queue);
+    let derived = [
+        ("dead-letter queue", consumer.dead_letter_queue.is_none().then_some(dead)),
+        ("longest retry queue", longest),
+    ];
+    for (what, name) in derived {
+        let Some(name) = name.filter(|name| name.len() > NAME_BYTES) else {
+            continue;
+        };
+        let (suffix, length) = (&name[queue.len()..], name.len());
+        let message = format!(
+            "is too long for its {what}, which has `{suffix}` at the end and so {length} bytes: \
+             at most {NAME_BYTES}"
+        );
+        findings.contradiction(at_queue.clone(), [section.key("retry").key("cap")], message);
+    }
+}
+
+fn reserved(findings: &mut Findings, path: KeyPath, queue: &str) {
+    if queue.starts_with("amq.") {
+        findings.add(path, "must not begin with `amq.`: the broker keeps such names for itself");
+    }
+}
+
+/// A queue that has two purposes would send messages round and round, or lose track of them.
+fn collisions(
+    findings: &mut Findings,
+    name: &str,
+    consumers: &Consumers,
+    rungs: &BTreeMap<String, &str>,
+) {
+    let consumer = &consumers[name];
+    let at_queue = section(name).key("queue");
+    let at_dead = section(name).key("dead_letter_queue");
+    let dead = consumer.dead_letter_queue();
+    if let Some(other) = rungs.get(&consumer.queue) {
+        let message = format!("is a retry queue of consumers.{other}");
+        findings.contradiction(at_queue.clone(), [section(other).key("queue")], message);
+    }
+    if let Some(other) = rungs.get(&dead) {
+        let message = format!("is a retry queue of consumers.{other}");
+        let others = [at_queue.clone(), section(other).key("queue")];
+        findings.contradiction(at_dead.clone(), others, message);
+    }
+    if dead == consumer.queue {
+        let message = "must not be the queue itself: dead letters would come round for ever";
+        findings.contradiction(at_dead, [at_queue], message);
+    } else if let Some((other, _)) = consumers.iter().find(|(_, other)| other.queue == dead) {
+        let message = format!("is the queue of consumers.{other}, which would run dead letters");
+        let others = [at_queue, section(other).key("queue")];
+        findings.contradiction(at_dead, others, message);
+    }
+}
+
+/// Consumers of one queue share its rungs, its dead-letter queue and its messages' attempts.
+fn same_queue(
+    findings: &mut Findings,
+    (name, consumer): (&str, &ConsumerSettings),
+    (first, sibling): (&str, &ConsumerSettings),
+) {
+    let differs = [
+        ("topology", consumer.topology != sibling.topology),
+        ("queue_type", consumer.queue_type != sibling.queue_type),
+        ("bindings", consumer.bindings != sibling.bindings),
+        (
+            "dead_letter_queue",
+            consumer.dead_letter_queue() != sibling.dead_letter_queue(),
+        ),
+        (
+            "delivery_limit",
+            consumer.delivery_limit != sibling.delivery_limit,
+        ),
+        ("retry", consumer.retry != sibling.retry),
+    ];
+    for (key, _) in differs.into_iter().filter(|(_, differs)| *differs) {
+        let message = format!(
+            "differs from that of consumers.{first}, which consumes the same queue: both must \
+             have the same"
+        );
+        let others = [
+            section(first).key(key),
+            section(name).key("queue"),
+            section(first).key("queue"),
+        ];
+        findings.contradiction(section(name).key(key), others, message);
+    }
+}

@@ -1,0 +1,5 @@
+//! Dead letters: what cannot succeed, with the whole story of why.
+
+mod record;
+
+pub(crate) use record::{charge, dead_lettered, parked};

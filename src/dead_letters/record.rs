@@ -1,0 +1,111 @@
+//! What copies say about their message: the headers of parked retries and of dead letters.
+
+use std::time::{Duration, SystemTime};
+
+use crate::{
+    broker::{
+        CopyHeaders, Header,
+        headers::names::{
+            ATTEMPTS, CRASHES, ERROR, ERROR_KIND, FAILED_AT, FINGERPRINT, FIRST_SEEN, HISTORY,
+            NOT_BEFORE, REASON, REPLAYS, SOURCE_EXCHANGE, SOURCE_QUEUE, SOURCE_ROUTING_KEY,
+            TRACEPARENT, WORKER,
+        },
+        HeaderValue,
+    },
+    handler::Failure,
+    message::PastAttempt,
+    policy::Reason,
+    run::Run,
+    text::{cut, fingerprint, rfc3339},
+};
+
+/// Attempts that a record names; older ones are only counted.
+const HISTORY_LENGTH: usize = 10;
+/// Bytes of an error's text in a dead letter. The whole text is in the log.
+const ERROR_ROOM: usize = 8 * 1024;
+/// Bytes of an error's text in a history entry.
+const HISTORY_ROOM: usize = 512;
+
+/// Charges the attempt that has just failed: it is counted and goes into the history.
+pub(crate) fn charge(run: &Run, failure: &Failure, worker: &str) {
+    let entry = PastAttempt {
+        at: rfc3339(SystemTime::now()),
+        attempt: run.attempt(),
+        kind: failure.class.to_string(),
+        error: cut(&failure.error, HISTORY_ROOM).to_owned(),
+        worker: worker.to_owned(),
+        trace: trace_id(run),
+    };
+    run.story(|story| {
+        story.attempts = run.attempt();
+        let spare = (story.history.len() + 1).saturating_sub(HISTORY_LENGTH);
+        story.history.drain(..spare);
+        story.history.push(entry);
+    });
+}
+
+/// The headers of a copy that comes back after `stay`, and not before `not_before`.
+pub(crate) fn parked(run: &Run, stay: Duration, not_before: Option<SystemTime>) -> CopyHeaders {
+    let mut set = told(run);
+    set.extend(not_before.map(|time| (NOT_BEFORE, Header::Text(rfc3339(time)))));
+    // The broker counts in whole milliseconds, and early is worse than late.
+    let millis = stay.as_nanos().div_ceil(1_000_000);
+    CopyHeaders {
+        expiration: Some(u64::try_from(millis).unwrap_or(u64::MAX)),
+        set,
+        remove: &[NOT_BEFORE],
+    }
+}
+
+/// The headers of a dead letter.
+pub(crate) fn dead_lettered(
+    run: &Run,
+    failure: &Failure,
+    reason: Reason,
+    worker: &str,
+) -> CopyHeaders {
+    let message = &run.message;
+    let int = |name| message.properties.header(name).and_then(HeaderValue::as_i64);
+    let mut set = told(run);
+    set.extend([
+        (REASON, Header::Text(reason.as_str().to_owned())),
+        (ERROR, Header::Text(cut(&failure.error, ERROR_ROOM).to_owned())),
+        (ERROR_KIND, Header::Text(failure.class.to_string())),
+        (FINGERPRINT, Header::Text(fingerprint(&failure.class, &failure.error))),
+        (FAILED_AT, Header::Text(rfc3339(SystemTime::now()))),
+        (SOURCE_QUEUE, Header::Text(message.queue().to_owned())),
+        (WORKER, Header::Text(worker.to_owned())),
+        (CRASHES, Header::Int(int(CRASHES).unwrap_or(0).max(0))),
+        (REPLAYS, Header::Int(int(REPLAYS).unwrap_or(0).max(0))),
+    ]);
+    CopyHeaders {
+        expiration: None,
+        set,
+        remove: &[NOT_BEFORE],
+    }
+}
+
+/// What every copy says.
+fn told(run: &Run) -> Vec<(&'static str, Header)> {
+    let message = &run.message;
+    let mut set = vec![
+        (FIRST_SEEN, Header::Text(rfc3339(run.first_seen()))),
+        (SOURCE_EXCHANGE, Header::Text(message.exchange().to_owned())),
+        (SOURCE_ROUTING_KEY, Header::Text(message.routing_key().to_owned())),
+    ];
+    run.story(|story| {
+        set.push((ATTEMPTS, Header::Int(story.attempts.into())));
+        if !story.history.is_empty() {
+            let history = serde_json::to_string(&story.history);
+            set.extend(history.ok().map(|json| (HISTORY, Header::Text(json))));
+        }
+    });
+    set
+}
+
+/// The trace id of the message's W3C context.
+fn trace_id(run: &Run) -> Option<String> {
+    let parent = run.message.properties.header(TRACEPARENT)?.as_str()?;
+    let id = parent.split('-').nth(1)?;
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_owned())
+}

@@ -1,0 +1,94 @@
+//! From a delivery to a message: whether a body is JSON, and whether it is what it claims to be.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use crate::{
+    broker::Delivery,
+    config::Decode,
+    handler::{Failure, Outcome},
+    message::Message,
+};
+
+/// The message in a delivery. Never fails: what is wrong with a body is the outcome that
+/// [`check`] or an extractor reports.
+pub(crate) fn decode(delivery: Delivery, queue: &Arc<str>, mode: Decode) -> Message {
+    let json = match mode {
+        Decode::Json => true,
+        Decode::Bytes => false,
+        Decode::Auto => delivery.properties.content_type().is_some_and(is_json),
+    };
+    Message::new(delivery, Arc::clone(queue), json)
+}
+
+/// Whether a body that must be JSON is JSON. Handlers that parse the body themselves (the `Json`
+/// extractor) find out anyway, so this is asked for those that pass it on unread.
+pub(crate) fn check(message: &Message) -> Result<(), Outcome> {
+    if message.json {
+        json::<serde::de::IgnoredAny>(message.body())?;
+    }
+    Ok(())
+}
+
+/// The body as `T`, or the outcome `Undecodable` that names the place in the document.
+pub(crate) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Outcome> {
+    // The plain parser is faster; the path is worth a second pass only when there is an error.
+    serde_json::from_slice(body).map_err(|error| {
+        let mut parser = serde_json::Deserializer::from_slice(body);
+        let located = serde_path_to_error::deserialize::<_, T>(&mut parser).err();
+        let place = located.map(|error| error.path().to_string());
+        let text = match place.as_deref() {
+            None | Some("." | "") => format!("invalid JSON: {error}"),
+            Some(path) => format!("invalid JSON at {path}: {error}"),
+        };
+        Outcome::Undecodable(Failure::permanent("decode", text))
+    })
+}
+
+/// `application/json`, `application/problem+json; charset=utf-8` and their like.
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let Some((_, subtype)) = essence.split_once('/') else {
+        return false;
+    };
+    let subtype = subtype.as_bytes();
+    subtype.eq_ignore_ascii_case(b"json")
+        || (subtype.len() > 5 && subtype[subtype.len() - 5..].eq_ignore_ascii_case(b"+json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[test]
+    fn json_is_known_by_its_content_type() {
+        for yes in ["application/json", "APPLICATION/JSON; charset=utf-8", "application/ld+json"] {
+            assert!(is_json(yes), "{yes}");
+        }
+        for no in ["text/plain", "json", "", "application/jsonl", "application/+jsonx", "a/é"] {
+            assert!(!is_json(no), "{no}");
+        }
+    }
+
+    #[test]
+    fn wrong_json_names_the_place_in_the_document() {
+        #[derive(Debug, Deserialize)]
+        #[allow(dead_code)]
+        struct Order {
+            items: Vec<Item>,
+        }
+        #[derive(Debug, Deserialize)]
+        #[allow(dead_code)]
+        struct Item {
+            n: u32,
+        }
+        let error = json::<Order>(br#"{"items":[{"n":1},{"n":"x"}]}"#).unwrap_err();
+        let Outcome::Undecodable(failure) = error else {
+            panic!("{error:?}")
+        };
+        assert!(failure.error.contains("items[1].n"), "{}", failure.error);
+        assert!(failure.error.contains("line 1 column"), "{}", failure.error);
+    }
+}

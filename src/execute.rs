@@ -1,0 +1,76 @@
+//! Running a handler: under a timeout, cancellable, and with its panics caught.
+
+use std::{any::Any, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    handler::{CancelReason, Context, Handler, Outcome},
+    run::Run,
+};
+
+/// How long a handler may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// For one run.
+    pub(crate) timeout: Duration,
+    /// To heed its cancellation, where it asked for it.
+    pub(crate) cancel_grace: Duration,
+}
+
+/// How an execution ended, and whether the handler ignored its cancellation.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Executed {
+    pub(crate) outcome: Outcome,
+    pub(crate) ignored_cancellation: bool,
+}
+
+/// Runs a handler once. Always comes back, unless the handler blocks its thread; the lane looks
+/// for those.
+pub(crate) async fn execute(handler: &dyn Handler, run: &Arc<Run>, limits: Limits) -> Executed {
+    let context = Context::new(Arc::clone(run));
+    // Inside the future, so that a handler that panics before its first await is caught too.
+    let handling = AssertUnwindSafe(async move { handler.handle(context).await }).catch_unwind();
+    let mut handling = pin!(handling);
+    run.handler_started();
+    let cancelled = tokio::select! {
+        biased;
+        ended = &mut handling => {
+            run.handler_ended();
+            return Executed { outcome: ended.unwrap_or_else(panicked), ignored_cancellation: false };
+        }
+        reason = run.cancel.requested() => reason,
+        () = sleep(limits.timeout) => CancelReason::Timeout,
+    };
+    run.cancel.request(cancelled);
+    let mut ignored_cancellation = false;
+    let mut last = None;
+    if run.cancel.is_observed() {
+        match timeout(limits.cancel_grace, &mut handling).await {
+            Ok(ended) => last = Some(ended.unwrap_or_else(panicked)),
+            Err(_) => ignored_cancellation = true,
+        }
+    }
+    run.handler_ended();
+    let outcome = match (cancelled, last) {
+        // It finished in the end, and what is done need not be done again.
+        (_, Some(Outcome::Succeeded)) => Outcome::Succeeded,
+        (CancelReason::Timeout, _) => Outcome::TimedOut {
+            after: limits.timeout,
+        },
+        (CancelReason::Drain | CancelReason::Operator, _) => Outcome::Interrupted,
+    };
+    Executed {
+        outcome,
+        ignored_cancellation,
+    }
+}
+
+fn panicked(payload: Box<dyn Any + Send>) -> Outcome {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+    Outcome::Panicked {
+        message: text.unwrap_or_else(|| "panicked".to_owned()),
+    }
+}

@@ -1,0 +1,184 @@
+//! What a handler is given beside its arguments.
+
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
+};
+
+use tokio::sync::Notify;
+
+use crate::{message::Message, run::Run, state::StateHandle};
+
+/// One run of a handler: the message and what surrounds it. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    run: Arc<Run>,
+}
+
+impl Context {
+    pub(crate) fn new(run: Arc<Run>) -> Self {
+        Self { run }
+    }
+
+    /// The message.
+    #[must_use]
+    pub fn message(&self) -> &Message {
+        &self.run.message
+    }
+
+    /// The number of this attempt: 1 the first time.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.run.attempt()
+    }
+
+    /// The lane's name.
+    #[must_use]
+    pub fn lane(&self) -> &str {
+        &self.run.lane
+    }
+
+    /// The state actor that all handlers of the worker share.
+    #[must_use]
+    pub fn state(&self) -> &StateHandle {
+        &self.run.shared.state
+    }
+
+    /// A value that was given to the worker by its type.
+    pub(crate) fn extension<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        self.run.shared.extensions.get()
+    }
+
+    /// This run's cancellation. A handler that asks for it gets `cancel_grace` to end by itself
+    /// when it is cancelled; one that does not is dropped at once.
+    #[must_use]
+    pub fn cancellation(&self) -> Cancellation {
+        self.run.cancel.observed.store(true, Ordering::Relaxed);
+        Cancellation(Arc::clone(&self.run))
+    }
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("lane", &self.lane())
+            .field("message", &self.message().id())
+            .field("attempt", &self.attempt())
+            .finish()
+    }
+}
+
+/// Why a run is cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CancelReason {
+    /// The lane's timeout has passed.
+    Timeout,
+    /// The worker's grace has ended.
+    Drain,
+    /// An operator asked for it.
+    Operator,
+}
+
+/// Tells a handler that its run is to end: the worker waits `cancel_grace` for it, then drops it.
+#[derive(Clone)]
+pub struct Cancellation(Arc<Run>);
+
+impl Cancellation {
+    /// Whether the run is cancelled.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancel.reason().is_some()
+    }
+
+    /// Waits until the run is cancelled.
+    pub async fn cancelled(&self) -> CancelReason {
+        self.0.cancel.requested().await
+    }
+}
+
+impl fmt::Debug for Cancellation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cancellation({:?})", self.0.cancel.reason())
+    }
+}
+
+/// The switch behind [`Cancellation`].
+#[derive(Debug, Default)]
+pub(crate) struct Cancel {
+    reason: AtomicU8,
+    wake: Notify,
+    observed: AtomicBool,
+}
+
+impl Cancel {
+    /// Asks the run to end; the first reason stays.
+    pub(crate) fn request(&self, reason: CancelReason) {
+        let number = match reason {
+            CancelReason::Timeout => 1,
+            CancelReason::Drain => 2,
+            CancelReason::Operator => 3,
+        };
+        let first = self
+            .reason
+            .compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire);
+        if first.is_ok() {
+            self.wake.notify_waiters();
+        }
+    }
+
+    pub(crate) fn reason(&self) -> Option<CancelReason> {
+        match self.reason.load(Ordering::Acquire) {
+            0 => None,
+            1 => Some(CancelReason::Timeout),
+            2 => Some(CancelReason::Drain),
+            _ => Some(CancelReason::Operator),
+        }
+    }
+
+    /// Waits until someone asks.
+    pub(crate) async fn requested(&self) -> CancelReason {
+        loop {
+            let woken = self.wake.notified();
+            if let Some(reason) = self.reason() {
+                return reason;
+            }
+            woken.await;
+        }
+    }
+
+    /// Whether the handler asked for its cancellation, and so may be waited for.
+    pub(crate) fn is_observed(&self) -> bool {
+        self.observed.load(Ordering::Relaxed)
+    }
+}
+
+/// Values given to the worker, by type.
+#[derive(Clone, Default)]
+pub(crate) struct Extensions(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+
+impl Extensions {
+    pub(crate) fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
+        self.0.insert(TypeId::of::<T>(), Arc::new(value));
+    }
+
+    pub(crate) fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        let value = self.0.get(&TypeId::of::<T>())?;
+        Arc::clone(value).downcast().ok()
+    }
+
+    pub(crate) fn contains(&self, id: TypeId) -> bool {
+        self.0.contains_key(&id)
+    }
+}
+
+impl fmt::Debug for Extensions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Extensions({})", self.0.len())
+    }
+}

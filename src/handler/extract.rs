@@ -1,0 +1,136 @@
+//! The arguments a handler function can have.
+
+use std::{
+    any::{TypeId, type_name},
+    ops::Deref,
+    sync::Arc,
+};
+
+use serde::de::DeserializeOwned;
+
+use super::{Cancellation, Context, Failure, Outcome};
+use crate::{decode, message::Message, state::StateHandle};
+
+/// An argument of a handler function, taken from the context before the function runs.
+pub trait FromContext: Sized {
+    /// Takes it.
+    ///
+    /// # Errors
+    /// The outcome of the run where there is none: usually [`Outcome::Undecodable`].
+    fn from_context(context: &Context) -> Result<Self, Outcome>;
+
+    /// What must have been given to the worker for this to work.
+    fn requirements(_requirements: &mut Requirements) {}
+}
+
+/// What handlers need from the worker; checked before it starts.
+#[derive(Debug, Default)]
+pub struct Requirements {
+    pub(crate) types: Vec<(TypeId, &'static str)>,
+}
+
+/// The body, parsed as JSON. A body that does not fit dead-letters the message as `decode`, with
+/// the place in the document.
+#[derive(Clone, Copy, Debug)]
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned> FromContext for Json<T> {
+    fn from_context(context: &Context) -> Result<Self, Outcome> {
+        decode::json(context.message().body()).map(Json)
+    }
+}
+
+/// The body's bytes, as published, without a copy.
+#[derive(Clone, Debug)]
+pub struct Body(Context);
+
+impl Deref for Body {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        self.0.message().body()
+    }
+}
+
+impl FromContext for Body {
+    fn from_context(context: &Context) -> Result<Self, Outcome> {
+        Ok(Self(context.clone()))
+    }
+}
+
+/// The message's properties and headers.
+#[derive(Clone, Debug)]
+pub struct Headers(Context);
+
+impl Headers {
+    /// One header's text; `None` where it is missing or not text.
+    #[must_use]
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.0.message().properties().header(name)?.as_str()
+    }
+}
+
+impl Deref for Headers {
+    type Target = Message;
+    fn deref(&self) -> &Message {
+        self.0.message()
+    }
+}
+
+impl FromContext for Headers {
+    fn from_context(context: &Context) -> Result<Self, Outcome> {
+        Ok(Self(context.clone()))
+    }
+}
+
+/// The number of this attempt: 1 the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attempt(pub u32);
+
+impl FromContext for Attempt {
+    fn from_context(context: &Context) -> Result<Self, Outcome> {
+        Ok(Self(context.attempt()))
+    }
+}
+
+/// A value given to the worker with [`Worker::share`](crate::Worker::share), by its type.
+#[derive(Debug)]
+pub struct Shared<T>(pub Arc<T>);
+
+impl<T> Deref for Shared<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T: Send + Sync + 'static> FromContext for Shared<T> {
+    fn from_context(context: &Context) -> Result<Self, Outcome> {
+        context.extension().map(Self).ok_or_else(|| {
+            let text = format!("no {} was given to the worker", type_name::<T>());
+            Outcome::Failed(Failure::retryable("worker", text))
+        })
+    }
+
+    fn requirements(requirements: &mut Requirements) {
+        let needed = (TypeId::of::<T>(), type_name::<T>());
+        requirements.types.push(needed);
+    }
+}
+
+impl FromContext for StateHandle {
+    fn from_context(context: &Context) -> Result<Self, Outcome> {
+        Ok(context.state().clone())
+    }
+}
+
+impl FromContext for Cancellation {
+    fn from_context(context: &Context) -> Result<Self, Outcome> {
+        Ok(context.cancellation())
+    }
+}
+
+impl FromContext for Context {
+    fn from_context(context: &Context) -> Result<Self, Outcome> {
+        Ok(context.clone())
+    }
+}

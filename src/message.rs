@@ -1,0 +1,162 @@
+//! A message: decoded content and what is known about it.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::broker::{Delivery, HeaderValue, Properties, headers::names};
+
+/// What a handler works on: the body's bytes, properties, and the story so far.
+///
+/// The bytes are never changed; what they mean is up to the handler's extractors.
+#[derive(Debug)]
+pub struct Message {
+    pub(crate) queue: Arc<str>,
+    pub(crate) exchange: String,
+    pub(crate) routing_key: String,
+    pub(crate) redelivered: bool,
+    pub(crate) properties: Properties,
+    pub(crate) body: Vec<u8>,
+    /// Whether the body is to be read as JSON.
+    pub(crate) json: bool,
+    /// The story that earlier attempts left in the headers.
+    pub(crate) past: Past,
+}
+
+/// What the headers of a message say about earlier attempts. A publisher can write anything
+/// there, so nothing here is trusted beyond its range.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Past {
+    /// Attempts charged so far.
+    pub(crate) attempts: u32,
+    /// When a worker first saw it, where that is known and not in the future.
+    pub(crate) first_seen: Option<SystemTime>,
+    /// When it may run.
+    pub(crate) not_before: Option<SystemTime>,
+    /// The last attempts, oldest first.
+    pub(crate) history: Vec<PastAttempt>,
+}
+
+/// One finished attempt in `lapwing-history`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PastAttempt {
+    /// When it ended (RFC 3339).
+    pub(crate) at: String,
+    /// Its number.
+    pub(crate) attempt: u32,
+    /// The error's class.
+    pub(crate) kind: String,
+    /// The error's text, cut.
+    pub(crate) error: String,
+    /// The worker that ran it.
+    pub(crate) worker: String,
+    /// Its trace id, where it had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trace: Option<String>,
+}
+
+impl Past {
+    fn read(properties: &Properties) -> Self {
+        if properties.headers().next().is_none() {
+            return Self::default();
+        }
+        let text = |name| properties.header(name).and_then(HeaderValue::as_str);
+        let time = |name| humantime::parse_rfc3339(text(name)?).ok();
+        let now = SystemTime::now();
+        Self {
+            attempts: properties
+                .header(names::ATTEMPTS)
+                .and_then(HeaderValue::as_i64)
+                .map_or(0, |n| u32::try_from(n.max(0)).unwrap_or(u32::MAX - 1)),
+            first_seen: time(names::FIRST_SEEN).filter(|seen| *seen <= now),
+            not_before: time(names::NOT_BEFORE),
+            history: text(names::HISTORY)
+                .and_then(|json| serde_json::from_str(json).ok())
+                .unwrap_or_default(),
+        }
+    }
+}
+
+impl Message {
+    pub(crate) fn new(delivery: Delivery, queue: Arc<str>, json: bool) -> Self {
+        let past = Past::read(&delivery.properties);
+        Self {
+            queue,
+            exchange: delivery.exchange,
+            routing_key: delivery.routing_key,
+            redelivered: delivery.redelivered,
+            properties: delivery.properties,
+            body: delivery.body,
+            json,
+            past,
+        }
+    }
+
+    /// The body's bytes, as published.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// Properties and headers, as they arrived.
+    #[must_use]
+    pub fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    /// The `message-id` property; publishers that set it can be found again in logs and traces.
+    #[must_use]
+    pub fn id(&self) -> Option<&str> {
+        self.properties.message_id()
+    }
+
+    /// The `type` property.
+    #[must_use]
+    pub fn message_type(&self) -> Option<&str> {
+        self.properties.message_type()
+    }
+
+    /// The queue it was consumed from.
+    #[must_use]
+    pub fn queue(&self) -> &str {
+        &self.queue
+    }
+
+    /// The exchange its publisher used, also on a retry; empty for the default exchange.
+    #[must_use]
+    pub fn exchange(&self) -> &str {
+        self.source(names::SOURCE_EXCHANGE, &self.exchange)
+    }
+
+    /// The routing key its publisher used, also on a retry.
+    #[must_use]
+    pub fn routing_key(&self) -> &str {
+        self.source(names::SOURCE_ROUTING_KEY, &self.routing_key)
+    }
+
+    /// The broker's flag: the message was handed to some consumer before and not settled.
+    #[must_use]
+    pub fn redelivered(&self) -> bool {
+        self.redelivered
+    }
+
+    /// Attempts charged before this delivery.
+    #[must_use]
+    pub fn attempts_before(&self) -> u32 {
+        self.past.attempts
+    }
+
+    /// How long until the message may run: zero, but for delays longer than the longest rung.
+    pub(crate) fn early_by(&self) -> Duration {
+        let left = |time: SystemTime| time.duration_since(SystemTime::now()).ok();
+        self.past.not_before.and_then(left).unwrap_or_default()
+    }
+
+    fn source<'a>(&'a self, name: &str, arrived: &'a str) -> &'a str {
+        let original = self.properties.header(name).and_then(HeaderValue::as_str);
+        original.unwrap_or(arrived)
+    }
+}

@@ -1,0 +1,237 @@
+//! What follows from an outcome: a pure function, and the table in the crate's documentation.
+
+use std::{fmt, time::Duration};
+
+use crate::{
+    backoff::exponential_backoff,
+    config::{RetrySettings, Rule, RuleAction},
+    handler::{Failure, Outcome},
+};
+
+/// What is to become of a delivery.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Settlement {
+    /// Ack it: done, or not wanted.
+    Ack,
+    /// Have it come back after this time.
+    Retry {
+        /// How long to wait.
+        after: Duration,
+        /// Whether the attempt counts: a snooze's does not.
+        charged: bool,
+    },
+    /// Put it in the dead-letter queue.
+    DeadLetter {
+        /// Why.
+        reason: Reason,
+    },
+    /// Give it back to the queue as it is: it has not failed.
+    Return,
+}
+
+/// Why a message is a dead letter; the header `lapwing-reason`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The handler called the failure permanent, or a rule did.
+    Rejected,
+    /// It failed as often as it may.
+    MaxAttempts,
+    /// It failed, and is older than it may get.
+    MaxAge,
+    /// The body is not what it should be.
+    Decode,
+    /// No handler takes its type.
+    UnroutableType,
+}
+
+impl Reason {
+    /// The word in the header.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Rejected => "rejected",
+            Self::MaxAttempts => "max-attempts",
+            Self::MaxAge => "max-age",
+            Self::Decode => "decode",
+            Self::UnroutableType => "unroutable-type",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What is known about a message when its run has ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Facts {
+    /// The number of the attempt that has ended: 1 the first time.
+    pub attempt: u32,
+    /// Time since a worker first saw the message.
+    pub age: Duration,
+    /// A random number in `[0, 1)`, for the jitter.
+    pub random: f64,
+}
+
+/// What follows from an outcome, under a lane's policy.
+#[must_use]
+pub fn decide(retry: &RetrySettings, outcome: &Outcome, facts: Facts) -> Settlement {
+    match outcome {
+        Outcome::Succeeded | Outcome::Dropped { .. } => Settlement::Ack,
+        Outcome::Interrupted => Settlement::Return,
+        Outcome::Snoozed { after } => Settlement::Retry {
+            after: *after,
+            charged: false,
+        },
+        Outcome::Undecodable(_) => dead(Reason::Decode),
+        Outcome::Unroutable { .. } => dead(Reason::UnroutableType),
+        Outcome::Failed(_) | Outcome::TimedOut { .. } | Outcome::Panicked { .. } => {
+            let failure = outcome.failure().expect("these outcomes are failures");
+            after_failure(retry, &failure, facts)
+        }
+    }
+}
+
+fn after_failure(retry: &RetrySettings, failure: &Failure, facts: Facts) -> Settlement {
+    let fits = |rule: &&Rule| rule.matches(&failure.class, failure.status);
+    let retryable = match retry.rules.iter().find(fits).map(|rule| rule.action) {
+        Some(RuleAction::Retry) => true,
+        Some(RuleAction::DeadLetter) => false,
+        None => failure.retryable,
+    };
+    if !retryable {
+        return dead(Reason::Rejected);
+    }
+    if facts.attempt >= retry.max_attempts {
+        return dead(Reason::MaxAttempts);
+    }
+    if facts.age >= retry.max_age {
+        return dead(Reason::MaxAge);
+    }
+    let backoff = || exponential_backoff(retry, facts.attempt, facts.random);
+    Settlement::Retry {
+        after: failure.retry_after.unwrap_or_else(backoff).min(retry.cap),
+        charged: true,
+    }
+}
+
+fn dead(reason: Reason) -> Settlement {
+    Settlement::DeadLetter { reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const FACTS: Facts = Facts {
+        attempt: 1,
+        age: Duration::ZERO,
+        random: 0.0,
+    };
+
+    fn decided(outcome: &Outcome) -> Settlement {
+        decide(&RetrySettings::default(), outcome, FACTS)
+    }
+
+    fn retry(millis: u64) -> Settlement {
+        let after = Duration::from_millis(millis);
+        Settlement::Retry { after, charged: true }
+    }
+
+    #[test]
+    fn each_outcome_has_its_settlement() {
+        let hour = Duration::from_secs(3600);
+        let no = || Failure::permanent("x", "no");
+        let table = [
+            (Outcome::Succeeded, Settlement::Ack),
+            (Outcome::dropped("old"), Settlement::Ack),
+            (Outcome::Interrupted, Settlement::Return),
+            (Outcome::snooze(hour), Settlement::Retry { after: hour, charged: false }),
+            (Outcome::Undecodable(no()), dead(Reason::Decode)),
+            (Outcome::Unroutable { message_type: "t".into() }, dead(Reason::UnroutableType)),
+            (Outcome::Failed(no()), dead(Reason::Rejected)),
+            (Outcome::Failed(Failure::retryable("x", "try")), retry(500)),
+            (Outcome::TimedOut { after: hour }, retry(500)),
+            (Outcome::Panicked { message: "oh".into() }, retry(500)),
+        ];
+        for (outcome, expected) in table {
+            assert_eq!(decided(&outcome), expected, "{outcome:?}");
+        }
+    }
+
+    #[test]
+    fn attempts_and_age_run_out() {
+        let failed = Outcome::Failed(Failure::retryable("x", "try"));
+        let policy = RetrySettings::default();
+        let last = Facts { attempt: 8, ..FACTS };
+        assert_eq!(decide(&policy, &failed, last), dead(Reason::MaxAttempts));
+        let old = Facts { age: policy.max_age, ..FACTS };
+        assert_eq!(decide(&policy, &failed, old), dead(Reason::MaxAge));
+        let absurd = Facts { attempt: u32::MAX, ..FACTS };
+        assert_eq!(decide(&policy, &failed, absurd), dead(Reason::MaxAttempts));
+    }
+
+    #[test]
+    fn retry_after_replaces_the_computed_delay_and_is_clamped() {
+        let asked = |seconds| {
+            let after = Duration::from_secs(seconds);
+            decided(&Outcome::Failed(Failure::retryable("x", "try").retry_after(after)))
+        };
+        assert_eq!(asked(7), retry(7_000));
+        assert_eq!(asked(86_400), retry(600_000));
+    }
+
+    #[test]
+    fn the_first_rule_that_fits_overrides_the_handler() {
+        let rule = |class: Option<&str>, status: Option<&str>, action| Rule {
+            class: class.map(str::to_owned),
+            status: status.map(|status| status.parse().unwrap()),
+            action,
+        };
+        let policy = RetrySettings {
+            rules: vec![
+                rule(Some("http"), Some("409"), RuleAction::Retry),
+                rule(None, Some("5xx"), RuleAction::DeadLetter),
+                rule(Some("timeout"), None, RuleAction::DeadLetter),
+            ],
+            ..RetrySettings::default()
+        };
+        let decided = |outcome: Outcome| decide(&policy, &outcome, FACTS);
+        let conflict = Failure::permanent("http", "conflict").status(409);
+        assert_eq!(decided(Outcome::Failed(conflict)), retry(500));
+        let broken = Failure::retryable("http", "broken").status(503);
+        assert_eq!(decided(Outcome::Failed(broken)), dead(Reason::Rejected));
+        let late = Outcome::TimedOut { after: Duration::from_secs(1) };
+        assert_eq!(decided(late), dead(Reason::Rejected));
+        let gone = Failure::permanent("http", "gone").status(410);
+        assert_eq!(decided(Outcome::Failed(gone)), dead(Reason::Rejected));
+    }
+
+    proptest! {
+        #[test]
+        fn a_failure_is_always_retried_within_the_cap_or_dead_lettered(
+            attempt in 0u32.., age in 0u64..1_000_000, random in 0.0..1.0,
+            retry_after in proptest::option::of(0u64..1_000_000), retryable: bool,
+        ) {
+            let policy = RetrySettings::default();
+            let failure = Failure {
+                retryable,
+                retry_after: retry_after.map(Duration::from_secs),
+                ..Failure::retryable("x", "try")
+            };
+            let facts = Facts { attempt, age: Duration::from_secs(age), random };
+            match decide(&policy, &Outcome::Failed(failure), facts) {
+                Settlement::Retry { after, charged } => {
+                    prop_assert!(charged && retryable && after <= policy.cap);
+                    prop_assert!(attempt < policy.max_attempts);
+                }
+                Settlement::DeadLetter { .. } => {}
+                other => prop_assert!(false, "{other:?}"),
+            }
+        }
+    }
+}

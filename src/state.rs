@@ -1,0 +1,388 @@
+//! The state actor: one task owns a map, handles send it commands and get answers.
+//!
+//! Commands go in over a bounded `mpsc`, answers come back by `oneshot`, and each call has a
+//! deadline. A full mailbox makes callers wait up to that deadline, then they get
+//! [`StateError::Busy`]; the actor never drops a command that it took.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
+
+/// Why a call to the state actor gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// The mailbox stayed full for the whole deadline. The command was not taken.
+    #[error("state actor is busy: no room in its mailbox within the deadline")]
+    Busy,
+    /// The command was taken but not answered in time; it may still be carried out.
+    #[error("state actor gave no answer within the deadline")]
+    NoAnswer,
+    /// The actor has ended.
+    #[error("state actor has stopped")]
+    Stopped,
+    /// The entry is not an integer, or the sum would not fit one.
+    #[error("entry is not an integer that can be incremented")]
+    NotAnInteger,
+}
+
+/// What [`StateHandle::update`] runs inside the actor: from the entry now to the entry then;
+/// `None` means no entry.
+type Update = Box<dyn FnOnce(Option<Value>) -> Option<Value> + Send>;
+
+enum Command {
+    Get(String, oneshot::Sender<Option<Value>>),
+    Set(String, Value, Option<Duration>, oneshot::Sender<Option<Value>>),
+    Remove(String, oneshot::Sender<Option<Value>>),
+    Increment(String, i64, oneshot::Sender<Result<i64, StateError>>),
+    CompareAndSet {
+        key: String,
+        expected: Option<Value>,
+        new: Option<Value>,
+        answer: oneshot::Sender<Result<(), Option<Value>>>,
+    },
+    Update(String, Update, oneshot::Sender<Option<Value>>),
+    Snapshot(oneshot::Sender<HashMap<String, Value>>),
+}
+
+/// Sends commands to the state actor. Cheap to clone; the actor ends when the last handle is gone.
+#[derive(Clone)]
+pub struct StateHandle {
+    mailbox: mpsc::Sender<Command>,
+    deadline: Duration,
+}
+
+impl fmt::Debug for StateHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StateHandle")
+            .field("room", &self.mailbox.capacity())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Starts a state actor on the current runtime: `mailbox` commands may wait, and each call has
+/// `deadline` for room in the mailbox and the answer together.
+#[must_use]
+pub fn start(mailbox: usize, deadline: Duration) -> StateHandle {
+    let (sender, receiver) = mpsc::channel(mailbox.max(1));
+    tokio::spawn(Actor::default().run(receiver));
+    StateHandle {
+        mailbox: sender,
+        deadline,
+    }
+}
+
+impl StateHandle {
+    /// The entry, where there is one.
+    ///
+    /// # Errors
+    /// [`StateError::Busy`], [`StateError::NoAnswer`] or [`StateError::Stopped`], as for all calls.
+    pub async fn get(&self, key: impl Into<String>) -> Result<Option<Value>, StateError> {
+        self.call(|answer| Command::Get(key.into(), answer)).await
+    }
+
+    /// Sets the entry, for ever or for a time to live, and returns the entry before.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn set(
+        &self,
+        key: impl Into<String>,
+        value: impl Into<Value>,
+        time_to_live: Option<Duration>,
+    ) -> Result<Option<Value>, StateError> {
+        self.call(|answer| Command::Set(key.into(), value.into(), time_to_live, answer))
+            .await
+    }
+
+    /// Removes the entry and returns it.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn remove(&self, key: impl Into<String>) -> Result<Option<Value>, StateError> {
+        self.call(|answer| Command::Remove(key.into(), answer)).await
+    }
+
+    /// Adds to an integer entry (a missing one counts as 0, a time to live is kept) and returns
+    /// the sum.
+    ///
+    /// # Errors
+    /// [`StateError::NotAnInteger`], and as [`get`](Self::get).
+    pub async fn increment(&self, key: impl Into<String>, by: i64) -> Result<i64, StateError> {
+        self.call(|answer| Command::Increment(key.into(), by, answer))
+            .await?
+    }
+
+    /// Sets the entry to `new` if it is `expected`; `None` means no entry. `Ok(Err(entry))` tells
+    /// the entry that was found instead.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn compare_and_set(
+        &self,
+        key: impl Into<String>,
+        expected: Option<Value>,
+        new: Option<Value>,
+    ) -> Result<Result<(), Option<Value>>, StateError> {
+        self.call(|answer| Command::CompareAndSet {
+            key: key.into(),
+            expected,
+            new,
+            answer,
+        })
+        .await
+    }
+
+    /// Runs a function on the entry inside the actor, and returns the entry it made. The function
+    /// must be short: all other calls wait for it. If it panics the entry stays as it was and the
+    /// call ends in [`StateError::Stopped`].
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn update(
+        &self,
+        key: impl Into<String>,
+        function: impl FnOnce(Option<Value>) -> Option<Value> + Send + 'static,
+    ) -> Result<Option<Value>, StateError> {
+        self.call(|answer| Command::Update(key.into(), Box::new(function), answer))
+            .await
+    }
+
+    /// A copy of all entries.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub async fn snapshot(&self) -> Result<HashMap<String, Value>, StateError> {
+        self.call(Command::Snapshot).await
+    }
+
+    async fn call<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, StateError> {
+        let deadline = Instant::now() + self.deadline;
+        let (answer, answered) = oneshot::channel();
+        let room = timeout_at(deadline, self.mailbox.reserve()).await;
+        let room = room.map_err(|_| StateError::Busy)?;
+        room.map_err(|_| StateError::Stopped)?.send(command(answer));
+        let answer = timeout_at(deadline, answered).await;
+        let answer = answer.map_err(|_| StateError::NoAnswer)?;
+        answer.map_err(|_| StateError::Stopped)
+    }
+}
+
+/// The task that owns the map.
+#[derive(Default)]
+struct Actor {
+    entries: HashMap<String, Entry>,
+    /// Commands since dead entries were last swept out.
+    unswept: usize,
+}
+
+struct Entry {
+    value: Value,
+    expires: Option<Instant>,
+}
+
+impl Entry {
+    fn is_alive(&self) -> bool {
+        self.expires.is_none_or(|at| Instant::now() < at)
+    }
+}
+
+impl Actor {
+    async fn run(mut self, mut mailbox: mpsc::Receiver<Command>) {
+        while let Some(command) = mailbox.recv().await {
+            self.carry_out(command);
+            self.sweep();
+        }
+    }
+
+    /// Carries out one command; an asker that has gone away does not matter.
+    fn carry_out(&mut self, command: Command) {
+        match command {
+            Command::Get(key, answer) => {
+                let _ = answer.send(self.get(&key));
+            }
+            Command::Set(key, value, time_to_live, answer) => {
+                let expires = time_to_live.map(|time| Instant::now() + time);
+                let _ = answer.send(self.put(key, Some(value), expires));
+            }
+            Command::Remove(key, answer) => {
+                let _ = answer.send(self.put(key, None, None));
+            }
+            Command::Increment(key, by, answer) => {
+                let _ = answer.send(self.increment(key, by));
+            }
+            Command::CompareAndSet {
+                key,
+                expected,
+                new,
+                answer,
+            } => {
+                let now = self.get(&key);
+                let verdict = if now == expected {
+                    let expires = self.expiry(&key);
+                    self.put(key, new, expires);
+                    Ok(())
+                } else {
+                    Err(now)
+                };
+                let _ = answer.send(verdict);
+            }
+            Command::Update(key, function, answer) => {
+                let now = self.get(&key);
+                let function = std::panic::AssertUnwindSafe(|| function(now));
+                // A panic drops `answer`, which the caller sees as `Stopped`.
+                if let Ok(then) = std::panic::catch_unwind(function) {
+                    let expires = self.expiry(&key);
+                    self.put(key, then.clone(), expires);
+                    let _ = answer.send(then);
+                }
+            }
+            Command::Snapshot(answer) => {
+                let alive = self.entries.iter().filter(|(_, entry)| entry.is_alive());
+                let copy = alive.map(|(key, entry)| (key.clone(), entry.value.clone()));
+                let _ = answer.send(copy.collect());
+            }
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<Value> {
+        let entry = self.entries.get(key).filter(|entry| entry.is_alive())?;
+        Some(entry.value.clone())
+    }
+
+    fn expiry(&self, key: &str) -> Option<Instant> {
+        let entry = self.entries.get(key).filter(|entry| entry.is_alive())?;
+        entry.expires
+    }
+
+    fn put(&mut self, key: String, value: Option<Value>, expires: Option<Instant>) -> Option<Value> {
+        let before = match value {
+            Some(value) => self.entries.insert(key, Entry { value, expires }),
+            None => self.entries.remove(&key),
+        };
+        before.filter(Entry::is_alive).map(|entry| entry.value)
+    }
+
+    fn increment(&mut self, key: String, by: i64) -> Result<i64, StateError> {
+        let now = match self.get(&key) {
+            None => 0,
+            Some(value) => value.as_i64().ok_or(StateError::NotAnInteger)?,
+        };
+        let sum = now.checked_add(by).ok_or(StateError::NotAnInteger)?;
+        let expires = self.expiry(&key);
+        self.put(key, Some(sum.into()), expires);
+        Ok(sum)
+    }
+
+    /// Forgets dead entries, once as many commands have come as there are entries, so that the
+    /// cost of a command does not grow with the map.
+    fn sweep(&mut self) {
+        self.unswept += 1;
+        if self.unswept > self.entries.len().max(1024) {
+            self.unswept = 0;
+            self.entries.retain(|_, entry| entry.is_alive());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    const DEADLINE: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn entries_are_set_read_counted_and_removed() {
+        let state = start(8, DEADLINE);
+        assert_eq!(state.set("a", 1, None).await, Ok(None));
+        assert_eq!(state.increment("a", 41).await, Ok(42));
+        assert_eq!(state.increment("new", -1).await, Ok(-1));
+        assert_eq!(state.set("a", json!({"x": 1}), None).await, Ok(Some(json!(42))));
+        assert_eq!(state.increment("a", 1).await, Err(StateError::NotAnInteger));
+        assert_eq!(state.snapshot().await.unwrap().len(), 2);
+        assert_eq!(state.remove("a").await, Ok(Some(json!({"x": 1}))));
+        assert_eq!(state.get("a").await, Ok(None));
+        state.set("most", i64::MAX, None).await.unwrap();
+        assert_eq!(state.increment("most", 1).await, Err(StateError::NotAnInteger));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_lives_no_longer_than_its_time() {
+        let state = start(8, DEADLINE);
+        state.set("a", 1, Some(Duration::from_secs(5))).await.unwrap();
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!(state.increment("a", 1).await, Ok(2));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(state.get("a").await, Ok(None));
+        assert_eq!(state.snapshot().await, Ok(HashMap::new()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn compare_and_set_has_one_winner() {
+        let state = start(8, DEADLINE);
+        let claim = |who: &'static str| {
+            let state = state.clone();
+            async move { state.compare_and_set("k", None, Some(json!(who))).await.unwrap() }
+        };
+        let (a, b) = tokio::join!(claim("a"), claim("b"));
+        assert_eq!((a, b), (Ok(()), Err(Some(json!("a")))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_update_that_panics_changes_nothing_and_the_actor_lives_on() {
+        let state = start(8, DEADLINE);
+        let add = |now: Option<Value>| Some(json!(now.unwrap().as_i64().unwrap() * 2));
+        state.set("a", 21, None).await.unwrap();
+        assert_eq!(state.update("a", add).await, Ok(Some(json!(42))));
+        assert_eq!(state.update("b", add).await, Err(StateError::Stopped));
+        assert_eq!(state.get("a").await, Ok(Some(json!(42))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_mailbox_is_waited_for_and_then_named() {
+        let (sender, mut held) = mpsc::channel(1);
+        let state = StateHandle { mailbox: sender, deadline: DEADLINE };
+        let first = tokio::spawn({
+            let state = state.clone();
+            async move { state.get("a").await }
+        });
+        let second = tokio::spawn({
+            let state = state.clone();
+            async move { state.get("b").await }
+        });
+        assert_eq!(first.await.unwrap(), Err(StateError::NoAnswer));
+        assert_eq!(second.await.unwrap(), Err(StateError::Busy));
+        assert!(matches!(held.recv().await, Some(Command::Get(key, _)) if key == "a"));
+        drop(held);
+        assert_eq!(state.get("c").await, Err(StateError::Stopped));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn dead_entries_are_swept_out() {
+        let state = start(8, DEADLINE);
+        let mut actor = Actor::default();
+        drop(state);
+        for n in 0..5000 {
+            let expires = Some(Instant::now() + Duration::from_millis(1));
+            actor.put(n.to_string(), Some(json!(n)), expires);
+            actor.sweep();
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        for _ in 0..5001 {
+            actor.sweep();
+        }
+        assert!(actor.entries.is_empty());
+    }
+}

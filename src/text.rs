@@ -1,0 +1,77 @@
+//! Small helpers for text that goes into headers and logs.
+
+use std::time::{Duration, SystemTime};
+
+/// The start of `text`, at most `most` bytes, ending at a character boundary.
+#[must_use]
+pub(crate) fn cut(text: &str, most: usize) -> &str {
+    if text.len() <= most {
+        return text;
+    }
+    let mut end = most;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+/// A time as RFC 3339 with milliseconds, in UTC.
+#[must_use]
+pub(crate) fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// A duration for people: `1.5s`, not `1s 500ms`.
+#[must_use]
+pub(crate) fn seconds(duration: Duration) -> String {
+    format!("{duration:?}")
+}
+
+/// The sum of a failure: class and text with whatever differs between equal failures (numbers,
+/// ids, addresses) taken out, as 16 hexadecimal digits. Stable over versions and machines: FNV-1a,
+/// 64 bits.
+#[must_use]
+pub(crate) fn fingerprint(class: &str, text: &str) -> String {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0000_0100_0000_01b3;
+    let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(PRIME);
+    let sum = class.bytes().chain([0]).fold(OFFSET, hash);
+    let sum = normalise(text).bytes().fold(sum, hash);
+    format!("{sum:016x}")
+}
+
+/// Lower case, and each word that holds a digit becomes `#`.
+fn normalise(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for piece in text.split_inclusive(|c: char| !c.is_alphanumeric()) {
+        let word = piece.trim_end_matches(|c: char| !c.is_alphanumeric());
+        if word.contains(|c: char| c.is_ascii_digit()) {
+            out.push('#');
+        } else {
+            out.extend(word.chars().flat_map(char::to_lowercase));
+        }
+        out.push_str(&piece[word.len()..]);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cut_never_splits_a_character() {
+        assert_eq!(cut("äöü", 3), "ä");
+        assert_eq!(cut("abc", 3), "abc");
+        assert_eq!(cut("", 0), "");
+    }
+
+    #[test]
+    fn equal_failures_have_equal_fingerprints() {
+        let a = fingerprint("http", "order 4711 not found at 0x7f3a");
+        assert_eq!(a, fingerprint("http", "Order 12 not found at 0x11"));
+        assert_ne!(a, fingerprint("http", "order 4711 is closed at 0x7f3a"));
+        assert_ne!(a, fingerprint("timeout", "order 4711 not found at 0x7f3a"));
+        assert_eq!(a.len(), 16);
+    }
+}

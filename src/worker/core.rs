@@ -1,0 +1,194 @@
+//! The worker's own thread: connections, lanes and the state actor, on a runtime that no handler
+//! can block.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use tokio::{runtime::Handle, sync::{mpsc, watch}, task::JoinSet, time::timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::{
+    Report, RunError,
+    handle::Calls,
+    lane::{Lane, LaneChannels, LaneReport},
+    shared::{LaneParts, LaneShared},
+};
+use crate::{
+    backoff::Reconnect,
+    broker::{BrokerError, Link, LinkState, Publisher, Purpose},
+    config::Settings,
+    dispatch::Dispatch,
+    handler::Extensions,
+    run::SharedByHandlers,
+    state,
+};
+
+/// What the thread needs.
+pub(super) struct Plan {
+    pub(super) settings: Settings,
+    pub(super) dispatch: HashMap<String, Dispatch>,
+    pub(super) extensions: Extensions,
+    pub(super) calls: Calls,
+    pub(super) handlers: Handle,
+}
+
+/// The thread's whole life.
+pub(super) fn run(plan: Plan) -> Result<Report, RunError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("lapwing-core")
+        .build()
+        .map_err(|error| RunError::Thread(error.to_string()))?;
+    let result = runtime.block_on(work(plan));
+    // Nothing of ours is left; a name lookup may be.
+    runtime.shutdown_background();
+    result
+}
+
+async fn work(plan: Plan) -> Result<Report, RunError> {
+    let Plan {
+        settings,
+        mut dispatch,
+        extensions,
+        mut calls,
+        handlers,
+    } = plan;
+    let broker = Arc::new(settings.broker.clone());
+    let timeouts = Arc::new(settings.timeouts.clone());
+    let worker: Arc<str> = worker_name(&settings.broker.name).into();
+    let links_stop = CancellationToken::new();
+    let link = |purpose| {
+        let (broker, timeouts) = (Arc::clone(&broker), Arc::clone(&timeouts));
+        Link::start(purpose, broker, timeouts, worker.to_string(), links_stop.clone())
+    };
+    let (consuming, consuming_ended) = link(Purpose::Consume);
+    let (publishing, publishing_ended) = link(Purpose::Publish);
+    tokio::spawn(watch_publishing(publishing.clone(), calls.publishing));
+    let publisher = Publisher::new(publishing, settings.publish.channels, Arc::clone(&timeouts));
+    let by_handlers = Arc::new(SharedByHandlers {
+        state: state::start(settings.state.mailbox, timeouts.call),
+        extensions,
+    });
+
+    let (started, starts) = mpsc::unbounded_channel();
+    let mut lanes = JoinSet::new();
+    for (name, consumer) in settings.consumers {
+        let Some(call) = calls.lanes.remove(&name) else {
+            continue;
+        };
+        let (shared, ended) = LaneShared::new(LaneParts {
+            name: name.as_str().into(),
+            worker: Arc::clone(&worker),
+            settings: consumer,
+            publish: settings.publish.clone(),
+            timeouts: Arc::clone(&timeouts),
+            drain_settle: settings.drain.settle,
+            dispatch: dispatch.remove(&name).unwrap_or_default(),
+            publisher: publisher.clone(),
+            by_handlers: Arc::clone(&by_handlers),
+            drain: calls.drain.clone(),
+            hard_stop: calls.hard_stop.clone(),
+        });
+        let channels = LaneChannels {
+            ended,
+            commands: call.commands,
+            health: call.health,
+            started: started.clone(),
+        };
+        let backoff = Reconnect::new(&broker.reconnect);
+        let lane = Lane::new(shared, consuming.clone(), handlers.clone(), channels, backoff);
+        lanes.spawn(async move { (name, lane.run().await) });
+    }
+    drop(started);
+
+    let grace = end_grace(calls.drain.clone(), calls.hard_stop.clone(), settings.drain.grace);
+    let grace = tokio::spawn(grace);
+    let failed = check_start(starts, broker.fail_fast, &calls.drain).await;
+    let lanes = collect(lanes).await;
+    grace.abort();
+    links_stop.cancel();
+    let closed = async { tokio::join!(consuming_ended, publishing_ended) };
+    // Each supervisor bounds its own close; this is for one that is in the middle of connecting.
+    let _ = timeout(timeouts.close * 2, closed).await;
+    match failed {
+        Some(error) => Err(error),
+        None => Ok(Report { lanes }),
+    }
+}
+
+/// Looks at how the lanes' first subscriptions go, until all have succeeded or a drain begins. One
+/// that can never succeed, or none with `fail_fast`, ends the worker.
+async fn check_start(
+    mut starts: mpsc::UnboundedReceiver<(String, Result<(), BrokerError>)>,
+    fail_fast: bool,
+    drain: &CancellationToken,
+) -> Option<RunError> {
+    loop {
+        let (consumer, result) = tokio::select! {
+            start = starts.recv() => start?,
+            () = drain.cancelled() => return None,
+        };
+        let Err(error) = result else { continue };
+        if fail_fast || matches!(error, BrokerError::Topology(_)) {
+            drain.cancel();
+            return Some(RunError::Broker { consumer, error });
+        }
+    }
+}
+
+async fn collect(mut lanes: JoinSet<(String, LaneReport)>) -> super::LaneReports {
+    let mut reports = super::LaneReports::new();
+    while let Some(ended) = lanes.join_next().await {
+        match ended {
+            Ok((name, report)) => {
+                reports.insert(name, report);
+            }
+            Err(panic) => error!(error = %panic, "a lane ended in a panic; the broker redelivers what it had"),
+        }
+    }
+    reports
+}
+
+/// Ends the drain's grace when its time is up.
+async fn end_grace(drain: CancellationToken, hard_stop: CancellationToken, grace: Duration) {
+    drain.cancelled().await;
+    tokio::select! {
+        () = tokio::time::sleep(grace) => hard_stop.cancel(),
+        () = hard_stop.cancelled() => {}
+    }
+}
+
+/// Tells readiness why nothing can be published.
+async fn watch_publishing(mut link: Link, publishing: watch::Sender<Option<String>>) {
+    loop {
+        match link.state() {
+            LinkState::Down(error) => {
+                let reason = error.map_or_else(|| "not connected".to_owned(), |e| e.to_string());
+                publishing.send_replace(Some(reason));
+                if !link.changed().await {
+                    return;
+                }
+            }
+            LinkState::Up(connection) => {
+                let mut blocked = connection.blocked();
+                let reason = blocked.borrow_and_update().then(|| "blocked by the broker".to_owned());
+                publishing.send_replace(reason);
+                tokio::select! {
+                    changed = link.changed() => if !changed { return },
+                    // When the connection is gone the link says so.
+                    Ok(()) = blocked.changed() => {}
+                }
+            }
+        }
+    }
+}
+
+/// This process, for the broker's lists, headers and logs: name, host and process id.
+fn worker_name(name: &str) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = match host.trim() {
+        "" => "localhost",
+        host => host,
+    };
+    format!("{name}@{host}:{}", std::process::id())
+}

@@ -1,0 +1,62 @@
+//! What a worker says about itself while it runs.
+
+use std::{collections::BTreeMap, time::SystemTime};
+
+use serde::Serialize;
+
+/// Whether the worker does its work, and what keeps it from it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Readiness {
+    /// Every lane has a live consumer or was paused on purpose, and no drain has begun.
+    pub ready: bool,
+    /// A drain has begun.
+    pub draining: bool,
+    /// The lanes, by name.
+    pub lanes: BTreeMap<String, LaneHealth>,
+    /// Why retries and dead letters cannot be published now, where they cannot.
+    pub publishing: Option<String>,
+}
+
+/// What one lane is doing.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LaneHealth {
+    /// What it is doing.
+    pub state: LaneState,
+    /// Since when.
+    pub since: SystemTime,
+    /// Why, where it is not consuming.
+    pub reason: Option<String>,
+}
+
+/// The states of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LaneState {
+    /// It has no subscription and is getting one.
+    Connecting,
+    /// It has a live subscription.
+    Consuming,
+    /// It was paused on purpose.
+    Paused,
+    /// It cannot publish retries or dead letters, and waits before it tries again.
+    Held,
+    /// It takes nothing new and finishes what it has.
+    Draining,
+    /// It has ended.
+    Stopped,
+}
+
+impl LaneHealth {
+    pub(super) fn new(state: LaneState, reason: Option<String>) -> Self {
+        Self {
+            state,
+            since: SystemTime::now(),
+            reason,
+        }
+    }
+
+    /// Whether the lane does what it should.
+    pub(super) fn is_ready(&self) -> bool {
+        matches!(self.state, LaneState::Consuming | LaneState::Paused)
+    }
+}

@@ -1,0 +1,280 @@
+//! A worker: its lanes, their supervision, and the graceful shutdown of all of it.
+
+mod core;
+mod handle;
+mod health;
+mod lane;
+mod ledger;
+mod path;
+mod shared;
+mod unsettled;
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio::sync::oneshot;
+
+pub use handle::{CallError, WorkerHandle};
+pub use health::{LaneHealth, LaneState, Readiness};
+pub use lane::{LaneReport, LaneReports};
+pub use ledger::Ledger;
+
+use crate::{
+    broker::BrokerError,
+    config::{ConfigError, Settings},
+    dispatch::Dispatch,
+    handler::{self, Extensions, Handler, HandlerError, IntoHandler, Requirements},
+};
+
+/// Consumes queues and runs handlers until it is told to stop.
+///
+/// ```no_run
+/// use lapwing::{config::Settings, handler::Json, Failure, Worker};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Order { id: u64 }
+///
+/// async fn ship(Json(order): Json<Order>) -> Result<(), Failure> {
+///     println!("shipping {}", order.id);
+///     Ok(())
+/// }
+///
+/// # async fn run(settings: Settings) -> Result<(), lapwing::RunError> {
+/// let report = Worker::new(settings)
+///     .handler("orders", ship)
+///     .run(lapwing::shutdown_signal())
+///     .await?;
+/// println!("{:?}", report.ledger());
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a worker does nothing until it runs"]
+pub struct Worker {
+    settings: Settings,
+    dispatch: HashMap<String, Dispatch>,
+    extensions: Extensions,
+    handle: WorkerHandle,
+    calls: handle::Calls,
+}
+
+/// Why a worker did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// The settings cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A handler could not be made.
+    #[error("consumer {consumer:?}: {error}")]
+    Handler {
+        /// The lane.
+        consumer: String,
+        /// Why.
+        error: HandlerError,
+    },
+    /// A lane has nothing to run.
+    #[error("consumer {0:?} has no handler: set `handler` or register one in code")]
+    NoHandler(String),
+    /// A handler was registered for a lane that is not configured.
+    #[error("a handler was registered for consumer {0:?}, which is not configured")]
+    NoConsumer(String),
+    /// A handler takes a value that was not given to the worker.
+    #[error("a handler of consumer {consumer:?} takes Shared<{type_name}>, which was not given to the worker")]
+    NotShared {
+        /// The lane.
+        consumer: String,
+        /// The type.
+        type_name: &'static str,
+    },
+    /// The broker could not be used, and `broker.fail_fast` is set; or what exists there is not
+    /// what is configured.
+    #[error("consumer {consumer:?}: {error}")]
+    Broker {
+        /// The lane.
+        consumer: String,
+        /// Why.
+        error: BrokerError,
+    },
+    /// The worker's own thread could not be started, or died.
+    #[error("worker thread: {0}")]
+    Thread(String),
+}
+
+/// How a worker ended.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Each lane's account.
+    pub lanes: LaneReports,
+}
+
+impl Report {
+    /// The account of all lanes together.
+    #[must_use]
+    pub fn ledger(&self) -> Ledger {
+        let mut sum = Ledger::default();
+        for lane in self.lanes.values() {
+            sum += lane.ledger;
+        }
+        sum
+    }
+
+    /// Deliveries that were left unsettled when the time was up; the broker redelivers them.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.lanes.values().map(|lane| lane.in_flight).sum()
+    }
+}
+
+impl Worker {
+    /// A worker with these settings. Handlers that the settings name are made when it runs.
+    pub fn new(settings: Settings) -> Self {
+        let (handle, calls) = handle::channel(&settings);
+        Self {
+            settings,
+            dispatch: HashMap::new(),
+            extensions: Extensions::default(),
+            handle,
+            calls,
+        }
+    }
+
+    /// Registers what runs for the messages of a consumer, in place of its configured handler.
+    pub fn handler<M>(mut self, consumer: &str, handler: impl IntoHandler<M>) -> Self {
+        let lane = self.dispatch.entry(consumer.to_owned()).or_default();
+        lane.any = Some(Arc::new(handler.into_handler()));
+        self
+    }
+
+    /// Registers what runs for the messages of one type (the `type` property) of a consumer.
+    pub fn handler_for_type<M>(
+        mut self,
+        consumer: &str,
+        message_type: &str,
+        handler: impl IntoHandler<M>,
+    ) -> Self {
+        let lane = self.dispatch.entry(consumer.to_owned()).or_default();
+        let handler: Arc<dyn Handler> = Arc::new(handler.into_handler());
+        lane.by_type.insert(message_type.to_owned(), handler);
+        self
+    }
+
+    /// Gives handlers a value, which they take as [`Shared<T>`](crate::handler::Shared).
+    pub fn share<T: Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.extensions.insert(value);
+        self
+    }
+
+    /// Asks and tells the worker while it runs.
+    #[must_use]
+    pub fn handle(&self) -> WorkerHandle {
+        self.handle.clone()
+    }
+
+    /// Runs until `shutdown` ends, then drains: stops consuming, lets running handlers finish
+    /// within `drain.grace`, settles everything, and tells how it went.
+    ///
+    /// Handlers run on the runtime that this is called on. Everything else has a thread of its
+    /// own, so that a handler that blocks its thread stops neither heartbeats nor settlement.
+    /// Dropping the future begins the drain as well, without anyone waiting for its end.
+    ///
+    /// # Errors
+    /// When it could not start.
+    pub async fn run(
+        self,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<Report, RunError> {
+        self.settings.validate()?;
+        self.settings.require_consumers()?;
+        let plan = core::Plan {
+            dispatch: self.make_handlers()?,
+            settings: self.settings,
+            extensions: self.extensions,
+            calls: self.calls,
+            handlers: tokio::runtime::Handle::current(),
+        };
+        let drain = self.handle.drain_token().clone();
+        let _drain_when_dropped = drain.clone().drop_guard();
+        let (sender, ended) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("lapwing-core".to_owned())
+            .spawn(move || {
+                // Whoever waited may have gone away.
+                let _ = sender.send(core::run(plan));
+            })
+            .map_err(|error| RunError::Thread(error.to_string()))?;
+        let mut ended = std::pin::pin!(ended);
+        let ended = tokio::select! {
+            biased;
+            ended = &mut ended => ended,
+            () = shutdown => {
+                drain.cancel();
+                ended.await
+            }
+        };
+        ended.unwrap_or_else(|_| Err(RunError::Thread("it panicked".to_owned())))
+    }
+
+    /// The handlers of each lane: registered ones before configured ones.
+    fn make_handlers(&self) -> Result<HashMap<String, Dispatch>, RunError> {
+        if let Some(stray) = self
+            .dispatch
+            .keys()
+            .find(|name| !self.settings.consumers.contains_key(*name))
+        {
+            return Err(RunError::NoConsumer(stray.clone()));
+        }
+        let mut made = HashMap::new();
+        for (name, consumer) in &self.settings.consumers {
+            let failed = |error| RunError::Handler {
+                consumer: name.clone(),
+                error,
+            };
+            let mut lane = self.dispatch.get(name).cloned().unwrap_or_default();
+            if lane.any.is_none() {
+                lane.any = handler::from_settings(&consumer.handler).map_err(failed)?;
+            }
+            for (message_type, settings) in &consumer.types {
+                if let Some(handler) = handler::from_settings(settings).map_err(failed)? {
+                    lane.by_type.entry(message_type.clone()).or_insert(handler);
+                }
+            }
+            if lane.is_empty() {
+                return Err(RunError::NoHandler(name.clone()));
+            }
+            self.check_requirements(name, &lane)?;
+            made.insert(name.clone(), lane);
+        }
+        Ok(made)
+    }
+
+    fn check_requirements(&self, consumer: &str, lane: &Dispatch) -> Result<(), RunError> {
+        let mut requirements = Requirements::default();
+        for handler in lane.handlers() {
+            handler.requirements(&mut requirements);
+        }
+        let missing = requirements
+            .types
+            .iter()
+            .find(|(id, _)| !self.extensions.contains(*id));
+        match missing {
+            None => Ok(()),
+            Some((_, type_name)) => Err(RunError::NotShared {
+                consumer: consumer.to_owned(),
+                type_name,
+            }),
+        }
+    }
+}
+
+/// Ends at SIGTERM or SIGINT (Ctrl-C).
+///
+/// # Panics
+/// When the signals cannot be listened to, outside of a tokio runtime with I/O.
+pub async fn shutdown_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be listened to");
+    let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be listened to");
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+    }
+}

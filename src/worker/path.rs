@@ -1,0 +1,250 @@
+//! The path of one delivery, from the broker's hands to what the broker is told.
+//!
+//! `decode -> dispatch -> execute -> decide -> settle`. Every step is total: nothing leaves the
+//! path but by an [`End`], so that no delivery can escape its settlement.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::{
+    ledger::End,
+    shared::{Ended, LaneShared},
+};
+use crate::{
+    backoff::Reconnect,
+    broker::{CopyHeaders, Publication, PublishError, Written},
+    config::ReconnectSettings,
+    dead_letters, decode,
+    execute::{Executed, execute},
+    handler::{Failure, Outcome},
+    policy::{self, Facts, Reason, Settlement},
+    run::Run,
+};
+
+/// Carries one delivery along its path, and tells the lane how it ended.
+pub(super) async fn carry(lane: Arc<LaneShared>, run: Arc<Run>) {
+    let end = travel(&lane, &run).await;
+    run.permit().release();
+    if let Some(end) = end {
+        lane.report(Ended { run, end });
+    }
+}
+
+/// The path. `None` when the lane has settled the delivery meanwhile, because its handler was
+/// stuck.
+async fn travel(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
+    let early = run.message.early_by();
+    if !early.is_zero() {
+        run.permit().release();
+        return Some(park(lane, run, early).await);
+    }
+    loop {
+        if !lane.is_current(run.epoch) {
+            return Some(End::Stale);
+        }
+        let outcome = handle(lane, run).await;
+        run.permit().release();
+        if !run.claim() {
+            lane.counters.stale_settles.add_one();
+            return None;
+        }
+        lane.counters.ended(&outcome);
+        match settle(lane, run, &outcome).await {
+            Next::End(end) => return Some(end),
+            Next::Again => {
+                run.unclaim();
+                run.permit().retake().await;
+            }
+        }
+    }
+}
+
+/// Settles a delivery whose handler blocks its thread and will not come back in time.
+pub(super) async fn settle_stuck(lane: Arc<LaneShared>, run: Arc<Run>, outcome: Outcome) {
+    lane.counters.ended(&outcome);
+    let end = match settle(&lane, &run, &outcome).await {
+        Next::End(end) => end,
+        Next::Again => park(&lane, &run, Duration::ZERO).await,
+    };
+    lane.report(Ended { run, end });
+}
+
+async fn handle(lane: &LaneShared, run: &Arc<Run>) -> Outcome {
+    let handler = match lane.dispatch.route(&run.message) {
+        Ok(handler) => handler,
+        Err(outcome) => return outcome,
+    };
+    if handler.wants_checked_json()
+        && let Err(outcome) = decode::check(&run.message)
+    {
+        return outcome;
+    }
+    let Executed {
+        outcome,
+        ignored_cancellation,
+    } = execute(handler.as_ref(), run, lane.limits).await;
+    if ignored_cancellation {
+        lane.counters.handler_stuck.add_one();
+        warn!(lane = %run.lane, id = run.message.id(), "handler ignored its cancellation and was dropped");
+    }
+    outcome
+}
+
+/// What a settled outcome leads to.
+enum Next {
+    /// The end of the path.
+    End(End),
+    /// A further attempt, now.
+    Again,
+}
+
+async fn settle(lane: &LaneShared, run: &Run, outcome: &Outcome) -> Next {
+    let facts = Facts {
+        attempt: run.attempt(),
+        age: run.age(),
+        random: rand::random(),
+    };
+    let settlement = policy::decide(&lane.settings.retry, outcome, facts);
+    Next::End(match settlement {
+        Settlement::Ack => {
+            debug!(lane = %run.lane, id = run.message.id(), attempt = facts.attempt, outcome = outcome.name(), "message acked");
+            match outcome {
+                Outcome::Dropped { .. } => End::Dropped,
+                _ => End::Done,
+            }
+        }
+        Settlement::Return => End::Return,
+        Settlement::DeadLetter { reason } => dead_letter(lane, run, outcome, reason).await,
+        Settlement::Retry { after, charged } => {
+            // The broker redelivers what came by a channel that has died: a copy of ours would
+            // be a second one.
+            if !lane.is_current(run.epoch) {
+                return Next::End(End::Stale);
+            }
+            if let (true, Some(failure)) = (charged, outcome.failure()) {
+                note_failure(lane, run, &failure, after);
+            }
+            return retry(lane, run, after, charged).await;
+        }
+    })
+}
+
+fn note_failure(lane: &LaneShared, run: &Run, failure: &Failure, after: Duration) {
+    dead_letters::charge(run, failure, &lane.worker);
+    info!(
+        lane = %run.lane, id = run.message.id(), attempt = run.attempt(),
+        class = %failure.class, status = failure.status, error = %failure.error,
+        retry_in = ?after, "attempt failed",
+    );
+}
+
+/// Retry with backoff: a short delay waits here, without a handler slot; a longer one at the
+/// broker.
+async fn retry(lane: &LaneShared, run: &Run, after: Duration, charged: bool) -> Next {
+    let waiting = match after < lane.settings.retry.inline_below {
+        true => lane.wait_inline(),
+        false => None,
+    };
+    let Some(_waiting) = waiting else {
+        return Next::End(park(lane, run, after).await);
+    };
+    lane.counters.inline_retries.add_one();
+    let until = Instant::now() + after;
+    tokio::select! {
+        () = tokio::time::sleep_until(until) => {
+            if charged {
+                run.next_attempt();
+            }
+            Next::Again
+        }
+        () = lane.drain.cancelled() => {
+            let left = until.saturating_duration_since(Instant::now());
+            Next::End(park(lane, run, left).await)
+        }
+    }
+}
+
+/// Parks a copy on the rung for this delay.
+async fn park(lane: &LaneShared, run: &Run, delay: Duration) -> End {
+    let delay = delay.max(Duration::from_millis(1));
+    let (rung, stay) = lane.ladder.park(delay);
+    // What the ladder cannot hold in one go is parked again when it comes back.
+    let not_before = (stay < delay).then(|| SystemTime::now() + delay);
+    let headers = dead_letters::parked(run, stay, not_before);
+    let end = republish(lane, run, &rung.queue, headers, End::Parked).await;
+    if end == End::Parked {
+        info!(lane = %run.lane, id = run.message.id(), attempt = run.attempt(), delay = ?delay, rung = rung.queue, "message parked for retry");
+    }
+    end
+}
+
+/// Puts a copy in the dead-letter queue, with the whole record.
+async fn dead_letter(lane: &LaneShared, run: &Run, outcome: &Outcome, reason: Reason) -> End {
+    let failure = outcome.failure();
+    let failure = failure.unwrap_or_else(|| Failure::permanent("unknown", outcome.name()));
+    dead_letters::charge(run, &failure, &lane.worker);
+    let headers = dead_letters::dead_lettered(run, &failure, reason, &lane.worker);
+    let queue = lane.settings.dead_letter_queue();
+    let end = republish(lane, run, &queue, headers, End::DeadLettered).await;
+    if end == End::DeadLettered {
+        warn!(
+            lane = %run.lane, id = run.message.id(), attempt = run.attempt(), %reason,
+            class = %failure.class, status = failure.status, error = %failure.error,
+            queue, "message dead-lettered",
+        );
+    }
+    end
+}
+
+/// Publishes a copy until the broker confirms it; only then may the original be acked. A crash
+/// in between makes a duplicate, the other order would make a loss.
+async fn republish(
+    lane: &LaneShared,
+    run: &Run,
+    queue: &str,
+    headers: CopyHeaders,
+    confirmed: End,
+) -> End {
+    let message = Publication {
+        exchange: "",
+        routing_key: queue,
+        body: run.message.body(),
+        properties: Written::Copy(&run.message.properties, headers),
+    };
+    let give_up = Instant::now() + lane.publish.budget;
+    let mut backoff = Reconnect::new(&ReconnectSettings {
+        base: Duration::from_millis(50),
+        cap: Duration::from_secs(2),
+    });
+    loop {
+        if !lane.is_current(run.epoch) {
+            return End::Stale;
+        }
+        let published = tokio::select! {
+            published = lane.publisher.publish(&message) => published,
+            () = lane.hard_stop.cancelled() => return End::Return,
+        };
+        let Err(failed) = published else {
+            return confirmed;
+        };
+        lane.counters.publish_failures.add_one();
+        let wait = backoff.next();
+        if Instant::now() + wait > give_up {
+            error!(lane = %run.lane, id = run.message.id(), queue, error = %failed, "copy not confirmed: lane held, message stays in its queue");
+            return End::Hold;
+        }
+        debug!(lane = %run.lane, id = run.message.id(), queue, error = %failed, retry_in = ?wait, "copy not confirmed");
+        if let PublishError::Returned(_) = failed {
+            lane.restore(queue).await;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = lane.hard_stop.cancelled() => return End::Return,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What a lane and the paths of its deliveries share.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::ledger::End;
+use crate::{
+    backoff::Ladder,
+    broker::{self, Link, Publisher},
+    config::{ConsumerSettings, PublishSettings, TimeoutSettings, Topology},
+    dispatch::Dispatch,
+    execute::Limits,
+    run::{Run, SharedByHandlers},
+    telemetry::Counters,
+};
+
+/// The end of one delivery's path.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) run: Arc<Run>,
+    pub(super) end: End,
+}
+
+/// See the module.
+pub(super) struct LaneShared {
+    pub(super) name: Arc<str>,
+    pub(super) queue: Arc<str>,
+    /// This process, in headers.
+    pub(super) worker: Arc<str>,
+    pub(super) settings: ConsumerSettings,
+    pub(super) publish: PublishSettings,
+    pub(super) timeouts: Arc<TimeoutSettings>,
+    /// The longest wait for the broker to apply the last acks.
+    pub(super) drain_settle: Duration,
+    pub(super) limits: Limits,
+    pub(super) ladder: Ladder,
+    pub(super) dispatch: Dispatch,
+    pub(super) publisher: Publisher,
+    pub(super) counters: Counters,
+    pub(super) by_handlers: Arc<SharedByHandlers>,
+    /// Bounded concurrency: a permit for each running handler.
+    pub(super) handlers: Arc<Semaphore>,
+    /// A drain has begun.
+    pub(super) drain: CancellationToken,
+    /// The drain's grace has ended.
+    pub(super) hard_stop: CancellationToken,
+    /// The live session's epoch; 0 when there is none.
+    epoch: AtomicU64,
+    /// Retries that wait here.
+    inline: AtomicUsize,
+    restoring: AtomicBool,
+    ended: mpsc::UnboundedSender<Ended>,
+}
+
+/// What a [`LaneShared`] is made of.
+pub(super) struct LaneParts {
+    pub(super) name: Arc<str>,
+    pub(super) worker: Arc<str>,
+    pub(super) settings: ConsumerSettings,
+    pub(super) publish: PublishSettings,
+    pub(super) timeouts: Arc<TimeoutSettings>,
+    pub(super) drain_settle: Duration,
+    pub(super) dispatch: Dispatch,
+    pub(super) publisher: Publisher,
+    pub(super) by_handlers: Arc<SharedByHandlers>,
+    pub(super) drain: CancellationToken,
+    pub(super) hard_stop: CancellationToken,
+}
+
+impl LaneShared {
+    pub(super) fn new(parts: LaneParts) -> (Arc<Self>, mpsc::UnboundedReceiver<Ended>) {
+        // Unbounded, but never longer than the prefetch: a path reports once.
+        let (sender, ended) = mpsc::unbounded_channel();
+        let settings = parts.settings;
+        let shared = Self {
+            name: parts.name,
+            queue: settings.queue.as_str().into(),
+            worker: parts.worker,
+            publish: parts.publish,
+            timeouts: parts.timeouts,
+            drain_settle: parts.drain_settle,
+            limits: Limits {
+                timeout: settings.timeout,
+                cancel_grace: settings.cancel_grace,
+            },
+            ladder: Ladder::new(&settings.queue, settings.retry.cap),
+            dispatch: parts.dispatch,
+            publisher: parts.publisher,
+            counters: Counters::default(),
+            by_handlers: parts.by_handlers,
+            handlers: Arc::new(Semaphore::new(settings.concurrency.into())),
+            drain: parts.drain,
+            hard_stop: parts.hard_stop,
+            settings,
+            epoch: AtomicU64::new(0),
+            inline: AtomicUsize::new(0),
+            restoring: AtomicBool::new(false),
+            ended: sender,
+        };
+        (Arc::new(shared), ended)
+    }
+
+    pub(super) fn report(&self, ended: Ended) {
+        // A lane that is gone has booked its open deliveries.
+        let _ = self.ended.send(ended);
+    }
+
+    pub(super) fn set_epoch(&self, epoch: u64) {
+        self.epoch.store(epoch, Ordering::Release);
+    }
+
+    /// Whether deliveries of this epoch can still be settled.
+    pub(super) fn is_current(&self, epoch: u64) -> bool {
+        self.epoch.load(Ordering::Acquire) == epoch
+    }
+
+    /// A place among the retries that wait here: at most half of the prefetch, so that new
+    /// messages keep coming, and none when a drain has begun.
+    pub(super) fn wait_inline(&self) -> Option<Waiting<'_>> {
+        let most = usize::from(self.settings.prefetch / 2);
+        let waiting = Waiting(&self.inline);
+        let before = self.inline.fetch_add(1, Ordering::AcqRel);
+        (before < most && !self.drain.is_cancelled()).then_some(waiting)
+    }
+
+    /// Declares a queue again that publishes to it were returned from, where we may.
+    pub(super) async fn restore(&self, queue: &str) {
+        if self.settings.topology != Topology::Declare {
+            return;
+        }
+        if self.restoring.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Some(connection) = Link::current(self.publisher.link()) {
+            let limit = self.timeouts.declare;
+            let restored = broker::restore(&connection, &self.settings, queue, limit).await;
+            match restored {
+                Ok(()) => warn!(lane = %self.name, queue, "queue was missing, declared again"),
+                Err(error) => warn!(lane = %self.name, queue, %error, "queue is missing"),
+            }
+        }
+        self.restoring.store(false, Ordering::Release);
+    }
+}
+
+/// A retry that waits here.
+pub(super) struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
