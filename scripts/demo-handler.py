@@ -1,0 +1,42 @@
+#!/usr/bin/env python3
+"""The HTTP service that `scripts/demo` lets the worker call.
+
+Prints the port it listens on, then answers until it is ended:
+- {"poison": true}     422: can never succeed
+- {"fail_times": N}    503 and Retry-After until N attempts have failed
+- anything else        200
+"""
+
+import json
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Orders(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        order = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        attempt = int(self.headers["lapwing-attempt"])
+        if order.get("poison"):
+            self.answer(422, "an order without a customer")
+        elif attempt <= order.get("fail_times", 0):
+            self.answer(503, "the warehouse is closed", {"retry-after": "1"})
+        else:
+            self.answer(200, "shipped")
+
+    def answer(self, status, text, headers={}):
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """The worker's log tells what happened."""
+
+
+server = ThreadingHTTPServer(("127.0.0.1", 0), Orders)
+print(server.server_port, flush=True)
+server.serve_forever()
