@@ -4,7 +4,7 @@ use super::headers::Properties;
 
 /// A message handed over on one channel, to be settled once.
 #[derive(Debug)]
-pub struct Delivery {
+pub(crate) struct Delivery {
     /// Its number on its channel: 1, 2, 3, …
     pub(crate) tag: u64,
     /// The exchange it was published to; empty for the default exchange.

@@ -1,6 +1,175 @@
-//! placeholder
-use std::process::ExitCode;
-#[derive(clap::Subcommand)]
-pub(super) enum Config { /// x
- Check }
-impl Config { pub(super) fn run(self) -> anyhow::Result<ExitCode> { Ok(ExitCode::SUCCESS) } }
+//! `lapwing config`
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Subcommand, ValueEnum};
+use lapwing::config::{ConfigError, Settings, environment};
+
+use super::{ConfigFile, EXIT_CONFIG};
+
+#[derive(Subcommand)]
+pub(super) enum Config {
+    /// Check the settings as `lapwing run` would, and list every problem
+    Check(ConfigFile),
+    /// Print the settings in force, secrets hidden
+    Show {
+        #[command(flatten)]
+        file: ConfigFile,
+        /// How to print them
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub(super) enum Format {
+    #[default]
+    Toml,
+    Json,
+}
+
+impl Config {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Check(file) => {
+                let checked = file.load().and_then(runnable);
+                check(checked, &mut io::stdout().lock(), &mut io::stderr().lock())
+            }
+            Self::Show { file, format } => {
+                // Not checked as a whole: who looks for a mistake wants to see what is in force.
+                let settings = Settings::load_unvalidated(file.config.as_deref(), environment()?)?;
+                show(&settings, format, &mut io::stdout().lock())
+            }
+        }
+    }
+}
+
+fn runnable(settings: Settings) -> Result<Settings, ConfigError> {
+    settings.require_consumers()?;
+    settings.require_handlers()?;
+    Ok(settings)
+}
+
+/// Exit code 78 where the settings cannot be run.
+fn check(
+    checked: Result<Settings, ConfigError>,
+    out: &mut impl Write,
+    complaints: &mut impl Write,
+) -> anyhow::Result<ExitCode> {
+    match checked {
+        Err(error) => {
+            writeln!(complaints, "{error}")?;
+            Ok(ExitCode::from(EXIT_CONFIG))
+        }
+        Ok(settings) => {
+            for warning in settings.warnings() {
+                writeln!(complaints, "warning: {warning}")?;
+            }
+            let count = settings.consumers.len();
+            let plural = if count == 1 { "" } else { "s" };
+            writeln!(out, "ok: {count} consumer{plural}")?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn show(settings: &Settings, format: Format, out: &mut impl Write) -> anyhow::Result<ExitCode> {
+    let text = match format {
+        Format::Toml => toml::to_string(settings).context("failed to write TOML")?,
+        Format::Json => serde_json::to_string_pretty(settings).context("failed to write JSON")?,
+    };
+    writeln!(out, "{}", text.trim_end())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: &str = "
+        [broker]
+        url = 'amqp://u:s3cret@rabbit/%2f'
+        [consumers.orders]
+        queue = 'orders'
+        timeout = '40m'
+        [consumers.orders.handler]
+        kind = 'http'
+        url = 'http://u:s3cret@localhost/?key=s3cret'
+        headers = { authorization = 's3cret' }
+        [consumers.orders.types.'order.paid']
+        kind = 'log'
+    ";
+
+    /// The exit code, standard output and standard error.
+    fn checked(text: &str) -> (ExitCode, String, String) {
+        let (mut out, mut complaints) = (Vec::new(), Vec::new());
+        let settings = Settings::from_toml(text).and_then(runnable);
+        let code = check(settings, &mut out, &mut complaints).unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (code, text(out), text(complaints))
+    }
+
+    fn shown(format: Format) -> String {
+        let mut out = Vec::new();
+        show(&Settings::from_toml(SETTINGS).unwrap(), format, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_check_counts_consumers_and_warns() {
+        let (code, out, complaints) = checked(SETTINGS);
+        assert_eq!(
+            (code, out.as_str()),
+            (ExitCode::SUCCESS, "ok: 1 consumer\n")
+        );
+        assert!(
+            complaints.starts_with("warning: consumers.orders.timeout: "),
+            "{complaints}"
+        );
+    }
+
+    #[test]
+    fn a_check_lists_problems_a_line_each() {
+        let (code, out, complaints) = checked("drain.grace = 25\npublish.channels = 0");
+        assert_eq!((code, out.as_str()), (ExitCode::from(78), ""));
+        assert_eq!(complaints.lines().count(), 2, "{complaints}");
+    }
+
+    #[test]
+    fn a_check_asks_for_what_a_worker_needs() {
+        for text in ["", "consumers.orders.queue = 'orders'"] {
+            let (code, out, complaints) = checked(text);
+            assert_eq!((code, out.as_str()), (ExitCode::from(78), ""));
+            assert!(complaints.starts_with("consumers"), "{complaints}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_can_be_read_back_but_for_the_secrets() {
+        let text = shown(Format::Toml);
+        let mut expected = Settings::from_toml(SETTINGS).unwrap();
+        let mut read = Settings::from_toml(&text).unwrap();
+        for settings in [&mut expected, &mut read] {
+            settings.broker.url = Settings::default().broker.url;
+            let handler = &mut settings.consumers.get_mut("orders").unwrap().handler;
+            handler.url = None;
+            handler.headers.clear();
+        }
+        assert_eq!(read, expected);
+    }
+
+    #[test]
+    fn secrets_are_hidden_in_both_formats() {
+        for text in [shown(Format::Toml), shown(Format::Json)] {
+            assert!(!text.contains("s3cret"), "{text}");
+            assert!(text.contains("amqp://u:***@rabbit/%2f"), "{text}");
+            assert!(text.contains("[redacted]"), "{text}");
+        }
+        let json: serde_json::Value = serde_json::from_str(&shown(Format::Json)).unwrap();
+        assert_eq!(json["consumers"]["orders"]["timeout"], "40m");
+    }
+}

@@ -78,6 +78,9 @@ mod tests {
         };
         let shown = format!("{handler:?} {}", serde_json::to_string(&handler).unwrap());
         assert!(!shown.contains("s3cret"), "{shown}");
-        assert!(shown.contains("http://u:***@localhost/orders?***"), "{shown}");
+        assert!(
+            shown.contains("http://u:***@localhost/orders?***"),
+            "{shown}"
+        );
     }
 }

@@ -56,9 +56,11 @@ impl Origins {
 /// Everything that was set, by whichever source came last, and what was wrong with the sources.
 #[derive(Debug)]
 pub(super) struct Layers {
-    tree: Value,
-    origins: Origins,
-    problems: Vec<Problem>,
+    pub(super) tree: Value,
+    pub(super) origins: Origins,
+    pub(super) problems: Vec<Problem>,
+    /// Keys whose value cannot be used and is not in the tree.
+    pub(super) unread: Vec<KeyPath>,
 }
 
 impl Layers {
@@ -67,12 +69,8 @@ impl Layers {
             tree: Value::new(None, ValueKind::Table(Map::new())),
             origins: Origins::default(),
             problems: Vec::new(),
+            unread: Vec::new(),
         }
-    }
-
-    /// The merged values, their origins, and the problems met so far.
-    pub(super) fn into_parts(self) -> (Value, Origins, Vec<Problem>) {
-        (self.tree, self.origins, self.problems)
     }
 
     /// Lay a TOML document over what is there. A document with syntax errors is not used at all.
@@ -99,6 +97,7 @@ impl Layers {
         let values = layer.table(&KeyPath::default(), table.get_ref());
         self.origins.0.extend(layer.origins);
         self.problems.extend(layer.problems);
+        self.unread.extend(layer.unread);
         self.merge(values)
     }
 
@@ -120,7 +119,9 @@ impl Layers {
             };
             let name = name.to_lowercase();
             let keys: Vec<&str> = name.split(SEPARATOR).collect();
-            let path = keys.iter().fold(KeyPath::default(), |path, key| path.key(key));
+            let path = keys
+                .iter()
+                .fold(KeyPath::default(), |path, key| path.key(key));
             let source = Source::Environment { variable };
             if insert(&mut values, &keys, text) {
                 self.remember_variable(&path, source);
@@ -140,7 +141,10 @@ impl Layers {
         let mut outer = path.parent();
         while let Some(table) = outer.filter(|table| !table.steps().is_empty()) {
             outer = table.parent();
-            self.origins.0.entry(table).or_insert_with(|| source.clone());
+            self.origins
+                .0
+                .entry(table)
+                .or_insert_with(|| source.clone());
         }
         self.origins.replace(path, source);
     }
@@ -209,6 +213,7 @@ struct Layer<'t> {
     document: Source,
     origins: BTreeMap<KeyPath, Source>,
     problems: Vec<Problem>,
+    unread: Vec<KeyPath>,
 }
 
 impl<'t> Layer<'t> {
@@ -218,6 +223,7 @@ impl<'t> Layer<'t> {
             document,
             origins: BTreeMap::new(),
             problems: Vec::new(),
+            unread: Vec::new(),
         }
     }
 
@@ -247,6 +253,7 @@ impl<'t> Layer<'t> {
                     .collect(),
             ),
             scalar => scalar_kind(scalar).unwrap_or_else(|| {
+                self.unread.push(path.up_to_list());
                 self.problems.push(Problem {
                     path: path.to_string(),
                     source: source.clone(),
@@ -283,5 +290,82 @@ pub(super) fn value_from_text(text: &str) -> Option<Value> {
 /// The line, counted from 1, that holds the byte at `offset`.
 fn line_of(text: &str, offset: usize) -> usize {
     let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
-    1 + before.iter().filter(|byte| **byte == b'\n').count()
+    before.split(|byte| *byte == b'\n').count()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{
+        Settings,
+        load::tests::{shown, variables},
+    };
+
+    #[test]
+    fn a_key_set_twice_in_the_environment_is_refused() {
+        for environment in [
+            [
+                ("LAPWING__BROKER__NAME", "a"),
+                ("LAPWING__BROKER__name", "b"),
+            ],
+            [
+                ("LAPWING__BROKER", "{ name = \"a\" }"),
+                ("LAPWING__BROKER__NAME", "b"),
+            ],
+        ] {
+            let error = Settings::load(None, variables(&environment)).unwrap_err();
+            assert_eq!(error.problems.len(), 1, "{error}");
+            assert!(
+                error.problems[0].message.starts_with("set twice"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_problem_is_laid_at_the_door_of_the_source_that_can_mend_it() {
+        let text = "[consumers.a]\nqueue = \"a\"\n";
+        for (environment, source) in [
+            // Neither is in the file; the one that was changed is to blame.
+            (
+                ("LAPWING__CONSUMERS__A__PREFETCH", "5"),
+                "LAPWING__CONSUMERS__A__PREFETCH",
+            ),
+            // The variable replaces the list with all that was in it.
+            (
+                ("LAPWING__CONSUMERS__A__BINDINGS", "[{}]"),
+                "LAPWING__CONSUMERS__A__BINDINGS",
+            ),
+            // A consumer that only a variable names lacks a queue.
+            (
+                ("LAPWING__CONSUMERS__B__PREFETCH", "50"),
+                "LAPWING__CONSUMERS__B__PREFETCH",
+            ),
+        ] {
+            let shown = shown(
+                &format!("{text}bindings = [{{ exchange = \"x\" }}]"),
+                &[environment],
+            );
+            assert!(
+                shown.ends_with(&format!("(environment variable {source})")),
+                "{shown}"
+            );
+        }
+        let shown = shown("[consumers.a]\nprefetch = 5\nconcurrency = 2", &[]);
+        assert_eq!(
+            shown,
+            "consumers.a.queue: is required: the name of the queue to consume (FILE, line 1)"
+        );
+    }
+
+    #[test]
+    fn syntax_errors_are_listed_with_their_lines_and_never_quoted() {
+        let shown = shown(
+            "[broker]\nurl = \"amqp://u:s3cret@a\nname = s3cret\n[drain]\ngrace = \n",
+            &[],
+        );
+        assert!(!shown.contains("s3cret"), "{shown}");
+        for line in ["FILE, line 2: ", "FILE, line 3: ", "FILE, line 5: "] {
+            assert!(shown.contains(line), "{shown}");
+        }
+    }
 }

@@ -110,8 +110,12 @@ impl From<Layers> for Loaded {
     /// serde stops at the first error. So: read, take the key that is to blame out, and read
     /// again, until what is left is fine. Every key that is taken out falls back to its default.
     fn from(layers: Layers) -> Self {
-        let (mut tree, origins, mut problems) = layers.into_parts();
-        let mut unread = Vec::new();
+        let Layers {
+            mut tree,
+            origins,
+            mut problems,
+            mut unread,
+        } = layers;
         let settings = loop {
             let mut error = match Settings::deserialize(Reader(&tree)) {
                 Ok(settings) => break settings,
@@ -171,4 +175,4 @@ fn take_out(value: &mut Value, steps: &[Step]) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -12,7 +12,7 @@ use std::{
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", lines(problems))]
 pub struct ConfigError {
-    /// The problems, ordered by key path; at least one.
+    /// The problems, ordered by key path and source; at least one.
     pub problems: Vec<Problem>,
 }
 
@@ -22,7 +22,7 @@ impl ConfigError {
         if problems.is_empty() {
             return Ok(());
         }
-        problems.sort_by(|a, b| (&a.path, &a.message).cmp(&(&b.path, &b.message)));
+        problems.sort();
         problems.dedup();
         Err(Self { problems })
     }
@@ -42,7 +42,7 @@ fn lines(problems: &[Problem]) -> String {
 }
 
 /// One thing that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// The key's path, such as `consumers.orders.retry.rules[0].status`; empty where the source as
     /// a whole is wrong (a file that cannot be read).
@@ -69,7 +69,7 @@ impl fmt::Display for Problem {
 }
 
 /// Where a value came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// Settings made or changed in code.
     Code,
@@ -189,7 +189,10 @@ impl KeyPath {
 
     /// The path of the outermost list on the way, or the whole path where there is none.
     pub(super) fn up_to_list(&self) -> Self {
-        let keys = self.0.iter().take_while(|step| matches!(step, Step::Key(_)));
+        let keys = self
+            .0
+            .iter()
+            .take_while(|step| matches!(step, Step::Key(_)));
         Self(keys.cloned().collect())
     }
 
@@ -246,8 +249,14 @@ mod tests {
         let types = KeyPath::of("consumers.orders").key("types");
         let cases = [
             (KeyPath::default(), ""),
-            (types.key("order-paid").key("url"), "consumers.orders.types.order-paid.url"),
-            (types.key("order.paid"), "consumers.orders.types.\"order.paid\""),
+            (
+                types.key("order-paid").key("url"),
+                "consumers.orders.types.order-paid.url",
+            ),
+            (
+                types.key("order.paid"),
+                "consumers.orders.types.\"order.paid\"",
+            ),
             (types.key("a\nb"), "consumers.orders.types.\"a\\nb\""),
             (types.key(""), "consumers.orders.types.\"\""),
             (KeyPath::of("a").index(2).key("b"), "a[2].b"),
@@ -266,7 +275,12 @@ mod tests {
         };
         let file = Source::document(Some(Path::new("a.toml")));
         let error = ConfigError::check(vec![
-            problem("b", Source::Environment { variable: "LAPWING__B".to_owned() }),
+            problem(
+                "b",
+                Source::Environment {
+                    variable: "LAPWING__B".to_owned(),
+                },
+            ),
             problem("a", file.at(3)),
             problem("c", Source::Code),
             problem("a", file.at(3)),

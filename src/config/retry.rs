@@ -40,10 +40,10 @@ impl Default for RetrySettings {
     fn default() -> Self {
         Self {
             max_attempts: 8,
-            max_age: Duration::from_secs(24 * 60 * 60),
+            max_age: Duration::from_hours(24),
             base: Duration::from_millis(500),
             factor: 2.0,
-            cap: Duration::from_secs(10 * 60),
+            cap: Duration::from_mins(10),
             jitter: 0.5,
             inline_below: Duration::from_secs(1),
             rules: Vec::new(),
@@ -219,17 +219,26 @@ mod tests {
             (rule(None, Some("5xx")), "timeout", None, false),
         ];
         for (rule, class, status, matches) in cases {
-            assert_eq!(rule.matches(class, status), matches, "{rule:?} {class} {status:?}");
+            assert_eq!(
+                rule.matches(class, status),
+                matches,
+                "{rule:?} {class} {status:?}"
+            );
         }
     }
 
     #[test]
     fn what_is_no_status_is_refused() {
-        for text in ["", "x", "xx", "5x", "5xxx", "500-", "-500", "599-500", "70000", "700xx", "4xx-5xx"] {
+        for text in [
+            "", "x", "xx", "5x", "5xxx", "500-", "-500", "599-500", "70000", "700xx", "4xx-5xx",
+        ] {
             assert_eq!(text.parse::<StatusPattern>(), Err(InvalidStatus), "{text}");
         }
         assert!(serde_json::from_str::<StatusPattern>("-1").is_err());
-        assert_eq!(serde_json::from_str::<StatusPattern>("409").unwrap(), 409.into());
+        assert_eq!(
+            serde_json::from_str::<StatusPattern>("409").unwrap(),
+            409.into()
+        );
     }
 
     proptest! {

@@ -153,7 +153,10 @@ mod tests {
     #[test]
     fn a_password_in_the_wrong_place_never_prints() {
         let cases = [
-            ("amqp://u:p@host/%2f?auth_mechanism=plain", "amqp://u:***@host/%2f?***"),
+            (
+                "amqp://u:p@host/%2f?auth_mechanism=plain",
+                "amqp://u:***@host/%2f?***",
+            ),
             ("amqp://u@[::1]:5672/%2f", "amqp://u@[::1]:5672/%2f"),
             ("amqp://host", "amqp://host"),
             ("amqp://u:12/s3cret@host/%2f", REDACTED),

@@ -52,24 +52,30 @@ fn misplaced(table: &KeyPath, key: &str, valid: &[&str], tree: &Value) -> Option
     let value = get(tree, &table.key(key))?;
     let inner = valid.iter().find(|inner| {
         let path = table.key(inner).key(key);
-        let probe = path.steps().iter().rev().try_fold(value.clone(), |value, step| match step {
-            Step::Key(key) => {
-                let table = Map::from([(key.clone(), value)]);
-                Some(Value::new(None, ValueKind::Table(table)))
-            }
-            Step::Index(_) => None,
-        });
+        let probe = path
+            .steps()
+            .iter()
+            .rev()
+            .try_fold(value.clone(), |value, step| match step {
+                Step::Key(key) => {
+                    let table = Map::from([(key.clone(), value)]);
+                    Some(Value::new(None, ValueKind::Table(table)))
+                }
+                Step::Index(_) => None,
+            });
         probe.is_some_and(|probe| Settings::deserialize(Reader(&probe)).is_ok())
     })?;
     Some(KeyPath::default().key(inner).key(key))
 }
 
 fn get<'a>(tree: &'a Value, path: &KeyPath) -> Option<&'a Value> {
-    path.steps().iter().try_fold(tree, |value, step| match (step, &value.kind) {
-        (Step::Key(key), ValueKind::Table(table)) => table.get(key),
-        (Step::Index(index), ValueKind::Array(items)) => items.get(*index),
-        _ => None,
-    })
+    path.steps()
+        .iter()
+        .try_fold(tree, |value, step| match (step, &value.kind) {
+            (Step::Key(key), ValueKind::Table(table)) => table.get(key),
+            (Step::Index(index), ValueKind::Array(items)) => items.get(*index),
+            _ => None,
+        })
 }
 
 #[cfg(test)]
@@ -104,9 +110,15 @@ mod tests {
     #[test]
     fn a_key_one_table_too_far_out_is_shown_its_place() {
         for (text, suggestion) in [
-            ("consumers.a.max_attempts = 5", Some("`retry.max_attempts`?")),
+            (
+                "consumers.a.max_attempts = 5",
+                Some("`retry.max_attempts`?"),
+            ),
             ("consumers.a.url = \"http://a\"", Some("`handler.url`?")),
-            ("consumers.a.handler.authorization = \"x\"", Some("`headers.authorization`?")),
+            (
+                "consumers.a.handler.authorization = \"x\"",
+                Some("`headers.authorization`?"),
+            ),
             ("orders.queue = \"orders\"", Some("`consumers.orders`?")),
             ("broker.ca_file = \"/x\"", Some("`tls.ca_file`?")),
             ("grace = \"5s\"", Some("`drain.grace`?")),

@@ -9,8 +9,9 @@ use super::{Findings, HOUR, MILLISECOND};
 use crate::config::{HandlerKind, HandlerSettings, Secret, problem::KeyPath};
 
 /// Headers that the handler or the HTTP client writes itself.
-const OWN_HEADERS: [&str; 9] = [
+const OWN_HEADERS: [&str; 10] = [
     "connection",
+    "content-encoding",
     "content-length",
     "content-type",
     "host",
@@ -82,7 +83,10 @@ fn http(findings: &mut Findings, path: &KeyPath, handler: &HandlerSettings) {
     for (name, value) in &handler.headers {
         let path = path.key("headers").key(name);
         if !seen.insert(name.to_ascii_lowercase()) {
-            findings.add(path.clone(), "is there twice: header names do not tell case apart");
+            findings.add(
+                path.clone(),
+                "is there twice: header names do not tell case apart",
+            );
         }
         header(findings, path, name, value);
     }
@@ -95,11 +99,137 @@ fn header(findings: &mut Findings, path: KeyPath, name: &str, value: &Secret) {
             findings.add(path.clone(), "is written by lapwing itself");
         }
         Ok(name) if name.as_str().starts_with(OWN_PREFIX) => {
-            findings.add(path.clone(), "lapwing's own headers begin so: choose another name");
+            findings.add(
+                path.clone(),
+                "lapwing's own headers begin so: choose another name",
+            );
         }
         Ok(_) => {}
     }
     if HeaderValue::from_str(value.expose()).is_err() {
-        findings.add(path, "has a value that no header can carry, such as a line break");
+        findings.add(
+            path,
+            "has a value that no header can carry, such as a line break",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::validate::tests::{allowed, file, orders, orders_refused, refused};
+
+    #[test]
+    fn settings_of_one_kind_of_handler_are_refused_for_another() {
+        orders_refused(&[
+            (
+                "handler.kind = \"http\"",
+                "handler.url: is required by kind \"http\"",
+            ),
+            (
+                "handler.url = \"http://a\"",
+                "handler.url: belongs to kind \"http\", but the kind is \"none\"",
+            ),
+            (
+                "handler = { kind = \"log\", headers = { a = \"b\" } }",
+                "handler.headers: belongs to kind \"http\", but the kind is \"log\"",
+            ),
+            (
+                "handler = { kind = \"log\", connect_timeout = \"1s\" }",
+                "handler.connect_timeout: belongs",
+            ),
+            (
+                "handler = { kind = \"log\", ca_file = \"/x\" }",
+                "handler.ca_file: belongs to kind",
+            ),
+            ("types.a = {}", "types.a.kind: must be \"http\" or \"log\""),
+            (
+                "types.\"a.b\" = { kind = \"http\" }",
+                "types.\"a.b\".url: is required",
+            ),
+            (
+                "types.\"\" = { kind = \"log\" }",
+                "types.\"\": must not be empty",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn http_handlers_have_a_whole_url_and_headers_of_their_own() {
+        let http = |rest: &str| orders(&format!("handler.kind = \"http\"\n{rest}"));
+        let pem = file("-----BEGIN CERTIFICATE-----");
+        let pem = pem.path().display();
+        for url in [
+            "orders",
+            "/orders",
+            "127.0.0.1:8000",
+            "ftp://a/",
+            "http://",
+            "amqp://a",
+        ] {
+            let text = http(&format!("handler.url = \"{url}\""));
+            refused(&[(&text, "consumers.orders.handler.url: must be a whole URL")]);
+        }
+        let url = "handler.url = \"http://a/\"";
+        for name in [
+            "connection",
+            "content-encoding",
+            "content-length",
+            "Content-Type",
+            "host",
+            "te",
+            "traceparent",
+            "tracestate",
+            "transfer-encoding",
+            "upgrade",
+        ] {
+            let text = http(&format!("{url}\nhandler.headers = {{ {name} = \"x\" }}"));
+            let beginning =
+                format!("consumers.orders.handler.headers.{name}: is written by lapwing");
+            refused(&[(&text, &beginning)]);
+        }
+        let headers = "consumers.orders.handler.headers";
+        refused(&[
+            (
+                &http(&format!("{url}\nhandler.headers = {{ \"a b\" = \"x\" }}")),
+                &format!("{headers}.\"a b\": is not a header name"),
+            ),
+            (
+                &http(&format!(
+                    "{url}\nhandler.headers = {{ Lapwing-Queue = \"x\" }}"
+                )),
+                &format!("{headers}.Lapwing-Queue: lapwing's own headers begin so"),
+            ),
+            (
+                &http(&format!("{url}\nhandler.headers = {{ a = \"x\\ny\" }}")),
+                &format!("{headers}.a: has a value that no header can carry"),
+            ),
+            (
+                &http(&format!(
+                    "{url}\nhandler.headers = {{ a = \"x\", A = \"y\" }}"
+                )),
+                &format!("{headers}.a: is there twice"),
+            ),
+            (
+                &http(&format!("{url}\nhandler.connect_timeout = \"0s\"")),
+                "consumers.orders.handler.connect_timeout: is 0s, must be 1ms",
+            ),
+            (
+                &http(&format!("{url}\nhandler.ca_file = \"{pem}\"")),
+                "consumers.orders.handler.ca_file: is of no use without TLS",
+            ),
+            (
+                &http("handler.url = \"https://a/\"\nhandler.ca_file = \"/missing\""),
+                "consumers.orders.handler.ca_file: cannot read /missing",
+            ),
+        ]);
+        allowed(&[
+            &http("handler.url = \"http://u:p@[::1]:8000/orders?x=y\""),
+            &http(&format!(
+                "handler.url = \"https://a/\"\nhandler.ca_file = \"{pem}\""
+            )),
+            &http(&format!(
+                "{url}\nhandler.headers = {{ Authorization = \"Bearer x\" }}"
+            )),
+        ]);
     }
 }

@@ -7,14 +7,7 @@ mod handler;
 mod process;
 mod queues;
 
-use std::{
-    fmt::Display,
-    fs::File,
-    io::Read,
-    ops::RangeInclusive,
-    path::Path,
-    time::Duration,
-};
+use std::{fmt::Display, fs::File, io::Read, ops::RangeInclusive, path::Path, time::Duration};
 
 use humantime::format_duration;
 
@@ -25,15 +18,15 @@ use super::{
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(60 * 60);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 
 /// AMQP 0-9-1 sends names as a byte of length and as many bytes of text.
 const NAME_BYTES: usize = 255;
 
 /// From here on a run outlives RabbitMQ's default `consumer_timeout`.
-const BROKER_CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+const BROKER_CONSUMER_TIMEOUT: Duration = Duration::from_mins(30);
 
 impl Settings {
     /// Check what the settings mean: for settings made or changed in code. [`Settings::load`] and
@@ -43,7 +36,11 @@ impl Settings {
     /// Lists every value out of its range and every contradiction.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let findings = self.findings().into_iter();
-        ConfigError::check(findings.map(|finding| finding.problem(Source::Code)).collect())
+        ConfigError::check(
+            findings
+                .map(|finding| finding.problem(Source::Code))
+                .collect(),
+        )
     }
 
     /// Check that there is something to consume: for `lapwing run`.
@@ -73,7 +70,10 @@ impl Settings {
             consumer.handler.kind == HandlerKind::None && consumer.types.is_empty()
         });
         let problems = without.map(|(name, _)| Problem {
-            path: KeyPath::of("consumers").key(name).key("handler").to_string(),
+            path: KeyPath::of("consumers")
+                .key(name)
+                .key("handler")
+                .to_string(),
             source: Source::Default,
             message: "is required, such as { kind = \"log\" }, or types with a handler each"
                 .to_owned(),
@@ -87,7 +87,10 @@ impl Settings {
         let consumers = self.consumers.iter();
         let long = consumers.filter(|(_, consumer)| consumer.timeout >= BROKER_CONSUMER_TIMEOUT);
         long.map(|(name, _)| Problem {
-            path: KeyPath::of("consumers").key(name).key("timeout").to_string(),
+            path: KeyPath::of("consumers")
+                .key(name)
+                .key("timeout")
+                .to_string(),
             source: Source::Code,
             message: "is not below the broker's default consumer timeout (30min): raise that too, \
                       or long runs lose their channel and are delivered again"
@@ -163,10 +166,10 @@ impl Findings {
     fn number<T: PartialOrd + Display>(
         &mut self,
         path: KeyPath,
-        value: T,
+        value: &T,
         range: RangeInclusive<T>,
     ) {
-        if !range.contains(&value) {
+        if !range.contains(value) {
             let (low, high) = range.into_inner();
             self.add(path, format!("is {value}, must be {low} to {high}"));
         }
@@ -186,7 +189,10 @@ impl Findings {
             self.add(path, "must not be empty");
         } else if name.len() > NAME_BYTES {
             let length = name.len();
-            self.add(path, format!("has {length} bytes, must have at most {NAME_BYTES}"));
+            self.add(
+                path,
+                format!("has {length} bytes, must have at most {NAME_BYTES}"),
+            );
         } else if name.chars().any(char::is_control) {
             self.add(path, "must not hold control characters");
         }
@@ -198,7 +204,10 @@ impl Findings {
         let mut text = String::new();
         match File::open(file).and_then(|mut open| open.read_to_string(&mut text)) {
             Err(error) => {
-                self.add(path.clone(), format!("cannot read {}: {error}", file.display()));
+                self.add(
+                    path.clone(),
+                    format!("cannot read {}: {error}", file.display()),
+                );
                 None
             }
             Ok(_) if text.trim().is_empty() => {

@@ -5,7 +5,9 @@ use std::time::Duration;
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use super::{DAY, Findings, HOUR, MILLISECOND, MINUTE};
-use crate::config::{DrainSettings, LogSettings, Settings, StateSettings, TimeoutSettings, problem::KeyPath};
+use crate::config::{
+    DrainSettings, LogSettings, Settings, StateSettings, TimeoutSettings, problem::KeyPath,
+};
 
 pub(super) fn check(findings: &mut Findings, settings: &Settings) {
     let DrainSettings { grace, settle } = settings.drain;
@@ -15,7 +17,7 @@ pub(super) fn check(findings: &mut Findings, settings: &Settings) {
     timeouts(findings, &settings.timeouts);
 
     let StateSettings { mailbox } = settings.state;
-    findings.number(KeyPath::of("state.mailbox"), mailbox, 1..=1_000_000);
+    findings.number(KeyPath::of("state.mailbox"), &mailbox, 1..=1_000_000);
 
     let LogSettings { format: _, filter } = &settings.log;
     filter_directives(findings, filter);
@@ -65,5 +67,58 @@ fn filter_directives(findings: &mut Findings, filter: &str) {
         || EnvFilter::builder().parse(filter).is_err()
     {
         findings.add(path, right);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::validate::tests::{allowed, refused};
+
+    #[test]
+    fn process_settings_keep_their_ranges() {
+        refused(&[
+            (
+                "drain.grace = \"25h\"",
+                "drain.grace: is 1day 1h, must be 0s to 1day",
+            ),
+            (
+                "drain.settle = \"0s\"",
+                "drain.settle: is 0s, must be 1ms to 1m",
+            ),
+            ("state.mailbox = 0", "state.mailbox: is 0, must be 1 to"),
+            ("state.mailbox = 1000001", "state.mailbox: is 1000001"),
+            ("log.filter = \"\"", "log.filter: expected a level"),
+            ("log.filter = \"info,\"", "log.filter: expected a level"),
+            (
+                "log.filter = \"info, lapwing=debug\"",
+                "log.filter: expected a level",
+            ),
+            ("log.filter = \"inof\"", "log.filter: expected a level"),
+            (
+                "log.filter = \"info,lapwing=lot\"",
+                "log.filter: expected a level",
+            ),
+        ]);
+        for key in [
+            "connect",
+            "handshake",
+            "declare",
+            "checkout",
+            "publish",
+            "confirm",
+            "ack",
+            "call",
+            "close",
+            "telemetry_flush",
+        ] {
+            let beginning = format!("timeouts.{key}: is 0s, must be 1ms to 1h");
+            refused(&[(&format!("timeouts.{key} = \"0s\""), &beginning)]);
+        }
+        allowed(&[
+            "drain.grace = \"0s\"",
+            "log.filter = \"off\"",
+            "log.filter = \"WARN,lapwing::broker=debug\"",
+            "log.filter = \"info,[delivery{lane}]=trace\"",
+        ]);
     }
 }

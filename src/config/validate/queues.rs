@@ -53,7 +53,10 @@ fn names(findings: &mut Findings, section: &KeyPath, consumer: &ConsumerSettings
     let at_dead = section.key("dead_letter_queue");
     let queue = &consumer.queue;
     if queue.is_empty() {
-        findings.add(at_queue.clone(), "is required: the name of the queue to consume");
+        findings.add(
+            at_queue.clone(),
+            "is required: the name of the queue to consume",
+        );
     } else {
         findings.name(at_queue.clone(), queue);
     }
@@ -68,7 +71,10 @@ fn names(findings: &mut Findings, section: &KeyPath, consumer: &ConsumerSettings
     let dead = consumer.dead_letter_queue();
     let longest = ladder(consumer).rungs().last().map(|rung| rung.queue);
     let derived = [
-        ("dead-letter queue", consumer.dead_letter_queue.is_none().then_some(dead)),
+        (
+            "dead-letter queue",
+            consumer.dead_letter_queue.is_none().then_some(dead),
+        ),
         ("longest retry queue", longest),
     ];
     for (what, name) in derived {
@@ -86,7 +92,10 @@ fn names(findings: &mut Findings, section: &KeyPath, consumer: &ConsumerSettings
 
 fn reserved(findings: &mut Findings, path: KeyPath, queue: &str) {
     if queue.starts_with("amq.") {
-        findings.add(path, "must not begin with `amq.`: the broker keeps such names for itself");
+        findings.add(
+            path,
+            "must not begin with `amq.`: the broker keeps such names for itself",
+        );
     }
 }
 
@@ -151,5 +160,122 @@ fn same_queue(
             section(first).key("queue"),
         ];
         findings.contradiction(section(name).key(key), others, message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::validate::tests::{allowed, orders, problems, refused};
+
+    #[test]
+    fn queue_names_fit_the_broker() {
+        let named = |queue: &str| format!("[consumers.orders]\nqueue = \"{queue}\"");
+        let bytes = |count| named(&"q".repeat(count));
+        refused(&[
+            ("[consumers.orders]", "consumers.orders.queue: is required"),
+            (
+                &named("amq.orders"),
+                "consumers.orders.queue: must not begin with `amq.`",
+            ),
+            (
+                &named("a\\nb"),
+                "consumers.orders.queue: must not hold control characters",
+            ),
+            (
+                &bytes(256),
+                "consumers.orders.queue: has 256 bytes, must have at most 255",
+            ),
+            // `.retry.1024s` are 12 bytes.
+            (
+                &bytes(244),
+                "consumers.orders.queue: is too long for its longest retry queue, which has `.retry.1024s`",
+            ),
+            (
+                &orders("dead_letter_queue = \"\""),
+                "consumers.orders.dead_letter_queue: must not be empty",
+            ),
+            (
+                &orders("dead_letter_queue = \"amq.dead\""),
+                "consumers.orders.dead_letter_queue: must not begin with `amq.`",
+            ),
+            (
+                &orders(&format!("dead_letter_queue = \"{}\"", "q".repeat(256))),
+                "consumers.orders.dead_letter_queue: has 256 bytes",
+            ),
+        ]);
+        // `.dead` are 5 bytes, `.retry.1s` 9.
+        let both = format!("{}\nretry.cap = \"1s\"", bytes(251));
+        let found = problems(&both);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(
+            found[0].contains("dead-letter queue, which has `.dead`"),
+            "{found:?}"
+        );
+        allowed(&[&bytes(243), &format!("{}\nretry.cap = \"1s\"", bytes(246))]);
+    }
+
+    #[test]
+    fn a_queue_has_one_purpose() {
+        let two = |a: &str, b: &str| format!("[consumers.a]\n{a}\n[consumers.b]\n{b}");
+        refused(&[
+            (
+                &orders("dead_letter_queue = \"orders\""),
+                "consumers.orders.dead_letter_queue: must not be the queue itself",
+            ),
+            (
+                &orders("dead_letter_queue = \"orders.retry.4s\""),
+                "consumers.orders.dead_letter_queue: is a retry queue of consumers.orders",
+            ),
+            (
+                &two("queue = \"x\"", "queue = \"x.dead\""),
+                "consumers.a.dead_letter_queue: is the queue of consumers.b",
+            ),
+            (
+                &two("queue = \"x\"", "queue = \"x.retry.1024s\""),
+                "consumers.b.queue: is a retry queue of consumers.a",
+            ),
+            (
+                &two(
+                    "queue = \"x\"",
+                    "queue = \"y\"\ndead_letter_queue = \"x.retry.1s\"",
+                ),
+                "consumers.b.dead_letter_queue: is a retry queue of consumers.a",
+            ),
+        ]);
+        allowed(&[
+            &two("queue = \"x\"", "queue = \"x.retry.2048s\""),
+            &two(
+                "queue = \"x\"\ndead_letter_queue = \"dead\"",
+                "queue = \"y\"\ndead_letter_queue = \"dead\"",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn consumers_of_one_queue_agree_about_it() {
+        let two =
+            |b: &str| format!("[consumers.a]\nqueue = \"x\"\n[consumers.b]\nqueue = \"x\"\n{b}");
+        for (key, line) in [
+            ("topology", "topology = \"verify\""),
+            ("queue_type", "queue_type = \"classic\""),
+            ("bindings", "bindings = [{ exchange = \"a\" }]"),
+            ("dead_letter_queue", "dead_letter_queue = \"y\""),
+            ("delivery_limit", "delivery_limit = 5"),
+            ("retry", "retry.max_attempts = 5"),
+        ] {
+            let beginning = format!("consumers.b.{key}: differs from that of consumers.a");
+            refused(&[(&two(line), &beginning)]);
+        }
+        assert_eq!(
+            problems("[consumers.a]\n[consumers.b]\nretry.max_attempts = 5"),
+            [
+                "consumers.a.queue: is required: the name of the queue to consume",
+                "consumers.b.queue: is required: the name of the queue to consume",
+            ]
+        );
+        allowed(&[
+            &two("prefetch = 100\nhandler.kind = \"log\""),
+            &two("dead_letter_queue = \"x.dead\""),
+        ]);
     }
 }

@@ -1,0 +1,77 @@
+//! The worker that `make bench` measures: the whole path (typed JSON, timeout armed, retry policy,
+//! ledger), with a handler that does nothing or sleeps.
+//!
+//! Environment, as the driver sets it: `AMQP_URL`, `QUEUE`, `PREFETCH`, `CONC` (handlers at once),
+//! `SLEEP_MS`, `LANES` (queues `QUEUE`, `QUEUE.1`, …), `QUEUE_TYPE`.
+
+use std::{hint::black_box, time::Duration};
+
+use lapwing::{
+    Worker,
+    config::{BrokerUrls, ConsumerSettings, Settings, Topology},
+    handler::{Json, Shared},
+    shutdown_signal,
+};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[expect(dead_code, reason = "parsed to be measured")]
+struct Work {
+    id: String,
+    key: String,
+    n: u64,
+    payload: String,
+}
+
+async fn nothing(Json(work): Json<Work>) {
+    black_box(work);
+}
+
+async fn nap(Json(work): Json<Work>, time: Shared<Duration>) {
+    black_box(work);
+    tokio::time::sleep(**time).await;
+}
+
+fn env<T: std::str::FromStr>(name: &str, default: T) -> T {
+    let value = std::env::var(name).ok();
+    value.and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let queue = env("QUEUE", "bench".to_owned());
+    let sleep = env("SLEEP_MS", 0);
+    let prefetch = env("PREFETCH", 200);
+    let mut settings = Settings::default();
+    let url: String = env("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned());
+    settings.broker.url = BrokerUrls::parse(&url);
+    let lanes = (0..env("LANES", 1)).map(|lane| match lane {
+        0 => ("lane_0".to_owned(), queue.clone()),
+        n => (format!("lane_{n}"), format!("{queue}.{n}")),
+    });
+    for (lane, queue) in lanes {
+        let consumer = ConsumerSettings {
+            queue,
+            // The driver has made the queue; rungs and dead letters are not needed.
+            topology: Topology::None,
+            prefetch,
+            concurrency: env("CONC", prefetch).clamp(1, prefetch),
+            ..ConsumerSettings::default()
+        };
+        settings.consumers.insert(lane, consumer);
+    }
+    let names: Vec<_> = settings.consumers.keys().cloned().collect();
+    let mut worker = Worker::new(settings).share(Duration::from_millis(sleep));
+    for name in names {
+        worker = match sleep {
+            0 => worker.handler(&name, nothing),
+            _ => worker.handler(&name, nap),
+        };
+    }
+    let report = worker.run(shutdown_signal()).await?;
+    eprintln!("{:?}", report.ledger());
+    for (name, lane) in &report.lanes {
+        eprintln!("{name}: {:?}", lane.counts);
+    }
+    Ok(())
+}

@@ -1,0 +1,312 @@
+//! A lane: one consumer with its limits, policy and handler, as an actor.
+//!
+//! One task owns the session, the table of unsettled deliveries and the ledger. Deliveries start
+//! their path as tasks of their own; their ends come back by `mpsc`, questions and orders too,
+//! answers by `oneshot`. Nothing else settles.
+
+mod drain;
+mod settlement;
+mod supervision;
+
+use std::{collections::BTreeMap, future::pending, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+    time::{Instant, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    health::{LaneHealth, LaneState},
+    ledger::{End, Ledger},
+    shared::{Ended, LaneShared},
+    unsettled::Unsettled,
+};
+use crate::{
+    backoff::Reconnect,
+    broker::{Acks, BrokerError, Delivery, Link, Session},
+    run::Permit,
+    telemetry::Counts,
+};
+
+/// What can be asked of a lane.
+pub(super) enum Command {
+    /// Its account.
+    Report(oneshot::Sender<LaneReport>),
+    /// Take nothing new, give back what has not started.
+    Pause(oneshot::Sender<()>),
+    /// Consume again.
+    Resume(oneshot::Sender<()>),
+}
+
+/// What a lane knows about itself.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct LaneReport {
+    /// Its account.
+    pub ledger: Ledger,
+    /// What it counted.
+    pub counts: Counts,
+    /// Deliveries on their path now; after a drain, those that were left unsettled.
+    pub in_flight: usize,
+}
+
+/// The lane's channels to the rest of the worker.
+pub(super) struct LaneChannels {
+    pub(super) ended: mpsc::UnboundedReceiver<Ended>,
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) health: watch::Sender<LaneHealth>,
+    /// Told once how the first attempt to subscribe ended.
+    pub(super) started: mpsc::UnboundedSender<(String, Result<(), BrokerError>)>,
+}
+
+type Opening = Pin<Box<dyn Future<Output = Result<(Session, u64), BrokerError>> + Send>>;
+type Flushing = Pin<Box<dyn Future<Output = (Acks, Result<(), BrokerError>)> + Send>>;
+
+/// How often a lane looks at what no event tells: stuck handlers, a channel that died while all
+/// handlers were busy.
+const LOOK: Duration = Duration::from_millis(250);
+/// A finished message behind one that is still open waits this many times the ack delay before it
+/// gets an ack of its own.
+const PATIENCE: u32 = 5;
+/// Acks of single messages that go out together, and the pause after them. A quorum queue takes
+/// about 32 commands of a channel at a time (measured).
+const SINGLES: usize = 64;
+const DRAIN_SINGLES: usize = 16;
+const DRAIN_PACE: Duration = Duration::from_millis(5);
+/// What a handler that blocks its thread gets beyond its timeout and cancellation grace.
+const STUCK_SLACK: Duration = Duration::from_millis(500);
+/// How long after the end of the grace, and of its handlers' cancellation, a lane still settles.
+const LAST_CHANCE: Duration = Duration::from_millis(1500);
+
+/// See the module.
+pub(super) struct Lane {
+    shared: Arc<LaneShared>,
+    link: Link,
+    /// Where handlers run.
+    handlers: Handle,
+    channels: LaneChannels,
+    session: Option<Session>,
+    epoch: u64,
+    /// When to subscribe, while there is no session.
+    open_at: Instant,
+    opening: Option<Opening>,
+    backoff: Reconnect,
+    opened_at: Instant,
+    unsettled: Unsettled,
+    /// Paths under way, also of sessions that died.
+    under_way: usize,
+    flushing: Option<Flushing>,
+    flushing_ends: Vec<End>,
+    /// Deliveries whose copies could not be published; given back when the hold ends.
+    held: Vec<u64>,
+    hold_until: Option<Instant>,
+    paused: bool,
+    draining: bool,
+    /// When the grace of the drain ended.
+    hard_stopped: Option<Instant>,
+    /// Commands that were written singly, and when the last was: what the broker may not have
+    /// applied yet.
+    singles: usize,
+    next_flush: Instant,
+    look_at: Instant,
+    ledger: Ledger,
+    reported_start: bool,
+}
+
+impl Lane {
+    pub(super) fn new(
+        shared: Arc<LaneShared>,
+        link: Link,
+        handlers: Handle,
+        channels: LaneChannels,
+        backoff: Reconnect,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            shared,
+            link,
+            handlers,
+            channels,
+            session: None,
+            epoch: 0,
+            open_at: now,
+            opening: None,
+            backoff,
+            opened_at: now,
+            unsettled: Unsettled::default(),
+            under_way: 0,
+            flushing: None,
+            flushing_ends: Vec::new(),
+            held: Vec::new(),
+            hold_until: None,
+            paused: false,
+            draining: false,
+            hard_stopped: None,
+            singles: 0,
+            next_flush: now,
+            look_at: now + LOOK,
+            ledger: Ledger::default(),
+            reported_start: false,
+        }
+    }
+
+    /// Runs the lane until its drain is over, and gives its account.
+    pub(super) async fn run(mut self) -> LaneReport {
+        let mut ends = Vec::with_capacity(256);
+        while !(self.draining && self.is_finished()) {
+            self.begin_flush();
+            let wake = self.next_wake();
+            let takes = self.takes_deliveries();
+            tokio::select! {
+                biased;
+                () = cancelled_once(&self.shared.drain, self.draining) => self.begin_drain().await,
+                () = cancelled_once(&self.shared.hard_stop, self.hard_stopped.is_some()) => {
+                    self.cancel_handlers();
+                }
+                Some(command) = self.channels.commands.recv() => self.obey(command).await,
+                count = self.channels.ended.recv_many(&mut ends, 256) => {
+                    debug_assert!(count > 0, "the lane holds a sender itself");
+                    for ended in ends.drain(..) {
+                        self.book(&ended);
+                    }
+                }
+                (acks, result) = settled(self.flushing.as_mut()) => self.flushed(&acks, result),
+                opened = settled(self.opening.as_mut()) => self.opened(opened),
+                (permit, delivery) = next_delivery(&self.shared, self.session.as_mut()), if takes => {
+                    self.received(permit, delivery);
+                }
+                () = sleep_until(wake) => self.look().await,
+            }
+        }
+        self.finish().await
+    }
+
+    fn takes_deliveries(&self) -> bool {
+        self.session.is_some() && !self.draining && !self.paused && self.hold_until.is_none()
+    }
+
+    fn wants_session(&self) -> bool {
+        self.session.is_none() && self.opening.is_none() && !self.draining && !self.paused
+    }
+
+    /// Whether nothing is left to do, or what is left will never be done.
+    fn is_finished(&self) -> bool {
+        let settled = self.unsettled.is_empty() && self.flushing.is_none() && self.held.is_empty();
+        let given_up = self
+            .hard_stopped
+            .is_some_and(|at| at.elapsed() > self.shared.limits.cancel_grace + LAST_CHANCE);
+        (settled && self.under_way == 0) || given_up
+    }
+
+    fn next_wake(&self) -> Instant {
+        let mut wake = self.look_at;
+        if self.flushing.is_none()
+            && let Some(since) = self.unsettled.oldest_finished()
+        {
+            wake = wake.min(self.next_flush.max(since + self.shared.settings.ack.delay));
+        }
+        if self.wants_session() {
+            wake = wake.min(self.open_at);
+        }
+        if !self.held.is_empty() && self.hold_until.is_none() {
+            wake = Instant::now();
+        }
+        wake.min(self.hold_until.unwrap_or(wake))
+    }
+
+    async fn look(&mut self) {
+        let now = Instant::now();
+        if !self.held.is_empty() && self.hold_until.is_none_or(|until| until <= now) {
+            let held = std::mem::take(&mut self.held);
+            self.give_back(held).await;
+        }
+        if self.hold_until.is_some_and(|until| until <= now) {
+            self.hold_until = None;
+            if self.session.is_some() && !self.draining && !self.paused {
+                self.tell(LaneState::Consuming, None);
+            }
+        }
+        if self.wants_session() && now >= self.open_at {
+            self.open();
+        }
+        if now >= self.look_at {
+            self.look_at = now + LOOK;
+            self.look_for_stuck_handlers();
+            if self.session.as_ref().is_some_and(|session| !session.is_usable()) {
+                self.lose_session(Some(BrokerError::Lost("channel lost".to_owned())));
+            }
+            self.singles = 0;
+        }
+    }
+
+    async fn obey(&mut self, command: Command) {
+        // An asker that has gone away does not matter.
+        match command {
+            Command::Report(answer) => {
+                let _ = answer.send(self.report());
+            }
+            Command::Pause(answer) => {
+                self.paused = true;
+                self.stop_consuming().await;
+                self.tell(LaneState::Paused, Some("paused by an operator".to_owned()));
+                let _ = answer.send(());
+            }
+            Command::Resume(answer) => {
+                self.resume().await;
+                let _ = answer.send(());
+            }
+        }
+    }
+
+    fn report(&self) -> LaneReport {
+        LaneReport {
+            ledger: self.ledger,
+            counts: self.shared.counters.counts(),
+            in_flight: self.under_way,
+        }
+    }
+
+    fn tell(&self, state: LaneState, reason: Option<String>) {
+        self.channels.health.send_replace(LaneHealth::new(state, reason));
+    }
+}
+
+/// The reports of a worker's lanes, by name.
+pub type LaneReports = BTreeMap<String, LaneReport>;
+
+/// Numbers sessions, over all lanes; 0 is none.
+fn next_epoch() -> u64 {
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static EPOCH: AtomicU64 = AtomicU64::new(1);
+    EPOCH.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A handler slot, then a delivery for it.
+async fn next_delivery(
+    shared: &LaneShared,
+    session: Option<&mut Session>,
+) -> (Permit, Option<Result<Delivery, BrokerError>>) {
+    let (Some(session), Ok(taken)) = (session, shared.handlers.acquire().await) else {
+        return pending().await;
+    };
+    let delivery = session.next().await;
+    taken.forget();
+    (Permit::taken(Arc::clone(&shared.handlers)), delivery)
+}
+
+/// The future's end, or never where there is none.
+async fn settled<F: Future + Unpin>(future: Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}
+
+/// The token's cancellation, once.
+async fn cancelled_once(token: &CancellationToken, seen: bool) {
+    match seen {
+        true => pending().await,
+        false => token.cancelled().await,
+    }
+}

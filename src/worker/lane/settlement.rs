@@ -1,0 +1,187 @@
+//! A lane's deliveries: starting their paths, booking their ends, telling the broker.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tracing::{debug, error, warn};
+
+use super::{DRAIN_PACE, DRAIN_SINGLES, Lane, PATIENCE, SINGLES};
+use crate::{
+    broker::{Acks, BrokerError, Delivery, Session},
+    decode::decode,
+    run::{Permit, Run},
+    worker::{
+        health::LaneState,
+        ledger::End,
+        path,
+        shared::Ended,
+    },
+};
+
+impl Lane {
+    /// One delivery, and whatever else has arrived and finds a handler slot.
+    pub(super) fn received(&mut self, permit: Permit, delivery: Option<Result<Delivery, BrokerError>>) {
+        let mut next = Some((permit, delivery));
+        while let Some((permit, delivery)) = next.take() {
+            match delivery {
+                Some(Ok(delivery)) => self.start(permit, delivery),
+                Some(Err(error)) => return self.lose_session(Some(error)),
+                // The broker has cancelled the consumer, for instance because the queue was
+                // deleted. Nothing says so but the end of the stream.
+                None => return self.lose_session(None),
+            }
+            let Some(session) = self.session.as_mut() else {
+                return;
+            };
+            let Ok(taken) = self.shared.handlers.try_acquire() else {
+                return;
+            };
+            // A delivery that is not here yet gives the slot back.
+            if let Some(delivery) = session.try_next() {
+                taken.forget();
+                let permit = Permit::taken(Arc::clone(&self.shared.handlers));
+                next = Some((permit, Some(delivery)));
+            }
+        }
+    }
+
+    /// Starts the path of a delivery.
+    pub(super) fn start(&mut self, permit: Permit, delivery: Delivery) {
+        // lapin hands over what it had buffered when the channel died; the broker has it back.
+        let usable = self.session.as_ref().is_some_and(Session::is_usable);
+        self.ledger.received += 1;
+        if !usable {
+            self.ledger.unsettled(End::Stale);
+            return;
+        }
+        let tag = delivery.tag;
+        let shared = &self.shared;
+        let message = decode(delivery, &shared.queue, shared.settings.decode);
+        let run = Arc::new(Run::new(
+            Arc::clone(&shared.name),
+            message,
+            Arc::clone(&shared.by_handlers),
+            (self.epoch, tag),
+            permit,
+        ));
+        if !self.unsettled.push(tag, Arc::clone(&run)) {
+            error!(lane = %shared.name, tag, "delivery tag out of order, replacing the session");
+            self.ledger.unsettled(End::Stale);
+            return self.lose_session(None);
+        }
+        self.under_way += 1;
+        self.handlers.spawn(path::carry(Arc::clone(shared), run));
+    }
+
+    /// Books the end of a path.
+    pub(super) fn book(&mut self, ended: &Ended) {
+        self.under_way -= 1;
+        let (tag, end) = (ended.run.tag, ended.end);
+        if ended.run.epoch != self.epoch {
+            // Its session died, and it was booked then.
+            self.shared.counters.stale_settles.add_one();
+            if !matches!(end, End::Return | End::Hold | End::Stale) {
+                self.ledger.duplicates += 1;
+            }
+            return;
+        }
+        match end {
+            End::Hold => self.hold(tag),
+            End::Return => self.held.push(tag),
+            End::Stale => debug!(lane = %self.shared.name, tag, "session is gone"),
+            _ => {
+                let open = self.unsettled.finish(tag, end, Instant::now());
+                debug_assert!(open, "a path reports once");
+            }
+        }
+    }
+
+    /// Writes acks, where enough have gathered or waited long enough, and none are being written.
+    pub(super) fn begin_flush(&mut self) {
+        let Some(session) = &self.session else { return };
+        let Some(since) = self.unsettled.oldest_finished() else {
+            return;
+        };
+        let now = Instant::now();
+        if self.flushing.is_some() || (self.draining && now < self.next_flush) {
+            return;
+        }
+        let settings = &self.shared.settings;
+        // A small prefetch must not fill with finished messages that wait for company.
+        let batch = usize::from(settings.ack.batch.min(settings.prefetch / 4).max(1));
+        let idle = self.unsettled.open() == 0;
+        let due = now.duration_since(since) >= settings.ack.delay;
+        if !idle && !due && self.unsettled.finished() < batch {
+            return;
+        }
+        let (patience, singles) = match self.draining {
+            true => (settings.ack.delay, DRAIN_SINGLES),
+            false if self.unsettled.finished() >= batch => (Duration::ZERO, SINGLES),
+            false => (settings.ack.delay * PATIENCE, SINGLES),
+        };
+        let flush = self.unsettled.flush(now, patience, singles);
+        self.next_flush = now + settings.ack.delay;
+        if flush.acks.is_empty() {
+            return;
+        }
+        if self.draining {
+            self.next_flush = now + DRAIN_PACE;
+        }
+        self.singles += flush.acks.singles.len();
+        self.flushing_ends = flush.ends;
+        self.flushing = Some(Box::pin(session.ack(flush.acks)));
+    }
+
+    /// Books what was written, or what could not be.
+    pub(super) fn flushed(&mut self, acks: &Acks, result: Result<(), BrokerError>) {
+        self.flushing = None;
+        let ends = std::mem::take(&mut self.flushing_ends);
+        match result {
+            Ok(()) => ends.into_iter().for_each(|end| self.ledger.settled(end)),
+            Err(error) => {
+                warn!(lane = %self.shared.name, %error, through = acks.through, singles = acks.singles.len(), "acks not written, the broker redelivers");
+                ends.into_iter().for_each(|end| self.ledger.unsettled(end));
+                if let (BrokerError::TimedOut { .. }, Some(session)) = (&error, &self.session) {
+                    session.kill();
+                }
+                self.lose_session(Some(error));
+            }
+        }
+    }
+
+    /// A delivery's copy cannot be published: nothing new is taken for a while, and it goes back.
+    pub(super) fn hold(&mut self, tag: u64) {
+        self.held.push(tag);
+        if self.hold_until.is_none() {
+            self.hold_until = Some(Instant::now() + self.shared.publish.hold);
+            let reason = "retries and dead letters are not confirmed by the broker";
+            self.tell(LaneState::Held, Some(reason.to_owned()));
+        }
+    }
+
+    /// Gives deliveries back to the queue.
+    pub(super) async fn give_back(&mut self, tags: Vec<u64>) {
+        let tags: Vec<_> = tags
+            .into_iter()
+            .filter(|tag| self.unsettled.settle(*tag))
+            .collect();
+        let Some(session) = &self.session else { return };
+        if tags.is_empty() {
+            return;
+        }
+        self.singles += tags.len();
+        let result = session.give_back(&tags).await;
+        self.gave_back(tags.len(), result);
+    }
+
+    pub(super) fn gave_back(&mut self, count: usize, result: Result<(), BrokerError>) {
+        match result {
+            Ok(()) => self.ledger.returned += count as u64,
+            Err(error) => {
+                // Not told, but the broker takes them back with the channel.
+                self.ledger.stale += count as u64;
+                self.lose_session(Some(error));
+            }
+        }
+    }
+}

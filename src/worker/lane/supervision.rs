@@ -1,0 +1,170 @@
+//! A lane's sessions: getting one, ending it, replacing it; and handlers that are stuck.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::{Lane, STUCK_SLACK, next_epoch};
+use crate::{
+    broker::{BrokerError, Session},
+    handler::Outcome,
+    run::Run,
+    worker::{health::LaneState, path, unsettled::Unsettled},
+};
+
+impl Lane {
+    pub(super) fn opened(&mut self, opened: Result<(Session, u64), BrokerError>) {
+        self.opening = None;
+        if !self.reported_start {
+            self.reported_start = true;
+            let result = opened.as_ref().map(drop).map_err(Clone::clone);
+            // Nobody listens once the worker has started.
+            let _ = self.channels.started.send((self.shared.name.to_string(), result));
+        }
+        match opened {
+            Ok((session, epoch)) => {
+                info!(lane = %self.shared.name, queue = %self.shared.queue, "consuming");
+                self.shared.counters.sessions.add_one();
+                self.opened_at = Instant::now();
+                self.epoch = epoch;
+                self.shared.set_epoch(epoch);
+                self.session = Some(session);
+                self.unsettled = Unsettled::default();
+                self.tell(LaneState::Consuming, None);
+            }
+            Err(error) => self.reopen_later(&error.to_string(), error.needs_people()),
+        }
+    }
+
+    pub(super) fn reopen_later(&mut self, reason: &str, loud: bool) {
+        let wait = self.backoff.next();
+        self.open_at = Instant::now() + wait;
+        if loud {
+            error!(lane = %self.shared.name, reason, retry_in = ?wait, "not consuming");
+        } else {
+            warn!(lane = %self.shared.name, reason, retry_in = ?wait, "not consuming");
+        }
+        if !self.draining && !self.paused {
+            self.tell(LaneState::Connecting, Some(reason.to_owned()));
+        }
+    }
+
+    /// The session has ended without our wish: whatever it had delivered, the broker has back.
+    pub(super) fn lose_session(&mut self, error: Option<BrokerError>) {
+        let Some(session) = self.session.take() else {
+            return;
+        };
+        self.epoch = 0;
+        self.shared.set_epoch(0);
+        let (ends, open) = self.unsettled.abandon();
+        ends.into_iter().for_each(|end| self.ledger.unsettled(end));
+        self.ledger.stale += open as u64;
+        // Acks that were being written and whose fate is not known count as lost.
+        self.flushing = None;
+        std::mem::take(&mut self.flushing_ends)
+            .into_iter()
+            .for_each(|end| self.ledger.unsettled(end));
+        self.held.clear();
+        self.hold_until = None;
+        const STABLE: Duration = Duration::from_secs(30);
+        if self.opened_at.elapsed() > STABLE {
+            self.backoff.reset();
+        }
+        let reason = match error {
+            Some(error) => error.to_string(),
+            None => "the broker cancelled the consumer".to_owned(),
+        };
+        self.reopen_later(&reason, false);
+        // The broker cancelled only the consumer: the channel, and what is unsettled on it, has
+        // to be closed by us, or it would stay there.
+        if session.is_usable() {
+            tokio::spawn(session.close());
+        }
+    }
+
+    pub(super) fn open(&mut self) {
+        let (shared, mut link) = (Arc::clone(&self.shared), self.link.clone());
+        self.opening = Some(Box::pin(async move {
+            let connection = match link.connected().await {
+                Some(connected) => connected?,
+                None => pending().await,
+            };
+            let timeouts = Arc::clone(&shared.timeouts);
+            let session = Session::open(connection, &shared.settings, timeouts, &shared.worker);
+            Ok((session.await?, next_epoch()))
+        }));
+    }
+
+    /// Stops the subscription and gives back what has arrived but not started: at once, so that
+    /// other workers can run it.
+    pub(super) async fn stop_consuming(&mut self) {
+        let Some(session) = self.session.as_mut() else {
+            return;
+        };
+        if let Err(error) = session.cancel().await {
+            return self.lose_session(Some(error));
+        }
+        // Cancel-ok comes after the last delivery, and lapin ends the stream there.
+        let mut arrived = Vec::new();
+        let limit = Instant::now() + session.request_limit();
+        while let Ok(Some(Ok(delivery))) = tokio::time::timeout_at(limit, session.next()).await {
+            arrived.push(delivery.tag);
+        }
+        self.ledger.received += arrived.len() as u64;
+        let Some(last) = arrived.last().copied() else {
+            return;
+        };
+        if self.unsettled.is_empty() && self.flushing.is_none() {
+            // One command for all: see `finish`.
+            let result = session.give_back_through(last).await;
+            self.unsettled.skip_to(last);
+            return self.gave_back(arrived.len(), result);
+        }
+        self.unsettled.skip_to(last);
+        self.singles += arrived.len();
+        let result = session.give_back(&arrived).await;
+        self.gave_back(arrived.len(), result);
+    }
+
+    pub(super) async fn resume(&mut self) {
+        if !std::mem::take(&mut self.paused) || self.draining {
+            return;
+        }
+        let Some(session) = self.session.as_mut() else {
+            return self.tell(LaneState::Connecting, None);
+        };
+        match session.consume_again().await {
+            Ok(()) => self.tell(LaneState::Consuming, None),
+            Err(error) => self.lose_session(Some(error)),
+        }
+    }
+
+    /// A handler that blocks its thread sees no timeout: the lane settles its delivery, and gives
+    /// its slot to others.
+    pub(super) fn look_for_stuck_handlers(&mut self) {
+        let limits = self.shared.limits;
+        let most = limits.timeout + limits.cancel_grace + STUCK_SLACK;
+        let after_stop = self
+            .hard_stopped
+            .is_some_and(|at| at.elapsed() > limits.cancel_grace + STUCK_SLACK);
+        let stuck = |run: &&Arc<Run>| {
+            run.handling_for()
+                .is_some_and(|time| time > most || after_stop)
+                && run.claim()
+        };
+        let stuck: Vec<_> = self.unsettled.runs().filter(stuck).map(Arc::clone).collect();
+        for run in stuck {
+            error!(lane = %self.shared.name, id = run.message.id(), "handler blocks its thread: its message is settled without it");
+            self.shared.counters.handler_stuck.add_one();
+            run.permit().release();
+            let outcome = match after_stop {
+                true => Outcome::Interrupted,
+                false => Outcome::TimedOut {
+                    after: limits.timeout,
+                },
+            };
+            tokio::spawn(path::settle_stuck(Arc::clone(&self.shared), run, outcome));
+        }
+    }
+}
