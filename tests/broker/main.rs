@@ -1,0 +1,8 @@
+//! The suites that need a real broker, in one binary: one link instead of one for each.
+//!
+//! Without anything set they start a node by `scripts/rabbitmq`. `LAPWING_TEST_RELEASE` chooses its
+//! release line, `AMQP_URL` (with `MANAGEMENT_URL`) names a broker that runs already.
+
+mod support;
+
+mod harness;

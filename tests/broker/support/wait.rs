@@ -1,0 +1,78 @@
+//! Deadlines: nothing in a test waits for ever, and what gave up says what it last saw.
+
+use std::fmt::Debug;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+/// How long a test waits for something that is expected to take well under a second.
+///
+/// Generous, as it costs nothing when all is well and the machine that runs the suite may be busy.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The pause between two looks at the broker's state.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// Waits until what `observe` returns satisfies `accept`, and returns it.
+///
+/// For state that reports no event: the broker's queues and connections. Panics after `deadline`
+/// with `what` and the last observed value; an observation that itself hangs counts as none.
+pub async fn wait_until<T: Debug>(
+    what: &str,
+    deadline: Duration,
+    mut observe: impl AsyncFnMut() -> T,
+    accept: impl Fn(&T) -> bool,
+) -> T {
+    let started = Instant::now();
+    let mut last = None;
+    loop {
+        let left = deadline.saturating_sub(started.elapsed());
+        match tokio::time::timeout(left, observe()).await {
+            Ok(seen) if accept(&seen) => return seen,
+            Ok(seen) => last = Some(seen),
+            Err(_) => break,
+        }
+        if started.elapsed() >= deadline {
+            break;
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+    match last {
+        Some(last) => panic!("waited {deadline:?} until {what}; last seen: {last:#?}"),
+        None => panic!("waited {deadline:?} until {what}; the first look did not return"),
+    }
+}
+
+/// The output of `future`, or a panic that says what took longer than [`DEADLINE`].
+pub async fn within<F: IntoFuture>(what: &str, future: F) -> F::Output {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(output) => output,
+        Err(_) => panic!("{what} took longer than {DEADLINE:?}"),
+    }
+}
+
+/// Holds handlers back until the test lets them through. Clones are the same gate.
+#[derive(Clone, Debug, Default)]
+pub struct Gate {
+    open: watch::Sender<bool>,
+}
+
+impl Gate {
+    /// Lets through who waits and who comes later.
+    pub fn open(&self) {
+        self.open.send_replace(true);
+    }
+
+    /// Holds back who comes from now on.
+    pub fn close(&self) {
+        self.open.send_replace(false);
+    }
+
+    /// Waits until the gate is open.
+    pub async fn passed(&self) {
+        let mut open = self.open.subscribe();
+        open.wait_for(|&open| open)
+            .await
+            .expect("the sender is ours");
+    }
+}
