@@ -55,8 +55,8 @@ impl Default for RetrySettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
-    /// The failure's class, whole (`timeout`, `panic`, `http`, `http-connect`, or what a Rust
-    /// handler called it). Absent: any.
+    /// The failure's class, whole (`timeout`, `panic`, `http`, `http-connect`, `http-timeout`,
+    /// `http-request`, or what a Rust handler called it). Absent: any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
     /// The failure's status: a number (`409`), a range (`500-599`) or a hundred (`5xx`). Absent: any.
