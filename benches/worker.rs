@@ -29,7 +29,7 @@ async fn nothing(Json(work): Json<Work>) {
 
 async fn nap(Json(work): Json<Work>, time: Shared<Duration>) {
     black_box(work);
-    tokio::time::sleep(**time).await;
+    tokio::time::sleep(*time).await;
 }
 
 fn env<T: std::str::FromStr>(name: &str, default: T) -> T {

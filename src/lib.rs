@@ -18,7 +18,7 @@
 //! }
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! let settings = Settings::load(Some("worker.toml".as_ref()), std::env::vars())?;
+//! let settings = Settings::load(Some("worker.toml".as_ref()), lapwing::config::environment()?)?;
 //! Worker::new(settings)
 //!     .handler("orders", ship)
 //!     .run(lapwing::shutdown_signal())
