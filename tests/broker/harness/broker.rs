@@ -170,6 +170,7 @@ async fn a_connection_of_the_worker_is_listed_and_can_be_closed() {
     )
     .await;
     assert_eq!(peers[0].client_name, "stranger");
+    assert_eq!(peers[0].state, "running");
     assert_eq!(vhost.close_connections().await, 1);
 
     let seen = within("the consumer's error", consumer.next())

@@ -109,7 +109,7 @@ impl VHost {
 
     /// One question to the probe; the error is its answer.
     async fn ask(&self, queue: &str) -> Result<Counts, String> {
-        let mut probe = self.probe().await;
+        let mut probe = self.probe().await?;
         let question = format!("{} {}\n", self.path(), encode(queue));
         let mut answer = String::new();
         probe
@@ -136,8 +136,9 @@ impl VHost {
     }
 
     /// A connection to the probe, which is put into the node where it is not there: in a node that
-    /// is new or has been restarted.
-    async fn probe(&self) -> BufReader<TcpStream> {
+    /// is new or has been restarted. Tests that do so at the same time may get in each other's way;
+    /// then the error says how, and the next try finds the probe of the quicker one.
+    async fn probe(&self) -> Result<BufReader<TcpStream>, String> {
         let management = self.broker().management();
         let known = management
             .try_call(reqwest::Method::GET, PARAMETER, None)
@@ -147,15 +148,14 @@ impl VHost {
             .and_then(|(_, parameter)| parameter["value"].as_u64())
             && let Some(probe) = greeted(port).await
         {
-            return probe;
+            return Ok(probe);
         }
         let printed = self.broker().ctl(&["eval", PROBE]).await;
         let port = printed.trim().parse();
-        let port = port.unwrap_or_else(|_| panic!("the probe did not start: {printed}"));
+        let port = port.map_err(|_| format!("the probe did not start: {printed}"))?;
         management.put(PARAMETER, &json!({ "value": port })).await;
-        greeted(port)
-            .await
-            .expect("a probe that has just started greets")
+        let probe = greeted(port).await;
+        probe.ok_or_else(|| format!("no probe greets on port {port}"))
     }
 
     /// The counts as the management API lists them.
