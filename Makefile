@@ -1,0 +1,60 @@
+# The verbs of this repository; `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# The RabbitMQ release under test: 3.10, 4.0 or 4.3.
+export LAPWING_TEST_RELEASE ?= 3.10
+# Options for the test runner: make test ARGS='drain --no-capture'
+ARGS ?=
+
+shell_scripts = $(shell grep -lE '^\#!.*bash' scripts/* .ci/*)
+
+.PHONY: help run test test-4.0 test-4.3 matrix lint fmt bench clean setup
+
+help: ## List these targets
+	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+run: ## Show the worker at work on a real RabbitMQ: six orders, and how each ends
+	@scripts/demo
+
+# A node that ran a green suite has nothing to tell; after a red one its logs are kept.
+test: setup ## Run all tests; ARGS='...' goes to cargo nextest
+	@trap 'if (($$? == 0)); then end=down; else end=stop; fi; scripts/rabbitmq $$end "suite*"' EXIT; \
+	[[ -n "$${AMQP_URL:-}" ]] || scripts/rabbitmq up suite --release $(LAPWING_TEST_RELEASE) >/dev/null; \
+	cargo test --doc; \
+	cargo nextest run $(ARGS)
+
+test-4.0: ## Run all tests against RabbitMQ 4.0
+	@$(MAKE) test LAPWING_TEST_RELEASE=4.0
+
+test-4.3: ## Run all tests against RabbitMQ 4.3
+	@$(MAKE) test LAPWING_TEST_RELEASE=4.3
+
+matrix: ## Run all tests against RabbitMQ 3.10, 4.0 and 4.3
+	@for release in 3.10 4.0 4.3; do \
+	  echo "== RabbitMQ $$release"; \
+	  $(MAKE) test LAPWING_TEST_RELEASE=$$release; \
+	done
+
+lint: ## Check format and lints; licences, advisories and shell scripts where the tools are installed
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo 'cargo-deny is not installed: skipped'; fi
+	@if command -v shellcheck >/dev/null; then shellcheck -S warning $(shell_scripts); else echo 'shellcheck is not installed: skipped'; fi
+
+fmt: ## Format the source
+	cargo fmt
+
+bench: ## Measure the worker
+	@scripts/bench
+
+clean: ## End all nodes of this checkout, delete what was built
+	scripts/rabbitmq down '*'
+	cargo clean
+	rm -rf --one-file-system target
+
+setup:
+	@scripts/rabbitmq install $(LAPWING_TEST_RELEASE)
+	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
