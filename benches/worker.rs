@@ -43,7 +43,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sleep = env("SLEEP_MS", 0);
     let prefetch = env("PREFETCH", 200);
     let mut settings = Settings::default();
-    let url: String = env("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned());
+    let url: String = env(
+        "AMQP_URL",
+        "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned(),
+    );
     settings.broker.url = BrokerUrls::parse(&url);
     let lanes = (0..env("LANES", 1)).map(|lane| match lane {
         0 => ("lane_0".to_owned(), queue.clone()),

@@ -38,7 +38,10 @@ async fn charge(
         reason = cancellation.cancelled() => println!("order {}: {reason:?}", order.id),
     }
     let total = state.increment("cents", order.cents).await?;
-    println!("order {} (attempt {attempt}), {total} cents so far", order.id);
+    println!(
+        "order {} (attempt {attempt}), {total} cents so far",
+        order.id
+    );
     Ok(())
 }
 
@@ -46,7 +49,9 @@ async fn work() {}
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let file = std::env::args().nth(1).unwrap_or("config/default.toml".to_owned());
+    let file = std::env::args()
+        .nth(1)
+        .unwrap_or("config/default.toml".to_owned());
     let settings = Settings::load(Some(file.as_ref()), environment()?)?;
     let _telemetry = telemetry::start(&settings.log)?;
     let report = Worker::new(settings)

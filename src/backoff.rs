@@ -163,7 +163,10 @@ mod tests {
             ladder.rungs().map(|rung| rung.queue).collect()
         };
         assert_eq!(names(1), ["q.retry.1s"]);
-        assert_eq!(names(5), ["q.retry.1s", "q.retry.2s", "q.retry.4s", "q.retry.8s"]);
+        assert_eq!(
+            names(5),
+            ["q.retry.1s", "q.retry.2s", "q.retry.4s", "q.retry.8s"]
+        );
         assert_eq!(names(600).len(), 11);
     }
 }

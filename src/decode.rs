@@ -64,10 +64,21 @@ mod tests {
 
     #[test]
     fn json_is_known_by_its_content_type() {
-        for yes in ["application/json", "APPLICATION/JSON; charset=utf-8", "application/ld+json"] {
+        for yes in [
+            "application/json",
+            "APPLICATION/JSON; charset=utf-8",
+            "application/ld+json",
+        ] {
             assert!(is_json(yes), "{yes}");
         }
-        for no in ["text/plain", "json", "", "application/jsonl", "application/+jsonx", "a/é"] {
+        for no in [
+            "text/plain",
+            "json",
+            "",
+            "application/jsonl",
+            "application/+jsonx",
+            "a/é",
+        ] {
             assert!(!is_json(no), "{no}");
         }
     }

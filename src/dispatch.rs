@@ -31,9 +31,11 @@ impl Dispatch {
             true => None,
             false => self.by_type.get(message_type),
         };
-        typed.or(self.any.as_ref()).ok_or_else(|| Outcome::Unroutable {
-            message_type: message_type.to_owned(),
-        })
+        typed
+            .or(self.any.as_ref())
+            .ok_or_else(|| Outcome::Unroutable {
+                message_type: message_type.to_owned(),
+            })
     }
 }
 

@@ -68,7 +68,9 @@ pub(crate) async fn execute(handler: &dyn Handler, run: &Arc<Run>, limits: Limit
 }
 
 fn panicked(payload: Box<dyn Any + Send>) -> Outcome {
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned());
     let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
     Outcome::Panicked {
         message: text.unwrap_or_else(|| "panicked".to_owned()),

@@ -58,6 +58,6 @@ mod worker;
 pub use handler::{Context, Failure, Handler, Outcome};
 pub use message::Message;
 pub use worker::{
-    CallError, LaneHealth, LaneReport, LaneReports, LaneState, Ledger, Readiness, Report,
-    RunError, Worker, WorkerHandle, shutdown_signal,
+    CallError, LaneHealth, LaneReport, LaneReports, LaneState, Ledger, Readiness, Report, RunError,
+    Worker, WorkerHandle, shutdown_signal,
 };

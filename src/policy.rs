@@ -139,7 +139,10 @@ mod tests {
 
     fn retry(millis: u64) -> Settlement {
         let after = Duration::from_millis(millis);
-        Settlement::Retry { after, charged: true }
+        Settlement::Retry {
+            after,
+            charged: true,
+        }
     }
 
     #[test]
@@ -150,13 +153,29 @@ mod tests {
             (Outcome::Succeeded, Settlement::Ack),
             (Outcome::dropped("old"), Settlement::Ack),
             (Outcome::Interrupted, Settlement::Return),
-            (Outcome::snooze(hour), Settlement::Retry { after: hour, charged: false }),
+            (
+                Outcome::snooze(hour),
+                Settlement::Retry {
+                    after: hour,
+                    charged: false,
+                },
+            ),
             (Outcome::Undecodable(no()), dead(Reason::Decode)),
-            (Outcome::Unroutable { message_type: "t".into() }, dead(Reason::UnroutableType)),
+            (
+                Outcome::Unroutable {
+                    message_type: "t".into(),
+                },
+                dead(Reason::UnroutableType),
+            ),
             (Outcome::Failed(no()), dead(Reason::Rejected)),
             (Outcome::Failed(Failure::retryable("x", "try")), retry(500)),
             (Outcome::TimedOut { after: hour }, retry(500)),
-            (Outcome::Panicked { message: "oh".into() }, retry(500)),
+            (
+                Outcome::Panicked {
+                    message: "oh".into(),
+                },
+                retry(500),
+            ),
         ];
         for (outcome, expected) in table {
             assert_eq!(decided(&outcome), expected, "{outcome:?}");
@@ -167,11 +186,20 @@ mod tests {
     fn attempts_and_age_run_out() {
         let failed = Outcome::Failed(Failure::retryable("x", "try"));
         let policy = RetrySettings::default();
-        let last = Facts { attempt: 8, ..FACTS };
+        let last = Facts {
+            attempt: 8,
+            ..FACTS
+        };
         assert_eq!(decide(&policy, &failed, last), dead(Reason::MaxAttempts));
-        let old = Facts { age: policy.max_age, ..FACTS };
+        let old = Facts {
+            age: policy.max_age,
+            ..FACTS
+        };
         assert_eq!(decide(&policy, &failed, old), dead(Reason::MaxAge));
-        let absurd = Facts { attempt: u32::MAX, ..FACTS };
+        let absurd = Facts {
+            attempt: u32::MAX,
+            ..FACTS
+        };
         assert_eq!(decide(&policy, &failed, absurd), dead(Reason::MaxAttempts));
     }
 
@@ -179,7 +207,9 @@ mod tests {
     fn retry_after_replaces_the_computed_delay_and_is_clamped() {
         let asked = |seconds| {
             let after = Duration::from_secs(seconds);
-            decided(&Outcome::Failed(Failure::retryable("x", "try").retry_after(after)))
+            decided(&Outcome::Failed(
+                Failure::retryable("x", "try").retry_after(after),
+            ))
         };
         assert_eq!(asked(7), retry(7_000));
         assert_eq!(asked(86_400), retry(600_000));
@@ -205,7 +235,9 @@ mod tests {
         assert_eq!(decided(Outcome::Failed(conflict)), retry(500));
         let broken = Failure::retryable("http", "broken").status(503);
         assert_eq!(decided(Outcome::Failed(broken)), dead(Reason::Rejected));
-        let late = Outcome::TimedOut { after: Duration::from_secs(1) };
+        let late = Outcome::TimedOut {
+            after: Duration::from_secs(1),
+        };
         assert_eq!(decided(late), dead(Reason::Rejected));
         let gone = Failure::permanent("http", "gone").status(410);
         assert_eq!(decided(Outcome::Failed(gone)), dead(Reason::Rejected));

@@ -4,11 +4,7 @@
 //! deadline. A full mailbox makes callers wait up to that deadline, then they get
 //! [`StateError::Busy`]; the actor never drops a command that it took.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    time::Duration,
-};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use serde_json::Value;
 use tokio::{
@@ -40,7 +36,12 @@ type Update = Box<dyn FnOnce(Option<Value>) -> Option<Value> + Send>;
 
 enum Command {
     Get(String, oneshot::Sender<Option<Value>>),
-    Set(String, Value, Option<Duration>, oneshot::Sender<Option<Value>>),
+    Set(
+        String,
+        Value,
+        Option<Duration>,
+        oneshot::Sender<Option<Value>>,
+    ),
     Remove(String, oneshot::Sender<Option<Value>>),
     Increment(String, i64, oneshot::Sender<Result<i64, StateError>>),
     CompareAndSet {
@@ -108,7 +109,8 @@ impl StateHandle {
     /// # Errors
     /// As [`get`](Self::get).
     pub async fn remove(&self, key: impl Into<String>) -> Result<Option<Value>, StateError> {
-        self.call(|answer| Command::Remove(key.into(), answer)).await
+        self.call(|answer| Command::Remove(key.into(), answer))
+            .await
     }
 
     /// Adds to an integer entry (a missing one counts as 0, a time to live is kept) and returns
@@ -266,7 +268,12 @@ impl Actor {
         entry.expires
     }
 
-    fn put(&mut self, key: String, value: Option<Value>, expires: Option<Instant>) -> Option<Value> {
+    fn put(
+        &mut self,
+        key: String,
+        value: Option<Value>,
+        expires: Option<Instant>,
+    ) -> Option<Value> {
         let before = match value {
             Some(value) => self.entries.insert(key, Entry { value, expires }),
             None => self.entries.remove(&key),
@@ -309,19 +316,28 @@ mod tests {
         assert_eq!(state.set("a", 1, None).await, Ok(None));
         assert_eq!(state.increment("a", 41).await, Ok(42));
         assert_eq!(state.increment("new", -1).await, Ok(-1));
-        assert_eq!(state.set("a", json!({"x": 1}), None).await, Ok(Some(json!(42))));
+        assert_eq!(
+            state.set("a", json!({"x": 1}), None).await,
+            Ok(Some(json!(42)))
+        );
         assert_eq!(state.increment("a", 1).await, Err(StateError::NotAnInteger));
         assert_eq!(state.snapshot().await.unwrap().len(), 2);
         assert_eq!(state.remove("a").await, Ok(Some(json!({"x": 1}))));
         assert_eq!(state.get("a").await, Ok(None));
         state.set("most", i64::MAX, None).await.unwrap();
-        assert_eq!(state.increment("most", 1).await, Err(StateError::NotAnInteger));
+        assert_eq!(
+            state.increment("most", 1).await,
+            Err(StateError::NotAnInteger)
+        );
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_entry_lives_no_longer_than_its_time() {
         let state = start(8, DEADLINE);
-        state.set("a", 1, Some(Duration::from_secs(5))).await.unwrap();
+        state
+            .set("a", 1, Some(Duration::from_secs(5)))
+            .await
+            .unwrap();
         tokio::time::advance(Duration::from_secs(4)).await;
         assert_eq!(state.increment("a", 1).await, Ok(2));
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -334,7 +350,12 @@ mod tests {
         let state = start(8, DEADLINE);
         let claim = |who: &'static str| {
             let state = state.clone();
-            async move { state.compare_and_set("k", None, Some(json!(who))).await.unwrap() }
+            async move {
+                state
+                    .compare_and_set("k", None, Some(json!(who)))
+                    .await
+                    .unwrap()
+            }
         };
         let (a, b) = tokio::join!(claim("a"), claim("b"));
         assert_eq!((a, b), (Ok(()), Err(Some(json!("a")))));
@@ -353,7 +374,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_full_mailbox_is_waited_for_and_then_named() {
         let (sender, mut held) = mpsc::channel(1);
-        let state = StateHandle { mailbox: sender, deadline: DEADLINE };
+        let state = StateHandle {
+            mailbox: sender,
+            deadline: DEADLINE,
+        };
         let first = tokio::spawn({
             let state = state.clone();
             async move { state.get("a").await }

@@ -30,7 +30,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::{error::{BrokerError, within}, wire};
+use super::{
+    error::{BrokerError, within},
+    wire,
+};
 use crate::{
     backoff::Reconnect,
     config::{BrokerSettings, TimeoutSettings, TlsSettings},
@@ -223,7 +226,8 @@ impl Supervisor {
         const LOOK: Duration = Duration::from_millis(500);
         let mut events = Box::pin(connection.lapin.events_listener());
         info!(connection = self.purpose.name(), "connected to the broker");
-        self.state.send_replace(LinkState::Up(Arc::clone(&connection)));
+        self.state
+            .send_replace(LinkState::Up(Arc::clone(&connection)));
         loop {
             let event = tokio::select! {
                 event = events.next() => event,
@@ -315,7 +319,9 @@ impl Supervisor {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// A broker URL, with the host as the `url` crate reads it: lapin's parser takes an IPv6 literal
@@ -410,7 +416,10 @@ async fn amqp_uri(url: &str, broker: &BrokerSettings) -> Result<Target, BrokerEr
     let heartbeat = u16::try_from(broker.heartbeat.as_secs()).unwrap_or(u16::MAX);
     amqp.query.heartbeat = Some(heartbeat);
     let host = parsed.host_str().unwrap_or("localhost");
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
     let port = amqp.authority.port;
     Ok(Target { amqp, host, port })
 }

@@ -397,14 +397,19 @@ fn fit(headers: &mut BTreeMap<ShortString, AMQPValue>, ours: &[&str], room: usiz
     while table_len(headers) > room {
         let largest = headers
             .iter()
-            .filter(|(name, _)| !ours.contains(&name.as_str()) && name.as_str() != names::CUT_HEADERS)
+            .filter(|(name, _)| {
+                !ours.contains(&name.as_str()) && name.as_str() != names::CUT_HEADERS
+            })
             .max_by_key(|(_, value)| value_len(value))
             .map(|(name, _)| name.clone());
         let Some(name) = largest else { return };
         headers.remove(&name);
         cut.push(name.to_string());
         let listed = crate::text::cut(&cut.join(" "), 1024).to_owned();
-        headers.insert(short(names::CUT_HEADERS), AMQPValue::LongString(listed.into()));
+        headers.insert(
+            short(names::CUT_HEADERS),
+            AMQPValue::LongString(listed.into()),
+        );
     }
 }
 

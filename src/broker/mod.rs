@@ -20,6 +20,6 @@ pub(crate) use connection::{Link, LinkState, Purpose};
 pub(crate) use delivery::Delivery;
 pub(crate) use headers::CopyHeaders;
 pub(crate) use publisher::{Publication, Publisher, Written};
-pub(crate) use session::Session;
+pub(crate) use session::{Session, Subscription};
 pub(crate) use settle::Acks;
 pub(crate) use topology::restore;

@@ -109,7 +109,8 @@ impl Publisher {
     /// Publishes one message, persistent and mandatory, and waits for the broker's confirm.
     pub(crate) async fn publish(&self, message: &Publication<'_>) -> Result<(), PublishError> {
         let connection = self.link.current();
-        let connection = connection.ok_or_else(|| PublishError::NoChannel("not connected".into()))?;
+        let connection =
+            connection.ok_or_else(|| PublishError::NoChannel("not connected".into()))?;
         // While it is blocked lapin writes nothing, and what it was given would be published at
         // some later time, behind our back.
         if *connection.blocked().borrow() {
@@ -246,11 +247,7 @@ impl Manager for Channels {
         })
     }
 
-    async fn recycle(
-        &self,
-        pooled: &mut PooledChannel,
-        _: &Metrics,
-    ) -> RecycleResult<BrokerError> {
+    async fn recycle(&self, pooled: &mut PooledChannel, _: &Metrics) -> RecycleResult<BrokerError> {
         let current = self.link.current().map(|connection| connection.epoch);
         if current != Some(pooled.connection.epoch) || !pooled.channel.status().connected() {
             return Err(RecycleError::message("its connection or channel is gone"));

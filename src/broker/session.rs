@@ -19,6 +19,9 @@ use super::{
 };
 use crate::config::{ConsumerSettings, TimeoutSettings};
 
+/// A new subscription of a session.
+pub(crate) struct Subscription(Consumer);
+
 /// A lane's live subscription.
 pub(crate) struct Session {
     connection: Arc<Connection>,
@@ -128,18 +131,39 @@ impl Session {
         }
         self.cancelled = true;
         let tag = self.consumer.tag();
-        let cancel = self.channel.basic_cancel(tag, BasicCancelOptions::default());
+        let cancel = self
+            .channel
+            .basic_cancel(tag, BasicCancelOptions::default());
         within(self.timeouts.declare, "cancelling the consumer", cancel).await
     }
 
-    /// Subscribes again, on the same channel, after [`cancel`](Self::cancel).
-    pub(crate) async fn consume_again(&mut self) -> Result<(), BrokerError> {
-        let (queue, tag) = (self.consumer.queue(), self.consumer.tag());
+    /// A future that subscribes again, on the same channel, so that what is unsettled on it can
+    /// still be settled. It does not borrow the session; its result goes to
+    /// [`resume`](Self::resume).
+    pub(crate) fn subscribe_again(
+        &self,
+        settings: &ConsumerSettings,
+    ) -> impl Future<Output = Result<Subscription, BrokerError>> + Send + 'static {
+        let (connection, channel) = (Arc::clone(&self.connection), self.channel.clone());
+        let (settings, tag) = (settings.clone(), self.consumer.tag());
         let limit = self.timeouts.declare;
-        self.consumer = subscribe(&self.channel, queue.as_str(), tag.as_str(), limit).await?;
+        async move {
+            topology::ensure(&connection, &settings, limit).await?;
+            let consumer = subscribe(&channel, &settings.queue, tag.as_str(), limit).await?;
+            Ok(Subscription(consumer))
+        }
+    }
+
+    /// Goes on with a new subscription.
+    pub(crate) fn resume(&mut self, subscription: Subscription) {
+        self.consumer = subscription.0;
         self.cancelled = false;
         self.ended = false;
-        Ok(())
+    }
+
+    /// Whether the subscription has ended, by our wish or the broker's.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended || self.cancelled
     }
 
     /// Closes the channel. Whatever is unsettled on it goes back to the queue.
@@ -148,7 +172,10 @@ impl Session {
             return;
         }
         let close = self.channel.close(200, "done".into());
-        if within(self.timeouts.close, "closing the channel", close).await.is_err() {
+        if within(self.timeouts.close, "closing the channel", close)
+            .await
+            .is_err()
+        {
             tracing::debug!("channel not closed in order");
         }
     }

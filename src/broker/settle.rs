@@ -33,12 +33,17 @@ impl Acks {
 
 /// Writes acks. `Ok` means that they were written to the socket: AMQP has no reply to an ack. An
 /// error means that the channel was gone, and that the broker redelivers.
-pub(crate) async fn ack(channel: &Channel, acks: &Acks, limit: Duration) -> Result<(), BrokerError> {
+pub(crate) async fn ack(
+    channel: &Channel,
+    acks: &Acks,
+    limit: Duration,
+) -> Result<(), BrokerError> {
     let through = acks.through.map(|tag| (tag, true));
     let singles = acks.singles.iter().map(|tag| (*tag, false));
-    let write = through.into_iter().chain(singles).map(|(tag, multiple)| {
-        channel.basic_ack(tag, BasicAckOptions { multiple })
-    });
+    let write = through
+        .into_iter()
+        .chain(singles)
+        .map(|(tag, multiple)| channel.basic_ack(tag, BasicAckOptions { multiple }));
     let write = futures_util::future::try_join_all(write);
     within(limit, "writing acks", write).await.map(drop)
 }
@@ -71,5 +76,10 @@ pub(crate) async fn give_back_through(
         multiple: true,
         requeue: true,
     };
-    within(limit, "returning messages", channel.basic_nack(tag, options)).await
+    within(
+        limit,
+        "returning messages",
+        channel.basic_nack(tag, options),
+    )
+    .await
 }

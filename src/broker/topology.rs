@@ -359,15 +359,27 @@ mod tests {
         };
         consumer.retry.cap = Duration::from_secs(4);
         let names: Vec<_> = plan(&consumer).into_iter().map(|plan| plan.name).collect();
-        assert_eq!(names, ["q.dead", "q", "q.retry.1s", "q.retry.2s", "q.retry.4s"]);
+        assert_eq!(
+            names,
+            ["q.dead", "q", "q.retry.1s", "q.retry.2s", "q.retry.4s"]
+        );
         let work = &plan(&consumer)[1];
-        assert_eq!(work.arguments["x-dead-letter-routing-key"], Argument::Text("q.dead".into()));
+        assert_eq!(
+            work.arguments["x-dead-letter-routing-key"],
+            Argument::Text("q.dead".into())
+        );
         assert_eq!(work.arguments["x-delivery-limit"], Argument::Int(100));
         consumer.queue_type = QueueType::Classic;
         let classic = plan(&consumer);
-        assert_eq!(classic[2].arguments["x-queue-type"], Argument::Text("classic".into()));
+        assert_eq!(
+            classic[2].arguments["x-queue-type"],
+            Argument::Text("classic".into())
+        );
         assert!(!classic[2].arguments.contains_key("x-dead-letter-strategy"));
-        assert_eq!(classic[0].arguments["x-queue-type"], Argument::Text("quorum".into()));
+        assert_eq!(
+            classic[0].arguments["x-queue-type"],
+            Argument::Text("quorum".into())
+        );
     }
 
     #[test]
@@ -383,7 +395,10 @@ mod tests {
             "inequivalent arg 'x-dead-letter-routing-key' for queue 'q' in vhost '/': received the \
              value 'q.dead' of type 'longstr' but current is none",
         );
-        assert_eq!(less.to_string(), "x-dead-letter-routing-key is not set, wanted 'q.dead'");
+        assert_eq!(
+            less.to_string(),
+            "x-dead-letter-routing-key is not set, wanted 'q.dead'"
+        );
         let durable = parse(
             "inequivalent arg 'durable' for queue 'q' in vhost '/': received 'true' but current is \
              'false'",

@@ -380,8 +380,20 @@ mod tests {
         let table = [inner, nested].concat();
         let length = u32::try_from(table.len()).unwrap().to_be_bytes();
         let flags = (1u16 << 13 | 1 << 7).to_be_bytes();
-        let header = [&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3], &flags[..], &length, &table, &short(bad)];
-        let deliver = [&[0, 60, 0, 60][..], &short(b"tag"), &[0; 9], &short(b""), &short(bad)];
+        let header = [
+            &[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3],
+            &flags[..],
+            &length,
+            &table,
+            &short(bad),
+        ];
+        let deliver = [
+            &[0, 60, 0, 60][..],
+            &short(b"tag"),
+            &[0; 9],
+            &short(b""),
+            &short(bad),
+        ];
         [
             frame(METHOD, &deliver.concat()),
             frame(HEADER, &header.concat()),

@@ -164,7 +164,10 @@ impl Publish {
     fn message(&self, body: &[u8]) -> NewMessage {
         NewMessage {
             exchange: self.exchange.clone().unwrap_or_default(),
-            routing_key: self.queue.clone().unwrap_or_else(|| self.routing_key.clone()),
+            routing_key: self
+                .queue
+                .clone()
+                .unwrap_or_else(|| self.routing_key.clone()),
             body: body.to_vec(),
             message_id: self.message_id.clone(),
             content_type: Some(self.content_type.clone()),
@@ -202,9 +205,9 @@ fn lines(file: &Path) -> anyhow::Result<Lines> {
         Box::new(std::io::stdin().lock())
     } else {
         let open = std::fs::File::open(file);
-        Box::new(BufReader::new(open.with_context(|| {
-            format!("failed to open {}", file.display())
-        })?))
+        Box::new(BufReader::new(
+            open.with_context(|| format!("failed to open {}", file.display()))?,
+        ))
     };
     let name = file.display().to_string();
     let lines = source

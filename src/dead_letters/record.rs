@@ -4,13 +4,12 @@ use std::time::{Duration, SystemTime};
 
 use crate::{
     broker::{
-        CopyHeaders, Header,
+        CopyHeaders, Header, HeaderValue,
         headers::names::{
             ATTEMPTS, CRASHES, ERROR, ERROR_KIND, FAILED_AT, FINGERPRINT, FIRST_SEEN, HISTORY,
             NOT_BEFORE, REASON, REPLAYS, SOURCE_EXCHANGE, SOURCE_QUEUE, SOURCE_ROUTING_KEY,
             TRACEPARENT, WORKER,
         },
-        HeaderValue,
     },
     handler::Failure,
     message::PastAttempt,
@@ -65,13 +64,24 @@ pub(crate) fn dead_lettered(
     worker: &str,
 ) -> CopyHeaders {
     let message = &run.message;
-    let int = |name| message.properties.header(name).and_then(HeaderValue::as_i64);
+    let int = |name| {
+        message
+            .properties
+            .header(name)
+            .and_then(HeaderValue::as_i64)
+    };
     let mut set = told(run);
     set.extend([
         (REASON, Header::Text(reason.as_str().to_owned())),
-        (ERROR, Header::Text(cut(&failure.error, ERROR_ROOM).to_owned())),
+        (
+            ERROR,
+            Header::Text(cut(&failure.error, ERROR_ROOM).to_owned()),
+        ),
         (ERROR_KIND, Header::Text(failure.class.to_string())),
-        (FINGERPRINT, Header::Text(fingerprint(&failure.class, &failure.error))),
+        (
+            FINGERPRINT,
+            Header::Text(fingerprint(&failure.class, &failure.error)),
+        ),
         (FAILED_AT, Header::Text(rfc3339(SystemTime::now()))),
         (SOURCE_QUEUE, Header::Text(message.queue().to_owned())),
         (WORKER, Header::Text(worker.to_owned())),
@@ -91,7 +101,10 @@ fn told(run: &Run) -> Vec<(&'static str, Header)> {
     let mut set = vec![
         (FIRST_SEEN, Header::Text(rfc3339(run.first_seen()))),
         (SOURCE_EXCHANGE, Header::Text(message.exchange().to_owned())),
-        (SOURCE_ROUTING_KEY, Header::Text(message.routing_key().to_owned())),
+        (
+            SOURCE_ROUTING_KEY,
+            Header::Text(message.routing_key().to_owned()),
+        ),
     ];
     run.story(|story| {
         set.push((ATTEMPTS, Header::Int(story.attempts.into())));

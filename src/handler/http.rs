@@ -8,9 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::{
     Client, Response, StatusCode, Url,
-    header::{
-        CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER,
-    },
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
     redirect,
 };
 
@@ -52,7 +50,8 @@ impl HttpHandler {
         for (name, value) in &settings.headers {
             let name = HeaderName::try_from(name).map_err(|error| failed(&error))?;
             // The error does not quote the value, which may be a secret.
-            let mut value = HeaderValue::from_str(value.expose()).map_err(|error| failed(&error))?;
+            let mut value =
+                HeaderValue::from_str(value.expose()).map_err(|error| failed(&error))?;
             value.set_sensitive(true);
             headers.insert(name, value);
         }
@@ -113,13 +112,29 @@ fn describe(context: &Context) -> HeaderMap {
         (CONTENT_TYPE, properties.content_type()),
         (CONTENT_ENCODING, properties.content_encoding()),
         (HeaderName::from_static("lapwing-message-id"), message.id()),
-        (HeaderName::from_static("lapwing-attempt"), Some(attempt.as_str())),
-        (HeaderName::from_static("lapwing-queue"), Some(message.queue())),
-        (HeaderName::from_static("lapwing-routing-key"), Some(message.routing_key())),
-        (HeaderName::from_static("lapwing-type"), message.message_type()),
+        (
+            HeaderName::from_static("lapwing-attempt"),
+            Some(attempt.as_str()),
+        ),
+        (
+            HeaderName::from_static("lapwing-queue"),
+            Some(message.queue()),
+        ),
+        (
+            HeaderName::from_static("lapwing-routing-key"),
+            Some(message.routing_key()),
+        ),
+        (
+            HeaderName::from_static("lapwing-type"),
+            message.message_type(),
+        ),
         (
             HeaderName::from_static("lapwing-redelivered"),
-            Some(if message.redelivered() { "true" } else { "false" }),
+            Some(if message.redelivered() {
+                "true"
+            } else {
+                "false"
+            }),
         ),
     ];
     for (name, value) in known {
@@ -207,7 +222,9 @@ fn retry_after(response: &Response, now: SystemTime) -> Option<Duration> {
 fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     if value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
         // More digits than fit are a long time.
-        return Some(Duration::from_secs(value.parse().unwrap_or(u32::MAX.into())));
+        return Some(Duration::from_secs(
+            value.parse().unwrap_or(u32::MAX.into()),
+        ));
     }
     let date = httpdate::parse_http_date(value).ok()?;
     Some(date.duration_since(now).unwrap_or_default())
@@ -253,13 +270,19 @@ mod tests {
         assert_eq!(parsed("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
         assert_eq!(parsed("Sun, 06 Nov 1994 08:40:37 GMT"), Some(0));
         assert_eq!(parsed("99999999999999999999999"), Some(u32::MAX.into()));
-        assert_eq!((parsed("soon"), parsed(""), parsed("-1")), (None, None, None));
+        assert_eq!(
+            (parsed("soon"), parsed(""), parsed("-1")),
+            (None, None, None)
+        );
     }
 
     #[test]
     fn header_names_and_values_are_made_to_fit() {
         let name = |name| header_name(name).map(|name| name.to_string());
-        assert_eq!(name("X-Tenant id\u{e9}"), Some("lapwing-header-x-tenant-id-".to_owned()));
+        assert_eq!(
+            name("X-Tenant id\u{e9}"),
+            Some("lapwing-header-x-tenant-id-".to_owned())
+        );
         assert_eq!(printable("a\r\nb").as_bytes(), b"a??b");
         assert_eq!(printable("\u{e9}").as_bytes(), "\u{e9}".as_bytes());
     }

@@ -147,7 +147,11 @@ impl Failure {
 
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.retryable { "retryable" } else { "permanent" };
+        let kind = if self.retryable {
+            "retryable"
+        } else {
+            "permanent"
+        };
         write!(f, "{kind} {}", self.class)?;
         if let Some(status) = self.status {
             write!(f, " ({status})")?;

@@ -7,8 +7,8 @@ use std::{io::IsTerminal, sync::mpsc, time::Duration};
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-pub use counters::Counts;
 pub(crate) use counters::Counters;
+pub use counters::Counts;
 
 use crate::config::{LogFormat, LogSettings};
 

@@ -3,7 +3,12 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::{runtime::Handle, sync::{mpsc, watch}, task::JoinSet, time::timeout};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::timeout,
+};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -59,7 +64,13 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
     let links_stop = CancellationToken::new();
     let link = |purpose| {
         let (broker, timeouts) = (Arc::clone(&broker), Arc::clone(&timeouts));
-        Link::start(purpose, broker, timeouts, worker.to_string(), links_stop.clone())
+        Link::start(
+            purpose,
+            broker,
+            timeouts,
+            worker.to_string(),
+            links_stop.clone(),
+        )
     };
     let (consuming, consuming_ended) = link(Purpose::Consume);
     let (publishing, publishing_ended) = link(Purpose::Publish);
@@ -96,12 +107,22 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
             started: started.clone(),
         };
         let backoff = Reconnect::new(&broker.reconnect);
-        let lane = Lane::new(shared, consuming.clone(), handlers.clone(), channels, backoff);
+        let lane = Lane::new(
+            shared,
+            consuming.clone(),
+            handlers.clone(),
+            channels,
+            backoff,
+        );
         lanes.spawn(async move { (name, lane.run().await) });
     }
     drop(started);
 
-    let grace = end_grace(calls.drain.clone(), calls.hard_stop.clone(), settings.drain.grace);
+    let grace = end_grace(
+        calls.drain.clone(),
+        calls.hard_stop.clone(),
+        settings.drain.grace,
+    );
     let grace = tokio::spawn(grace);
     let failed = check_start(starts, broker.fail_fast, &calls.drain).await;
     let lanes = collect(lanes).await;
@@ -143,7 +164,9 @@ async fn collect(mut lanes: JoinSet<(String, LaneReport)>) -> super::LaneReports
             Ok((name, report)) => {
                 reports.insert(name, report);
             }
-            Err(panic) => error!(error = %panic, "a lane ended in a panic; the broker redelivers what it had"),
+            Err(panic) => {
+                error!(error = %panic, "a lane ended in a panic; the broker redelivers what it had")
+            }
         }
     }
     reports
@@ -171,7 +194,9 @@ async fn watch_publishing(mut link: Link, publishing: watch::Sender<Option<Strin
             }
             LinkState::Up(connection) => {
                 let mut blocked = connection.blocked();
-                let reason = blocked.borrow_and_update().then(|| "blocked by the broker".to_owned());
+                let reason = blocked
+                    .borrow_and_update()
+                    .then(|| "blocked by the broker".to_owned());
                 publishing.send_replace(reason);
                 tokio::select! {
                     changed = link.changed() => if !changed { return },

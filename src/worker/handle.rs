@@ -118,7 +118,10 @@ impl WorkerHandle {
                 return readiness;
             }
             let drain = self.drain.clone();
-            let changes = self.lanes.values_mut().map(|lane| Box::pin(lane.health.changed()));
+            let changes = self
+                .lanes
+                .values_mut()
+                .map(|lane| Box::pin(lane.health.changed()));
             tokio::select! {
                 _ = futures_util::future::select_all(changes) => {}
                 _ = self.publishing.changed() => {}

@@ -78,7 +78,9 @@ pub enum RunError {
     #[error("a handler was registered for consumer {0:?}, which is not configured")]
     NoConsumer(String),
     /// A handler takes a value that was not given to the worker.
-    #[error("a handler of consumer {consumer:?} takes Shared<{type_name}>, which was not given to the worker")]
+    #[error(
+        "a handler of consumer {consumer:?} takes Shared<{type_name}>, which was not given to the worker"
+    )]
     NotShared {
         /// The lane.
         consumer: String,
@@ -178,10 +180,7 @@ impl Worker {
     ///
     /// # Errors
     /// When it could not start.
-    pub async fn run(
-        self,
-        shutdown: impl Future<Output = ()> + Send,
-    ) -> Result<Report, RunError> {
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<Report, RunError> {
         self.settings.validate()?;
         self.settings.require_consumers()?;
         let plan = core::Plan {

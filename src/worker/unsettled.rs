@@ -4,11 +4,7 @@
 //! cheap: the finished ones at its front go out as one `multiple` ack, and only those behind a
 //! delivery that is still open need an ack of their own.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -206,14 +202,32 @@ mod tests {
             assert!(table.finish(tag, End::Done, now));
         }
         let flush = table.flush(now, Duration::from_millis(10), 99);
-        assert_eq!(flush.acks, Acks { through: Some(3), singles: vec![] });
+        assert_eq!(
+            flush.acks,
+            Acks {
+                through: Some(3),
+                singles: vec![]
+            }
+        );
         assert_eq!(flush.ends.len(), 3);
         let later = now + Duration::from_millis(10);
         let flush = table.flush(later, Duration::from_millis(10), 99);
-        assert_eq!(flush.acks, Acks { through: None, singles: vec![5] });
+        assert_eq!(
+            flush.acks,
+            Acks {
+                through: None,
+                singles: vec![5]
+            }
+        );
         assert!(table.finish(4, End::Parked, later));
         let flush = table.flush(later, Duration::from_millis(10), 99);
-        assert_eq!(flush.acks, Acks { through: Some(4), singles: vec![] });
+        assert_eq!(
+            flush.acks,
+            Acks {
+                through: Some(4),
+                singles: vec![]
+            }
+        );
         assert_eq!(flush.ends, [End::Parked]);
         assert!(table.is_empty());
     }

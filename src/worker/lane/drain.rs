@@ -38,7 +38,14 @@ impl Lane {
             session.close().await;
         }
         self.shared.set_epoch(0);
+        // What is left now was given up on; the broker takes it back with the channel.
+        let (ends, left) = self.unsettled.abandon();
+        ends.into_iter().for_each(|end| self.ledger.unsettled(end));
+        self.ledger.stale += left as u64;
         self.tell(LaneState::Stopped, None);
-        self.report()
+        LaneReport {
+            in_flight: left,
+            ..self.report()
+        }
     }
 }

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     backoff::Reconnect,
-    broker::{Acks, BrokerError, Delivery, Link, Session},
+    broker::{Acks, BrokerError, Delivery, Link, Session, Subscription},
     run::Permit,
     telemetry::Counts,
 };
@@ -60,8 +60,16 @@ pub(super) struct LaneChannels {
     pub(super) started: mpsc::UnboundedSender<(String, Result<(), BrokerError>)>,
 }
 
-type Opening = Pin<Box<dyn Future<Output = Result<(Session, u64), BrokerError>> + Send>>;
+type Opening = Pin<Box<dyn Future<Output = Result<Opened, BrokerError>> + Send>>;
 type Flushing = Pin<Box<dyn Future<Output = (Acks, Result<(), BrokerError>)> + Send>>;
+
+/// What a lane gets when it subscribes.
+enum Opened {
+    /// A new session.
+    Session(Session),
+    /// A new subscription of the session that it has.
+    Subscription(Subscription),
+}
 
 /// How often a lane looks at what no event tells: stuck handlers, a channel that died while all
 /// handlers were busy.
@@ -88,7 +96,9 @@ pub(super) struct Lane {
     channels: LaneChannels,
     session: Option<Session>,
     epoch: u64,
-    /// When to subscribe, while there is no session.
+    /// A delivery that waits for a handler slot.
+    next: Option<Delivery>,
+    /// When to subscribe, while there is no subscription.
     open_at: Instant,
     opening: Option<Opening>,
     backoff: Reconnect,
@@ -130,6 +140,7 @@ impl Lane {
             channels,
             session: None,
             epoch: 0,
+            next: None,
             open_at: now,
             opening: None,
             backoff,
@@ -173,8 +184,9 @@ impl Lane {
                 }
                 (acks, result) = settled(self.flushing.as_mut()) => self.flushed(&acks, result),
                 opened = settled(self.opening.as_mut()) => self.opened(opened),
-                (permit, delivery) = next_delivery(&self.shared, self.session.as_mut()), if takes => {
-                    self.received(permit, delivery);
+                permit = slot(&self.shared), if takes && self.next.is_some() => self.start_next(permit),
+                delivery = arrival(self.session.as_mut()), if takes && self.next.is_none() => {
+                    self.received(delivery);
                 }
                 () = sleep_until(wake) => self.look().await,
             }
@@ -183,11 +195,19 @@ impl Lane {
     }
 
     fn takes_deliveries(&self) -> bool {
-        self.session.is_some() && !self.draining && !self.paused && self.hold_until.is_none()
+        let subscribed = self
+            .session
+            .as_ref()
+            .is_some_and(|session| !session.has_ended());
+        subscribed && !self.draining && self.hold_until.is_none()
     }
 
     fn wants_session(&self) -> bool {
-        self.session.is_none() && self.opening.is_none() && !self.draining && !self.paused
+        let subscribed = self
+            .session
+            .as_ref()
+            .is_some_and(|session| !session.has_ended());
+        !subscribed && self.opening.is_none() && !self.draining && !self.paused
     }
 
     /// Whether nothing is left to do, or what is left will never be done.
@@ -223,7 +243,7 @@ impl Lane {
         }
         if self.hold_until.is_some_and(|until| until <= now) {
             self.hold_until = None;
-            if self.session.is_some() && !self.draining && !self.paused {
+            if !self.wants_session() && !self.draining && !self.paused {
                 self.tell(LaneState::Consuming, None);
             }
         }
@@ -233,8 +253,12 @@ impl Lane {
         if now >= self.look_at {
             self.look_at = now + LOOK;
             self.look_for_stuck_handlers();
-            if self.session.as_ref().is_some_and(|session| !session.is_usable()) {
-                self.lose_session(Some(BrokerError::Lost("channel lost".to_owned())));
+            if self
+                .session
+                .as_ref()
+                .is_some_and(|session| !session.is_usable())
+            {
+                self.lose_session(&BrokerError::Lost("channel lost".to_owned()));
             }
             self.singles = 0;
         }
@@ -253,7 +277,10 @@ impl Lane {
                 let _ = answer.send(());
             }
             Command::Resume(answer) => {
-                self.resume().await;
+                // The next turn of the loop subscribes.
+                self.paused = false;
+                self.open_at = Instant::now();
+                self.tell(LaneState::Connecting, None);
                 let _ = answer.send(());
             }
         }
@@ -268,7 +295,9 @@ impl Lane {
     }
 
     fn tell(&self, state: LaneState, reason: Option<String>) {
-        self.channels.health.send_replace(LaneHealth::new(state, reason));
+        self.channels
+            .health
+            .send_replace(LaneHealth::new(state, reason));
     }
 }
 
@@ -282,17 +311,21 @@ fn next_epoch() -> u64 {
     EPOCH.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A handler slot, then a delivery for it.
-async fn next_delivery(
-    shared: &LaneShared,
-    session: Option<&mut Session>,
-) -> (Permit, Option<Result<Delivery, BrokerError>>) {
-    let (Some(session), Ok(taken)) = (session, shared.handlers.acquire().await) else {
-        return pending().await;
-    };
-    let delivery = session.next().await;
-    taken.forget();
-    (Permit::taken(Arc::clone(&shared.handlers)), delivery)
+/// A handler slot.
+async fn slot(shared: &LaneShared) -> Permit {
+    match shared.handlers.acquire().await {
+        Ok(taken) => taken.forget(),
+        Err(_) => pending().await,
+    }
+    Permit::taken(Arc::clone(&shared.handlers))
+}
+
+/// The session's next delivery, or its end.
+async fn arrival(session: Option<&mut Session>) -> Option<Result<Delivery, BrokerError>> {
+    match session {
+        Some(session) => session.next().await,
+        None => pending().await,
+    }
 }
 
 /// The future's end, or never where there is none.

@@ -10,43 +10,39 @@ use crate::{
     broker::{Acks, BrokerError, Delivery, Session},
     decode::decode,
     run::{Permit, Run},
-    worker::{
-        health::LaneState,
-        ledger::End,
-        path,
-        shared::Ended,
-    },
+    worker::{health::LaneState, ledger::End, path, shared::Ended},
 };
 
 impl Lane {
     /// One delivery, and whatever else has arrived and finds a handler slot.
-    pub(super) fn received(&mut self, permit: Permit, delivery: Option<Result<Delivery, BrokerError>>) {
-        let mut next = Some((permit, delivery));
-        while let Some((permit, delivery)) = next.take() {
+    pub(super) fn received(&mut self, delivery: Option<Result<Delivery, BrokerError>>) {
+        let mut arrived = Some(delivery);
+        while let Some(delivery) = arrived.take() {
             match delivery {
-                Some(Ok(delivery)) => self.start(permit, delivery),
-                Some(Err(error)) => return self.lose_session(Some(error)),
+                Some(Ok(delivery)) => self.next = Some(delivery),
+                Some(Err(error)) => return self.lose_session(&error),
                 // The broker has cancelled the consumer, for instance because the queue was
                 // deleted. Nothing says so but the end of the stream.
-                None => return self.lose_session(None),
+                None => return self.subscribe_again_soon(),
             }
-            let Some(session) = self.session.as_mut() else {
-                return;
-            };
             let Ok(taken) = self.shared.handlers.try_acquire() else {
                 return;
             };
-            // A delivery that is not here yet gives the slot back.
-            if let Some(delivery) = session.try_next() {
-                taken.forget();
-                let permit = Permit::taken(Arc::clone(&self.shared.handlers));
-                next = Some((permit, Some(delivery)));
-            }
+            taken.forget();
+            self.start_next(Permit::taken(Arc::clone(&self.shared.handlers)));
+            arrived = self.session.as_mut().and_then(Session::try_next).map(Some);
+        }
+    }
+
+    /// Starts the delivery that has been waiting for a slot.
+    pub(super) fn start_next(&mut self, permit: Permit) {
+        if let Some(delivery) = self.next.take() {
+            self.start(permit, delivery);
         }
     }
 
     /// Starts the path of a delivery.
-    pub(super) fn start(&mut self, permit: Permit, delivery: Delivery) {
+    fn start(&mut self, permit: Permit, delivery: Delivery) {
         // lapin hands over what it had buffered when the channel died; the broker has it back.
         let usable = self.session.as_ref().is_some_and(Session::is_usable);
         self.ledger.received += 1;
@@ -67,7 +63,7 @@ impl Lane {
         if !self.unsettled.push(tag, Arc::clone(&run)) {
             error!(lane = %shared.name, tag, "delivery tag out of order, replacing the session");
             self.ledger.unsettled(End::Stale);
-            return self.lose_session(None);
+            return self.lose_session(&BrokerError::Lost("tag out of order".to_owned()));
         }
         self.under_way += 1;
         self.handlers.spawn(path::carry(Arc::clone(shared), run));
@@ -144,7 +140,7 @@ impl Lane {
                 if let (BrokerError::TimedOut { .. }, Some(session)) = (&error, &self.session) {
                     session.kill();
                 }
-                self.lose_session(Some(error));
+                self.lose_session(&error);
             }
         }
     }
@@ -180,7 +176,7 @@ impl Lane {
             Err(error) => {
                 // Not told, but the broker takes them back with the channel.
                 self.ledger.stale += count as u64;
-                self.lose_session(Some(error));
+                self.lose_session(&error);
             }
         }
     }

@@ -5,7 +5,7 @@ use std::{future::pending, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Lane, STUCK_SLACK, next_epoch};
+use super::{Lane, Opened, STUCK_SLACK, next_epoch};
 use crate::{
     broker::{BrokerError, Session},
     handler::Outcome,
@@ -14,27 +14,45 @@ use crate::{
 };
 
 impl Lane {
-    pub(super) fn opened(&mut self, opened: Result<(Session, u64), BrokerError>) {
+    pub(super) fn opened(&mut self, opened: Result<Opened, BrokerError>) {
         self.opening = None;
         if !self.reported_start {
             self.reported_start = true;
             let result = opened.as_ref().map(drop).map_err(Clone::clone);
             // Nobody listens once the worker has started.
-            let _ = self.channels.started.send((self.shared.name.to_string(), result));
+            let _ = self
+                .channels
+                .started
+                .send((self.shared.name.to_string(), result));
         }
-        match opened {
-            Ok((session, epoch)) => {
-                info!(lane = %self.shared.name, queue = %self.shared.queue, "consuming");
-                self.shared.counters.sessions.add_one();
-                self.opened_at = Instant::now();
-                self.epoch = epoch;
-                self.shared.set_epoch(epoch);
+        match (opened, self.session.as_mut()) {
+            (Ok(Opened::Session(session)), None) => {
+                self.epoch = next_epoch();
+                self.shared.set_epoch(self.epoch);
                 self.session = Some(session);
                 self.unsettled = Unsettled::default();
-                self.tell(LaneState::Consuming, None);
             }
-            Err(error) => self.reopen_later(&error.to_string(), error.needs_people()),
+            (Ok(Opened::Subscription(subscription)), Some(session)) => session.resume(subscription),
+            // The session that it was for is gone.
+            (Ok(_), _) => return,
+            (Err(error), session) => {
+                if session.is_some_and(|session| !session.is_usable()) {
+                    return self.lose_session(&error);
+                }
+                return self.reopen_later(&error.to_string(), error.needs_people());
+            }
         }
+        info!(lane = %self.shared.name, queue = %self.shared.queue, "consuming");
+        self.shared.counters.sessions.add_one();
+        self.opened_at = Instant::now();
+        self.tell(LaneState::Consuming, None);
+    }
+
+    /// The broker has cancelled the consumer. The channel is open, and what runs can be settled
+    /// on it.
+    pub(super) fn subscribe_again_soon(&mut self) {
+        self.forget_quick_failures();
+        self.reopen_later("the broker cancelled the consumer", false);
     }
 
     pub(super) fn reopen_later(&mut self, reason: &str, loud: bool) {
@@ -51,10 +69,11 @@ impl Lane {
     }
 
     /// The session has ended without our wish: whatever it had delivered, the broker has back.
-    pub(super) fn lose_session(&mut self, error: Option<BrokerError>) {
-        let Some(session) = self.session.take() else {
+    pub(super) fn lose_session(&mut self, error: &BrokerError) {
+        if self.session.take().is_none() {
             return;
-        };
+        }
+        self.next = None;
         self.epoch = 0;
         self.shared.set_epoch(0);
         let (ends, open) = self.unsettled.abandon();
@@ -67,23 +86,26 @@ impl Lane {
             .for_each(|end| self.ledger.unsettled(end));
         self.held.clear();
         self.hold_until = None;
+        self.forget_quick_failures();
+        self.reopen_later(&error.to_string(), false);
+    }
+
+    /// A subscription that lasted ends a run of failures.
+    fn forget_quick_failures(&mut self) {
         const STABLE: Duration = Duration::from_secs(30);
         if self.opened_at.elapsed() > STABLE {
             self.backoff.reset();
         }
-        let reason = match error {
-            Some(error) => error.to_string(),
-            None => "the broker cancelled the consumer".to_owned(),
-        };
-        self.reopen_later(&reason, false);
-        // The broker cancelled only the consumer: the channel, and what is unsettled on it, has
-        // to be closed by us, or it would stay there.
-        if session.is_usable() {
-            tokio::spawn(session.close());
-        }
     }
 
     pub(super) fn open(&mut self) {
+        if let Some(session) = &self.session {
+            let subscription = session.subscribe_again(&self.shared.settings);
+            self.opening = Some(Box::pin(async move {
+                Ok(Opened::Subscription(subscription.await?))
+            }));
+            return;
+        }
         let (shared, mut link) = (Arc::clone(&self.shared), self.link.clone());
         self.opening = Some(Box::pin(async move {
             let connection = match link.connected().await {
@@ -92,21 +114,22 @@ impl Lane {
             };
             let timeouts = Arc::clone(&shared.timeouts);
             let session = Session::open(connection, &shared.settings, timeouts, &shared.worker);
-            Ok((session.await?, next_epoch()))
+            Ok(Opened::Session(session.await?))
         }));
     }
 
     /// Stops the subscription and gives back what has arrived but not started: at once, so that
     /// other workers can run it.
     pub(super) async fn stop_consuming(&mut self) {
+        self.opening = None;
         let Some(session) = self.session.as_mut() else {
             return;
         };
         if let Err(error) = session.cancel().await {
-            return self.lose_session(Some(error));
+            return self.lose_session(&error);
         }
         // Cancel-ok comes after the last delivery, and lapin ends the stream there.
-        let mut arrived = Vec::new();
+        let mut arrived: Vec<_> = self.next.take().iter().map(|next| next.tag).collect();
         let limit = Instant::now() + session.request_limit();
         while let Ok(Some(Ok(delivery))) = tokio::time::timeout_at(limit, session.next()).await {
             arrived.push(delivery.tag);
@@ -127,19 +150,6 @@ impl Lane {
         self.gave_back(arrived.len(), result);
     }
 
-    pub(super) async fn resume(&mut self) {
-        if !std::mem::take(&mut self.paused) || self.draining {
-            return;
-        }
-        let Some(session) = self.session.as_mut() else {
-            return self.tell(LaneState::Connecting, None);
-        };
-        match session.consume_again().await {
-            Ok(()) => self.tell(LaneState::Consuming, None),
-            Err(error) => self.lose_session(Some(error)),
-        }
-    }
-
     /// A handler that blocks its thread sees no timeout: the lane settles its delivery, and gives
     /// its slot to others.
     pub(super) fn look_for_stuck_handlers(&mut self) {
@@ -153,7 +163,12 @@ impl Lane {
                 .is_some_and(|time| time > most || after_stop)
                 && run.claim()
         };
-        let stuck: Vec<_> = self.unsettled.runs().filter(stuck).map(Arc::clone).collect();
+        let stuck: Vec<_> = self
+            .unsettled
+            .runs()
+            .filter(stuck)
+            .map(Arc::clone)
+            .collect();
         for run in stuck {
             error!(lane = %self.shared.name, id = run.message.id(), "handler blocks its thread: its message is settled without it");
             self.shared.counters.handler_stuck.add_one();
