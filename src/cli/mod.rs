@@ -22,7 +22,7 @@ enum Command {
     /// Consume the configured queues until SIGTERM or Ctrl-C
     Run(ConfigFile),
     /// Publish messages, and wait for the broker to confirm each
-    Publish(publish::Publish),
+    Publish(Box<publish::Publish>),
     /// Look at the configuration
     #[command(subcommand)]
     Config(config::Config),

@@ -41,7 +41,7 @@ async fn travel(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
     let early = run.message.early_by();
     if !early.is_zero() {
         run.permit().release();
-        return Some(park(lane, run, early).await);
+        return Some(Box::pin(park(lane, run, early)).await);
     }
     loop {
         if !lane.is_current(run.epoch) {
@@ -103,35 +103,30 @@ enum Next {
     Again,
 }
 
+/// Decides what follows, and carries it out. Nearly always that is an ack; what else it can be is
+/// boxed, so that the future of a path, which is moved into its task, stays small.
 async fn settle(lane: &LaneShared, run: &Run, outcome: &Outcome) -> Next {
     let facts = Facts {
         attempt: run.attempt(),
         age: run.age(),
         random: rand::random(),
     };
-    let settlement = policy::decide(&lane.settings.retry, outcome, facts);
-    Next::End(match settlement {
+    match policy::decide(&lane.settings.retry, outcome, facts) {
         Settlement::Ack => {
             debug!(lane = %run.lane, id = run.message.id(), attempt = facts.attempt, outcome = outcome.name(), "message acked");
-            match outcome {
+            Next::End(match outcome {
                 Outcome::Dropped { .. } => End::Dropped,
                 _ => End::Done,
-            }
+            })
         }
-        Settlement::Return => End::Return,
-        Settlement::DeadLetter { reason } => dead_letter(lane, run, outcome, reason).await,
+        Settlement::Return => Next::End(End::Return),
+        Settlement::DeadLetter { reason } => {
+            Next::End(Box::pin(dead_letter(lane, run, outcome, reason)).await)
+        }
         Settlement::Retry { after, charged } => {
-            // The broker redelivers what came by a channel that has died: a copy of ours would
-            // be a second one.
-            if !lane.is_current(run.epoch) {
-                return Next::End(End::Stale);
-            }
-            if let (true, Some(failure)) = (charged, outcome.failure()) {
-                note_failure(lane, run, &failure, after);
-            }
-            return retry(lane, run, after, charged).await;
+            Box::pin(retry(lane, run, outcome, after, charged)).await
         }
-    })
+    }
 }
 
 fn note_failure(lane: &LaneShared, run: &Run, failure: &Failure, after: Duration) {
@@ -145,7 +140,21 @@ fn note_failure(lane: &LaneShared, run: &Run, failure: &Failure, after: Duration
 
 /// Retry with backoff: a short delay waits here, without a handler slot; a longer one at the
 /// broker.
-async fn retry(lane: &LaneShared, run: &Run, after: Duration, charged: bool) -> Next {
+async fn retry(
+    lane: &LaneShared,
+    run: &Run,
+    outcome: &Outcome,
+    after: Duration,
+    charged: bool,
+) -> Next {
+    // The broker redelivers what came by a channel that has died: a copy of ours would be a
+    // second one.
+    if !lane.is_current(run.epoch) {
+        return Next::End(End::Stale);
+    }
+    if let (true, Some(failure)) = (charged, outcome.failure()) {
+        note_failure(lane, run, &failure, after);
+    }
     let waiting = match after < lane.settings.retry.inline_below {
         true => lane.wait_inline(),
         false => None,

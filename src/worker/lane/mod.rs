@@ -8,14 +8,13 @@ mod drain;
 mod settlement;
 mod supervision;
 
-use std::{collections::BTreeMap, future::pending, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::pending, pin::{Pin, pin}, sync::Arc, time::Duration};
 
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
     health::{LaneHealth, LaneState},
@@ -165,16 +164,22 @@ impl Lane {
     /// Runs the lane until its drain is over, and gives its account.
     pub(super) async fn run(mut self) -> LaneReport {
         let mut ends = Vec::with_capacity(256);
+        // Made once and not each turn: registering with a token or the timer costs more than a
+        // small message does.
+        let mut drain = pin!(self.shared.drain.clone().cancelled_owned());
+        let mut hard_stop = pin!(self.shared.hard_stop.clone().cancelled_owned());
+        let mut timer = pin!(sleep_until(Instant::now()));
         while !(self.draining && self.is_finished()) {
             self.begin_flush();
             let wake = self.next_wake();
+            if timer.deadline() != wake {
+                timer.as_mut().reset(wake);
+            }
             let takes = self.takes_deliveries();
             tokio::select! {
                 biased;
-                () = cancelled_once(&self.shared.drain, self.draining) => self.begin_drain().await,
-                () = cancelled_once(&self.shared.hard_stop, self.hard_stopped.is_some()) => {
-                    self.cancel_handlers();
-                }
+                () = &mut drain, if !self.draining => self.begin_drain().await,
+                () = &mut hard_stop, if self.hard_stopped.is_none() => self.cancel_handlers(),
                 Some(command) = self.channels.commands.recv() => self.obey(command).await,
                 count = self.channels.ended.recv_many(&mut ends, 256) => {
                     debug_assert!(count > 0, "the lane holds a sender itself");
@@ -188,7 +193,7 @@ impl Lane {
                 delivery = arrival(self.session.as_mut()), if takes && self.next.is_none() => {
                     self.received(delivery);
                 }
-                () = sleep_until(wake) => self.look().await,
+                () = &mut timer => self.look().await,
             }
         }
         self.finish().await
@@ -333,13 +338,5 @@ async fn settled<F: Future + Unpin>(future: Option<F>) -> F::Output {
     match future {
         Some(future) => future.await,
         None => pending().await,
-    }
-}
-
-/// The token's cancellation, once.
-async fn cancelled_once(token: &CancellationToken, seen: bool) {
-    match seen {
-        true => pending().await,
-        false => token.cancelled().await,
     }
 }
