@@ -4,7 +4,10 @@
 //! one incarnation and never recovers, so a tag can never mean another channel's message, and a
 //! channel that died answers with an error.
 
-#![allow(clippy::disallowed_methods)]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "this is the one place that settles"
+)]
 
 use std::time::Duration;
 

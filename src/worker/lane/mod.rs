@@ -8,7 +8,13 @@ mod drain;
 mod settlement;
 mod supervision;
 
-use std::{collections::BTreeMap, future::pending, pin::{Pin, pin}, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::pending,
+    pin::{Pin, pin},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     runtime::Handle,
