@@ -58,7 +58,15 @@ async fn travel(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
             Next::End(end) => return Some(end),
             Next::Again => {
                 run.unclaim();
-                run.permit().retake().await;
+                // A drain waits for handlers that run, not for those that have yet to begin.
+                let has_slot = tokio::select! {
+                    biased;
+                    () = lane.drain.cancelled() => false,
+                    () = run.permit().retake() => true,
+                };
+                if !has_slot {
+                    return Some(park(lane, run, Duration::ZERO).await);
+                }
             }
         }
     }
