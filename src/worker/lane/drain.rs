@@ -11,6 +11,7 @@ use crate::{handler::CancelReason, worker::health::LaneState};
 impl Lane {
     pub(super) async fn begin_drain(&mut self) {
         self.draining = true;
+        self.stale_before_drain = self.ledger.stale;
         self.opening = None;
         self.hold_until = None;
         self.tell(LaneState::Draining, None);
@@ -43,8 +44,10 @@ impl Lane {
         ends.into_iter().for_each(|end| self.ledger.unsettled(end));
         self.ledger.stale += left as u64;
         self.tell(LaneState::Stopped, None);
+        // The same goes for what a drain could not tell because its session died.
+        let left = self.ledger.stale - self.stale_before_drain;
         LaneReport {
-            in_flight: left,
+            in_flight: usize::try_from(left).unwrap_or(usize::MAX),
             ..self.report()
         }
     }

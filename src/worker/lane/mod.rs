@@ -118,6 +118,8 @@ pub(super) struct Lane {
     hold_until: Option<Instant>,
     paused: bool,
     draining: bool,
+    /// Deliveries that the broker had taken back when the drain began.
+    stale_before_drain: u64,
     /// When the grace of the drain ended.
     hard_stopped: Option<Instant>,
     /// Commands that were written singly, and when the last was: what the broker may not have
@@ -158,6 +160,7 @@ impl Lane {
             hold_until: None,
             paused: false,
             draining: false,
+            stale_before_drain: 0,
             hard_stopped: None,
             singles: 0,
             next_flush: now,
