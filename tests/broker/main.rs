@@ -5,4 +5,7 @@
 
 mod support;
 
+mod crash;
+mod drain;
 mod harness;
+mod load;

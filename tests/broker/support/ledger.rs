@@ -123,6 +123,13 @@ impl Account {
         })
     }
 
+    /// Messages that were handled.
+    pub fn finished(&self) -> impl Iterator<Item = &str> {
+        let runs = self.runs.iter();
+        runs.filter(|(_, runs)| runs.iter().any(Run::succeeded))
+            .map(|(id, _)| id.as_str())
+    }
+
     /// Messages that were handled more than once.
     pub fn handled_twice(&self) -> Vec<&str> {
         self.published_where(|id| {

@@ -1,0 +1,153 @@
+//! SIGKILL to a worker at work, again and again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::support::{
+    Account, Broker, DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, Request, VHost,
+    WorkerProcess, exchange::Seen, lane_config, wait_until,
+};
+
+const MESSAGES: usize = 4_000;
+const KILLS: usize = 5;
+const PREFETCH: usize = 64;
+
+/// How long before a kill a message can have been answered and not be acked yet: the ack waits for
+/// others for milliseconds, and a busy machine adds to it.
+const UNACKED: Duration = Duration::from_secs(2);
+
+/// The queues that a message can be in.
+const QUEUES: [&str; 3] = ["orders", "orders.retry.1s", "orders.dead"];
+
+/// Every tenth message fails at its first attempt.
+fn fails(n: u64) -> bool {
+    n % 10 == 3
+}
+
+fn answer(request: &Request) -> Reply {
+    let n = request.json()["n"].as_u64().expect("a number");
+    let work = Duration::from_millis(n % 7);
+    match fails(n) && request.attempt() == 1 {
+        true => Reply::status(503).after(work),
+        false => Reply::ok().after(work),
+    }
+}
+
+/// A kill: what had been asked of the handler by then, and when it was.
+struct Kill {
+    requests: usize,
+    at: Instant,
+}
+
+/// The ids whose runs after a kill are more than they would have been without: those that ran
+/// before a kill and, at the same attempt or a later one of a second copy, again after it.
+fn ran_again(seen: &Seen) -> BTreeMap<String, Vec<usize>> {
+    let mut runs: BTreeMap<(String, u32), Vec<usize>> = BTreeMap::new();
+    for (index, exchange) in seen.exchanges.iter().enumerate() {
+        let request = &exchange.request;
+        let key = (request.message_id().to_owned(), request.attempt());
+        runs.entry(key).or_default().push(index);
+    }
+    let mut again: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for ((id, _), indexes) in runs.into_iter().filter(|(_, indexes)| indexes.len() > 1) {
+        again.entry(id).or_default().extend(indexes);
+    }
+    again
+}
+
+async fn all_settled(vhost: &VHost) {
+    let look = async || {
+        let mut total = 0;
+        for queue in &QUEUES[..2] {
+            total += vhost.counts(queue).await.total();
+        }
+        total
+    };
+    // A message on its way from the rung is in neither for a moment, so this has to hold twice.
+    for _ in 0..2 {
+        wait_until("everything is settled", DEADLINE, look, |total| *total == 0).await;
+    }
+}
+
+async fn killed_five_times(kind: QueueType) {
+    let vhost = Broker::shared().await.vhost().await;
+    let handler = HttpHandler::answering(answer).await;
+    let changes = format!(
+        "[consumers.orders]\nqueue_type = '{}'\nprefetch = {PREFETCH}\nconcurrency = 24\n\
+         [consumers.orders.retry]\nbase = '500ms'\njitter = 0.0\ncap = '1s'\ninline_below = '0s'",
+        kind.name()
+    );
+    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), &changes);
+    let mut worker = WorkerProcess::start(&config);
+    worker.wait_for_consumers(&vhost, "orders", 1).await;
+    let make = |n| PublishSpec::of(format!("{{\"n\":{n}}}"));
+    let ids = vhost.publish_many("orders", MESSAGES, make).await;
+
+    let mut kills = Vec::new();
+    for round in 1..=KILLS {
+        let requests = round * MESSAGES / (KILLS + 1);
+        handler.wait_for_requests(requests, DEADLINE).await;
+        worker.kill();
+        let at = Instant::now();
+        worker.exited(DEADLINE).await;
+        let seen = handler
+            .wait_for("its requests are gone", DEADLINE, |seen| seen.running == 0)
+            .await;
+        vhost.wait_for_consumers("orders", 0, DEADLINE).await;
+        kills.push(Kill {
+            requests: seen.exchanges.len(),
+            at,
+        });
+        worker = WorkerProcess::start(&config);
+    }
+    worker.wait_for_consumers(&vhost, "orders", 1).await;
+    all_settled(&vhost).await;
+    let ledger = worker.drain(DEADLINE).await;
+    assert_eq!((ledger.stale, ledger.returned), (0, 0), "{ledger:?}");
+
+    let seen = handler.seen();
+    let account = Account::take(&vhost, ids.clone(), &seen, &QUEUES).await;
+    account.assert_nothing_lost();
+    let finished: BTreeSet<_> = account.finished().collect();
+    assert_eq!(finished.len(), MESSAGES, "every message was handled");
+    for queue in QUEUES {
+        assert_eq!(account.left_in(queue), 0, "{queue}");
+    }
+
+    // What ran again was in flight at a kill: delivered, and not acked.
+    let again = ran_again(&seen);
+    println!(
+        "{kind:?}: {} of {MESSAGES} ran again after {KILLS} kills",
+        again.len()
+    );
+    let mut per_kill = [0; KILLS];
+    for (id, runs) in &again {
+        let in_flight = |kill: &Kill| {
+            runs.iter().any(|run| {
+                let ended = seen.exchanges[*run].ended;
+                let late = ended.is_none_or(|(ended, _)| ended + UNACKED >= kill.at);
+                *run < kill.requests && late
+            })
+        };
+        let kill = kills.iter().position(in_flight);
+        let kill = kill.unwrap_or_else(|| panic!("{id} was not in flight at any kill"));
+        per_kill[kill] += 1;
+    }
+    assert!(again.len() <= KILLS * PREFETCH, "{} ran again", again.len());
+    assert!(
+        per_kill.iter().all(|again| *again <= PREFETCH),
+        "a kill costs no more than the prefetch: {per_kill:?}"
+    );
+}
+
+#[tokio::test]
+async fn five_kills_amid_a_run_from_a_quorum_queue_lose_nothing_and_repeat_only_what_was_in_flight()
+{
+    killed_five_times(QueueType::Quorum).await;
+}
+
+#[tokio::test]
+async fn five_kills_amid_a_run_from_a_classic_queue_lose_nothing_and_repeat_only_what_was_in_flight()
+ {
+    killed_five_times(QueueType::Classic).await;
+}

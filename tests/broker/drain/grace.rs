@@ -1,0 +1,103 @@
+//! Handlers that take longer than a drain lasts.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{
+    Broker, DEADLINE, Exit, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess, lane_config,
+};
+
+const N: usize = 20;
+const RUNNING: usize = 8;
+
+/// What a drain may take beside its grace.
+const BEYOND: Duration = Duration::from_secs(2);
+
+/// A worker whose handlers do not end.
+struct Stuck {
+    vhost: VHost,
+    handler: HttpHandler,
+    worker: WorkerProcess,
+}
+
+impl Stuck {
+    async fn with(grace: &str) -> Self {
+        let vhost = Broker::shared().await.vhost().await;
+        let handler = HttpHandler::answering_async(|_| std::future::pending::<Reply>()).await;
+        let changes = format!(
+            "[drain]\ngrace = '{grace}'\n[consumers.orders]\nprefetch = {N}\nconcurrency = {RUNNING}"
+        );
+        let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), &changes);
+        let worker = WorkerProcess::start(&config);
+        worker.wait_for_consumers(&vhost, "orders", 1).await;
+        let make = |_| PublishSpec::of("{}");
+        vhost.publish_many("orders", N, make).await;
+        handler.wait_for_requests(RUNNING, DEADLINE).await;
+        vhost.wait_for_counts("orders", 0, 20, DEADLINE).await;
+        Self {
+            vhost,
+            handler,
+            worker,
+        }
+    }
+
+    /// All messages are back in the queue, as they were, and the worker says so.
+    async fn assert_returned(&self, exit: Exit) {
+        assert!(exit.status.success(), "{exit:?}");
+        let ledger = self.worker.ledger();
+        ledger.assert_adds_up();
+        assert_eq!((ledger.received, ledger.returned), (20, 20), "{ledger:?}");
+        let seen = self
+            .handler
+            .wait_for("the worker hung up", DEADLINE, |seen| seen.running == 0)
+            .await;
+        assert_eq!((seen.exchanges.len(), seen.abandoned), (RUNNING, RUNNING));
+
+        // No attempt is charged: the next worker's is the first.
+        let fresh = HttpHandler::answering(|_| Reply::ok()).await;
+        let config = lane_config(&self.vhost.amqp_url(), "orders", &fresh.url(), "");
+        let mut next = WorkerProcess::start(&config);
+        let seen = fresh.wait_for_answered(N, DEADLINE).await;
+        for exchange in &seen.exchanges {
+            assert_eq!(exchange.request.attempt(), 1);
+        }
+        let ledger = next.drain(DEADLINE).await;
+        assert_eq!((ledger.received, ledger.acked), (20, 20), "{ledger:?}");
+    }
+}
+
+#[tokio::test]
+async fn handlers_longer_than_the_grace_are_cancelled_and_their_messages_returned_uncharged() {
+    let mut stuck = Stuck::with("300ms").await;
+    stuck.worker.terminate();
+    let exit = stuck.worker.exited(DEADLINE).await;
+    let grace = Duration::from_millis(300);
+    assert!((grace..grace + BEYOND).contains(&exit.took), "{exit:?}");
+    stuck.assert_returned(exit).await;
+}
+
+#[tokio::test]
+async fn a_returned_message_has_no_headers_of_ours() {
+    let mut stuck = Stuck::with("0s").await;
+    stuck.worker.terminate();
+    stuck.worker.exited(DEADLINE).await;
+    let left = stuck.vhost.drain_all("orders").await;
+    assert_eq!(left.len(), N);
+    for got in left {
+        assert_eq!(*got.header("lapwing-attempts"), Value::Null);
+        assert!(!got.headers.keys().any(|name| name.starts_with("lapwing-")));
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_the_grace_at_once() {
+    let mut stuck = Stuck::with("25s").await;
+    stuck.worker.terminate();
+    let waiting = "waiting for running handlers; a second signal stops them";
+    stuck.worker.wait_for_message(waiting, DEADLINE).await;
+    stuck.worker.interrupt();
+    let exit = stuck.worker.exited(DEADLINE).await;
+    assert!(exit.took < BEYOND, "{exit:?}");
+    stuck.assert_returned(exit).await;
+}

@@ -1,0 +1,141 @@
+//! Retries that wait in the worker when a drain begins.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::{
+    Account, Broker, DEADLINE, Gate, Got, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess,
+    lane_config, log_message,
+};
+
+const N: usize = 20;
+const RUNG: &str = "orders.retry.8s";
+
+/// Waits until `n` attempts have been charged, by the worker's log.
+async fn charged(worker: &WorkerProcess, n: usize) {
+    let is_last = |worker: &WorkerProcess| {
+        let log = worker.log();
+        log.iter()
+            .filter(|line| log_message(line) == "attempt failed")
+            .count()
+            >= n
+    };
+    let what = format!("{n} attempts have failed");
+    crate::support::wait_until(&what, DEADLINE, async || is_last(worker), |all| *all).await;
+}
+
+/// One failure is charged, and told as it was.
+fn assert_charged_once(got: &Got) {
+    assert_eq!(*got.header("lapwing-attempts"), 1);
+    let history = got
+        .header("lapwing-history")
+        .as_str()
+        .expect("as the test made it");
+    let history: Vec<Value> = serde_json::from_str(history).expect("as the test made it");
+    assert_eq!(history.len(), 1);
+    assert_eq!(history[0]["attempt"], 1);
+}
+
+#[tokio::test]
+async fn retries_that_wait_in_the_worker_are_parked_with_what_is_left_of_their_delay() {
+    const DELAY: Duration = Duration::from_secs(8);
+    let vhost = Broker::shared().await.vhost().await;
+    let handler = HttpHandler::answering(|_| Reply::status(503)).await;
+    let changes = "[consumers.orders]\nprefetch = 64\n[consumers.orders.retry]\n\
+        base = '8s'\njitter = 0.0\ninline_below = '10s'\ncap = '16s'";
+    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), changes);
+    let mut worker = WorkerProcess::start(&config);
+    worker.wait_for_consumers(&vhost, "orders", 1).await;
+    let published = Instant::now();
+    let make = |_| PublishSpec::of("{}");
+    let ids = vhost.publish_many("orders", N, make).await;
+    charged(&worker, N).await;
+    let waiting = Instant::now();
+
+    worker.terminate();
+    let exit = worker.exited(DEADLINE).await;
+    let gone = Instant::now();
+
+    assert!(exit.status.success(), "{exit:?}");
+    let ledger = worker.ledger();
+    ledger.assert_adds_up();
+    assert_eq!((ledger.received, ledger.parked), (20, 20), "{ledger:?}");
+    assert_eq!(handler.seen().exchanges.len(), N, "no further attempt");
+    assert!(gone - waiting < DELAY / 2, "the wait was cut short");
+    // The rung keeps what it holds for longer than this look at it takes.
+    let parked = expiring(&vhost).await;
+    assert_eq!(parked.len(), N);
+    for (id, left, got) in &parked {
+        assert!(ids.contains(id));
+        assert!(*left < DELAY, "{left:?} of {DELAY:?}");
+        assert!(*left + (gone - published) >= DELAY, "never early: {left:?}");
+        assert_charged_once(got);
+    }
+}
+
+/// What lies in the rung: ids, and how long each is to stay.
+async fn expiring(vhost: &VHost) -> Vec<(String, Duration, Got)> {
+    let parked = vhost.drain_all(RUNG).await;
+    let stay = |got: &Got| {
+        let text = got.properties.expiration().as_ref();
+        Duration::from_millis(
+            text.expect("as the test made it")
+                .as_str()
+                .parse()
+                .expect("as the test made it"),
+        )
+    };
+    let all = parked.into_iter();
+    all.map(|got| (got.id().to_owned(), stay(&got), got))
+        .collect()
+}
+
+#[tokio::test]
+async fn retries_that_wait_for_a_handler_slot_do_not_hold_up_a_drain() {
+    let vhost = Broker::shared().await.vhost().await;
+    let gate = Gate::default();
+    let held = gate.clone();
+    let handler = HttpHandler::answering_async(move |request: Arc<_>| {
+        let held = held.clone();
+        async move {
+            if crate::support::Request::attempt(&request) == 1 {
+                return Reply::status(503);
+            }
+            held.passed().await;
+            Reply::ok()
+        }
+    })
+    .await;
+    let changes = "[consumers.orders]\nprefetch = 64\nconcurrency = 2\n\
+        [consumers.orders.retry]\nbase = '300ms'\njitter = 0.0\ncap = '1s'";
+    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), changes);
+    let mut worker = WorkerProcess::start(&config);
+    worker.wait_for_consumers(&vhost, "orders", 1).await;
+    let make = |_| PublishSpec::of("{}");
+    let ids = vhost.publish_many("orders", N, make).await;
+    // All have failed once; two run again and keep the slots, the others wait.
+    let second = |seen: &crate::support::exchange::Seen| seen.running == 2;
+    charged(&worker, N).await;
+    let seen = handler.wait_for("two run again", DEADLINE, second).await;
+    assert_eq!(seen.exchanges.len(), N + 2);
+
+    worker.terminate();
+    worker.wait_for_message("draining", DEADLINE).await;
+    // What was due is parked for no time, so it comes straight back for another worker.
+    vhost.wait_for_counts("orders", 18, 2, DEADLINE).await;
+    gate.open();
+    let exit = worker.exited(DEADLINE).await;
+
+    assert!(exit.status.success(), "{exit:?}");
+    let ledger = worker.ledger();
+    assert_eq!((ledger.parked, ledger.acked), (18, 2), "{ledger:?}");
+    assert_eq!(handler.seen().exchanges.len(), N + 2, "nothing was started");
+    let mut account = Account::new(ids, &handler.seen());
+    for got in vhost.drain_all("orders").await {
+        assert_charged_once(&got);
+        account.add_left("orders", got.id());
+    }
+    account.assert_exactly_once();
+}

@@ -1,0 +1,117 @@
+//! Draining while the broker cannot be reached.
+
+use std::time::Duration;
+
+use crate::support::{
+    Account, Broker, DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, Reply, VHost, WorkerProcess,
+    lane_config,
+};
+
+const N: usize = 20;
+const RUNNING: usize = 4;
+
+/// The bounds of all that can hang, small.
+const CHANGES: &str = "
+    drain = { grace = '600ms', settle = '200ms' }
+    timeouts = { declare = '1s', ack = '1s', close = '500ms', publish = '1s', confirm = '1s' }
+    [consumers.orders]
+    prefetch = 20
+    concurrency = 4";
+
+/// Grace or a request, then closing a channel and two connections, and some time to start and stop.
+const BOUND: Duration = Duration::from_millis(1_000 + 500 + 2 * 500 + 1_500);
+
+/// A worker behind a proxy, its handlers at a gate.
+struct Behind {
+    vhost: VHost,
+    proxy: Proxy,
+    gate: Gate,
+    handler: HttpHandler,
+    worker: WorkerProcess,
+    ids: Vec<String>,
+}
+
+impl Behind {
+    async fn new() -> Self {
+        let vhost = Broker::shared().await.vhost().await;
+        let proxy = Proxy::to(&vhost).await;
+        let gate = Gate::default();
+        let held = gate.clone();
+        let handler = HttpHandler::answering_async(move |_| {
+            let held = held.clone();
+            async move {
+                held.passed().await;
+                Reply::ok()
+            }
+        })
+        .await;
+        let config = lane_config(&proxy.url(&vhost), "orders", &handler.url(), CHANGES);
+        let worker = WorkerProcess::start(&config);
+        worker.wait_for_consumers(&vhost, "orders", 1).await;
+        let make = |_| PublishSpec::of("{}");
+        let ids = vhost.publish_many("orders", N, make).await;
+        handler.wait_for_requests(RUNNING, DEADLINE).await;
+        vhost.wait_for_counts("orders", 0, 20, DEADLINE).await;
+        Self {
+            vhost,
+            proxy,
+            gate,
+            handler,
+            worker,
+            ids,
+        }
+    }
+
+    /// The worker ends within its bounds, says what it left, and nothing is lost.
+    async fn assert_ends(mut self, code: i32) {
+        self.worker.terminate();
+        self.gate.open();
+        let exit = self.worker.exited(DEADLINE).await;
+        assert!(exit.took <= BOUND, "{exit:?}");
+        assert_eq!(exit.status.code(), Some(code), "{exit:?}");
+        let ledger = self.worker.ledger();
+        ledger.assert_adds_up();
+        assert_eq!(ledger.stale, ledger.received, "{ledger:?}");
+        assert!(ledger.stale >= RUNNING as u64, "{ledger:?}");
+        // The broker still holds what a stalled connection had, until it sees it gone.
+        self.proxy.cut().await;
+        let queues = ["orders", "orders.dead"];
+        let account = Account::take(&self.vhost, self.ids, &self.handler.seen(), &queues).await;
+        account.assert_nothing_lost();
+        assert_eq!(account.left_in("orders"), N);
+    }
+}
+
+#[tokio::test]
+async fn a_drain_ends_within_its_bounds_when_the_connection_says_nothing() {
+    let behind = Behind::new().await;
+    behind.proxy.stall();
+    // Handlers finish, and nobody can be told.
+    behind.assert_ends(3).await;
+}
+
+#[tokio::test]
+async fn a_drain_ends_within_its_bounds_when_the_broker_refuses_connections() {
+    let behind = Behind::new().await;
+    behind.proxy.refuse().await;
+    behind.proxy.cut().await;
+    behind
+        .worker
+        .wait_for_message("not consuming", DEADLINE)
+        .await;
+    // The broker had taken everything back before the drain began, which leaves nothing more.
+    behind.assert_ends(0).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_never_reached_the_broker_drains_at_once() {
+    let vhost = Broker::shared().await.vhost().await;
+    let proxy = Proxy::to(&vhost).await;
+    proxy.stall();
+    let handler = HttpHandler::answering(|_| Reply::ok()).await;
+    let config = lane_config(&proxy.url(&vhost), "orders", &handler.url(), CHANGES);
+    let mut worker = WorkerProcess::start(&config);
+    proxy.wait_for_accepted(2).await;
+    let ledger = worker.drain(BOUND).await;
+    assert_eq!(ledger.received, 0);
+}
