@@ -186,7 +186,7 @@ impl Supervisor {
         let mut tries = 0;
         while !stop.is_cancelled() {
             let attempt = tokio::select! {
-                attempt = self.connect(tries) => attempt,
+                attempt = self.connect(&mut tries) => attempt,
                 () = stop.cancelled() => return,
             };
             let error = match attempt {
@@ -198,10 +198,7 @@ impl Supervisor {
                     }
                     error
                 }
-                Err(error) => {
-                    tries += 1;
-                    error
-                }
+                Err(error) => error,
             };
             let wait = backoff.next();
             if !stop.is_cancelled() {
@@ -265,14 +262,36 @@ impl Supervisor {
         }
     }
 
-    /// One attempt, at one of the URLs.
+    /// One attempt: the URLs in turn, from the one that worked last, until one works. Only when
+    /// none does has the attempt failed: one dead node of several is no reason to wait, or, with
+    /// `fail_fast`, to give up.
     async fn connect(
         &self,
-        tries: usize,
+        tries: &mut usize,
+    ) -> Result<(Arc<Connection>, watch::Sender<bool>), BrokerError> {
+        let urls = urls(&self.broker).await?;
+        let mut left = urls.len();
+        loop {
+            let number = *tries % urls.len();
+            let error = match self.connect_to(&urls[number]).await {
+                Ok(connected) => return Ok(connected),
+                Err(error) => error,
+            };
+            *tries += 1;
+            left -= 1;
+            if left == 0 {
+                return Err(error);
+            }
+            warn!(connection = self.purpose.name(), url = number + 1, of = urls.len(), %error, "trying the next URL");
+        }
+    }
+
+    async fn connect_to(
+        &self,
+        url: &str,
     ) -> Result<(Arc<Connection>, watch::Sender<bool>), BrokerError> {
         static EPOCH: AtomicU64 = AtomicU64::new(1);
-        let urls = urls(&self.broker).await?;
-        let uri = amqp_uri(&urls[tries % urls.len()], &self.broker).await?;
+        let uri = amqp_uri(url, &self.broker).await?;
         let tls = tls_config(&self.broker.tls).await?;
         // What the I/O thread of lapin connects, we can end: a peer that accepts and then says
         // nothing would otherwise keep that thread for ever.
