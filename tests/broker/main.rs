@@ -5,7 +5,10 @@
 
 mod support;
 
+mod connect;
 mod crash;
 mod drain;
+mod faults;
 mod harness;
 mod load;
+mod republish;

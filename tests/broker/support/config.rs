@@ -18,10 +18,16 @@ pub fn lane_config(amqp_url: &str, queue: &str, handler_url: &str, changes: &str
     ]);
     let broker = Table::from_iter([("url".to_owned(), text(amqp_url))]);
     let consumers = Table::from_iter([(queue.to_owned(), lane.into())]);
-    let mut config = Table::from_iter([
+    let config = Table::from_iter([
         ("broker".to_owned(), broker.into()),
         ("consumers".to_owned(), consumers.into()),
     ]);
+    changed(&config.to_string(), changes)
+}
+
+/// `config` with `changes` laid over it in the same way.
+pub fn changed(config: &str, changes: &str) -> String {
+    let mut config: Table = config.parse().expect("the configuration is TOML");
     let changes: Table = changes.parse().expect("the changes are TOML");
     lay_over(&mut config, changes);
     config.to_string()

@@ -1,0 +1,108 @@
+//! Getting to the broker: one that is not there yet, refuses, is one of several, speaks TLS or
+//! says nothing; and secrets, which change and are never shown.
+
+mod process;
+mod reach;
+mod secrets;
+mod tls;
+
+use std::path::Path;
+
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::{HttpHandler, Reply, VHost, WorkerProcess, lane_config, management::encode};
+
+const QUEUE: &str = "orders";
+
+/// Quick tries, and a log of everything.
+const QUICK: &str = "
+    [broker.reconnect]
+    base = '100ms'
+    cap = '300ms'
+    [timeouts]
+    connect = '2s'
+    handshake = '5s'
+    [log]
+    filter = 'trace'
+    [consumers.orders.retry]
+    cap = '1s'
+";
+
+fn config(url: &str, handler: &HttpHandler, changes: &str) -> String {
+    let quick = lane_config(url, QUEUE, &handler.url(), QUICK);
+    crate::support::config::changed(&quick, changes)
+}
+
+/// The same with the url in `file`, which is allowed only where no other is set.
+fn config_with_url_in(file: &Path, handler: &HttpHandler) -> String {
+    let mut config: toml::Table = config("", handler, "").parse().expect("our own");
+    let from_file = toml::Table::from_iter([
+        ("url_file".to_owned(), file.display().to_string().into()),
+        (
+            "reconnect".to_owned(),
+            config["broker"]["reconnect"].clone(),
+        ),
+    ]);
+    config.insert("broker".to_owned(), from_file.into());
+    config.to_string()
+}
+
+async fn handler() -> HttpHandler {
+    HttpHandler::answering(|_| Reply::ok()).await
+}
+
+/// A user of the broker with a password that nothing else says; deleted by [`User::delete`].
+struct User<'vhost> {
+    vhost: &'vhost VHost,
+    name: String,
+    password: String,
+}
+
+impl<'vhost> User<'vhost> {
+    async fn create(vhost: &'vhost VHost) -> Self {
+        let name = format!("connect-{}", Uuid::now_v7().simple());
+        let mut user = Self {
+            vhost,
+            name,
+            password: String::new(),
+        };
+        user.rotate().await;
+        let all = json!({ "configure": ".*", "write": ".*", "read": ".*" });
+        let at = format!("permissions/{}/{}", encode(vhost.name()), user.name);
+        vhost.broker().management().put(&at, &all).await;
+        user
+    }
+
+    /// Gives it a new password.
+    async fn rotate(&mut self) {
+        self.password = format!("secret{}", Uuid::now_v7().simple());
+        let user = json!({ "password": self.password, "tags": "" });
+        let at = format!("users/{}", self.name);
+        self.vhost.broker().management().put(&at, &user).await;
+    }
+
+    /// `url`, with this user and `password`.
+    fn url(&self, url: &str, password: &str) -> String {
+        let mut url = url::Url::parse(url).expect("our own url is one");
+        url.set_username(&self.name)
+            .expect("an amqp url has a user");
+        url.set_password(Some(password)).expect("and a password");
+        url.into()
+    }
+
+    async fn delete(self) {
+        let at = format!("users/{}", self.name);
+        self.vhost.broker().management().delete(&at).await;
+    }
+}
+
+/// Nothing that the worker ever wrote holds the secret. It must have exited.
+#[track_caller]
+fn assert_never_says(worker: &WorkerProcess, secret: &str) {
+    assert!(!secret.is_empty());
+    let log = worker.log();
+    assert!(!log.is_empty(), "it said something at all");
+    let said = log.iter().find(|line| line.to_string().contains(secret));
+    assert_eq!(said, None, "{secret} is a secret");
+}

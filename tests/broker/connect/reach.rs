@@ -1,0 +1,122 @@
+//! Which broker is reached, and when.
+
+use lapwing::Readiness;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{QUEUE, User, config, config_with_url_in, handler};
+use crate::support::{
+    Account, Broker, DEADLINE, HttpHandler, Proxy, RunningWorker, VHost, all_succeeded,
+};
+
+/// A message goes all the way.
+async fn handles_a_message(worker: RunningWorker, vhost: &VHost, handler: &HttpHandler) {
+    worker.ready().await;
+    let ids = vec![vhost.publish(QUEUE, "{}").await];
+    handler
+        .wait_for("it succeeds", DEADLINE, |seen| all_succeeded(&ids, seen))
+        .await;
+    worker.drain().await;
+    Account::take(vhost, ids, &handler.seen(), &[QUEUE])
+        .await
+        .assert_exactly_once();
+}
+
+#[tokio::test]
+async fn a_broker_that_is_down_at_start_is_waited_for_and_then_consumed() {
+    let vhost = Broker::shared().await.vhost().await;
+    let proxy = Proxy::to(&vhost).await;
+    proxy.refuse().await;
+    let handler = handler().await;
+    let worker = RunningWorker::start(&config(&proxy.url(&vhost), &handler, ""));
+    let why = worker.not_ready().await;
+    assert!(why.contains("refused"), "{why}");
+    assert_eq!(vhost.consumers(QUEUE).await, 0);
+
+    proxy.accept_again();
+
+    handles_a_message(worker, &vhost, &handler).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_and_a_missing_virtual_host_are_said_and_mended() {
+    let broker = Broker::shared().await;
+    let vhost = broker.vhost().await;
+    let user = User::create(&vhost).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("url");
+    let write = |url: String| std::fs::write(&file, url).expect("our own file");
+    write(user.url(&vhost.amqp_url(), "wrong"));
+    let handler = handler().await;
+    let worker = RunningWorker::start(&config_with_url_in(&file, &handler));
+
+    let says = |text: &'static str| {
+        move |readiness: &Readiness| {
+            let reason = readiness.lanes[QUEUE].reason.as_deref();
+            !readiness.ready && reason.is_some_and(|reason| reason.contains(text))
+        }
+    };
+    worker
+        .until("is refused its password", says("ACCESS_REFUSED"))
+        .await;
+    write(user.url(&vhost.amqp_url(), &user.password) + "-missing");
+    worker
+        .until("is refused its virtual host", says("NOT_ALLOWED"))
+        .await;
+    write(user.url(&vhost.amqp_url(), &user.password));
+
+    handles_a_message(worker, &vhost, &handler).await;
+    user.delete().await;
+}
+
+#[tokio::test]
+async fn of_several_urls_a_dead_one_is_passed_over_and_a_lost_one_replaced() {
+    let vhost = Broker::shared().await.vhost().await;
+    let (dead, first) = (Proxy::to(&vhost).await, Proxy::to(&vhost).await);
+    let second = Proxy::to(&vhost).await;
+    dead.refuse().await;
+    let urls = [&dead, &first, &second].map(|proxy| format!("'{}'", proxy.url(&vhost)));
+    let several = format!("[broker]\nurl = [{}]", urls.join(", "));
+    let handler = handler().await;
+    let worker = RunningWorker::start(&config("amqp://replaced", &handler, &several));
+    worker.ready().await;
+    let published = |readiness: &Readiness| readiness.publishing.is_none();
+    worker.until("can publish", published).await;
+    assert_eq!((first.open(), second.open()), (2, 0), "in turn");
+
+    first.refuse().await;
+    first.cut().await;
+    worker.not_ready().await;
+
+    worker.ready().await;
+    worker.until("can publish", published).await;
+    assert_eq!((first.open(), second.open()), (0, 2), "the next in turn");
+    handles_a_message(worker, &vhost, &handler).await;
+}
+
+#[tokio::test]
+async fn an_ipv6_literal_is_an_address() {
+    let vhost = Broker::shared().await.vhost().await;
+    let Ok(listener) = TcpListener::bind("[::1]:0").await else {
+        println!("skipped: the loopback has no IPv6");
+        return;
+    };
+    let address = listener.local_addr().expect("it is bound");
+    let upstream = url::Url::parse(&vhost.amqp_url()).expect("our own url is one");
+    let port = upstream.port().expect("it names its port");
+    let upstream = format!("{}:{port}", upstream.host_str().expect("and its host"));
+    let relaying = tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut broker = TcpStream::connect(&upstream).await.expect("it runs");
+            tokio::spawn(async move {
+                // The end of the connection is no news here.
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut broker).await;
+            });
+        }
+    });
+    let handler = handler().await;
+    let url = vhost.amqp_url_through(address);
+    assert!(url.contains("[::1]"), "{url}");
+    let worker = RunningWorker::start(&config(&url, &handler, ""));
+    handles_a_message(worker, &vhost, &handler).await;
+    relaying.abort();
+}

@@ -1,0 +1,82 @@
+//! Secrets from files, which change, and which no log shows.
+
+use std::path::Path;
+
+use super::{QUEUE, User, assert_never_says, config, config_with_url_in, handler};
+use crate::support::{
+    Broker, DEADLINE, HttpHandler, VHost, WorkerProcess, log_message, wait_until,
+};
+
+/// Runs a worker with `config`, gives its user another password in between, lets `write` put
+/// that into its file, and makes the worker connect anew.
+async fn rotated(
+    vhost: &VHost,
+    mut user: User<'_>,
+    config: impl Fn(&Path, &User<'_>, &HttpHandler) -> String,
+    write: impl Fn(&Path, &User<'_>),
+) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("secret");
+    write(&file, &user);
+    let handler = handler().await;
+    let mut worker = WorkerProcess::start(&config(&file, &user, &handler));
+    worker.wait_for_consumers(vhost, QUEUE, 1).await;
+    vhost.publish(QUEUE, "{}").await;
+    handler.wait_for_answered(1, DEADLINE).await;
+
+    let before = user.password.clone();
+    user.rotate().await;
+    write(&file, &user);
+    let listed = async || vhost.connections().await.len();
+    let both = "one connection consumes and one publishes";
+    wait_until(both, DEADLINE, listed, |n| *n == 2).await;
+    vhost.close_connections().await;
+
+    worker.wait_for_consumers(vhost, QUEUE, 1).await;
+    vhost.publish(QUEUE, "{}").await;
+    handler.wait_for_answered(2, DEADLINE).await;
+    worker.drain(DEADLINE).await;
+    let refused = |line: &&serde_json::Value| line.to_string().contains("ACCESS_REFUSED");
+    let log = worker.log();
+    assert_eq!(
+        log.iter().find(refused),
+        None,
+        "the new secret was there in time"
+    );
+    assert!(
+        log.iter()
+            .any(|line| log_message(line) == "not connected to the broker")
+    );
+    for secret in [before.as_str(), &user.password, "not-this-one"] {
+        assert_never_says(&worker, secret);
+    }
+    user.delete().await;
+}
+
+#[tokio::test]
+async fn a_changed_password_file_is_read_at_the_next_connect() {
+    let vhost = Broker::shared().await.vhost().await;
+    let user = User::create(&vhost).await;
+    let config = |file: &Path, user: &User<'_>, handler: &HttpHandler| {
+        let from_file = format!("[broker]\npassword_file = '{}'", file.display());
+        let url = user.url(&vhost.amqp_url(), "not-this-one");
+        config(&url, handler, &from_file)
+    };
+    let write = |file: &Path, user: &User<'_>| {
+        std::fs::write(file, format!("{}\n", user.password)).expect("our own file");
+    };
+    rotated(&vhost, user, config, write).await;
+}
+
+#[tokio::test]
+async fn a_changed_url_file_is_read_at_the_next_connect() {
+    let vhost = Broker::shared().await.vhost().await;
+    let user = User::create(&vhost).await;
+    let config =
+        |file: &Path, _: &User<'_>, handler: &HttpHandler| config_with_url_in(file, handler);
+    let write = |file: &Path, user: &User<'_>| {
+        let url = user.url(&vhost.amqp_url(), &user.password);
+        std::fs::write(file, format!("{url}\n")).expect("our own file");
+    };
+    rotated(&vhost, user, config, write).await;
+}

@@ -1,0 +1,85 @@
+//! `amqps://`.
+
+use lapwing::Readiness;
+
+use super::{QUEUE, config, handler};
+use crate::support::broker::TlsFiles;
+use crate::support::{Broker, DEADLINE, RunningWorker, VHost};
+
+/// The node's address over TLS and its files; says so where the broker has none.
+fn tls(vhost: &VHost) -> Option<(String, TlsFiles)> {
+    let found = vhost.amqps_url().zip(vhost.broker().tls());
+    if found.is_none() {
+        println!("skipped: needs AMQPS_URL and RABBITMQ_TLS_DIR");
+    }
+    found
+}
+
+/// What the broker says about the certificates of this virtual host's clients.
+async fn peer_certificates(vhost: &VHost) -> Vec<String> {
+    let path = format!(
+        "vhosts/{}/connections",
+        crate::support::management::encode(vhost.name())
+    );
+    let listed = vhost.broker().management().get(&path).await;
+    let listed = listed.as_array().into_iter().flatten();
+    let subject = |peer: &serde_json::Value| Some(peer["peer_cert_subject"].as_str()?.to_owned());
+    listed.filter_map(subject).collect()
+}
+
+#[tokio::test]
+async fn a_broker_is_trusted_by_its_own_authority_and_shown_the_client_certificate() {
+    let vhost = Broker::shared().await.vhost().await;
+    let Some((url, files)) = tls(&vhost) else {
+        return;
+    };
+    let trust = format!("[broker.tls]\nca_file = '{}'", files.ca.display());
+    let identity = format!(
+        "{trust}\ncert_file = '{}'\nkey_file = '{}'",
+        files.client_certificate.display(),
+        files.client_key.display()
+    );
+    for (changes, shown) in [(&trust, 0), (&identity, 2)] {
+        let handler = handler().await;
+        let worker = RunningWorker::start(&config(&url, &handler, changes));
+        worker.ready().await;
+        worker
+            .until("can publish", |readiness| readiness.publishing.is_none())
+            .await;
+        vhost.publish(QUEUE, "{}").await;
+        handler.wait_for_answered(1, DEADLINE).await;
+        let certificates = async || {
+            let found = peer_certificates(&vhost).await;
+            found.iter().filter(|name| name.contains("client")).count()
+        };
+        let what = format!("the broker has seen {shown} client certificates");
+        crate::support::wait_until(&what, DEADLINE, certificates, |n| *n == shown).await;
+        worker.drain().await;
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_another_authority_signed_is_refused_and_the_reason_said() {
+    let vhost = Broker::shared().await.vhost().await;
+    let Some((url, files)) = tls(&vhost) else {
+        return;
+    };
+    // A certificate, but nobody's authority; and none but the system's.
+    let other = format!(
+        "[broker.tls]\nca_file = '{}'",
+        files.client_certificate.display()
+    );
+    for changes in [other.as_str(), ""] {
+        let handler = handler().await;
+        let worker = RunningWorker::start(&config(&url, &handler, changes));
+        let says = |readiness: &Readiness| {
+            let reason = readiness.lanes[QUEUE].reason.as_deref();
+            !readiness.ready
+                && reason.is_some_and(|reason| reason.to_lowercase().contains("certificate"))
+        };
+        let readiness = worker.until("says that it trusts it not", says).await;
+        println!("{:?}", readiness.lanes[QUEUE].reason);
+        worker.drain().await;
+    }
+    assert_eq!(vhost.connections().await, []);
+}

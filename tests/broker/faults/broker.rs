@@ -1,0 +1,263 @@
+//! The node itself: stopped, killed, under a memory alarm, impatient with consumers.
+
+use std::time::Duration;
+
+use lapwing::LaneState;
+
+use super::{QUEUE, QUEUES, config, first_forty_pass, publish};
+use crate::support::{
+    Account, Broker, DEADLINE, Gate, HttpHandler, Reply, RunningWorker, all_succeeded,
+};
+
+#[tokio::test]
+async fn own_node_stopped_and_killed_under_load_is_waited_for_and_loses_nothing() {
+    let Some(broker) = Broker::own("restarts").await else {
+        return;
+    };
+    let vhost = broker.vhost().await;
+    let gate = Gate::default();
+    let handler = first_forty_pass(&gate).await;
+    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, ""));
+    worker.ready().await;
+    let mut ids = Vec::new();
+    for (round, name) in ["stop", "kill"].into_iter().enumerate() {
+        gate.close();
+        let some = handler.seen().exchanges.len() + 40 + 8;
+        ids.extend(publish(&vhost, name, 200).await);
+        handler.wait_for_requests(some, DEADLINE).await;
+
+        match name {
+            "stop" => broker.stop().await,
+            _ => broker.kill().await,
+        }
+        worker.not_ready().await;
+        let down = worker.handle().readiness();
+        assert_eq!(down.lanes[QUEUE].state, LaneState::Connecting);
+        assert!(down.publishing.is_some(), "nothing can be published either");
+        gate.open();
+        broker.start().await;
+
+        let up = worker.ready().await;
+        assert_eq!(up.lanes[QUEUE].state, LaneState::Consuming);
+        let what = format!("all are handled after the {name}");
+        handler
+            .wait_for(&what, DEADLINE, |seen| all_succeeded(&ids, seen))
+            .await;
+        let sessions = worker.report(QUEUE).await.counts.sessions;
+        assert_eq!(
+            sessions,
+            round as u64 + 2,
+            "a session for each life of the node"
+        );
+    }
+    let ledger = worker.drain().await.ledger();
+    assert!(ledger.acked >= 400 - ledger.duplicates, "{ledger:?}");
+    Account::take(&vhost, ids, &handler.seen(), &QUEUES)
+        .await
+        .assert_nothing_lost();
+}
+
+/// Blocks publishing on the node as a shortage of memory does.
+async fn alarm(broker: &Broker, on: bool) {
+    match on {
+        true => {
+            broker
+                .ctl(&["set_vm_memory_high_watermark", "0.0000001"])
+                .await
+        }
+        false => {
+            broker
+                .ctl(&["set_vm_memory_high_watermark", "absolute", "2GB"])
+                .await
+        }
+    };
+}
+
+#[tokio::test]
+async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its_end() {
+    let Some(broker) = Broker::own("alarm").await else {
+        return;
+    };
+    let vhost = broker.vhost().await;
+    let gate = Gate::default();
+    let held = gate.clone();
+    // Of 41 messages the first half fails once; "trigger" meets no gate.
+    let handler = HttpHandler::answering_async(move |request| {
+        let held = held.clone();
+        async move {
+            let id = request.message_id();
+            if !id.starts_with("trigger") {
+                held.passed().await;
+            }
+            match request.attempt() == 1 && !id.starts_with("well") {
+                true => Reply::status(503),
+                false => Reply::ok(),
+            }
+        }
+    })
+    .await;
+    let wide = "[consumers.orders]\nprefetch = 64\nconcurrency = 64";
+    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, wide));
+    worker.ready().await;
+    let mut ids = publish(&vhost, "well", 20).await;
+    ids.extend(publish(&vhost, "failing", 20).await);
+    handler.wait_for_requests(40, DEADLINE).await;
+    ids.extend(publish(&vhost, "trigger", 1).await);
+    handler.wait_for_answered(2, DEADLINE).await;
+
+    alarm(&broker, true).await;
+    // The broker blocks a connection when it publishes: the next retry does.
+    let blocked = |readiness: &lapwing::Readiness| {
+        let why = readiness.publishing.as_deref();
+        why.is_some_and(|why| why.contains("blocked"))
+    };
+    gate.open();
+    let during = worker.until("is blocked", blocked).await;
+    assert!(during.ready, "consuming goes on: {during:?}");
+    handler
+        .wait_for("all have run once", DEADLINE, |seen| seen.answered >= 42)
+        .await;
+    // Acks go through: what has succeeded leaves the queue.
+    let look = async || vhost.counts(QUEUE).await.unacked;
+    crate::support::wait_until("the handled are acked", DEADLINE, look, |unacked| {
+        (1..=20).contains(unacked)
+    })
+    .await;
+    let ledger = worker.report(QUEUE).await.ledger;
+    assert!(ledger.acked >= 21, "{ledger:?}");
+
+    alarm(&broker, false).await;
+    worker
+        .until("publishes again", |readiness| {
+            readiness.publishing.is_none()
+        })
+        .await;
+    handler
+        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
+        .await;
+    let ledger = worker.drain().await.ledger();
+    assert_eq!((ledger.parked, ledger.acked), (21, 41), "{ledger:?}");
+    assert_eq!((ledger.returned, ledger.stale), (0, 0), "{ledger:?}");
+    let seen = handler.seen();
+    assert_eq!(
+        seen.exchanges.len(),
+        41 + 21,
+        "each failure ran twice, no more"
+    );
+    Account::take(&vhost, ids, &seen, &QUEUES)
+        .await
+        .assert_exactly_once();
+}
+
+#[tokio::test]
+async fn own_node_with_a_long_memory_alarm_holds_the_lane_and_lets_it_go() {
+    let Some(broker) = Broker::own("long-alarm").await else {
+        return;
+    };
+    let vhost = broker.vhost().await;
+    let gate = Gate::default();
+    let held = gate.clone();
+    let handler = HttpHandler::answering_async(move |request| {
+        let held = held.clone();
+        async move {
+            held.passed().await;
+            match request.attempt() {
+                1 => Reply::status(503),
+                _ => Reply::ok(),
+            }
+        }
+    })
+    .await;
+    let hasty = "
+        [publish]
+        budget = '300ms'
+        hold = '500ms'
+        [consumers.orders]
+        prefetch = 64
+        concurrency = 64
+    ";
+    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, hasty));
+    worker.ready().await;
+    let ids = publish(&vhost, "failing", 30).await;
+    handler.wait_for_requests(30, DEADLINE).await;
+    alarm(&broker, true).await;
+    gate.open();
+
+    let is_held = |readiness: &lapwing::Readiness| readiness.lanes[QUEUE].state == LaneState::Held;
+    let held = worker.until("holds its lane", is_held).await;
+    assert!(!held.ready, "a lane that cannot settle is not ready");
+    alarm(&broker, false).await;
+    handler
+        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
+        .await;
+    worker.ready().await;
+
+    let ledger = worker.drain().await.ledger();
+    assert_eq!((ledger.parked, ledger.acked), (30, 30), "{ledger:?}");
+    assert!(ledger.returned > 0 && ledger.stale == 0, "{ledger:?}");
+    Account::take(&vhost, ids, &handler.seen(), &QUEUES)
+        .await
+        .assert_exactly_once();
+}
+
+/// Makes the node end the channel (4.3: the consumer) of a delivery that stays unsettled.
+async fn make_impatient(broker: &Broker) {
+    for setting in ["consumer_timeout", "channel_tick_interval"] {
+        let set = format!("application:set_env(rabbit, {setting}, 1000).");
+        broker.ctl(&["eval", &set]).await;
+    }
+}
+
+#[tokio::test]
+async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connection() {
+    let Some(broker) = Broker::own("impatient").await else {
+        return;
+    };
+    make_impatient(&broker).await;
+    let vhost = broker.vhost().await;
+    let gate = Gate::default();
+    let held = gate.clone();
+    let handler = HttpHandler::answering_async(move |request| {
+        let held = held.clone();
+        async move {
+            if request.index == 0 {
+                held.passed().await;
+            }
+            Reply::ok()
+        }
+    })
+    .await;
+    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, ""));
+    worker.ready().await;
+    let connections = || async {
+        let mut names: Vec<_> = vhost
+            .connections()
+            .await
+            .into_iter()
+            .map(|c| c.name)
+            .collect();
+        names.sort();
+        names
+    };
+    let before = connections().await;
+    let ids = publish(&vhost, "slow", 10).await;
+
+    // The first delivery is never settled: the broker loses patience, and delivers it again.
+    let why = worker.not_ready().await;
+    println!("seen as: {why}");
+    worker.ready().await;
+    handler
+        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
+        .await;
+    gate.open();
+    handler.wait_for_answered(11, Duration::from_secs(5)).await;
+
+    assert_eq!(connections().await, before, "the connections stayed");
+    let report = worker.drain().await;
+    assert_eq!(report.lanes[QUEUE].counts.sessions, 2, "{report:?}");
+    let ledger = report.ledger();
+    assert!(ledger.stale >= 1 && ledger.acked == 10, "{ledger:?}");
+    Account::take(&vhost, ids, &handler.seen(), &QUEUES)
+        .await
+        .assert_nothing_lost();
+}

@@ -1,0 +1,118 @@
+//! The network between worker and broker: cut, gone for a while, silent.
+
+use lapwing::LaneState;
+
+use super::{QUEUE, QUEUES, config, publish, slow_handler};
+use crate::support::{Account, Broker, DEADLINE, Proxy, RunningWorker, all_succeeded};
+
+#[tokio::test]
+async fn connections_cut_again_and_again_under_load_lose_nothing() {
+    let vhost = Broker::shared().await.vhost().await;
+    let proxy = Proxy::to(&vhost).await;
+    let handler = slow_handler().await;
+    let worker = RunningWorker::start(&config(&proxy.url(&vhost), &handler, ""));
+    worker.ready().await;
+    let ids = publish(&vhost, "cut", 400).await;
+
+    for _ in 0..4 {
+        let some = handler.seen().answered + 30;
+        handler.wait_for_answered(some, DEADLINE).await;
+        tokio::join!(worker.not_ready(), proxy.cut());
+        worker.ready().await;
+    }
+
+    handler
+        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
+        .await;
+    let ledger = worker.drain().await.ledger();
+    assert!(ledger.stale > 0, "deliveries were in hand: {ledger:?}");
+    let account = Account::take(&vhost, ids, &handler.seen(), &QUEUES).await;
+    account.assert_nothing_lost();
+    // A message runs again only where the broker delivered it again. The ledger's stale count is
+    // not the measure: an ack that was written may have been cut off on its way.
+    let twice = account.handled_twice().len() as u64;
+    assert!(
+        twice <= ledger.received - 400,
+        "{twice} ran twice, {ledger:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_network_that_is_gone_for_a_while_shows_in_readiness_until_it_is_back() {
+    let vhost = Broker::shared().await.vhost().await;
+    let proxy = Proxy::to(&vhost).await;
+    let handler = slow_handler().await;
+    let worker = RunningWorker::start(&config(&proxy.url(&vhost), &handler, ""));
+    worker.ready().await;
+    let ids = publish(&vhost, "gone", 100).await;
+    handler.wait_for_answered(20, DEADLINE).await;
+    let tried = proxy.accepted();
+
+    proxy.refuse().await;
+    proxy.cut().await;
+    let refused = |readiness: &lapwing::Readiness| {
+        let lane = &readiness.lanes[QUEUE];
+        let reason = lane.reason.as_deref().unwrap_or_default();
+        lane.state == LaneState::Connecting && reason.contains("refused")
+    };
+    let down = worker.until("says that it is refused", refused).await;
+    assert!(!down.ready && down.publishing.is_some(), "{down:?}");
+    assert_eq!(proxy.accepted(), tried, "nobody got through meanwhile");
+
+    proxy.accept_again();
+    worker.ready().await;
+    worker
+        .until("publishes again", |readiness| {
+            readiness.publishing.is_none()
+        })
+        .await;
+    handler
+        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
+        .await;
+    worker.drain().await;
+    Account::take(&vhost, ids, &handler.seen(), &QUEUES)
+        .await
+        .assert_nothing_lost();
+}
+
+#[tokio::test]
+async fn a_half_open_connection_is_found_by_heartbeats_and_replaced() {
+    let vhost = Broker::shared().await.vhost().await;
+    let proxy = Proxy::to(&vhost).await;
+    let handler = slow_handler().await;
+    let alert = "
+        [broker]
+        heartbeat = '1s'
+        [timeouts]
+        handshake = '1s'
+        ack = '20s'
+    ";
+    let worker = RunningWorker::start(&config(&proxy.url(&vhost), &handler, alert));
+    worker.ready().await;
+    let ids = publish(&vhost, "stalled", 100).await;
+    handler.wait_for_answered(20, DEADLINE).await;
+
+    proxy.stall();
+    let stalled = std::time::Instant::now();
+    let why = worker.not_ready().await;
+    let found = stalled.elapsed();
+    println!("found after {found:?}: {why}");
+    assert!(
+        found.as_secs() < 6,
+        "two heartbeats and a little, not {found:?}"
+    );
+    // New connections meet the same silence and are given up too.
+    let tries = proxy.accepted();
+    proxy.wait_for_accepted(tries + 2).await;
+    assert!(!worker.handle().readiness().ready);
+
+    proxy.resume();
+    worker.ready().await;
+    handler
+        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
+        .await;
+    worker.drain().await;
+    Account::take(&vhost, ids, &handler.seen(), &QUEUES)
+        .await
+        .assert_nothing_lost();
+}

@@ -1,0 +1,100 @@
+//! The queue: deleted, declared again by the worker or waited for.
+
+use lapwing::LaneState;
+
+use super::{QUEUE, QUEUES, config, publish, slow_handler};
+use crate::support::{
+    Account, Broker, DEADLINE, Gate, HttpHandler, QueueType, Reply, RunningWorker, all_succeeded,
+};
+
+/// A handler whose first request waits for the gate and then fails.
+async fn first_waits(gate: &Gate) -> HttpHandler {
+    let held = gate.clone();
+    HttpHandler::answering_async(move |request| {
+        let held = held.clone();
+        async move {
+            if request.index > 0 {
+                return Reply::ok();
+            }
+            held.passed().await;
+            Reply::status(503)
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_deleted_queue_is_declared_again_and_consumed() {
+    let vhost = Broker::shared().await.vhost().await;
+    let gate = Gate::default();
+    let handler = first_waits(&gate).await;
+    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, ""));
+    worker.ready().await;
+    let gone = publish(&vhost, "gone", 1).await;
+    handler.wait_for_requests(1, DEADLINE).await;
+
+    let (why, ()) = tokio::join!(worker.not_ready(), vhost.delete(QUEUE));
+    assert!(why.contains("cancelled"), "{why}");
+    worker.ready().await;
+    assert!(vhost.exists(QUEUE).await);
+    let ids = publish(&vhost, "new", 20).await;
+    handler
+        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
+        .await;
+    // What ran when its queue was deleted is not lost for it: it fails, is parked and comes back.
+    gate.open();
+    let all: Vec<_> = ids.into_iter().chain(gone).collect();
+    handler
+        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&all, seen))
+        .await;
+
+    let ledger = worker.drain().await.ledger();
+    assert_eq!((ledger.received, ledger.acked), (22, 21), "{ledger:?}");
+    assert_eq!((ledger.parked, ledger.stale), (1, 0), "{ledger:?}");
+    Account::take(&vhost, all, &handler.seen(), &QUEUES)
+        .await
+        .assert_exactly_once();
+}
+
+#[tokio::test]
+async fn a_deleted_queue_is_waited_for_where_the_worker_may_not_declare_it() {
+    let vhost = Broker::shared().await.vhost().await;
+    vhost.declare(QUEUE, QueueType::Quorum).await;
+    let handler = slow_handler().await;
+    let none = "[consumers.orders]\ntopology = 'none'";
+    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, none));
+    worker.ready().await;
+    let mut ids = publish(&vhost, "before", 5).await;
+    handler.wait_for_answered(5, DEADLINE).await;
+    vhost.wait_for_counts(QUEUE, 0, 0, DEADLINE).await;
+
+    vhost.delete(QUEUE).await;
+    let missing = |readiness: &lapwing::Readiness| {
+        let lane = &readiness.lanes[QUEUE];
+        let reason = lane.reason.as_deref().unwrap_or_default();
+        lane.state == LaneState::Connecting && reason.contains("NOT_FOUND")
+    };
+    let down = worker
+        .until("says that its queue is missing", missing)
+        .await;
+    assert!(!down.ready);
+    let since = down.lanes[QUEUE].since;
+    worker
+        .until("has tried again", |readiness| {
+            readiness.lanes[QUEUE].since > since
+        })
+        .await;
+    assert!(!vhost.exists(QUEUE).await, "it may not declare");
+
+    vhost.declare(QUEUE, QueueType::Quorum).await;
+    worker.ready().await;
+    ids.extend(publish(&vhost, "after", 5).await);
+    handler
+        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
+        .await;
+    let ledger = worker.drain().await.ledger();
+    assert_eq!((ledger.received, ledger.acked), (10, 10), "{ledger:?}");
+    Account::take(&vhost, ids, &handler.seen(), &QUEUES)
+        .await
+        .assert_exactly_once();
+}

@@ -1,0 +1,207 @@
+//! A rung that is gone, a dead-letter queue that is full, a connection that dies: the original
+//! stays until its copy is confirmed.
+
+use std::collections::BTreeSet;
+
+use lapin::types::AMQPValue;
+use lapwing::{LaneState, Readiness};
+
+use super::{DEAD, QUEUE, QUEUES, RUNG, config, declare_rung};
+use crate::support::{
+    Account, Broker, DEADLINE, Gate, HttpHandler, PublishSpec, QueueType, Reply, RunningWorker,
+    all_succeeded, wait_until,
+};
+
+/// Fails every first attempt, once the gate is open.
+async fn first_attempts_fail(gate: &Gate) -> HttpHandler {
+    let held = gate.clone();
+    HttpHandler::answering_async(move |request| {
+        let held = held.clone();
+        async move {
+            held.passed().await;
+            match request.attempt() {
+                1 => Reply::status(503),
+                _ => Reply::ok(),
+            }
+        }
+    })
+    .await
+}
+
+fn is_held(readiness: &Readiness) -> bool {
+    readiness.lanes[QUEUE].state == LaneState::Held
+}
+
+#[tokio::test]
+async fn a_rung_deleted_under_load_is_declared_again_and_every_retry_parked_once() {
+    let vhost = Broker::shared().await.vhost().await;
+    let gate = Gate::default();
+    let handler = first_attempts_fail(&gate).await;
+    let patient = "[publish]\nbudget = '20s'";
+    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, patient));
+    worker.ready().await;
+    let ids = vhost
+        .publish_many(QUEUE, 200, |_| PublishSpec::of("{}"))
+        .await;
+    handler.wait_for_requests(64, DEADLINE).await;
+
+    vhost.delete(RUNG).await;
+    gate.open();
+    handler
+        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
+        .await;
+
+    assert!(vhost.exists(RUNG).await);
+    let report = worker.drain().await;
+    let ledger = report.ledger();
+    assert_eq!((ledger.parked, ledger.acked), (200, 200), "{ledger:?}");
+    assert!(
+        report.lanes[QUEUE].counts.publish_failures > 0,
+        "{report:?}"
+    );
+    Account::take(&vhost, ids, &handler.seen(), &QUEUES)
+        .await
+        .assert_exactly_once();
+}
+
+#[tokio::test]
+async fn without_its_rung_a_failed_message_stays_in_its_queue_and_the_lane_is_held() {
+    let vhost = Broker::shared().await.vhost().await;
+    vhost.declare(QUEUE, QueueType::Quorum).await;
+    vhost.declare(DEAD, QueueType::Quorum).await;
+    let gate = Gate::default();
+    gate.open();
+    let handler = first_attempts_fail(&gate).await;
+    let none = "[consumers.orders]\ntopology = 'none'";
+    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, none));
+    worker.ready().await;
+    let ids = vhost
+        .publish_many(QUEUE, 50, |_| PublishSpec::of("{}"))
+        .await;
+
+    let held = worker.until("holds its lane", is_held).await;
+    assert!(!held.ready, "{held:?}");
+    assert!(held.lanes[QUEUE].reason.is_some(), "{held:?}");
+    let count = vhost.counts(QUEUE).await;
+    assert_eq!(
+        count.total(),
+        50,
+        "every original is in its queue: {count:?}"
+    );
+    let ledger = worker.report(QUEUE).await.ledger;
+    assert_eq!((ledger.acked, ledger.parked), (0, 0), "{ledger:?}");
+
+    declare_rung(&vhost).await;
+    handler
+        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
+        .await;
+    worker.ready().await;
+    let ledger = worker.drain().await.ledger();
+    assert_eq!((ledger.parked, ledger.acked), (50, 50), "{ledger:?}");
+    assert!(ledger.returned > 0 && ledger.stale == 0, "{ledger:?}");
+    let account = Account::take(&vhost, ids, &handler.seen(), &QUEUES).await;
+    account.assert_exactly_once();
+}
+
+#[tokio::test]
+async fn a_full_dead_letter_queue_holds_the_lane_until_there_is_room() {
+    let vhost = Broker::shared().await.vhost().await;
+    let handler = HttpHandler::answering(|_| Reply::status(400)).await;
+    let none = "[consumers.orders]\ntopology = 'none'";
+    vhost.declare(QUEUE, QueueType::Quorum).await;
+    declare_rung(&vhost).await;
+    let full = [
+        ("x-max-length", AMQPValue::LongLongInt(5)),
+        ("x-overflow", AMQPValue::LongString("reject-publish".into())),
+    ];
+    vhost.declare_with(DEAD, QueueType::Classic, &full).await;
+    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, none));
+    worker.ready().await;
+    let ids = vhost
+        .publish_many(QUEUE, 12, |_| PublishSpec::of("{}"))
+        .await;
+
+    worker.until("holds its lane", is_held).await;
+    vhost.wait_for_counts(DEAD, 5, 0, DEADLINE).await;
+    let total = async || vhost.counts(QUEUE).await.total();
+    wait_until("the rest stays in its queue", DEADLINE, total, |total| {
+        *total == 7
+    })
+    .await;
+
+    // Room for all, in two goes.
+    let mut dead = Vec::new();
+    while dead.len() < 12 {
+        let ready = async || vhost.ready(DEAD).await;
+        let filled = (12 - dead.len()).min(5);
+        let what = format!("{filled} dead letters more");
+        wait_until(&what, DEADLINE, ready, |n| *n as usize >= filled).await;
+        dead.extend(vhost.drain_all(DEAD).await);
+    }
+    vhost.wait_for_counts(QUEUE, 0, 0, DEADLINE).await;
+    worker.ready().await;
+    let ledger = worker.drain().await.ledger();
+    assert_eq!((ledger.dead_lettered, ledger.acked), (12, 0), "{ledger:?}");
+    let names: BTreeSet<_> = dead.iter().map(|got| got.id().to_owned()).collect();
+    assert_eq!(names, ids.into_iter().collect());
+    assert_eq!(dead.len(), 12, "each is dead-lettered once");
+    for got in &dead {
+        assert_eq!(got.header("lapwing-reason"), "rejected");
+        let charged = got.header("lapwing-attempts").as_i64();
+        println!("{} was charged {charged:?} attempts", got.id());
+    }
+    Account::take(&vhost, [], &Default::default(), &QUEUES)
+        .await
+        .assert_exactly_once();
+}
+
+#[tokio::test]
+async fn a_publishing_connection_that_dies_again_and_again_costs_no_retry() {
+    let vhost = Broker::shared().await.vhost().await;
+    let gate = Gate::default();
+    gate.open();
+    let handler = first_attempts_fail(&gate).await;
+    let patient = "[publish]\nbudget = '20s'";
+    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, patient));
+    worker.ready().await;
+    let publisher = async || {
+        let listed = vhost.connections().await;
+        listed
+            .into_iter()
+            .find(|peer| peer.client_name.ends_with("publish"))
+    };
+    let mut ids = Vec::new();
+    for round in 0..4 {
+        let up = |seen: &Option<_>| seen.is_some();
+        let peer = wait_until("it publishes", DEADLINE, publisher, up).await;
+        let spec = |index| PublishSpec::of("{}").id(&format!("{round}-{index}"));
+        let seen = handler.seen().answered;
+        ids.extend(vhost.publish_many(QUEUE, 150, spec).await);
+        handler.wait_for_answered(seen + 20, DEADLINE).await;
+        vhost
+            .close_connection(&peer.expect("waited for").name)
+            .await;
+    }
+    handler
+        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
+        .await;
+
+    let report = worker.drain().await;
+    let ledger = report.ledger();
+    assert!(
+        report.lanes[QUEUE].counts.publish_failures > 0,
+        "{report:?}"
+    );
+    assert_eq!(
+        (ledger.stale, ledger.returned),
+        (0, 0),
+        "consuming went on: {ledger:?}"
+    );
+    assert_eq!(ledger.parked, 600, "{ledger:?}");
+    let account = Account::take(&vhost, ids, &handler.seen(), &QUEUES).await;
+    account.assert_nothing_lost();
+    println!(
+        "{} ran twice: their confirms were lost",
+        account.handled_twice().len()
+    );
+}
