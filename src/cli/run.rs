@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use lapwing::{RunError, Worker, WorkerHandle, config::Settings, shutdown_signal, telemetry};
+use lapwing::{RunError, Worker, WorkerHandle, config::Settings, telemetry};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use super::{ConfigFile, EXIT_CONFIG, EXIT_LEFT, EXIT_UNAVAILABLE};
@@ -23,17 +24,20 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
-    let code = runtime.block_on(work(settings));
+    let code = runtime
+        .block_on(work(settings))
+        .context("failed to listen to signals");
     // A handler that blocks its thread must not keep the process.
     runtime.shutdown_background();
     telemetry.flush(flush);
-    Ok(code)
+    code
 }
 
-async fn work(settings: Settings) -> ExitCode {
+async fn work(settings: Settings) -> std::io::Result<ExitCode> {
+    let signals = Signals::listen()?;
     let worker = Worker::new(settings);
-    let shutdown = shutdown_then_hurry(worker.handle());
-    match worker.run(shutdown).await {
+    let shutdown = shutdown_then_hurry(worker.handle(), signals);
+    let code = match worker.run(shutdown).await {
         Ok(report) => {
             let (ledger, left) = (report.ledger(), report.left());
             info!(
@@ -63,16 +67,39 @@ async fn work(settings: Settings) -> ExitCode {
                 _ => ExitCode::from(EXIT_CONFIG),
             }
         }
-    }
+    };
+    Ok(code)
 }
 
-/// Ends at the first signal; a second one skips the wait for running handlers.
-async fn shutdown_then_hurry(handle: WorkerHandle) {
-    shutdown_signal().await;
+/// Ends at the first SIGTERM or SIGINT; a second one skips the wait for running handlers. Both are
+/// listened to from the beginning, so that none falls between.
+async fn shutdown_then_hurry(handle: WorkerHandle, mut signals: Signals) {
+    signals.next().await;
     info!("waiting for running handlers; a second signal stops them");
     tokio::spawn(async move {
-        shutdown_signal().await;
+        signals.next().await;
         warn!("not waiting any longer");
         handle.stop_now();
     });
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => info!(signal = "SIGTERM", "stopping"),
+            _ = self.interrupt.recv() => info!(signal = "SIGINT", "stopping"),
+        }
+    }
 }

@@ -65,7 +65,7 @@ async fn travel(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
                     () = run.permit().retake() => true,
                 };
                 if !has_slot {
-                    return Some(park(lane, run, Duration::ZERO).await);
+                    return Some(Box::pin(park(lane, run, Duration::ZERO)).await);
                 }
             }
         }

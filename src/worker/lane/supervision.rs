@@ -145,7 +145,7 @@ impl Lane {
             return self.gave_back(arrived.len(), result);
         }
         self.unsettled.skip_to(last);
-        self.singles += arrived.len();
+        self.wrote_singly(arrived.len());
         let result = session.give_back(&arrived).await;
         self.gave_back(arrived.len(), result);
     }
