@@ -29,6 +29,19 @@ pub(crate) struct Executed {
 /// Runs a handler once. Always comes back, unless the handler blocks its thread; the lane looks
 /// for those.
 pub(crate) async fn execute(handler: &dyn Handler, run: &Arc<Run>, limits: Limits) -> Executed {
+    run.cancel.begin();
+    // What a handler holds can panic too, when it is dropped with it.
+    let supervised = AssertUnwindSafe(supervise(handler, run, limits)).catch_unwind();
+    supervised.await.unwrap_or_else(|payload| {
+        run.handler_ended();
+        Executed {
+            outcome: panicked(payload),
+            ignored_cancellation: false,
+        }
+    })
+}
+
+async fn supervise(handler: &dyn Handler, run: &Arc<Run>, limits: Limits) -> Executed {
     let context = Context::new(Arc::clone(run));
     // Inside the future, so that a handler that panics before its first await is caught too.
     let handling = AssertUnwindSafe(async move { handler.handle(context).await }).catch_unwind();

@@ -59,7 +59,10 @@ impl Context {
     #[must_use]
     pub fn cancellation(&self) -> Cancellation {
         self.run.cancel.observed.store(true, Ordering::Relaxed);
-        Cancellation(Arc::clone(&self.run))
+        Cancellation {
+            run: Arc::clone(&self.run),
+            attempt: self.run.attempt(),
+        }
     }
 }
 
@@ -87,24 +90,42 @@ pub enum CancelReason {
 
 /// Tells a handler that its run is to end: the worker waits `cancel_grace` for it, then drops it.
 #[derive(Clone)]
-pub struct Cancellation(Arc<Run>);
+pub struct Cancellation {
+    run: Arc<Run>,
+    attempt: u32,
+}
 
 impl Cancellation {
     /// Whether the run is cancelled.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.cancel.reason().is_some()
+        self.reason().is_some()
     }
 
     /// Waits until the run is cancelled.
     pub async fn cancelled(&self) -> CancelReason {
-        self.0.cancel.requested().await
+        loop {
+            let woken = self.run.cancel.wake.notified();
+            if let Some(reason) = self.reason() {
+                return reason;
+            }
+            woken.await;
+        }
+    }
+
+    fn reason(&self) -> Option<CancelReason> {
+        // Attempts that follow in the worker share the switch, which each begins anew; what a
+        // handler left behind with this one's cancellation is not part of the next.
+        match self.run.attempt() == self.attempt {
+            true => self.run.cancel.reason(),
+            false => Some(CancelReason::Timeout),
+        }
     }
 }
 
 impl fmt::Debug for Cancellation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Cancellation({:?})", self.0.cancel.reason())
+        write!(f, "Cancellation({:?})", self.reason())
     }
 }
 
@@ -116,11 +137,23 @@ pub(crate) struct Cancel {
     observed: AtomicBool,
 }
 
+/// [`CancelReason::Timeout`] in the switch.
+const TIMEOUT: u8 = 1;
+
 impl Cancel {
+    /// An attempt begins. The timeout of the one before it does not end it; a drain does.
+    pub(crate) fn begin(&self) {
+        self.observed.store(false, Ordering::Relaxed);
+        // Anything but a timeout stays.
+        let _ = self
+            .reason
+            .compare_exchange(TIMEOUT, 0, Ordering::AcqRel, Ordering::Acquire);
+    }
+
     /// Asks the run to end; the first reason stays.
     pub(crate) fn request(&self, reason: CancelReason) {
         let number = match reason {
-            CancelReason::Timeout => 1,
+            CancelReason::Timeout => TIMEOUT,
             CancelReason::Drain => 2,
             CancelReason::Operator => 3,
         };
@@ -135,7 +168,7 @@ impl Cancel {
     pub(crate) fn reason(&self) -> Option<CancelReason> {
         match self.reason.load(Ordering::Acquire) {
             0 => None,
-            1 => Some(CancelReason::Timeout),
+            TIMEOUT => Some(CancelReason::Timeout),
             2 => Some(CancelReason::Drain),
             _ => Some(CancelReason::Operator),
         }
