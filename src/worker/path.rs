@@ -26,6 +26,10 @@ use crate::{
     run::Run,
 };
 
+/// Longer delays, from a handler's snooze or a header, mean never, and are cut to this: ten years.
+/// A time must fit its header.
+const LONGEST_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// Carries one delivery along its path, and tells the lane how it ended.
 pub(super) async fn carry(lane: Arc<LaneShared>, run: Arc<Run>) {
     let end = travel(&lane, &run).await;
@@ -188,10 +192,12 @@ async fn retry(
 
 /// Parks a copy on the rung for this delay.
 async fn park(lane: &LaneShared, run: &Run, delay: Duration) -> End {
-    let delay = delay.max(Duration::from_millis(1));
+    const MILLISECOND: Duration = Duration::from_millis(1);
+    let delay = delay.clamp(MILLISECOND, LONGEST_DELAY);
     let (rung, stay) = lane.ladder.park(delay);
-    // What the ladder cannot hold in one go is parked again when it comes back.
-    let not_before = (stay < delay).then(|| SystemTime::now() + delay);
+    // What the ladder cannot hold in one go is parked again when it comes back. The header has
+    // whole milliseconds, and early is worse than late.
+    let not_before = (stay < delay).then(|| SystemTime::now() + delay + MILLISECOND);
     let headers = dead_letters::parked(run, stay, not_before);
     let end = republish(lane, run, &rung.queue, headers, End::Parked).await;
     if end == End::Parked {
