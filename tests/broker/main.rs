@@ -7,8 +7,10 @@ mod support;
 
 mod connect;
 mod crash;
+mod delays;
 mod drain;
 mod faults;
+mod handlers;
 mod harness;
 mod load;
 mod republish;

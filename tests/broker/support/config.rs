@@ -34,7 +34,7 @@ pub fn changed(config: &str, changes: &str) -> String {
 }
 
 /// Puts `changes` into `config`; tables are merged, anything else is replaced.
-fn lay_over(config: &mut Table, changes: Table) {
+pub(super) fn lay_over(config: &mut Table, changes: Table) {
     for (key, change) in changes {
         match (config.get_mut(&key), change) {
             (Some(Value::Table(table)), Value::Table(change)) => lay_over(table, change),

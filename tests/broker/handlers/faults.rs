@@ -1,0 +1,323 @@
+//! Handlers that panic, overrun, ignore their cancellation or block their thread.
+
+use std::future::pending;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use lapwing::handler::{CancelReason, Cancellation};
+use lapwing::{Context, Failure, Outcome, Worker};
+use tokio::sync::watch;
+
+use super::{dead_letter, start, vhost};
+use crate::support::{DEADLINE, Notes, PublishSpec, lane_settings, ms, within};
+
+#[tokio::test]
+async fn a_panic_is_a_failed_attempt_wherever_in_the_handler_it_comes() {
+    let vhost = vhost().await;
+    let settings = lane_settings(
+        &vhost,
+        &["q"],
+        "[consumers.q.retry]\nbase = '10ms'\nmax_attempts = 3",
+    );
+    let notes = Notes::default();
+    let noting = notes.clone();
+    let handler = move |context: Context| {
+        let attempt = noting.note(&context);
+        // Before there is a future at all.
+        assert!(attempt != 1, "panic at the call");
+        async move {
+            assert!(attempt != 2, "panic before the first await");
+            tokio::task::yield_now().await;
+            let text = context.message().id().unwrap_or_default().to_owned();
+            if text == "hopeless" {
+                panic!("panic after an await of {text}");
+            }
+        }
+    };
+    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    for id in ["hopeless", "saved"] {
+        vhost.publish_with(PublishSpec::to("q").id(id)).await;
+    }
+
+    let dead = dead_letter(&vhost, "q").await;
+    let done = |lane: &lapwing::LaneReport| lane.ledger.acked == 1;
+    let report = worker.wait_for_report("the other succeeded", "q", done).await;
+
+    assert_eq!(dead.id(), "hopeless");
+    assert_eq!(dead.header("lapwing-reason"), "max-attempts");
+    assert_eq!(dead.header("lapwing-error-kind"), "panic");
+    assert_eq!(dead.header("lapwing-error"), "panic after an await of hopeless");
+    let history = dead.header("lapwing-history").as_str().expect("it is text");
+    assert!(history.contains("panic at the call"), "{history}");
+    assert!(history.contains("panic before the first await"), "{history}");
+    assert_eq!(notes.of("saved").len(), 3);
+    assert_eq!((report.counts.panicked, report.counts.succeeded), (5, 1));
+    worker.stop().await;
+}
+
+/// Tells when it is dropped.
+struct Dropped(watch::Sender<Option<Instant>>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.send_replace(Some(Instant::now()));
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_overruns_is_dropped_at_its_timeout_and_retried() {
+    let vhost = vhost().await;
+    let settings = lane_settings(
+        &vhost,
+        &["q"],
+        "[consumers.q]\ntimeout = '400ms'\ncancel_grace = '10s'\n\
+         retry = { base = '10ms', max_attempts = 2 }",
+    );
+    let dropped = watch::Sender::new(None);
+    let (telling, notes) = (dropped.clone(), Notes::default());
+    let noting = notes.clone();
+    let handler = move |context: Context| {
+        noting.note(&context);
+        let guard = Dropped(telling.clone());
+        async move {
+            let _guard = guard;
+            pending::<()>().await;
+        }
+    };
+    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let id = vhost.publish("q", "x").await;
+
+    let dead = dead_letter(&vhost, "q").await;
+
+    let runs = notes.of(&id);
+    // The second attempt has as much time as the first.
+    let last = dropped.borrow().expect("it was dropped").duration_since(runs[1].at);
+    let first = runs[1].at.duration_since(runs[0].at);
+    for took in [first, last] {
+        assert!(took >= ms(400) && took < ms(1400), "{took:?}");
+    }
+    assert_eq!(dead.header("lapwing-error-kind"), "timeout");
+    assert_eq!(dead.header("lapwing-attempts"), 2);
+    let counts = worker.stop().await.lanes["q"].counts;
+    assert_eq!((counts.timed_out, counts.handler_stuck), (2, 0));
+}
+
+#[tokio::test]
+async fn a_handler_that_heeds_its_cancellation_is_waited_for_and_what_it_did_counts() {
+    let vhost = vhost().await;
+    let settings = lane_settings(
+        &vhost,
+        &["q"],
+        "[consumers.q]\ntimeout = '100ms'\ncancel_grace = '10s'\n\
+         retry.rules = [{ class = 'timeout', action = 'dead-letter' }]",
+    );
+    let reasons = Arc::new(Mutex::new(Vec::new()));
+    let noting = reasons.clone();
+    let handler = move |context: Context, cancellation: Cancellation| {
+        let reasons = noting.clone();
+        async move {
+            let reason = cancellation.cancelled().await;
+            assert!(cancellation.is_cancelled());
+            // Puts things in order, longer than the timeout.
+            tokio::time::sleep(ms(300)).await;
+            reasons.lock().expect("no holder panics").push(reason);
+            match context.message().id() {
+                Some("finished") => Ok(()),
+                _ => Err(Failure::retryable("stopped", "halfway")),
+            }
+        }
+    };
+    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    for id in ["finished", "halfway"] {
+        vhost.publish_with(PublishSpec::to("q").id(id)).await;
+    }
+
+    let dead = dead_letter(&vhost, "q").await;
+
+    assert_eq!(dead.id(), "halfway");
+    assert_eq!(dead.header("lapwing-error-kind"), "timeout");
+    let report = worker.stop().await.lanes["q"].clone();
+    assert_eq!((report.ledger.acked, report.ledger.dead_lettered), (1, 1));
+    assert_eq!((report.counts.timed_out, report.counts.succeeded), (1, 1));
+    assert_eq!(report.counts.handler_stuck, 0);
+    let reasons = reasons.lock().expect("no holder panics");
+    assert_eq!(*reasons, [CancelReason::Timeout; 2]);
+}
+
+#[tokio::test]
+async fn a_handler_that_ignores_its_cancellation_is_dropped_counted_and_gives_its_slot() {
+    let vhost = vhost().await;
+    let settings = lane_settings(
+        &vhost,
+        &["q"],
+        "[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\ncancel_grace = '300ms'\n\
+         retry.rules = [{ class = 'timeout', action = 'dead-letter' }]",
+    );
+    let (notes, dropped) = (Notes::default(), watch::Sender::new(None));
+    let (noting, telling) = (notes.clone(), dropped.clone());
+    let handler = move |context: Context, cancellation: Cancellation| {
+        noting.note(&context);
+        let guard = Dropped(telling.clone());
+        async move {
+            if context.message().id() == Some("deaf") {
+                let _held = (guard, cancellation);
+                pending::<()>().await;
+            }
+        }
+    };
+    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    vhost.publish_with(PublishSpec::to("q").id("deaf")).await;
+    notes.wait_for(1).await;
+    vhost.publish_with(PublishSpec::to("q").id("next")).await;
+
+    notes.wait_for(2).await;
+
+    let runs = notes.runs();
+    let (deaf, next) = (&runs[0], &runs[1]);
+    assert_eq!((deaf.id.as_str(), next.id.as_str()), ("deaf", "next"));
+    let waited = next.at.duration_since(deaf.at);
+    assert!(waited >= ms(500) && waited < ms(1500), "{waited:?}");
+    assert_eq!(dead_letter(&vhost, "q").await.id(), "deaf");
+    let report = worker.stop().await.lanes["q"].clone();
+    assert_eq!((report.counts.handler_stuck, report.counts.timed_out), (1, 1));
+    assert_eq!((report.ledger.acked, report.ledger.dead_lettered), (1, 1));
+}
+
+/// How long the handlers below block their thread.
+const BLOCKED: Duration = Duration::from_secs(4);
+
+/// A handler that blocks its thread for messages named `blocking`, and tells when it has ended.
+fn blocking(notes: &Notes, ended: &watch::Sender<bool>) -> impl Fn(Context) -> Blocking + use<> {
+    let (notes, ended) = (notes.clone(), ended.clone());
+    move |context| {
+        let first = notes.note(&context) == 1;
+        let blocks = first && context.message().id() == Some("blocking");
+        let ended = ended.clone();
+        Box::pin(async move {
+            if blocks {
+                block(BLOCKED);
+                ended.send_replace(true);
+            }
+            Outcome::Succeeded
+        })
+    }
+}
+
+type Blocking = std::pin::Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a handler that blocks its thread is what is tested"
+)]
+fn block(time: Duration) {
+    std::thread::sleep(time);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_blocks_its_thread_is_settled_without_it_and_its_late_end_is_ignored() {
+    let vhost = vhost().await;
+    let settings = lane_settings(
+        &vhost,
+        &["q"],
+        "[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\ncancel_grace = '100ms'\n\
+         retry.rules = [{ class = 'timeout', action = 'dead-letter' }]",
+    );
+    let (notes, ended) = (Notes::default(), watch::Sender::new(false));
+    let worker = Worker::new(settings).handler("q", blocking(&notes, &ended));
+    let worker = start(worker).await;
+    vhost.publish_with(PublishSpec::to("q").id("blocking")).await;
+    notes.wait_for(1).await;
+    vhost.publish_with(PublishSpec::to("q").id("next")).await;
+
+    notes.wait_for(2).await;
+    let dead = dead_letter(&vhost, "q").await;
+    assert!(!*ended.borrow(), "both came while the thread was blocked");
+
+    assert_eq!(dead.id(), "blocking");
+    assert_eq!(dead.header("lapwing-error-kind"), "timeout");
+    assert_eq!(dead.header("lapwing-error"), "no answer within 200ms");
+    let both = |lane: &lapwing::LaneReport| lane.ledger.acked + lane.ledger.dead_lettered == 2;
+    let before = worker.wait_for_report("both are settled", "q", both).await;
+    assert_eq!((before.counts.handler_stuck, before.counts.timed_out), (1, 1));
+    assert_eq!(before.in_flight, 0);
+
+    within("the blocked handler's end", ended.subscribe().wait_for(|ended| *ended))
+        .await
+        .expect("the sender is ours");
+    let late = |lane: &lapwing::LaneReport| lane.counts.stale_settles == 1;
+    let after = worker.wait_for_report("its end was seen", "q", late).await;
+    assert_eq!(after.ledger, before.ledger);
+    // The slot was not given twice: one handler at a time still.
+    vhost.publish_many("q", 3, |_| PublishSpec::of("x")).await;
+    notes.wait_for(5).await;
+    let report = worker.stop().await.lanes["q"].clone();
+    assert_eq!((report.ledger.received, report.ledger.acked), (5, 4));
+    vhost.wait_for_counts("q", 0, 0, DEADLINE).await;
+    assert_eq!(vhost.ready("q.dead").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_message_whose_handler_blocks_its_thread_is_retried_meanwhile() {
+    let vhost = vhost().await;
+    let settings = lane_settings(
+        &vhost,
+        &["q"],
+        "[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\ncancel_grace = '100ms'\n\
+         retry = { base = '10ms' }",
+    );
+    let (notes, ended) = (Notes::default(), watch::Sender::new(false));
+    let worker = Worker::new(settings).handler("q", blocking(&notes, &ended));
+    let worker = start(worker).await;
+    vhost.publish_with(PublishSpec::to("q").id("blocking")).await;
+
+    let runs = notes.wait_for(2).await;
+
+    assert!(!*ended.borrow(), "the first run still blocks");
+    assert_eq!([runs[0].attempt, runs[1].attempt], [1, 2]);
+    let done = |lane: &lapwing::LaneReport| lane.ledger.acked == 1;
+    worker.wait_for_report("the retry is acked", "q", done).await;
+    within("the blocked handler's end", ended.subscribe().wait_for(|ended| *ended))
+        .await
+        .expect("the sender is ours");
+    let ledger = worker.stop().await.ledger();
+    assert_eq!((ledger.received, ledger.parked, ledger.acked), (2, 1, 1));
+    assert_eq!(notes.runs().len(), 2);
+}
+
+#[tokio::test]
+async fn a_value_that_panics_when_it_is_dropped_with_its_handler_loses_no_message() {
+    struct Bomb(Arc<AtomicBool>);
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            let armed = self.0.swap(false, Ordering::SeqCst);
+            assert!(!armed, "panic in a drop");
+        }
+    }
+    let vhost = vhost().await;
+    let settings = lane_settings(
+        &vhost,
+        &["q"],
+        "[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\nretry = { base = '10ms' }",
+    );
+    let armed = Arc::new(AtomicBool::new(true));
+    let notes = Notes::default();
+    let noting = notes.clone();
+    let handler = move |context: Context| {
+        let first = noting.note(&context) == 1;
+        let bomb = first.then(|| Bomb(armed.clone()));
+        async move {
+            if let Some(_bomb) = bomb {
+                pending::<()>().await;
+            }
+        }
+    };
+    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let id = vhost.publish("q", "x").await;
+
+    notes.wait_for(2).await;
+
+    assert_eq!(notes.of(&id).len(), 2);
+    let ledger = worker.stop().await.ledger();
+    assert_eq!((ledger.received, ledger.acked), (1, 1));
+}

@@ -1,0 +1,233 @@
+//! Several lanes in a worker: each has its own limits; they can be paused; they share state.
+
+use lapwing::state::StateHandle;
+use lapwing::{Context, Failure, LaneState, Readiness, Worker};
+use serde_json::json;
+
+use super::{start, vhost};
+use crate::support::{
+    DEADLINE, Gate, InProcess, Meter, Notes, Proxy, PublishSpec, QueueType, lane_settings, within,
+};
+
+/// A handler that is counted and held back.
+fn gated(
+    notes: &Notes,
+    meter: &Meter,
+    gate: &Gate,
+) -> impl Fn(Context) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send>> + Clone + use<> {
+    let (notes, meter, gate) = (notes.clone(), meter.clone(), gate.clone());
+    move |context| {
+        let (meter, gate) = (meter.clone(), gate.clone());
+        notes.note(&context);
+        Box::pin(async move {
+            let _inside = meter.enter();
+            gate.passed().await;
+        })
+    }
+}
+
+#[tokio::test]
+async fn each_lane_keeps_its_own_concurrency_and_prefetch() {
+    let vhost = vhost().await;
+    let settings = lane_settings(
+        &vhost,
+        &["wide", "narrow", "single"],
+        "[consumers.wide]\nconcurrency = 7\nprefetch = 11\n\
+         [consumers.narrow]\nconcurrency = 2\nprefetch = 9\nqueue_type = 'classic'\n\
+         [consumers.single]\nconcurrency = 1\nprefetch = 1",
+    );
+    let lanes = [("wide", 7, 11), ("narrow", 2, 9), ("single", 1, 1)];
+    let gate = Gate::default();
+    let (notes, meters) = (Notes::default(), [(); 3].map(|()| Meter::default()));
+    let mut worker = Worker::new(settings);
+    for ((lane, ..), meter) in lanes.iter().zip(&meters) {
+        worker = worker.handler(lane, gated(&notes, meter, &gate));
+    }
+    let worker = start(worker).await;
+    for (lane, ..) in lanes {
+        vhost.publish_many(lane, 40, |_| PublishSpec::of("x")).await;
+    }
+
+    for (lane, concurrency, prefetch) in lanes {
+        vhost
+            .wait_for_counts(lane, 40 - prefetch, prefetch, DEADLINE)
+            .await;
+        let full = |runs: &[crate::support::in_process::HandlerRun]| {
+            runs.iter().filter(|run| run.id.starts_with(lane)).count() >= concurrency
+        };
+        notes.wait_until(&format!("{lane} is full"), full).await;
+    }
+    gate.open();
+    notes.wait_for(120).await;
+
+    let report = worker.stop().await;
+    for ((lane, concurrency, _), meter) in lanes.into_iter().zip(&meters) {
+        assert_eq!(meter.peak(), concurrency, "{lane}");
+        assert_eq!(report.lanes[lane].ledger.acked, 40);
+    }
+}
+
+#[tokio::test]
+async fn a_paused_lane_finishes_what_runs_gives_the_rest_back_and_resumes() {
+    let vhost = vhost().await;
+    let settings = lane_settings(
+        &vhost,
+        &["q", "other"],
+        "[consumers.q]\nconcurrency = 2\nprefetch = 10",
+    );
+    let (gate, notes, meter) = (Gate::default(), Notes::default(), Meter::default());
+    let handler = gated(&notes, &meter, &gate);
+    let other = Notes::default();
+    let noting = other.clone();
+    let worker = Worker::new(settings).handler("q", handler).handler(
+        "other",
+        move |context: Context| {
+            noting.note(&context);
+            async {}
+        },
+    );
+    let mut worker = start(worker).await;
+    vhost.publish_many("q", 10, |_| PublishSpec::of("x")).await;
+    vhost.wait_for_counts("q", 0, 10, DEADLINE).await;
+    notes.wait_for(2).await;
+
+    worker.handle.pause("q").await.expect("the lane answers");
+
+    // What had not started is back, while what runs is still held.
+    vhost.wait_for_counts("q", 8, 2, DEADLINE).await;
+    vhost.wait_for_consumers("q", 0, DEADLINE).await;
+    let readiness = worker.handle.readiness();
+    assert_eq!(readiness.lanes["q"].state, LaneState::Paused);
+    assert!(readiness.ready, "{readiness:?}");
+    gate.open();
+    vhost.wait_for_counts("q", 8, 0, DEADLINE).await;
+    // The other lane goes on.
+    vhost.publish("other", "x").await;
+    other.wait_for(1).await;
+    vhost.publish_many("q", 5, |index| PublishSpec::of("x").id(&format!("late-{index}"))).await;
+    assert_eq!(notes.runs().len(), 2, "nothing starts in a paused lane");
+    worker.handle.pause("q").await.expect("pausing twice is fine");
+
+    gate.close();
+    worker.handle.resume("q").await.expect("the lane answers");
+    notes.wait_for(4).await;
+    // Again, with messages that run over the pause: they are settled on the channel they came by.
+    worker.handle.pause("q").await.expect("the lane answers");
+    vhost.wait_for_counts("q", 11, 2, DEADLINE).await;
+    worker.handle.resume("q").await.expect("the lane answers");
+    let consuming =
+        |readiness: &Readiness| readiness.lanes["q"].state == LaneState::Consuming;
+    within("the resumed lane", worker.handle.until(consuming)).await;
+    gate.open();
+    let all = |lane: &lapwing::LaneReport| lane.ledger.acked == 15;
+    worker.wait_for_report("all are done", "q", all).await;
+
+    assert_eq!(notes.runs().len(), 15, "each ran once");
+    let ledger = worker.stop().await.lanes["q"].ledger;
+    assert_eq!((ledger.stale, ledger.duplicates), (0, 0), "{ledger:?}");
+    assert!(ledger.returned >= 8 + 8, "{ledger:?}");
+    assert_eq!(meter.peak(), 2);
+    vhost.wait_for_counts("q", 0, 0, DEADLINE).await;
+}
+
+#[tokio::test]
+async fn a_lane_that_is_paused_while_it_connects_takes_nothing_until_it_is_resumed() {
+    let vhost = vhost().await;
+    vhost.declare("q", QueueType::Quorum).await;
+    let proxy = Proxy::to(&vhost).await;
+    // This lane has its subscription long before the other one has declared its queues.
+    let changes = format!("broker.url = '{}'\nconsumers.q.topology = 'none'", proxy.url(&vhost));
+    let settings = lane_settings(&vhost, &["q", "other"], &changes);
+    let notes = Notes::default();
+    let noting = notes.clone();
+    let handler = move |context: Context| {
+        noting.note(&context);
+        async {}
+    };
+    vhost.publish("q", "x").await;
+    proxy.stall();
+    let worker = Worker::new(settings).handler("q", handler);
+    let mut worker = InProcess::begin(worker.handler("other", async || {}));
+    proxy.wait_for_accepted(2).await;
+
+    worker.handle.pause("q").await.expect("the lane answers");
+    proxy.resume();
+    let consuming = |lane: &'static str| {
+        move |readiness: &Readiness| readiness.lanes[lane].state == LaneState::Consuming
+    };
+    within("the other lane", worker.handle.until(consuming("other"))).await;
+
+    let readiness = worker.handle.readiness();
+    assert_eq!(readiness.lanes["q"].state, LaneState::Paused);
+    assert!(readiness.ready, "{readiness:?}");
+    vhost.wait_for_counts("q", 1, 0, DEADLINE).await;
+    vhost.wait_for_consumers("q", 0, DEADLINE).await;
+    assert_eq!(notes.runs().len(), 0);
+
+    worker.handle.resume("q").await.expect("the lane answers");
+    within("the resumed lane", worker.handle.until(consuming("q"))).await;
+    notes.wait_for(1).await;
+    let ledger = worker.stop().await.lanes["q"].ledger;
+    assert_eq!(ledger.acked, 1, "{ledger:?}");
+}
+
+#[tokio::test]
+async fn handlers_of_two_lanes_share_the_state_actor() {
+    let vhost = vhost().await;
+    let settings = lane_settings(&vhost, &["a", "b"], "");
+    let count = |context: Context, state: StateHandle| async move {
+        state.increment("total", 1).await?;
+        state.increment(context.lane(), 1).await?;
+        let seen = json!(context.message().id());
+        let append = move |list: Option<serde_json::Value>| {
+            let mut list = list.unwrap_or_else(|| json!([]));
+            list.as_array_mut()?.push(seen);
+            Some(list)
+        };
+        state.update("ids", append).await?;
+        Ok::<_, Failure>(())
+    };
+    let report = |context: Context, state: StateHandle| async move {
+        // The first message that asks takes the answer out.
+        let all = state.snapshot().await?;
+        let asked = context.message().id().unwrap_or_default().to_owned();
+        state.set(asked, json!(all.len()), None).await?;
+        let first = state
+            .compare_and_set("asked", None, Some(json!(true)))
+            .await?
+            .is_ok();
+        match (first, all["total"].as_i64(), all["a"].as_i64(), all["b"].as_i64()) {
+            (true, Some(200), Some(100), Some(100)) => Ok(()),
+            other => Err(Failure::permanent("state", format!("{other:?}"))),
+        }
+    };
+    let worker = Worker::new(settings)
+        .handler("a", count)
+        .handler("b", count)
+        .handler_for_type("b", "report", report);
+    let worker = start(worker).await;
+    for lane in ["a", "b"] {
+        vhost.publish_many(lane, 100, |_| PublishSpec::of("x")).await;
+    }
+    for lane in ["a", "b"] {
+        let done = |report: &lapwing::LaneReport| report.ledger.acked == 100;
+        worker.wait_for_report("all are counted", lane, done).await;
+    }
+
+    for (id, received) in [("first", 101), ("second", 102)] {
+        let spec = PublishSpec::to("b").id(id);
+        let spec = spec.with(|properties| properties.with_type("report".into()));
+        vhost.publish_with(spec).await;
+        let done = |report: &lapwing::LaneReport| {
+            report.ledger.received == received && report.ledger.open() == 0
+        };
+        worker.wait_for_report("it has reported", "b", done).await;
+    }
+
+    let ledger = worker.stop().await.lanes["b"].ledger;
+    assert_eq!((ledger.acked, ledger.dead_lettered), (101, 1), "{ledger:?}");
+    let dead = super::dead_letter(&vhost, "b").await;
+    assert_eq!(dead.id(), "second");
+    let error = dead.header("lapwing-error").as_str().expect("it is text");
+    assert_eq!(error, "(false, Some(200), Some(100), Some(100))");
+}

@@ -1,0 +1,24 @@
+//! Handlers in code: what they are given, what becomes of what they do, lanes beside each other.
+
+mod arguments;
+mod faults;
+mod lanes;
+
+use lapwing::Worker;
+
+use crate::support::{Broker, Got, InProcess, VHost, wait::DEADLINE};
+
+async fn vhost() -> VHost {
+    Broker::shared().await.vhost().await
+}
+
+/// The only dead letter of a queue, once it is there.
+async fn dead_letter(vhost: &VHost, queue: &str) -> Got {
+    let dead = format!("{queue}.dead");
+    vhost.wait_for_counts(&dead, 1, 0, DEADLINE).await;
+    vhost.drain_all(&dead).await.pop().expect("it was counted")
+}
+
+async fn start(worker: Worker) -> InProcess {
+    InProcess::start(worker).await
+}
