@@ -27,6 +27,9 @@ pub(crate) struct Session {
     connection: Arc<Connection>,
     channel: Channel,
     consumer: Consumer,
+    /// The first subscription's tag; later ones number theirs.
+    tag: String,
+    subscriptions: u64,
     timeouts: Arc<TimeoutSettings>,
     cancelled: bool,
     ended: bool,
@@ -52,6 +55,8 @@ impl Session {
             connection,
             channel,
             consumer,
+            tag: tag.to_owned(),
+            subscriptions: 1,
             timeouts,
             cancelled: false,
             ended: false,
@@ -140,16 +145,21 @@ impl Session {
     /// A future that subscribes again, on the same channel, so that what is unsettled on it can
     /// still be settled. It does not borrow the session; its result goes to
     /// [`resume`](Self::resume).
+    ///
+    /// Under a new tag: to a quorum queue a consumer that comes back under its old one is the same
+    /// consumer, and gets what it still holds a second time (measured on 3.10).
     pub(crate) fn subscribe_again(
-        &self,
+        &mut self,
         settings: &ConsumerSettings,
     ) -> impl Future<Output = Result<Subscription, BrokerError>> + Send + 'static {
         let (connection, channel) = (Arc::clone(&self.connection), self.channel.clone());
-        let (settings, tag) = (settings.clone(), self.consumer.tag());
+        self.subscriptions += 1;
+        let tag = format!("{}#{}", self.tag, self.subscriptions);
+        let settings = settings.clone();
         let limit = self.timeouts.declare;
         async move {
             topology::ensure(&connection, &settings, limit).await?;
-            let consumer = subscribe(&channel, &settings.queue, tag.as_str(), limit).await?;
+            let consumer = subscribe(&channel, &settings.queue, &tag, limit).await?;
             Ok(Subscription(consumer))
         }
     }

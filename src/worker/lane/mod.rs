@@ -196,7 +196,7 @@ impl Lane {
                     }
                 }
                 (acks, result) = settled(self.flushing.as_mut()) => self.flushed(&acks, result),
-                opened = settled(self.opening.as_mut()) => self.opened(opened),
+                opened = settled(self.opening.as_mut()) => self.opened(opened).await,
                 permit = slot(&self.shared), if takes && self.next.is_some() => self.start_next(permit),
                 delivery = arrival(self.session.as_mut()), if takes && self.next.is_none() => {
                     self.received(delivery);
@@ -283,9 +283,7 @@ impl Lane {
                 let _ = answer.send(self.report());
             }
             Command::Pause(answer) => {
-                self.paused = true;
-                self.stop_consuming().await;
-                self.tell(LaneState::Paused, Some("paused by an operator".to_owned()));
+                self.pause().await;
                 let _ = answer.send(());
             }
             Command::Resume(answer) => {

@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Lane {
-    pub(super) fn opened(&mut self, opened: Result<Opened, BrokerError>) {
+    pub(super) async fn opened(&mut self, opened: Result<Opened, BrokerError>) {
         self.opening = None;
         if !self.reported_start {
             self.reported_start = true;
@@ -45,7 +45,18 @@ impl Lane {
         info!(lane = %self.shared.name, queue = %self.shared.queue, "consuming");
         self.shared.counters.sessions.add_one();
         self.opened_at = Instant::now();
-        self.tell(LaneState::Consuming, None);
+        match self.paused {
+            false => self.tell(LaneState::Consuming, None),
+            // It was paused while this was under way.
+            true => self.pause().await,
+        }
+    }
+
+    /// Takes nothing new, and gives back what has not started. Called again it does no harm.
+    pub(super) async fn pause(&mut self) {
+        self.paused = true;
+        self.stop_consuming().await;
+        self.tell(LaneState::Paused, Some("paused by an operator".to_owned()));
     }
 
     /// The broker has cancelled the consumer. The channel is open, and what runs can be settled
@@ -99,7 +110,7 @@ impl Lane {
     }
 
     pub(super) fn open(&mut self) {
-        if let Some(session) = &self.session {
+        if let Some(session) = &mut self.session {
             let subscription = session.subscribe_again(&self.shared.settings);
             self.opening = Some(Box::pin(async move {
                 Ok(Opened::Subscription(subscription.await?))
