@@ -140,6 +140,10 @@ fn describe(context: &Context) -> HeaderMap {
     for (name, value) in known {
         headers.extend(value.map(|value| (name, printable(value))));
     }
+    if message.body().is_empty() {
+        // The client leaves it out, and servers answer 411 to a POST without.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
     let mut room = HEADERS_ROOM;
     for (name, value) in properties.headers() {
         let text = value.to_text();
