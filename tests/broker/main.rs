@@ -5,6 +5,7 @@
 
 mod support;
 
+mod cli;
 mod connect;
 mod crash;
 mod delays;
@@ -12,5 +13,6 @@ mod drain;
 mod faults;
 mod handlers;
 mod harness;
+mod http;
 mod load;
 mod republish;

@@ -1,0 +1,68 @@
+//! The command line, as a process: what it prints, what it leaves at the broker, its exit codes.
+
+mod config;
+mod publish;
+mod run;
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::support::within;
+
+/// `lapwing` with these arguments, in an empty environment of settings.
+fn lapwing(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lapwing"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LAPWING_") {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).kill_on_drop(true);
+    command
+}
+
+/// How a command ended, with nothing to read on its standard input.
+async fn output(command: &mut Command) -> Ended {
+    command.stdin(Stdio::null());
+    ended(within("the command", command.output()).await)
+}
+
+/// The same, with this on its standard input.
+async fn output_of(command: &mut Command, input: &str) -> Ended {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(input.as_bytes()).await.expect("it reads");
+    drop(stdin);
+    ended(within("the command", child.wait_with_output()).await)
+}
+
+fn ended(output: std::io::Result<Output>) -> Ended {
+    let output = output.expect("it starts");
+    let text = |bytes| String::from_utf8(bytes).expect("it prints text");
+    Ended {
+        code: output.status.code(),
+        out: text(output.stdout),
+        err: text(output.stderr),
+    }
+}
+
+/// How a command ended.
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+/// A file with this text, in a folder that lasts as long as the guard.
+fn file(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path: &Path = &folder.path().join("file");
+    std::fs::write(path, text).expect("a temporary file");
+    let path = path.to_str().expect("a temporary folder has a plain name").to_owned();
+    (folder, path)
+}

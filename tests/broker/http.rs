@@ -1,0 +1,37 @@
+//! The HTTP handler: what it sends, and what it makes of the answers.
+
+mod answers;
+mod requests;
+mod unreachable;
+
+use crate::support::{Broker, Got, HttpHandler, VHost, WorkerProcess, lane_config, wait::DEADLINE};
+
+/// A worker with the lane `q`, and what it works on.
+struct Setup {
+    vhost: VHost,
+    server: HttpHandler,
+    worker: WorkerProcess,
+}
+
+impl Setup {
+    /// The lane is changed by `changes`, TOML without its table's name.
+    async fn new(server: HttpHandler, changes: &str) -> Self {
+        let vhost = Broker::shared().await.vhost().await;
+        let changes = format!("[consumers.q]\n{changes}");
+        let config = lane_config(&vhost.amqp_url(), "q", &server.url(), &changes);
+        let worker = WorkerProcess::start(&config);
+        worker.wait_for_consumers(&vhost, "q", 1).await;
+        Self {
+            vhost,
+            server,
+            worker,
+        }
+    }
+
+    /// Its only dead letter, once it is there.
+    async fn dead_letter(&self) -> Got {
+        self.vhost.wait_for_counts("q.dead", 1, 0, DEADLINE).await;
+        let mut dead = self.vhost.drain_all("q.dead").await;
+        dead.pop().expect("it was counted")
+    }
+}

@@ -1,0 +1,157 @@
+//! What the handler makes of answers.
+
+use std::time::{Duration, SystemTime};
+
+use super::Setup;
+use crate::support::{Account, DEADLINE, HttpHandler, PublishSpec, Reply, ms};
+
+/// The status a message asks for in its id.
+fn wanted(id: &str) -> u16 {
+    id.parse().expect("the test wrote a number")
+}
+
+#[tokio::test]
+async fn success_is_acked_overload_and_server_errors_are_retried_the_rest_is_permanent() {
+    const DONE: [u16; 3] = [200, 202, 204];
+    const RETRIED: [u16; 6] = [408, 425, 429, 500, 502, 504];
+    const PERMANENT: [u16; 8] = [301, 302, 304, 400, 401, 404, 409, 422];
+    let server = HttpHandler::answering(|request| {
+        let id = request.message_id();
+        let status = wanted(id);
+        match request.attempt() {
+            1 if status == 204 || status == 304 => Reply::status(status),
+            1 => Reply::status(status)
+                .header("location", "/elsewhere")
+                .body(format!("because of {id}")),
+            _ => Reply::ok(),
+        }
+    })
+    .await;
+    let mut setup = Setup::new(server, "retry = { base = '10ms' }").await;
+    let all = [&DONE[..], &RETRIED, &PERMANENT].concat();
+    let ids = setup
+        .vhost
+        .publish_many("q", all.len(), |index| {
+            PublishSpec::of("x").id(&all[index].to_string())
+        })
+        .await;
+
+    let requests = all.len() + RETRIED.len();
+    setup.server.wait_for_answered(requests, DEADLINE).await;
+    let dead = PERMANENT.len() as u32;
+    setup.vhost.wait_for_counts("q.dead", dead, 0, DEADLINE).await;
+    let ledger = setup.worker.drain(DEADLINE).await;
+
+    assert_eq!(ledger.acked as usize, DONE.len() + RETRIED.len());
+    assert_eq!(ledger.dead_lettered as usize, PERMANENT.len());
+    let seen = setup.server.seen();
+    assert_eq!(seen.exchanges.len(), requests);
+    assert!(seen.exchanges.iter().all(|exchange| exchange.request.path == "/"), "not followed");
+    let account = Account::new(ids, &seen);
+    for status in RETRIED {
+        let attempts: Vec<_> = account.runs_of(&status.to_string()).iter().collect();
+        assert_eq!(attempts.iter().map(|run| run.attempt).collect::<Vec<_>>(), [1, 2]);
+    }
+    let dead = setup.vhost.drain_all("q.dead").await;
+    for status in PERMANENT {
+        let id = status.to_string();
+        let letter = dead.iter().find(|got| got.id() == id);
+        let letter = letter.unwrap_or_else(|| panic!("{id} is no dead letter"));
+        assert_eq!(letter.header("lapwing-reason"), "rejected");
+        assert_eq!(letter.header("lapwing-error-kind"), "http");
+        let error = letter.header("lapwing-error").as_str().expect("it is text");
+        assert!(error.starts_with(&format!("HTTP {id}")), "{error}");
+        if status != 304 {
+            assert!(error.ends_with(&format!("because of {id}")), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_long_answer_is_cut_in_the_dead_letter() {
+    let server = HttpHandler::answering(|_| {
+        let body = format!("the start {} the end", "\u{e9}".repeat(100_000));
+        Reply::status(400).body(body)
+    })
+    .await;
+    let setup = Setup::new(server, "").await;
+    setup.vhost.publish("q", "x").await;
+
+    let dead = setup.dead_letter().await;
+
+    let error = dead.header("lapwing-error").as_str().expect("it is text");
+    assert!(error.starts_with("HTTP 400 Bad Request: the start \u{e9}\u{e9}"), "{error}");
+    assert!(error.len() <= 2100 && !error.contains("the end"), "{} bytes", error.len());
+}
+
+#[tokio::test]
+async fn retry_after_is_honoured_in_seconds_and_as_a_date() {
+    let server = HttpHandler::answering(|request| {
+        let in_three = SystemTime::now() + Duration::from_secs(3);
+        match (request.attempt(), request.message_id()) {
+            (1, "seconds") => Reply::status(429).header("retry-after", "2"),
+            (1, "zero") => Reply::status(503).header("retry-after", "0"),
+            // A date has whole seconds: 2 to 3 s from now.
+            (1, "date") => Reply::status(503)
+                .header("retry-after", &httpdate::fmt_http_date(in_three)),
+            (1, "capped") => Reply::status(503).header("retry-after", "86400"),
+            (1, "nonsense") => Reply::status(503).header("retry-after", "soon"),
+            _ => Reply::ok(),
+        }
+    })
+    .await;
+    let changes = "retry = { base = '3s', jitter = 0.0, cap = '4s' }";
+    let setup = Setup::new(server, changes).await;
+    let ids = ["seconds", "zero", "date", "capped", "nonsense"];
+    for id in ids {
+        setup.vhost.publish_with(PublishSpec::to("q").id(id)).await;
+    }
+
+    let seen = setup.server.wait_for_answered(10, DEADLINE).await;
+
+    let account = Account::new(ids.map(str::to_owned), &seen);
+    let expected = [
+        ("seconds", 2000, 2000),
+        ("zero", 0, 0),
+        ("date", 2000, 3000),
+        ("capped", 4000, 4000),
+        ("nonsense", 3000, 3000),
+    ];
+    for (id, least, most) in expected {
+        let runs = account.runs_of(id);
+        let waited = runs[1].started.duration_since(runs[0].started);
+        println!("{id}: {waited:?}");
+        assert!(waited >= ms(least), "{id}: {waited:?}");
+        // Twice late at the most where it was parked, and a second for scheduling.
+        assert!(waited < ms(2 * most) + ms(1000), "{id}: {waited:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_slow_answer_is_given_up_at_the_consumers_timeout() {
+    let server = HttpHandler::answering(|request| match request.attempt() {
+        1 => Reply::ok().after(Duration::from_secs(20)),
+        _ => Reply::ok(),
+    })
+    .await;
+    let changes = "timeout = '400ms'\nconcurrency = 1\nretry = { base = '10ms' }";
+    let mut setup = Setup::new(server, changes).await;
+    setup.vhost.publish("q", "x").await;
+
+    let seen = setup.server.wait_for_answered(1, DEADLINE).await;
+
+    let [first, second] = &seen.exchanges[..] else {
+        panic!("{} requests", seen.exchanges.len())
+    };
+    assert_eq!((first.request.attempt(), second.request.attempt()), (1, 2));
+    let waited = second.request.at.duration_since(first.request.at);
+    assert!(waited >= ms(400) && waited < ms(1900), "{waited:?}");
+    setup
+        .server
+        .wait_for("the first is given up", DEADLINE, |seen| seen.abandoned == 1)
+        .await;
+    let failed = setup.worker.wait_for_message("attempt failed", DEADLINE).await;
+    assert_eq!(crate::support::field(&failed, "class"), "timeout");
+    let ledger = setup.worker.drain(DEADLINE).await;
+    assert_eq!((ledger.received, ledger.acked), (1, 1));
+}

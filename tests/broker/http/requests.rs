@@ -1,0 +1,206 @@
+//! What the handler sends.
+
+use lapin::types::{AMQPValue, FieldArray};
+
+use super::Setup;
+use crate::support::{DEADLINE, HttpHandler, PublishSpec, Reply};
+
+#[tokio::test]
+async fn a_body_goes_as_it_is_with_the_content_type_it_has() {
+    let server = HttpHandler::answering(|_| Reply::ok()).await;
+    let setup = Setup::new(server, "decode = 'bytes'").await;
+    let binary: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    let bodies: [(&str, &[u8]); 4] = [
+        ("application/octet-stream", &binary),
+        ("application/json; charset=utf-8", b"{ \"spaces\" : [ 1 ] }\n"),
+        ("", b"no type"),
+        ("text/plain", b""),
+    ];
+    for (content_type, body) in bodies {
+        let spec = PublishSpec::to("q").body(body);
+        let spec = spec.with(|properties| match content_type {
+            "" => properties,
+            some => properties.with_content_type(some.into()),
+        });
+        setup.vhost.publish_with(spec).await;
+        let done = setup.server.seen().exchanges.len() + 1;
+        setup.server.wait_for_answered(done, DEADLINE).await;
+    }
+
+    let seen = setup.server.seen();
+    for ((content_type, body), exchange) in bodies.into_iter().zip(&seen.exchanges) {
+        let request = &exchange.request;
+        assert_eq!(request.method, "POST");
+        assert_eq!(request.header("content-type"), content_type);
+        assert_eq!(request.header("content-length"), body.len().to_string());
+        assert!(request.body == body, "{content_type}: the body was changed");
+    }
+    assert_eq!(seen.exchanges.len(), 4);
+}
+
+#[tokio::test]
+async fn what_is_known_about_a_message_goes_in_headers() {
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let server = HttpHandler::answering(|request| match request.attempt() {
+        1 => Reply::status(503),
+        _ => Reply::ok(),
+    })
+    .await;
+    let changes = "bindings = [{ exchange = 'shop', routing_key = 'order.#' }]\n\
+                   retry = { base = '10ms' }\n\
+                   handler.headers = { authorization = 'Bearer abc', x-from = 'lapwing', \
+                   content-type = 'text/plain' }";
+    // The exchange has to be there before the worker binds to it.
+    let vhost = crate::support::Broker::shared().await.vhost().await;
+    vhost.declare_exchange("shop", lapin::ExchangeKind::Topic).await;
+    let config = crate::support::lane_config(
+        &vhost.amqp_url(),
+        "q",
+        &server.url(),
+        &format!("[consumers.q]\n{changes}"),
+    );
+    let worker = crate::support::WorkerProcess::start(&config);
+    worker.wait_for_consumers(&vhost, "q", 1).await;
+
+    let list = FieldArray::from(vec![AMQPValue::LongInt(1), AMQPValue::LongString("b".into())]);
+    let mut spec = PublishSpec::to("order.paid.eu")
+        .id("order-1")
+        .header("tenant", "acme")
+        .header("X-Weird Name", "caf\u{e9}\nline")
+        .header("count", 3)
+        .header("list", AMQPValue::FieldArray(list))
+        .header("traceparent", PARENT)
+        .header("tracestate", "vendor=1")
+        .header("lapwing-forged", "no")
+        .with(|properties| {
+            properties
+                .with_type("order.paid".into())
+                .with_content_encoding("identity".into())
+                .with_content_type("text/csv".into())
+        });
+    spec.exchange = "shop".to_owned();
+    vhost.publish_with(spec).await;
+
+    let seen = server.wait_for_answered(2, DEADLINE).await;
+    for (index, attempt) in [(0, "1"), (1, "2")] {
+        let request = &seen.exchanges[index].request;
+        let expected = [
+            ("lapwing-message-id", "order-1"),
+            ("lapwing-attempt", attempt),
+            ("lapwing-queue", "q"),
+            ("lapwing-routing-key", "order.paid.eu"),
+            ("lapwing-type", "order.paid"),
+            ("lapwing-redelivered", "false"),
+            ("lapwing-header-tenant", "acme"),
+            ("lapwing-header-count", "3"),
+            ("lapwing-header-list", r#"[1,"b"]"#),
+            ("traceparent", PARENT),
+            ("tracestate", "vendor=1"),
+            ("content-encoding", "identity"),
+            ("authorization", "Bearer abc"),
+            ("x-from", "lapwing"),
+            ("lapwing-forged", ""),
+            ("lapwing-header-lapwing-forged", ""),
+        ];
+        for (name, value) in expected {
+            assert_eq!(request.header(name), value, "{name}");
+        }
+        let weird = &request.headers["lapwing-header-x-weird-name"];
+        assert_eq!(weird.as_bytes(), "caf\u{e9}?line".as_bytes());
+        assert!(request.header("user-agent").starts_with("lapwing/"));
+        let types: Vec<_> = request.headers.get_all("content-type").iter().collect();
+        assert_eq!(types, ["text/csv"], "the message's before the configured one");
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_was_delivered_before_says_so() {
+    let server = HttpHandler::answering(|_| Reply::ok()).await;
+    let vhost = crate::support::Broker::shared().await.vhost().await;
+    vhost.declare("q", crate::support::QueueType::Classic).await;
+    let id = vhost.publish("q", "x").await;
+    // A consumer takes it and goes away.
+    let other = vhost.connect().await;
+    let channel = other.create_channel().await.expect("a channel");
+    let taken = channel.basic_get("q".into(), Default::default()).await;
+    assert!(taken.expect("the queue exists").is_some());
+    other.close(200, "gone".into()).await.expect("it is open");
+    vhost.wait_for_counts("q", 1, 0, DEADLINE).await;
+
+    let changes = "[consumers.q]\ntopology = 'none'";
+    let config = crate::support::lane_config(&vhost.amqp_url(), "q", &server.url(), changes);
+    let _worker = crate::support::WorkerProcess::start(&config);
+
+    let seen = server.wait_for_answered(1, DEADLINE).await;
+    let request = &seen.exchanges[0].request;
+    assert_eq!(request.message_id(), id);
+    assert_eq!(request.header("lapwing-redelivered"), "true");
+}
+
+#[tokio::test]
+async fn connections_are_pooled() {
+    let server = HttpHandler::answering(|request| match request.index % 3 {
+        // Answers that are not read to their end would cost their connections.
+        0 => Reply::status(503).body(vec![b'x'; 10_000]),
+        _ => Reply::ok().body(vec![b'y'; 10_000]),
+    })
+    .await;
+    let changes = "concurrency = 4\nprefetch = 20\nretry = { base = '1ms', max_attempts = 100 }";
+    let mut setup = Setup::new(server, changes).await;
+
+    setup.vhost.publish_many("q", 200, |_| PublishSpec::of("x")).await;
+    let all = |seen: &crate::support::exchange::Seen| {
+        let ok = |exchange: &&crate::support::exchange::Exchange| {
+            exchange.request.index % 3 != 0 && exchange.ended.is_some()
+        };
+        seen.exchanges.iter().filter(ok).count() == 200
+    };
+    setup.server.wait_for("200 successes", DEADLINE, all).await;
+
+    let ledger = setup.worker.drain(DEADLINE).await;
+    let seen = setup.server.seen();
+    println!("{} requests on {} connections", seen.exchanges.len(), seen.connections);
+    assert_eq!((ledger.received, ledger.acked), (200, 200));
+    assert!(seen.exchanges.len() >= 290, "a third failed");
+    // One for each slot, and some for a slot that was free before its connection was.
+    assert!(seen.connections <= 8, "{} connections", seen.connections);
+    assert!(seen.peak <= 4, "{} at once", seen.peak);
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_json_is_refused_before_any_request_where_it_should_be() {
+    let server = HttpHandler::answering(|_| Reply::ok()).await;
+    let setup = Setup::new(server, "decode = 'json'").await;
+    let body = "{\"a\": [1, 2,, 3]}";
+    setup.vhost.publish("q", body).await;
+
+    let dead = setup.dead_letter().await;
+
+    assert_eq!(dead.header("lapwing-reason"), "decode");
+    assert_eq!(dead.text(), body);
+    let error = dead.header("lapwing-error").as_str().expect("it is text");
+    assert!(error.contains("line 1 column 13"), "{error}");
+    // One that is passes, and is the first request.
+    setup.vhost.publish("q", "{\"a\": [1]}").await;
+    let seen = setup.server.wait_for_answered(1, DEADLINE).await;
+    assert_eq!(seen.exchanges.len(), 1);
+    assert_eq!(seen.exchanges[0].request.json(), serde_json::json!({ "a": [1] }));
+}
+
+#[tokio::test]
+async fn a_content_type_tells_which_bodies_must_be_json() {
+    let server = HttpHandler::answering(|_| Reply::ok()).await;
+    let setup = Setup::new(server, "").await;
+    for (id, content_type) in [("text", "text/plain"), ("json", "application/ld+json")] {
+        let spec = PublishSpec::to("q").body("{").id(id);
+        let spec = spec.with(|properties| properties.with_content_type(content_type.into()));
+        setup.vhost.publish_with(spec).await;
+    }
+
+    let dead = setup.dead_letter().await;
+    let seen = setup.server.wait_for_answered(1, DEADLINE).await;
+
+    assert_eq!((dead.id(), dead.text()), ("json", "{"));
+    assert_eq!(seen.exchanges.len(), 1);
+    assert_eq!(seen.exchanges[0].request.message_id(), "text");
+}
