@@ -8,7 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::{
     Client, Response, StatusCode, Url,
-    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER},
+    header::{
+        CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+        RETRY_AFTER,
+    },
     redirect,
 };
 

@@ -32,7 +32,10 @@ async fn output(command: &mut Command) -> Ended {
 
 /// The same, with this on its standard input.
 async fn output_of(command: &mut Command, input: &str) -> Ended {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().expect("it starts");
     let mut stdin = child.stdin.take().expect("it is piped");
     stdin.write_all(input.as_bytes()).await.expect("it reads");
@@ -63,6 +66,9 @@ fn file(text: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path: &Path = &folder.path().join("file");
     std::fs::write(path, text).expect("a temporary file");
-    let path = path.to_str().expect("a temporary folder has a plain name").to_owned();
+    let path = path
+        .to_str()
+        .expect("a temporary folder has a plain name")
+        .to_owned();
     (folder, path)
 }

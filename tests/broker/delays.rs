@@ -6,19 +6,15 @@ use std::time::Duration;
 use lapwing::{Context, Failure, Outcome, Worker};
 
 use crate::support::{
-    Broker, DEADLINE, Gate, InProcess, Notes, PublishSpec, QueueType, VHost, in_process::HandlerRun,
-    lane_settings, ms,
+    Broker, DEADLINE, Gate, InProcess, Notes, PublishSpec, QueueType, VHost,
+    in_process::HandlerRun, lane_settings, ms,
 };
 
 /// How long a due message may wait for a core, beyond what the ladder promises.
 const SLACK: Duration = Duration::from_secs(1);
 
 /// Fails a message's first run, to be tried again after `delay` of its attempt; then succeeds.
-async fn fail_once(
-    notes: &Notes,
-    context: &Context,
-    delay: Duration,
-) -> Result<(), Failure> {
+async fn fail_once(notes: &Notes, context: &Context, delay: Duration) -> Result<(), Failure> {
     match notes.note(context) {
         1 => Err(Failure::retryable("busy", "not yet").retry_after(delay)),
         _ => Ok(()),
@@ -80,7 +76,10 @@ async fn load_of_a_thousand_mixed_delays_on_each_queue_type_is_neither_early_nor
             let runs = &by_id[format!("{queue}-{index:05}").as_str()];
             let waited = gap(runs);
             assert_eq!((runs.len(), runs[1].attempt), (2, 2), "{runs:?}");
-            assert!(waited >= delay, "{queue}: asked {delay:?}, came after {waited:?}");
+            assert!(
+                waited >= delay,
+                "{queue}: asked {delay:?}, came after {waited:?}"
+            );
             assert!(
                 waited < 2 * delay + SLACK,
                 "{queue}: asked {delay:?}, came after {waited:?}"
@@ -124,7 +123,10 @@ async fn a_short_delay_waits_in_the_worker_and_holds_no_handler_slot() {
 
     let runs = notes.wait_for(3).await;
 
-    let order: Vec<_> = runs.iter().map(|run| (run.id.as_str(), run.attempt)).collect();
+    let order: Vec<_> = runs
+        .iter()
+        .map(|run| (run.id.as_str(), run.attempt))
+        .collect();
     assert_eq!(order, [("first", 1), ("second", 1), ("first", 2)]);
     let waited = gap(&notes.of("first"));
     assert!(waited >= ms(800) && waited < ms(800) + SLACK, "{waited:?}");
@@ -136,7 +138,11 @@ async fn a_short_delay_waits_in_the_worker_and_holds_no_handler_slot() {
 #[tokio::test]
 async fn more_short_delays_than_half_the_prefetch_are_parked() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["q"], "[consumers.q]\nprefetch = 8\nconcurrency = 8");
+    let settings = lane_settings(
+        &vhost,
+        &["q"],
+        "[consumers.q]\nprefetch = 8\nconcurrency = 8",
+    );
     let (notes, all) = (Notes::default(), Gate::default());
     let (noting, gate) = (notes.clone(), all.clone());
     let handler = move |context: Context| {
@@ -197,7 +203,10 @@ async fn a_delay_beyond_the_longest_rung_takes_several_hops_that_no_handler_sees
     for queue in QueueType::ALL.map(QueueType::name) {
         let runs = notes.of(queue);
         let waited = gap(&runs);
-        assert!(waited >= delay && waited < delay + ms(2000) + SLACK, "{waited:?}");
+        assert!(
+            waited >= delay && waited < delay + ms(2000) + SLACK,
+            "{waited:?}"
+        );
         // A snooze is no attempt: a second one would be one too many here.
         assert_eq!([runs[0].attempt, runs[1].attempt], [1, 1]);
         let ledger = report.lanes[queue].ledger;
@@ -248,7 +257,9 @@ async fn a_snooze_for_ever_is_parked_and_stays_parked() {
     let id = vhost.publish("q", "x").await;
 
     let parked = |lane: &lapwing::LaneReport| lane.ledger.parked >= 2;
-    worker.wait_for_report("it was parked twice", "q", parked).await;
+    worker
+        .wait_for_report("it was parked twice", "q", parked)
+        .await;
 
     worker.stop().await;
     assert_eq!(notes.of(&id).len(), 1);
@@ -313,7 +324,10 @@ async fn a_message_that_failed_as_often_as_it_may_is_dead_lettered_with_its_stor
     vhost.wait_for_counts("q.dead", 1, 0, DEADLINE).await;
 
     let ledger = worker.stop().await.ledger();
-    assert_eq!((ledger.received, ledger.parked, ledger.dead_lettered), (2, 1, 1));
+    assert_eq!(
+        (ledger.received, ledger.parked, ledger.dead_lettered),
+        (2, 1, 1)
+    );
     let attempts: Vec<_> = notes.of(&id).iter().map(|run| run.attempt).collect();
     assert_eq!(attempts, [1, 2, 3, 4]);
     let dead = vhost.drain_all("q.dead").await.pop().expect("counted");
@@ -350,7 +364,9 @@ async fn backoff_is_scattered_within_its_jitter() {
         }
     };
     let worker = InProcess::start(Worker::new(settings).handler("q", handler)).await;
-    let ids = vhost.publish_many("q", MESSAGES, |_| PublishSpec::of("x")).await;
+    let ids = vhost
+        .publish_many("q", MESSAGES, |_| PublishSpec::of("x"))
+        .await;
 
     notes.wait_for(2 * MESSAGES).await;
 

@@ -17,11 +17,17 @@ headers = { authorization = 's3cret' }
 async fn a_check_accepts_what_can_run() {
     let (_folder, path) = file(GOOD);
     let by_argument = output(&mut lapwing(&["config", "check", "--config", &path])).await;
-    assert_eq!((by_argument.code, by_argument.out.as_str()), (Some(0), "ok: 1 consumer\n"));
+    assert_eq!(
+        (by_argument.code, by_argument.out.as_str()),
+        (Some(0), "ok: 1 consumer\n")
+    );
     let mut command = lapwing(&["config", "check"]);
     command.env("LAPWING_CONFIG", &path);
     let by_variable = output(&mut command).await;
-    assert_eq!((by_variable.code, by_variable.out.as_str()), (Some(0), "ok: 1 consumer\n"));
+    assert_eq!(
+        (by_variable.code, by_variable.out.as_str()),
+        (Some(0), "ok: 1 consumer\n")
+    );
 }
 
 #[tokio::test]
@@ -39,7 +45,11 @@ async fn a_check_lists_every_problem_with_its_source_and_exits_78() {
         ("publish.channels", "LAPWING__PUBLISH__CHANNELS"),
         ("nonsense", "LAPWING__NONSENSE__KEY"),
     ];
-    for subcommand in [&["config", "check"][..], &["run"], &["publish", "-q", "q", "x"]] {
+    for subcommand in [
+        &["config", "check"][..],
+        &["run"],
+        &["publish", "-q", "q", "x"],
+    ] {
         let mut command = lapwing(subcommand);
         command
             .args(["--config", &path])
@@ -49,7 +59,11 @@ async fn a_check_lists_every_problem_with_its_source_and_exits_78() {
         assert_eq!(ended.code, Some(78), "{subcommand:?}: {ended:?}");
         for (key, source) in problems {
             let told = |line: &str| line.contains(key) && line.contains(source);
-            assert!(ended.err.lines().any(told), "{subcommand:?} {key}: {}", ended.err);
+            assert!(
+                ended.err.lines().any(told),
+                "{subcommand:?} {key}: {}",
+                ended.err
+            );
         }
         assert_eq!(ended.out, "");
     }
@@ -65,7 +79,11 @@ async fn what_is_in_force_is_shown_and_secrets_are_not() {
             .env("LAPWING__BROKER__TLS__CA_FILE", "/no/such/s3cret-free/file");
         let ended = output(&mut command).await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
-        assert!(!ended.out.contains("\"s3cret\"") && !ended.out.contains(":s3cret@"), "{}", ended.out);
+        assert!(
+            !ended.out.contains("\"s3cret\"") && !ended.out.contains(":s3cret@"),
+            "{}",
+            ended.out
+        );
         assert!(!ended.out.contains("token=s3cret"), "{}", ended.out);
         let shown: serde_json::Value = match format {
             "json" => serde_json::from_str(&ended.out).expect("it is JSON"),
@@ -75,7 +93,10 @@ async fn what_is_in_force_is_shown_and_secrets_are_not() {
         assert_eq!(orders["prefetch"], 99, "the environment comes on top");
         assert_eq!(orders["concurrency"], 32, "the defaults are shown too");
         assert_eq!(orders["handler"]["headers"]["authorization"], "[redacted]");
-        assert_eq!(shown["broker"]["tls"]["ca_file"], "/no/such/s3cret-free/file");
+        assert_eq!(
+            shown["broker"]["tls"]["ca_file"],
+            "/no/such/s3cret-free/file"
+        );
     }
 }
 
@@ -85,12 +106,22 @@ async fn the_shown_settings_are_settings() {
     let shown = output(&mut lapwing(&["config", "show", "--config", &path])).await;
     let (_other, again) = file(&shown.out);
     let checked = output(&mut lapwing(&["config", "check", "--config", &again])).await;
-    assert_eq!((checked.code, checked.out.as_str()), (Some(0), "ok: 1 consumer\n"), "{checked:?}");
+    assert_eq!(
+        (checked.code, checked.out.as_str()),
+        (Some(0), "ok: 1 consumer\n"),
+        "{checked:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_missing_file_is_a_problem_of_the_configuration() {
-    let ended = output(&mut lapwing(&["config", "check", "--config", "/no/such/file"])).await;
+    let ended = output(&mut lapwing(&[
+        "config",
+        "check",
+        "--config",
+        "/no/such/file",
+    ]))
+    .await;
     assert_eq!(ended.code, Some(78), "{ended:?}");
     assert!(ended.err.contains("/no/such/file"), "{ended:?}");
 }
@@ -104,5 +135,8 @@ async fn no_command_prints_the_usage() {
     }
     let version = output(&mut lapwing(&["--version"])).await;
     assert_eq!(version.code, Some(0));
-    assert_eq!(version.out.trim(), concat!("lapwing ", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        version.out.trim(),
+        concat!("lapwing ", env!("CARGO_PKG_VERSION"))
+    );
 }

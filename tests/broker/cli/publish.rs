@@ -12,7 +12,9 @@ use crate::support::{Broker, Got, QueueType, VHost, ms};
 /// `lapwing publish` to the broker of this virtual host.
 fn publish(vhost: &VHost, arguments: &[&str]) -> Command {
     let mut command = lapwing(&["publish"]);
-    command.args(arguments).env("LAPWING__BROKER__URL", vhost.amqp_url());
+    command
+        .args(arguments)
+        .env("LAPWING__BROKER__URL", vhost.amqp_url());
     command
 }
 
@@ -30,7 +32,10 @@ async fn texts(vhost: &VHost) -> Vec<String> {
 
 fn succeeded(ended: &Ended, confirmed: usize) {
     let seen = (ended.code, ended.err.as_str(), ended.out.as_str());
-    assert_eq!(seen, (Some(0), format!("{confirmed} confirmed\n").as_str(), ""));
+    assert_eq!(
+        seen,
+        (Some(0), format!("{confirmed} confirmed\n").as_str(), "")
+    );
 }
 
 fn text(property: &Option<ShortString>) -> &str {
@@ -41,24 +46,44 @@ fn text(property: &Option<ShortString>) -> &str {
 async fn a_message_has_what_the_arguments_say() {
     let vhost = with_queue().await;
     let arguments = [
-        "-q", "q", "-H", "tenant=acme", "--header", "formula=a=b", "--type", "order.paid",
+        "-q",
+        "q",
+        "-H",
+        "tenant=acme",
+        "--header",
+        "formula=a=b",
+        "--type",
+        "order.paid",
         "{\"id\":1}",
     ];
     let ended = output(&mut publish(&vhost, &arguments)).await;
     succeeded(&ended, 1);
-    let more = ["--queue", "q", "--content-type", "text/plain", "--message-id", "mine", ""];
+    let more = [
+        "--queue",
+        "q",
+        "--content-type",
+        "text/plain",
+        "--message-id",
+        "mine",
+        "",
+    ];
     succeeded(&output(&mut publish(&vhost, &more)).await, 1);
 
     let got: Vec<Got> = vhost.drain_all("q").await;
 
-    let [json, plain] = &got[..] else { panic!("{} messages", got.len()) };
+    let [json, plain] = &got[..] else {
+        panic!("{} messages", got.len())
+    };
     assert_eq!(json.text(), "{\"id\":1}");
     assert_eq!(json.header("tenant"), "acme");
     assert_eq!(json.header("formula"), "a=b");
     assert_eq!(text(json.properties.kind()), "order.paid");
     assert_eq!(text(json.properties.content_type()), "application/json");
     assert_eq!(json.properties.delivery_mode(), &Some(2));
-    assert_eq!(uuid::Uuid::parse_str(json.id()).map(|id| id.get_version_num()), Ok(7));
+    assert_eq!(
+        uuid::Uuid::parse_str(json.id()).map(|id| id.get_version_num()),
+        Ok(7)
+    );
     assert_eq!((plain.text(), plain.id()), ("", "mine"));
     assert_eq!(text(plain.properties.content_type()), "text/plain");
     assert_eq!(text(plain.properties.kind()), "");
@@ -77,28 +102,42 @@ async fn a_file_and_standard_input_have_a_document_a_line() {
     let from_input = output_of(&mut publish(&vhost, &["-q", "q"]), LINES).await;
     succeeded(&from_input, 3);
     assert_eq!(BTreeSet::from_iter(texts(&vhost).await), expected);
-    let dash = output_of(&mut publish(&vhost, &["-q", "q", "-f", "-", "-n", "2"]), LINES).await;
+    let dash = output_of(
+        &mut publish(&vhost, &["-q", "q", "-f", "-", "-n", "2"]),
+        LINES,
+    )
+    .await;
     succeeded(&dash, 6);
     assert_eq!(vhost.drain_all("q").await.len(), 6);
     let nothing = output_of(&mut publish(&vhost, &["-q", "q"]), "").await;
     succeeded(&nothing, 0);
     let missing = output(&mut publish(&vhost, &["-q", "q", "-f", "/no/such/file"])).await;
     assert_eq!(missing.code, Some(1));
-    assert!(missing.err.contains("failed to open /no/such/file"), "{missing:?}");
+    assert!(
+        missing.err.contains("failed to open /no/such/file"),
+        "{missing:?}"
+    );
 }
 
 #[tokio::test]
 async fn an_exchange_routes_by_the_routing_key() {
     let vhost = with_queue().await;
-    vhost.declare_exchange("shop", lapin::ExchangeKind::Topic).await;
+    vhost
+        .declare_exchange("shop", lapin::ExchangeKind::Topic)
+        .await;
     vhost.bind("q", "shop", "order.*").await;
     let arguments = ["--exchange", "shop", "--routing-key", "order.paid", "x"];
     succeeded(&output(&mut publish(&vhost, &arguments)).await, 1);
 
     let got = vhost.drain_all("q").await.pop().expect("it was routed");
-    assert_eq!((got.exchange.as_str(), got.routing_key.as_str()), ("shop", "order.paid"));
+    assert_eq!(
+        (got.exchange.as_str(), got.routing_key.as_str()),
+        ("shop", "order.paid")
+    );
 
-    vhost.declare_exchange("all", lapin::ExchangeKind::Fanout).await;
+    vhost
+        .declare_exchange("all", lapin::ExchangeKind::Fanout)
+        .await;
     vhost.bind("q", "all", "").await;
     succeeded(&output(&mut publish(&vhost, &["-e", "all", "x"])).await, 1);
     assert_eq!(texts(&vhost).await, ["x"]);
@@ -107,7 +146,10 @@ async fn an_exchange_routes_by_the_routing_key() {
 #[tokio::test]
 async fn a_count_is_published_at_speed_with_an_id_for_each() {
     let vhost = with_queue().await;
-    succeeded(&output(&mut publish(&vhost, &["-q", "q", "-n", "2000", "x"])).await, 2000);
+    succeeded(
+        &output(&mut publish(&vhost, &["-q", "q", "-n", "2000", "x"])).await,
+        2000,
+    );
 
     let got = vhost.drain_all("q").await;
     let ids: BTreeSet<_> = got.iter().map(Got::id).collect();
@@ -130,18 +172,26 @@ async fn a_rate_is_the_most_messages_a_second() {
 #[tokio::test]
 async fn what_reaches_no_queue_fails_with_the_counts() {
     let vhost = with_queue().await;
-    vhost.declare_exchange("shop", lapin::ExchangeKind::Direct).await;
+    vhost
+        .declare_exchange("shop", lapin::ExchangeKind::Direct)
+        .await;
     let nowhere = output(&mut publish(&vhost, &["-q", "nowhere", "-n", "100", "x"])).await;
     assert_eq!(nowhere.code, Some(1));
     let lines: Vec<_> = nowhere.err.lines().collect();
     assert_eq!(lines[0], "0 confirmed, 100 not confirmed:", "{nowhere:?}");
-    assert!(lines.len() == 2 && lines[1].starts_with("  100 × "), "{nowhere:?}");
+    assert!(
+        lines.len() == 2 && lines[1].starts_with("  100 × "),
+        "{nowhere:?}"
+    );
 
     let unbound = output(&mut publish(&vhost, &["-e", "shop", "-k", "x", "x"])).await;
     assert_eq!(unbound.code, Some(1), "{unbound:?}");
     let no_exchange = output(&mut publish(&vhost, &["-e", "no-such", "-n", "3", "x"])).await;
     assert_eq!(no_exchange.code, Some(1), "{no_exchange:?}");
-    assert!(no_exchange.err.starts_with("0 confirmed, 3 not confirmed:"), "{no_exchange:?}");
+    assert!(
+        no_exchange.err.starts_with("0 confirmed, 3 not confirmed:"),
+        "{no_exchange:?}"
+    );
     assert!(no_exchange.err.contains("no-such"), "{no_exchange:?}");
     assert_eq!(vhost.ready("q").await, 0);
 }
@@ -161,7 +211,10 @@ async fn a_full_queue_that_refuses_is_told() {
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let held = vhost.ready("q").await;
     let expected = format!("{held} confirmed, {} not confirmed:\n", 20 - held);
-    assert!(held >= 5 && ended.err.starts_with(&expected), "{held} in the queue, {ended:?}");
+    assert!(
+        held >= 5 && ended.err.starts_with(&expected),
+        "{held} in the queue, {ended:?}"
+    );
 }
 
 #[tokio::test]
@@ -178,13 +231,21 @@ async fn arguments_that_contradict_are_refused_before_connecting() {
     ];
     for arguments in refused {
         let mut command = lapwing(&["publish"]);
-        command.args(arguments).env("LAPWING__BROKER__URL", "amqp://127.0.0.1:1");
+        command
+            .args(arguments)
+            .env("LAPWING__BROKER__URL", "amqp://127.0.0.1:1");
         let ended = output(&mut command).await;
         assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
     }
-    for arguments in [["-q", "q", "--rate=0", "x"], ["-q", "q", "--rate=-1", "x"], ["-q", "", "-n1", "x"]] {
+    for arguments in [
+        ["-q", "q", "--rate=0", "x"],
+        ["-q", "q", "--rate=-1", "x"],
+        ["-q", "", "-n1", "x"],
+    ] {
         let mut command = lapwing(&["publish"]);
-        command.args(arguments).env("LAPWING__BROKER__URL", "amqp://127.0.0.1:1");
+        command
+            .args(arguments)
+            .env("LAPWING__BROKER__URL", "amqp://127.0.0.1:1");
         let ended = output(&mut command).await;
         assert_eq!(ended.code, Some(1), "{arguments:?}: {ended:?}");
         assert!(!ended.err.contains("connect"), "{ended:?}");
@@ -197,6 +258,9 @@ async fn a_broker_that_is_not_there_is_told_without_the_password() {
     command.env("LAPWING__BROKER__URL", "amqp://me:s3cret@127.0.0.1:1/%2f");
     let ended = output(&mut command).await;
     assert_ne!(ended.code, Some(0));
-    assert!(ended.err.contains("failed to connect to the broker"), "{ended:?}");
+    assert!(
+        ended.err.contains("failed to connect to the broker"),
+        "{ended:?}"
+    );
     assert!(!ended.err.contains("s3cret"), "{ended:?}");
 }

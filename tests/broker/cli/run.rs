@@ -35,7 +35,9 @@ async fn the_log_handler_shows_messages_and_every_line_of_the_log_is_an_object()
         .header("tenant", "acme")
         .with(|properties| properties.with_type("order.paid".into()));
     vhost.publish_with(spec).await;
-    vhost.publish_with(PublishSpec::to("q").id("binary").body([0xff, 0, b'\n'])).await;
+    vhost
+        .publish_with(PublishSpec::to("q").id("binary").body([0xff, 0, b'\n']))
+        .await;
 
     let shown = worker.wait_for_message("message", DEADLINE).await;
     let binary = |line: &Value| {
@@ -61,7 +63,10 @@ async fn the_log_handler_shows_messages_and_every_line_of_the_log_is_an_object()
     assert_eq!(field(&shown, "bytes"), 19);
     for line in worker.log() {
         assert!(line.is_object(), "{line}");
-        assert!(line["timestamp"].is_string() && line["level"].is_string(), "{line}");
+        assert!(
+            line["timestamp"].is_string() && line["level"].is_string(),
+            "{line}"
+        );
     }
 }
 
@@ -75,7 +80,13 @@ async fn an_unreachable_broker_ends_a_worker_that_is_to_fail_fast_with_69() {
     assert_eq!(code, Some(69));
     let last = log.last().expect("it says why");
     assert_eq!(log_message(last), "cannot run");
-    assert!(field(last, "error").as_str().expect("text").contains("refused"), "{last}");
+    assert!(
+        field(last, "error")
+            .as_str()
+            .expect("text")
+            .contains("refused"),
+        "{last}"
+    );
 
     // Without it the worker waits for the broker, and can be stopped meanwhile.
     let mut waiting = WorkerProcess::start(&config);
@@ -105,7 +116,10 @@ async fn a_queue_of_another_kind_ends_a_worker_with_78() {
     let last = log.last().expect("it says why");
     let error = field(last, "error").as_str().expect("text");
     assert!(error.contains("x-queue-type"), "{error}");
-    assert!(error.contains("classic") && error.contains("quorum"), "{error}");
+    assert!(
+        error.contains("classic") && error.contains("quorum"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -142,9 +156,15 @@ async fn sigint_drains_as_sigterm_does_and_a_second_signal_does_not_wait() {
     let exit = worker.exited(DEADLINE).await;
 
     assert_eq!(exit.status.code(), Some(0));
-    assert!(exit.took < std::time::Duration::from_secs(10), "{:?}", exit.took);
+    assert!(
+        exit.took < std::time::Duration::from_secs(10),
+        "{:?}",
+        exit.took
+    );
     let ledger = worker.ledger();
     assert_eq!((ledger.received, ledger.returned), (1, 1));
-    server.wait_for("it was given up", DEADLINE, |seen| seen.abandoned == 1).await;
+    server
+        .wait_for("it was given up", DEADLINE, |seen| seen.abandoned == 1)
+        .await;
     within("the queue", vhost.wait_for_counts("q", 1, 0, DEADLINE)).await;
 }

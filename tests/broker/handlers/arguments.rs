@@ -68,7 +68,9 @@ async fn handlers_are_given_what_they_ask_for() {
     let vhost = vhost().await;
     let changes = "[consumers.orders.retry]\nbase = '10ms'\n[consumers.blobs]\nbindings = \
                    [{ exchange = 'shop', routing_key = 'blob.*' }]";
-    vhost.declare_exchange("shop", lapin::ExchangeKind::Topic).await;
+    vhost
+        .declare_exchange("shop", lapin::ExchangeKind::Topic)
+        .await;
     let settings = lane_settings(&vhost, &["orders", "blobs"], changes);
     let seen = Seen::default();
     let worker = Worker::new(settings)
@@ -83,11 +85,15 @@ async fn handlers_are_given_what_they_ask_for() {
         .with(|properties| properties.with_type("order.paid".into()));
     vhost.publish_with(order).await;
     let done = |lane: &lapwing::LaneReport| lane.ledger.acked == 1;
-    worker.wait_for_report("the order is done", "orders", done).await;
+    worker
+        .wait_for_report("the order is done", "orders", done)
+        .await;
     let mut blob = PublishSpec::to("blob.small").body([0, 255, 10]);
     blob.exchange = "shop".to_owned();
     vhost.publish_with(blob).await;
-    worker.wait_for_report("the blob is done", "blobs", done).await;
+    worker
+        .wait_for_report("the blob is done", "blobs", done)
+        .await;
 
     let expected = [
         r#"order 7 of acme as Some("order.paid"), attempt 1, total 1, cancelled false"#,
@@ -103,7 +109,9 @@ async fn a_body_that_does_not_fit_is_dead_lettered_untouched_with_the_place() {
     let vhost = vhost().await;
     let settings = lane_settings(&vhost, &["orders"], "");
     let seen = Seen::default();
-    let worker = Worker::new(settings).handler("orders", six).share(seen.clone());
+    let worker = Worker::new(settings)
+        .handler("orders", six)
+        .share(seen.clone());
     let worker = start(worker).await;
     let body = r#"{ "id" : "seven" }"#;
 
@@ -114,7 +122,10 @@ async fn a_body_that_does_not_fit_is_dead_lettered_untouched_with_the_place() {
     assert_eq!(dead.header("lapwing-reason"), "decode");
     assert_eq!(dead.header("lapwing-error-kind"), "decode");
     let error = dead.header("lapwing-error").as_str().expect("it is text");
-    assert!(error.contains("at id:") && error.contains("line 1"), "{error}");
+    assert!(
+        error.contains("at id:") && error.contains("line 1"),
+        "{error}"
+    );
     assert_eq!(seen.all(), [""; 0]);
     worker.stop().await;
 }
@@ -176,14 +187,19 @@ async fn a_worker_that_lacks_what_its_handlers_take_does_not_start() {
 
     let run = |worker: Worker| within("the refusal", worker.run(std::future::pending()));
     let not_shared = run(Worker::new(settings.clone()).handler("orders", six)).await;
-    let stray = Worker::new(settings.clone()).handler("orders", six).share(Seen::default());
+    let stray = Worker::new(settings.clone())
+        .handler("orders", six)
+        .share(Seen::default());
     let stray = run(stray.handler("order", six)).await;
     let none = run(Worker::new(settings)).await;
 
     let error = not_shared.expect_err("it must not start");
     assert!(matches!(error, RunError::NotShared { .. }), "{error:?}");
     let text = error.to_string();
-    assert!(text.contains("\"orders\"") && text.contains("Seen>"), "{text}");
+    assert!(
+        text.contains("\"orders\"") && text.contains("Seen>"),
+        "{text}"
+    );
     assert!(matches!(stray, Err(RunError::NoConsumer(name)) if name == "order"));
     assert!(matches!(none, Err(RunError::NoHandler(name)) if name == "orders"));
     // Nothing was declared, so nothing was connected.
@@ -258,5 +274,8 @@ async fn rules_by_class_and_status_override_the_handler() {
     dead.sort_by(|a, b| a.id().cmp(b.id()));
     let ids: Vec<_> = dead.iter().map(|got| got.id()).collect();
     assert_eq!(ids, ["broken", "gone", "panic"]);
-    assert!(dead.iter().all(|got| got.header("lapwing-reason") == &json!("rejected")));
+    assert!(
+        dead.iter()
+            .all(|got| got.header("lapwing-reason") == &json!("rejected"))
+    );
 }

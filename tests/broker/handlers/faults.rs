@@ -42,15 +42,23 @@ async fn a_panic_is_a_failed_attempt_wherever_in_the_handler_it_comes() {
 
     let dead = dead_letter(&vhost, "q").await;
     let done = |lane: &lapwing::LaneReport| lane.ledger.acked == 1;
-    let report = worker.wait_for_report("the other succeeded", "q", done).await;
+    let report = worker
+        .wait_for_report("the other succeeded", "q", done)
+        .await;
 
     assert_eq!(dead.id(), "hopeless");
     assert_eq!(dead.header("lapwing-reason"), "max-attempts");
     assert_eq!(dead.header("lapwing-error-kind"), "panic");
-    assert_eq!(dead.header("lapwing-error"), "panic after an await of hopeless");
+    assert_eq!(
+        dead.header("lapwing-error"),
+        "panic after an await of hopeless"
+    );
     let history = dead.header("lapwing-history").as_str().expect("it is text");
     assert!(history.contains("panic at the call"), "{history}");
-    assert!(history.contains("panic before the first await"), "{history}");
+    assert!(
+        history.contains("panic before the first await"),
+        "{history}"
+    );
     assert_eq!(notes.of("saved").len(), 3);
     assert_eq!((report.counts.panicked, report.counts.succeeded), (5, 1));
     worker.stop().await;
@@ -92,7 +100,10 @@ async fn a_handler_that_overruns_is_dropped_at_its_timeout_and_retried() {
 
     let runs = notes.of(&id);
     // The second attempt has as much time as the first.
-    let last = dropped.borrow().expect("it was dropped").duration_since(runs[1].at);
+    let last = dropped
+        .borrow()
+        .expect("it was dropped")
+        .duration_since(runs[1].at);
     let first = runs[1].at.duration_since(runs[0].at);
     for took in [first, last] {
         assert!(took >= ms(400) && took < ms(1400), "{took:?}");
@@ -180,7 +191,10 @@ async fn a_handler_that_ignores_its_cancellation_is_dropped_counted_and_gives_it
     assert!(waited >= ms(500) && waited < ms(1500), "{waited:?}");
     assert_eq!(dead_letter(&vhost, "q").await.id(), "deaf");
     let report = worker.stop().await.lanes["q"].clone();
-    assert_eq!((report.counts.handler_stuck, report.counts.timed_out), (1, 1));
+    assert_eq!(
+        (report.counts.handler_stuck, report.counts.timed_out),
+        (1, 1)
+    );
     assert_eq!((report.ledger.acked, report.ledger.dead_lettered), (1, 1));
 }
 
@@ -226,7 +240,9 @@ async fn a_handler_that_blocks_its_thread_is_settled_without_it_and_its_late_end
     let (notes, ended) = (Notes::default(), watch::Sender::new(false));
     let worker = Worker::new(settings).handler("q", blocking(&notes, &ended));
     let worker = start(worker).await;
-    vhost.publish_with(PublishSpec::to("q").id("blocking")).await;
+    vhost
+        .publish_with(PublishSpec::to("q").id("blocking"))
+        .await;
     notes.wait_for(1).await;
     vhost.publish_with(PublishSpec::to("q").id("next")).await;
 
@@ -239,12 +255,18 @@ async fn a_handler_that_blocks_its_thread_is_settled_without_it_and_its_late_end
     assert_eq!(dead.header("lapwing-error"), "no answer within 200ms");
     let both = |lane: &lapwing::LaneReport| lane.ledger.acked + lane.ledger.dead_lettered == 2;
     let before = worker.wait_for_report("both are settled", "q", both).await;
-    assert_eq!((before.counts.handler_stuck, before.counts.timed_out), (1, 1));
+    assert_eq!(
+        (before.counts.handler_stuck, before.counts.timed_out),
+        (1, 1)
+    );
     assert_eq!(before.in_flight, 0);
 
-    within("the blocked handler's end", ended.subscribe().wait_for(|ended| *ended))
-        .await
-        .expect("the sender is ours");
+    within(
+        "the blocked handler's end",
+        ended.subscribe().wait_for(|ended| *ended),
+    )
+    .await
+    .expect("the sender is ours");
     let late = |lane: &lapwing::LaneReport| lane.counts.stale_settles == 1;
     let after = worker.wait_for_report("its end was seen", "q", late).await;
     assert_eq!(after.ledger, before.ledger);
@@ -269,17 +291,24 @@ async fn a_message_whose_handler_blocks_its_thread_is_retried_meanwhile() {
     let (notes, ended) = (Notes::default(), watch::Sender::new(false));
     let worker = Worker::new(settings).handler("q", blocking(&notes, &ended));
     let worker = start(worker).await;
-    vhost.publish_with(PublishSpec::to("q").id("blocking")).await;
+    vhost
+        .publish_with(PublishSpec::to("q").id("blocking"))
+        .await;
 
     let runs = notes.wait_for(2).await;
 
     assert!(!*ended.borrow(), "the first run still blocks");
     assert_eq!([runs[0].attempt, runs[1].attempt], [1, 2]);
     let done = |lane: &lapwing::LaneReport| lane.ledger.acked == 1;
-    worker.wait_for_report("the retry is acked", "q", done).await;
-    within("the blocked handler's end", ended.subscribe().wait_for(|ended| *ended))
-        .await
-        .expect("the sender is ours");
+    worker
+        .wait_for_report("the retry is acked", "q", done)
+        .await;
+    within(
+        "the blocked handler's end",
+        ended.subscribe().wait_for(|ended| *ended),
+    )
+    .await
+    .expect("the sender is ours");
     let ledger = worker.stop().await.ledger();
     assert_eq!((ledger.received, ledger.parked, ledger.acked), (2, 1, 1));
     assert_eq!(notes.runs().len(), 2);

@@ -79,13 +79,13 @@ async fn a_paused_lane_finishes_what_runs_gives_the_rest_back_and_resumes() {
     let handler = gated(&notes, &meter, &gate);
     let other = Notes::default();
     let noting = other.clone();
-    let worker = Worker::new(settings).handler("q", handler).handler(
-        "other",
-        move |context: Context| {
-            noting.note(&context);
-            async {}
-        },
-    );
+    let worker =
+        Worker::new(settings)
+            .handler("q", handler)
+            .handler("other", move |context: Context| {
+                noting.note(&context);
+                async {}
+            });
     let mut worker = start(worker).await;
     vhost.publish_many("q", 10, |_| PublishSpec::of("x")).await;
     vhost.wait_for_counts("q", 0, 10, DEADLINE).await;
@@ -105,9 +105,17 @@ async fn a_paused_lane_finishes_what_runs_gives_the_rest_back_and_resumes() {
     // The other lane goes on.
     vhost.publish("other", "x").await;
     other.wait_for(1).await;
-    vhost.publish_many("q", 5, |index| PublishSpec::of("x").id(&format!("late-{index}"))).await;
+    vhost
+        .publish_many("q", 5, |index| {
+            PublishSpec::of("x").id(&format!("late-{index}"))
+        })
+        .await;
     assert_eq!(notes.runs().len(), 2, "nothing starts in a paused lane");
-    worker.handle.pause("q").await.expect("pausing twice is fine");
+    worker
+        .handle
+        .pause("q")
+        .await
+        .expect("pausing twice is fine");
 
     gate.close();
     worker.handle.resume("q").await.expect("the lane answers");
@@ -116,8 +124,7 @@ async fn a_paused_lane_finishes_what_runs_gives_the_rest_back_and_resumes() {
     worker.handle.pause("q").await.expect("the lane answers");
     vhost.wait_for_counts("q", 11, 2, DEADLINE).await;
     worker.handle.resume("q").await.expect("the lane answers");
-    let consuming =
-        |readiness: &Readiness| readiness.lanes["q"].state == LaneState::Consuming;
+    let consuming = |readiness: &Readiness| readiness.lanes["q"].state == LaneState::Consuming;
     within("the resumed lane", worker.handle.until(consuming)).await;
     gate.open();
     let all = |lane: &lapwing::LaneReport| lane.ledger.acked == 15;
@@ -125,9 +132,16 @@ async fn a_paused_lane_finishes_what_runs_gives_the_rest_back_and_resumes() {
 
     assert_eq!(notes.runs().len(), 15, "each ran once");
     let report = worker.stop().await.lanes["q"].clone();
-    assert_eq!(report.counts.sessions, 3, "one, and one for each time it resumed");
+    assert_eq!(
+        report.counts.sessions, 3,
+        "one, and one for each time it resumed"
+    );
     let ledger = report.ledger;
-    assert_eq!((ledger.received, ledger.acked), (15 + ledger.returned, 15), "{ledger:?}");
+    assert_eq!(
+        (ledger.received, ledger.acked),
+        (15 + ledger.returned, 15),
+        "{ledger:?}"
+    );
     assert_eq!((ledger.stale, ledger.duplicates), (0, 0), "{ledger:?}");
     assert!(ledger.returned >= 8 + 8, "{ledger:?}");
     assert_eq!(meter.peak(), 2);
@@ -140,7 +154,10 @@ async fn a_lane_that_is_paused_while_it_connects_takes_nothing_until_it_is_resum
     vhost.declare("q", QueueType::Quorum).await;
     let proxy = Proxy::to(&vhost).await;
     // This lane has its subscription long before the other one has declared its queues.
-    let changes = format!("broker.url = '{}'\nconsumers.q.topology = 'none'", proxy.url(&vhost));
+    let changes = format!(
+        "broker.url = '{}'\nconsumers.q.topology = 'none'",
+        proxy.url(&vhost)
+    );
     let settings = lane_settings(&vhost, &["q", "other"], &changes);
     let notes = Notes::default();
     let noting = notes.clone();
@@ -204,7 +221,12 @@ async fn handlers_of_two_lanes_share_the_state_actor() {
             .compare_and_set("asked", None, Some(json!(true)))
             .await?
             .is_ok();
-        match (first, all["total"].as_i64(), all["a"].as_i64(), all["b"].as_i64()) {
+        match (
+            first,
+            all["total"].as_i64(),
+            all["a"].as_i64(),
+            all["b"].as_i64(),
+        ) {
             (true, Some(200), Some(100), Some(100)) => Ok(()),
             other => Err(Failure::permanent("state", format!("{other:?}"))),
         }
@@ -215,7 +237,9 @@ async fn handlers_of_two_lanes_share_the_state_actor() {
         .handler_for_type("b", "report", report);
     let worker = start(worker).await;
     for lane in ["a", "b"] {
-        vhost.publish_many(lane, 100, |_| PublishSpec::of("x")).await;
+        vhost
+            .publish_many(lane, 100, |_| PublishSpec::of("x"))
+            .await;
     }
     for lane in ["a", "b"] {
         let done = |report: &lapwing::LaneReport| report.ledger.acked == 100;

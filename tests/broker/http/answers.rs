@@ -39,18 +39,29 @@ async fn success_is_acked_overload_and_server_errors_are_retried_the_rest_is_per
     let requests = all.len() + RETRIED.len();
     setup.server.wait_for_answered(requests, DEADLINE).await;
     let dead = PERMANENT.len() as u32;
-    setup.vhost.wait_for_counts("q.dead", dead, 0, DEADLINE).await;
+    setup
+        .vhost
+        .wait_for_counts("q.dead", dead, 0, DEADLINE)
+        .await;
     let ledger = setup.worker.drain(DEADLINE).await;
 
     assert_eq!(ledger.acked as usize, DONE.len() + RETRIED.len());
     assert_eq!(ledger.dead_lettered as usize, PERMANENT.len());
     let seen = setup.server.seen();
     assert_eq!(seen.exchanges.len(), requests);
-    assert!(seen.exchanges.iter().all(|exchange| exchange.request.path == "/"), "not followed");
+    assert!(
+        seen.exchanges
+            .iter()
+            .all(|exchange| exchange.request.path == "/"),
+        "not followed"
+    );
     let account = Account::new(ids, &seen);
     for status in RETRIED {
         let attempts: Vec<_> = account.runs_of(&status.to_string()).iter().collect();
-        assert_eq!(attempts.iter().map(|run| run.attempt).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(
+            attempts.iter().map(|run| run.attempt).collect::<Vec<_>>(),
+            [1, 2]
+        );
     }
     let dead = setup.vhost.drain_all("q.dead").await;
     for status in PERMANENT {
@@ -80,8 +91,15 @@ async fn a_long_answer_is_cut_in_the_dead_letter() {
     let dead = setup.dead_letter().await;
 
     let error = dead.header("lapwing-error").as_str().expect("it is text");
-    assert!(error.starts_with("HTTP 400 Bad Request: the start \u{e9}\u{e9}"), "{error}");
-    assert!(error.len() <= 2100 && !error.contains("the end"), "{} bytes", error.len());
+    assert!(
+        error.starts_with("HTTP 400 Bad Request: the start \u{e9}\u{e9}"),
+        "{error}"
+    );
+    assert!(
+        error.len() <= 2100 && !error.contains("the end"),
+        "{} bytes",
+        error.len()
+    );
 }
 
 #[tokio::test]
@@ -92,8 +110,9 @@ async fn retry_after_is_honoured_in_seconds_and_as_a_date() {
             (1, "seconds") => Reply::status(429).header("retry-after", "2"),
             (1, "zero") => Reply::status(503).header("retry-after", "0"),
             // A date has whole seconds: 2 to 3 s from now.
-            (1, "date") => Reply::status(503)
-                .header("retry-after", &httpdate::fmt_http_date(in_three)),
+            (1, "date") => {
+                Reply::status(503).header("retry-after", &httpdate::fmt_http_date(in_three))
+            }
             (1, "capped") => Reply::status(503).header("retry-after", "86400"),
             (1, "nonsense") => Reply::status(503).header("retry-after", "soon"),
             _ => Reply::ok(),
@@ -148,9 +167,14 @@ async fn a_slow_answer_is_given_up_at_the_consumers_timeout() {
     assert!(waited >= ms(400) && waited < ms(1900), "{waited:?}");
     setup
         .server
-        .wait_for("the first is given up", DEADLINE, |seen| seen.abandoned == 1)
+        .wait_for("the first is given up", DEADLINE, |seen| {
+            seen.abandoned == 1
+        })
         .await;
-    let failed = setup.worker.wait_for_message("attempt failed", DEADLINE).await;
+    let failed = setup
+        .worker
+        .wait_for_message("attempt failed", DEADLINE)
+        .await;
     assert_eq!(crate::support::field(&failed, "class"), "timeout");
     let ledger = setup.worker.drain(DEADLINE).await;
     assert_eq!((ledger.received, ledger.acked), (1, 1));

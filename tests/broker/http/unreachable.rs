@@ -24,7 +24,10 @@ async fn a_server_that_refuses_connections_is_tried_again() {
     let mut setup = Setup::new(server, &changes).await;
     setup.vhost.publish("q", "x").await;
 
-    let failed = setup.worker.wait_for_message("attempt failed", DEADLINE).await;
+    let failed = setup
+        .worker
+        .wait_for_message("attempt failed", DEADLINE)
+        .await;
     assert_eq!(setup.server.seen().exchanges.len(), 0);
     proxy.accept_again();
 
@@ -59,15 +62,24 @@ async fn a_connection_that_is_reset_is_tried_again() {
     setup.server.wait_for_requests(1, DEADLINE).await;
 
     proxy.cut().await;
-    let failed = setup.worker.wait_for_message("attempt failed", DEADLINE).await;
+    let failed = setup
+        .worker
+        .wait_for_message("attempt failed", DEADLINE)
+        .await;
     gate.open();
 
     assert_eq!(field(&failed, "class"), "http-request");
     let second = |seen: &crate::support::exchange::Seen| {
-        let attempts = seen.exchanges.iter().map(|exchange| exchange.request.attempt());
+        let attempts = seen
+            .exchanges
+            .iter()
+            .map(|exchange| exchange.request.attempt());
         attempts.eq([1, 2]) && seen.answered == 1
     };
-    setup.server.wait_for("the second attempt's answer", DEADLINE, second).await;
+    setup
+        .server
+        .wait_for("the second attempt's answer", DEADLINE, second)
+        .await;
     let ledger = setup.worker.drain(DEADLINE).await;
     assert_eq!((ledger.received, ledger.acked), (1, 1));
 }

@@ -148,7 +148,10 @@ impl Notes {
         let mut runs = self.runs.subscribe();
         match tokio::time::timeout(DEADLINE, runs.wait_for(|runs| accept(runs))).await {
             Ok(runs) => runs.expect("the sender is ours").clone(),
-            Err(_) => panic!("waited {DEADLINE:?} until {what}; there are {:?}", self.runs()),
+            Err(_) => panic!(
+                "waited {DEADLINE:?} until {what}; there are {:?}",
+                self.runs()
+            ),
         }
     }
 }
