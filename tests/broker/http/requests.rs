@@ -116,11 +116,7 @@ async fn what_is_known_about_a_message_goes_in_headers() {
         assert_eq!(weird.as_bytes(), "caf\u{e9}?line".as_bytes());
         assert!(request.header("user-agent").starts_with("lapwing/"));
         let types: Vec<_> = request.headers.get_all("content-type").iter().collect();
-        assert_eq!(
-            types,
-            ["text/csv"],
-            "as the message has it"
-        );
+        assert_eq!(types, ["text/csv"], "as the message has it");
     }
 }
 
@@ -165,7 +161,7 @@ async fn connections_are_pooled() {
         .await;
     let all = |seen: &crate::support::exchange::Seen| {
         let ok = |exchange: &&crate::support::exchange::Exchange| {
-            exchange.request.index % 3 != 0 && exchange.ended.is_some()
+            !exchange.request.index.is_multiple_of(3) && exchange.ended.is_some()
         };
         seen.exchanges.iter().filter(ok).count() == 200
     };
