@@ -5,7 +5,9 @@ mod counters;
 use std::{io::IsTerminal, sync::mpsc, time::Duration};
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 pub(crate) use counters::Counters;
 pub use counters::Counts;
@@ -39,7 +41,9 @@ pub struct Telemetry {
 /// When the filter cannot be read, or logging was started before.
 pub fn start(settings: &LogSettings) -> Result<Telemetry, TelemetryError> {
     let filter = EnvFilter::try_new(&settings.filter)?;
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(|line| !prints_frames(line)));
     let (writer, logs) = NonBlockingBuilder::default()
         .lossy(true)
         .thread_name("lapwing-log")
@@ -56,6 +60,14 @@ pub fn start(settings: &LogSettings) -> Result<Telemetry, TelemetryError> {
         }
     }
     Ok(Telemetry { logs })
+}
+
+/// At level `trace` lapin prints every frame, and so the password.
+fn prints_frames(line: &tracing::Metadata<'_>) -> bool {
+    let of_lapin = ["lapin", "amq_protocol"]
+        .iter()
+        .any(|name| line.target().starts_with(name));
+    of_lapin && *line.level() == tracing::Level::TRACE
 }
 
 impl Telemetry {

@@ -110,7 +110,7 @@ impl WorkerHandle {
         }
     }
 
-    /// Waits until `wanted` is true of the readiness.
+    /// Waits until `wanted` is true of the readiness, or the worker has ended.
     pub async fn until(&mut self, wanted: impl Fn(&Readiness) -> bool) -> Readiness {
         loop {
             let readiness = self.readiness();
@@ -122,10 +122,13 @@ impl WorkerHandle {
                 .lanes
                 .values_mut()
                 .map(|lane| Box::pin(lane.health.changed()));
-            tokio::select! {
-                _ = futures_util::future::select_all(changes) => {}
-                _ = self.publishing.changed() => {}
-                () = drain.cancelled(), if !readiness.draining => {}
+            let ended = tokio::select! {
+                (changed, ..) = futures_util::future::select_all(changes) => changed.is_err(),
+                changed = self.publishing.changed() => changed.is_err(),
+                () = drain.cancelled(), if !readiness.draining => false,
+            };
+            if ended {
+                return self.readiness();
             }
         }
     }

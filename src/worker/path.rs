@@ -4,10 +4,12 @@
 //! path but by an [`End`], so that no delivery can escape its settlement.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use futures_util::FutureExt;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
@@ -32,7 +34,12 @@ const LONGEST_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Carries one delivery along its path, and tells the lane how it ended.
 pub(super) async fn carry(lane: Arc<LaneShared>, run: Arc<Run>) {
-    let end = travel(&lane, &run).await;
+    // Our own code does not panic; should it all the same, the delivery still has an end.
+    let travelled = AssertUnwindSafe(travel(&lane, &run)).catch_unwind().await;
+    let end = travelled.unwrap_or_else(|_| {
+        error!(lane = %run.lane, id = run.message.id(), "path panicked, the message is returned");
+        Some(End::Return)
+    });
     run.permit().release();
     if let Some(end) = end {
         lane.report(Ended { run, end });

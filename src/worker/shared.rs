@@ -19,7 +19,7 @@ use crate::{
     config::{ConsumerSettings, PublishSettings, TimeoutSettings, Topology},
     dispatch::Dispatch,
     execute::Limits,
-    run::{Run, SharedByHandlers},
+    run::{Permit, Run, SharedByHandlers},
     telemetry::Counters,
 };
 
@@ -48,7 +48,7 @@ pub(super) struct LaneShared {
     pub(super) counters: Counters,
     pub(super) by_handlers: Arc<SharedByHandlers>,
     /// Bounded concurrency: a permit for each running handler.
-    pub(super) handlers: Arc<Semaphore>,
+    handlers: Arc<Semaphore>,
     /// A drain has begun.
     pub(super) drain: CancellationToken,
     /// The drain's grace has ended.
@@ -121,6 +121,22 @@ impl LaneShared {
     /// Whether deliveries of this epoch can still be settled.
     pub(super) fn is_current(&self, epoch: u64) -> bool {
         self.epoch.load(Ordering::Acquire) == epoch
+    }
+
+    /// A permit to run a handler, if one is free.
+    pub(super) fn try_permit(&self) -> Option<Permit> {
+        self.handlers.try_acquire().ok()?.forget();
+        Some(Permit::taken(Arc::clone(&self.handlers)))
+    }
+
+    /// A permit to run a handler.
+    pub(super) async fn permit(&self) -> Permit {
+        match self.handlers.acquire().await {
+            Ok(taken) => taken.forget(),
+            // Never closed.
+            Err(_) => std::future::pending().await,
+        }
+        Permit::taken(Arc::clone(&self.handlers))
     }
 
     /// A place among the retries that wait here: at most half of the prefetch, so that new

@@ -9,7 +9,7 @@ mod settlement;
 mod supervision;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     future::pending,
     pin::{Pin, pin},
     sync::Arc,
@@ -31,7 +31,6 @@ use super::{
 use crate::{
     backoff::Reconnect,
     broker::{Acks, BrokerError, Delivery, Link, Session, Subscription},
-    run::Permit,
     telemetry::Counts,
 };
 
@@ -101,8 +100,8 @@ pub(super) struct Lane {
     channels: LaneChannels,
     session: Option<Session>,
     epoch: u64,
-    /// A delivery that waits for a handler slot.
-    next: Option<Delivery>,
+    /// Deliveries that wait for a handler slot, at most the prefetch.
+    buffered: VecDeque<Delivery>,
     /// When to subscribe, while there is no subscription.
     open_at: Instant,
     opening: Option<Opening>,
@@ -146,7 +145,7 @@ impl Lane {
             channels,
             session: None,
             epoch: 0,
-            next: None,
+            buffered: VecDeque::new(),
             open_at: now,
             opening: None,
             backoff,
@@ -197,8 +196,10 @@ impl Lane {
                 }
                 (acks, result) = settled(self.flushing.as_mut()) => self.flushed(&acks, result),
                 opened = settled(self.opening.as_mut()) => self.opened(opened).await,
-                permit = slot(&self.shared), if takes && self.next.is_some() => self.start_next(permit),
-                delivery = arrival(self.session.as_mut()), if takes && self.next.is_none() => {
+                permit = self.shared.permit(), if takes && !self.buffered.is_empty() => {
+                    self.start_next(permit);
+                }
+                delivery = arrival(self.session.as_mut()), if takes => {
                     self.received(delivery);
                 }
                 () = &mut timer => self.look().await,
@@ -319,15 +320,6 @@ fn next_epoch() -> u64 {
     use std::sync::atomic::{AtomicU64, Ordering};
     static EPOCH: AtomicU64 = AtomicU64::new(1);
     EPOCH.fetch_add(1, Ordering::Relaxed)
-}
-
-/// A handler slot.
-async fn slot(shared: &LaneShared) -> Permit {
-    match shared.handlers.acquire().await {
-        Ok(taken) => taken.forget(),
-        Err(_) => pending().await,
-    }
-    Permit::taken(Arc::clone(&shared.handlers))
 }
 
 /// The session's next delivery, or its end.

@@ -14,29 +14,37 @@ use crate::{
 };
 
 impl Lane {
-    /// One delivery, and whatever else has arrived and finds a handler slot.
+    /// One delivery, and whatever else has arrived.
     pub(super) fn received(&mut self, delivery: Option<Result<Delivery, BrokerError>>) {
         let mut arrived = Some(delivery);
         while let Some(delivery) = arrived.take() {
             match delivery {
-                Some(Ok(delivery)) => self.next = Some(delivery),
+                Some(Ok(delivery)) => self.start_or_buffer(delivery),
                 Some(Err(error)) => return self.lose_session(&error),
                 // The broker has cancelled the consumer, for instance because the queue was
                 // deleted. Nothing says so but the end of the stream.
                 None => return self.subscribe_again_soon(),
             }
-            let Ok(taken) = self.shared.handlers.try_acquire() else {
-                return;
-            };
-            taken.forget();
-            self.start_next(Permit::taken(Arc::clone(&self.shared.handlers)));
             arrived = self.session.as_mut().and_then(Session::try_next).map(Some);
         }
     }
 
-    /// Starts the delivery that has been waiting for a slot.
+    /// Bounded concurrency: a delivery starts when it has a permit, and waits here until then. It
+    /// is taken from the session all the same, so that the session's end is seen behind it.
+    fn start_or_buffer(&mut self, delivery: Delivery) {
+        let permit = match self.buffered.is_empty() {
+            true => self.shared.try_permit(),
+            false => None,
+        };
+        match permit {
+            Some(permit) => self.start(permit, delivery),
+            None => self.buffered.push_back(delivery),
+        }
+    }
+
+    /// Starts the delivery that has waited longest for a permit.
     pub(super) fn start_next(&mut self, permit: Permit) {
-        if let Some(delivery) = self.next.take() {
+        if let Some(delivery) = self.buffered.pop_front() {
             self.start(permit, delivery);
         }
     }
@@ -123,9 +131,10 @@ impl Lane {
         if self.draining {
             self.next_flush = now + DRAIN_PACE;
         }
-        self.wrote_singly(flush.acks.singles.len());
         self.flushing_ends = flush.ends;
+        let singles = flush.acks.singles.len();
         self.flushing = Some(Box::pin(session.ack(flush.acks)));
+        self.wrote_singly(singles);
     }
 
     /// Books what was written, or what could not be.
@@ -173,8 +182,8 @@ impl Lane {
         if tags.is_empty() {
             return;
         }
-        self.wrote_singly(tags.len());
         let result = session.give_back(&tags).await;
+        self.wrote_singly(tags.len());
         self.gave_back(tags.len(), result);
     }
 

@@ -84,7 +84,7 @@ impl Lane {
         if self.session.take().is_none() {
             return;
         }
-        self.next = None;
+        self.buffered.clear();
         self.epoch = 0;
         self.shared.set_epoch(0);
         let (ends, open) = self.unsettled.abandon();
@@ -140,7 +140,7 @@ impl Lane {
             return self.lose_session(&error);
         }
         // Cancel-ok comes after the last delivery, and lapin ends the stream there.
-        let mut arrived: Vec<_> = self.next.take().iter().map(|next| next.tag).collect();
+        let mut arrived: Vec<_> = self.buffered.drain(..).map(|next| next.tag).collect();
         let limit = Instant::now() + session.request_limit();
         while let Ok(Some(Ok(delivery))) = tokio::time::timeout_at(limit, session.next()).await {
             arrived.push(delivery.tag);
@@ -156,8 +156,8 @@ impl Lane {
             return self.gave_back(arrived.len(), result);
         }
         self.unsettled.skip_to(last);
-        self.wrote_singly(arrived.len());
         let result = session.give_back(&arrived).await;
+        self.wrote_singly(arrived.len());
         self.gave_back(arrived.len(), result);
     }
 
