@@ -4,10 +4,12 @@
 //! path but by an [`End`], so that no delivery can escape its settlement.
 
 use std::{
+    panic::AssertUnwindSafe,
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
+use futures_util::FutureExt;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
@@ -32,7 +34,13 @@ const LONGEST_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Carries one delivery along its path, and tells the lane how it ended.
 pub(super) async fn carry(lane: Arc<LaneShared>, run: Arc<Run>) {
-    let end = travel(&lane, &run).await;
+    // A panic in the path is a fault of ours (a handler's is an outcome). The delivery must not be
+    // stuck with it: the lane gives it back after a while, and says so.
+    let end = AssertUnwindSafe(travel(&lane, &run)).catch_unwind().await;
+    let end = end.unwrap_or_else(|_| {
+        error!(lane = %run.lane, id = run.message.id(), "path panicked: lane held, message stays in its queue");
+        Some(End::Hold)
+    });
     run.permit().release();
     if let Some(end) = end {
         lane.report(Ended { run, end });
