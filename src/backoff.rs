@@ -78,7 +78,9 @@ impl Ladder {
     /// Where a delay is parked: the rung, and how long the message stays there at the least. The
     /// rest of a delay beyond the longest rung has to be parked again.
     pub(crate) fn park(&self, delay: Duration) -> (Rung, Duration) {
-        let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+        let seconds = delay
+            .as_secs()
+            .saturating_add(u64::from(delay.subsec_nanos() > 0));
         let seconds = seconds.clamp(1, self.longest).next_power_of_two();
         let rung = self.rung(seconds);
         let stay = delay.min(rung.length);

@@ -26,6 +26,11 @@ pub(crate) fn decode(delivery: Delivery, queue: &Arc<str>, mode: Decode) -> Mess
 /// extractor) find out anyway, so this is asked for those that pass it on unread.
 pub(crate) fn check(message: &Message) -> Result<(), Outcome> {
     if message.json {
+        // A parser that ignores what it reads does not look into strings.
+        std::str::from_utf8(message.body()).map_err(|error| {
+            let text = format!("invalid JSON: {error}");
+            Outcome::Undecodable(Failure::permanent("decode", text))
+        })?;
         json::<serde::de::IgnoredAny>(message.body())?;
     }
     Ok(())

@@ -156,7 +156,12 @@ impl Message {
     }
 
     fn source<'a>(&'a self, name: &str, arrived: &'a str) -> &'a str {
+        /// No exchange and no routing key is longer. A publisher's header can be, and a copy that
+        /// had to carry it twice would not fit its frame.
+        const LONGEST: usize = 255;
         let original = self.properties.header(name).and_then(HeaderValue::as_str);
-        original.unwrap_or(arrived)
+        original
+            .filter(|text| text.len() <= LONGEST)
+            .unwrap_or(arrived)
     }
 }

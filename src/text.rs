@@ -15,10 +15,12 @@ pub(crate) fn cut(text: &str, most: usize) -> &str {
     &text[..end]
 }
 
-/// A time as RFC 3339 with milliseconds, in UTC.
+/// A time as RFC 3339 with milliseconds, in UTC; one beyond the year 9999, which that cannot write,
+/// as its last moment.
 #[must_use]
 pub(crate) fn rfc3339(time: SystemTime) -> String {
-    humantime::format_rfc3339_millis(time).to_string()
+    const END: Duration = Duration::from_millis(253_402_300_799_999);
+    humantime::format_rfc3339_millis(time.min(SystemTime::UNIX_EPOCH + END)).to_string()
 }
 
 /// A duration for people: `1.5s`, not `1s 500ms`.
@@ -64,6 +66,14 @@ mod tests {
         assert_eq!(cut("äöü", 3), "ä");
         assert_eq!(cut("abc", 3), "abc");
         assert_eq!(cut("", 0), "");
+    }
+
+    #[test]
+    fn times_beyond_what_can_be_written_are_its_end() {
+        let in_years =
+            |years: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(years * 31_556_952);
+        assert_eq!(rfc3339(in_years(1)), "1971-01-01T05:49:12.000Z");
+        assert_eq!(rfc3339(in_years(9_000)), "9999-12-31T23:59:59.999Z");
     }
 
     #[test]

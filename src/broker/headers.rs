@@ -65,7 +65,7 @@ const PERSISTENT: u8 = 2;
 /// Headers the broker sets and a copy must not carry: 3.10 counts on from a client's `x-death`,
 /// and 4.0 and 4.3 pass a client's `x-delivery-count` through, so that a copy which keeps it looks
 /// as if it had already failed (measured).
-fn is_broker_header(name: &str) -> bool {
+pub(super) fn is_broker_header(name: &str) -> bool {
     matches!(
         name,
         "x-death" | "x-delivery-count" | "x-acquired-count" | "x-opt-enqueue-time"
@@ -383,6 +383,7 @@ fn fixed_len(properties: &BasicProperties) -> usize {
 /// the publisher's largest headers, whose names are kept.
 fn fit(headers: &mut BTreeMap<ShortString, AMQPValue>, ours: &[&str], room: usize) {
     const SHORTEST_ERROR: usize = 256;
+    const CUT_LIST: usize = 1024;
     if table_len(headers) <= room {
         return;
     }
@@ -393,8 +394,19 @@ fn fit(headers: &mut BTreeMap<ShortString, AMQPValue>, ours: &[&str], room: usiz
     if table_len(headers) > room {
         headers.remove(names::HISTORY);
     }
-    let mut cut = Vec::new();
-    while table_len(headers) > room {
+    // What earlier copies lacked is still to be known; a publisher can write there as well.
+    let mut cut = match headers.remove(names::CUT_HEADERS) {
+        Some(AMQPValue::LongString(text)) if text.len() <= CUT_LIST => text.to_string(),
+        _ => String::new(),
+    };
+    loop {
+        if !cut.is_empty() {
+            let listed = AMQPValue::LongString(crate::text::cut(&cut, CUT_LIST).into());
+            headers.insert(short(names::CUT_HEADERS), listed);
+        }
+        if table_len(headers) <= room {
+            return;
+        }
         let largest = headers
             .iter()
             .filter(|(name, _)| {
@@ -404,12 +416,10 @@ fn fit(headers: &mut BTreeMap<ShortString, AMQPValue>, ours: &[&str], room: usiz
             .map(|(name, _)| name.clone());
         let Some(name) = largest else { return };
         headers.remove(&name);
-        cut.push(name.to_string());
-        let listed = crate::text::cut(&cut.join(" "), 1024).to_owned();
-        headers.insert(
-            short(names::CUT_HEADERS),
-            AMQPValue::LongString(listed.into()),
-        );
+        if !cut.is_empty() {
+            cut.push(' ');
+        }
+        cut.push_str(name.as_str());
     }
 }
 

@@ -29,6 +29,18 @@ pub(crate) struct QueuePlan {
 enum Argument {
     Text(String),
     Int(i64),
+    /// None that we set, but what exists may have some.
+    Bool(bool),
+}
+
+impl From<&Argument> for AMQPValue {
+    fn from(argument: &Argument) -> Self {
+        match argument {
+            Argument::Text(text) => Self::LongString(text.as_str().into()),
+            Argument::Int(n) => Self::LongLongInt(*n),
+            Argument::Bool(is) => Self::Boolean(*is),
+        }
+    }
 }
 
 impl QueuePlan {
@@ -70,11 +82,7 @@ impl QueuePlan {
     fn table(&self) -> FieldTable {
         let mut table = FieldTable::default();
         for (key, value) in &self.arguments {
-            let value = match value {
-                Argument::Text(text) => AMQPValue::LongString(text.as_str().into()),
-                Argument::Int(n) => AMQPValue::LongLongInt(*n),
-            };
-            table.insert(short(key), value);
+            table.insert(short(key), value.into());
         }
         table
     }
@@ -195,6 +203,7 @@ async fn compare(
         return Ok(vec![format!("queue {:?} does not exist", plan.name)]);
     }
     let mut found: Vec<String> = Vec::new();
+    let mut last = None;
     let mut table = plan.table();
     let options = QueueDeclareOptions {
         durable: true,
@@ -217,11 +226,18 @@ async fn compare(
             found.push(format!("queue {:?}: {error}", plan.name));
             return Ok(found);
         };
-        found.push(format!("queue {:?}: {difference}", plan.name));
+        // Where both sides have a value the broker leaves out the type, which it tells when the
+        // argument is tried without a value. What is not known then cannot be bent.
+        if last.as_ref() != Some(&difference.argument) {
+            found.push(format!("queue {:?}: {difference}", plan.name));
+        } else if difference.value.is_none() {
+            return Ok(found);
+        }
         let Some(bent) = difference.bend(&table) else {
             return Ok(found);
         };
         table = bent;
+        last = Some(difference.argument);
     }
 }
 
@@ -264,24 +280,28 @@ async fn close(channel: &Channel, limit: Duration) {
 
 /// What a refused declaration says: `inequivalent arg 'x-max-length' for queue 'q' in vhost '/':
 /// received none but current is the value '5' of type 'long'` (RabbitMQ, `rabbit_misc`).
+///
+/// Such a text has at most 255 bytes, and what does not fit is cut: with long names, the values.
 #[derive(Debug, PartialEq)]
 struct Difference {
     argument: String,
-    wanted: String,
-    has: String,
-    /// The current value, to bend the plan to; `None` where the argument is not set.
+    /// What it is and what was wanted; `None` where the text is cut.
+    values: Option<(String, String)>,
+    /// The current value, to bend the plan to; `None` where the argument is not set or not known.
     value: Option<Argument>,
 }
 
 impl std::fmt::Display for Difference {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            argument,
-            wanted,
-            has,
-            ..
-        } = self;
-        write!(f, "{argument} is {has}, wanted {wanted}")
+        let argument = &self.argument;
+        match &self.values {
+            Some((has, wanted)) => write!(f, "{argument} is {has}, wanted {wanted}"),
+            None => write!(
+                f,
+                "{argument} is not what was wanted (with names as long as these, the broker's \
+                 answer does not hold what it is)"
+            ),
+        }
     }
 }
 
@@ -289,13 +309,22 @@ impl Difference {
     fn parse(text: &str) -> Option<Self> {
         let (_, text) = text.split_once("inequivalent arg '")?;
         let (argument, text) = text.split_once('\'')?;
-        let (_, text) = text.split_once("received ")?;
-        let (wanted, has) = text.split_once(" but current is ")?;
+        let argument = argument.to_owned();
+        let cut = text.ends_with("...");
+        let values = text
+            .split_once("received ")
+            .and_then(|(_, text)| text.split_once(" but current is "));
+        let Some((wanted, has)) = values.filter(|_| !cut) else {
+            return cut.then_some(Self {
+                argument,
+                values: None,
+                value: None,
+            });
+        };
         let has = has.split(" (").next().unwrap_or(has);
         Some(Self {
-            argument: argument.to_owned(),
-            wanted: describe(wanted),
-            has: describe(has),
+            argument,
+            values: Some((describe(has), describe(wanted))),
             value: parse_value(has),
         })
     }
@@ -308,12 +337,8 @@ impl Difference {
         }
         let mut inner = table.inner().clone();
         match &self.value {
-            Some(Argument::Text(text)) => {
-                let value = AMQPValue::LongString(text.as_str().into());
-                inner.insert(short(&self.argument), value);
-            }
-            Some(Argument::Int(n)) => {
-                inner.insert(short(&self.argument), AMQPValue::LongLongInt(*n));
+            Some(value) => {
+                inner.insert(short(&self.argument), value.into());
             }
             None if inner.contains_key(self.argument.as_str()) => {
                 inner.remove(self.argument.as_str());
@@ -324,12 +349,12 @@ impl Difference {
     }
 }
 
-/// `the value '5' of type 'long'` as `5`; `none` as `not set`.
+/// `the value '5' of type 'long'` as `'5'`; `none` as `not set`.
 fn describe(text: &str) -> String {
     match quoted(text) {
         Some((value, _)) => format!("'{value}'"),
         None if text == "none" => "not set".to_owned(),
-        None => text.trim_matches('\'').to_owned(),
+        None => text.to_owned(),
     }
 }
 
@@ -343,6 +368,7 @@ fn parse_value(text: &str) -> Option<Argument> {
     let (value, kind) = quoted(text)?;
     match kind {
         "longstr" => Some(Argument::Text(value.to_owned())),
+        "bool" => value.parse().ok().map(Argument::Bool),
         _ => value.parse().ok().map(Argument::Int),
     }
 }
@@ -399,11 +425,26 @@ mod tests {
             less.to_string(),
             "x-dead-letter-routing-key is not set, wanted 'q.dead'"
         );
+        let single = parse(
+            "inequivalent arg 'x-single-active-consumer' for queue 'q' in vhost '/': received none \
+             but current is the value 'true' of type 'bool'",
+        );
+        assert_eq!(single.value, Some(Argument::Bool(true)));
+        let cut = parse(
+            "PRECONDITION_FAILED - inequivalent arg 'x-overflow' for queue 'q' in vhost 'long': \
+             received the value 'reject-publish' of type 'longstr' but curren...",
+        );
+        assert!(
+            cut.to_string()
+                .starts_with("x-overflow is not what was wanted"),
+            "{cut}"
+        );
+        assert_eq!(cut.value, None);
         let durable = parse(
             "inequivalent arg 'durable' for queue 'q' in vhost '/': received 'true' but current is \
              'false'",
         );
-        assert_eq!(durable.to_string(), "durable is false, wanted true");
+        assert_eq!(durable.to_string(), "durable is 'false', wanted 'true'");
         assert_eq!(durable.bend(&FieldTable::default()), None);
     }
 }

@@ -34,11 +34,12 @@ const LONGEST_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Carries one delivery along its path, and tells the lane how it ended.
 pub(super) async fn carry(lane: Arc<LaneShared>, run: Arc<Run>) {
-    // Our own code does not panic; should it all the same, the delivery still has an end.
-    let travelled = AssertUnwindSafe(travel(&lane, &run)).catch_unwind().await;
-    let end = travelled.unwrap_or_else(|_| {
-        error!(lane = %run.lane, id = run.message.id(), "path panicked, the message is returned");
-        Some(End::Return)
+    // A panic in the path is a fault of ours (a handler's is an outcome). The delivery must not be
+    // stuck with it: the lane gives it back after a while, and says so.
+    let end = AssertUnwindSafe(travel(&lane, &run)).catch_unwind().await;
+    let end = end.unwrap_or_else(|_| {
+        error!(lane = %run.lane, id = run.message.id(), "path panicked: lane held, message stays in its queue");
+        Some(End::Hold)
     });
     run.permit().release();
     if let Some(end) = end {

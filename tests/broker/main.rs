@@ -5,6 +5,7 @@
 
 mod support;
 
+mod bad_input;
 mod cli;
 mod connect;
 mod crash;
@@ -16,3 +17,5 @@ mod harness;
 mod http;
 mod load;
 mod republish;
+mod semantics;
+mod topology;

@@ -142,6 +142,12 @@ impl Broker {
         VHost::create(self.clone()).await
     }
 
+    /// The same with a name of ten bytes, for texts of the broker that a long one makes it cut.
+    pub async fn vhost_with_a_short_name(&self) -> VHost {
+        let id = uuid::Uuid::now_v7().simple().to_string();
+        VHost::create_named(self.clone(), id[22..].to_owned()).await
+    }
+
     /// The release line, for semantics that differ.
     pub fn release(&self) -> Release {
         Release::of(&self.node().version)

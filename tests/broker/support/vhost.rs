@@ -53,6 +53,11 @@ impl VHost {
         let test = thread.name().unwrap_or("test").replace("::", ".");
         // The slash is there to catch whoever forgets to encode the name.
         let name = format!("lapwing/{test}/{}", Uuid::now_v7().simple());
+        Self::create_named(broker, name).await
+    }
+
+    /// One of this name.
+    pub(super) async fn create_named(broker: Broker, name: String) -> Self {
         let management = broker.management();
         let path = encode(&name);
         management.put(&format!("vhosts/{path}"), &json!({})).await;

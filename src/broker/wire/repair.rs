@@ -1,0 +1,189 @@
+//! What is changed in a frame: see the parent module.
+
+use crate::broker::headers::is_broker_header;
+
+pub(super) const METHOD: u8 = 1;
+pub(super) const HEADER: u8 = 2;
+/// Tables and arrays within one another that lapin gets to see.
+pub(super) const DEEPEST: usize = 32;
+
+/// The frame size in `connection.tune`, the broker's word on it; 0 there means any.
+pub(super) fn proposed_frame_max(frame_type: u8, payload: &[u8]) -> Option<usize> {
+    const TUNE: [u8; 4] = [0, 10, 0, 30];
+    if frame_type != METHOD || !payload.starts_with(&TUNE) {
+        return None;
+    }
+    let bytes = payload.get(6..10)?.try_into().ok()?;
+    match u32::from_be_bytes(bytes) {
+        0 => None,
+        bytes => Some(bytes as usize),
+    }
+}
+
+/// A content header less what the broker has added to its table; `None` where that is nothing.
+pub(super) fn without_broker_headers(frame_type: u8, payload: &[u8]) -> Option<Vec<u8>> {
+    if frame_type != HEADER {
+        return None;
+    }
+    let mut copy = payload.to_vec();
+    let mut cursor = Cursor { rest: &mut copy };
+    cursor.bytes(2 + 2 + 8)?;
+    let flags = cursor.number(2)?;
+    if flags & 1 << 13 == 0 {
+        return None;
+    }
+    for property in [15, 14] {
+        if flags & 1 << property != 0 {
+            cursor.short_string()?;
+        }
+    }
+    let start = payload.len() - cursor.rest.len();
+    let length = cursor.number(4)?;
+    let mut entries = Cursor {
+        rest: cursor.bytes(length)?,
+    };
+    let mut at = start + 4;
+    let mut kept = Vec::with_capacity(length);
+    while !entries.rest.is_empty() {
+        let left = entries.rest.len();
+        let name_length = entries.number(1)?;
+        let name = std::str::from_utf8(entries.bytes(name_length)?);
+        let broker = name.is_ok_and(is_broker_header);
+        entries.value(0)?;
+        let next = at + left - entries.rest.len();
+        if !broker {
+            kept.extend_from_slice(&payload[at..next]);
+        }
+        at = next;
+    }
+    if kept.len() == length {
+        return None;
+    }
+    let length = u32::try_from(kept.len()).ok()?.to_be_bytes();
+    Some([&payload[..start], &length, &kept, &payload[at..]].concat())
+}
+
+/// Repairs the short strings of a content header, or of the methods that carry a message's.
+pub(super) fn repair(frame_type: u8, payload: &mut [u8]) {
+    let mut cursor = Cursor { rest: payload };
+    // `None`: malformed, which lapin reports.
+    let _ = match frame_type {
+        HEADER => cursor.content_header(),
+        _ => cursor.method(),
+    };
+}
+
+struct Cursor<'a> {
+    rest: &'a mut [u8],
+}
+
+impl<'a> Cursor<'a> {
+    fn bytes(&mut self, count: usize) -> Option<&'a mut [u8]> {
+        let rest = std::mem::take(&mut self.rest);
+        let (head, tail) = rest.split_at_mut_checked(count)?;
+        self.rest = tail;
+        Some(head)
+    }
+
+    fn number(&mut self, width: usize) -> Option<usize> {
+        let bytes = self.bytes(width)?;
+        Some(bytes.iter().fold(0, |n, byte| n << 8 | usize::from(*byte)))
+    }
+
+    fn short_string(&mut self) -> Option<()> {
+        let length = self.number(1)?;
+        replace_invalid(self.bytes(length)?);
+        Some(())
+    }
+
+    /// Property list of class `basic` (AMQP 0-9-1, 4.2.6.1).
+    fn content_header(&mut self) -> Option<()> {
+        self.bytes(2 + 2 + 8)?;
+        let flags = self.number(2)?;
+        for property in 0..14 {
+            if flags & (1 << (15 - property)) == 0 {
+                continue;
+            }
+            match property {
+                2 => self.table(0)?,
+                3 | 4 => drop(self.bytes(1)?),
+                9 => drop(self.bytes(8)?),
+                _ => self.short_string()?,
+            }
+        }
+        Some(())
+    }
+
+    /// `basic.deliver` and `basic.return` carry exchange and routing key.
+    fn method(&mut self) -> Option<()> {
+        const BASIC: usize = 60;
+        if self.number(2)? != BASIC {
+            return Some(());
+        }
+        match self.number(2)? {
+            60 => {
+                self.short_string()?;
+                self.bytes(8 + 1)?;
+            }
+            50 => {
+                self.bytes(2)?;
+                self.short_string()?;
+            }
+            _ => return Some(()),
+        }
+        self.short_string()?;
+        self.short_string()
+    }
+
+    fn table(&mut self, depth: usize) -> Option<()> {
+        let length = self.number(4)?;
+        let mut entries = Cursor {
+            rest: self.bytes(length)?,
+        };
+        while !entries.rest.is_empty() {
+            entries.short_string()?;
+            entries.value(depth)?;
+        }
+        Some(())
+    }
+
+    fn array(&mut self, depth: usize) -> Option<()> {
+        let length = self.number(4)?;
+        let mut items = Cursor {
+            rest: self.bytes(length)?,
+        };
+        while !items.rest.is_empty() {
+            items.value(depth)?;
+        }
+        Some(())
+    }
+
+    /// A field value, by RabbitMQ's type letters (which differ from the standard's).
+    fn value(&mut self, depth: usize) -> Option<()> {
+        let letter = self.bytes(1)?.first_mut()?;
+        if matches!(*letter, b'F' | b'A') && depth == DEEPEST {
+            // A byte array has the same form: a length and that many bytes.
+            *letter = b'x';
+        }
+        let fixed = match *letter {
+            b'V' => 0,
+            b't' | b'b' | b'B' => 1,
+            b's' | b'u' | b'U' => 2,
+            b'I' | b'i' | b'f' => 4,
+            b'D' => 5,
+            b'L' | b'l' | b'd' | b'T' => 8,
+            b'S' | b'x' => self.number(4)?,
+            b'F' => return self.table(depth + 1),
+            b'A' => return self.array(depth + 1),
+            _ => return None,
+        };
+        self.bytes(fixed).map(drop)
+    }
+}
+
+fn replace_invalid(text: &mut [u8]) {
+    while let Err(error) = std::str::from_utf8(text) {
+        let bad = error.valid_up_to();
+        text[bad] = b'?';
+    }
+}

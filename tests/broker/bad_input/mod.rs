@@ -1,0 +1,135 @@
+//! What nobody should send or set, sent and set: the worker neither panics nor hangs nor loses the
+//! message, and goes on with the next one.
+
+mod bodies;
+mod frames;
+mod settings;
+mod story;
+
+use crate::support::{
+    Broker, DEADLINE, Got, HttpHandler, PublishSpec, Reply, Request, VHost, WorkerProcess,
+    exchange::{Exchange, Seen},
+    lane_config,
+};
+
+/// Every failure is parked on the one rung there is, for an instant; the second one ends it.
+const TWO_ATTEMPTS: &str = "[consumers.orders.retry]\nmax_attempts = 2\nbase = '10ms'\ncap = '1s'\n\
+                            jitter = 0.0\ninline_below = '0s'\n";
+
+/// The id of the message that has nothing wrong with it.
+const GOOD: &str = "good";
+
+/// A worker whose handler fails for everything but [`GOOD`].
+struct Rig {
+    vhost: VHost,
+    handler: HttpHandler,
+    worker: WorkerProcess,
+}
+
+/// What became of the bad messages.
+struct Fate {
+    /// Their dead letters, in the order they came.
+    all: Vec<Got>,
+    /// Everything the handler saw.
+    seen: Seen,
+    vhost: VHost,
+}
+
+impl Rig {
+    /// Started, and consuming `orders`.
+    async fn start() -> Self {
+        Self::start_in(Broker::shared().await.vhost().await, "").await
+    }
+
+    /// The same in a virtual host that the test has prepared, with further settings.
+    async fn start_in(vhost: VHost, changes: &str) -> Self {
+        let handler = HttpHandler::answering(|request| match request.message_id() {
+            GOOD => Reply::ok(),
+            _ => Reply::status(503),
+        })
+        .await;
+        let changes = format!("{TWO_ATTEMPTS}{changes}");
+        let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), &changes);
+        let worker = WorkerProcess::start(&config);
+        worker.wait_for_consumers(&vhost, "orders", 1).await;
+        Self {
+            vhost,
+            handler,
+            worker,
+        }
+    }
+
+    /// A virtual host with the lane's queues in it and nobody there.
+    async fn only_queues() -> VHost {
+        let mut rig = Self::start().await;
+        rig.worker.drain(DEADLINE).await;
+        rig.vhost
+    }
+
+    /// Sends a good message after one bad one, and sees both to their ends.
+    ///
+    /// The bad one fails, comes back from its rung, fails again and is a dead letter; the good one
+    /// is handled; the worker has kept its session all the while and drains with nothing left.
+    async fn fails_twice(self) -> Fate {
+        self.all_fail_twice(1).await
+    }
+
+    /// The same for several bad ones.
+    async fn all_fail_twice(self, bad: usize) -> Fate {
+        let fate = self.end(bad, 2 * bad).await;
+        for dead in &fate.all {
+            assert_eq!(dead.header("lapwing-reason"), "max-attempts");
+            assert_eq!(dead.header("lapwing-attempts"), 2);
+        }
+        fate
+    }
+
+    /// The same for messages that become dead letters after `runs` runs of the handler together.
+    /// Each run but a message's last one parks it.
+    async fn end(mut self, bad: usize, runs: usize) -> Fate {
+        let letters = u32::try_from(bad).expect("a test sends fewer");
+        self.vhost
+            .publish_with(PublishSpec::to("orders").id(GOOD).body("{}"))
+            .await;
+        self.vhost
+            .wait_for_counts("orders.dead", letters, 0, DEADLINE)
+            .await;
+        self.handler.wait_for_answered(runs + 1, DEADLINE).await;
+
+        let ledger = self.worker.drain(DEADLINE).await;
+
+        let seen = self.handler.seen();
+        let good = |seen: &&Exchange| seen.request.message_id() == GOOD;
+        assert_eq!(seen.exchanges.iter().filter(good).count(), 1);
+        assert_eq!(seen.exchanges.len(), runs + 1);
+        let (bad, parked) = (bad as u64, runs.saturating_sub(bad) as u64);
+        assert_eq!(ledger.acked, 1, "{ledger:?}");
+        assert_eq!(ledger.dead_lettered, bad, "{ledger:?}");
+        assert_eq!(ledger.parked, parked, "{ledger:?}");
+        assert_eq!(ledger.received, 1 + bad + parked, "{ledger:?}");
+        for queue in ["orders", "orders.retry.1s"] {
+            assert_eq!(self.vhost.counts(queue).await.total(), 0, "{queue}");
+        }
+        let all = self.vhost.drain_all("orders.dead").await;
+        assert_eq!(all.len(), letters as usize);
+        Fate {
+            all,
+            seen,
+            vhost: self.vhost,
+        }
+    }
+}
+
+impl Fate {
+    /// The dead letter where there is one.
+    fn dead(&self) -> &Got {
+        assert_eq!(self.all.len(), 1);
+        &self.all[0]
+    }
+
+    /// The bad messages' requests, in their order.
+    fn bad(&self) -> impl Iterator<Item = &Request> {
+        let requests = self.seen.exchanges.iter().map(|seen| &*seen.request);
+        requests.filter(|request| request.message_id() != GOOD)
+    }
+}

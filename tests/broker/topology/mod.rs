@@ -1,0 +1,76 @@
+//! The queues of a lane: made, compared, or left alone.
+
+mod declare;
+mod verify;
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::support::management::encode;
+use crate::support::{
+    DEADLINE, HttpHandler, Reply, VHost, WorkerProcess, field, lane_config, log_message,
+};
+
+/// Three rungs.
+const SHORT_LADDER: &str = "[consumers.orders.retry]\ncap = '4s'\n";
+
+/// Every queue there is.
+async fn queues(vhost: &VHost) -> BTreeSet<String> {
+    let path = format!("queues/{}?disable_stats=true", encode(vhost.name()));
+    let listed = vhost.broker().management().get(&path).await;
+    let names = listed.as_array().into_iter().flatten();
+    names
+        .filter_map(|queue| queue["name"].as_str().map(str::to_owned))
+        .collect()
+}
+
+fn set(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|&name| name.to_owned()).collect()
+}
+
+/// What the broker knows about a queue.
+async fn queue(vhost: &VHost, name: &str) -> Value {
+    let path = format!("queues/{}/{}", encode(vhost.name()), encode(name));
+    vhost.broker().management().get(&path).await
+}
+
+/// A worker on `orders` with these settings, whose handler is content with everything.
+async fn start(vhost: &VHost, changes: &str) -> (HttpHandler, WorkerProcess) {
+    let handler = HttpHandler::answering(|_| Reply::ok()).await;
+    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), changes);
+    (handler, WorkerProcess::start(&config))
+}
+
+/// The same, consuming.
+async fn consuming(vhost: &VHost, changes: &str) -> (HttpHandler, WorkerProcess) {
+    let (handler, worker) = start(vhost, changes).await;
+    worker.wait_for_consumers(vhost, "orders", 1).await;
+    (handler, worker)
+}
+
+/// Why a worker with these settings does not start; its exit code is 78.
+async fn refusal(vhost: &VHost, changes: &str) -> String {
+    let (_handler, mut worker) = start(vhost, changes).await;
+    let line = worker.wait_for_message("cannot run", DEADLINE).await;
+    let exit = worker.exited(DEADLINE).await;
+    assert_eq!(exit.status.code(), Some(78));
+    assert!(
+        !worker
+            .log()
+            .iter()
+            .any(|line| log_message(line) == "consuming")
+    );
+    field(&line, "error")
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
+
+/// Each of `parts` is in the text.
+#[track_caller]
+fn assert_says(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+}

@@ -1,0 +1,119 @@
+//! `topology = "verify"`: what is there is compared, and nothing is made.
+
+use lapin::types::AMQPValue;
+
+use super::{SHORT_LADDER, assert_says, consuming, queue, queues, refusal, set};
+use crate::support::{Broker, DEADLINE, QueueType, VHost};
+
+fn verify() -> String {
+    format!("[consumers.orders]\ntopology = 'verify'\n{SHORT_LADDER}")
+}
+
+fn text(text: &str) -> AMQPValue {
+    AMQPValue::LongString(text.into())
+}
+
+#[tokio::test]
+async fn everything_that_is_missing_is_named_and_nothing_is_made() {
+    let vhost = Broker::shared().await.vhost().await;
+
+    let error = refusal(&vhost, &verify()).await;
+
+    let missing = [
+        "queue \"orders\" does not exist",
+        "queue \"orders.dead\" does not exist",
+        "queue \"orders.retry.1s\" does not exist",
+        "queue \"orders.retry.2s\" does not exist",
+        "queue \"orders.retry.4s\" does not exist",
+    ];
+    assert_says(&error, &missing);
+    assert_eq!(queues(&vhost).await, set(&[]));
+}
+
+/// A virtual host where a worker has made everything.
+async fn complete() -> VHost {
+    let vhost = Broker::shared().await.vhost_with_a_short_name().await;
+    let (_handler, mut worker) = consuming(&vhost, SHORT_LADDER).await;
+    worker.drain(DEADLINE).await;
+    vhost
+}
+
+#[tokio::test]
+async fn what_is_missing_and_what_differs_in_several_queues_is_said_at_once() {
+    let vhost = complete().await;
+    vhost.delete("orders.retry.2s").await;
+    vhost.delete("orders.retry.4s").await;
+    let elsewhere = [
+        ("x-message-ttl", AMQPValue::LongLongInt(4_000)),
+        ("x-dead-letter-exchange", text("amq.direct")),
+        ("x-dead-letter-routing-key", text("others")),
+        ("x-dead-letter-strategy", text("at-least-once")),
+        ("x-overflow", text("reject-publish")),
+    ];
+    vhost
+        .declare_with("orders.retry.4s", QueueType::Quorum, &elsewhere)
+        .await;
+    vhost.delete("orders").await;
+    let other = [
+        ("x-single-active-consumer", AMQPValue::Boolean(true)),
+        ("x-dead-letter-exchange", text("")),
+        ("x-max-length-bytes", AMQPValue::LongLongInt(1_000_000)),
+        ("x-expires", AMQPValue::LongLongInt(3_600_000)),
+    ];
+    vhost
+        .declare_with("orders", QueueType::Quorum, &other)
+        .await;
+    let before = queues(&vhost).await;
+    let arguments = queue(&vhost, "orders").await["arguments"].clone();
+
+    let error = refusal(&vhost, &verify()).await;
+
+    let problems = [
+        "queue \"orders.retry.2s\" does not exist",
+        "queue \"orders.retry.4s\": x-dead-letter-exchange is 'amq.direct', wanted ''",
+        "queue \"orders.retry.4s\": x-dead-letter-routing-key is 'others', wanted 'orders'",
+        "queue \"orders\": x-single-active-consumer is 'true', wanted not set",
+        "queue \"orders\": x-dead-letter-routing-key is not set, wanted 'orders.dead'",
+        "queue \"orders\": x-max-length-bytes is '1000000', wanted not set",
+        "queue \"orders\": x-expires is '3600000', wanted not set",
+        "queue \"orders\": x-delivery-limit is not set, wanted '100'",
+    ];
+    assert_says(&error, &problems);
+    assert!(
+        !error.contains("orders.retry.1s"),
+        "that one is as it should be: {error}"
+    );
+    assert!(!error.contains("orders.dead\":"), "that one too: {error}");
+    assert_eq!(queues(&vhost).await, before);
+    assert_eq!(queue(&vhost, "orders").await["arguments"], arguments);
+}
+
+#[tokio::test]
+async fn where_names_are_long_the_queue_and_each_argument_are_named_all_the_same() {
+    // The broker's answers have 255 bytes, and this test's virtual host has a long name.
+    let vhost = Broker::shared().await.vhost().await;
+    vhost.declare("orders", QueueType::Quorum).await;
+
+    let error = refusal(&vhost, &verify()).await;
+
+    let problems = [
+        "queue \"orders\": x-dead-letter-exchange is not",
+        "queue \"orders\": x-dead-letter-routing-key is not",
+        "queue \"orders\": x-delivery-limit is not",
+    ];
+    assert_says(&error, &problems);
+}
+
+#[tokio::test]
+async fn a_queue_of_another_type_is_refused() {
+    let vhost = complete().await;
+    vhost.delete("orders").await;
+    vhost.declare("orders", QueueType::Classic).await;
+
+    let error = refusal(&vhost, &verify()).await;
+
+    assert_says(
+        &error,
+        &["queue \"orders\": x-queue-type is 'classic', wanted 'quorum'"],
+    );
+}
