@@ -6,7 +6,7 @@ use lapwing::LaneState;
 
 use super::{QUEUE, QUEUES, config, first_forty_pass, publish};
 use crate::support::{
-    Account, Broker, DEADLINE, Gate, HttpHandler, Reply, RunningWorker, all_succeeded,
+    Account, Broker, DEADLINE, Gate, HttpHandler, Reply, RunningWorker, all_succeeded, wait_until,
 };
 
 #[tokio::test]
@@ -119,7 +119,7 @@ async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its
         .await;
     // Acks go through: what has succeeded leaves the queue.
     let look = async || vhost.counts(QUEUE).await.unacked;
-    crate::support::wait_until("the handled are acked", DEADLINE, look, |unacked| {
+    wait_until("the handled are acked", DEADLINE, look, |unacked| {
         (1..=20).contains(unacked)
     })
     .await;
@@ -239,7 +239,9 @@ async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connec
         names.sort();
         names
     };
-    let before = connections().await;
+    // The broker lists a connection a while after it has it.
+    let listed = "the worker's two connections are listed";
+    let before = wait_until(listed, DEADLINE, &connections, |names| names.len() == 2).await;
     let ids = publish(&vhost, "slow", 10).await;
 
     // The first delivery is never settled: the broker loses patience, and delivers it again.
