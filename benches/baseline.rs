@@ -49,7 +49,7 @@ async fn main() -> lapin::Result<()> {
 
 async fn preload(channel: &Channel) -> lapin::Result<()> {
     let queue = env("QUEUE", "bench".to_owned());
-    let (count, size) = (env("N", 1000u64), env("SIZE", 256));
+    let (count, size) = (env("N", 1000u64), env("SIZE", 256usize));
     let delete = QueueDeleteOptions::default();
     channel.queue_delete(queue.as_str().into(), delete).await?;
     let mut arguments = FieldTable::default();
