@@ -6,7 +6,8 @@ use lapwing::LaneState;
 
 use super::{QUEUE, QUEUES, config, first_forty_pass, publish};
 use crate::support::{
-    Account, Broker, DEADLINE, Gate, HttpHandler, Reply, RunningWorker, all_succeeded, wait_until,
+    Account, Broker, DEADLINE, Gate, HttpHandler, Release, Reply, RunningWorker, all_succeeded,
+    wait_until,
 };
 
 #[tokio::test]
@@ -258,7 +259,12 @@ async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connec
     let report = worker.drain().await;
     assert_eq!(report.lanes[QUEUE].counts.sessions, 2, "{report:?}");
     let ledger = report.ledger();
-    assert!(ledger.stale >= 1 && ledger.acked == 10, "{ledger:?}");
+    if broker.release() < Release::V4_3 {
+        assert!(ledger.stale >= 1 && ledger.acked == 10, "{ledger:?}");
+    } else {
+        // 4.3 cancels the consumer and leaves the channel: the late ack still has one to go out on.
+        assert!(ledger.stale == 0 && ledger.acked == 11, "{ledger:?}");
+    }
     Account::take(&vhost, ids, &handler.seen(), &QUEUES)
         .await
         .assert_nothing_lost();
