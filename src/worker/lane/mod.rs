@@ -283,6 +283,10 @@ impl Lane {
             Command::Report(answer) => {
                 let _ = answer.send(self.report());
             }
+            // A drain has taken over: there is nothing to pause or resume.
+            Command::Pause(answer) | Command::Resume(answer) if self.draining => {
+                let _ = answer.send(());
+            }
             Command::Pause(answer) => {
                 self.pause().await;
                 let _ = answer.send(());
