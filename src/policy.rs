@@ -46,6 +46,15 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Rejected,
+        Self::MaxAttempts,
+        Self::MaxAge,
+        Self::Decode,
+        Self::UnroutableType,
+    ];
+
     /// The word in the header.
     #[must_use]
     pub fn as_str(self) -> &'static str {

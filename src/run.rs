@@ -14,6 +14,7 @@ use crate::{
     handler::{Cancel, Extensions},
     message::{Message, Past},
     state::StateHandle,
+    telemetry::{AttemptTrace, traceparent},
 };
 
 /// What all handlers of a worker share.
@@ -36,8 +37,8 @@ pub(crate) struct Run {
     /// The session it came by.
     pub(crate) epoch: u64,
     pub(crate) received: Instant,
-    /// When it was received, for headers.
-    received_at: SystemTime,
+    /// When it was received, for headers and spans.
+    pub(crate) received_at: SystemTime,
     permit: Permit,
     /// Set by whoever settles it: its own path, or the lane when its handler is stuck.
     claimed: AtomicBool,
@@ -48,6 +49,8 @@ pub(crate) struct Run {
     handling_since: AtomicU64,
     /// What earlier attempts left behind: from the headers, and from attempts in this stay.
     story: Mutex<Option<Past>>,
+    /// The trace of the attempt under way, or of the last one, where there are traces.
+    trace: Mutex<Option<AttemptTrace>>,
 }
 
 /// A handler slot: one permit of the lane's semaphore, which can be given back by another task
@@ -113,6 +116,7 @@ impl Run {
             attempt: AtomicU32::new(attempt),
             handling_since: AtomicU64::new(0),
             story: Mutex::new(None),
+            trace: Mutex::new(None),
         }
     }
 
@@ -169,5 +173,23 @@ impl Run {
     pub(crate) fn story<T>(&self, with: impl FnOnce(&mut Past) -> T) -> T {
         let mut story = self.story.lock().unwrap_or_else(PoisonError::into_inner);
         with(story.get_or_insert_with(|| self.message.past.clone()))
+    }
+
+    /// The trace of the attempt under way, or of the last one.
+    pub(crate) fn attempt_trace(&self) -> Option<AttemptTrace> {
+        self.trace
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(crate) fn set_attempt_trace(&self, trace: AttemptTrace) {
+        *self.trace.lock().unwrap_or_else(PoisonError::into_inner) = Some(trace);
+    }
+
+    /// The span of the last attempt, as a header.
+    pub(crate) fn attempt_traceparent(&self) -> Option<String> {
+        let trace = self.attempt_trace()?;
+        Some(traceparent(&trace.span_context()))
     }
 }

@@ -61,6 +61,19 @@ pub struct StateHandle {
     deadline: Duration,
 }
 
+/// Tells how many commands wait for an actor, without keeping it alive.
+pub(crate) struct MailboxGauge(mpsc::WeakSender<Command>);
+
+impl MailboxGauge {
+    /// Commands that wait; none when the actor has ended.
+    pub(crate) fn waiting(&self) -> u64 {
+        let mailbox = self.0.upgrade();
+        mailbox.map_or(0, |mailbox| {
+            (mailbox.max_capacity() - mailbox.capacity()) as u64
+        })
+    }
+}
+
 impl fmt::Debug for StateHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("StateHandle")
@@ -82,6 +95,10 @@ pub fn start(mailbox: usize, deadline: Duration) -> StateHandle {
 }
 
 impl StateHandle {
+    pub(crate) fn gauge(&self) -> MailboxGauge {
+        MailboxGauge(self.mailbox.downgrade())
+    }
+
     /// The entry, where there is one.
     ///
     /// # Errors

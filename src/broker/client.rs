@@ -11,7 +11,7 @@ use super::{
     headers::Properties,
     publisher::{Publication, PublishError, Publisher, Written},
 };
-use crate::config::Settings;
+use crate::{config::Settings, telemetry::PublishTrace};
 
 /// A message to publish: persistent and mandatory.
 #[derive(Clone, Debug, Default)]
@@ -64,16 +64,32 @@ impl Client {
         Ok((Self { publisher, closing }, closed))
     }
 
-    /// Publishes one message; `Ok` means that the broker has it in a queue.
+    /// Publishes one message; `Ok` means that the broker has it in a queue. Where the process
+    /// traces, the message carries the context of the span that this makes.
     ///
     /// # Errors
     /// When it is not confirmed. It may have been published all the same if no answer came.
     pub async fn publish(&self, message: &NewMessage) -> Result<(), PublishError> {
+        let id = message.message_id.clone();
+        let id = id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let mut headers = message.headers.clone();
+        let trace = PublishTrace::begin(&message.exchange, &message.routing_key, &id, &mut headers);
+        let published = self.publish_with(message, &id, &headers).await;
+        trace.end(&published);
+        published
+    }
+
+    async fn publish_with(
+        &self,
+        message: &NewMessage,
+        id: &str,
+        headers: &[(String, String)],
+    ) -> Result<(), PublishError> {
         let properties = Properties::new(
-            message.message_id.as_deref(),
+            id,
             message.content_type.as_deref(),
             message.message_type.as_deref(),
-            &message.headers,
+            headers,
         );
         let publication = Publication {
             exchange: &message.exchange,

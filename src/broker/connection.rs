@@ -55,6 +55,19 @@ impl Purpose {
     }
 }
 
+/// Connections opened by this process, by purpose; indexed by [`Purpose`].
+static OPENED: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+/// Connections opened by this process, by purpose.
+pub(crate) fn connections_opened() -> [(&'static str, u64); 2] {
+    [Purpose::Consume, Purpose::Publish].map(|purpose| {
+        (
+            purpose.name(),
+            OPENED[purpose as usize].load(Ordering::Relaxed),
+        )
+    })
+}
+
 /// What a [`Link`] is doing.
 #[derive(Clone, Debug)]
 pub(crate) enum LinkState {
@@ -129,6 +142,8 @@ pub(crate) struct Connection {
     lapin: lapin::Connection,
     /// Differs from every other connection's of this process.
     pub(crate) epoch: u64,
+    /// The broker's host and port, as the URL names them.
+    pub(crate) server: (String, u16),
     socket: Socket,
     blocked: watch::Receiver<bool>,
 }
@@ -222,6 +237,7 @@ impl Supervisor {
         /// How often the connection's state is looked at beside its events.
         const LOOK: Duration = Duration::from_millis(500);
         let mut events = Box::pin(connection.lapin.events_listener());
+        OPENED[self.purpose as usize].fetch_add(1, Ordering::Relaxed);
         info!(connection = self.purpose.name(), "connected to the broker");
         self.state
             .send_replace(LinkState::Up(Arc::clone(&connection)));
@@ -307,6 +323,7 @@ impl Supervisor {
             .with_client_property("product".into(), "lapwing".into())
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
         let limit = self.timeouts.connect + self.timeouts.handshake;
+        let server = (uri.host.clone(), uri.port);
         let opening = lapin::Connection::connector(
             uri.amqp,
             wire::runtime(),
@@ -321,6 +338,7 @@ impl Supervisor {
                 let connection = Connection {
                     lapin,
                     epoch: EPOCH.fetch_add(1, Ordering::Relaxed),
+                    server,
                     socket,
                     blocked,
                 };

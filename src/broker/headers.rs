@@ -53,7 +53,18 @@ pub mod names {
     pub const ORIGINAL_BCC: &str = "lapwing-original-bcc";
     /// Names of headers that did not fit the frame beside our own and were left out.
     pub const CUT_HEADERS: &str = "lapwing-cut-headers";
-    /// W3C trace context.
+    /// When the copy was parked (RFC 3339).
+    pub const PARKED_AT: &str = "lapwing-parked-at";
+    /// The span of the attempt before, as a W3C `traceparent`.
+    pub const LAST_ATTEMPT: &str = "lapwing-last-attempt";
+    /// When the message was published, in milliseconds since 1970 (integer), as RabbitMQ's
+    /// `set_header_timestamp` interceptor writes it
+    /// (<https://www.rabbitmq.com/docs/message-interceptors>).
+    pub const TIMESTAMP_IN_MS: &str = "timestamp_in_ms";
+    /// W3C baggage.
+    pub const BAGGAGE: &str = "baggage";
+    /// W3C trace context: of the span that created the message; in a dead letter, of its last
+    /// attempt.
     pub const TRACEPARENT: &str = "traceparent";
     /// W3C trace context, vendor part.
     pub const TRACESTATE: &str = "tracestate";
@@ -144,31 +155,35 @@ impl Properties {
 }
 
 impl Properties {
-    /// Properties of a new message: persistent, with a message-id.
+    /// Properties of a new message: persistent, with a message-id and the time.
     pub(super) fn new(
-        message_id: Option<&str>,
+        message_id: &str,
         content_type: Option<&str>,
         message_type: Option<&str>,
         headers: &[(String, String)],
     ) -> Self {
-        let id = message_id.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned);
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
         let mut inner = BasicProperties::default()
             .with_delivery_mode(PERSISTENT)
-            .with_message_id(short(&id));
+            .with_timestamp(now.as_secs())
+            .with_message_id(short(message_id));
         if let Some(content_type) = content_type {
             inner = inner.with_content_type(short(content_type));
         }
         if let Some(message_type) = message_type {
             inner = inner.with_type(short(message_type));
         }
-        if !headers.is_empty() {
-            let mut table = FieldTable::default();
-            for (name, value) in headers {
-                table.insert(short(name), AMQPValue::LongString(value.as_str().into()));
-            }
-            inner = inner.with_headers(table);
+        let mut table = FieldTable::default();
+        // The property counts in seconds; RabbitMQ's own interceptor uses this name for the rest.
+        let millis = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        table.insert(
+            short(names::TIMESTAMP_IN_MS),
+            AMQPValue::LongLongInt(millis),
+        );
+        for (name, value) in headers {
+            table.insert(short(name), AMQPValue::LongString(value.as_str().into()));
         }
-        Self(inner)
+        Self(inner.with_headers(table))
     }
 
     pub(super) fn to_amqp(&self) -> BasicProperties {

@@ -16,7 +16,7 @@ pub use error::BrokerError;
 pub use headers::{Header, HeaderValue, Properties};
 pub use publisher::PublishError;
 
-pub(crate) use connection::{Link, LinkState, Purpose};
+pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
 pub(crate) use delivery::Delivery;
 pub(crate) use headers::CopyHeaders;
 pub(crate) use publisher::{Publication, Publisher, Written};

@@ -46,6 +46,19 @@ pub enum PublishError {
     Unconfirmed(String),
 }
 
+impl PublishError {
+    /// A word for it; one of few.
+    pub(crate) fn class(&self) -> &'static str {
+        match self {
+            Self::NoChannel(_) => "no-channel",
+            Self::Blocked => "blocked",
+            Self::Returned(_) => "returned",
+            Self::Nacked => "nacked",
+            Self::Unconfirmed(_) => "unconfirmed",
+        }
+    }
+}
+
 /// A message to publish.
 #[derive(Clone, Debug)]
 pub(crate) struct Publication<'a> {

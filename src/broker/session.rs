@@ -190,6 +190,12 @@ impl Session {
         }
     }
 
+    /// The broker's host and port.
+    pub(crate) fn server(&self) -> (&str, u16) {
+        let (host, port) = &self.connection.server;
+        (host, *port)
+    }
+
     /// Ends the whole connection the hard way: for one that takes no acks any more.
     pub(crate) fn kill(&self) {
         self.connection.kill();

@@ -12,7 +12,11 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lapwing::broker::{Client, NewMessage};
+use lapwing::{
+    broker::{Client, NewMessage},
+    config::Settings,
+    telemetry,
+};
 use tokio::time::{Instant, sleep_until};
 
 use super::ConfigFile;
@@ -85,9 +89,12 @@ impl Publish {
             .enable_all()
             .build()
             .context("failed to start the runtime")?;
-        let tally = runtime.block_on(self.publish());
+        let settings = self.config.load()?;
+        let telemetry = telemetry::start_quietly(&settings)?;
+        let tally = runtime.block_on(self.publish(&settings));
         // A read from a terminal cannot be interrupted.
         runtime.shutdown_background();
+        telemetry.close(std::time::Instant::now() + settings.timeouts.telemetry_flush);
         let tally = tally?;
         let failed: u64 = tally.failed.values().sum();
         if failed == 0 {
@@ -121,9 +128,8 @@ impl Publish {
         Ok(())
     }
 
-    async fn publish(&self) -> anyhow::Result<Tally> {
-        let settings = self.config.load()?;
-        let (client, closed) = Client::connect(&settings, CHANNELS)
+    async fn publish(&self, settings: &Settings) -> anyhow::Result<Tally> {
+        let (client, closed) = Client::connect(settings, CHANNELS)
             .await
             .context("failed to connect to the broker")?;
         let tally = self.publish_all(&client).await;

@@ -1,9 +1,9 @@
 //! `lapwing run`
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Instant};
 
 use anyhow::Context as _;
-use lapwing::{RunError, Worker, WorkerHandle, config::Settings, telemetry};
+use lapwing::{Report, RunError, Worker, WorkerHandle, config::Settings, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
@@ -15,7 +15,7 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
     let settings = file.load()?;
     settings.require_consumers()?;
     settings.require_handlers()?;
-    let telemetry = telemetry::start(&settings.log)?;
+    let mut telemetry = telemetry::start(&settings, true)?;
     let flush = settings.timeouts.telemetry_flush;
     for warning in settings.warnings() {
         warn!("{warning}");
@@ -24,51 +24,61 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
-    let code = runtime
-        .block_on(work(settings))
+    let ended = runtime
+        .block_on(work(settings, telemetry.signals()))
         .context("failed to listen to signals");
     // A handler that blocks its thread must not keep the process.
     runtime.shutdown_background();
-    telemetry.flush(flush);
+    let until = Instant::now() + flush;
+    telemetry.flush(until);
+    // The ledger is the last line.
+    let code = ended.map(|ended| tell(&ended));
+    telemetry.close(until);
     code
 }
 
-async fn work(settings: Settings) -> std::io::Result<ExitCode> {
+async fn work(
+    settings: Settings,
+    observed: telemetry::Signals,
+) -> std::io::Result<Result<Report, RunError>> {
     let signals = Signals::listen()?;
-    let worker = Worker::new(settings);
+    let worker = Worker::new(settings).observe(observed);
     let shutdown = shutdown_then_hurry(worker.handle(), signals);
-    let code = match worker.run(shutdown).await {
-        Ok(report) => {
-            let (ledger, left) = (report.ledger(), report.left());
-            info!(
-                received = ledger.received,
-                acked = ledger.acked,
-                parked = ledger.parked,
-                dead_lettered = ledger.dead_lettered,
-                returned = ledger.returned,
-                stale = ledger.stale,
-                dropped = ledger.dropped,
-                duplicates = ledger.duplicates,
-                left,
-                "drained",
-            );
-            match left {
-                0 => ExitCode::SUCCESS,
-                _ => ExitCode::from(EXIT_LEFT),
-            }
-        }
+    Ok(worker.run(shutdown).await)
+}
+
+/// Logs how it went, and gives the exit code.
+fn tell(ended: &Result<Report, RunError>) -> ExitCode {
+    let report = match ended {
+        Ok(report) => report,
         Err(error) => {
             error!(%error, "cannot run");
-            match error {
+            return match error {
                 RunError::Broker { error, .. } if !error.needs_people() => {
                     ExitCode::from(EXIT_UNAVAILABLE)
                 }
                 RunError::Thread(_) => ExitCode::FAILURE,
                 _ => ExitCode::from(EXIT_CONFIG),
-            }
+            };
         }
     };
-    Ok(code)
+    let (ledger, left) = (report.ledger(), report.left());
+    info!(
+        received = ledger.received,
+        acked = ledger.acked,
+        parked = ledger.parked,
+        dead_lettered = ledger.dead_lettered,
+        returned = ledger.returned,
+        stale = ledger.stale,
+        dropped = ledger.dropped,
+        duplicates = ledger.duplicates,
+        left,
+        "drained",
+    );
+    match left {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::from(EXIT_LEFT),
+    }
 }
 
 /// Ends at the first SIGTERM or SIGINT; a second one skips the wait for running handlers. Both are

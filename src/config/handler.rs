@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use super::secret::{Secret, redact};
+use super::secret::{Secret, redact, serialize_redacted};
 
 /// `handler = { kind = "http", … }`: what runs for each message.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -40,15 +40,6 @@ impl fmt::Debug for HandlerSettings {
             .field("ca_file", &self.ca_file)
             .finish()
     }
-}
-
-// The signature is serde's.
-#[expect(clippy::ref_option)]
-fn serialize_redacted<S: Serializer>(
-    url: &Option<String>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    url.as_deref().map(redact).serialize(serializer)
 }
 
 /// The kinds of handler that a file can name.

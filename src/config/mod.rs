@@ -16,6 +16,7 @@ mod read;
 mod retry;
 mod secret;
 mod suggest;
+mod telemetry;
 mod validate;
 
 pub use broker::{BrokerSettings, PublishSettings, ReconnectSettings, TlsSettings};
@@ -26,6 +27,7 @@ pub use problem::{ConfigError, Problem, Source};
 pub use process::{DrainSettings, LogFormat, LogSettings, StateSettings, TimeoutSettings};
 pub use retry::{InvalidStatus, RetrySettings, Rule, RuleAction, StatusPattern};
 pub use secret::{BrokerUrls, Secret};
+pub use telemetry::{OtlpProtocol, TelemetrySettings, TraceParent};
 
 use std::collections::BTreeMap;
 
@@ -47,6 +49,8 @@ pub struct Settings {
     pub state: StateSettings,
     /// What is logged and how.
     pub log: LogSettings,
+    /// What is exported to an OpenTelemetry collector.
+    pub telemetry: TelemetrySettings,
     /// The lanes, by name. A name is lower case (`a-z`, `0-9`, `_`) so that each setting has its
     /// environment variable.
     pub consumers: BTreeMap<String, ConsumerSettings>,

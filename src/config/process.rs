@@ -63,7 +63,7 @@ pub struct TimeoutSettings {
     /// Closing a channel or a connection. Default: 2 s.
     #[serde(with = "humantime_serde")]
     pub close: Duration,
-    /// Writing out the last logs at exit. Default: 2 s.
+    /// Writing out the last logs and telemetry at exit. Default: 2 s.
     #[serde(with = "humantime_serde")]
     pub telemetry_flush: Duration,
 }

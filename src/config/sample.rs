@@ -14,6 +14,7 @@ pub(super) fn complete() -> Settings {
         timeouts,
         state,
         log,
+        telemetry,
         consumers: _,
     } = Settings::default();
     let some_file = || Some(PathBuf::from("/run/secrets/file"));
@@ -33,6 +34,10 @@ pub(super) fn complete() -> Settings {
         timeouts,
         state,
         log,
+        telemetry: TelemetrySettings {
+            endpoint: Some("http://127.0.0.1:4317".to_owned()),
+            ..telemetry
+        },
         consumers: BTreeMap::from([("orders".to_owned(), consumer())]),
     }
 }

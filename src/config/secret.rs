@@ -94,6 +94,16 @@ pub(super) fn redact(url: &str) -> String {
     parsed.to_string()
 }
 
+/// A URL that may hold a secret, as it is shown.
+// The signature is serde's.
+#[expect(clippy::ref_option)]
+pub(super) fn serialize_redacted<S: Serializer>(
+    url: &Option<String>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    url.as_deref().map(redact).serialize(serializer)
+}
+
 impl fmt::Debug for BrokerUrls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.redacted()).finish()

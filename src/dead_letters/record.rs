@@ -7,8 +7,8 @@ use crate::{
         CopyHeaders, Header, HeaderValue,
         headers::names::{
             ATTEMPTS, CRASHES, ERROR, ERROR_KIND, FAILED_AT, FINGERPRINT, FIRST_SEEN, HISTORY,
-            NOT_BEFORE, REASON, REPLAYS, SOURCE_EXCHANGE, SOURCE_QUEUE, SOURCE_ROUTING_KEY,
-            TRACEPARENT, WORKER,
+            LAST_ATTEMPT, NOT_BEFORE, PARKED_AT, REASON, REPLAYS, SOURCE_EXCHANGE, SOURCE_QUEUE,
+            SOURCE_ROUTING_KEY, TRACEPARENT, WORKER,
         },
     },
     handler::Failure,
@@ -24,6 +24,9 @@ const HISTORY_LENGTH: usize = 10;
 const ERROR_ROOM: usize = 8 * 1024;
 /// Bytes of an error's text in a history entry.
 const HISTORY_ROOM: usize = 512;
+
+/// Headers that say something about one stay on a delay queue only.
+const TRANSIENT: &[&str] = &[NOT_BEFORE, PARKED_AT, LAST_ATTEMPT];
 
 /// Charges the attempt that has just failed: it is counted and goes into the history.
 pub(crate) fn charge(run: &Run, failure: &Failure, worker: &str) {
@@ -47,12 +50,15 @@ pub(crate) fn charge(run: &Run, failure: &Failure, worker: &str) {
 pub(crate) fn parked(run: &Run, stay: Duration, not_before: Option<SystemTime>) -> CopyHeaders {
     let mut set = told(run);
     set.extend(not_before.map(|time| (NOT_BEFORE, Header::Text(rfc3339(time)))));
+    set.push((PARKED_AT, Header::Text(rfc3339(SystemTime::now()))));
+    let attempt = run.attempt_traceparent();
+    set.extend(attempt.map(|span| (LAST_ATTEMPT, Header::Text(span))));
     // The broker counts in whole milliseconds, and early is worse than late.
     let millis = stay.as_nanos().div_ceil(1_000_000);
     CopyHeaders {
         expiration: Some(u64::try_from(millis).unwrap_or(u64::MAX)),
         set,
-        remove: &[NOT_BEFORE],
+        remove: TRANSIENT,
     }
 }
 
@@ -88,10 +94,13 @@ pub(crate) fn dead_lettered(
         (CRASHES, Header::Int(int(CRASHES).unwrap_or(0).max(0))),
         (REPLAYS, Header::Int(int(REPLAYS).unwrap_or(0).max(0))),
     ]);
+    // Whoever looks at a dead letter looks for what happened last.
+    let attempt = run.attempt_traceparent();
+    set.extend(attempt.map(|span| (TRACEPARENT, Header::Text(span))));
     CopyHeaders {
         expiration: None,
         set,
-        remove: &[NOT_BEFORE],
+        remove: TRANSIENT,
     }
 }
 
@@ -116,8 +125,11 @@ fn told(run: &Run) -> Vec<(&'static str, Header)> {
     set
 }
 
-/// The trace id of the message's W3C context.
+/// The id of the trace that the attempt belongs to; failing that, of the message's W3C context.
 fn trace_id(run: &Run) -> Option<String> {
+    if let Some(trace) = run.attempt_trace() {
+        return Some(trace.span_context().trace_id().to_string());
+    }
     let parent = run.message.properties.header(TRACEPARENT)?.as_str()?;
     let id = parent.split('-').nth(1)?;
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_owned())

@@ -19,6 +19,7 @@ use super::{Context, Failure, Handler, HandlerError, HandlerFuture, Outcome};
 use crate::{
     broker::headers::names::{TRACEPARENT, TRACESTATE},
     config::HandlerSettings,
+    telemetry::RequestTrace,
     text::cut,
 };
 
@@ -82,15 +83,25 @@ impl HttpHandler {
 impl Handler for HttpHandler {
     fn handle(&self, context: Context) -> HandlerFuture<'_> {
         Box::pin(async move {
+            let mut described = describe(&context);
+            let trace = RequestTrace::begin(&self.url, &mut described);
             let request = self
                 .client
                 .post(self.url.clone())
                 .headers(self.headers.clone())
-                .headers(describe(&context))
+                .headers(described)
                 .body(bytes::Bytes::from_owner(Body(context)));
-            match request.send().await {
-                Ok(response) => judge(response).await,
-                Err(error) => Outcome::Failed(unreachable(&error)),
+            let answer = request.send().await;
+            match answer {
+                Ok(response) => {
+                    trace.answered(response.status());
+                    judge(response).await
+                }
+                Err(error) => {
+                    let failure = unreachable(&error);
+                    trace.failed(&failure);
+                    Outcome::Failed(failure)
+                }
             }
         })
     }

@@ -33,14 +33,22 @@ counters! {
     attempts,
     /// Of them: succeeded.
     succeeded,
+    /// Of them: the handler did not want the message.
+    dropped,
     /// Of them: failed.
     failed,
+    /// Of them: asked to come back later.
+    snoozed,
     /// Of them: ran into the timeout.
     timed_out,
     /// Of them: panicked.
     panicked,
     /// Of them: cancelled by us.
     interrupted,
+    /// Of them: not begun, as the body is not what the handler takes.
+    undecodable,
+    /// Of them: not begun, as no handler takes the message's type.
+    unroutable,
     /// Handlers that ignored their cancellation, or blocked their thread.
     handler_stuck,
     /// Retries that waited in the worker.
@@ -62,24 +70,47 @@ impl Counter {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 impl Counters {
+    /// Handler runs by what they ended in, by [`Outcome::name`].
+    pub(crate) fn outcomes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.counts();
+        [
+            ("succeeded", counts.succeeded),
+            ("dropped", counts.dropped),
+            ("failed", counts.failed),
+            ("snoozed", counts.snoozed),
+            ("timed-out", counts.timed_out),
+            ("panicked", counts.panicked),
+            ("interrupted", counts.interrupted),
+            ("undecodable", counts.undecodable),
+            ("unroutable-type", counts.unroutable),
+        ]
+        .into_iter()
+    }
+
     /// Counts how a handler run ended.
     pub(crate) fn ended(&self, outcome: &Outcome) {
         self.attempts.add_one();
-        match outcome {
-            Outcome::Succeeded | Outcome::Dropped { .. } => self.succeeded.add_one(),
-            Outcome::TimedOut { .. } => self.timed_out.add_one(),
-            Outcome::Panicked { .. } => self.panicked.add_one(),
-            Outcome::Interrupted => self.interrupted.add_one(),
-            Outcome::Failed(_) | Outcome::Undecodable(_) | Outcome::Unroutable { .. } => {
-                self.failed.add_one();
-            }
-            Outcome::Snoozed { .. } => {}
-        }
+        let counter = match outcome {
+            Outcome::Succeeded => &self.succeeded,
+            Outcome::Dropped { .. } => &self.dropped,
+            Outcome::Failed(_) => &self.failed,
+            Outcome::Snoozed { .. } => &self.snoozed,
+            Outcome::TimedOut { .. } => &self.timed_out,
+            Outcome::Panicked { .. } => &self.panicked,
+            Outcome::Interrupted => &self.interrupted,
+            Outcome::Undecodable(_) => &self.undecodable,
+            Outcome::Unroutable { .. } => &self.unroutable,
+        };
+        counter.add_one();
     }
 }

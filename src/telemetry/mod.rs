@@ -1,20 +1,54 @@
-//! Logs, and what is counted.
+//! Traces, metrics and logs: starting them, flushing them, and the one catalogue of what is
+//! measured.
 
+pub mod catalogue;
 mod counters;
+mod environment;
+mod lane;
+mod logs;
+mod metrics;
+mod otlp;
+mod propagation;
+mod request;
+mod spans;
+mod stats;
 
-use std::{io::IsTerminal, sync::mpsc, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::pin,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
+};
 
+use opentelemetry::{Context, global, propagation::TextMapCompositePropagator};
+use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
+use prometheus::TextEncoder;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{
-    EnvFilter, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt,
+    EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
 pub(crate) use counters::Counters;
 pub use counters::Counts;
+pub(crate) use lane::{LaneTelemetry, Untold};
+pub(crate) use metrics::{LaneMetrics, Observed, ObservedLane, drained, observe};
+pub(crate) use propagation::traceparent;
+pub(crate) use request::{PublishTrace, RequestTrace};
+pub(crate) use spans::{AttemptTrace, LaneTraces, SCOPE, fail};
+pub(crate) use stats::LaneStats;
 
-use crate::config::{LogFormat, LogSettings};
+use crate::{
+    config::{Settings, TraceParent},
+    worker::worker_name,
+};
+use environment::Plan;
+use otlp::Providers;
 
-/// Why logging could not be started.
+/// Why telemetry could not be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TelemetryError {
@@ -24,42 +58,158 @@ pub enum TelemetryError {
     /// The process has a subscriber already.
     #[error("logging: {0}")]
     Subscriber(#[from] tracing_subscriber::util::TryInitError),
+    /// An exporter could not be made from `telemetry.endpoint` and the `OTEL_*` variables.
+    #[error("telemetry.endpoint: {0}")]
+    Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
+    /// What `/metrics` reads could not be made.
+    #[error("metrics: {0}")]
+    Metrics(#[from] OTelSdkError),
+    /// The exporters' thread could not be started.
+    #[error("telemetry thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// What a worker traces and measures, by OpenTelemetry's global providers. Nothing by default,
+/// which costs nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signals {
+    /// Spans for each message.
+    pub traces: bool,
+    /// The instruments of the [catalogue].
+    pub metrics: bool,
+    /// How a message's span relates to the one that created the message.
+    pub parent: TraceParent,
 }
 
 /// Running telemetry; to be flushed before the process ends.
 #[must_use = "logs stop when this is dropped"]
-#[derive(Debug)]
 pub struct Telemetry {
-    logs: WorkerGuard,
+    signals: Signals,
+    providers: Providers,
+    warnings: Vec<String>,
+    /// Where gRPC exporters run: no handler can block it.
+    runtime: Option<tokio::runtime::Runtime>,
+    logs: Option<WorkerGuard>,
 }
 
-/// Starts logging to standard error, for the whole process. Lines are written by a thread of their
-/// own: whoever reads them slowly, or not at all, does not hold up the worker. Past 128,000
-/// unwritten lines new ones are dropped.
+/// Starts logging to standard error, and what `[telemetry]` and the `OTEL_*` variables ask for, for
+/// the whole process. `scraped` says whether [`Scrape`] will be used.
+///
+/// Lines are written by a thread of their own: whoever reads them slowly, or not at all, does not
+/// hold up the worker. Past 128,000 unwritten lines new ones are dropped. Exporters have threads of
+/// their own too, with bounded queues: a collector that is slow or gone costs what it does not take.
 ///
 /// # Errors
-/// When the filter cannot be read, or logging was started before.
-pub fn start(settings: &LogSettings) -> Result<Telemetry, TelemetryError> {
-    let filter = EnvFilter::try_new(&settings.filter)?;
-    let registry = tracing_subscriber::registry()
-        .with(filter)
-        .with(filter_fn(|line| !prints_frames(line)));
+/// When the filter or an endpoint cannot be read, or logging was started before.
+pub fn start(settings: &Settings, scraped: bool) -> Result<Telemetry, TelemetryError> {
+    let mut telemetry = export(settings, scraped)?;
+    telemetry.logs = Some(subscribe(settings, &telemetry.providers)?);
+    for warning in &telemetry.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(telemetry)
+}
+
+/// Starts what `[telemetry]` and the `OTEL_*` variables ask for, as [`start`] does, but writes no
+/// lines and exports no logs: for a command that talks to its user.
+///
+/// # Errors
+/// When an endpoint cannot be read.
+pub fn start_quietly(settings: &Settings) -> Result<Telemetry, TelemetryError> {
+    export(settings, false)
+}
+
+fn export(settings: &Settings, scraped: bool) -> Result<Telemetry, TelemetryError> {
+    let plan = Plan::new(&settings.telemetry, &|name| std::env::var(name).ok());
+    let exports = [&plan.traces, &plan.metrics, &plan.logs];
+    let runtime = match exports.into_iter().any(Option::is_some) {
+        true => Some(exporter_runtime()?),
+        false => None,
+    };
+    let resource = otlp::resource(&plan, &worker_name(&settings.broker.name));
+    let entered = runtime.as_ref().map(tokio::runtime::Runtime::enter);
+    let providers = Providers::start(&plan, &resource, scraped)?;
+    drop(entered);
+    global::set_text_map_propagator(TextMapCompositePropagator::new(otlp::propagators(&plan)));
+    if let Some(traces) = &providers.traces {
+        global::set_tracer_provider(traces.clone());
+    }
+    if let Some(metrics) = &providers.metrics {
+        global::set_meter_provider(metrics.clone());
+    }
+    let signals = Signals {
+        traces: providers.traces.is_some(),
+        metrics: providers.metrics.is_some(),
+        parent: settings.telemetry.parent,
+    };
+    Ok(Telemetry {
+        signals,
+        providers,
+        runtime,
+        warnings: plan.warnings,
+        logs: None,
+    })
+}
+
+fn exporter_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("lapwing-otlp")
+        .enable_all()
+        .build()
+}
+
+/// Installs what receives log lines and users' spans.
+fn subscribe(settings: &Settings, providers: &Providers) -> Result<WorkerGuard, TelemetryError> {
+    let filter = EnvFilter::try_new(&settings.log.filter)?;
     let (writer, logs) = NonBlockingBuilder::default()
         .lossy(true)
         .thread_name("lapwing-log")
         .finish(std::io::stderr());
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
-    match settings.format {
-        LogFormat::Json => {
-            let layer = layer.json().flatten_event(true).with_current_span(false);
-            registry.with(layer.with_span_list(false)).try_init()?;
-        }
-        LogFormat::Text => {
-            let layer = layer.with_ansi(std::io::stderr().is_terminal());
-            registry.with(layer.with_target(false)).try_init()?;
-        }
-    }
-    Ok(Telemetry { logs })
+    // What exporters log while they export would be exported again, for ever.
+    let exported = || filter_fn(|line| !is_exporters(line.target()));
+    let bridge = providers.logs.as_ref();
+    let bridge = bridge.map(|logs| OpenTelemetryTracingBridge::new(logs).with_filter(exported()));
+    let spans = providers.traces.as_ref().map(|_| {
+        tracing_opentelemetry::layer()
+            .with_tracer(global_tracer(providers))
+            .with_filter(exported())
+    });
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(filter_fn(|line| !prints_frames(line)))
+        .with(logs::layer(settings.log.format, writer).with_filter(filter_fn(is_shown)))
+        .with(bridge)
+        .with(spans)
+        .try_init()?;
+    Ok(logs)
+}
+
+/// The tracer of spans that handlers make with `tracing`.
+fn global_tracer(providers: &Providers) -> opentelemetry_sdk::trace::SdkTracer {
+    use opentelemetry::trace::TracerProvider;
+    let provider = providers.traces.clone().unwrap_or_default();
+    provider.tracer(SCOPE)
+}
+
+fn is_exporters(target: &str) -> bool {
+    const THEIRS: [&str; 7] = [
+        "h2",
+        "hyper",
+        "hyper_util",
+        "opentelemetry",
+        "reqwest",
+        "tonic",
+        "tower",
+    ];
+    let krate = target.split("::").next().unwrap_or_default();
+    THEIRS.contains(&krate) || krate.starts_with("opentelemetry")
+}
+
+/// Of what exporters say, people need the failures, and not even these behind the last line.
+fn is_shown(line: &tracing::Metadata<'_>) -> bool {
+    let of_exporters = line.target().starts_with("opentelemetry");
+    !of_exporters || (*line.level() <= tracing::Level::WARN && !CLOSING.load(Ordering::Relaxed))
 }
 
 /// At level `trace` lapin prints every frame, and so the password.
@@ -70,16 +220,140 @@ fn prints_frames(line: &tracing::Metadata<'_>) -> bool {
     of_lapin && *line.level() == tracing::Level::TRACE
 }
 
-impl Telemetry {
-    /// Writes out what is left, within `limit`.
-    pub fn flush(self, limit: Duration) {
-        let (sender, flushed) = mpsc::channel::<()>();
-        // Dropping the guard waits for the writer, which may hang on its reader.
-        std::thread::spawn(move || {
-            drop(self.logs);
-            drop(sender);
-        });
-        // The end of the wait is all there is to know: the channel is closed, or the time is up.
-        let _ = flushed.recv_timeout(limit);
+/// Renders what `/metrics` shows. Cheap to clone.
+#[derive(Clone)]
+pub struct Scrape(Option<prometheus::Registry>);
+
+impl Scrape {
+    /// All instruments in Prometheus' text format; empty when telemetry was not started for it.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let Some(registry) = &self.0 else {
+            return String::new();
+        };
+        let mut text = String::new();
+        // The encoder fails only for families without metrics, which are not there.
+        if let Err(error) = TextEncoder::new().encode_utf8(&registry.gather(), &mut text) {
+            tracing::warn!(%error, "metrics not rendered");
+        }
+        text
     }
+}
+
+impl Telemetry {
+    /// What a worker should trace and measure, to be given to
+    /// [`Worker::observe`](crate::Worker::observe).
+    #[must_use]
+    pub fn signals(&self) -> Signals {
+        self.signals
+    }
+
+    /// Renders what `/metrics` shows.
+    #[must_use]
+    pub fn scrape(&self) -> Scrape {
+        Scrape(self.providers.registry.clone())
+    }
+
+    /// Exports the traces and metrics that are left, until `until` at the longest. What cannot be
+    /// exported by then is lost, and the exit is not held up for it.
+    pub fn flush(&mut self, until: Instant) {
+        let limit = until.saturating_duration_since(Instant::now());
+        let mut exports: Vec<Job> = Vec::new();
+        if let Some(traces) = self.providers.traces.take() {
+            exports.push(Box::new(move || {
+                told("traces", &traces.shutdown_with_timeout(limit))
+            }));
+        }
+        if let Some(metrics) = self.providers.metrics.take() {
+            exports.push(Box::new(move || {
+                told("metrics", &metrics.shutdown_with_timeout(limit))
+            }));
+        }
+        for failed in together(exports, until) {
+            tracing::warn!(failed, "telemetry not flushed");
+        }
+    }
+
+    /// Exports and writes out the last logs, until `until` at the longest; what exporters have to
+    /// say about it is not written, so that the line before this is the last.
+    pub fn close(mut self, until: Instant) {
+        self.flush(until);
+        CLOSING.store(true, Ordering::Relaxed);
+        if let Some(logs) = self.providers.logs {
+            let limit = until.saturating_duration_since(Instant::now());
+            together(
+                vec![Box::new(move || {
+                    told("logs", &logs.shutdown_with_timeout(limit))
+                })],
+                until,
+            );
+        }
+        // Dropping the guard waits for the writer, which may hang on its reader.
+        if let Some(lines) = self.logs {
+            let write: Job = Box::new(move || {
+                drop(lines);
+                String::new()
+            });
+            // Also where the time is up, what can be written at once should be.
+            together(vec![write], until.max(Instant::now() + LAST_LINES));
+        }
+        if let Some(runtime) = self.runtime {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// The last line has been logged.
+static CLOSING: AtomicBool = AtomicBool::new(false);
+
+fn told(signal: &str, result: &OTelSdkResult) -> String {
+    match result {
+        Ok(()) => String::new(),
+        Err(error) => format!("{signal}: {error}"),
+    }
+}
+
+/// What can hang, and says what went wrong where something did.
+type Job = Box<dyn FnOnce() -> String + Send>;
+
+/// What log lines get at exit when exporters have used up the time.
+const LAST_LINES: Duration = Duration::from_millis(100);
+
+/// Runs each in a thread of its own, as each can hang, and waits for all of them until then. What
+/// they say, where they say something.
+fn together(all: Vec<Job>, until: Instant) -> Vec<String> {
+    let (sender, said) = mpsc::channel();
+    let mut left = all.len();
+    for one in all {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            // Whoever waited may have given up.
+            let _ = sender.send(one());
+        });
+    }
+    drop(sender);
+    let mut told = Vec::new();
+    while left > 0 {
+        let wait = until.saturating_duration_since(Instant::now());
+        match said.recv_timeout(wait) {
+            Ok(text) => told.push(text),
+            Err(_) => {
+                told.push("not done in time".to_owned());
+                break;
+            }
+        }
+        left -= 1;
+    }
+    told.retain(|text| !text.is_empty());
+    told
+}
+
+/// Runs a future inside of a context, where there is one.
+pub(crate) async fn within<F: Future>(context: Option<&Context>, future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|task| {
+        let _current = context.map(|context| context.clone().attach());
+        future.as_mut().poll(task)
+    })
+    .await
 }

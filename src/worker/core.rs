@@ -1,13 +1,17 @@
 //! The worker's own thread: connections, lanes and the state actor, on a runtime that no handler
 //! can block.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
     task::JoinSet,
-    time::timeout,
+    time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::error;
@@ -26,6 +30,7 @@ use crate::{
     handler::Extensions,
     run::SharedByHandlers,
     state,
+    telemetry::{self, Observed, ObservedLane, SCOPE, Signals},
 };
 
 /// What the thread needs.
@@ -34,6 +39,7 @@ pub(super) struct Plan {
     pub(super) dispatch: HashMap<String, Dispatch>,
     pub(super) extensions: Extensions,
     pub(super) calls: Calls,
+    pub(super) signals: Signals,
     pub(super) handlers: Handle,
 }
 
@@ -56,6 +62,7 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
         mut dispatch,
         extensions,
         mut calls,
+        signals,
         handlers,
     } = plan;
     let broker = Arc::new(settings.broker.clone());
@@ -74,6 +81,7 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
     };
     let (consuming, consuming_ended) = link(Purpose::Consume);
     let (publishing, publishing_ended) = link(Purpose::Publish);
+    let can_publish = calls.publishing.subscribe();
     tokio::spawn(watch_publishing(publishing.clone(), calls.publishing));
     let publisher = Publisher::new(publishing, settings.publish.channels, Arc::clone(&timeouts));
     let by_handlers = Arc::new(SharedByHandlers {
@@ -83,6 +91,7 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
 
     let (started, starts) = mpsc::unbounded_channel();
     let mut lanes = JoinSet::new();
+    let mut observed = Vec::new();
     for (name, consumer) in settings.consumers {
         let Some(call) = calls.lanes.remove(&name) else {
             continue;
@@ -96,9 +105,16 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
             drain_settle: settings.drain.settle,
             dispatch: dispatch.remove(&name).unwrap_or_default(),
             publisher: publisher.clone(),
+            signals,
             by_handlers: Arc::clone(&by_handlers),
             drain: calls.drain.clone(),
             hard_stop: calls.hard_stop.clone(),
+        });
+        observed.push(ObservedLane {
+            name: Arc::clone(&shared.name),
+            queue: Arc::clone(&shared.queue),
+            stats: Arc::clone(&shared.stats),
+            health: call.health.subscribe(),
         });
         let channels = LaneChannels {
             ended,
@@ -117,16 +133,30 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
         lanes.spawn(async move { (name, lane.run().await) });
     }
     drop(started);
+    let meter = signals.metrics.then(|| opentelemetry::global::meter(SCOPE));
+    if let Some(meter) = &meter {
+        let observed = Observed {
+            lanes: observed,
+            publishing: can_publish,
+            mailbox: by_handlers.state.gauge(),
+        };
+        telemetry::observe(meter, observed);
+    }
 
+    let drain_began = Arc::<OnceLock<Instant>>::default();
     let grace = end_grace(
         calls.drain.clone(),
         calls.hard_stop.clone(),
         settings.drain.grace,
+        Arc::clone(&drain_began),
     );
     let grace = tokio::spawn(grace);
     let failed = check_start(starts, broker.fail_fast, &calls.drain).await;
     let lanes = collect(lanes).await;
     grace.abort();
+    if let (Some(meter), Some(since)) = (&meter, drain_began.get()) {
+        telemetry::drained(meter, since.elapsed());
+    }
     links_stop.cancel();
     let closed = async { tokio::join!(consuming_ended, publishing_ended) };
     // Each supervisor bounds its own close; this is for one that is in the middle of connecting.
@@ -172,9 +202,15 @@ async fn collect(mut lanes: JoinSet<(String, LaneReport)>) -> super::LaneReports
     reports
 }
 
-/// Ends the drain's grace when its time is up.
-async fn end_grace(drain: CancellationToken, hard_stop: CancellationToken, grace: Duration) {
+/// Notes when the drain begins, and ends its grace when its time is up.
+async fn end_grace(
+    drain: CancellationToken,
+    hard_stop: CancellationToken,
+    grace: Duration,
+    began: Arc<OnceLock<Instant>>,
+) {
     drain.cancelled().await;
+    began.get_or_init(Instant::now);
     tokio::select! {
         () = tokio::time::sleep(grace) => hard_stop.cancel(),
         () = hard_stop.cancelled() => {}
@@ -209,7 +245,7 @@ async fn watch_publishing(mut link: Link, publishing: watch::Sender<Option<Strin
 }
 
 /// This process, for the broker's lists, headers and logs: name, host and process id.
-fn worker_name(name: &str) -> String {
+pub(crate) fn worker_name(name: &str) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = match host.trim() {
         "" => "localhost",

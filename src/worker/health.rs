@@ -46,6 +46,31 @@ pub enum LaneState {
     Stopped,
 }
 
+impl LaneState {
+    /// All of them.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Connecting,
+        Self::Consuming,
+        Self::Paused,
+        Self::Held,
+        Self::Draining,
+        Self::Stopped,
+    ];
+
+    /// A word for it; one of few.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Consuming => "consuming",
+            Self::Paused => "paused",
+            Self::Held => "held",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
 impl LaneHealth {
     pub(super) fn new(state: LaneState, reason: Option<String>) -> Self {
         Self {

@@ -18,11 +18,14 @@ pub use health::{LaneHealth, LaneState, Readiness};
 pub use lane::{LaneReport, LaneReports};
 pub use ledger::Ledger;
 
+pub(crate) use core::worker_name;
+
 use crate::{
     broker::BrokerError,
     config::{ConfigError, Settings},
     dispatch::Dispatch,
     handler::{self, Extensions, Handler, HandlerError, IntoHandler, Requirements},
+    telemetry::Signals,
 };
 
 /// Consumes queues and runs handlers until it is told to stop.
@@ -54,6 +57,7 @@ pub struct Worker {
     extensions: Extensions,
     handle: WorkerHandle,
     calls: handle::Calls,
+    signals: Signals,
 }
 
 /// Why a worker did not start.
@@ -136,6 +140,7 @@ impl Worker {
             extensions: Extensions::default(),
             handle,
             calls,
+            signals: Signals::default(),
         }
     }
 
@@ -165,6 +170,13 @@ impl Worker {
         self
     }
 
+    /// Traces and measures what the worker does; [`telemetry::start`](crate::telemetry::start) says
+    /// what its settings ask for. Without this nothing is.
+    pub fn observe(mut self, signals: Signals) -> Self {
+        self.signals = signals;
+        self
+    }
+
     /// Asks and tells the worker while it runs.
     #[must_use]
     pub fn handle(&self) -> WorkerHandle {
@@ -188,6 +200,7 @@ impl Worker {
             settings: self.settings,
             extensions: self.extensions,
             calls: self.calls,
+            signals: self.signals,
             handlers: tokio::runtime::Handle::current(),
         };
         let drain = self.handle.drain_token().clone();

@@ -26,6 +26,7 @@ use crate::{
     handler::{Failure, Outcome},
     policy::{self, Facts, Reason, Settlement},
     run::Run,
+    telemetry::within,
 };
 
 /// Longer delays, from a handler's snooze or a header, mean never, and are cut to this: ten years.
@@ -59,14 +60,16 @@ async fn travel(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
         if !lane.is_current(run.epoch) {
             return Some(End::Stale);
         }
-        let outcome = handle(lane, run).await;
+        let trace = lane.telemetry.begin(run);
+        let outcome = within(trace.as_ref(), handle(lane, run)).await;
         run.permit().release();
         if !run.claim() {
             lane.counters.stale_settles.add_one();
             return None;
         }
         lane.counters.ended(&outcome);
-        match settle(lane, run, &outcome).await {
+        lane.telemetry.ended(run, &outcome, None);
+        match within(trace.as_ref(), settle(lane, run, &outcome)).await {
             Next::End(end) => return Some(end),
             Next::Again => {
                 run.unclaim();
@@ -87,10 +90,15 @@ async fn travel(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
 /// Settles a delivery whose handler blocks its thread and will not come back in time.
 pub(super) async fn settle_stuck(lane: Arc<LaneShared>, run: Arc<Run>, outcome: Outcome) {
     lane.counters.ended(&outcome);
-    let end = match settle(&lane, &run, &outcome).await {
-        Next::End(end) => end,
-        Next::Again => park(&lane, &run, Duration::ZERO).await,
+    lane.telemetry.ended(&run, &outcome, run.handling_for());
+    let trace = run.attempt_trace().map(|trace| trace.context);
+    let settled = async {
+        match settle(&lane, &run, &outcome).await {
+            Next::End(end) => end,
+            Next::Again => park(&lane, &run, Duration::ZERO).await,
+        }
     };
+    let end = within(trace.as_ref(), settled).await;
     lane.report(Ended { run, end });
 }
 
@@ -134,6 +142,7 @@ async fn settle(lane: &LaneShared, run: &Run, outcome: &Outcome) -> Next {
     match policy::decide(&lane.settings.retry, outcome, facts) {
         Settlement::Ack => {
             debug!(lane = %run.lane, id = run.message.id(), attempt = facts.attempt, outcome = outcome.name(), "message acked");
+            lane.telemetry.done(&run.message);
             Next::End(match outcome {
                 Outcome::Dropped { .. } => End::Dropped,
                 _ => End::Done,
@@ -209,6 +218,7 @@ async fn park(lane: &LaneShared, run: &Run, delay: Duration) -> End {
     let headers = dead_letters::parked(run, stay, not_before);
     let end = republish(lane, run, &rung.queue, headers, End::Parked).await;
     if end == End::Parked {
+        lane.stats.parked_on(&rung.queue);
         info!(lane = %run.lane, id = run.message.id(), attempt = run.attempt(), delay = ?delay, rung = rung.queue, "message parked for retry");
     }
     end
@@ -223,6 +233,7 @@ async fn dead_letter(lane: &LaneShared, run: &Run, outcome: &Outcome, reason: Re
     let queue = lane.settings.dead_letter_queue();
     let end = republish(lane, run, &queue, headers, End::DeadLettered).await;
     if end == End::DeadLettered {
+        lane.stats.dead_lettered(reason);
         warn!(
             lane = %run.lane, id = run.message.id(), attempt = run.attempt(), %reason,
             class = %failure.class, status = failure.status, error = %failure.error,
@@ -256,10 +267,12 @@ async fn republish(
         if !lane.is_current(run.epoch) {
             return End::Stale;
         }
+        let publishing = lane.telemetry.publish(queue, &run.message);
         let published = tokio::select! {
             published = lane.publisher.publish(&message) => published,
             () = lane.hard_stop.cancelled() => return End::Return,
         };
+        lane.telemetry.published(queue, publishing, &published);
         let Err(failed) = published else {
             return confirmed;
         };

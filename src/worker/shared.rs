@@ -20,7 +20,7 @@ use crate::{
     dispatch::Dispatch,
     execute::Limits,
     run::{Permit, Run, SharedByHandlers},
-    telemetry::Counters,
+    telemetry::{Counters, LaneStats, LaneTelemetry, Signals},
 };
 
 /// The end of one delivery's path.
@@ -45,7 +45,9 @@ pub(super) struct LaneShared {
     pub(super) ladder: Ladder,
     pub(super) dispatch: Dispatch,
     pub(super) publisher: Publisher,
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<Counters>,
+    pub(super) stats: Arc<LaneStats>,
+    pub(super) telemetry: LaneTelemetry,
     pub(super) by_handlers: Arc<SharedByHandlers>,
     /// Bounded concurrency: a permit for each running handler.
     handlers: Arc<Semaphore>,
@@ -71,6 +73,7 @@ pub(super) struct LaneParts {
     pub(super) drain_settle: Duration,
     pub(super) dispatch: Dispatch,
     pub(super) publisher: Publisher,
+    pub(super) signals: Signals,
     pub(super) by_handlers: Arc<SharedByHandlers>,
     pub(super) drain: CancellationToken,
     pub(super) hard_stop: CancellationToken,
@@ -81,9 +84,14 @@ impl LaneShared {
         // Unbounded, but never longer than the prefetch: a path reports once.
         let (sender, ended) = mpsc::unbounded_channel();
         let settings = parts.settings;
+        let queue: Arc<str> = settings.queue.as_str().into();
+        let ladder = Ladder::new(&settings.queue, settings.retry.cap);
+        let counters = Arc::<Counters>::default();
+        let stats = LaneStats::new(Arc::clone(&counters), ladder.rungs().map(|rung| rung.queue));
+        let telemetry = LaneTelemetry::new(parts.signals, &parts.name, &queue, &parts.worker);
         let shared = Self {
             name: parts.name,
-            queue: settings.queue.as_str().into(),
+            queue,
             worker: parts.worker,
             publish: parts.publish,
             timeouts: parts.timeouts,
@@ -92,10 +100,12 @@ impl LaneShared {
                 timeout: settings.timeout,
                 cancel_grace: settings.cancel_grace,
             },
-            ladder: Ladder::new(&settings.queue, settings.retry.cap),
+            ladder,
             dispatch: parts.dispatch,
             publisher: parts.publisher,
-            counters: Counters::default(),
+            counters,
+            stats: Arc::new(stats),
+            telemetry,
             by_handlers: parts.by_handlers,
             handlers: Arc::new(Semaphore::new(settings.concurrency.into())),
             drain: parts.drain,
@@ -146,6 +156,11 @@ impl LaneShared {
         let waiting = Waiting(&self.inline);
         let before = self.inline.fetch_add(1, Ordering::AcqRel);
         (before < most && !self.drain.is_cancelled()).then_some(waiting)
+    }
+
+    /// Retries that wait here.
+    pub(super) fn waiting_inline(&self) -> usize {
+        self.inline.load(Ordering::Acquire)
     }
 
     /// Declares a queue again that publishes to it were returned from, where we may.

@@ -1,12 +1,14 @@
-//! `[drain]`, `[timeouts]`, `[state]` and `[log]`.
+//! `[drain]`, `[timeouts]`, `[state]`, `[log]` and `[telemetry]`.
 
 use std::time::Duration;
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+use url::Url;
 
 use super::{DAY, Findings, HOUR, MILLISECOND, MINUTE};
 use crate::config::{
-    DrainSettings, LogSettings, Settings, StateSettings, TimeoutSettings, problem::KeyPath,
+    DrainSettings, LogSettings, Settings, StateSettings, TelemetrySettings, TimeoutSettings,
+    problem::KeyPath,
 };
 
 pub(super) fn check(findings: &mut Findings, settings: &Settings) {
@@ -21,6 +23,33 @@ pub(super) fn check(findings: &mut Findings, settings: &Settings) {
 
     let LogSettings { format: _, filter } = &settings.log;
     filter_directives(findings, filter);
+
+    telemetry(findings, &settings.telemetry);
+}
+
+fn telemetry(findings: &mut Findings, telemetry: &TelemetrySettings) {
+    let section = KeyPath::of("telemetry");
+    let TelemetrySettings {
+        endpoint,
+        protocol: _,
+        traces: _,
+        metrics: _,
+        logs: _,
+        sample,
+        parent: _,
+        service_name,
+    } = telemetry;
+    let is_url = |url: &String| {
+        Url::parse(url).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+    };
+    if !endpoint.as_ref().is_none_or(is_url) {
+        let message = "must be a whole URL, such as http://127.0.0.1:4317";
+        findings.add(section.key("endpoint"), message);
+    }
+    findings.number(section.key("sample"), sample, 0.0..=1.0);
+    if service_name.is_empty() {
+        findings.add(section.key("service_name"), "must not be empty");
+    }
 }
 
 fn timeouts(findings: &mut Findings, timeouts: &TimeoutSettings) {
@@ -87,6 +116,22 @@ mod tests {
             ),
             ("state.mailbox = 0", "state.mailbox: is 0, must be 1 to"),
             ("state.mailbox = 1000001", "state.mailbox: is 1000001"),
+            (
+                "telemetry.endpoint = \"localhost:4317\"",
+                "telemetry.endpoint: must be a whole URL",
+            ),
+            (
+                "telemetry.endpoint = \"\"",
+                "telemetry.endpoint: must be a whole URL",
+            ),
+            (
+                "telemetry.sample = 1.5",
+                "telemetry.sample: is 1.5, must be 0 to 1",
+            ),
+            (
+                "telemetry.service_name = \"\"",
+                "telemetry.service_name: must not be empty",
+            ),
             ("log.filter = \"\"", "log.filter: expected a level"),
             ("log.filter = \"info,\"", "log.filter: expected a level"),
             (

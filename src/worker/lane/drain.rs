@@ -43,6 +43,7 @@ impl Lane {
         let (ends, left) = self.unsettled.abandon();
         ends.into_iter().for_each(|end| self.ledger.unsettled(end));
         self.ledger.stale += left as u64;
+        self.publish_stats();
         self.tell(LaneState::Stopped, None);
         // The same goes for what a drain could not tell because its session died.
         let left = self.ledger.stale - self.stale_before_drain;

@@ -31,7 +31,7 @@ use super::{
 use crate::{
     backoff::Reconnect,
     broker::{Acks, BrokerError, Delivery, Link, Session, Subscription},
-    telemetry::Counts,
+    telemetry::{Counts, Untold},
 };
 
 /// What can be asked of a lane.
@@ -112,6 +112,9 @@ pub(super) struct Lane {
     under_way: usize,
     flushing: Option<Flushing>,
     flushing_ends: Vec<End>,
+    flush_began: Instant,
+    /// Traced attempts of which the broker has yet to be told.
+    untold: Untold,
     /// Deliveries whose copies could not be published; given back when the hold ends.
     held: Vec<u64>,
     hold_until: Option<Instant>,
@@ -154,6 +157,8 @@ impl Lane {
             under_way: 0,
             flushing: None,
             flushing_ends: Vec::new(),
+            flush_began: now,
+            untold: Untold::default(),
             held: Vec::new(),
             hold_until: None,
             paused: false,
@@ -178,6 +183,7 @@ impl Lane {
         let mut timer = pin!(sleep_until(Instant::now()));
         while !(self.draining && self.is_finished()) {
             self.begin_flush();
+            self.publish_stats();
             let wake = self.next_wake();
             if timer.deadline() != wake {
                 timer.as_mut().reset(wake);
@@ -307,6 +313,18 @@ impl Lane {
             counts: self.shared.counters.counts(),
             in_flight: self.under_way,
         }
+    }
+
+    /// What this turn of the loop has changed, for whoever measures.
+    fn publish_stats(&self) {
+        let stats = &self.shared.stats;
+        stats.book(&self.ledger);
+        stats.in_flight.set(self.under_way as u64);
+        stats.buffered.set(self.buffered.len() as u64);
+        stats.waiting.set(self.shared.waiting_inline() as u64);
+        stats
+            .concurrency
+            .set(self.shared.settings.concurrency.into());
     }
 
     fn tell(&self, state: LaneState, reason: Option<String>) {

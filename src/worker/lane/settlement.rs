@@ -89,6 +89,7 @@ impl Lane {
             }
             return;
         }
+        self.untold.note(&self.shared.telemetry, &ended.run);
         match end {
             End::Hold => self.hold(tag),
             End::Return => self.held.push(tag),
@@ -133,6 +134,7 @@ impl Lane {
         }
         self.flushing_ends = flush.ends;
         let singles = flush.acks.singles.len();
+        self.flush_began = now;
         self.flushing = Some(Box::pin(session.ack(flush.acks)));
         self.wrote_singly(singles);
     }
@@ -140,6 +142,11 @@ impl Lane {
     /// Books what was written, or what could not be.
     pub(super) fn flushed(&mut self, acks: &Acks, result: Result<(), BrokerError>) {
         self.flushing = None;
+        let (telemetry, written) = (&self.shared.telemetry, result.is_ok());
+        telemetry.acked(self.flush_began.elapsed(), written);
+        let Acks { through, singles } = acks;
+        self.untold
+            .told(telemetry, "ack", *through, singles, written);
         let ends = std::mem::take(&mut self.flushing_ends);
         match result {
             Ok(()) => ends.into_iter().for_each(|end| self.ledger.settled(end)),
@@ -185,6 +192,9 @@ impl Lane {
         }
         let result = session.give_back(&tags).await;
         self.wrote_singly(tags.len());
+        let telemetry = &self.shared.telemetry;
+        self.untold
+            .told(telemetry, "nack", None, &tags, result.is_ok());
         self.gave_back(tags.len(), result);
     }
 

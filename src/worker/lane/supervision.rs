@@ -27,6 +27,8 @@ impl Lane {
         }
         match (opened, self.session.as_mut()) {
             (Ok(Opened::Session(session)), None) => {
+                let (host, port) = session.server();
+                self.shared.telemetry.connected_to(host, port);
                 self.epoch = next_epoch();
                 self.shared.set_epoch(self.epoch);
                 self.session = Some(session);
@@ -85,6 +87,13 @@ impl Lane {
             return;
         }
         self.buffered.clear();
+        self.untold.told(
+            &self.shared.telemetry,
+            "ack",
+            Some(u64::MAX - 1),
+            &[],
+            false,
+        );
         self.epoch = 0;
         self.shared.set_epoch(0);
         let (ends, open) = self.unsettled.abandon();

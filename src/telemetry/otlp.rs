@@ -1,0 +1,132 @@
+//! The SDK's providers: exporters over OTLP, and the registry behind `/metrics`.
+
+use opentelemetry::{KeyValue, propagation::TextMapPropagator};
+use opentelemetry_otlp::{
+    ExporterBuildError, LogExporter, MetricExporter, Protocol, SpanExporter, WithExportConfig,
+};
+use opentelemetry_sdk::{
+    Resource,
+    logs::SdkLoggerProvider,
+    metrics::SdkMeterProvider,
+    propagation::{BaggagePropagator, TraceContextPropagator},
+    trace::{Sampler, SdkTracerProvider},
+};
+
+use super::{
+    TelemetryError,
+    environment::{Export, Plan, Propagator},
+};
+use crate::config::OtlpProtocol;
+
+/// What was started.
+#[derive(Default)]
+pub(super) struct Providers {
+    pub(super) traces: Option<SdkTracerProvider>,
+    pub(super) metrics: Option<SdkMeterProvider>,
+    pub(super) logs: Option<SdkLoggerProvider>,
+    /// What `/metrics` shows.
+    pub(super) registry: Option<prometheus::Registry>,
+}
+
+/// An exporter of one signal, over the transport that the plan names.
+macro_rules! exporter {
+    ($kind:ty, $export:expr) => {{
+        let Export { protocol, endpoint } = $export;
+        let built: Result<$kind, ExporterBuildError> = match protocol {
+            OtlpProtocol::Grpc => {
+                let builder = <$kind>::builder().with_tonic();
+                match endpoint {
+                    Some(endpoint) => builder.with_endpoint(endpoint).build(),
+                    None => builder.build(),
+                }
+            }
+            OtlpProtocol::HttpProtobuf => {
+                let builder = <$kind>::builder()
+                    .with_http()
+                    .with_protocol(Protocol::HttpBinary);
+                match endpoint {
+                    Some(endpoint) => builder.with_endpoint(endpoint).build(),
+                    None => builder.build(),
+                }
+            }
+        };
+        built
+    }};
+}
+
+impl Providers {
+    /// Must be called inside the runtime that gRPC exporters are to use.
+    pub(super) fn start(
+        plan: &Plan,
+        resource: &Resource,
+        scraped: bool,
+    ) -> Result<Self, TelemetryError> {
+        let mut providers = Self::default();
+        if let Some(export) = plan.traces.clone() {
+            let builder = SdkTracerProvider::builder()
+                .with_resource(resource.clone())
+                .with_batch_exporter(exporter!(SpanExporter, export)?);
+            let builder = match plan.sample {
+                // Without a parent the ratio decides, with one its publisher's decision holds.
+                Some(ratio) => builder.with_sampler(Sampler::ParentBased(Box::new(
+                    Sampler::TraceIdRatioBased(ratio),
+                ))),
+                None => builder,
+            };
+            providers.traces = Some(builder.build());
+        }
+        if plan.metrics.is_some() || scraped {
+            let mut builder = SdkMeterProvider::builder().with_resource(resource.clone());
+            if let Some(export) = plan.metrics.clone() {
+                builder = builder.with_periodic_exporter(exporter!(MetricExporter, export)?);
+            }
+            if scraped {
+                let registry = prometheus::Registry::new();
+                let reader = opentelemetry_prometheus::exporter()
+                    .with_registry(registry.clone())
+                    .scope_info_enabled(false)
+                    .build()?;
+                builder = builder.with_reader(reader);
+                providers.registry = Some(registry);
+            }
+            providers.metrics = Some(builder.build());
+        }
+        if let Some(export) = plan.logs.clone() {
+            let builder = SdkLoggerProvider::builder()
+                .with_resource(resource.clone())
+                .with_batch_exporter(exporter!(LogExporter, export)?);
+            providers.logs = Some(builder.build());
+        }
+        Ok(providers)
+    }
+}
+
+/// What everything exported says about this process. The environment's word (`OTEL_SERVICE_NAME`,
+/// `OTEL_RESOURCE_ATTRIBUTES`) comes before ours.
+pub(super) fn resource(plan: &Plan, instance: &str) -> Resource {
+    use opentelemetry_sdk::resource::{EnvResourceDetector, ResourceDetector};
+    let from_environment = EnvResourceDetector::new().detect();
+    let ours = [
+        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
+        KeyValue::new("service.instance.id", instance.to_owned()),
+    ];
+    let ours = ours
+        .into_iter()
+        .filter(|own| from_environment.get(&own.key).is_none());
+    let mut builder = Resource::builder().with_attributes(ours.collect::<Vec<_>>());
+    if let Some(name) = &plan.service_name {
+        builder = builder.with_service_name(name.clone());
+    }
+    builder.build()
+}
+
+/// The formats of trace context that are read from and written to headers.
+pub(super) fn propagators(plan: &Plan) -> Vec<Box<dyn TextMapPropagator + Send + Sync>> {
+    let boxed = |propagator: &Propagator| match propagator {
+        Propagator::TraceContext => {
+            Box::new(TraceContextPropagator::new()) as Box<dyn TextMapPropagator + Send + Sync>
+        }
+        Propagator::Baggage => Box::new(BaggagePropagator::new()),
+    };
+    plan.propagators.iter().map(boxed).collect()
+}

@@ -1,0 +1,343 @@
+//! The spans of a message, after OpenTelemetry's conventions for messaging (v1.44).
+//!
+//! ```text
+//! publish orders                    PRODUCER  `lapwing publish`, or any publisher
+//! └─ process orders                 CONSUMER  an attempt: the handler's run
+//!    ├─ buffer orders               INTERNAL  it waited here for a handler slot
+//!    ├─ POST                        CLIENT    the HTTP handler's request
+//!    ├─ publish orders.retry.4s     CLIENT    its copy, published and confirmed
+//!    ├─ ack orders                  CLIENT    the ack, until it is written
+//!    └─ wait orders                 INTERNAL  from there to the next attempt
+//! ```
+//!
+//! The next attempt is a sibling, linked to this one. A span that is not sampled costs its ids, and
+//! has none of the others.
+
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use opentelemetry::{
+    Context, KeyValue,
+    global::{self, BoxedSpan, BoxedTracer},
+    trace::{Link, Span, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, Tracer},
+};
+
+use super::{
+    catalogue::attributes::{
+        DESTINATION, ERROR_TYPE, LANE, OPERATION, OPERATION_TYPE, OUTCOME, SYSTEM,
+    },
+    metrics::error_type,
+    propagation::{extract, parse_traceparent, remote},
+};
+use crate::{
+    broker::{HeaderValue, headers::names},
+    config::TraceParent,
+    handler::Outcome,
+    message::Message,
+    run::Run,
+};
+
+/// A shorter wait for a handler slot is no span of its own.
+const WORTH_A_SPAN: Duration = Duration::from_millis(1);
+/// Bytes of an error's text in a span's status.
+const STATUS_ROOM: usize = 1024;
+
+/// The instrumentation scope of all spans and metrics.
+pub(crate) const SCOPE: &str = "lapwing";
+
+/// What a lane needs to trace its messages.
+pub(crate) struct LaneTraces {
+    tracer: BoxedTracer,
+    parent: TraceParent,
+    lane: Arc<str>,
+    queue: Arc<str>,
+    worker: Arc<str>,
+    /// The broker's address, of the live session.
+    server: Mutex<Option<(Arc<str>, u16)>>,
+}
+
+/// The trace of one attempt. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct AttemptTrace {
+    /// The context of its `process` span, to be current while the handler runs and while its end is
+    /// carried out.
+    pub(crate) context: Context,
+    /// When it ended; `None` while it runs.
+    ended: Option<SystemTime>,
+}
+
+impl LaneTraces {
+    pub(crate) fn new(
+        parent: TraceParent,
+        lane: Arc<str>,
+        queue: Arc<str>,
+        worker: Arc<str>,
+    ) -> Self {
+        Self {
+            tracer: global::tracer(SCOPE),
+            parent,
+            lane,
+            queue,
+            worker,
+            server: Mutex::new(None),
+        }
+    }
+
+    /// A session has begun with the broker at this address.
+    pub(crate) fn connected_to(&self, server: (Arc<str>, u16)) {
+        *lock(&self.server) = Some(server);
+    }
+
+    fn name(&self, operation: &str) -> String {
+        format!("{operation} {}", self.queue)
+    }
+
+    fn internal(&self, operation: &str, parent: &Context, from: SystemTime, to: SystemTime) {
+        let span = SpanBuilder::from_name(self.name(operation))
+            .with_kind(SpanKind::Internal)
+            .with_start_time(from);
+        let mut span = self.tracer.build_with_context(span, parent);
+        span.set_attribute(KeyValue::new(LANE, Arc::clone(&self.lane)));
+        span.end_with_timestamp(to.max(from));
+    }
+
+    /// Begins an attempt: its `process` span, and those of the waits before it.
+    pub(crate) fn begin(&self, run: &Run) -> Context {
+        let created = extract(&run.message.properties);
+        let before = run.attempt_trace();
+        let last = match &before {
+            Some(before) => Some(before.span_context()),
+            None => header(&run.message, names::LAST_ATTEMPT).and_then(parse_traceparent),
+        };
+        let creation = created.span().span_context().clone();
+        let links = [Some(creation), last.clone()].into_iter().flatten();
+        let links: Vec<_> = links
+            .filter(SpanContext::is_valid)
+            .map(Link::with_context)
+            .collect();
+        let parent = match self.parent {
+            TraceParent::Child => created,
+            TraceParent::Link => created.with_remote_span_context(SpanContext::NONE),
+        };
+        let mut builder = SpanBuilder::from_name(Cow::Borrowed("process"));
+        builder.span_kind = Some(SpanKind::Consumer);
+        if !links.is_empty() {
+            builder = builder.with_links(links);
+        }
+        let mut span = self.tracer.build_with_context(builder, &parent);
+        let recording = span.is_recording();
+        if recording {
+            span.update_name(self.name("process"));
+            self.describe(&mut span, run);
+        }
+        let context = parent.with_span(span);
+        if recording {
+            self.tell_of_waits(run, before, last, &context);
+        }
+        run.set_attempt_trace(AttemptTrace {
+            context: context.clone(),
+            ended: None,
+        });
+        context
+    }
+
+    fn describe(&self, span: &mut BoxedSpan, run: &Run) {
+        let message = &run.message;
+        let mut all = vec![
+            KeyValue::new(SYSTEM, "rabbitmq"),
+            KeyValue::new(OPERATION, "process"),
+            KeyValue::new(OPERATION_TYPE, "process"),
+            KeyValue::new(DESTINATION, destination(message)),
+            KeyValue::new("messaging.destination.template", Arc::clone(&self.queue)),
+            KeyValue::new("messaging.client.id", Arc::clone(&self.worker)),
+            KeyValue::new(
+                "messaging.rabbitmq.message.delivery_tag",
+                i64::try_from(run.tag).unwrap_or(i64::MAX),
+            ),
+            KeyValue::new(LANE, Arc::clone(&self.lane)),
+            KeyValue::new("lapwing.attempt", i64::from(run.attempt())),
+        ];
+        let mut text = |key: &'static str, value: Option<&str>| {
+            let value = value.filter(|value| !value.is_empty());
+            all.extend(value.map(|value| KeyValue::new(key, value.to_owned())));
+        };
+        text(
+            "messaging.rabbitmq.destination.routing_key",
+            Some(message.routing_key()),
+        );
+        text("messaging.message.id", message.id());
+        text(
+            "messaging.message.conversation_id",
+            message.properties.correlation_id(),
+        );
+        self.add_server(&mut all);
+        span.set_attributes(all);
+    }
+
+    fn add_server(&self, all: &mut Vec<KeyValue>) {
+        if let Some((host, port)) = &*lock(&self.server) {
+            all.push(KeyValue::new("server.address", Arc::clone(host)));
+            all.push(KeyValue::new("server.port", i64::from(*port)));
+        }
+    }
+
+    /// Where the message was before this attempt: in the buffer, or between two attempts.
+    fn tell_of_waits(
+        &self,
+        run: &Run,
+        before: Option<AttemptTrace>,
+        last: Option<SpanContext>,
+        process: &Context,
+    ) {
+        let now = SystemTime::now();
+        match (before, last) {
+            // The last attempt was in this stay: it waited here.
+            (Some(before), _) => {
+                let since = before.ended.unwrap_or(now);
+                self.internal("wait", &before.context, since, now);
+                return;
+            }
+            (None, Some(last)) => {
+                let parked = header(&run.message, names::PARKED_AT);
+                let parked = parked.and_then(|text| humantime::parse_rfc3339(text).ok());
+                if let Some(parked) = parked.filter(|parked| *parked <= run.received_at) {
+                    self.internal("wait", &remote(last), parked, run.received_at);
+                }
+            }
+            (None, None) => {}
+        }
+        let buffered = now.duration_since(run.received_at).unwrap_or_default();
+        if buffered >= WORTH_A_SPAN {
+            self.internal("buffer", process, run.received_at, now);
+        }
+    }
+
+    /// Begins the span of publishing a copy, inside of the current span.
+    pub(crate) fn publish(&self, to: &str, message: &Message) -> Option<BoxedSpan> {
+        let mut span = self.client_span("publish", "send", to)?;
+        if let Some(id) = message.id() {
+            span.set_attribute(KeyValue::new("messaging.message.id", id.to_owned()));
+        }
+        Some(span)
+    }
+
+    fn client_span(
+        &self,
+        operation: &'static str,
+        kind: &'static str,
+        to: &str,
+    ) -> Option<BoxedSpan> {
+        let current = Context::current();
+        if !current.span().is_recording() {
+            return None;
+        }
+        let mut all = vec![
+            KeyValue::new(SYSTEM, "rabbitmq"),
+            KeyValue::new(OPERATION, operation),
+            KeyValue::new(OPERATION_TYPE, kind),
+            KeyValue::new(DESTINATION, to.to_owned()),
+            KeyValue::new("messaging.client.id", Arc::clone(&self.worker)),
+        ];
+        self.add_server(&mut all);
+        let builder = SpanBuilder::from_name(format!("{operation} {to}"))
+            .with_kind(SpanKind::Client)
+            .with_attributes(all);
+        Some(self.tracer.build_with_context(builder, &current))
+    }
+
+    /// The span of telling the broker how a delivery ended, from `since` to now.
+    pub(crate) fn settled(
+        &self,
+        operation: &'static str,
+        attempt: &SpanContext,
+        tag: u64,
+        since: SystemTime,
+        written: bool,
+    ) {
+        if !attempt.is_sampled() {
+            return;
+        }
+        let mut all = vec![
+            KeyValue::new(SYSTEM, "rabbitmq"),
+            KeyValue::new(OPERATION, operation),
+            KeyValue::new(OPERATION_TYPE, "settle"),
+            KeyValue::new(DESTINATION, Arc::clone(&self.queue)),
+            KeyValue::new("messaging.client.id", Arc::clone(&self.worker)),
+            KeyValue::new(
+                "messaging.rabbitmq.message.delivery_tag",
+                i64::try_from(tag).unwrap_or(i64::MAX),
+            ),
+        ];
+        self.add_server(&mut all);
+        let builder = SpanBuilder::from_name(self.name(operation))
+            .with_kind(SpanKind::Client)
+            .with_start_time(since)
+            .with_attributes(all);
+        let parent = remote(attempt.clone());
+        let mut span = self.tracer.build_with_context(builder, &parent);
+        if !written {
+            fail(&mut span, "not-written", "the channel died");
+        }
+        span.end();
+    }
+}
+
+impl AttemptTrace {
+    /// Its `process` span.
+    pub(crate) fn span_context(&self) -> SpanContext {
+        self.context.span().span_context().clone()
+    }
+
+    /// The handler has ended, so: ends the `process` span.
+    pub(crate) fn ended(mut self, run: &Run, outcome: &Outcome) {
+        {
+            let span = self.context.span();
+            if span.is_recording() {
+                span.set_attribute(KeyValue::new(OUTCOME, outcome.name()));
+                if let Some(class) = error_type(outcome) {
+                    span.set_attribute(KeyValue::new(ERROR_TYPE, class));
+                }
+                if let Some(failure) = outcome.failure() {
+                    let text = crate::text::cut(&failure.error, STATUS_ROOM).to_owned();
+                    span.set_status(Status::error(text));
+                }
+            }
+            span.end();
+        }
+        self.ended = Some(SystemTime::now());
+        run.set_attempt_trace(self);
+    }
+}
+
+/// Marks a span as failed.
+pub(crate) fn fail(span: &mut impl Span, class: &'static str, text: &str) {
+    span.set_attribute(KeyValue::new(ERROR_TYPE, class));
+    span.set_status(Status::error(text.to_owned()));
+}
+
+/// `messaging.destination.name` of a consumer: `{exchange}:{routing key}:{queue}`, without what is
+/// empty, and without the queue where it is the routing key.
+fn destination(message: &Message) -> String {
+    let queue = Some(message.queue()).filter(|queue| *queue != message.routing_key());
+    let parts = [Some(message.exchange()), Some(message.routing_key()), queue];
+    let parts: Vec<_> = parts
+        .into_iter()
+        .flatten()
+        .filter(|part| !part.is_empty())
+        .collect();
+    parts.join(":")
+}
+
+fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
+    message
+        .properties
+        .header(name)
+        .and_then(HeaderValue::as_str)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
