@@ -7,8 +7,7 @@ use crate::{
         CopyHeaders, Header, HeaderValue,
         headers::names::{
             ATTEMPTS, CRASHES, ERROR, ERROR_KIND, FAILED_AT, FINGERPRINT, FIRST_SEEN, HISTORY,
-            NOT_BEFORE, REASON, REPLAYS, SOURCE_EXCHANGE, SOURCE_QUEUE, SOURCE_ROUTING_KEY,
-            TRACEPARENT, WORKER,
+            NOT_BEFORE, REASON, REPLAYS, SOURCE_EXCHANGE, SOURCE_QUEUE, SOURCE_ROUTING_KEY, WORKER,
         },
     },
     handler::Failure,
@@ -33,7 +32,7 @@ pub(crate) fn charge(run: &Run, failure: &Failure, worker: &str) {
         kind: failure.class.to_string(),
         error: cut(&failure.error, HISTORY_ROOM).to_owned(),
         worker: worker.to_owned(),
-        trace: trace_id(run),
+        trace: run.trace_id(),
     };
     run.story(|story| {
         story.attempts = run.attempt();
@@ -114,11 +113,4 @@ fn told(run: &Run) -> Vec<(&'static str, Header)> {
         }
     });
     set
-}
-
-/// The trace id of the message's W3C context.
-fn trace_id(run: &Run) -> Option<String> {
-    let parent = run.message.properties.header(TRACEPARENT)?.as_str()?;
-    let id = parent.split('-').nth(1)?;
-    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_owned())
 }

@@ -1,6 +1,7 @@
 //! Logs, and what is counted.
 
 mod counters;
+mod durations;
 
 use std::{io::IsTerminal, sync::mpsc, time::Duration};
 
@@ -11,6 +12,7 @@ use tracing_subscriber::{
 
 pub(crate) use counters::Counters;
 pub use counters::Counts;
+pub(crate) use durations::{Durations, Tally};
 
 use crate::config::{LogFormat, LogSettings};
 

@@ -65,7 +65,7 @@ async fn travel(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
             lane.counters.stale_settles.add_one();
             return None;
         }
-        lane.counters.ended(&outcome);
+        lane.counters.ended(&outcome, run.handled_for());
         match settle(lane, run, &outcome).await {
             Next::End(end) => return Some(end),
             Next::Again => {
@@ -86,7 +86,7 @@ async fn travel(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
 
 /// Settles a delivery whose handler blocks its thread and will not come back in time.
 pub(super) async fn settle_stuck(lane: Arc<LaneShared>, run: Arc<Run>, outcome: Outcome) {
-    lane.counters.ended(&outcome);
+    lane.counters.ended(&outcome, run.handling_for());
     let end = match settle(&lane, &run, &outcome).await {
         Next::End(end) => end,
         Next::Again => park(&lane, &run, Duration::ZERO).await,
@@ -131,7 +131,9 @@ async fn settle(lane: &LaneShared, run: &Run, outcome: &Outcome) -> Next {
         age: run.age(),
         random: rand::random(),
     };
-    match policy::decide(&lane.settings.retry, outcome, facts) {
+    let settlement = policy::decide(&lane.settings.retry, outcome, facts);
+    lane.vitals.note(run, outcome, &settlement);
+    match settlement {
         Settlement::Ack => {
             debug!(lane = %run.lane, id = run.message.id(), attempt = facts.attempt, outcome = outcome.name(), "message acked");
             Next::End(match outcome {
@@ -183,6 +185,7 @@ async fn retry(
         return Next::End(park(lane, run, after).await);
     };
     lane.counters.inline_retries.add_one();
+    run.wait_begins();
     let until = Instant::now() + after;
     tokio::select! {
         () = tokio::time::sleep_until(until) => {
@@ -192,6 +195,7 @@ async fn retry(
             Next::Again
         }
         () = lane.drain.cancelled() => {
+            run.handler_ended();
             let left = until.saturating_duration_since(Instant::now());
             Next::End(park(lane, run, left).await)
         }

@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::ledger::End;
+use super::{ledger::End, vitals::Vitals};
 use crate::{
     backoff::Ladder,
     broker::{self, Link, Publisher},
@@ -45,10 +45,9 @@ pub(super) struct LaneShared {
     pub(super) ladder: Ladder,
     pub(super) dispatch: Dispatch,
     pub(super) publisher: Publisher,
-    pub(super) counters: Counters,
+    pub(super) counters: Arc<Counters>,
+    pub(super) vitals: Arc<Vitals>,
     pub(super) by_handlers: Arc<SharedByHandlers>,
-    /// Bounded concurrency: a permit for each running handler.
-    handlers: Arc<Semaphore>,
     /// A drain has begun.
     pub(super) drain: CancellationToken,
     /// The drain's grace has ended.
@@ -71,6 +70,7 @@ pub(super) struct LaneParts {
     pub(super) drain_settle: Duration,
     pub(super) dispatch: Dispatch,
     pub(super) publisher: Publisher,
+    pub(super) vitals: Arc<Vitals>,
     pub(super) by_handlers: Arc<SharedByHandlers>,
     pub(super) drain: CancellationToken,
     pub(super) hard_stop: CancellationToken,
@@ -95,9 +95,9 @@ impl LaneShared {
             ladder: Ladder::new(&settings.queue, settings.retry.cap),
             dispatch: parts.dispatch,
             publisher: parts.publisher,
-            counters: Counters::default(),
+            counters: Arc::clone(&parts.vitals.counters),
+            vitals: parts.vitals,
             by_handlers: parts.by_handlers,
-            handlers: Arc::new(Semaphore::new(settings.concurrency.into())),
             drain: parts.drain,
             hard_stop: parts.hard_stop,
             settings,
@@ -123,20 +123,16 @@ impl LaneShared {
         self.epoch.load(Ordering::Acquire) == epoch
     }
 
-    /// A permit to run a handler, if one is free.
+    /// Bounded concurrency: a permit to run a handler, if one is free.
     pub(super) fn try_permit(&self) -> Option<Permit> {
-        self.handlers.try_acquire().ok()?.forget();
-        Some(Permit::taken(Arc::clone(&self.handlers)))
+        let slots = &self.vitals.slots;
+        slots.try_take().then(|| Permit::taken(Arc::clone(slots)))
     }
 
     /// A permit to run a handler.
     pub(super) async fn permit(&self) -> Permit {
-        match self.handlers.acquire().await {
-            Ok(taken) => taken.forget(),
-            // Never closed.
-            Err(_) => std::future::pending().await,
-        }
-        Permit::taken(Arc::clone(&self.handlers))
+        self.vitals.slots.take().await;
+        Permit::taken(Arc::clone(&self.vitals.slots))
     }
 
     /// A place among the retries that wait here: at most half of the prefetch, so that new
@@ -146,6 +142,11 @@ impl LaneShared {
         let waiting = Waiting(&self.inline);
         let before = self.inline.fetch_add(1, Ordering::AcqRel);
         (before < most && !self.drain.is_cancelled()).then_some(waiting)
+    }
+
+    /// Retries that wait here.
+    pub(super) fn waiting_inline(&self) -> usize {
+        self.inline.load(Ordering::Acquire)
     }
 
     /// Declares a queue again that publishes to it were returned from, where we may.
