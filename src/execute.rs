@@ -47,19 +47,25 @@ async fn supervise(handler: &dyn Handler, run: &Arc<Run>, limits: Limits) -> Exe
     let handling = AssertUnwindSafe(async move { handler.handle(context).await }).catch_unwind();
     let mut handling = pin!(handling);
     run.handler_started();
+    let mut last = None;
     let cancelled = tokio::select! {
         biased;
         ended = &mut handling => {
-            run.handler_ended();
-            return Executed { outcome: ended.unwrap_or_else(panicked), ignored_cancellation: false };
+            let ended = ended.unwrap_or_else(panicked);
+            // A handler that heeds its cancellation can end before this sees the cancellation.
+            let Some(reason) = run.cancel.reason() else {
+                run.handler_ended();
+                return Executed { outcome: ended, ignored_cancellation: false };
+            };
+            last = Some(ended);
+            reason
         }
         reason = run.cancel.requested() => reason,
         () = sleep(limits.timeout) => CancelReason::Timeout,
     };
     run.cancel.request(cancelled);
     let mut ignored_cancellation = false;
-    let mut last = None;
-    if run.cancel.is_observed() {
+    if last.is_none() && run.cancel.is_observed() {
         match timeout(limits.cancel_grace, &mut handling).await {
             Ok(ended) => last = Some(ended.unwrap_or_else(panicked)),
             Err(_) => ignored_cancellation = true,

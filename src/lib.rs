@@ -50,6 +50,7 @@ pub mod handler;
 pub mod message;
 pub mod policy;
 mod run;
+mod slots;
 pub mod state;
 pub mod telemetry;
 mod text;
@@ -57,7 +58,10 @@ mod worker;
 
 pub use handler::{Context, Failure, Handler, Outcome};
 pub use message::Message;
+pub use run::Phase;
 pub use worker::{
-    CallError, LaneHealth, LaneReport, LaneReports, LaneState, Ledger, Readiness, Report, RunError,
-    Worker, WorkerHandle, shutdown_signal,
+    CallError, CancelError, ConcurrencyError, DeliveryId, InFlight, InFlightPage,
+    InvalidDeliveryId, LaneHealth, LaneReport, LaneReports, LaneState, Ledger, OutcomeKind,
+    OutcomeRecord, Readiness, Report, RunError, SettlementKind, Worker, WorkerHandle,
+    shutdown_signal,
 };

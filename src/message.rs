@@ -67,10 +67,7 @@ impl Past {
         let time = |name| humantime::parse_rfc3339(text(name)?).ok();
         let now = SystemTime::now();
         Self {
-            attempts: properties
-                .header(names::ATTEMPTS)
-                .and_then(HeaderValue::as_i64)
-                .map_or(0, |n| u32::try_from(n.max(0)).unwrap_or(u32::MAX - 1)),
+            attempts: attempts(properties),
             first_seen: time(names::FIRST_SEEN).filter(|seen| *seen <= now),
             not_before: time(names::NOT_BEFORE),
             history: text(names::HISTORY)
@@ -78,6 +75,36 @@ impl Past {
                 .unwrap_or_default(),
         }
     }
+}
+
+/// Attempts charged to a message, as its headers tell.
+pub(crate) fn attempts(properties: &Properties) -> u32 {
+    let charged = properties
+        .header(names::ATTEMPTS)
+        .and_then(HeaderValue::as_i64);
+    charged.map_or(0, |n| u32::try_from(n.max(0)).unwrap_or(u32::MAX - 1))
+}
+
+/// The trace id of a message's W3C context, where it has one that can be read.
+pub(crate) fn trace_id(properties: &Properties) -> Option<String> {
+    let parent = properties.header(names::TRACEPARENT)?.as_str()?;
+    let id = parent.split('-').nth(1)?;
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_owned())
+}
+
+/// The routing key that the publisher of a message used, which arrived by `arrived`.
+pub(crate) fn routing_key<'a>(properties: &'a Properties, arrived: &'a str) -> &'a str {
+    source(properties, names::SOURCE_ROUTING_KEY, arrived)
+}
+
+fn source<'a>(properties: &'a Properties, name: &str, arrived: &'a str) -> &'a str {
+    /// No exchange and no routing key is longer. A publisher's header can be, and a copy that had
+    /// to carry it twice would not fit its frame.
+    const LONGEST: usize = 255;
+    let original = properties.header(name).and_then(HeaderValue::as_str);
+    original
+        .filter(|text| text.len() <= LONGEST)
+        .unwrap_or(arrived)
 }
 
 impl Message {
@@ -128,13 +155,13 @@ impl Message {
     /// The exchange its publisher used, also on a retry; empty for the default exchange.
     #[must_use]
     pub fn exchange(&self) -> &str {
-        self.source(names::SOURCE_EXCHANGE, &self.exchange)
+        source(&self.properties, names::SOURCE_EXCHANGE, &self.exchange)
     }
 
     /// The routing key its publisher used, also on a retry.
     #[must_use]
     pub fn routing_key(&self) -> &str {
-        self.source(names::SOURCE_ROUTING_KEY, &self.routing_key)
+        routing_key(&self.properties, &self.routing_key)
     }
 
     /// The broker's flag: the message was handed to some consumer before and not settled.
@@ -153,15 +180,5 @@ impl Message {
     pub(crate) fn early_by(&self) -> Duration {
         let left = |time: SystemTime| time.duration_since(SystemTime::now()).ok();
         self.past.not_before.and_then(left).unwrap_or_default()
-    }
-
-    fn source<'a>(&'a self, name: &str, arrived: &'a str) -> &'a str {
-        /// No exchange and no routing key is longer. A publisher's header can be, and a copy that
-        /// had to carry it twice would not fit its frame.
-        const LONGEST: usize = 255;
-        let original = self.properties.header(name).and_then(HeaderValue::as_str);
-        original
-            .filter(|text| text.len() <= LONGEST)
-            .unwrap_or(arrived)
     }
 }

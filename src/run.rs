@@ -8,11 +8,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     handler::{Cancel, Extensions},
-    message::{Message, Past},
+    message::{self, Message, Past},
+    slots::Slots,
     state::StateHandle,
     telemetry::{AttemptTrace, traceparent},
 };
@@ -38,34 +39,53 @@ pub(crate) struct Run {
     pub(crate) epoch: u64,
     pub(crate) received: Instant,
     /// When it was received, for headers and spans.
-    pub(crate) received_at: SystemTime,
+    received_at: SystemTime,
     permit: Permit,
     /// Set by whoever settles it: its own path, or the lane when its handler is stuck.
     claimed: AtomicBool,
     /// The attempt under way, or the last one.
     attempt: AtomicU32,
     /// When the handler was started, in microseconds since `received`, plus one; 0 when it is not
-    /// running.
+    /// running, [`WAITING`] while a retry waits here.
     handling_since: AtomicU64,
+    /// How long the last handler run took, in microseconds plus one; 0 before the first has ended.
+    handled: AtomicU64,
     /// What earlier attempts left behind: from the headers, and from attempts in this stay.
     story: Mutex<Option<Past>>,
     /// The trace of the attempt under way, or of the last one, where there are traces.
     trace: Mutex<Option<AttemptTrace>>,
 }
 
-/// A handler slot: one permit of the lane's semaphore, which can be given back by another task
-/// than the one that took it.
+/// In place of the time a handler was started: a retry waits in the worker.
+const WAITING: u64 = u64::MAX;
+
+/// Where a delivery stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// It waits for a handler slot.
+    Buffered,
+    /// Its handler runs.
+    Handling,
+    /// It waits in the worker for its next attempt.
+    Waiting,
+    /// Its handler has ended; a retry or dead letter is being published, or the broker is about to
+    /// be told.
+    Settling,
+}
+
+/// A handler slot of the lane, which can be given back by another task than the one that took it.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    semaphore: Arc<Semaphore>,
+    slots: Arc<Slots>,
     held: AtomicBool,
 }
 
 impl Permit {
-    /// A permit that was taken from the semaphore (and forgotten).
-    pub(crate) fn taken(semaphore: Arc<Semaphore>) -> Self {
+    /// For a slot that was taken.
+    pub(crate) fn taken(slots: Arc<Slots>) -> Self {
         Self {
-            semaphore,
+            slots,
             held: AtomicBool::new(true),
         }
     }
@@ -73,17 +93,14 @@ impl Permit {
     /// Gives the slot back, if it is held.
     pub(crate) fn release(&self) {
         if self.held.swap(false, Ordering::AcqRel) {
-            self.semaphore.add_permits(1);
+            self.slots.give_back();
         }
     }
 
     /// Waits for a slot again.
     pub(crate) async fn retake(&self) {
-        // Lanes never close their semaphore.
-        if let Ok(permit) = self.semaphore.acquire().await {
-            permit.forget();
-            self.held.store(true, Ordering::Release);
-        }
+        self.slots.take().await;
+        self.held.store(true, Ordering::Release);
     }
 }
 
@@ -99,6 +116,7 @@ impl Run {
         message: Message,
         shared: Arc<SharedByHandlers>,
         (epoch, tag): (u64, u64),
+        received: Instant,
         permit: Permit,
     ) -> Self {
         let attempt = message.past.attempts.saturating_add(1);
@@ -109,12 +127,13 @@ impl Run {
             cancel: Cancel::default(),
             tag,
             epoch,
-            received: Instant::now(),
+            received,
             received_at: SystemTime::now(),
             permit,
             claimed: AtomicBool::new(false),
             attempt: AtomicU32::new(attempt),
             handling_since: AtomicU64::new(0),
+            handled: AtomicU64::new(0),
             story: Mutex::new(None),
             trace: Mutex::new(None),
         }
@@ -144,18 +163,64 @@ impl Run {
     }
 
     pub(crate) fn handler_started(&self) {
-        let micros = u64::try_from(self.received.elapsed().as_micros()).unwrap_or(u64::MAX - 1);
-        self.handling_since.store(micros + 1, Ordering::Relaxed);
+        self.handling_since
+            .store(self.micros() + 1, Ordering::Relaxed);
     }
 
+    /// The handler has ended, or what waited for its next attempt waits no longer.
     pub(crate) fn handler_ended(&self) {
+        if let Some(since) = self.started() {
+            let took = self.micros().saturating_sub(since);
+            self.handled.store(took + 1, Ordering::Relaxed);
+        }
         self.handling_since.store(0, Ordering::Relaxed);
+    }
+
+    /// A retry begins its wait in the worker; it lasts until the handler is started again.
+    pub(crate) fn wait_begins(&self) {
+        self.handling_since.store(WAITING, Ordering::Relaxed);
+    }
+
+    /// Microseconds since it was received.
+    fn micros(&self) -> u64 {
+        const MOST: u64 = u64::MAX - 2;
+        u64::try_from(self.received.elapsed().as_micros()).map_or(MOST, |micros| micros.min(MOST))
+    }
+
+    /// When the handler that runs was started.
+    fn started(&self) -> Option<u64> {
+        let since = self.handling_since.load(Ordering::Relaxed).checked_sub(1)?;
+        (since != WAITING - 1).then_some(since)
+    }
+
+    /// How long the last handler run took; `None` before it has ended.
+    pub(crate) fn handled_for(&self) -> Option<Duration> {
+        let micros = self.handled.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_micros(micros))
+    }
+
+    /// Where it stands.
+    pub(crate) fn phase(&self) -> Phase {
+        match self.handling_since.load(Ordering::Relaxed) {
+            WAITING => Phase::Waiting,
+            _ if self.claimed.load(Ordering::Acquire) => Phase::Settling,
+            // A task that has yet to be run is as good as buffered.
+            0 => Phase::Buffered,
+            _ => Phase::Handling,
+        }
+    }
+
+    /// The id of the trace that the message belongs to, where it has one.
+    pub(crate) fn trace_id(&self) -> Option<String> {
+        if let Some(trace) = self.attempt_trace() {
+            return Some(trace.span_context().trace_id().to_string());
+        }
+        message::trace_id(&self.message.properties)
     }
 
     /// How long the handler has been running; `None` when it is not.
     pub(crate) fn handling_for(&self) -> Option<Duration> {
-        let since = self.handling_since.load(Ordering::Relaxed).checked_sub(1)?;
-        let since = self.received + Duration::from_micros(since);
+        let since = self.received + Duration::from_micros(self.started()?);
         Some(since.elapsed())
     }
 

@@ -3,6 +3,7 @@
 mod client;
 mod connection;
 mod delivery;
+mod depths;
 mod error;
 pub mod headers;
 mod publisher;
@@ -18,6 +19,7 @@ pub use publisher::PublishError;
 
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
 pub(crate) use delivery::Delivery;
+pub(crate) use depths::depths;
 pub(crate) use headers::CopyHeaders;
 pub(crate) use publisher::{Publication, Publisher, Written};
 pub(crate) use session::{Session, Subscription};

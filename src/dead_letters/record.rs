@@ -36,7 +36,7 @@ pub(crate) fn charge(run: &Run, failure: &Failure, worker: &str) {
         kind: failure.class.to_string(),
         error: cut(&failure.error, HISTORY_ROOM).to_owned(),
         worker: worker.to_owned(),
-        trace: trace_id(run),
+        trace: run.trace_id(),
     };
     run.story(|story| {
         story.attempts = run.attempt();
@@ -123,14 +123,4 @@ fn told(run: &Run) -> Vec<(&'static str, Header)> {
         }
     });
     set
-}
-
-/// The id of the trace that the attempt belongs to; failing that, of the message's W3C context.
-fn trace_id(run: &Run) -> Option<String> {
-    if let Some(trace) = run.attempt_trace() {
-        return Some(trace.span_context().trace_id().to_string());
-    }
-    let parent = run.message.properties.header(TRACEPARENT)?.as_str()?;
-    let id = parent.split('-').nth(1)?;
-    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_owned())
 }

@@ -139,15 +139,19 @@ pub(crate) struct Cancel {
 
 /// [`CancelReason::Timeout`] in the switch.
 const TIMEOUT: u8 = 1;
+/// [`CancelReason::Operator`].
+const OPERATOR: u8 = 3;
 
 impl Cancel {
-    /// An attempt begins. The timeout of the one before it does not end it; a drain does.
+    /// An attempt begins. What was meant for the one before it, its timeout or an operator's wish,
+    /// does not end it; a drain does.
     pub(crate) fn begin(&self) {
         self.observed.store(false, Ordering::Relaxed);
-        // Anything but a timeout stays.
-        let _ = self
-            .reason
-            .compare_exchange(TIMEOUT, 0, Ordering::AcqRel, Ordering::Acquire);
+        let before = self.reason.load(Ordering::Acquire);
+        if before == TIMEOUT || before == OPERATOR {
+            // Only a first reason is ever put in, so that nothing else can be there now.
+            self.reason.store(0, Ordering::Release);
+        }
     }
 
     /// Asks the run to end; the first reason stays.
@@ -155,7 +159,7 @@ impl Cancel {
         let number = match reason {
             CancelReason::Timeout => TIMEOUT,
             CancelReason::Drain => 2,
-            CancelReason::Operator => 3,
+            CancelReason::Operator => OPERATOR,
         };
         let first = self
             .reason

@@ -124,6 +124,8 @@ instruments! {
         "Retries that wait in the worker now.";
     CONCURRENCY = Gauge "lapwing.lane.concurrency" "{handler}" [LANE]
         "Handlers that may run at once.";
+    RUNNING = Gauge "lapwing.handlers.running" "{handler}" [LANE]
+        "Handlers that run now.";
     LANE_STATE = Gauge "lapwing.lane.state" "1" [LANE, STATE]
         "1 for the state that the lane is in, 0 for the others.";
     SESSIONS = Counter "lapwing.sessions" "{session}" [LANE]

@@ -1,7 +1,11 @@
 //! What a lane counts beside its ledger.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
+use super::Durations;
 use crate::handler::Outcome;
 
 macro_rules! counters {
@@ -10,10 +14,12 @@ macro_rules! counters {
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $($(#[$doc])* pub(crate) $name: Counter,)*
+            /// How long handlers ran.
+            pub(crate) durations: Durations,
         }
 
         /// A copy of a lane's counts.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
         #[non_exhaustive]
         pub struct Counts {
             $($(#[$doc])* pub $name: u64,)*
@@ -97,9 +103,12 @@ impl Counters {
         .into_iter()
     }
 
-    /// Counts how a handler run ended.
-    pub(crate) fn ended(&self, outcome: &Outcome) {
+    /// Counts how a handler run ended, and how long it took where a handler ran at all.
+    pub(crate) fn ended(&self, outcome: &Outcome, took: Option<Duration>) {
         self.attempts.add_one();
+        if let Some(took) = took {
+            self.durations.record(took);
+        }
         let counter = match outcome {
             Outcome::Succeeded => &self.succeeded,
             Outcome::Dropped { .. } => &self.dropped,

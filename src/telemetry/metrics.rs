@@ -124,7 +124,10 @@ pub(crate) fn observe(meter: &Meter, observed: Observed) {
         lanes(all, to, |s| s.waiting.get())
     });
     register(&catalogue::CONCURRENCY, |all, to| {
-        lanes(all, to, |s| s.concurrency.get())
+        lanes(all, to, |s| s.slots.wanted() as u64)
+    });
+    register(&catalogue::RUNNING, |all, to| {
+        lanes(all, to, |s| s.slots.in_use() as u64)
     });
     register(&catalogue::LANE_STATE, |all, to| {
         for lane in &all.lanes {

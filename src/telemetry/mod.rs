@@ -3,6 +3,7 @@
 
 pub mod catalogue;
 mod counters;
+mod durations;
 mod environment;
 mod lane;
 mod logs;
@@ -34,6 +35,7 @@ use tracing_subscriber::{
 
 pub(crate) use counters::Counters;
 pub use counters::Counts;
+pub(crate) use durations::Durations;
 pub(crate) use lane::{LaneTelemetry, Untold};
 pub(crate) use metrics::{LaneMetrics, Observed, ObservedLane, drained, observe};
 pub(crate) use propagation::traceparent;

@@ -193,6 +193,7 @@ impl LaneTraces {
         process: &Context,
     ) {
         let now = SystemTime::now();
+        let received = now - run.received.elapsed();
         match (before, last) {
             // The last attempt was in this stay: it waited here.
             (Some(before), _) => {
@@ -203,15 +204,14 @@ impl LaneTraces {
             (None, Some(last)) => {
                 let parked = header(&run.message, names::PARKED_AT);
                 let parked = parked.and_then(|text| humantime::parse_rfc3339(text).ok());
-                if let Some(parked) = parked.filter(|parked| *parked <= run.received_at) {
-                    self.internal("wait", &remote(last), parked, run.received_at);
+                if let Some(parked) = parked.filter(|parked| *parked <= received) {
+                    self.internal("wait", &remote(last), parked, received);
                 }
             }
             (None, None) => {}
         }
-        let buffered = now.duration_since(run.received_at).unwrap_or_default();
-        if buffered >= WORTH_A_SPAN {
-            self.internal("buffer", process, run.received_at, now);
+        if now.duration_since(received).unwrap_or_default() >= WORTH_A_SPAN {
+            self.internal("buffer", process, received, now);
         }
     }
 

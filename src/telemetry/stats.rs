@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::{Counters, counters::Counter};
-use crate::{policy::Reason, worker::Ledger};
+use crate::{policy::Reason, slots::Slots, worker::Ledger};
 
 /// See the module.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct LaneStats {
     /// What its paths count.
     pub(crate) counters: Arc<Counters>,
@@ -27,19 +27,31 @@ pub(crate) struct LaneStats {
     pub(crate) buffered: Counter,
     /// Retries that wait in the worker.
     pub(crate) waiting: Counter,
-    /// Handlers that may run at once.
-    pub(crate) concurrency: Counter,
+    /// Its handler slots.
+    pub(crate) slots: Arc<Slots>,
 }
 
 /// The ends of a delivery, as attribute values.
 pub(crate) const ENDS: [&str; 5] = ["acked", "parked", "dead-lettered", "returned", "stale"];
 
 impl LaneStats {
-    pub(crate) fn new(counters: Arc<Counters>, rungs: impl Iterator<Item = String>) -> Self {
+    pub(crate) fn new(
+        counters: Arc<Counters>,
+        slots: Arc<Slots>,
+        rungs: impl Iterator<Item = String>,
+    ) -> Self {
         Self {
             counters,
+            slots,
             parked: rungs.map(|queue| (queue, Counter::default())).collect(),
-            ..Self::default()
+            dead_letters: Default::default(),
+            ends: Default::default(),
+            received: Counter::default(),
+            dropped: Counter::default(),
+            duplicates: Counter::default(),
+            in_flight: Counter::default(),
+            buffered: Counter::default(),
+            waiting: Counter::default(),
         }
     }
 

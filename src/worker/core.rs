@@ -106,6 +106,7 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
             dispatch: dispatch.remove(&name).unwrap_or_default(),
             publisher: publisher.clone(),
             signals,
+            vitals: call.vitals,
             by_handlers: Arc::clone(&by_handlers),
             drain: calls.drain.clone(),
             hard_stop: calls.hard_stop.clone(),

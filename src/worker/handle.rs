@@ -1,6 +1,6 @@
 //! Asking and telling a worker while it runs.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -10,9 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     health::{LaneHealth, LaneState, Readiness},
-    lane::{Command, LaneReport},
+    in_flight::{DeliveryId, InFlightPage},
+    lane::{Command, Depths, LaneReport},
+    outcomes::{OutcomeKind, OutcomeRecord, Outcomes},
+    vitals::Vitals,
 };
-use crate::config::Settings;
+use crate::{broker::BrokerError, config::Settings, run::Phase};
 
 /// Why a call to a lane gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -29,10 +32,41 @@ pub enum CallError {
     NotRunning,
 }
 
+/// Why a message in flight was not cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CancelError {
+    /// The lane gave no answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// It is no longer in flight, or never was.
+    #[error("the message is not in flight any more")]
+    Gone,
+    /// There is no handler to cancel.
+    #[error("the message is not at its handler")]
+    NotHandling(Phase),
+}
+
+/// Why a lane's concurrency was not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConcurrencyError {
+    /// There is no lane of this name.
+    #[error("no such lane")]
+    NoSuchLane,
+    /// The broker hands out no more messages than the prefetch.
+    #[error("concurrency must be 1 to {prefetch}, the prefetch")]
+    OutOfRange {
+        /// The lane's prefetch.
+        prefetch: u16,
+    },
+}
+
 /// Asks and tells a worker while it runs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct WorkerHandle {
     lanes: BTreeMap<String, LaneHandle>,
+    outcomes: Outcomes,
     publishing: watch::Receiver<Option<String>>,
     drain: CancellationToken,
     hard_stop: CancellationToken,
@@ -43,6 +77,7 @@ pub struct WorkerHandle {
 struct LaneHandle {
     commands: mpsc::Sender<Command>,
     health: watch::Receiver<LaneHealth>,
+    vitals: Arc<Vitals>,
 }
 
 /// The worker's side of a [`WorkerHandle`].
@@ -56,6 +91,7 @@ pub(super) struct Calls {
 pub(super) struct LaneCalls {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) health: watch::Sender<LaneHealth>,
+    pub(super) vitals: Arc<Vitals>,
 }
 
 /// Commands that may wait for a lane.
@@ -64,19 +100,28 @@ const MAILBOX: usize = 16;
 pub(super) fn channel(settings: &Settings) -> (WorkerHandle, Calls) {
     let mut handles = BTreeMap::new();
     let mut calls = BTreeMap::new();
-    for name in settings.consumers.keys() {
+    let outcomes = Outcomes::default();
+    for (name, consumer) in &settings.consumers {
         let (sender, commands) = mpsc::channel(MAILBOX);
         let (health, receiver) = watch::channel(LaneHealth::new(LaneState::Connecting, None));
         let handle = LaneHandle {
             commands: sender,
             health: receiver,
+            vitals: Arc::new(Vitals::new(name, consumer, &outcomes)),
         };
+        let vitals = Arc::clone(&handle.vitals);
         handles.insert(name.clone(), handle);
-        calls.insert(name.clone(), LaneCalls { commands, health });
+        let call = LaneCalls {
+            commands,
+            health,
+            vitals,
+        };
+        calls.insert(name.clone(), call);
     }
     let (sender, publishing) = watch::channel(Some("not connected".to_owned()));
     let handle = WorkerHandle {
         lanes: handles,
+        outcomes,
         publishing,
         drain: CancellationToken::new(),
         hard_stop: CancellationToken::new(),
@@ -157,6 +202,135 @@ impl WorkerHandle {
         self.call(lane, Command::Resume).await
     }
 
+    /// Changes how many handlers of a lane run at once, until the process ends. More may run at
+    /// once; fewer do as those that run end: none is cancelled for it.
+    ///
+    /// # Errors
+    /// When there is no such lane, or the number is 0 or above its prefetch.
+    pub fn set_concurrency(&self, lane: &str, concurrency: u16) -> Result<(), ConcurrencyError> {
+        let vitals = self.vitals(lane).ok_or(ConcurrencyError::NoSuchLane)?;
+        let prefetch = vitals.settings.prefetch;
+        if !(1..=prefetch).contains(&concurrency) {
+            return Err(ConcurrencyError::OutOfRange { prefetch });
+        }
+        vitals.slots.set(concurrency.into());
+        Ok(())
+    }
+
+    /// Messages in flight, of one lane or of all, oldest first: leaves out `offset`, and tells of
+    /// at most `limit`. A lane hands out at most `offset + limit`, and does nothing else meanwhile:
+    /// about 100 ns each.
+    ///
+    /// # Errors
+    /// When there is no such lane, or it gives no answer. Of all lanes, those that give none are
+    /// named in the page.
+    pub async fn in_flight(
+        &self,
+        lane: Option<&str>,
+        offset: usize,
+        limit: usize,
+    ) -> Result<InFlightPage, CallError> {
+        if let Some(lane) = lane {
+            let ask = |answer| Command::InFlight(offset, limit, answer);
+            let window = self.call(lane, ask).await?;
+            let seen = window.seen.into_iter();
+            return Ok(InFlightPage {
+                total: window.total,
+                messages: seen.map(|seen| seen.told(lane)).collect(),
+                unanswered: Vec::new(),
+            });
+        }
+        let most = offset.saturating_add(limit);
+        let ask = async |name| {
+            let window = self.call(name, |answer| Command::InFlight(0, most, answer));
+            (name, window.await)
+        };
+        let names = self.lanes.keys().map(String::as_str);
+        let mut page = InFlightPage::default();
+        let mut all = Vec::new();
+        for (name, window) in futures_util::future::join_all(names.map(ask)).await {
+            match window {
+                Ok(window) => {
+                    page.total += window.total;
+                    all.extend(window.seen.into_iter().map(|seen| (name, seen)));
+                }
+                Err(_) => page.unanswered.push(name.to_owned()),
+            }
+        }
+        // Stable, so that each lane's own order stays.
+        all.sort_by_key(|(_, seen)| seen.received());
+        let messages = all.into_iter().skip(offset).take(limit);
+        page.messages = messages.map(|(name, seen)| seen.told(name)).collect();
+        Ok(page)
+    }
+
+    /// Cancels the handler of a message in flight: the outcome is `Interrupted`, the message goes
+    /// back to its queue, and no attempt is charged. A handler that finishes all the same is taken
+    /// at its word, and one that blocks its thread sees nothing of it before its timeout.
+    ///
+    /// # Errors
+    /// When the message is not in flight any more, or not at its handler.
+    pub async fn cancel(&self, lane: &str, delivery: DeliveryId) -> Result<(), CancelError> {
+        self.call(lane, |answer| Command::Cancel(delivery, answer))
+            .await?
+    }
+
+    /// The last outcomes, newest first, of one lane or all and of one kind or all: every failure,
+    /// and a few of the rest each second while an admin server runs. At most 500 failures and 100
+    /// others of each lane are kept.
+    #[must_use]
+    pub fn outcomes(
+        &self,
+        lane: Option<&str>,
+        kind: Option<OutcomeKind>,
+        limit: usize,
+    ) -> Vec<Arc<OutcomeRecord>> {
+        self.outcomes.after(0, lane, kind, limit)
+    }
+
+    /// The store behind [`outcomes`](Self::outcomes).
+    pub(crate) fn outcome_store(&self) -> &Outcomes {
+        &self.outcomes
+    }
+
+    /// The lanes' names.
+    pub fn lanes(&self) -> impl Iterator<Item = &str> {
+        self.lanes.keys().map(String::as_str)
+    }
+
+    /// What is known of a lane without asking it.
+    pub(crate) fn vitals(&self, lane: &str) -> Option<&Arc<Vitals>> {
+        self.lanes.get(lane).map(|lane| &lane.vitals)
+    }
+
+    /// What a lane is doing.
+    pub(crate) fn health(&self, lane: &str) -> Option<LaneHealth> {
+        let lane = self.lanes.get(lane)?;
+        Some(lane.health.borrow().clone())
+    }
+
+    /// Whether a lane is gone without having stopped: it panicked, or its worker never ran.
+    pub(crate) fn is_gone(&self, lane: &str) -> bool {
+        self.lanes.get(lane).is_none_or(|lane| {
+            lane.health.has_changed().is_err() && lane.health.borrow().state != LaneState::Stopped
+        })
+    }
+
+    /// How many messages wait in a lane's retry rungs and its dead-letter queue, within `limit`.
+    pub(crate) async fn depths(
+        &self,
+        lane: &str,
+        limit: Duration,
+    ) -> Result<Result<Depths, BrokerError>, CallError> {
+        self.call_within(lane, limit, Command::Depths).await
+    }
+
+    pub(super) fn set_registered(&self, lane: &str) {
+        if let Some(vitals) = self.vitals(lane) {
+            vitals.set_registered();
+        }
+    }
+
     /// Begins the drain, as the end of the shutdown future does.
     pub fn stop(&self) {
         self.drain.cancel();
@@ -177,8 +351,17 @@ impl WorkerHandle {
         lane: &str,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, CallError> {
+        self.call_within(lane, self.deadline, command).await
+    }
+
+    async fn call_within<T>(
+        &self,
+        lane: &str,
+        limit: Duration,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, CallError> {
         let lane = self.lanes.get(lane).ok_or(CallError::NoSuchLane)?;
-        let deadline = Instant::now() + self.deadline;
+        let deadline = Instant::now() + limit;
         let (answer, answered) = oneshot::channel();
         let sent = timeout_at(deadline, lane.commands.send(command(answer))).await;
         let sent = sent.map_err(|_| CallError::TimedOut)?;

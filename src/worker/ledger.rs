@@ -3,9 +3,10 @@
 use std::ops::AddAssign;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// How deliveries ended. The five ends add up to `received` once everything is settled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Ledger {
     /// Deliveries received.
     pub received: u64,

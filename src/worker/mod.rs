@@ -3,20 +3,25 @@
 mod core;
 mod handle;
 mod health;
+mod in_flight;
 mod lane;
 mod ledger;
+mod outcomes;
 mod path;
 mod shared;
 mod unsettled;
+mod vitals;
 
 use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::oneshot;
 
-pub use handle::{CallError, WorkerHandle};
+pub use handle::{CallError, CancelError, ConcurrencyError, WorkerHandle};
 pub use health::{LaneHealth, LaneState, Readiness};
+pub use in_flight::{DeliveryId, InFlight, InFlightPage, InvalidDeliveryId};
 pub use lane::{LaneReport, LaneReports};
 pub use ledger::Ledger;
+pub use outcomes::{OutcomeKind, OutcomeRecord, SettlementKind};
 
 pub(crate) use core::worker_name;
 
@@ -148,6 +153,7 @@ impl Worker {
     pub fn handler<M>(mut self, consumer: &str, handler: impl IntoHandler<M>) -> Self {
         let lane = self.dispatch.entry(consumer.to_owned()).or_default();
         lane.any = Some(Arc::new(handler.into_handler()));
+        self.handle.set_registered(consumer);
         self
     }
 

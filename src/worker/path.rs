@@ -67,8 +67,9 @@ async fn travel(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
             lane.counters.stale_settles.add_one();
             return None;
         }
-        lane.counters.ended(&outcome);
-        lane.telemetry.ended(run, &outcome, None);
+        let took = run.handled_for();
+        lane.counters.ended(&outcome, took);
+        lane.telemetry.ended(run, &outcome, took);
         match within(trace.as_ref(), settle(lane, run, &outcome)).await {
             Next::End(end) => return Some(end),
             Next::Again => {
@@ -89,8 +90,9 @@ async fn travel(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
 
 /// Settles a delivery whose handler blocks its thread and will not come back in time.
 pub(super) async fn settle_stuck(lane: Arc<LaneShared>, run: Arc<Run>, outcome: Outcome) {
-    lane.counters.ended(&outcome);
-    lane.telemetry.ended(&run, &outcome, run.handling_for());
+    let took = run.handling_for();
+    lane.counters.ended(&outcome, took);
+    lane.telemetry.ended(&run, &outcome, took);
     let trace = run.attempt_trace().map(|trace| trace.context);
     let settled = async {
         match settle(&lane, &run, &outcome).await {
@@ -139,7 +141,9 @@ async fn settle(lane: &LaneShared, run: &Run, outcome: &Outcome) -> Next {
         age: run.age(),
         random: rand::random(),
     };
-    match policy::decide(&lane.settings.retry, outcome, facts) {
+    let settlement = policy::decide(&lane.settings.retry, outcome, facts);
+    lane.vitals.note(run, outcome, &settlement);
+    match settlement {
         Settlement::Ack => {
             debug!(lane = %run.lane, id = run.message.id(), attempt = facts.attempt, outcome = outcome.name(), "message acked");
             lane.telemetry.done(&run.message);
@@ -192,6 +196,7 @@ async fn retry(
         return Next::End(park(lane, run, after).await);
     };
     lane.counters.inline_retries.add_one();
+    run.wait_begins();
     let until = Instant::now() + after;
     tokio::select! {
         () = tokio::time::sleep_until(until) => {
@@ -201,6 +206,7 @@ async fn retry(
             Next::Again
         }
         () = lane.drain.cancelled() => {
+            run.handler_ended();
             let left = until.saturating_duration_since(Instant::now());
             Next::End(park(lane, run, left).await)
         }

@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::ledger::End;
+use super::{ledger::End, vitals::Vitals};
 use crate::{
     backoff::Ladder,
     broker::{self, Link, Publisher},
@@ -48,9 +48,8 @@ pub(super) struct LaneShared {
     pub(super) counters: Arc<Counters>,
     pub(super) stats: Arc<LaneStats>,
     pub(super) telemetry: LaneTelemetry,
+    pub(super) vitals: Arc<Vitals>,
     pub(super) by_handlers: Arc<SharedByHandlers>,
-    /// Bounded concurrency: a permit for each running handler.
-    handlers: Arc<Semaphore>,
     /// A drain has begun.
     pub(super) drain: CancellationToken,
     /// The drain's grace has ended.
@@ -74,6 +73,7 @@ pub(super) struct LaneParts {
     pub(super) dispatch: Dispatch,
     pub(super) publisher: Publisher,
     pub(super) signals: Signals,
+    pub(super) vitals: Arc<Vitals>,
     pub(super) by_handlers: Arc<SharedByHandlers>,
     pub(super) drain: CancellationToken,
     pub(super) hard_stop: CancellationToken,
@@ -86,8 +86,11 @@ impl LaneShared {
         let settings = parts.settings;
         let queue: Arc<str> = settings.queue.as_str().into();
         let ladder = Ladder::new(&settings.queue, settings.retry.cap);
-        let counters = Arc::<Counters>::default();
-        let stats = LaneStats::new(Arc::clone(&counters), ladder.rungs().map(|rung| rung.queue));
+        let stats = LaneStats::new(
+            Arc::clone(&parts.vitals.counters),
+            Arc::clone(&parts.vitals.slots),
+            ladder.rungs().map(|rung| rung.queue),
+        );
         let telemetry = LaneTelemetry::new(parts.signals, &parts.name, &queue, &parts.worker);
         let shared = Self {
             name: parts.name,
@@ -103,11 +106,11 @@ impl LaneShared {
             ladder,
             dispatch: parts.dispatch,
             publisher: parts.publisher,
-            counters,
+            counters: Arc::clone(&parts.vitals.counters),
+            vitals: parts.vitals,
             stats: Arc::new(stats),
             telemetry,
             by_handlers: parts.by_handlers,
-            handlers: Arc::new(Semaphore::new(settings.concurrency.into())),
             drain: parts.drain,
             hard_stop: parts.hard_stop,
             settings,
@@ -133,20 +136,16 @@ impl LaneShared {
         self.epoch.load(Ordering::Acquire) == epoch
     }
 
-    /// A permit to run a handler, if one is free.
+    /// Bounded concurrency: a permit to run a handler, if one is free.
     pub(super) fn try_permit(&self) -> Option<Permit> {
-        self.handlers.try_acquire().ok()?.forget();
-        Some(Permit::taken(Arc::clone(&self.handlers)))
+        let slots = &self.vitals.slots;
+        slots.try_take().then(|| Permit::taken(Arc::clone(slots)))
     }
 
     /// A permit to run a handler.
     pub(super) async fn permit(&self) -> Permit {
-        match self.handlers.acquire().await {
-            Ok(taken) => taken.forget(),
-            // Never closed.
-            Err(_) => std::future::pending().await,
-        }
-        Permit::taken(Arc::clone(&self.handlers))
+        self.vitals.slots.take().await;
+        Permit::taken(Arc::clone(&self.vitals.slots))
     }
 
     /// A place among the retries that wait here: at most half of the prefetch, so that new

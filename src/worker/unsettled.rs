@@ -119,6 +119,15 @@ impl<R> Unsettled<R> {
         self.finished.front().map(|(_, since)| *since)
     }
 
+    /// The run of a tag that is on its path.
+    pub(super) fn run(&self, tag: u64) -> Option<&R> {
+        let index = usize::try_from(tag.checked_sub(self.first)?).ok()?;
+        match self.slots.get(index)? {
+            Slot::Open(run) => Some(run),
+            _ => None,
+        }
+    }
+
     /// The runs on their path, oldest first.
     pub(super) fn runs(&self) -> impl Iterator<Item = &R> {
         self.slots.iter().filter_map(|slot| match slot {

@@ -4,6 +4,7 @@
 //! their path as tasks of their own; their ends come back by `mpsc`, questions and orders too,
 //! answers by `oneshot`. Nothing else settles.
 
+mod commands;
 mod drain;
 mod settlement;
 mod supervision;
@@ -16,9 +17,10 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use commands::{Command, Depths};
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
 
@@ -34,16 +36,6 @@ use crate::{
     telemetry::{Counts, Untold},
 };
 
-/// What can be asked of a lane.
-pub(super) enum Command {
-    /// Its account.
-    Report(oneshot::Sender<LaneReport>),
-    /// Take nothing new, give back what has not started.
-    Pause(oneshot::Sender<()>),
-    /// Consume again.
-    Resume(oneshot::Sender<()>),
-}
-
 /// What a lane knows about itself.
 #[derive(Clone, Debug, serde::Serialize)]
 pub struct LaneReport {
@@ -53,6 +45,12 @@ pub struct LaneReport {
     pub counts: Counts,
     /// Deliveries on their path now; after a drain, those that were left unsettled.
     pub in_flight: usize,
+    /// Handler slots in use.
+    pub running: usize,
+    /// Deliveries that wait for a handler slot.
+    pub buffered: usize,
+    /// Retries that wait in the worker.
+    pub waiting: usize,
 }
 
 /// The lane's channels to the rest of the worker.
@@ -182,6 +180,7 @@ impl Lane {
         let mut hard_stop = pin!(self.shared.hard_stop.clone().cancelled_owned());
         let mut timer = pin!(sleep_until(Instant::now()));
         while !(self.draining && self.is_finished()) {
+            self.shared.vitals.beat();
             self.begin_flush();
             self.publish_stats();
             let wake = self.next_wake();
@@ -283,38 +282,6 @@ impl Lane {
         }
     }
 
-    async fn obey(&mut self, command: Command) {
-        // An asker that has gone away does not matter.
-        match command {
-            Command::Report(answer) => {
-                let _ = answer.send(self.report());
-            }
-            // A drain has taken over: there is nothing to pause or resume.
-            Command::Pause(answer) | Command::Resume(answer) if self.draining => {
-                let _ = answer.send(());
-            }
-            Command::Pause(answer) => {
-                self.pause().await;
-                let _ = answer.send(());
-            }
-            Command::Resume(answer) => {
-                // The next turn of the loop subscribes.
-                self.paused = false;
-                self.open_at = Instant::now();
-                self.tell(LaneState::Connecting, None);
-                let _ = answer.send(());
-            }
-        }
-    }
-
-    fn report(&self) -> LaneReport {
-        LaneReport {
-            ledger: self.ledger,
-            counts: self.shared.counters.counts(),
-            in_flight: self.under_way,
-        }
-    }
-
     /// What this turn of the loop has changed, for whoever measures.
     fn publish_stats(&self) {
         let stats = &self.shared.stats;
@@ -322,9 +289,6 @@ impl Lane {
         stats.in_flight.set(self.under_way as u64);
         stats.buffered.set(self.buffered.len() as u64);
         stats.waiting.set(self.shared.waiting_inline() as u64);
-        stats
-            .concurrency
-            .set(self.shared.settings.concurrency.into());
     }
 
     fn tell(&self, state: LaneState, reason: Option<String>) {

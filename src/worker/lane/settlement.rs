@@ -60,12 +60,14 @@ impl Lane {
         }
         let tag = delivery.tag;
         let shared = &self.shared;
+        let received = delivery.received;
         let message = decode(delivery, &shared.queue, shared.settings.decode);
         let run = Arc::new(Run::new(
             Arc::clone(&shared.name),
             message,
             Arc::clone(&shared.by_handlers),
             (self.epoch, tag),
+            received,
             permit,
         ));
         if !self.unsettled.push(tag, Arc::clone(&run)) {

@@ -1,0 +1,200 @@
+//! Messages in flight: delivered and not settled.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use serde::{Serialize, Serializer};
+use tokio::time::Instant;
+use utoipa::ToSchema;
+
+use crate::{
+    broker::Delivery,
+    message,
+    run::{Phase, Run},
+};
+
+/// Names a delivery for as long as it is in flight: its session's number and its tag, `3-17`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DeliveryId {
+    pub(crate) epoch: u64,
+    pub(crate) tag: u64,
+}
+
+/// The text is not that of a [`DeliveryId`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a delivery such as 3-17")]
+pub struct InvalidDeliveryId;
+
+impl fmt::Display for DeliveryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch, self.tag)
+    }
+}
+
+impl FromStr for DeliveryId {
+    type Err = InvalidDeliveryId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidDeliveryId> {
+        // Only what is printed is read: no sign, no leading zero.
+        let (epoch, tag) = text.split_once('-').ok_or(InvalidDeliveryId)?;
+        let number = |text: &str| text.parse().map_err(|_| InvalidDeliveryId);
+        let id = Self {
+            epoch: number(epoch)?,
+            tag: number(tag)?,
+        };
+        match id.to_string() == text {
+            true => Ok(id),
+            false => Err(InvalidDeliveryId),
+        }
+    }
+}
+
+impl Serialize for DeliveryId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// A message in flight.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[non_exhaustive]
+pub struct InFlight {
+    /// The lane.
+    pub lane: String,
+    /// Names it: to cancel it.
+    #[schema(value_type = String, example = "3-17")]
+    pub delivery: DeliveryId,
+    /// Its `message-id` property.
+    pub id: Option<String>,
+    /// Its `type` property.
+    #[serde(rename = "type")]
+    pub message_type: Option<String>,
+    /// The routing key its publisher used.
+    pub routing_key: String,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Time since this worker got it.
+    pub age_seconds: f64,
+    /// Time since its handler was started, where that runs.
+    pub handling_seconds: Option<f64>,
+    /// The number of the attempt: 1 the first time.
+    pub attempt: u32,
+    /// The trace it belongs to.
+    pub trace_id: Option<String>,
+}
+
+/// Some of the messages in flight, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
+#[non_exhaustive]
+pub struct InFlightPage {
+    /// How many there are.
+    pub total: usize,
+    /// Those of this page.
+    pub messages: Vec<InFlight>,
+    /// Lanes that did not answer in time; theirs are missing.
+    pub unanswered: Vec<String>,
+}
+
+/// What a lane answers: how many it has, and some of them, oldest first. Making texts of them is
+/// left to whoever asked.
+#[derive(Debug, Default)]
+pub(super) struct Window {
+    pub(super) total: usize,
+    pub(super) seen: Vec<Seen>,
+}
+
+/// A message in flight, as its lane hands it out.
+#[derive(Debug)]
+pub(super) enum Seen {
+    /// It has been started.
+    Started(Arc<Run>),
+    /// It waits for a slot.
+    Buffered(Waiting),
+}
+
+/// What is told of a delivery that waits for a slot.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    received: Instant,
+    delivery: DeliveryId,
+    id: Option<String>,
+    message_type: Option<String>,
+    routing_key: String,
+    attempt: u32,
+    trace_id: Option<String>,
+}
+
+impl Seen {
+    pub(super) fn buffered(epoch: u64, delivery: &Delivery) -> Self {
+        let properties = &delivery.properties;
+        Self::Buffered(Waiting {
+            received: delivery.received,
+            delivery: DeliveryId {
+                epoch,
+                tag: delivery.tag,
+            },
+            id: properties.message_id().map(str::to_owned),
+            message_type: properties.message_type().map(str::to_owned),
+            routing_key: message::routing_key(properties, &delivery.routing_key).to_owned(),
+            attempt: message::attempts(properties).saturating_add(1),
+            trace_id: message::trace_id(properties),
+        })
+    }
+
+    pub(super) fn received(&self) -> Instant {
+        match self {
+            Self::Started(run) => run.received,
+            Self::Buffered(waiting) => waiting.received,
+        }
+    }
+
+    pub(super) fn told(self, lane: &str) -> InFlight {
+        let age_seconds = self.received().elapsed().as_secs_f64();
+        let lane = lane.to_owned();
+        match self {
+            Self::Started(run) => InFlight {
+                lane,
+                delivery: DeliveryId {
+                    epoch: run.epoch,
+                    tag: run.tag,
+                },
+                id: run.message.id().map(str::to_owned),
+                message_type: run.message.message_type().map(str::to_owned),
+                routing_key: run.message.routing_key().to_owned(),
+                phase: run.phase(),
+                age_seconds,
+                handling_seconds: run.handling_for().map(|time| time.as_secs_f64()),
+                attempt: run.attempt(),
+                trace_id: run.trace_id(),
+            },
+            Self::Buffered(waiting) => InFlight {
+                lane,
+                delivery: waiting.delivery,
+                id: waiting.id,
+                message_type: waiting.message_type,
+                routing_key: waiting.routing_key,
+                phase: Phase::Buffered,
+                age_seconds,
+                handling_seconds: None,
+                attempt: waiting.attempt,
+                trace_id: waiting.trace_id,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delivery_is_read_as_it_is_printed() {
+        let id = DeliveryId { epoch: 3, tag: 17 };
+        assert_eq!("3-17".parse(), Ok(id));
+        assert_eq!(id.to_string(), "3-17");
+        for text in [
+            "", "3", "3-", "-17", "3-17-1", "+3-17", "3-017", "a-b", "3--17",
+        ] {
+            assert_eq!(text.parse::<DeliveryId>(), Err(InvalidDeliveryId), "{text}");
+        }
+    }
+}

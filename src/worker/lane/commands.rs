@@ -1,0 +1,137 @@
+//! What a lane is asked and told while it runs.
+
+use std::sync::Arc;
+
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{Lane, LaneReport};
+use crate::{
+    broker::{self, BrokerError, Link},
+    handler::CancelReason,
+    run::Phase,
+    worker::{
+        handle::CancelError,
+        health::LaneState,
+        in_flight::{DeliveryId, Seen, Window},
+    },
+};
+
+/// What can be asked of a lane.
+pub(crate) enum Command {
+    /// Its account.
+    Report(oneshot::Sender<LaneReport>),
+    /// Take nothing new, give back what has not started.
+    Pause(oneshot::Sender<()>),
+    /// Consume again.
+    Resume(oneshot::Sender<()>),
+    /// Messages in flight: leave out so many, and tell at most so many.
+    InFlight(usize, usize, oneshot::Sender<Window>),
+    /// Cancel the handler that has this message.
+    Cancel(DeliveryId, oneshot::Sender<Result<(), CancelError>>),
+    /// How many messages wait in its retry rungs and its dead-letter queue.
+    Depths(oneshot::Sender<Result<Depths, BrokerError>>),
+}
+
+/// The retry rungs of a lane, shortest first, and last the dead-letter queue, each with its
+/// messages; `None` for a queue that does not exist.
+pub(crate) type Depths = Vec<(String, Option<u32>)>;
+
+impl Lane {
+    pub(super) async fn obey(&mut self, command: Command) {
+        // An asker that has gone away does not matter.
+        match command {
+            Command::Report(answer) => {
+                let _ = answer.send(self.report());
+            }
+            // A drain has taken over: there is nothing to pause or resume.
+            Command::Pause(answer) | Command::Resume(answer) if self.draining => {
+                let _ = answer.send(());
+            }
+            Command::Pause(answer) => {
+                self.pause().await;
+                let _ = answer.send(());
+            }
+            Command::Resume(answer) => {
+                // The next turn of the loop subscribes.
+                self.paused = false;
+                self.open_at = Instant::now();
+                self.tell(LaneState::Connecting, None);
+                let _ = answer.send(());
+            }
+            Command::InFlight(skip, most, answer) => {
+                let _ = answer.send(self.in_flight(skip, most));
+            }
+            Command::Cancel(delivery, answer) => {
+                let _ = answer.send(self.cancel(delivery));
+            }
+            Command::Depths(answer) => self.count(answer),
+        }
+    }
+
+    pub(super) fn report(&self) -> LaneReport {
+        let shared = &self.shared;
+        LaneReport {
+            ledger: self.ledger,
+            counts: shared.counters.counts(),
+            in_flight: self.under_way,
+            running: shared.vitals.slots.in_use(),
+            buffered: self.buffered.len(),
+            waiting: shared.waiting_inline(),
+        }
+    }
+
+    /// Started ones came before those that wait for a slot, and both are in the order they came.
+    fn in_flight(&self, skip: usize, most: usize) -> Window {
+        let started = self.unsettled.open();
+        let runs = self.unsettled.runs().skip(skip).take(most);
+        let mut seen: Vec<_> = runs.map(|run| Seen::Started(Arc::clone(run))).collect();
+        let buffered = self.buffered.iter().skip(skip.saturating_sub(started));
+        let rest = most - seen.len();
+        seen.extend(
+            buffered
+                .take(rest)
+                .map(|next| Seen::buffered(self.epoch, next)),
+        );
+        Window {
+            total: started + self.buffered.len(),
+            seen,
+        }
+    }
+
+    /// Its path does the rest: the outcome is `Interrupted`, and the message is returned.
+    fn cancel(&self, delivery: DeliveryId) -> Result<(), CancelError> {
+        let DeliveryId { epoch, tag } = delivery;
+        if epoch != self.epoch {
+            return Err(CancelError::Gone);
+        }
+        let Some(run) = self.unsettled.run(tag) else {
+            let buffered = self.buffered.iter().any(|next| next.tag == tag);
+            return Err(match buffered {
+                true => CancelError::NotHandling(Phase::Buffered),
+                false => CancelError::Gone,
+            });
+        };
+        match run.phase() {
+            Phase::Handling => run.cancel.request(CancelReason::Operator),
+            phase => return Err(CancelError::NotHandling(phase)),
+        }
+        Ok(())
+    }
+
+    /// Beside the lane, which does not wait for it. On the consuming connection: the broker may
+    /// have blocked the other one.
+    fn count(&self, answer: oneshot::Sender<Result<Depths, BrokerError>>) {
+        let shared = Arc::clone(&self.shared);
+        let connection = Link::current(&self.link);
+        tokio::spawn(async move {
+            let Some(connection) = connection else {
+                let _ = answer.send(Err(BrokerError::Lost("not connected".to_owned())));
+                return;
+            };
+            let rungs = shared.ladder.rungs().map(|rung| rung.queue);
+            let queues = rungs.chain([shared.settings.dead_letter_queue()]).collect();
+            let limit = shared.timeouts.declare;
+            let _ = answer.send(broker::depths(&connection, queues, limit).await);
+        });
+    }
+}
