@@ -175,7 +175,7 @@ fn subscribe(settings: &Settings, providers: &Providers) -> Result<WorkerGuard, 
     let spans = providers.traces.as_ref().map(|_| {
         tracing_opentelemetry::layer()
             .with_tracer(global_tracer(providers))
-            .with_filter(exported())
+            .with_filter(filter_fn(|span| is_of_handlers(span.target())))
     });
     tracing_subscriber::registry()
         .with(filter)
@@ -194,18 +194,21 @@ fn global_tracer(providers: &Providers) -> opentelemetry_sdk::trace::SdkTracer {
     provider.tracer(SCOPE)
 }
 
+/// The crate that a line or span comes from.
+fn crate_of(target: &str) -> &str {
+    target.split("::").next().unwrap_or_default()
+}
+
 fn is_exporters(target: &str) -> bool {
-    const THEIRS: [&str; 7] = [
-        "h2",
-        "hyper",
-        "hyper_util",
-        "opentelemetry",
-        "reqwest",
-        "tonic",
-        "tower",
-    ];
-    let krate = target.split("::").next().unwrap_or_default();
-    THEIRS.contains(&krate) || krate.starts_with("opentelemetry")
+    const THEIRS: [&str; 6] = ["h2", "hyper", "hyper_util", "reqwest", "tonic", "tower"];
+    let name = crate_of(target);
+    THEIRS.contains(&name) || name.starts_with("opentelemetry")
+}
+
+/// Of the spans made with `tracing`, those of the client library are about frames and no message.
+fn is_of_handlers(target: &str) -> bool {
+    let name = crate_of(target);
+    !is_exporters(target) && !name.starts_with("lapin") && !name.starts_with("amq_protocol")
 }
 
 /// Of what exporters say, people need the failures, and not even these behind the last line.

@@ -21,6 +21,7 @@ use std::{
 
 use opentelemetry::{
     Context, KeyValue,
+    baggage::{BaggageExt, KeyValueMetadata},
     global::{self, BoxedSpan, BoxedTracer},
     trace::{Link, Span, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, Tracer},
 };
@@ -120,7 +121,13 @@ impl LaneTraces {
             .collect();
         let parent = match self.parent {
             TraceParent::Child => created,
-            TraceParent::Link => created.with_remote_span_context(SpanContext::NONE),
+            TraceParent::Link => {
+                let baggage = created.baggage().iter();
+                let baggage = baggage.map(|(key, (value, metadata))| {
+                    KeyValueMetadata::new(key.clone(), value.clone(), metadata.clone())
+                });
+                Context::new().with_baggage(baggage)
+            }
         };
         let mut builder = SpanBuilder::from_name(Cow::Borrowed("process"));
         builder.span_kind = Some(SpanKind::Consumer);
@@ -230,8 +237,9 @@ impl LaneTraces {
         kind: &'static str,
         to: &str,
     ) -> Option<BoxedSpan> {
+        // Its attempt's span has ended, and so records no more.
         let current = Context::current();
-        if !current.span().is_recording() {
+        if !current.span().span_context().is_sampled() {
             return None;
         }
         let mut all = vec![

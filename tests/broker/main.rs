@@ -19,4 +19,5 @@ mod http;
 mod load;
 mod republish;
 mod semantics;
+mod telemetry;
 mod topology;

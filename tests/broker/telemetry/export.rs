@@ -1,0 +1,154 @@
+//! Exporting: transports, switches, and collectors that are slow or gone.
+
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use super::{Setup, export_soon, vhost_with_queue};
+use crate::support::{
+    Collector, DEADLINE, HttpHandler, PublishSpec, Received, Reply, WorkerProcess, lane_config,
+};
+
+const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+fn all_signals(received: &Received) -> bool {
+    !received.spans.is_empty() && !received.logs.is_empty() && !received.metrics.is_empty()
+}
+
+#[tokio::test]
+async fn the_standard_variables_are_enough_also_for_http() {
+    let collector = Collector::http().await;
+    let endpoint = collector.endpoint();
+    let setup = Setup::with(
+        collector,
+        "",
+        |_| Reply::ok(),
+        |command| {
+            command
+                .env_remove("LAPWING__TELEMETRY__ENDPOINT")
+                .env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+                .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+                .env("OTEL_SERVICE_NAME", "orders")
+                .env(
+                    "OTEL_RESOURCE_ATTRIBUTES",
+                    "deployment.environment.name=test",
+                );
+        },
+    )
+    .await;
+    setup.vhost.publish_with(PublishSpec::to("q")).await;
+    let seen = setup
+        .collector
+        .wait_for("all signals", DEADLINE, all_signals);
+    let seen = seen.await;
+    assert_eq!(seen.resource["service.name"], "orders");
+    assert_eq!(seen.resource["deployment.environment.name"], "test");
+}
+
+#[tokio::test]
+async fn settings_are_enough_for_http_too() {
+    let setup = Setup::with(
+        Collector::http().await,
+        "[telemetry]\nprotocol = 'http/protobuf'",
+        |_| Reply::ok(),
+        |_| {},
+    )
+    .await;
+    setup.vhost.publish_with(PublishSpec::to("q")).await;
+    let seen = setup
+        .collector
+        .wait_for("all signals", DEADLINE, all_signals);
+    seen.await;
+}
+
+#[tokio::test]
+async fn nothing_is_exported_when_the_sdk_is_disabled() {
+    let collector = Collector::grpc().await;
+    let mut setup = Setup::with(
+        collector,
+        "",
+        |_| Reply::ok(),
+        |command| {
+            command.env("OTEL_SDK_DISABLED", "true");
+        },
+    )
+    .await;
+    let spec = PublishSpec::to("q").header("traceparent", PARENT);
+    setup.vhost.publish_with(spec).await;
+    setup.server.wait_for_answered(1, DEADLINE).await;
+    // What was to be exported would be by the end.
+    setup.worker.drain(DEADLINE).await;
+
+    let seen = setup.collector.received();
+    assert!(seen.spans.is_empty() && seen.logs.is_empty() && seen.metrics.is_empty());
+    let exchanges = setup.server.seen().exchanges;
+    let told = exchanges[0].request.header("traceparent");
+    assert_eq!(told, PARENT, "the context is passed on as it is");
+}
+
+#[tokio::test]
+async fn signals_are_switched_one_by_one() {
+    let collector = Collector::grpc().await;
+    let mut setup = Setup::with(
+        collector,
+        "[telemetry]\nlogs = false",
+        |_| Reply::ok(),
+        |command| {
+            command.env("OTEL_METRICS_EXPORTER", "none");
+        },
+    )
+    .await;
+    setup.vhost.publish_with(PublishSpec::to("q")).await;
+    setup.server.wait_for_answered(1, DEADLINE).await;
+    setup.worker.drain(DEADLINE).await;
+
+    let seen = setup.collector.received();
+    assert!(seen.logs.is_empty() && seen.metrics.is_empty());
+    assert_eq!(seen.named("process q").len(), 1);
+}
+
+/// Runs messages through a worker whose collector is at `endpoint`; the drain must end within the
+/// time that telemetry has for its last exports.
+async fn runs_and_ends_in_time(endpoint: &str) {
+    const MESSAGES: usize = 500;
+    const FLUSH: Duration = Duration::from_millis(500);
+    /// Closing sessions and connections takes some time of its own.
+    const REST: Duration = Duration::from_secs(3);
+    let vhost = vhost_with_queue().await;
+    let server = HttpHandler::answering(|_| Reply::ok()).await;
+    let changes = "[timeouts]\ntelemetry_flush = '500ms'\n[consumers.q]\ntopology = 'none'";
+    let config = lane_config(&vhost.amqp_url(), "q", &server.url(), changes);
+    let mut worker = WorkerProcess::start_with(&config, |command| {
+        export_soon(command);
+        command.env("LAPWING__TELEMETRY__ENDPOINT", endpoint);
+    });
+    worker.wait_for_consumers(&vhost, "q", 1).await;
+    vhost
+        .publish_many("q", MESSAGES, |_| PublishSpec::of("{}"))
+        .await;
+    server.wait_for_answered(MESSAGES, DEADLINE).await;
+    worker.terminate();
+    let exit = worker.exited(DEADLINE).await;
+    assert!(exit.status.success(), "{:?}", exit.status);
+    assert!(exit.took < FLUSH + REST, "{:?}", exit.took);
+    // The last line is still the ledger.
+    let ledger = worker.ledger();
+    assert_eq!(ledger.acked, MESSAGES as u64);
+}
+
+#[tokio::test]
+async fn a_collector_that_is_gone_costs_its_telemetry_only() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    drop(listener);
+    runs_and_ends_in_time(&format!("http://{address}")).await;
+}
+
+#[tokio::test]
+async fn a_collector_that_never_answers_costs_its_telemetry_only() {
+    // The system accepts for it, and nobody reads.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    runs_and_ends_in_time(&format!("http://{address}")).await;
+    drop(listener);
+}
