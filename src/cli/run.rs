@@ -1,16 +1,17 @@
 //! `lapwing run`
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
-use lapwing::{RunError, Worker, WorkerHandle, config::Settings, telemetry};
+use lapwing::{RunError, Worker, WorkerHandle, admin::Server, config::Settings, telemetry};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use super::{ConfigFile, EXIT_CONFIG, EXIT_LEFT, EXIT_UNAVAILABLE};
 
 /// Runs the worker until it has drained: exit code 0, or 3 when deliveries were left unsettled, 69
-/// when the broker cannot be used, 78 when the configuration cannot work.
+/// when the broker cannot be used, 78 when the configuration cannot work or an address of the admin
+/// server is taken.
 pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
     let settings = file.load()?;
     settings.require_consumers()?;
@@ -35,9 +36,20 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
 
 async fn work(settings: Settings) -> std::io::Result<ExitCode> {
     let signals = Signals::listen()?;
-    let worker = Worker::new(settings);
+    let worker = Worker::new(settings.clone());
+    // Before the worker, so that whoever asks is answered while it starts; and until its drain is
+    // over.
+    let server = match Server::start(&settings, worker.handle(), Arc::new(String::new)) {
+        Ok(server) => server,
+        Err(error) => {
+            error!(%error, "cannot run");
+            return Ok(ExitCode::from(EXIT_CONFIG));
+        }
+    };
     let shutdown = shutdown_then_hurry(worker.handle(), signals);
-    let code = match worker.run(shutdown).await {
+    let ended = worker.run(shutdown).await;
+    server.stop().await;
+    let code = match ended {
         Ok(report) => {
             let (ledger, left) = (report.ledger(), report.left());
             info!(

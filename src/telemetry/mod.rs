@@ -12,7 +12,7 @@ use tracing_subscriber::{
 
 pub(crate) use counters::Counters;
 pub use counters::Counts;
-pub(crate) use durations::{Durations, Tally};
+pub(crate) use durations::{Added, Durations, Tally};
 
 use crate::config::{LogFormat, LogSettings};
 

@@ -210,7 +210,7 @@ async fn watch_publishing(mut link: Link, publishing: watch::Sender<Option<Strin
 }
 
 /// This process, for the broker's lists, headers and logs: name, host and process id.
-fn worker_name(name: &str) -> String {
+pub(crate) fn worker_name(name: &str) -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = match host.trim() {
         "" => "localhost",
