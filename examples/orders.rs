@@ -53,7 +53,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .nth(1)
         .unwrap_or("config/default.toml".to_owned());
     let settings = Settings::load(Some(file.as_ref()), environment()?)?;
-    let _telemetry = telemetry::start(&settings, false)?;
+    let _telemetry = telemetry::start(&settings)?;
     let report = Worker::new(settings)
         .handler("orders", charge)
         .share(Prices { least: 1 })

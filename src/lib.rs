@@ -39,6 +39,7 @@
 //! exponential backoff ([`backoff`]), a state actor ([`state`]), and graceful shutdown
 //! (`worker::lane`).
 
+pub mod admin;
 pub mod backoff;
 pub mod broker;
 pub mod config;

@@ -1,6 +1,7 @@
 //! The command line: a file a subcommand.
 
 mod config;
+mod health;
 mod publish;
 mod run;
 
@@ -23,6 +24,8 @@ enum Command {
     Run(ConfigFile),
     /// Publish messages, and wait for the broker to confirm each
     Publish(Box<publish::Publish>),
+    /// Ask the worker that runs here whether it is well: exit code 0, or 1
+    Health(health::Health),
     /// Look at the configuration
     #[command(subcommand)]
     Config(config::Config),
@@ -53,6 +56,7 @@ pub(crate) fn main(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Run(file) => run::run(&file),
         Command::Publish(publish) => publish.run(),
+        Command::Health(health) => health.run(),
         Command::Config(config) => config.run(),
     };
     result.unwrap_or_else(|error| {

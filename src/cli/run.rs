@@ -1,21 +1,27 @@
 //! `lapwing run`
 
-use std::{process::ExitCode, time::Instant};
+use std::{process::ExitCode, sync::Arc, time::Instant};
 
 use anyhow::Context as _;
-use lapwing::{Report, RunError, Worker, WorkerHandle, config::Settings, telemetry};
+use lapwing::{
+    Report, RunError, Worker, WorkerHandle,
+    admin::{Server, ServerError},
+    config::Settings,
+    telemetry::{self, Telemetry},
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
 use super::{ConfigFile, EXIT_CONFIG, EXIT_LEFT, EXIT_UNAVAILABLE};
 
 /// Runs the worker until it has drained: exit code 0, or 3 when deliveries were left unsettled, 69
-/// when the broker cannot be used, 78 when the configuration cannot work.
+/// when the broker cannot be used, 78 when the configuration cannot work or an address of the admin
+/// server is taken.
 pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
     let settings = file.load()?;
     settings.require_consumers()?;
     settings.require_handlers()?;
-    let mut telemetry = telemetry::start(&settings, true)?;
+    let mut telemetry = telemetry::start(&settings)?;
     let flush = settings.timeouts.telemetry_flush;
     for warning in settings.warnings() {
         warn!("{warning}");
@@ -24,34 +30,52 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
-    let ended = runtime
-        .block_on(work(settings, telemetry.signals()))
-        .context("failed to listen to signals");
+    let ended = runtime.block_on(work(settings, &telemetry))?;
     // A handler that blocks its thread must not keep the process.
     runtime.shutdown_background();
     let until = Instant::now() + flush;
     telemetry.flush(until);
     // The ledger is the last line.
-    let code = ended.map(|ended| tell(&ended));
+    let code = tell(&ended);
     telemetry.close(until);
-    code
+    Ok(code)
+}
+
+/// Why there was nothing to drain.
+enum CannotRun {
+    Admin(ServerError),
+    Worker(RunError),
 }
 
 async fn work(
     settings: Settings,
-    observed: telemetry::Signals,
-) -> std::io::Result<Result<Report, RunError>> {
-    let signals = Signals::listen()?;
-    let worker = Worker::new(settings).observe(observed);
+    telemetry: &Telemetry,
+) -> anyhow::Result<Result<Report, CannotRun>> {
+    let signals = Signals::listen().context("failed to listen to signals")?;
+    let worker = Worker::new(settings.clone()).observe(telemetry.signals());
+    // Before the worker, so that whoever asks is answered while it starts; and until its drain is
+    // over.
+    let scrape = telemetry.scrape();
+    let scrape = Arc::new(move || scrape.text());
+    let server = match Server::start(&settings, worker.handle(), scrape) {
+        Ok(server) => server,
+        Err(error) => return Ok(Err(CannotRun::Admin(error))),
+    };
     let shutdown = shutdown_then_hurry(worker.handle(), signals);
-    Ok(worker.run(shutdown).await)
+    let ended = worker.run(shutdown).await;
+    server.stop().await;
+    Ok(ended.map_err(CannotRun::Worker))
 }
 
 /// Logs how it went, and gives the exit code.
-fn tell(ended: &Result<Report, RunError>) -> ExitCode {
+fn tell(ended: &Result<Report, CannotRun>) -> ExitCode {
     let report = match ended {
         Ok(report) => report,
-        Err(error) => {
+        Err(CannotRun::Admin(error)) => {
+            error!(%error, "cannot run");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+        Err(CannotRun::Worker(error)) => {
             error!(%error, "cannot run");
             return match error {
                 RunError::Broker { error, .. } if !error.needs_people() => {

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{handler::HandlerSettings, retry::RetrySettings};
 
@@ -88,7 +89,7 @@ impl ConsumerSettings {
 }
 
 /// What to do about queues before consuming.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Topology {
     /// Create what is missing; refuse to start where something exists with other arguments.
@@ -100,7 +101,7 @@ pub enum Topology {
 }
 
 /// The broker's queue types that a lane can consume.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum QueueType {
     /// Replicated, with a delivery count. The retry rungs and dead letters are quorum queues too.

@@ -5,6 +5,7 @@
 //! equal. [`Settings::load`] reads files and environment, [`Settings::validate`] lists every
 //! problem at once.
 
+mod admin;
 mod broker;
 mod consumer;
 mod handler;
@@ -19,6 +20,7 @@ mod suggest;
 mod telemetry;
 mod validate;
 
+pub use admin::{AdminSettings, Listen};
 pub use broker::{BrokerSettings, PublishSettings, ReconnectSettings, TlsSettings};
 pub use consumer::{AckSettings, Binding, ConsumerSettings, Decode, QueueType, Topology};
 pub use handler::{HandlerKind, HandlerSettings};
@@ -45,6 +47,8 @@ pub struct Settings {
     pub drain: DrainSettings,
     /// The deadline of every await that can hang, apart from handlers.
     pub timeouts: TimeoutSettings,
+    /// The health and admin server.
+    pub admin: AdminSettings,
     /// The state actor that handlers share.
     pub state: StateSettings,
     /// What is logged and how.

@@ -12,6 +12,7 @@ pub(super) fn complete() -> Settings {
         publish,
         drain,
         timeouts,
+        admin,
         state,
         log,
         telemetry,
@@ -32,6 +33,12 @@ pub(super) fn complete() -> Settings {
         publish,
         drain,
         timeouts,
+        admin: AdminSettings {
+            token: Some(Secret::from("0123456789abcdef")),
+            token_file: some_file(),
+            trace_url: Some("http://127.0.0.1:16686/trace/{trace_id}".to_owned()),
+            ..admin
+        },
         state,
         log,
         telemetry: TelemetrySettings {

@@ -51,21 +51,26 @@ impl Durations {
     }
 
     /// What was counted since `before`, which is brought up to date.
-    pub(crate) fn since(&self, before: &mut Tally) -> Tally {
-        let mut new = Tally::default();
-        let pairs = before.0.iter_mut().zip(new.0.iter_mut());
-        for (now, (before, new)) in self.0.iter().zip(pairs) {
+    pub(crate) fn since(&self, before: &mut Tally) -> Added {
+        let mut added = Vec::new();
+        for (bucket, (now, before)) in self.0.iter().zip(before.0.iter_mut()).enumerate() {
             let now = now.load(Ordering::Relaxed);
-            *new = now.saturating_sub(*before);
+            if now > *before {
+                added.push((bucket, now - *before));
+            }
             *before = now;
         }
-        new
+        Added(added)
     }
 }
 
 /// A copy of such counts.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Tally(Box<[u64; BUCKETS]>);
+
+/// What came to such counts within a while: few buckets of many.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Added(Vec<(usize, u64)>);
 
 impl Default for Tally {
     fn default() -> Self {
@@ -74,30 +79,43 @@ impl Default for Tally {
 }
 
 impl Tally {
-    pub(crate) fn add(&mut self, other: &Self) {
-        for (mine, theirs) in self.0.iter_mut().zip(other.0.iter()) {
-            *mine += theirs;
+    pub(crate) fn add(&mut self, added: &Added) {
+        for (bucket, count) in &added.0 {
+            self.0[*bucket] += count;
         }
     }
 
-    pub(crate) fn subtract(&mut self, other: &Self) {
-        for (mine, theirs) in self.0.iter_mut().zip(other.0.iter()) {
-            *mine = mine.saturating_sub(*theirs);
+    pub(crate) fn subtract(&mut self, added: &Added) {
+        for (bucket, count) in &added.0 {
+            self.0[*bucket] = self.0[*bucket].saturating_sub(*count);
         }
     }
 
     /// The duration, in seconds, that this part of all (0 to 1) did not exceed; `None` where
     /// nothing was counted.
     pub(crate) fn quantile(&self, part: f64) -> Option<f64> {
-        let total: u64 = self.0.iter().sum();
-        let rank = ((total as f64 * part).ceil() as u64).max(1);
-        let mut seen = 0;
-        let reached = self.0.iter().position(|count| {
-            seen += count;
-            seen >= rank
-        });
-        reached.map(|bucket| middle(bucket) / 1e6)
+        quantile(self.0.iter().copied().enumerate(), part)
     }
+}
+
+impl Added {
+    /// As [`Tally::quantile`].
+    pub(crate) fn quantile(&self, part: f64) -> Option<f64> {
+        quantile(self.0.iter().copied(), part)
+    }
+}
+
+fn quantile(counts: impl Iterator<Item = (usize, u64)> + Clone, part: f64) -> Option<f64> {
+    let total: u64 = counts.clone().map(|(_, count)| count).sum();
+    let rank = ((total as f64 * part).ceil() as u64).max(1);
+    let mut seen = 0;
+    for (bucket, count) in counts {
+        seen += count;
+        if seen >= rank {
+            return Some(middle(bucket) / 1e6);
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -126,7 +144,9 @@ mod tests {
         window.add(&second);
         assert!(window.quantile(1.0).unwrap() > 3000.0);
         window.subtract(&second);
-        assert_eq!(window, first);
+        assert_eq!(window.quantile(1.0), first.quantile(1.0));
+        window.subtract(&first);
+        assert_eq!(window, Tally::default());
     }
 
     proptest! {

@@ -35,7 +35,7 @@ use tracing_subscriber::{
 
 pub(crate) use counters::Counters;
 pub use counters::Counts;
-pub(crate) use durations::Durations;
+pub(crate) use durations::{Added, Durations, Tally};
 pub(crate) use lane::{LaneTelemetry, Untold};
 pub(crate) use metrics::{LaneMetrics, Observed, ObservedLane, drained, observe};
 pub(crate) use propagation::traceparent;
@@ -44,7 +44,7 @@ pub(crate) use spans::{AttemptTrace, LaneTraces, SCOPE, fail};
 pub(crate) use stats::LaneStats;
 
 use crate::{
-    config::{Settings, TraceParent},
+    config::{AdminSettings, Settings, TraceParent},
     worker::worker_name,
 };
 use environment::Plan;
@@ -95,7 +95,7 @@ pub struct Telemetry {
 }
 
 /// Starts logging to standard error, and what `[telemetry]` and the `OTEL_*` variables ask for, for
-/// the whole process. `scraped` says whether [`Scrape`] will be used.
+/// the whole process; and [`Scrape`], where `[admin]` serves it.
 ///
 /// Lines are written by a thread of their own: whoever reads them slowly, or not at all, does not
 /// hold up the worker. Past 128,000 unwritten lines new ones are dropped. Exporters have threads of
@@ -103,7 +103,11 @@ pub struct Telemetry {
 ///
 /// # Errors
 /// When the filter or an endpoint cannot be read, or logging was started before.
-pub fn start(settings: &Settings, scraped: bool) -> Result<Telemetry, TelemetryError> {
+pub fn start(settings: &Settings) -> Result<Telemetry, TelemetryError> {
+    let AdminSettings { listen, probes, .. } = &settings.admin;
+    let scraped = [listen, probes]
+        .into_iter()
+        .any(|at| at.address().is_some());
     let mut telemetry = export(settings, scraped)?;
     telemetry.logs = Some(subscribe(settings, &telemetry.providers)?);
     for warning in &telemetry.warnings {

@@ -316,6 +316,13 @@ impl WorkerHandle {
         })
     }
 
+    /// A number that changes as long as a lane's loop turns; `None` once it has stopped.
+    pub(crate) fn turns(&self, lane: &str) -> Option<u64> {
+        let lane = self.lanes.get(lane)?;
+        let stopped = lane.health.borrow().state == LaneState::Stopped;
+        (!stopped).then(|| lane.vitals.turns())
+    }
+
     /// How many messages wait in a lane's retry rungs and its dead-letter queue, within `limit`.
     pub(crate) async fn depths(
         &self,

@@ -16,14 +16,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::oneshot;
 
+pub(crate) use core::worker_name;
 pub use handle::{CallError, CancelError, ConcurrencyError, WorkerHandle};
 pub use health::{LaneHealth, LaneState, Readiness};
 pub use in_flight::{DeliveryId, InFlight, InFlightPage, InvalidDeliveryId};
 pub use lane::{LaneReport, LaneReports};
 pub use ledger::Ledger;
 pub use outcomes::{OutcomeKind, OutcomeRecord, SettlementKind};
-
-pub(crate) use core::worker_name;
+pub(crate) use vitals::Vitals;
 
 use crate::{
     broker::BrokerError,

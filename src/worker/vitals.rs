@@ -7,7 +7,12 @@ use std::sync::{
 
 use super::outcomes::{LaneOutcomes, Outcomes};
 use crate::{
-    config::ConsumerSettings, handler::Outcome, policy::Settlement, run::Run, slots::Slots,
+    backoff::{Ladder, Rung},
+    config::ConsumerSettings,
+    handler::Outcome,
+    policy::Settlement,
+    run::Run,
+    slots::Slots,
     telemetry::Counters,
 };
 
@@ -37,7 +42,7 @@ impl Vitals {
     }
 
     /// The lane's loop has turned. Only the lane itself calls this.
-    pub(super) fn beat(&self) {
+    pub(crate) fn beat(&self) {
         let turns = self.turns.load(Ordering::Relaxed);
         self.turns.store(turns.wrapping_add(1), Ordering::Relaxed);
     }
@@ -54,6 +59,14 @@ impl Vitals {
     /// Whether a handler was registered in code.
     pub(crate) fn is_registered(&self) -> bool {
         self.registered.load(Ordering::Relaxed)
+    }
+
+    /// The lane's retry queues, shortest first.
+    pub(crate) fn ladder(&self) -> Vec<Rung> {
+        let settings = &self.settings;
+        Ladder::new(&settings.queue, settings.retry.cap)
+            .rungs()
+            .collect()
     }
 
     /// Keeps an outcome, or, of those that are no failures, a few a second.

@@ -1,6 +1,7 @@
 //! What types cannot say: ranges, names, and settings that contradict one another. Every check
 //! runs, so that all that is wrong is listed at once.
 
+mod admin;
 mod broker;
 mod consumer;
 mod handler;
@@ -86,7 +87,7 @@ impl Settings {
     pub fn warnings(&self) -> Vec<Problem> {
         let consumers = self.consumers.iter();
         let long = consumers.filter(|(_, consumer)| consumer.timeout >= BROKER_CONSUMER_TIMEOUT);
-        long.map(|(name, _)| Problem {
+        let long = long.map(|(name, _)| Problem {
             path: KeyPath::of("consumers")
                 .key(name)
                 .key("timeout")
@@ -95,13 +96,17 @@ impl Settings {
             message: "is not below the broker's default consumer timeout (30min): raise that too, \
                       or long runs lose their channel and are delivered again"
                 .to_owned(),
-        })
-        .collect()
+        });
+        admin::warning(&self.admin)
+            .into_iter()
+            .chain(long)
+            .collect()
     }
 
     pub(super) fn findings(&self) -> Vec<Finding> {
         let mut findings = Findings::default();
         broker::check(&mut findings, &self.broker, &self.publish);
+        admin::check(&mut findings, &self.admin);
         process::check(&mut findings, self);
         for (name, consumer) in &self.consumers {
             consumer::check(&mut findings, name, consumer);

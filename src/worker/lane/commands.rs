@@ -51,6 +51,10 @@ impl Lane {
                 self.pause().await;
                 let _ = answer.send(());
             }
+            // Nothing would ever tell that it consumes.
+            Command::Resume(answer) if !self.paused => {
+                let _ = answer.send(());
+            }
             Command::Resume(answer) => {
                 // The next turn of the loop subscribes.
                 self.paused = false;

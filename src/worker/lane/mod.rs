@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// What a lane knows about itself.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize)]
 pub struct LaneReport {
     /// Its account.
     pub ledger: Ledger,

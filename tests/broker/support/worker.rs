@@ -49,7 +49,8 @@ impl WorkerProcess {
 
     /// The same, with arguments or environment that `adjust` adds.
     ///
-    /// Nothing of the caller's `LAPWING__` environment reaches the worker.
+    /// Nothing of the caller's `LAPWING__` environment reaches the worker. Its admin server is off,
+    /// as many workers run at a time: see [`Self::start_with_admin`].
     pub fn start_with(config: &str, adjust: impl FnOnce(&mut Command)) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let file = folder.path().join("lapwing.toml");
@@ -64,7 +65,8 @@ impl WorkerProcess {
             .arg("run")
             .arg("--config")
             .arg(&file)
-            .env("LAPWING__LOG__FORMAT", "json");
+            .env("LAPWING__LOG__FORMAT", "json")
+            .env("LAPWING__ADMIN__LISTEN", "off");
         adjust(&mut command);
         Self::spawn(command, folder)
     }

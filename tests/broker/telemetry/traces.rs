@@ -250,7 +250,7 @@ async fn attempts_begin_traces_of_their_own_where_they_are_only_linked() {
     }
     assert_ne!(first.trace_id, second.trace_id);
     let created = PARENT[36..52].to_owned();
-    assert_eq!(links(first), [created.clone()]);
+    assert_eq!(links(first), std::slice::from_ref(&created));
     assert_eq!(links(second), [created, hex(&first.span_id)]);
     // The retry waited in the worker.
     let wait = seen.only("wait q");
@@ -330,7 +330,7 @@ async fn spans_of_a_handler_in_rust_are_children_of_its_attempt() {
     let collector = crate::support::Collector::grpc().await;
     let changes = format!("[telemetry]\nendpoint = '{}'", collector.endpoint());
     let settings = crate::support::lane_settings(&vhost, &["q"], &changes);
-    let telemetry = lapwing::telemetry::start(&settings, false).expect("it starts");
+    let telemetry = lapwing::telemetry::start(&settings).expect("it starts");
     let charge = async || {
         let span = tracing::info_span!("charge the card", cents = 250);
         let work = async { tokio::task::yield_now().await };

@@ -1,0 +1,255 @@
+//! What is served where, and what all of it shares.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::SystemTime,
+};
+
+use axum::{
+    Router,
+    extract::{DefaultBodyLimit, Path, State},
+    http::{StatusCode, header},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use tokio::sync::{Mutex, Semaphore, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    Scrape, console, error::ApiError, events, guard, liveness::Liveness, monitor::Monitor, probes,
+    reads, views, writes,
+};
+use crate::{
+    LaneReport, LaneState, Ledger, WorkerHandle, config::Settings, text::rfc3339,
+    worker::worker_name,
+};
+
+/// Bytes of a request's body; the longest that is wanted has some 30.
+const BODY: usize = 16 * 1024;
+/// Streams of events at a time.
+const STREAMS: usize = 32;
+
+/// What all requests share.
+pub(super) struct App {
+    pub(super) worker: WorkerHandle,
+    pub(super) settings: Settings,
+    pub(super) scrape: Scrape,
+    pub(super) monitor: Monitor,
+    pub(super) liveness: Liveness,
+    pub(super) stop: CancellationToken,
+    /// What the broker said of each lane's retry and dead-letter queues, and when.
+    pub(super) ladders: BTreeMap<String, Mutex<Option<(Instant, views::Ladder)>>>,
+    /// Places for streams of events.
+    pub(super) streams: Arc<Semaphore>,
+    /// The last event `state`, made once for all streams.
+    pub(super) state: watch::Sender<Arc<str>>,
+    pub(super) document: OnceLock<String>,
+    name: String,
+    started_at: SystemTime,
+    /// Every lane has had a subscription, or was paused instead.
+    started: AtomicBool,
+}
+
+impl App {
+    pub(super) fn new(
+        settings: &Settings,
+        worker: WorkerHandle,
+        scrape: Scrape,
+        stop: CancellationToken,
+    ) -> Self {
+        let lanes = worker.lanes().map(str::to_owned);
+        Self {
+            ladders: lanes.map(|name| (name, Mutex::default())).collect(),
+            worker,
+            settings: settings.clone(),
+            scrape,
+            monitor: Monitor::default(),
+            liveness: Liveness::new(settings),
+            stop,
+            streams: Arc::new(Semaphore::new(STREAMS)),
+            state: watch::Sender::new("{}".into()),
+            document: OnceLock::new(),
+            name: worker_name(&settings.broker.name),
+            started_at: SystemTime::now(),
+            started: AtomicBool::new(false),
+        }
+    }
+
+    /// The lanes that have not yet had a subscription, nor were paused instead, and why; none once
+    /// all had one.
+    pub(super) fn note_start(&self) -> BTreeMap<String, String> {
+        if self.started.load(Ordering::Relaxed) {
+            return BTreeMap::new();
+        }
+        let mut waiting = BTreeMap::new();
+        for name in self.worker.lanes() {
+            let (Some(vitals), Some(health)) = (self.worker.vitals(name), self.worker.health(name))
+            else {
+                continue;
+            };
+            let has_begun = vitals.counters.sessions.get() > 0;
+            if !has_begun && health.state != LaneState::Paused {
+                let why = health.reason.unwrap_or_else(|| "connecting".to_owned());
+                waiting.insert(name.to_owned(), why);
+            }
+        }
+        if waiting.is_empty() {
+            self.started.store(true, Ordering::Relaxed);
+        }
+        waiting
+    }
+
+    /// The lane's own word, or its last where it gives none in time.
+    pub(super) async fn report(&self, lane: &str) -> LaneReport {
+        let answer = self.worker.report(lane).await;
+        answer.unwrap_or_else(|_| self.monitor.report(lane))
+    }
+
+    /// A lane with this account of it; none where there is no such lane.
+    pub(super) fn lane(&self, name: &str, report: LaneReport) -> Option<views::Lane> {
+        let (vitals, health) = (self.worker.vitals(name)?, self.worker.health(name)?);
+        let figures = self.monitor.figures(name);
+        Some(views::Lane::new(name, vitals, health, report, figures))
+    }
+
+    /// The worker, whose lanes gave these accounts.
+    pub(super) fn worker<'a>(
+        &self,
+        reports: impl Iterator<Item = &'a LaneReport>,
+    ) -> views::Worker {
+        let readiness = self.worker.readiness();
+        let (mut totals, mut in_flight) = (Ledger::default(), 0);
+        for report in reports {
+            totals += report.ledger;
+            in_flight += report.in_flight + report.buffered;
+        }
+        views::Worker {
+            name: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            started_at: rfc3339(self.started_at),
+            now: rfc3339(SystemTime::now()),
+            ready: readiness.ready,
+            draining: readiness.draining,
+            publishing: readiness.publishing,
+            can_change: self.settings.admin.can_change(),
+            trace_url: self.settings.admin.trace_url.clone(),
+            in_flight,
+            totals,
+        }
+    }
+}
+
+/// Everything: probes, metrics, API, console.
+pub(super) fn router(app: &Arc<App>, address: SocketAddr) -> Router {
+    let (router, document) = api().split_for_parts();
+    // Set once; a second router would have the same.
+    let _ = app.document.set(document.to_json().unwrap_or_default());
+    let guarded = guard::Guarded {
+        app: Arc::clone(app),
+        only_loopback: address.ip().is_loopback(),
+    };
+    finished(
+        router
+            .route("/", get(page))
+            .route("/console/{*path}", get(asset))
+            .with_state(Arc::clone(app)),
+    )
+    .layer(middleware::from_fn_with_state(guarded, guard::guard))
+    .layer(middleware::map_response(guard::secure))
+}
+
+/// Probes and metrics alone, for those who may see nothing else.
+pub(super) fn probes_router(app: &Arc<App>) -> Router {
+    let (router, _) = probe_routes().split_for_parts();
+    finished(router.with_state(Arc::clone(app)))
+        .layer(middleware::from_fn(guard::bound))
+        .layer(middleware::map_response(guard::secure))
+}
+
+/// The routes that the document describes: all but the console.
+pub(super) fn api() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::with_openapi(Document::openapi())
+        .merge(probe_routes())
+        .routes(routes!(reads::worker))
+        .routes(routes!(reads::lanes))
+        .routes(routes!(reads::lane, writes::change))
+        .routes(routes!(reads::history))
+        .routes(routes!(reads::ladder))
+        .routes(routes!(reads::in_flight))
+        .routes(routes!(reads::outcomes))
+        .routes(routes!(reads::config))
+        .routes(routes!(reads::document))
+        .routes(routes!(events::events))
+        .routes(routes!(writes::pause))
+        .routes(routes!(writes::resume))
+        .routes(routes!(writes::cancel))
+}
+
+fn probe_routes() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(probes::livez))
+        .routes(routes!(probes::readyz))
+        .routes(routes!(probes::startupz))
+        .routes(routes!(probes::metrics))
+}
+
+fn finished(router: Router) -> Router {
+    let not_found = async || ApiError::new(StatusCode::NOT_FOUND, "no such page");
+    let not_allowed =
+        async || ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method");
+    router
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_allowed)
+        .layer(DefaultBodyLimit::max(BODY))
+}
+
+async fn page() -> Response {
+    served(&console::PAGE)
+}
+
+async fn asset(Path(path): Path<String>, State(_): State<Arc<App>>) -> Response {
+    match console::asset(&path) {
+        Some(asset) => served(asset),
+        None => ApiError::new(StatusCode::NOT_FOUND, "no such page").into_response(),
+    }
+}
+
+fn served(asset: &console::Asset) -> Response {
+    ([(header::CONTENT_TYPE, asset.content_type)], asset.body).into_response()
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Lapwing",
+        description = "The health and admin server of a Lapwing worker. Times are RFC 3339 in UTC, \
+                       durations are seconds.",
+    ),
+    components(schemas(views::State, views::OutcomeList)),
+    modifiers(&Token)
+)]
+struct Document;
+
+/// Changes need the token.
+struct Token;
+
+impl Modify for Token {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        if let Some(components) = &mut document.components {
+            let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+            components.add_security_scheme("token", scheme);
+        }
+    }
+}

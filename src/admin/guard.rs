@@ -1,0 +1,260 @@
+//! Who may do what: checks before a request is answered, and headers on what is answered.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::{Request, State},
+    http::{
+        HeaderMap, HeaderValue, Method, StatusCode, Uri,
+        header::{self, HeaderName},
+        request::Parts,
+        uri::Authority,
+    },
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use subtle::ConstantTimeEq;
+use tracing::{error, info};
+
+use super::{api::App, connections::Peer, error::ApiError};
+use crate::text::cut;
+
+/// The longest that a request may take, its body included. Streams of events are answered at once.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// On every answer. The console's own scripts and styles are all that a page may use, and only
+/// itself may frame or read it.
+const HEADERS: [(HeaderName, &str); 7] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+         img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
+    (
+        HeaderName::from_static("cross-origin-opener-policy"),
+        "same-origin",
+    ),
+    (header::CACHE_CONTROL, "no-store"),
+];
+
+/// Sets the headers that every answer has.
+pub(super) async fn secure(mut response: Response) -> Response {
+    for (name, value) in HEADERS {
+        response
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// What [`guard`] goes by.
+#[derive(Clone)]
+pub(super) struct Guarded {
+    pub(super) app: Arc<App>,
+    /// The server listens at a loopback address, so that whoever asks for another name was led here
+    /// by a name server that says it is ours.
+    pub(super) only_loopback: bool,
+}
+
+/// Checks a request, answers it within [`LONGEST`], and writes down what was asked to be changed.
+pub(super) async fn guard(
+    State(guarded): State<Guarded>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (parts, body) = request.into_parts();
+    let asked = Asked::of(&parts);
+    let response = match guarded.check(&parts).await {
+        Ok(()) => bound(Request::from_parts(parts, body), next).await,
+        Err(refused) => refused.into_response(),
+    };
+    if let Some(asked) = asked {
+        info!(
+            peer = asked.peer, agent = asked.agent, method = %asked.method, path = asked.path,
+            status = response.status().as_u16(), "change asked for",
+        );
+    }
+    response
+}
+
+/// Answers a request within [`LONGEST`].
+pub(super) async fn bound(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(LONGEST, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let text = "the request took too long";
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, text).into_response()
+        }
+    }
+}
+
+/// Whether a request may change something. Whatever does not only read needs the token, so that
+/// none can be forgotten.
+fn changes(method: &Method) -> bool {
+    !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
+}
+
+/// A request to change something, for the log.
+struct Asked {
+    peer: String,
+    agent: String,
+    method: Method,
+    path: String,
+}
+
+impl Asked {
+    fn of(request: &Parts) -> Option<Self> {
+        /// Bytes of what the other side chose.
+        const ROOM: usize = 200;
+        if !changes(&request.method) {
+            return None;
+        }
+        let peer = request.extensions.get::<Peer>();
+        // Visible ASCII, or it is not shown.
+        let agent = request.headers.get(header::USER_AGENT);
+        let agent = agent.and_then(|agent| agent.to_str().ok());
+        Some(Self {
+            peer: peer.map_or_else(String::new, |peer| peer.0.to_string()),
+            agent: cut(agent.unwrap_or_default(), ROOM).to_owned(),
+            method: request.method.clone(),
+            path: cut(request.uri.path(), ROOM).to_owned(),
+        })
+    }
+}
+
+impl Guarded {
+    async fn check(&self, request: &Parts) -> Result<(), ApiError> {
+        let forbidden = |text: &str| ApiError::new(StatusCode::FORBIDDEN, text);
+        let headers = &request.headers;
+        let Some(hosts) = hosts(headers, &request.uri) else {
+            return Err(forbidden("the Host header cannot be read"));
+        };
+        if self.only_loopback && !hosts.iter().all(is_loopback) {
+            return Err(forbidden("the Host header names another host"));
+        }
+        let own = |origin: &HeaderValue| self.is_own(origin, &hosts);
+        if !headers.get_all(header::ORIGIN).iter().all(own) {
+            return Err(forbidden("a page of another origin may not ask"));
+        }
+        if changes(&request.method) {
+            self.check_token(headers).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a page of this origin may ask: one of ours, under the name that was asked for, or
+    /// one that is configured.
+    fn is_own(&self, origin: &HeaderValue, hosts: &[Authority]) -> bool {
+        let Ok(origin) = origin.to_str() else {
+            return false;
+        };
+        let authority = ["http://", "https://"]
+            .iter()
+            .find_map(|scheme| origin.strip_prefix(scheme));
+        let is_host =
+            |host: &Authority| authority.is_some_and(|own| own.eq_ignore_ascii_case(host.as_str()));
+        let configured = &self.app.settings.admin.origins;
+        hosts.first().is_some_and(is_host) || configured.iter().any(|own| own == origin)
+    }
+
+    async fn check_token(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        let admin = &self.app.settings.admin;
+        let wanted = match (&admin.token, &admin.token_file) {
+            (Some(token), _) => token.expose().to_owned(),
+            (None, Some(file)) => match tokio::fs::read_to_string(file).await {
+                Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
+                Err(error) => {
+                    error!(%error, file = %file.display(), "cannot read the token");
+                    let text = "the token cannot be read";
+                    return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text));
+                }
+            },
+            (None, None) => {
+                let text = "nothing can be changed: no token is configured (admin.token)";
+                return Err(ApiError::new(StatusCode::FORBIDDEN, text));
+            }
+        };
+        let given = headers.get(header::AUTHORIZATION).and_then(bearer);
+        let is_right = |given: &[u8]| bool::from(given.ct_eq(wanted.as_bytes()));
+        // A file may have been emptied since the start.
+        if !wanted.is_empty() && given.is_some_and(is_right) {
+            return Ok(());
+        }
+        let text = match given {
+            Some(_) => "the token is wrong",
+            None => "a token is needed (Authorization: Bearer ...)",
+        };
+        Err(ApiError::new(StatusCode::UNAUTHORIZED, text))
+    }
+}
+
+/// The token of an `Authorization` header; its scheme has no case (RFC 9110).
+fn bearer(header: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, token) = header.as_bytes().split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
+}
+
+/// The hosts that a request names: in its `Host` headers, and where it asks as one asks a proxy.
+/// None where they cannot be read; empty where there are none, which no browser sends.
+fn hosts(headers: &HeaderMap, uri: &Uri) -> Option<Vec<Authority>> {
+    let mut hosts = Vec::new();
+    for host in headers.get_all(header::HOST) {
+        hosts.push(Authority::try_from(host.as_bytes()).ok()?);
+    }
+    hosts.extend(uri.authority().cloned());
+    Some(hosts)
+}
+
+fn is_loopback(host: &Authority) -> bool {
+    let name = host.host();
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    let is_loopback = |address: std::net::IpAddr| address.is_loopback();
+    address.parse().is_ok_and(is_loopback) || name.eq_ignore_ascii_case("localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_hosts_are_told_from_others() {
+        let is = |host: &str| is_loopback(&Authority::try_from(host).unwrap());
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:9090",
+            "127.1.2.3",
+            "[::1]:9090",
+            "localhost",
+            "LOCALHOST:1",
+        ] {
+            assert!(is(host), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example:9090",
+            "10.0.0.1",
+            "[fe80::1]",
+            "0.0.0.0",
+        ] {
+            assert!(!is(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_bearer_token_is_taken_as_it_is() {
+        let of = |text: &'static str| bearer(&HeaderValue::from_static(text)).map(<[u8]>::to_vec);
+        assert_eq!(of("Bearer abc"), Some(b"abc".to_vec()));
+        assert_eq!(of("bearer abc "), Some(b"abc ".to_vec()));
+        for text in ["Basic abc", "Bearer", "Bearerabc", ""] {
+            assert_eq!(of(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Whether the lanes' loops turn.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{WorkerHandle, config::Settings};
+
+/// Sees when each lane's loop last turned.
+#[derive(Debug)]
+pub(super) struct Liveness {
+    /// The longest that a healthy lane's loop can stand still.
+    limit: Duration,
+    /// The number of turns last seen, and when it was first seen.
+    lanes: Mutex<BTreeMap<String, (u64, Instant)>>,
+}
+
+impl Liveness {
+    /// A lane's loop turns every 250 ms at the least, but for what it awaits in itself: cancelling
+    /// its consumer and taking what arrives until then (twice `timeouts.declare`), giving that back
+    /// (`timeouts.ack`), and at the end of a drain letting the broker apply acks (`drain.settle`) and
+    /// closing its channel (`timeouts.close`). Five seconds more, for a machine that is busy.
+    pub(super) fn new(settings: &Settings) -> Self {
+        let timeouts = &settings.timeouts;
+        let awaits = timeouts.declare * 2 + timeouts.ack + settings.drain.settle + timeouts.close;
+        Self {
+            limit: awaits + Duration::from_secs(5),
+            lanes: Mutex::default(),
+        }
+    }
+
+    /// The longest that a healthy lane's loop can stand still.
+    pub(super) fn limit(&self) -> Duration {
+        self.limit
+    }
+
+    /// Looks at the lanes; those that do not live, and why. To be called now and then, so that the
+    /// last turn of each is known to the second.
+    pub(super) fn look(&self, worker: &WorkerHandle) -> Vec<(String, String)> {
+        let now = Instant::now();
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut dead = Vec::new();
+        for name in worker.lanes() {
+            if worker.is_gone(name) {
+                dead.push((
+                    name.to_owned(),
+                    "it has ended without having stopped".to_owned(),
+                ));
+                continue;
+            }
+            let Some(turns) = worker.turns(name) else {
+                // It has stopped, as it should.
+                continue;
+            };
+            let seen = lanes.entry(name.to_owned()).or_insert((turns, now));
+            if seen.0 != turns {
+                *seen = (turns, now);
+            }
+            let still = now.duration_since(seen.1);
+            if still > self.limit {
+                let seconds = still.as_secs();
+                dead.push((
+                    name.to_owned(),
+                    format!("its loop has not turned for {seconds} s"),
+                ));
+            }
+        }
+        dead
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Worker;
+
+    const SETTINGS: &str = "[timeouts]\ndeclare = '1s'\nack = '1s'\nclose = '1s'\n\
+                            [consumers.orders]\nqueue = 'orders'";
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_whose_loop_stands_still_is_dead_after_a_while_and_alive_when_it_turns() {
+        let settings = Settings::from_toml(SETTINGS).unwrap();
+        let worker = Worker::new(settings.clone());
+        let liveness = Liveness::new(&settings);
+        assert_eq!(liveness.limit(), Duration::from_secs(2 + 1 + 1 + 1 + 5));
+        let handle = worker.handle();
+        assert_eq!(liveness.look(&handle), []);
+        tokio::time::advance(liveness.limit()).await;
+        assert_eq!(liveness.look(&handle), []);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let dead = liveness.look(&handle);
+        let why = "its loop has not turned for 11 s".to_owned();
+        assert_eq!(dead, [("orders".to_owned(), why)]);
+        handle.vitals("orders").unwrap().beat();
+        assert_eq!(liveness.look(&handle), []);
+    }
+
+    #[tokio::test]
+    async fn a_lane_that_is_gone_without_having_stopped_is_dead_at_once() {
+        let settings = Settings::from_toml(SETTINGS).unwrap();
+        let worker = Worker::new(settings.clone());
+        let handle = worker.handle();
+        drop(worker);
+        let dead = Liveness::new(&settings).look(&handle);
+        assert_eq!(dead.len(), 1);
+        assert_eq!(dead[0].1, "it has ended without having stopped");
+    }
+}

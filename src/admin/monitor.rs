@@ -1,0 +1,300 @@
+//! What the lanes did: looked at once a second, kept for five minutes.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::{
+    api::App,
+    views::{History, Latency, Rates},
+};
+use crate::{
+    LaneReport,
+    telemetry::{Added, Counts, Durations, Tally},
+    text::rfc3339,
+};
+
+/// The time between two looks.
+const STEP: Duration = Duration::from_secs(1);
+/// How many are kept.
+const STEPS: usize = 300;
+/// Steps that rates are over.
+const RATES: usize = 10;
+/// Steps that latencies are over.
+const LATENCY: usize = 60;
+/// A lane that has not answered by then is busy with the broker; the others are not kept waiting.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+/// What one lane did.
+#[derive(Default)]
+struct LaneMonitor {
+    /// Its last answer.
+    report: Option<LaneReport>,
+    /// How long handlers ran: all that was seen, what the last steps added, and their sum.
+    durations: Tally,
+    added: VecDeque<Added>,
+    window: Tally,
+    steps: VecDeque<Step>,
+}
+
+/// What happened within a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Step {
+    received: u64,
+    succeeded: u64,
+    failed: u64,
+    p50: Option<f64>,
+    p95: Option<f64>,
+    in_flight: usize,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Monitor(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    lanes: BTreeMap<String, LaneMonitor>,
+    /// When the last look was.
+    until: Option<SystemTime>,
+}
+
+impl Monitor {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A lane's last answer.
+    pub(super) fn report(&self, lane: &str) -> LaneReport {
+        let kept = self.lock();
+        let report = kept.lanes.get(lane).and_then(|lane| lane.report.clone());
+        report.unwrap_or_default()
+    }
+
+    /// How much a lane did a second, and how long its handlers took.
+    pub(super) fn figures(&self, lane: &str) -> (Rates, Latency) {
+        let kept = self.lock();
+        let figures = kept.lanes.get(lane).map(LaneMonitor::figures);
+        figures.unwrap_or_default()
+    }
+
+    /// What a lane did, step by step.
+    pub(super) fn history(&self, lane: &str) -> History {
+        let kept = self.lock();
+        let until = kept.until.unwrap_or_else(SystemTime::now);
+        let none = VecDeque::new();
+        let steps = kept.lanes.get(lane).map_or(&none, |lane| &lane.steps);
+        fn each<T>(steps: &VecDeque<Step>, field: impl Fn(&Step) -> T) -> Vec<T> {
+            steps.iter().map(field).collect()
+        }
+        History {
+            step_seconds: STEP.as_secs_f64(),
+            until: rfc3339(until),
+            received: each(steps, |step| step.received),
+            succeeded: each(steps, |step| step.succeeded),
+            failed: each(steps, |step| step.failed),
+            p50_seconds: each(steps, |step| step.p50),
+            p95_seconds: each(steps, |step| step.p95),
+            in_flight: each(steps, |step| step.in_flight),
+        }
+    }
+
+    fn add(&self, lane: &str, report: LaneReport, durations: &Durations, steps: usize) {
+        let mut kept = self.lock();
+        kept.until = Some(SystemTime::now());
+        if !kept.lanes.contains_key(lane) {
+            kept.lanes.insert(lane.to_owned(), LaneMonitor::default());
+        }
+        if let Some(lane) = kept.lanes.get_mut(lane) {
+            lane.add(report, durations, steps);
+        }
+    }
+}
+
+impl LaneMonitor {
+    /// Adds what came since the last look, which was so many steps ago. The first look is only
+    /// where it begins.
+    fn add(&mut self, report: LaneReport, durations: &Durations, steps: usize) {
+        let added = durations.since(&mut self.durations);
+        let in_flight = report.in_flight + report.buffered;
+        let Some(before) = self.report.replace(report.clone()) else {
+            return;
+        };
+        let [received, succeeded, failed] = [
+            report
+                .ledger
+                .received
+                .saturating_sub(before.ledger.received),
+            report
+                .counts
+                .succeeded
+                .saturating_sub(before.counts.succeeded),
+            failures(&report.counts).saturating_sub(failures(&before.counts)),
+        ];
+        // A look that came late stands for several steps: they get their part each.
+        let part = |all: u64, step: usize| {
+            let (step, steps) = (step as u64, steps as u64);
+            all * (step + 1) / steps - all * step / steps
+        };
+        for step in 0..steps {
+            self.steps.push_back(Step {
+                received: part(received, step),
+                succeeded: part(succeeded, step),
+                failed: part(failed, step),
+                p50: added.quantile(0.5),
+                p95: added.quantile(0.95),
+                in_flight,
+            });
+        }
+        let spare = self.steps.len().saturating_sub(STEPS);
+        self.steps.drain(..spare);
+        self.window.add(&added);
+        self.added.push_back(added);
+        self.added.extend((1..steps).map(|_| Added::default()));
+        while self.added.len() > LATENCY {
+            if let Some(old) = self.added.pop_front() {
+                self.window.subtract(&old);
+            }
+        }
+    }
+
+    fn figures(&self) -> (Rates, Latency) {
+        let last = self.steps.iter().rev().take(RATES);
+        let seconds = last.len().max(1) as f64 * STEP.as_secs_f64();
+        let rate = |field: fn(&Step) -> u64| last.clone().map(field).sum::<u64>() as f64 / seconds;
+        let rates = Rates {
+            received: rate(|step| step.received),
+            succeeded: rate(|step| step.succeeded),
+            failed: rate(|step| step.failed),
+        };
+        let latency = Latency {
+            p50_seconds: self.window.quantile(0.5),
+            p95_seconds: self.window.quantile(0.95),
+            p99_seconds: self.window.quantile(0.99),
+        };
+        (rates, latency)
+    }
+}
+
+fn failures(counts: &Counts) -> u64 {
+    counts.failed + counts.timed_out + counts.panicked
+}
+
+/// Looks at the lanes once a second, for ever, and tells those who listen to events.
+pub(super) async fn watch(app: Arc<App>) {
+    let mut ticks = interval(STEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut last = None;
+    loop {
+        let now = ticks.tick().await;
+        let steps = last.map_or(1, |last| steps_between(last, now));
+        last = Some(now);
+        look(&app, steps).await;
+        app.note_start();
+        app.liveness.look(&app.worker);
+        app.tell();
+    }
+}
+
+/// How many steps lie between two looks: one, unless the second came late.
+fn steps_between(last: Instant, now: Instant) -> usize {
+    let steps = now.duration_since(last).as_secs_f64() / STEP.as_secs_f64();
+    (steps.round() as usize).clamp(1, STEPS)
+}
+
+async fn look(app: &App, steps: usize) {
+    let ask = async |name: String| {
+        let answer = timeout(PATIENCE, app.worker.report(&name)).await;
+        (name, answer.ok().and_then(Result::ok))
+    };
+    let names = app.worker.lanes().map(str::to_owned);
+    for (name, answer) in futures_util::future::join_all(names.map(ask)).await {
+        let Some(vitals) = app.worker.vitals(&name) else {
+            continue;
+        };
+        vitals.refill();
+        // What a lane that does not answer counts is known all the same.
+        let report = answer.unwrap_or_else(|| LaneReport {
+            counts: vitals.counters.counts(),
+            running: vitals.slots.in_use(),
+            ..app.monitor.report(&name)
+        });
+        app.monitor
+            .add(&name, report, &vitals.counters.durations, steps);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(received: u64, failed: u64) -> LaneReport {
+        let mut report = LaneReport::default();
+        report.ledger.received = received;
+        report.counts.succeeded = received - failed;
+        report.counts.timed_out = failed;
+        report.in_flight = 2;
+        report.buffered = 1;
+        report
+    }
+
+    #[test]
+    fn steps_are_differences_and_a_late_look_is_spread_over_its_steps() {
+        let monitor = Monitor::default();
+        let durations = Durations::default();
+        monitor.add("a", report(100, 0), &durations, 1);
+        assert_eq!(monitor.history("a").received, [0; 0]);
+        durations.record(Duration::from_millis(10));
+        monitor.add("a", report(107, 2), &durations, 1);
+        monitor.add("a", report(117, 2), &durations, 4);
+
+        let history = monitor.history("a");
+        assert_eq!(history.received, [7, 2, 3, 2, 3]);
+        assert_eq!(history.succeeded, [5, 2, 3, 2, 3]);
+        assert_eq!(history.failed, [2, 0, 0, 0, 0]);
+        assert_eq!(history.in_flight, [3; 5]);
+        assert!(history.p50_seconds[0].is_some() && history.p95_seconds[1].is_none());
+        let (rates, latency) = monitor.figures("a");
+        assert!((rates.received - 17.0 / 5.0).abs() < 1e-9, "{rates:?}");
+        assert!((rates.failed - 2.0 / 5.0).abs() < 1e-9, "{rates:?}");
+        assert!(
+            latency
+                .p99_seconds
+                .is_some_and(|p99| (0.009..0.011).contains(&p99))
+        );
+        assert_eq!(monitor.report("a").ledger.received, 117);
+        assert_eq!(monitor.report("b").ledger.received, 0);
+    }
+
+    #[test]
+    fn what_is_old_is_forgotten() {
+        let monitor = Monitor::default();
+        let durations = Durations::default();
+        monitor.add("a", report(0, 0), &durations, 1);
+        durations.record(Duration::from_secs(1));
+        for received in 1..=STEPS as u64 + 50 {
+            monitor.add("a", report(received, 0), &durations, 1);
+        }
+        let history = monitor.history("a");
+        assert_eq!(history.received.len(), STEPS);
+        assert_eq!(history.p50_seconds, vec![None; STEPS]);
+        let (rates, latency) = monitor.figures("a");
+        assert!((rates.received - 1.0).abs() < 1e-9);
+        assert_eq!(latency.p50_seconds, None);
+    }
+
+    #[tokio::test]
+    async fn looks_are_a_step_apart_unless_they_are_late() {
+        let now = Instant::now();
+        let after = |millis| steps_between(now, now + Duration::from_millis(millis));
+        assert_eq!(
+            [after(20), after(990), after(1400), after(2600)],
+            [1, 1, 1, 3]
+        );
+        assert_eq!(after(3_600_000), STEPS);
+    }
+}

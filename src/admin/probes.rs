@@ -1,0 +1,74 @@
+//! Probes for orchestrators, and metrics.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
+
+use super::{
+    api::App,
+    views::{Live, Ready, Started},
+};
+
+type Answer<T> = (StatusCode, Json<T>);
+
+fn answer<T>(is_well: bool, body: T) -> Answer<T> {
+    let status = match is_well {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, Json(body))
+}
+
+/// Whether the process lives
+///
+/// Fails when a lane's loop has stood still for longer than any wait of its own explains, or has
+/// ended without having stopped: then a restart may help. A broker that is down does not fail it.
+#[utoipa::path(get, path = "/livez", tag = "probes", responses(
+    (status = 200, body = Live), (status = 503, body = Live),
+))]
+pub(super) async fn livez(State(app): State<Arc<App>>) -> Answer<Live> {
+    let dead = app.liveness.look(&app.worker);
+    let live = Live {
+        live: dead.is_empty(),
+        dead: dead.into_iter().collect(),
+        limit_seconds: app.liveness.limit().as_secs_f64(),
+    };
+    answer(live.live, live)
+}
+
+/// Whether the worker does its work
+///
+/// Every lane has a live consumer or was paused on purpose, and no drain has begun.
+#[utoipa::path(get, path = "/readyz", tag = "probes", responses(
+    (status = 200, body = Ready), (status = 503, body = Ready),
+))]
+pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<Ready> {
+    let ready = Ready::from(app.worker.readiness());
+    answer(ready.ready, ready)
+}
+
+/// Whether the worker has started
+///
+/// Every lane has had its first subscription, or was paused instead. Stays so from then on.
+#[utoipa::path(get, path = "/startupz", tag = "probes", responses(
+    (status = 200, body = Started), (status = 503, body = Started),
+))]
+pub(super) async fn startupz(State(app): State<Arc<App>>) -> Answer<Started> {
+    let waiting = app.note_start();
+    let started = waiting.is_empty();
+    answer(started, Started { started, waiting })
+}
+
+/// Metrics, in Prometheus' text format
+#[utoipa::path(get, path = "/metrics", tag = "probes", responses(
+    (status = 200, body = String, content_type = "text/plain"),
+))]
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
+    const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
+    ([(header::CONTENT_TYPE, FORMAT)], (app.scrape)())
+}

@@ -1,0 +1,239 @@
+//! What can be read without a token.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json,
+    extract::{
+        Path, Query, State,
+        rejection::{PathRejection, QueryRejection},
+    },
+    http::{StatusCode, header},
+    response::IntoResponse,
+};
+use futures_util::future::join_all;
+use serde::Deserialize;
+use tokio::time::Instant;
+use utoipa::IntoParams;
+
+use super::{
+    api::App,
+    error::{ApiError, ErrorBody},
+    views::{Depth, History, Ladder, Lane, Lanes, OutcomeList, Rung, Worker},
+};
+use crate::{CallError, InFlightPage, OutcomeKind, config::Settings};
+
+pub(super) type Answer<T> = Result<Json<T>, ApiError>;
+pub(super) type LanePath = Result<Path<String>, PathRejection>;
+
+/// The worker as a whole
+#[utoipa::path(get, path = "/api/v1/worker", tag = "state", responses((status = 200, body = Worker)))]
+pub(super) async fn worker(State(app): State<Arc<App>>) -> Json<Worker> {
+    let reports = join_all(app.worker.lanes().map(|name| app.report(name))).await;
+    Json(app.worker(reports.iter()))
+}
+
+/// All lanes
+#[utoipa::path(get, path = "/api/v1/lanes", tag = "state", responses((status = 200, body = Lanes)))]
+pub(super) async fn lanes(State(app): State<Arc<App>>) -> Json<Lanes> {
+    let ask = async |name| app.lane(name, app.report(name).await);
+    let lanes = join_all(app.worker.lanes().map(ask)).await;
+    Json(Lanes {
+        lanes: lanes.into_iter().flatten().collect(),
+    })
+}
+
+/// One lane
+#[utoipa::path(get, path = "/api/v1/lanes/{lane}", tag = "state",
+    params(("lane" = String, Path, description = "Its name")),
+    responses((status = 200, body = Lane), (status = 404, body = ErrorBody)),
+)]
+pub(super) async fn lane(State(app): State<Arc<App>>, lane: LanePath) -> Answer<Lane> {
+    let Path(name) = lane?;
+    known(&app, &name)?;
+    told(&app, &name).await
+}
+
+/// A lane as it is now.
+pub(super) async fn told(app: &App, name: &str) -> Answer<Lane> {
+    let lane = app.lane(name, app.report(name).await);
+    Ok(Json(lane.ok_or(CallError::NoSuchLane)?))
+}
+
+fn known(app: &App, name: &str) -> Result<(), ApiError> {
+    match app.worker.vitals(name) {
+        Some(_) => Ok(()),
+        None => Err(CallError::NoSuchLane.into()),
+    }
+}
+
+/// What a lane did in the last five minutes, second by second
+#[utoipa::path(get, path = "/api/v1/lanes/{lane}/history", tag = "state",
+    params(("lane" = String, Path, description = "Its name")),
+    responses((status = 200, body = History), (status = 404, body = ErrorBody)),
+)]
+pub(super) async fn history(State(app): State<Arc<App>>, lane: LanePath) -> Answer<History> {
+    let Path(name) = lane?;
+    known(&app, &name)?;
+    Ok(Json(app.monitor.history(&name)))
+}
+
+/// What waits in a lane's retry queues and its dead-letter queue
+///
+/// Asks the broker, at most every two seconds.
+#[utoipa::path(get, path = "/api/v1/lanes/{lane}/ladder", tag = "state",
+    params(("lane" = String, Path, description = "Its name")),
+    responses((status = 200, body = Ladder), (status = 404, body = ErrorBody)),
+)]
+pub(super) async fn ladder(State(app): State<Arc<App>>, lane: LanePath) -> Answer<Ladder> {
+    /// How long an answer is good for.
+    const FRESH: Duration = Duration::from_secs(2);
+    let Path(name) = lane?;
+    let kept = app.ladders.get(&name).ok_or(CallError::NoSuchLane)?;
+    // Held while the broker is asked: whoever else wants to know waits for the same answer.
+    let mut kept = kept.lock().await;
+    if let Some((at, ladder)) = kept.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+        let _ = at;
+        return Ok(Json(ladder.clone()));
+    }
+    let ladder = ask_ladder(&app, &name).await?;
+    *kept = Some((Instant::now(), ladder.clone()));
+    Ok(Json(ladder))
+}
+
+async fn ask_ladder(app: &App, name: &str) -> Result<Ladder, ApiError> {
+    let vitals = app.worker.vitals(name).ok_or(CallError::NoSuchLane)?;
+    let timeouts = &app.settings.timeouts;
+    let asked = app
+        .worker
+        .depths(name, timeouts.declare + timeouts.call)
+        .await;
+    let (depths, error) = match asked {
+        Ok(Ok(depths)) => (depths, None),
+        Ok(Err(error)) => (Vec::new(), Some(error.to_string())),
+        Err(error) => (Vec::new(), Some(error.to_string())),
+    };
+    let messages = |queue: &str| {
+        let found = depths.iter().find(|(name, _)| name == queue);
+        found.and_then(|(_, messages)| *messages)
+    };
+    let rungs = vitals.ladder().into_iter().map(|rung| Rung {
+        messages: messages(&rung.queue),
+        delay_seconds: rung.length.as_secs_f64(),
+        queue: rung.queue,
+    });
+    let queue = vitals.settings.dead_letter_queue();
+    Ok(Ladder {
+        rungs: rungs.collect(),
+        dead_letters: Depth {
+            messages: messages(&queue),
+            queue,
+        },
+        error,
+    })
+}
+
+/// Which messages in flight.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct InFlightQuery {
+    /// Of this lane alone.
+    lane: Option<String>,
+    /// At most so many, 1 to 1000.
+    #[serde(default = "hundred")]
+    #[param(default = 100, minimum = 1, maximum = 1000)]
+    limit: usize,
+    /// Leave out so many of the oldest, at most 100000.
+    #[serde(default)]
+    #[param(default = 0, minimum = 0, maximum = 100_000)]
+    offset: usize,
+}
+
+fn hundred() -> usize {
+    100
+}
+
+fn within(
+    name: &str,
+    value: usize,
+    range: std::ops::RangeInclusive<usize>,
+) -> Result<(), ApiError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (low, high) = range.into_inner();
+    let text = format!("{name} must be {low} to {high}");
+    Err(ApiError::new(StatusCode::BAD_REQUEST, text))
+}
+
+/// Messages in flight, oldest first
+#[utoipa::path(get, path = "/api/v1/in-flight", tag = "messages", params(InFlightQuery),
+    responses((status = 200, body = InFlightPage), (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 503, body = ErrorBody),
+        (status = 504, body = ErrorBody)),
+)]
+pub(super) async fn in_flight(
+    State(app): State<Arc<App>>,
+    query: Result<Query<InFlightQuery>, QueryRejection>,
+) -> Answer<InFlightPage> {
+    let Query(query) = query?;
+    within("limit", query.limit, 1..=1000)?;
+    within("offset", query.offset, 0..=100_000)?;
+    let lane = query.lane.as_deref();
+    let page = app.worker.in_flight(lane, query.offset, query.limit);
+    Ok(Json(page.await?))
+}
+
+/// Which outcomes.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OutcomesQuery {
+    /// Of this lane alone.
+    lane: Option<String>,
+    /// Of this kind alone.
+    kind: Option<OutcomeKind>,
+    /// At most so many, 1 to 1000.
+    #[serde(default = "hundred")]
+    #[param(default = 100, minimum = 1, maximum = 1000)]
+    limit: usize,
+}
+
+/// The last outcomes, newest first
+///
+/// Every failure (500 of each lane are kept), and of the others five a second (100 are kept).
+#[utoipa::path(get, path = "/api/v1/outcomes", tag = "messages", params(OutcomesQuery),
+    responses((status = 200, body = OutcomeList), (status = 400, body = ErrorBody),
+        (status = 404, body = ErrorBody)),
+)]
+pub(super) async fn outcomes(
+    State(app): State<Arc<App>>,
+    query: Result<Query<OutcomesQuery>, QueryRejection>,
+) -> Answer<OutcomeList> {
+    let Query(query) = query?;
+    within("limit", query.limit, 1..=1000)?;
+    let lane = query.lane.as_deref();
+    if let Some(lane) = lane {
+        known(&app, lane)?;
+    }
+    let outcomes = app.worker.outcomes(lane, query.kind, query.limit);
+    Ok(Json(outcomes.into()))
+}
+
+/// The settings in force, secrets hidden
+///
+/// As `lapwing config show` prints them. A concurrency that was changed is not among them.
+#[utoipa::path(get, path = "/api/v1/config", tag = "state",
+    responses((status = 200, body = serde_json::Value)),
+)]
+pub(super) async fn config(State(app): State<Arc<App>>) -> Json<Settings> {
+    Json(app.settings.clone())
+}
+
+/// This document
+#[utoipa::path(get, path = "/api/v1/openapi.json", tag = "state",
+    responses((status = 200, body = serde_json::Value)),
+)]
+pub(super) async fn document(State(app): State<Arc<App>>) -> impl IntoResponse {
+    let document = app.document.get().cloned().unwrap_or_default();
+    ([(header::CONTENT_TYPE, "application/json")], document)
+}

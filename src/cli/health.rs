@@ -1,0 +1,128 @@
+//! `lapwing health`
+
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::Args;
+use lapwing::config::{AdminSettings, Settings, environment};
+
+use super::{ConfigFile, EXIT_CONFIG};
+
+/// The longest that the whole question may take.
+const LIMIT: Duration = Duration::from_secs(2);
+/// Bytes of an answer that are looked at.
+const ROOM: u64 = 64 * 1024;
+
+#[derive(Args)]
+pub(super) struct Health {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Ask whether it does its work, rather than whether it lives
+    #[arg(long)]
+    ready: bool,
+}
+
+impl Health {
+    /// Asks the worker that runs here with this configuration: exit code 0 when it is well, 1 when
+    /// it is not or does not answer, 78 when the configuration has no address to ask.
+    pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
+        // Not checked as a whole: a file that only the worker can read is no matter here.
+        let settings = Settings::load_unvalidated(self.file.config.as_deref(), environment()?)?;
+        let Some(address) = address(&settings.admin) else {
+            eprintln!(
+                "lapwing: admin.listen and admin.probes are off, or have port 0: nowhere to ask"
+            );
+            return Ok(ExitCode::from(EXIT_CONFIG));
+        };
+        let path = match self.ready {
+            true => "/readyz",
+            false => "/livez",
+        };
+        let (status, body) =
+            ask(address, path).with_context(|| format!("http://{address}{path}"))?;
+        if status == 200 {
+            return Ok(ExitCode::SUCCESS);
+        }
+        eprintln!("lapwing: http://{address}{path}: {status}: {body}");
+        Ok(ExitCode::FAILURE)
+    }
+}
+
+/// Where this machine can ask; none where the server is off, or has a port that only its log names.
+fn address(admin: &AdminSettings) -> Option<SocketAddr> {
+    let known = |address: &SocketAddr| address.port() != 0;
+    let addresses = [admin.probes.address(), admin.listen.address()];
+    let mut address = addresses.into_iter().flatten().find(known)?;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    Some(address)
+}
+
+/// The status and body of the answer.
+fn ask(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
+    let until = Instant::now() + LIMIT;
+    let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
+    stream.set_write_timeout(Some(LIMIT))?;
+    // HTTP/1.0: the connection is closed behind the answer, which is not in chunks.
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n")?;
+    let mut answer = Vec::new();
+    let mut stream = stream.take(ROOM);
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        ensure!(!left.is_zero(), "no answer within {LIMIT:?}");
+        stream.get_ref().set_read_timeout(Some(left))?;
+        let mut piece = [0; 4096];
+        match stream.read(&mut piece).context("no answer")? {
+            0 => break,
+            length => answer.extend_from_slice(&piece[..length]),
+        }
+    }
+    let answer = String::from_utf8_lossy(&answer);
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
+        bail!("the answer is not HTTP");
+    };
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    Ok((
+        status.context("the answer is not HTTP")?,
+        body.trim().to_owned(),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_local_address_of_the_probes_is_asked() {
+        let of = |text: &str| {
+            let settings = Settings::from_toml(text).unwrap();
+            address(&settings.admin).map(|address| address.to_string())
+        };
+        for (text, wanted) in [
+            ("", Some("127.0.0.1:9090")),
+            ("admin.listen = 'off'", None),
+            ("admin.listen = '127.0.0.1:0'", None),
+            ("admin.listen = '0.0.0.0:80'", Some("127.0.0.1:80")),
+            ("admin.probes = '[::]:81'", Some("[::1]:81")),
+            ("admin.probes = '10.0.0.1:81'", Some("10.0.0.1:81")),
+            (
+                "admin.listen = 'off'\nadmin.probes = '0.0.0.0:82'",
+                Some("127.0.0.1:82"),
+            ),
+        ] {
+            assert_eq!(of(text).as_deref(), wanted, "{text}");
+        }
+    }
+}
