@@ -2,15 +2,22 @@
 //! ledger), with a handler that does nothing or sleeps.
 //!
 //! Environment, as the driver sets it: `AMQP_URL`, `QUEUE`, `PREFETCH`, `CONC` (handlers at once),
-//! `SLEEP_MS`, `LANES` (queues `QUEUE`, `QUEUE.1`, …), `QUEUE_TYPE`.
+//! `SLEEP_MS`, `LANES` (queues `QUEUE`, `QUEUE.1`, …), `QUEUE_TYPE`; `SAMPLE`, the part of traces to
+//! keep, which turns telemetry on (to `OTEL_EXPORTER_OTLP_ENDPOINT`); `ADMIN`, where the admin server
+//! listens.
 
-use std::{hint::black_box, time::Duration};
+use std::{
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use lapwing::{
     Worker,
-    config::{BrokerUrls, ConsumerSettings, Settings, Topology},
+    admin::Server,
+    config::{BrokerUrls, ConsumerSettings, Listen, Settings, Topology},
     handler::{Json, Shared},
-    shutdown_signal,
+    shutdown_signal, telemetry,
 };
 use serde::Deserialize;
 
@@ -63,15 +70,34 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         };
         settings.consumers.insert(lane, consumer);
     }
+    let admin: String = env("ADMIN", "off".to_owned());
+    settings.admin.listen = admin.parse().map_or(Listen::Off, Listen::At);
+    let sample = std::env::var("SAMPLE").ok();
+    settings.telemetry.sample = env("SAMPLE", 1.0);
+    let telemetry = sample.map(|_| telemetry::start(&settings)).transpose()?;
+    let signals = telemetry.as_ref().map(telemetry::Telemetry::signals);
     let names: Vec<_> = settings.consumers.keys().cloned().collect();
-    let mut worker = Worker::new(settings).share(Duration::from_millis(sleep));
+    let mut worker = Worker::new(settings.clone())
+        .share(Duration::from_millis(sleep))
+        .observe(signals.unwrap_or_default());
     for name in names {
         worker = match sleep {
             0 => worker.handler(&name, nothing),
             _ => worker.handler(&name, nap),
         };
     }
+    let scrape = telemetry.as_ref().map(telemetry::Telemetry::scrape);
+    let scrape = move || {
+        scrape
+            .as_ref()
+            .map_or_else(String::new, telemetry::Scrape::text)
+    };
+    let server = Server::start(&settings, worker.handle(), Arc::new(scrape))?;
     let report = worker.run(shutdown_signal()).await?;
+    server.stop().await;
+    if let Some(telemetry) = telemetry {
+        telemetry.close(Instant::now() + Duration::from_secs(2));
+    }
     eprintln!("{:?}", report.ledger());
     for (name, lane) in &report.lanes {
         eprintln!("{name}: {:?}", lane.counts);
