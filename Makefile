@@ -11,7 +11,7 @@ ARGS ?=
 
 shell_scripts = $(shell grep -lE '^\#!.*bash' scripts/* .ci/*)
 
-.PHONY: help run test test-4.0 test-4.3 matrix lint fmt bench clean setup
+.PHONY: help run test test-4.0 test-4.3 matrix lint fmt bench fuzz-api clean setup
 
 help: ## List these targets
 	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -49,6 +49,10 @@ fmt: ## Format the source
 
 bench: ## Measure the worker
 	@scripts/bench
+
+fuzz-api: ## Try the API with right and wrong requests made of its OpenAPI document (schemathesis, from PyPI)
+	cargo build
+	@scripts/fuzz-api
 
 clean: ## End all nodes of this checkout, delete what was built
 	scripts/rabbitmq down '*'

@@ -34,7 +34,7 @@
 //!
 //! The source is laid out along that path: [`broker`], `decode`, [`message`], `dispatch`,
 //! [`handler`], `execute`, [`policy`], and `worker`, whose `path` module holds it all together.
-//! Five patterns are its heart: bounded concurrency (`worker::shared`, a permit for each running
+//! Five patterns are its heart: bounded concurrency (`slots`, one for each running
 //! handler), timeouts (`execute`, and every await on broker, pool and actor), retry with
 //! exponential backoff ([`backoff`]), a state actor ([`state`]), and graceful shutdown
 //! (`worker::lane`).

@@ -12,7 +12,7 @@ use std::{
 
 use axum::{
     Router,
-    extract::{DefaultBodyLimit, Path, State},
+    extract::{Path, State},
     http::{StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
@@ -36,8 +36,6 @@ use crate::{
     worker::worker_name,
 };
 
-/// Bytes of a request's body; the longest that is wanted has some 30.
-const BODY: usize = 16 * 1024;
 /// Streams of events at a time.
 const STREAMS: usize = 32;
 
@@ -212,7 +210,6 @@ fn finished(router: Router) -> Router {
     router
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
-        .layer(DefaultBodyLimit::max(BODY))
 }
 
 async fn page() -> Response {

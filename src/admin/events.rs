@@ -109,8 +109,8 @@ fn event(name: &str, json: &str) -> Event {
 /// there are new ones, has the schema `OutcomeList`, with at most 100, newest first. At most 32
 /// streams at a time.
 #[utoipa::path(get, path = "/api/v1/events", tag = "state", responses(
-    (status = 200, body = String, content_type = "text/event-stream"),
-    (status = 503, body = ErrorBody),
+    (status = 200, description = "The events", body = String, content_type = "text/event-stream"),
+    (status = 503, description = "There are 32 streams already", body = ErrorBody),
 ))]
 pub(super) async fn events(
     State(app): State<Arc<App>>,

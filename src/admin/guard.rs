@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
+    body::{Body, HttpBody, to_bytes},
     extract::{Request, State},
     http::{
         HeaderMap, HeaderValue, Method, StatusCode, Uri,
@@ -19,8 +20,13 @@ use tracing::{error, info};
 use super::{api::App, connections::Peer, error::ApiError};
 use crate::text::cut;
 
-/// The longest that a request may take, its body included. Streams of events are answered at once.
+/// The longest that a request may take once its body is here. Streams of events are answered at
+/// once.
 const LONGEST: Duration = Duration::from_secs(30);
+/// The longest that the body of a request may take.
+const BODY_LONGEST: Duration = Duration::from_secs(10);
+/// Bytes of a request's body; the longest that is wanted has some 30.
+const BODY: usize = 16 * 1024;
 
 /// On every answer. The console's own scripts and styles are all that a page may use, and only
 /// itself may frame or read it.
@@ -72,7 +78,7 @@ pub(super) async fn guard(
     let (parts, body) = request.into_parts();
     let asked = Asked::of(&parts);
     let response = match guarded.check(&parts).await {
-        Ok(()) => bound(Request::from_parts(parts, body), next).await,
+        Ok(()) => read(parts, body, next).await,
         Err(refused) => refused.into_response(),
     };
     if let Some(asked) = asked {
@@ -82,6 +88,20 @@ pub(super) async fn guard(
         );
     }
     response
+}
+
+/// Reads the body of a request before it is answered: it is short, and must be here soon.
+async fn read(parts: Parts, body: Body, next: Next) -> Response {
+    let refused = |status, text: &str| ApiError::new(status, text).into_response();
+    let too_long = || refused(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long");
+    if body.size_hint().lower() > BODY as u64 {
+        return too_long();
+    }
+    match tokio::time::timeout(BODY_LONGEST, to_bytes(body, BODY)).await {
+        Ok(Ok(bytes)) => bound(Request::from_parts(parts, bytes.into()), next).await,
+        Ok(Err(_)) => too_long(),
+        Err(_) => refused(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+    }
 }
 
 /// Answers a request within [`LONGEST`].

@@ -14,6 +14,7 @@ mod liveness;
 mod monitor;
 mod probes;
 mod reads;
+mod refusals;
 mod views;
 mod writes;
 

@@ -29,7 +29,8 @@ fn answer<T>(is_well: bool, body: T) -> Answer<T> {
 /// Fails when a lane's loop has stood still for longer than any wait of its own explains, or has
 /// ended without having stopped: then a restart may help. A broker that is down does not fail it.
 #[utoipa::path(get, path = "/livez", tag = "probes", responses(
-    (status = 200, body = Live), (status = 503, body = Live),
+    (status = 200, description = "It does", body = Live),
+    (status = 503, description = "It does not", body = Live),
 ))]
 pub(super) async fn livez(State(app): State<Arc<App>>) -> Answer<Live> {
     let dead = app.liveness.look(&app.worker);
@@ -45,7 +46,8 @@ pub(super) async fn livez(State(app): State<Arc<App>>) -> Answer<Live> {
 ///
 /// Every lane has a live consumer or was paused on purpose, and no drain has begun.
 #[utoipa::path(get, path = "/readyz", tag = "probes", responses(
-    (status = 200, body = Ready), (status = 503, body = Ready),
+    (status = 200, description = "It does", body = Ready),
+    (status = 503, description = "It does not", body = Ready),
 ))]
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<Ready> {
     let ready = Ready::from(app.worker.readiness());
@@ -56,7 +58,8 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<Ready> {
 ///
 /// Every lane has had its first subscription, or was paused instead. Stays so from then on.
 #[utoipa::path(get, path = "/startupz", tag = "probes", responses(
-    (status = 200, body = Started), (status = 503, body = Started),
+    (status = 200, description = "It has", body = Started),
+    (status = 503, description = "It has not yet", body = Started),
 ))]
 pub(super) async fn startupz(State(app): State<Arc<App>>) -> Answer<Started> {
     let waiting = app.note_start();
@@ -66,7 +69,7 @@ pub(super) async fn startupz(State(app): State<Arc<App>>) -> Answer<Started> {
 
 /// Metrics, in Prometheus' text format
 #[utoipa::path(get, path = "/metrics", tag = "probes", responses(
-    (status = 200, body = String, content_type = "text/plain"),
+    (status = 200, description = "The metrics", body = String, content_type = "text/plain"),
 ))]
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> impl IntoResponse {
     const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";

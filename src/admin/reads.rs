@@ -18,7 +18,8 @@ use utoipa::IntoParams;
 
 use super::{
     api::App,
-    error::{ApiError, ErrorBody},
+    error::ApiError,
+    refusals::{BadRequest, NoLane, Silent},
     views::{Depth, History, Ladder, Lane, Lanes, OutcomeList, Rung, Worker},
 };
 use crate::{CallError, InFlightPage, OutcomeKind, config::Settings};
@@ -27,14 +28,14 @@ pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 pub(super) type LanePath = Result<Path<String>, PathRejection>;
 
 /// The worker as a whole
-#[utoipa::path(get, path = "/api/v1/worker", tag = "state", responses((status = 200, body = Worker)))]
+#[utoipa::path(get, path = "/api/v1/worker", tag = "state", responses((status = 200, description = "The worker", body = Worker)))]
 pub(super) async fn worker(State(app): State<Arc<App>>) -> Json<Worker> {
     let reports = join_all(app.worker.lanes().map(|name| app.report(name))).await;
     Json(app.worker(reports.iter()))
 }
 
 /// All lanes
-#[utoipa::path(get, path = "/api/v1/lanes", tag = "state", responses((status = 200, body = Lanes)))]
+#[utoipa::path(get, path = "/api/v1/lanes", tag = "state", responses((status = 200, description = "The lanes", body = Lanes)))]
 pub(super) async fn lanes(State(app): State<Arc<App>>) -> Json<Lanes> {
     let ask = async |name| app.lane(name, app.report(name).await);
     let lanes = join_all(app.worker.lanes().map(ask)).await;
@@ -45,8 +46,8 @@ pub(super) async fn lanes(State(app): State<Arc<App>>) -> Json<Lanes> {
 
 /// One lane
 #[utoipa::path(get, path = "/api/v1/lanes/{lane}", tag = "state",
-    params(("lane" = String, Path, description = "Its name")),
-    responses((status = 200, body = Lane), (status = 404, body = ErrorBody)),
+    params(("lane" = String, Path, description = "The lane's name")),
+    responses((status = 200, description = "The lane", body = Lane), NoLane),
 )]
 pub(super) async fn lane(State(app): State<Arc<App>>, lane: LanePath) -> Answer<Lane> {
     let Path(name) = lane?;
@@ -69,8 +70,8 @@ fn known(app: &App, name: &str) -> Result<(), ApiError> {
 
 /// What a lane did in the last five minutes, second by second
 #[utoipa::path(get, path = "/api/v1/lanes/{lane}/history", tag = "state",
-    params(("lane" = String, Path, description = "Its name")),
-    responses((status = 200, body = History), (status = 404, body = ErrorBody)),
+    params(("lane" = String, Path, description = "The lane's name")),
+    responses((status = 200, description = "Its history", body = History), NoLane),
 )]
 pub(super) async fn history(State(app): State<Arc<App>>, lane: LanePath) -> Answer<History> {
     let Path(name) = lane?;
@@ -82,8 +83,8 @@ pub(super) async fn history(State(app): State<Arc<App>>, lane: LanePath) -> Answ
 ///
 /// Asks the broker, at most every two seconds.
 #[utoipa::path(get, path = "/api/v1/lanes/{lane}/ladder", tag = "state",
-    params(("lane" = String, Path, description = "Its name")),
-    responses((status = 200, body = Ladder), (status = 404, body = ErrorBody)),
+    params(("lane" = String, Path, description = "The lane's name")),
+    responses((status = 200, description = "Its queues", body = Ladder), NoLane),
 )]
 pub(super) async fn ladder(State(app): State<Arc<App>>, lane: LanePath) -> Answer<Ladder> {
     /// How long an answer is good for.
@@ -92,8 +93,8 @@ pub(super) async fn ladder(State(app): State<Arc<App>>, lane: LanePath) -> Answe
     let kept = app.ladders.get(&name).ok_or(CallError::NoSuchLane)?;
     // Held while the broker is asked: whoever else wants to know waits for the same answer.
     let mut kept = kept.lock().await;
-    if let Some((at, ladder)) = kept.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
-        let _ = at;
+    let fresh = kept.as_ref().filter(|(at, _)| at.elapsed() < FRESH);
+    if let Some((_, ladder)) = fresh {
         return Ok(Json(ladder.clone()));
     }
     let ladder = ask_ladder(&app, &name).await?;
@@ -168,9 +169,7 @@ fn within(
 
 /// Messages in flight, oldest first
 #[utoipa::path(get, path = "/api/v1/in-flight", tag = "messages", params(InFlightQuery),
-    responses((status = 200, body = InFlightPage), (status = 400, body = ErrorBody),
-        (status = 404, body = ErrorBody), (status = 503, body = ErrorBody),
-        (status = 504, body = ErrorBody)),
+    responses((status = 200, description = "Some of them", body = InFlightPage), BadRequest, NoLane, Silent),
 )]
 pub(super) async fn in_flight(
     State(app): State<Arc<App>>,
@@ -202,8 +201,7 @@ pub(super) struct OutcomesQuery {
 ///
 /// Every failure (500 of each lane are kept), and of the others five a second (100 are kept).
 #[utoipa::path(get, path = "/api/v1/outcomes", tag = "messages", params(OutcomesQuery),
-    responses((status = 200, body = OutcomeList), (status = 400, body = ErrorBody),
-        (status = 404, body = ErrorBody)),
+    responses((status = 200, description = "Some of them", body = OutcomeList), BadRequest, NoLane),
 )]
 pub(super) async fn outcomes(
     State(app): State<Arc<App>>,
@@ -223,7 +221,7 @@ pub(super) async fn outcomes(
 ///
 /// As `lapwing config show` prints them. A concurrency that was changed is not among them.
 #[utoipa::path(get, path = "/api/v1/config", tag = "state",
-    responses((status = 200, body = serde_json::Value)),
+    responses((status = 200, description = "The settings", body = serde_json::Value)),
 )]
 pub(super) async fn config(State(app): State<Arc<App>>) -> Json<Settings> {
     Json(app.settings.clone())
@@ -231,7 +229,7 @@ pub(super) async fn config(State(app): State<Arc<App>>) -> Json<Settings> {
 
 /// This document
 #[utoipa::path(get, path = "/api/v1/openapi.json", tag = "state",
-    responses((status = 200, body = serde_json::Value)),
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value)),
 )]
 pub(super) async fn document(State(app): State<Arc<App>>) -> impl IntoResponse {
     let document = app.document.get().cloned().unwrap_or_default();

@@ -18,6 +18,7 @@ use super::{
     api::App,
     error::{ApiError, ErrorBody},
     reads::{Answer, LanePath, told},
+    refusals::{BadRequest, NoLane, Refused, Silent},
     views::{Cancelled, Lane},
 };
 use crate::DeliveryId;
@@ -27,11 +28,9 @@ use crate::DeliveryId;
 /// It takes nothing new and gives back what has not started; handlers that run finish. Lasts until
 /// it is resumed or the process ends.
 #[utoipa::path(post, path = "/api/v1/lanes/{lane}/pause", tag = "changes",
-    params(("lane" = String, Path, description = "Its name")),
+    params(("lane" = String, Path, description = "The lane's name")),
     security(("token" = [])),
-    responses((status = 200, body = Lane), (status = 401, body = ErrorBody),
-        (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 503, body = ErrorBody), (status = 504, body = ErrorBody)),
+    responses((status = 200, description = "The lane, as it is now", body = Lane), NoLane, Refused, Silent),
 )]
 pub(super) async fn pause(State(app): State<Arc<App>>, lane: LanePath) -> Answer<Lane> {
     let Path(name) = lane?;
@@ -41,11 +40,9 @@ pub(super) async fn pause(State(app): State<Arc<App>>, lane: LanePath) -> Answer
 
 /// Resume a paused lane
 #[utoipa::path(post, path = "/api/v1/lanes/{lane}/resume", tag = "changes",
-    params(("lane" = String, Path, description = "Its name")),
+    params(("lane" = String, Path, description = "The lane's name")),
     security(("token" = [])),
-    responses((status = 200, body = Lane), (status = 401, body = ErrorBody),
-        (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 503, body = ErrorBody), (status = 504, body = ErrorBody)),
+    responses((status = 200, description = "The lane, as it is now", body = Lane), NoLane, Refused, Silent),
 )]
 pub(super) async fn resume(State(app): State<Arc<App>>, lane: LanePath) -> Answer<Lane> {
     let Path(name) = lane?;
@@ -58,7 +55,7 @@ pub(super) async fn resume(State(app): State<Arc<App>>, lane: LanePath) -> Answe
 #[serde(deny_unknown_fields)]
 pub(super) struct Change {
     /// Handlers that may run at once: 1 to its prefetch.
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 65535)]
     concurrency: u16,
 }
 
@@ -67,13 +64,14 @@ pub(super) struct Change {
 /// More run at once; fewer do as those that run end: none is cancelled. Lasts until the process
 /// ends.
 #[utoipa::path(patch, path = "/api/v1/lanes/{lane}", tag = "changes",
-    params(("lane" = String, Path, description = "Its name")),
+    params(("lane" = String, Path, description = "The lane's name")),
     request_body = Change,
     security(("token" = [])),
-    responses((status = 200, body = Lane), (status = 400, body = ErrorBody),
-        (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
-        (status = 404, body = ErrorBody), (status = 413, body = ErrorBody),
-        (status = 415, body = ErrorBody), (status = 422, body = ErrorBody)),
+    responses((status = 200, description = "The lane, as it is now", body = Lane),
+        (status = 413, description = "The body is too long", body = ErrorBody),
+        (status = 415, description = "The body is not application/json", body = ErrorBody),
+        (status = 422, description = "Not 1 to the prefetch", body = ErrorBody),
+        BadRequest, NoLane, Refused, Silent),
 )]
 pub(super) async fn change(
     State(app): State<Arc<App>>,
@@ -94,15 +92,14 @@ pub(super) async fn change(
 /// thread sees nothing of it before its timeout.
 #[utoipa::path(post, path = "/api/v1/in-flight/{lane}/{delivery}/cancel", tag = "changes",
     params(
-        ("lane" = String, Path, description = "The lane"),
+        ("lane" = String, Path, description = "The lane's name"),
         ("delivery" = String, Path, description = "The delivery, such as 3-17"),
     ),
     security(("token" = [])),
-    responses((status = 200, body = Cancelled), (status = 401, body = ErrorBody),
-        (status = 403, body = ErrorBody),
-        (status = 404, body = ErrorBody, description = "It is not in flight any more"),
-        (status = 409, body = ErrorBody, description = "It is not at its handler"),
-        (status = 503, body = ErrorBody), (status = 504, body = ErrorBody)),
+    responses((status = 200, description = "Its handler was told to end", body = Cancelled),
+        (status = 404, description = "It is not in flight, or there is no such lane", body = ErrorBody),
+        (status = 409, description = "It is not at its handler", body = ErrorBody),
+        Refused, Silent),
 )]
 pub(super) async fn cancel(
     State(app): State<Arc<App>>,

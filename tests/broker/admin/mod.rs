@@ -1,10 +1,18 @@
 //! What an operator sees and changes while a worker runs.
 
+mod changes;
+mod connections;
+mod document;
+mod events;
 mod handle;
+mod probes;
+mod process;
+mod reads;
 
-use lapwing::Worker;
+use lapwing::config::Settings;
+use lapwing::{Context, Worker};
 
-use crate::support::{Broker, InProcess, VHost};
+use crate::support::{ADMIN, Admin, Broker, Gate, InProcess, Notes, VHost, lane_settings};
 
 async fn vhost() -> VHost {
     Broker::shared().await.vhost().await
@@ -12,4 +20,28 @@ async fn vhost() -> VHost {
 
 async fn start(worker: Worker) -> InProcess {
     InProcess::start(worker).await
+}
+
+/// Settings for the lane `q` and an admin server with a token.
+fn settings(vhost: &VHost, changes: &str) -> Settings {
+    lane_settings(vhost, &["q"], &format!("{ADMIN}{changes}"))
+}
+
+/// A worker with its admin server.
+async fn start_both(settings: Settings, worker: Worker) -> (InProcess, Admin) {
+    let worker = start(worker).await;
+    let admin = Admin::start(&settings, &worker.handle);
+    (worker, admin)
+}
+
+type Waiting = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A handler that notes its runs and waits at a gate.
+fn gated(notes: &Notes, gate: &Gate) -> impl Fn(Context) -> Waiting + Clone + use<> {
+    let (notes, gate) = (notes.clone(), gate.clone());
+    move |context| {
+        let gate = gate.clone();
+        notes.note(&context);
+        Box::pin(async move { gate.passed().await })
+    }
 }

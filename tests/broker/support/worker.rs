@@ -47,6 +47,13 @@ impl WorkerProcess {
         Self::start_with(config, |_| {})
     }
 
+    /// The same, with its admin server: the configuration says where.
+    pub fn start_with_admin(config: &str) -> Self {
+        Self::start_with(config, |command| {
+            command.env_remove("LAPWING__ADMIN__LISTEN");
+        })
+    }
+
     /// The same, with arguments or environment that `adjust` adds.
     ///
     /// Nothing of the caller's `LAPWING__` environment reaches the worker. Its admin server is off,

@@ -1,0 +1,214 @@
+//! The server of `lapwing run`: through a drain, its addresses, what it writes down; and
+//! `lapwing health`.
+
+use std::net::TcpListener;
+
+use reqwest::Method;
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::vhost;
+use crate::support::admin::answer;
+use crate::support::{
+    ADMIN, Admin, DEADLINE, Gate, HttpHandler, Reply, VHost, WorkerProcess, field, lane_config,
+    log_message, within,
+};
+
+fn config(vhost: &VHost, handler: &HttpHandler, changes: &str) -> String {
+    lane_config(&vhost.amqp_url(), "q", &handler.url(), changes)
+}
+
+#[tokio::test]
+async fn a_drain_makes_it_unready_at_once_and_is_answered_to_its_end() {
+    let vhost = vhost().await;
+    let gate = Gate::default();
+    let passing = gate.clone();
+    let handler = HttpHandler::answering_async(move |_| {
+        let gate = passing.clone();
+        async move {
+            gate.passed().await;
+            Reply::ok()
+        }
+    })
+    .await;
+    let mut worker = WorkerProcess::start_with_admin(&config(&vhost, &handler, ADMIN));
+    let admin = Admin::of(&worker).await;
+    worker.wait_for_consumers(&vhost, "q", 1).await;
+    admin.until("/readyz", |(status, _)| *status == 200).await;
+    vhost.publish("q", "x").await;
+    handler.wait_for_requests(1, DEADLINE).await;
+
+    worker.terminate();
+    let stopping = "waiting for running handlers; a second signal stops them";
+    worker.wait_for_message(stopping, DEADLINE).await;
+
+    let draining = |(_, body): &(u16, Value)| body["lanes"]["q"]["state"] == "draining";
+    let (status, body) = admin.until("/readyz", draining).await;
+    assert_eq!((status, &body["draining"]), (503, &Value::Bool(true)));
+    assert_eq!(admin.get("/livez").await.0, 200);
+    assert_eq!(admin.get("/startupz").await.0, 200);
+    let page = admin.read("/api/v1/in-flight").await;
+    assert_eq!(page["messages"][0]["phase"], "handling", "{page}");
+    gate.open();
+    let exit = worker.exited(DEADLINE).await;
+    assert!(exit.status.success(), "{exit:?}");
+    let ledger = worker.ledger();
+    assert_eq!((ledger.received, ledger.acked), (1, 1));
+    let gone = admin.request(Method::GET, "/livez").send().await;
+    assert!(gone.is_err(), "{gone:?}");
+}
+
+#[tokio::test]
+async fn an_open_stream_of_events_does_not_hold_up_the_exit() {
+    let vhost = vhost().await;
+    let handler = HttpHandler::answering(|_| Reply::ok()).await;
+    let mut worker = WorkerProcess::start_with_admin(&config(&vhost, &handler, ADMIN));
+    let admin = Admin::of(&worker).await;
+    worker.wait_for_consumers(&vhost, "q", 1).await;
+    let mut events = crate::support::Events::open(&admin).await;
+    events.next("state", |_| true).await;
+
+    worker.terminate();
+    events.ended().await;
+    let exit = worker.exited(DEADLINE).await;
+
+    assert!(exit.status.success(), "{exit:?}");
+    // The drain's own pace, and what the server may take at the most.
+    assert!(exit.took < std::time::Duration::from_secs(3), "{exit:?}");
+}
+
+#[tokio::test]
+async fn an_address_that_is_taken_is_named_with_its_setting() {
+    let vhost = vhost().await;
+    let handler = HttpHandler::answering(|_| Reply::ok()).await;
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound");
+    for (setting, changes) in [
+        ("admin.listen", format!("[admin]\nlisten = '{address}'")),
+        (
+            "admin.probes",
+            format!("[admin]\nlisten = 'off'\nprobes = '{address}'"),
+        ),
+    ] {
+        let config = config(&vhost, &handler, &changes);
+        let mut worker = WorkerProcess::start_with_admin(&config);
+        let exit = worker.exited(DEADLINE).await;
+        assert_eq!(exit.status.code(), Some(78), "{setting}");
+        let log = worker.log();
+        let last = log.last().expect("it says why");
+        assert_eq!(log_message(last), "cannot run");
+        let why = field(last, "error").as_str().expect("it is text");
+        assert!(
+            why.starts_with(&format!("{setting}: cannot listen at {address}")),
+            "{why}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_off_listens_nowhere_and_probes_have_an_address_of_their_own() {
+    let vhost = vhost().await;
+    let handler = HttpHandler::answering(|_| Reply::ok()).await;
+    let changes = "[admin]\nlisten = 'off'\nprobes = '127.0.0.1:0'";
+    let mut worker = WorkerProcess::start_with_admin(&config(&vhost, &handler, changes));
+    let line = worker.wait_for_message("probes listening", DEADLINE).await;
+    let address = field(&line, "address").as_str().expect("it is named");
+    let client = reqwest::Client::new();
+    let get = async |path: &str| {
+        answer(client.get(format!("http://{address}{path}")))
+            .await
+            .0
+    };
+    worker.wait_for_consumers(&vhost, "q", 1).await;
+
+    for path in ["/livez", "/startupz", "/metrics"] {
+        assert_eq!(get(path).await, 200, "{path}");
+    }
+    for path in [
+        "/",
+        "/api/v1/lanes",
+        "/api/v1/config",
+        "/api/v1/openapi.json",
+    ] {
+        assert_eq!(get(path).await, 404, "{path}");
+    }
+    worker.drain(DEADLINE).await;
+    let is_listening = |line: &Value| log_message(line) == "admin server listening";
+    assert!(!worker.log().iter().any(is_listening));
+}
+
+#[tokio::test]
+async fn changes_are_written_down_with_who_asked_and_what_became_of_it() {
+    let vhost = vhost().await;
+    let handler = HttpHandler::answering(|_| Reply::ok()).await;
+    let mut worker = WorkerProcess::start_with_admin(&config(&vhost, &handler, ADMIN));
+    let admin = Admin::of(&worker).await;
+    worker.wait_for_consumers(&vhost, "q", 1).await;
+
+    assert_eq!(admin.post("/api/v1/lanes/q/pause").await.0, 200);
+    let request = admin.request(Method::PATCH, "/api/v1/lanes/q");
+    let request = request
+        .header("user-agent", "curl/8")
+        .bearer_auth("wrong-wrong-wrong");
+    assert_eq!(answer(request).await.0, 401);
+
+    let asked = |status: u64| {
+        move |line: &Value| {
+            log_message(line) == "change asked for" && field(line, "status") == status
+        }
+    };
+    let line = worker.wait_for("the pause", DEADLINE, asked(200)).await;
+    assert_eq!(field(&line, "path"), "/api/v1/lanes/q/pause");
+    assert_eq!(field(&line, "method"), "POST");
+    assert_eq!(line["level"], "INFO");
+    let line = worker.wait_for("the refusal", DEADLINE, asked(401)).await;
+    assert_eq!(field(&line, "agent"), "curl/8");
+    let peer = field(&line, "peer").as_str().expect("it is text");
+    assert!(peer.starts_with("127.0.0.1:"), "{peer}");
+    worker.drain(DEADLINE).await;
+    let log = worker.log();
+    let shown = log.iter().map(Value::to_string).collect::<String>();
+    assert!(
+        !shown.contains("wrong-wrong"),
+        "tokens are not written down"
+    );
+}
+
+#[tokio::test]
+async fn health_asks_the_worker_of_the_same_configuration() {
+    let vhost = vhost().await;
+    let handler = HttpHandler::answering(|_| Reply::ok()).await;
+    // Free a moment ago; nothing else on this machine is likely to take it now.
+    let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = free.local_addr().expect("it is bound");
+    drop(free);
+    let config = config(&vhost, &handler, &format!("[admin]\nlisten = '{address}'"));
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("lapwing.toml");
+    std::fs::write(&file, &config).expect("a temporary file");
+    let health = async |ready: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lapwing"));
+        command.arg("health").arg("--config").arg(&file).args(ready);
+        let ended = within("lapwing health", command.output()).await;
+        let ended = ended.expect("it starts");
+        let said = String::from_utf8(ended.stderr).expect("it prints text");
+        (ended.status.code(), said)
+    };
+    let (code, said) = health(&[]).await;
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&format!("http://{address}/livez")), "{said}");
+
+    let mut worker = WorkerProcess::start_with_admin(&config);
+    let admin = Admin::of(&worker).await;
+    admin.until("/readyz", |(status, _)| *status == 200).await;
+    assert_eq!(health(&[]).await, (Some(0), String::new()));
+    assert_eq!(health(&["--ready"]).await, (Some(0), String::new()));
+
+    // Alive, but not ready.
+    vhost.delete("q").await;
+    admin.until("/readyz", |(status, _)| *status == 503).await;
+    assert_eq!(health(&[]).await.0, Some(0));
+    worker.kill();
+    worker.exited(DEADLINE).await;
+    assert_eq!(health(&["--ready"]).await.0, Some(1));
+}
