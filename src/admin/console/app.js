@@ -35,7 +35,9 @@ function outcomesTable({ title, part, kinds, whole }) {
     { title: "Since the start", class: "number", fill: (cell, row) => say(cell, count(row.total)) },
     { title: "Share", class: "number", fill: (cell, row) => say(cell, percent(row.total, row.all)) },
   ];
-  const table = new Table(byId("outcomes-tables"), `${title} by outcome`, columns);
+  const place = h("div");
+  byId("ladder").before(place);
+  const table = new Table(place, `${title} by outcome`, columns);
   return () => {
     const seconds = store.window();
     say(recent, seconds >= 60 ? "Last minute" : `Last ${seconds} s`);
@@ -46,18 +48,22 @@ function outcomesTable({ title, part, kinds, whole }) {
   };
 }
 
+function whyOf({ state, since, reason, rates }) {
+  if (state === "consuming") return `${rate(rates.failed)} failed, ${rate(rates.succeeded)} succeeded`;
+  return `${words(state)} for ${duration(store.since(since))}${reason ? `: ${visible(reason)}` : ""}`;
+}
+
 function showHealth() {
   const { worker } = store;
   const all = [...store.lanes.values()];
   const { level, word, text, lanes: reasons } = verdict(worker, all);
   byId("health").dataset.level = stream.live ? level : "gone";
-  say(byId("verdict-word"), word);
-  say(byId("verdict-text"), visible(text));
+  say(byId("verdict-word"), stream.live ? word : "Gone");
+  say(byId("verdict-text"), stream.live ? visible(text) : `It was: ${word}. ${visible(text)}`);
   document.title = `${stream.live ? word : "Gone"}: ${visible(worker.name)}`;
   const list = byId("verdict-details");
   show(list, reasons.length > 0 && all.length > 1);
-  const items = reasons.slice(0, REASONS).map((reason) =>
-    [reason, `${words(reason.state)} for ${duration(store.since(reason.since))}${reason.reason ? `: ${visible(reason.reason)}` : ""}`]);
+  const items = reasons.slice(0, REASONS).map((reason) => [reason, whyOf(reason)]);
   const known = items.map(([reason]) => `${reason.name} ${markOf(reason)}`).join("\n") + reasons.length;
   if (list.dataset.known !== known) {
     list.dataset.known = known;
@@ -167,8 +173,7 @@ function showContact() {
     : "Gone: no contact with the worker.";
   say(byId("gone-text"), `${before} Everything below is as of ${clock(stream.asOf)}.`);
   say(byId("gone-age"), `${duration((Date.now() - stream.asOf) / 1000)} ago. Trying again.`);
-  byId("health").dataset.level = "gone";
-  document.title = `Gone: ${visible(store.worker.name)}`;
+  showHealth();
 }
 
 const stream = new Stream({

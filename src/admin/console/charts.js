@@ -19,26 +19,28 @@ function times({ step_seconds: step, until, received }) {
   return received.map((_, index) => end - (received.length - 1 - index) * step);
 }
 
-/** Lines differ by dash and width as well as by colour. */
+/** They differ by dash and width as well as by colour; failures are bars, which are not there at 0. */
 const LINES = {
   received: { title: "received", colour: "--muted", dash: [2, 2], width: 1 },
   succeeded: { title: "succeeded", colour: "--good", width: 1.5 },
-  failed: { title: "failed", colour: "--bad", dash: [6, 3], width: 1.5 },
+  failed: { title: "failed", colour: "--bad", bars: true, width: 0 },
   p50_seconds: { title: "median", colour: "--muted", width: 1.5 },
   p95_seconds: { title: "95th percentile", colour: "--text", dash: [6, 3], width: 1.5 },
   in_flight: { title: "in flight", colour: "--text", width: 1.5 },
 };
 
-/** The three charts of a lane. */
+/** The three charts of a lane. The first line is drawn first, the key names it last. */
 export const CHARTS = [
-  { title: "Throughput", lines: ["received", "succeeded", "failed"], text: rate, axis: si, floor: 1 },
-  { title: "Handler time", lines: ["p50_seconds", "p95_seconds"], text: duration, axis: duration, floor: 0.001 },
+  { title: "Throughput", lines: ["failed", "succeeded", "received"], text: rate, axis: si, floor: 1 },
+  { title: "Handler time", lines: ["p95_seconds", "p50_seconds"], text: duration, axis: duration, floor: 0.001 },
   { title: "In flight", lines: ["in_flight"], text: si, axis: si, floor: 1 },
 ];
 
 function series(key, more = {}) {
   const line = LINES[key];
-  return { stroke: () => colour(line.colour), width: line.width, dash: line.dash, points: { show: false }, ...more };
+  const drawn = { stroke: () => colour(line.colour), width: line.width, dash: line.dash, points: { show: false }, ...more };
+  if (!line.bars) return drawn;
+  return { ...drawn, width: 0, fill: drawn.stroke, paths: uPlot.paths.bars({ size: [1, 4, 1] }) };
 }
 
 function scales(floor, data) {
@@ -60,7 +62,7 @@ export class Chart {
     this.canvas = h("div", { class: "plot", role: "img" });
     const key = kind.lines.map((name, index) =>
       h("span", { class: "key" }, h("span", { class: `line ${name}`, "aria-hidden": "true" }), `${LINES[name].title} `, this.values[index]));
-    parent.append(h("figure", {}, h("figcaption", {}, h("h3", {}, kind.title), ...key, this.at), this.canvas));
+    parent.append(h("figure", {}, h("figcaption", {}, h("h3", {}, kind.title), ...key.reverse(), this.at), this.canvas));
     new ResizeObserver(() => this.#fit()).observe(this.canvas);
     colours.addEventListener("change", () => this.#plot?.redraw());
   }
@@ -72,7 +74,7 @@ export class Chart {
     else this.#make();
     if (this.#plot && this.#plot.cursor.idx === null) this.#tell(null);
     const now = this.kind.lines.map((name, index) => `${LINES[name].title} ${this.#text(index, null)}`);
-    this.canvas.setAttribute("aria-label", `${this.kind.title} over the last five minutes; now: ${now.join(", ")}`);
+    this.canvas.setAttribute("aria-label", `${this.kind.title} over the last five minutes; now: ${now.reverse().join(", ")}`);
   }
 
   /** Forgets what was drawn: another lane follows. */
@@ -94,7 +96,7 @@ export class Chart {
       cursor: { y: false, drag: { x: false, y: false }, points: { show: false }, sync: { key: "lane" } },
       scales: scales(this.kind.floor, () => this.#data[0]),
       axes: [
-        { ...axis, size: 22, gap: 2, space: 70, values: (_, at) => at.map((s) => clock(new Date(s * 1000)).slice(-8, -3)) },
+        { ...axis, size: 22, gap: 2, space: 52, values: (_, at) => at.map((s) => clock(new Date(s * 1000)).slice(-8, -3)) },
         { ...axis, size: 54, gap: 4, space: 28, values: (_, at) => at.map(this.kind.axis) },
       ],
       series: [{}, ...this.kind.lines.map((name) => series(name))],
@@ -150,7 +152,7 @@ export class Spark {
       cursor: hidden,
       axes: [hidden, hidden],
       scales: scales(this.floor, () => this.#data[0]),
-      series: [{}, ...this.lines.map((name) => series(name, { width: 1, dash: undefined }))],
+      series: [{}, ...this.lines.map((name) => series(name, { width: 1, dash: undefined, ...(name === "p95_seconds" && { stroke: () => colour("--muted") }) }))],
     }, this.#data, this.parent);
   }
 }

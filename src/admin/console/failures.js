@@ -2,7 +2,7 @@
 
 import { byId, h, mark, say, show, stranger, Table } from "./dom.js";
 import { clock, count, duration, words } from "./format.js";
-import { idOf, trace } from "./messages.js";
+import { idOf, trace, typeOf } from "./messages.js";
 import { ask } from "./stream.js";
 
 const SHOWN = 100;
@@ -52,6 +52,10 @@ function errorOf(failure) {
   return [body, more];
 }
 
+function ago(seconds) {
+  return seconds < 1 ? "just now" : `${duration(seconds)} ago`;
+}
+
 /** Cells of failures do not change once they are there. */
 function once(fill) {
   return (cell, item) => {
@@ -82,10 +86,11 @@ export class FailuresView {
       { title: "What", class: "kind", fill: once(kindOf) },
       { title: "Then", class: "then", fill: once((failure) => [settlement(failure)]) },
       { title: "Message", class: "message", fill: once((failure) => [
-        idOf(failure.id), " ",
-        failure.type ? stranger(failure.type, { class: "aside" }) : "",
-        h("span", { class: "aside" }, ` attempt ${failure.attempt}, ${duration(failure.handling_seconds)} `),
-        trace(failure.trace_id, this.store.worker?.trace_url) ?? "",
+        idOf(failure.id),
+        h("div", { class: "aside" },
+          typeOf(failure.type), failure.type ? ", " : "",
+          `attempt ${failure.attempt}, ${duration(failure.handling_seconds)} `,
+          trace(failure.trace_id, this.store.worker?.trace_url)),
       ]) },
       { title: "Error", class: "why", fill: once(errorOf) },
     ];
@@ -94,7 +99,7 @@ export class FailuresView {
   #causeColumns() {
     return [
       { title: "Times", class: "name number", fill: (cell, group) => say(cell, count(group.count)) },
-      { title: "Last", class: "time", fill: (cell, group) => say(cell, `${duration(this.store.since(group.last.at))} ago`) },
+      { title: "Last", class: "time", fill: (cell, { last }) => say(cell, ago(this.store.since(last.at))) },
       { title: "Lane", class: "lane", fill: once(({ last }) => [h("a", { href: `#lane/${encodeURIComponent(last.lane)}` }, stranger(last.lane))]) },
       { title: "What", class: "kind", fill: once(({ last }) => kindOf(last)) },
       { title: "Error, of the last", class: "why", fill: (cell, { last }) => {

@@ -2,7 +2,7 @@
 
 import { byId, facts, h, say, show, stranger, Table } from "./dom.js";
 import { count, duration, NONE, visible, words } from "./format.js";
-import { idOf, trace } from "./messages.js";
+import { idOf, trace, typeOf } from "./messages.js";
 import { Poll } from "./stream.js";
 import { change } from "./token.js";
 
@@ -45,11 +45,11 @@ export class InFlightView {
       { title: "Age", class: "name number", fill: (cell, { age_seconds: age }) => say(cell, duration(age)) },
       { title: "Lane", class: "lane", fill: fixed(({ lane }) => [h("a", { href: `#lane/${encodeURIComponent(lane)}` }, stranger(lane))]) },
       { title: "Phase", class: "phase", fill: (cell, { phase }) => say(cell, words(phase)) },
-      { title: "At its handler", class: "number", fill: (cell, { handling_seconds: time }) => say(cell, duration(time)) },
+      { title: "Handling", class: "number", fill: (cell, { handling_seconds: time }) => say(cell, duration(time)) },
       { title: "Attempt", class: "number", fill: (cell, { attempt }) => say(cell, count(attempt)) },
       { title: "Id", class: "id", fill: fixed(({ id }) => [idOf(id)]) },
-      { title: "Type", class: "type", fill: fixed(({ type }) => [type ? stranger(type) : NONE]) },
-      { title: "Routing key", class: "key-of", fill: fixed(({ routing_key: key }) => [key ? stranger(key) : NONE]) },
+      { title: "Type", class: "type", fill: fixed(({ type }) => [typeOf(type) ?? NONE]) },
+      { title: "Routing key", class: "key-of", fill: fixed(({ routing_key: key }) => [typeOf(key) ?? NONE]) },
       { title: "Trace", class: "trace", fill: (cell, { trace_id: id }) => {
         if (cell.dataset.id !== (id ?? "")) {
           cell.dataset.id = id ?? "";

@@ -33,7 +33,7 @@ export class LaneView {
 
   #ladderTable() {
     this.ladderTable = new Table(byId("ladder"), "Messages on each rung of the retry ladder", [
-      { title: "Delay", class: "name", fill: (cell, rung) => { say(cell, rung.title); cell.title = visible(rung.queue); } },
+      { title: "Retry ladder", class: "name", fill: (cell, rung) => { say(cell, rung.title); cell.title = visible(rung.queue); } },
       { title: "Messages", class: "number", fill: (cell, rung) => say(cell, count(rung.messages)) },
       { title: "Share", class: "share", fill: (cell, rung) => {
         if (!cell.firstChild) cell.append(h("div", { class: "share-bar", "aria-hidden": "true" }), h("span", { class: "unseen" }));
@@ -49,7 +49,7 @@ export class LaneView {
     const depths = [...rungs, ...(dead ? [dead] : [])].map((rung) => rung.messages ?? 0);
     const most = Math.max(0, ...depths);
     const sum = depths.reduce((all, depth) => all + depth, 0);
-    const rows = rungs.map((rung) => ({ ...rung, title: duration(rung.delay_seconds), most, sum }));
+    const rows = rungs.map((rung) => ({ ...rung, title: `after ${count(rung.delay_seconds)}\u202fs`, most, sum }));
     if (dead) rows.push({ ...dead, title: "Dead letters", most, sum });
     this.ladderTable.update(rows, (rung) => rung.queue);
     const notes = [error ? `The broker could not be asked: ${visible(error)}` : "", rungs.length ? "" : "No rungs: nothing is parked at the broker."];
@@ -103,6 +103,7 @@ export class LaneView {
   update() {
     const lane = this.store.lanes.get(this.#name);
     show(byId("lane"), this.#name !== null);
+    show(byId("ladder"), this.#name !== null);
     if (this.#name === null) return;
     show(byId("lane-controls"), Boolean(lane) && this.store.worker.can_change);
     show(byId("lane-read-only"), !this.store.worker.can_change);
@@ -136,10 +137,14 @@ export class LaneView {
 
   #showFacts(lane) {
     const { rates, latency } = lane;
-    facts(byId("lane-facts"), [
+    // The rates of an only lane are the worker's, which stand above.
+    const own = this.store.lanes.size === 1 ? [] : [
       ["Received", rate(rates.received)],
       ["Succeeded", rate(rates.succeeded)],
       ["Failed", rate(rates.failed), failing(lane) ? "bad" : ""],
+    ];
+    facts(byId("lane-facts"), [
+      ...own,
       ["Median, 1 min", duration(latency.p50_seconds)],
       ["95th percentile", duration(latency.p95_seconds)],
       ["99th percentile", duration(latency.p99_seconds)],

@@ -65,7 +65,7 @@ export class LanesView {
       number("received", "Received", ({ rates }) => rate(rates.received)),
       number("succeeded", "Succeeded", ({ rates }) => rate(rates.succeeded)),
       number("failed", "Failed", ({ rates }) => rate(rates.failed), (lane) => (failing(lane) ? "bad" : "")),
-      { title: "Throughput, 5 min", class: "spark", fill: (cell, _, row) => this.#spark(cell, row, ["received", "failed"], 1) },
+      { title: "Throughput, 5 min", class: "spark", fill: (cell, _, row) => this.#spark(cell, row, ["failed", "received"], 1) },
       number("p50", "Median", ({ latency }) => duration(latency.p50_seconds)),
       number("p95", "95th", ({ latency }) => duration(latency.p95_seconds)),
       number("p99", "99th", ({ latency }) => duration(latency.p99_seconds)),
@@ -78,11 +78,8 @@ export class LanesView {
   }
 
   #name(cell, lane) {
-    if (!cell.firstChild) {
-      const link = h("a", { href: `#lane/${encodeURIComponent(lane.name)}` }, stranger(lane.name));
-      cell.append(link);
-      if (lane.queue !== lane.name) cell.append(" ", stranger(lane.queue, { class: "aside" }));
-    }
+    if (cell.firstChild) return;
+    cell.append(h("a", { href: `#lane/${encodeURIComponent(lane.name)}`, title: `queue ${lane.queue}` }, stranger(lane.name)));
   }
 
   #state(cell, lane) {

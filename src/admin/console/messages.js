@@ -14,6 +14,11 @@ export function trace(id, template) {
   return h("a", { href: url, target: "_blank", rel: "noreferrer noopener", title: id }, short);
 }
 
+/** A message's type, where it has one. */
+export function typeOf(type) {
+  return type ? stranger(type, { class: "clip", title: visible(type) }) : null;
+}
+
 /** An id in code letters, or that there is none. */
 export function idOf(id) {
   return id ? stranger(id, { class: "code", title: visible(id) }) : h("span", { class: "aside" }, "no id");
