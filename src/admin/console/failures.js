@@ -89,7 +89,7 @@ export class FailuresView {
         idOf(failure.id),
         h("div", { class: "aside" },
           typeOf(failure.type), failure.type ? ", " : "",
-          `attempt ${failure.attempt}, ${duration(failure.handling_seconds)} `,
+          `attempt ${failure.attempt}${failure.handling_seconds === null ? "" : `, ${duration(failure.handling_seconds)}`} `,
           trace(failure.trace_id, this.store.worker?.trace_url)),
       ]) },
       { title: "Error", class: "why", fill: once(errorOf) },

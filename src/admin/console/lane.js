@@ -68,7 +68,7 @@ export class LaneView {
       const concurrency = value.valueAsNumber;
       this.#change("PATCH", "", { concurrency }, () => {
         this.#typed = false;
-        return `At most ${count(concurrency)} handlers run at once now.`;
+        return `At most ${count(concurrency)} ${concurrency === 1 ? "handler runs" : "handlers run"} at once now.`;
       });
     });
   }
