@@ -86,7 +86,7 @@ function showFigures() {
     ["Waiting to retry", count(sum(({ waiting }) => waiting))],
     ["Parked", count(worker.totals.parked)],
     ["Dead-lettered", count(worker.totals.dead_lettered)],
-    ["Publishing", worker.publishing === null ? "works" : visible(worker.publishing), worker.publishing === null ? "" : "bad"],
+    ["Publishing", worker.publishing === null ? "works" : "stopped", worker.publishing === null ? "" : "bad"],
   ]);
   say(byId("worker-name"), visible(worker.name));
   say(byId("worker-about"), `${worker.version}, up ${duration(store.since(worker.started_at))}`);

@@ -2,9 +2,11 @@
 
 const DOWN = { connecting: 0, held: 0, stopped: 0, draining: 1 };
 
-/** Whether most of a lane's runs of the last 10 s failed. */
-export function failing({ rates }) {
-  return rates.failed > 0 && rates.failed >= rates.succeeded;
+const FEW = 3; // failures that are no cause for alarm
+
+/** Whether most of a lane's runs of the last minute failed. */
+export function failing({ recent }) {
+  return recent.failed >= FEW && recent.failed >= recent.succeeded;
 }
 
 /** How much a lane wants to be looked at: 0 first. */
@@ -25,18 +27,16 @@ function lanesOf(n) {
 /** `{ level, word, text, lanes }`: the text holds no number that moves by itself, as it is read aloud. */
 export function verdict(worker, lanes) {
   const all = lanes.length;
+  const mute = worker.publishing === null ? "" : `Retries and dead letters cannot be published: ${worker.publishing}.`;
   if (worker.draining) {
     return { level: "note", word: "Draining", text: "It takes nothing new, finishes what runs, and exits.", lanes: [] };
   }
   const down = lanes.filter((lane) => lane.state in DOWN);
   if (down.length) {
     const text = `${down.length} of ${lanesOf(all)} ${down.length === 1 ? "does" : "do"} not consume.`;
-    return { level: "bad", word: "Not ready", text, lanes: down };
+    return { level: "bad", word: "Not ready", text: mute ? `${text} ${mute}` : text, lanes: down };
   }
-  if (worker.publishing !== null) {
-    const text = `Retries and dead letters cannot be published: ${worker.publishing}`;
-    return { level: "bad", word: "Cannot publish", text, lanes: [] };
-  }
+  if (mute) return { level: "bad", word: "Cannot publish", text: mute, lanes: [] };
   const ill = lanes.filter(failing);
   if (ill.length) {
     const text = `Every lane takes messages, but ${lanesOf(ill.length)} of ${all} fail${ill.length === 1 ? "s" : ""} most of its runs.`;

@@ -10,7 +10,7 @@ import { change } from "./token.js";
 export class LaneView {
   #name = null;
   #typed = false;
-  #rungs = null;
+  #busy = false;
 
   constructor(store, { live, changed }) {
     this.store = store;
@@ -57,7 +57,9 @@ export class LaneView {
   }
 
   #controls() {
-    byId("lane-pause").addEventListener("click", () => {
+    byId("lane-pause").addEventListener("click", ({ detail }) => {
+      // The second click of a double click would undo the first.
+      if (detail > 1) return;
       const paused = this.store.lanes.get(this.#name)?.state === "paused";
       this.#change("POST", paused ? "resume" : "pause", undefined, () => (paused ? "Resumed." : "Paused: running handlers finish, the rest went back to the queue."));
     });
@@ -74,6 +76,8 @@ export class LaneView {
   }
 
   async #change(method, what, body, done) {
+    if (this.#busy) return;
+    this.#busy = true;
     const name = this.#name;
     const answer = byId("lane-answer");
     say(answer, "");
@@ -84,6 +88,8 @@ export class LaneView {
       this.changed();
     } catch (error) {
       if (name === this.#name) say(answer, visible(error.message));
+    } finally {
+      this.#busy = false;
     }
   }
 

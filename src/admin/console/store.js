@@ -48,12 +48,22 @@ export class Store {
     this.#samples.push({ at, lanes: this.lanes });
     // The oldest kept is the last one that is a whole minute old.
     while (this.#samples.length > 1 && at - this.#samples[1].at >= MINUTE) this.#samples.shift();
+    for (const lane of lanes) lane.recent = this.#recent(lane);
     return other;
   }
 
   /** A lane has changed between two states. */
   replace(lane) {
     this.lanes.set(lane.name, lane);
+    lane.recent = this.#recent(lane);
+  }
+
+  /** A lane's runs within the window; of the 10 s before where there is no window yet. */
+  #recent({ name, rates, counts }) {
+    const before = this.#samples[0]?.lanes.get(name)?.counts;
+    if (!before || this.window() < 10) return { succeeded: 10 * rates.succeeded, failed: 10 * rates.failed };
+    const grown = (key) => counts[key] - before[key];
+    return { succeeded: grown("succeeded"), failed: grown("failed") + grown("timed_out") + grown("panicked") };
   }
 
   /** Takes outcomes in any order; each is kept once. */

@@ -86,24 +86,3 @@ async fn ten_thousand_in_flight_are_paged() {
     browser.wait_for_text("#in-flight-scroll", "q-00000").await;
     console.browser.end().await;
 }
-
-#[tokio::test]
-async fn smoke() {
-    let browser = Browser::start().await;
-    browser.open("http://127.0.0.1:9193/").await;
-    browser.wait_for_text("#verdict", "Failing").await;
-    browser.click("#lanes-scroll a").await;
-    browser.wait_for_text("#lane-title", "p").await;
-    browser.tab_to("lane-pause").await;
-    browser.press(&super::browser::ENTER.to_string()).await;
-    browser.wait_for_text("#token-dialog", "Changes need").await;
-    browser.press("s3cret\u{e007}").await;
-    browser.wait_for_text("#lane-answer", "Paused").await;
-    println!("{}", browser.eval("document.activeElement.id").await);
-    browser.look(360, 700, "dark").await;
-    println!(
-        "{:?}",
-        browser.eval("document.documentElement.scrollWidth").await
-    );
-    browser.end().await;
-}

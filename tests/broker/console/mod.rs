@@ -4,6 +4,7 @@ mod browser;
 mod changes;
 mod many;
 mod page;
+mod picture;
 
 use self::browser::Browser;
 use crate::support::{
