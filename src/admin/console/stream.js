@@ -18,6 +18,14 @@ export class Stream {
     this.#listeners = listeners;
     this.#open();
     setInterval(() => this.#watch(), 1000);
+    // A page that the browser keeps to come back to would keep its connection, one of six.
+    addEventListener("pagehide", () => this.#close());
+    addEventListener("pageshow", (event) => { if (event.persisted) this.#lose(); });
+  }
+
+  #close() {
+    this.#source?.close();
+    this.#source = null;
   }
 
   #open() {
@@ -45,8 +53,7 @@ export class Stream {
 
   /** The browser would try again too, but not after every kind of failure. */
   #lose() {
-    this.#source?.close();
-    this.#source = null;
+    this.#close();
     const wait = RETRY[Math.min(this.#failures, RETRY.length - 1)];
     this.#failures += 1;
     this.#timer ??= setTimeout(() => this.#open(), wait);
