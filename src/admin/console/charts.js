@@ -69,6 +69,10 @@ export class Chart {
 
   /** Draws a history. */
   draw(history) {
+    if (!history.received.length) {
+      this.canvas.setAttribute("aria-label", `${this.kind.title}: nothing yet`);
+      return;
+    }
     this.#data = [times(history), ...this.kind.lines.map((name) => history[name])];
     if (this.#plot) this.#plot.setData(this.#data);
     else this.#make();
@@ -137,6 +141,7 @@ export class Spark {
 
   /** Draws a history. */
   draw(history) {
+    if (!history.received.length) return;
     this.#data = [times(history), ...this.lines.map((name) => history[name])];
     if (this.#plot) this.#plot.setData(this.#data);
     else if (this.parent.clientWidth) this.#make();

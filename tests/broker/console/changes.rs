@@ -146,7 +146,7 @@ async fn concurrency_is_changed_within_the_prefetch() {
 #[tokio::test]
 async fn a_worker_without_a_token_is_read_only_and_says_so() {
     let server = HttpHandler::answering(|_| Reply::ok()).await;
-    let console = Console::open(server, "[admin]\ntoken = ''").await;
+    let console = Console::open_with(server, "[admin]\nlisten = '127.0.0.1:0'", "").await;
 
     console
         .browser

@@ -12,7 +12,10 @@ use crate::support::{
 };
 
 /// What the worker under test takes for its token.
-const TOKEN: &str = "let-me-in";
+const TOKEN: &str = "open-sesame-open-sesame";
+
+/// The admin server of most tests.
+const ADMIN: &str = "[admin]\nlisten = '127.0.0.1:0'\ntoken = 'open-sesame-open-sesame'";
 
 /// A worker with the lane `q` and a browser on its console.
 struct Console {
@@ -24,10 +27,15 @@ struct Console {
 }
 
 impl Console {
-    /// `changes` is TOML laid over the configuration.
+    /// One with [`ADMIN`]. `changes` is TOML laid over the configuration.
     async fn open(server: HttpHandler, changes: &str) -> Self {
+        Self::open_with(server, ADMIN, changes).await
+    }
+
+    /// One with this admin server.
+    async fn open_with(server: HttpHandler, admin: &str, changes: &str) -> Self {
         let vhost = Broker::shared().await.vhost().await;
-        let config = config(&vhost, &server, changes);
+        let config = config(&vhost, &server, admin, changes);
         let worker = WorkerProcess::start(&config);
         worker.wait_for_consumers(&vhost, "q", 1).await;
         let (url, browser) = tokio::join!(address(&worker), Browser::start());
@@ -52,17 +60,16 @@ impl Console {
     }
 }
 
-/// The lane `q`, an admin server on a free port, and changes.
-fn config(vhost: &VHost, server: &HttpHandler, changes: &str) -> String {
-    let admin = format!("[admin]\nlisten = '127.0.0.1:0'\ntoken = '{TOKEN}'");
-    let config = lane_config(&vhost.amqp_url(), "q", &server.url(), &admin);
+/// The lane `q`, an admin server, and changes.
+fn config(vhost: &VHost, server: &HttpHandler, admin: &str, changes: &str) -> String {
+    let config = lane_config(&vhost.amqp_url(), "q", &server.url(), admin);
     crate::support::config::changed(&config, changes)
 }
 
 /// Where the worker's console is, once it listens.
 async fn address(worker: &WorkerProcess) -> String {
     let line = worker
-        .wait_for_message("admin server listens", DEADLINE)
+        .wait_for_message("admin server listening", DEADLINE)
         .await;
     let address = field(&line, "address").as_str().expect("it is text");
     format!("http://{address}/")

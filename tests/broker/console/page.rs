@@ -139,7 +139,12 @@ async fn a_drain_an_end_and_a_new_worker_are_said() {
         .trim_start_matches("http://")
         .trim_end_matches('/');
     let changes = format!("[admin]\nlisten = '{listen}'");
-    let next = WorkerProcess::start(&super::config(&console.vhost, &console.server, &changes));
+    let next = WorkerProcess::start(&super::config(
+        &console.vhost,
+        &console.server,
+        super::ADMIN,
+        &changes,
+    ));
     assert_eq!(address(&next).await, console.url);
     browser.wait_for_text("#verdict", "Healthy").await;
     browser.wait_for("#gone", "nothing", str::is_empty).await;
