@@ -36,7 +36,7 @@ impl Console {
     async fn open_with(server: HttpHandler, admin: &str, changes: &str) -> Self {
         let vhost = Broker::shared().await.vhost().await;
         let config = config(&vhost, &server, admin, changes);
-        let worker = WorkerProcess::start(&config);
+        let worker = start(&config);
         worker.wait_for_consumers(&vhost, "q", 1).await;
         let (url, browser) = tokio::join!(address(&worker), Browser::start());
         browser.open(&url).await;
@@ -58,6 +58,13 @@ impl Console {
         self.browser.press(TOKEN).await;
         self.browser.press(&browser::ENTER.to_string()).await;
     }
+}
+
+/// A worker whose admin server is the one of its configuration.
+fn start(config: &str) -> WorkerProcess {
+    WorkerProcess::start_with(config, |command| {
+        command.env_remove("LAPWING__ADMIN__LISTEN");
+    })
 }
 
 /// The lane `q`, an admin server, and changes.

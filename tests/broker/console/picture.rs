@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::browser::Browser;
-use super::{TOKEN, address};
-use crate::support::{Broker, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess, ms};
+use super::{TOKEN, address, start};
+use crate::support::{Broker, HttpHandler, PublishSpec, Reply, VHost, ms};
 
 /// What the charts show.
 const TRAFFIC: Duration = Duration::from_secs(310);
@@ -35,7 +35,7 @@ async fn the_console_of_a_worker_with_four_lanes() {
             server.url(),
         );
     }
-    let worker = WorkerProcess::start(&config);
+    let worker = start(&config);
     for lane in ["orders", "payments", "emails", "invoices"] {
         worker.wait_for_consumers(&vhost, lane, 1).await;
     }
