@@ -11,7 +11,7 @@ ARGS ?=
 
 shell_scripts = $(shell grep -lE '^\#!.*bash' scripts/* .ci/*)
 
-.PHONY: help run test test-4.0 test-4.3 matrix lint fmt bench fuzz-api clean setup
+.PHONY: help run test test-4.0 test-4.3 matrix lint fmt bench fuzz-api picture clean setup
 
 help: ## List these targets
 	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -54,6 +54,10 @@ fuzz-api: ## Try the API with right and wrong requests made of its OpenAPI docum
 	cargo build
 	@scripts/fuzz-api
 
+picture: setup ## Take docs/console.png: five minutes of traffic, then a screenshot
+	@trap 'scripts/rabbitmq down "suite*"' EXIT; \
+	cargo test --test broker -- --ignored --nocapture console::picture
+
 clean: ## End all nodes of this checkout, delete what was built
 	scripts/rabbitmq down '*'
 	cargo clean
@@ -61,4 +65,5 @@ clean: ## End all nodes of this checkout, delete what was built
 
 setup:
 	@scripts/rabbitmq install $(LAPWING_TEST_RELEASE)
+	@scripts/browser install
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest

@@ -9,6 +9,7 @@ mod admin;
 mod bad_input;
 mod cli;
 mod connect;
+mod console;
 mod crash;
 mod delays;
 mod drain;

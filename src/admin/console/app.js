@@ -1,0 +1,204 @@
+// Lapwing's console: wires the stream to the views, and the address to what is shown.
+
+import { byId, facts, h, mark, say, show, stranger, Table } from "./dom.js";
+import { clock, count, duration, percent, rate, visible, words } from "./format.js";
+import { FailuresView } from "./failures.js";
+import { markOf, verdict } from "./health.js";
+import { InFlightView } from "./in_flight.js";
+import { LaneView } from "./lane.js";
+import { LanesView } from "./lanes.js";
+import { ENDS, RUNS, Store } from "./store.js";
+import { Stream } from "./stream.js";
+import { setUpToken } from "./token.js";
+
+const REASONS = 5; // lanes named below the verdict
+
+const store = new Store();
+let scope; // undefined before the first state; a lane's name, or null for all
+let wanted = null; // what the address says
+
+const live = () => stream.live && !document.hidden;
+const lanes = new LanesView(store);
+const lane = new LaneView(store, { live, changed: () => render() });
+const failures = new FailuresView(store);
+const inFlight = new InFlightView(store, live);
+const outcomes = [
+  { title: "Handler runs", part: "counts", kinds: RUNS, whole: "attempts" },
+  { title: "Deliveries", part: "ledger", kinds: ENDS, whole: "received" },
+].map(outcomesTable);
+
+function outcomesTable({ title, part, kinds, whole }) {
+  const recent = h("span");
+  const columns = [
+    { title, class: "name", fill: (cell, { name }) => say(cell, name) },
+    { title: "Last minute", class: "number", head: recent, fill: (cell, row) => say(cell, count(row.recent)) },
+    { title: "Since the start", class: "number", fill: (cell, row) => say(cell, count(row.total)) },
+    { title: "Share", class: "number", fill: (cell, row) => say(cell, percent(row.total, row.all)) },
+  ];
+  const place = h("div");
+  byId("ladder").before(place);
+  const table = new Table(place, `${title} by outcome`, columns);
+  return () => {
+    const seconds = store.window();
+    say(recent, seconds >= 60 ? "Last minute" : `Last ${seconds} s`);
+    const all = store.tally(scope, part, whole).total;
+    const rows = kinds.map(([key, name]) => ({ key, name, all, ...store.tally(scope, part, key) }));
+    // What never happened and hardly ever does would only be in the way.
+    table.update(rows.filter(({ key, total }) => key !== "handler_stuck" || total > 0), ({ key }) => key);
+  };
+}
+
+function whyOf({ state, since, reason, rates }) {
+  if (state === "consuming") return `${rate(rates.failed)} failed, ${rate(rates.succeeded)} succeeded`;
+  return `${words(state)} for ${duration(store.since(since))}${reason ? `: ${visible(reason)}` : ""}`;
+}
+
+function showHealth() {
+  const { worker } = store;
+  const all = [...store.lanes.values()];
+  const { level, word, text, lanes: reasons } = verdict(worker, all);
+  byId("health").dataset.level = stream.live ? level : "gone";
+  say(byId("verdict-word"), stream.live ? word : "Gone");
+  say(byId("verdict-text"), stream.live ? visible(text) : `It was: ${word}. ${visible(text)}`);
+  document.title = `${stream.live ? word : "Gone"}: ${visible(worker.name)}`;
+  const list = byId("verdict-details");
+  show(list, reasons.length > 0 && all.length > 1);
+  const items = reasons.slice(0, REASONS).map((reason) => [reason, whyOf(reason)]);
+  const known = items.map(([reason]) => `${reason.name} ${markOf(reason)}`).join("\n") + reasons.length;
+  if (list.dataset.known !== known) {
+    list.dataset.known = known;
+    list.replaceChildren(...items.map(([reason]) =>
+      h("li", {}, mark(markOf(reason)), h("a", { href: `#lane/${encodeURIComponent(reason.name)}` }, stranger(reason.name)), " ", h("span"))));
+    if (reasons.length > REASONS) list.append(h("li", { class: "aside" }, `and ${count(reasons.length - REASONS)} more, first in the table below`));
+  }
+  items.forEach(([, why], index) => say(list.children[index].lastChild, why));
+}
+
+function showFigures() {
+  const { worker } = store;
+  const sum = (pick) => [...store.lanes.values()].reduce((all, each) => all + pick(each), 0);
+  facts(byId("figures"), [
+    ["Received", rate(sum(({ rates }) => rates.received))],
+    ["Succeeded", rate(sum(({ rates }) => rates.succeeded))],
+    ["Failed", rate(sum(({ rates }) => rates.failed))],
+    ["In flight", count(worker.in_flight)],
+    ["Running", count(sum(({ running }) => running))],
+    ["Waiting to retry", count(sum(({ waiting }) => waiting))],
+    ["Parked", count(worker.totals.parked)],
+    ["Dead-lettered", count(worker.totals.dead_lettered)],
+    ["Publishing", worker.publishing === null ? "works" : "stopped", worker.publishing === null ? "" : "bad"],
+  ]);
+  say(byId("worker-name"), visible(worker.name));
+  say(byId("worker-about"), `${worker.version}, up ${duration(store.since(worker.started_at))}`);
+}
+
+function render() {
+  if (!store.worker) return;
+  route();
+  showHealth();
+  showFigures();
+  show(byId("lanes"), scope === null);
+  if (scope === null) lanes.update();
+  lane.update();
+  failures.update();
+  inFlight.update();
+  for (const update of outcomes) update();
+}
+
+let asked = false;
+function renderSoon() {
+  if (asked) return;
+  asked = true;
+  requestAnimationFrame(() => {
+    asked = false;
+    render();
+  });
+}
+
+/** A worker with one lane has nothing to choose from: its lane is the page. */
+function route() {
+  const only = store.lanes.size === 1 ? store.lanes.keys().next().value : null;
+  const next = wanted ?? only;
+  show(document.querySelector(".back"), only === null);
+  if (next === scope) return;
+  const first = scope === undefined;
+  scope = next;
+  lane.open(scope);
+  failures.open(scope);
+  inFlight.open(scope);
+  if (first) return;
+  window.scrollTo(0, 0);
+  show(byId("lane"), scope !== null);
+  show(byId("lanes"), scope === null);
+  byId(scope === null ? "lanes-title" : "lane-title").focus({ preventScroll: true });
+}
+
+/** `#lane/NAME` is a lane, `#all` all; any other is a place on the page. */
+function readAddress() {
+  const [, name] = location.hash.match(/^#lane\/(.+)$/) ?? [];
+  if (name !== undefined) wanted = decode(name);
+  else if (location.hash === "#all" || location.hash === "") wanted = null;
+  if (store.worker) render();
+}
+
+function decode(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+/** The links to sections move the focus too, and leave the address to the lane. */
+function goTo(event) {
+  event.preventDefault();
+  const section = event.currentTarget.dataset.goto;
+  const heading = byId(section === "lanes" && scope !== null ? "lane-title" : `${section}-title`);
+  heading.scrollIntoView();
+  heading.focus({ preventScroll: true });
+}
+
+/** The numbers stay, greyed, and say when they were true. */
+function showContact() {
+  const lost = !stream.live;
+  document.body.classList.toggle("lost", lost);
+  show(byId("gone"), lost && stream.asOf !== null);
+  if (!lost || stream.asOf === null) {
+    say(byId("gone-text"), "");
+    if (lost) say(byId("verdict-text"), "The worker does not answer. Trying again.");
+    return;
+  }
+  const before = store.worker.draining
+    ? "Gone: the worker was draining and its stream has ended, so it has most likely exited."
+    : "Gone: no contact with the worker.";
+  say(byId("gone-text"), `${before} Everything below is as of ${clock(stream.asOf)}.`);
+  say(byId("gone-age"), `${duration((Date.now() - stream.asOf) / 1000)} ago. Trying again.`);
+  showHealth();
+}
+
+const stream = new Stream({
+  state(state) {
+    if (store.take(state)) {
+      failures.open(scope);
+      inFlight.open(scope);
+    }
+    if (document.hidden) showHealth();
+    renderSoon();
+  },
+  outcomes(list) {
+    store.takeOutcomes(list);
+    renderSoon();
+  },
+  found() {
+    showContact();
+    if (scope !== undefined) failures.open(scope);
+  },
+  lost: () => showContact(),
+});
+
+setUpToken();
+setInterval(() => { if (!stream.live) showContact(); }, 1000);
+window.addEventListener("hashchange", readAddress);
+document.addEventListener("visibilitychange", () => renderSoon());
+for (const link of document.querySelectorAll("[data-goto]")) link.addEventListener("click", goTo);
+readAddress();

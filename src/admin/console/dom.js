@@ -1,0 +1,110 @@
+// The page's elements. Whatever comes from the worker enters the document as text, here and only here.
+
+import { visible } from "./format.js";
+
+/** The element with this id. */
+export const byId = (id) => document.getElementById(id);
+
+/** A new element. Properties of `attributes` become attributes; `null` and `false` leave one out. */
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+/** Sets an element's text, where it differs. */
+export function say(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+  return element;
+}
+
+/** Shows or hides. */
+export function show(element, shown) {
+  if (element.hidden === shown) element.hidden = !shown;
+}
+
+/** A text of a stranger: isolated, so that its direction stays its own. */
+export function stranger(text, attributes = {}) {
+  return h("bdi", attributes, visible(text));
+}
+
+/** The little sign before a state's name; its shape says what its colour says. */
+export function mark(kind) {
+  return h("span", { class: `mark ${kind}`, "aria-hidden": "true" });
+}
+
+/** Puts term and text pairs into a `<dl>`, keeping its elements from one time to the next. */
+export function facts(list, pairs) {
+  const wanted = pairs.map(([term]) => term).join("\n");
+  if (list.dataset.terms !== wanted) {
+    list.dataset.terms = wanted;
+    list.replaceChildren(...pairs.map(([term]) => h("div", {}, h("dt", {}, term), h("dd"))));
+  }
+  pairs.forEach(([, text, kind], index) => {
+    const value = list.children[index].lastChild;
+    if (text instanceof Node) value.replaceChildren(text);
+    else say(value, text);
+    value.className = kind ?? "";
+  });
+}
+
+/**
+ * A table whose rows are kept by key, so that focus and selection survive an update.
+ *
+ * Roles are written out, as the narrow layout takes `display: table` away and the meaning with it.
+ * A column is `{ title, class?, fill(cell, item) }`; the first is the row's header.
+ */
+export class Table {
+  #rows = new Map();
+  #columns;
+
+  constructor(parent, caption, columns) {
+    this.#columns = columns;
+    this.heads = columns.map((column) =>
+      h("th", { scope: "col", role: "columnheader", class: column.class }, column.head ?? column.title));
+    this.body = h("tbody", { role: "rowgroup" });
+    this.element = h("table", { role: "table" },
+      h("caption", { class: "unseen" }, caption),
+      h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ...this.heads)),
+      this.body);
+    parent.append(this.element);
+  }
+
+  /** Shows these items in this order. `lost` is called where the focused row has gone. */
+  update(items, key, lost) {
+    const focused = this.body.contains(document.activeElement);
+    const keys = new Set(items.map(key));
+    // Before the others are put in order, as moving a row would take its focus away.
+    for (const [name, row] of this.#rows) {
+      if (keys.has(name)) continue;
+      row.remove();
+      this.#rows.delete(name);
+    }
+    let next = this.body.firstElementChild;
+    for (const item of items) {
+      const row = this.#rows.get(key(item)) ?? this.#row();
+      this.#rows.set(key(item), row);
+      if (row === next) next = next.nextElementSibling;
+      else this.body.insertBefore(row, next);
+      this.#columns.forEach((column, index) => column.fill(row.children[index], item, row));
+    }
+    if (focused && !this.body.contains(document.activeElement)) lost?.();
+  }
+
+  /** Every row and its key. */
+  rows() {
+    return this.#rows;
+  }
+
+  #row() {
+    return h("tr", { role: "row" }, ...this.#columns.map((column, index) =>
+      index === 0
+        ? h("th", { scope: "row", role: "rowheader", class: column.class })
+        : h("td", { role: "cell", class: column.class, "data-title": column.title })));
+  }
+}

@@ -1,0 +1,160 @@
+// What failed and why: each failure, or all of a cause together.
+
+import { byId, h, mark, say, show, stranger, Table } from "./dom.js";
+import { clock, count, duration, words } from "./format.js";
+import { idOf, trace, typeOf } from "./messages.js";
+import { ask } from "./stream.js";
+
+const SHOWN = 100;
+const LONG = 240; // characters of an error before it is cut to some lines
+
+/** What became of the message. */
+function settlement({ settlement: what, retry_seconds: after, reason }) {
+  if (what === "retry") return `retry in ${duration(after)}`;
+  if (what === "dead-letter") return `dead letter${reason ? `: ${words(reason)}` : ""}`;
+  return { ack: "acked", return: "returned to the queue" }[what] ?? words(what);
+}
+
+/** Failures of one cause differ in numbers and ids. */
+function causeOf({ lane, kind, class: name, status, error }) {
+  const text = (error ?? "").replace(/[0-9a-f]{8,}|\d+/gi, "#").slice(0, 200);
+  return JSON.stringify([lane, kind, name, status, text]);
+}
+
+function causes(failures) {
+  const groups = new Map();
+  for (const failure of failures) {
+    const cause = causeOf(failure);
+    const group = groups.get(cause);
+    if (group) group.count += 1;
+    else groups.set(cause, { cause, last: failure, count: 1 });
+  }
+  return [...groups.values()].sort((a, b) => b.count - a.count || b.last.seq - a.last.seq);
+}
+
+function kindOf(failure) {
+  const status = [failure.class, failure.status].filter((part) => part !== null && part !== undefined && part !== "");
+  return [mark("bad"), words(failure.kind), status.length ? h("span", { class: "aside" }, " ", stranger(status.join(" "))) : ""];
+}
+
+/** An error's text, cut where it is long, whole at the press of a button. */
+function errorOf(failure) {
+  const text = failure.error;
+  if (!text) return [h("span", { class: "aside" }, "no error text")];
+  const body = stranger(text, { class: "error", dir: "auto" });
+  if (text.length <= LONG && text.split("\n").length <= 3) return [body];
+  body.classList.add("cut");
+  const more = h("button", { type: "button", class: "small", "aria-expanded": "false", onclick: () => {
+    const open = !body.classList.toggle("cut");
+    more.setAttribute("aria-expanded", String(open));
+    say(more, open ? "Less" : "All of it");
+  } }, "All of it");
+  return [body, more];
+}
+
+function ago(seconds) {
+  return seconds < 1 ? "just now" : `${duration(seconds)} ago`;
+}
+
+/** Cells of failures do not change once they are there. */
+function once(fill) {
+  return (cell, item) => {
+    if (!cell.firstChild) cell.append(...fill(item));
+  };
+}
+
+export class FailuresView {
+  #lane = null;
+  #together = false;
+  #held = null;
+
+  constructor(store) {
+    this.store = store;
+    const place = byId("failures-scroll");
+    this.each = new Table(place, "Failures, newest first", this.#columns());
+    this.together = new Table(place, "Failures by cause, most frequent first", this.#causeColumns());
+    byId("failures-each").addEventListener("click", () => this.#show(false));
+    byId("failures-cause").addEventListener("click", () => this.#show(true));
+    byId("failures-hold").addEventListener("click", () => this.#hold());
+    this.#show(false);
+  }
+
+  #columns() {
+    return [
+      { title: "Time", class: "name time", fill: once((failure) => [h("time", { datetime: failure.at, title: failure.at }, clock(new Date(failure.at)))]) },
+      { title: "Lane", class: "lane", fill: once(({ lane }) => [h("a", { href: `#lane/${encodeURIComponent(lane)}` }, stranger(lane))]) },
+      { title: "What", class: "kind", fill: once(kindOf) },
+      { title: "Then", class: "then", fill: once((failure) => [settlement(failure)]) },
+      { title: "Message", class: "message", fill: once((failure) => [
+        idOf(failure.id),
+        h("div", { class: "aside" },
+          typeOf(failure.type), failure.type ? ", " : "",
+          `attempt ${failure.attempt}${failure.handling_seconds === null ? "" : `, ${duration(failure.handling_seconds)}`} `,
+          trace(failure.trace_id, this.store.worker?.trace_url)),
+      ]) },
+      { title: "Error", class: "why", fill: once(errorOf) },
+    ];
+  }
+
+  #causeColumns() {
+    return [
+      { title: "Times", class: "name number", fill: (cell, group) => say(cell, count(group.count)) },
+      { title: "Last", class: "time", fill: (cell, { last }) => say(cell, ago(this.store.since(last.at))) },
+      { title: "Lane", class: "lane", fill: once(({ last }) => [h("a", { href: `#lane/${encodeURIComponent(last.lane)}` }, stranger(last.lane))]) },
+      { title: "What", class: "kind", fill: once(({ last }) => kindOf(last)) },
+      { title: "Error, of the last", class: "why", fill: (cell, { last }) => {
+        if (cell.dataset.seq === String(last.seq) || cell.contains(document.activeElement)) return;
+        cell.dataset.seq = last.seq;
+        cell.replaceChildren(...errorOf(last));
+      } },
+    ];
+  }
+
+  #show(together) {
+    this.#together = together;
+    byId("failures-each").setAttribute("aria-pressed", String(!together));
+    byId("failures-cause").setAttribute("aria-pressed", String(together));
+    show(this.each.element, !together);
+    show(this.together.element, together);
+    this.update();
+  }
+
+  #hold() {
+    this.#held = this.#held ? null : this.store.failures(this.#lane);
+    byId("failures-hold").setAttribute("aria-pressed", String(this.#held !== null));
+    this.update();
+  }
+
+  /** Turns to a lane, or to all (`null`), and fetches what the worker remembers. */
+  async open(lane) {
+    this.#lane = lane;
+    if (this.#held) this.#hold();
+    document.body.classList.toggle("one-lane", lane !== null);
+    const about = lane === null ? "" : `&lane=${encodeURIComponent(lane)}`;
+    try {
+      const { outcomes } = await ask(`outcomes?limit=500${about}`);
+      this.store.takeOutcomes(outcomes);
+    } catch {
+      return; // without contact the banner says so, and asks again when there is contact
+    }
+    this.update();
+  }
+
+  /** Shows the failures known now. */
+  update() {
+    const now = this.store.failures(this.#lane);
+    const failures = this.#held ?? now;
+    const newer = this.#held ? now.filter((failure) => failure.seq > (failures[0]?.seq ?? -1)).length : 0;
+    say(byId("failures-count"), failures.length ? count(failures.length) : "");
+    const notes = [
+      newer ? `${count(newer)} newer held back.` : "",
+      !this.#together && failures.length > SHOWN ? `The newest ${SHOWN} are shown.` : "",
+    ];
+    say(byId("failures-note"), notes.filter(Boolean).join(" "));
+    const lost = () => byId("failures-title").focus();
+    if (this.#together) this.together.update(causes(failures).slice(0, SHOWN), (group) => group.cause, lost);
+    else this.each.update(failures.slice(0, SHOWN), (failure) => failure.seq, lost);
+    show(byId("failures-scroll"), failures.length > 0);
+    show(byId("failures-empty"), failures.length === 0);
+  }
+}

@@ -1,0 +1,71 @@
+// Calls that change something. They need the token, which stays in this tab.
+
+import { byId, say, show } from "./dom.js";
+import { ask, Refused } from "./stream.js";
+
+const KEY = "lapwing-token";
+
+let waiting = null;
+
+function keep(token) {
+  if (token) sessionStorage.setItem(KEY, token);
+  else sessionStorage.removeItem(KEY);
+  show(byId("forget"), Boolean(token));
+}
+
+function finish(token) {
+  waiting?.(token);
+  waiting = null;
+  byId("token-value").value = "";
+}
+
+/** Asks for the token; `null` where none was given. */
+function enquire(why) {
+  const dialog = byId("token-dialog");
+  say(byId("token-why"), why);
+  dialog.showModal();
+  byId("token-value").focus();
+  return new Promise((resolve) => { waiting = resolve; });
+}
+
+/** To be called once. */
+export function setUpToken() {
+  const dialog = byId("token-dialog");
+  show(byId("forget"), Boolean(sessionStorage.getItem(KEY)));
+  byId("forget").addEventListener("click", () => {
+    keep(null);
+    byId("main").focus();
+  });
+  byId("token-cancel").addEventListener("click", () => dialog.close("cancelled"));
+  dialog.addEventListener("close", () => {
+    finish(dialog.returnValue === "use" ? byId("token-value").value.trim() : null);
+    dialog.returnValue = "";
+  });
+}
+
+/**
+ * Does what needs the token, asking for it when there is none or it is refused.
+ *
+ * The answer's JSON, or a sentence thrown as `Refused` that says why nothing changed.
+ */
+export async function change(method, path, body) {
+  let token = sessionStorage.getItem(KEY) ?? (await enquire("Changes need the worker's admin.token."));
+  for (;;) {
+    if (!token) throw new Refused(0, "Nothing was changed: no token was given.");
+    try {
+      const headers = { Authorization: `Bearer ${token}` };
+      if (body !== undefined) headers["Content-Type"] = "application/json";
+      const answer = await ask(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+      keep(token);
+      return answer;
+    } catch (error) {
+      if (!(error instanceof Refused)) throw new Refused(0, `Nothing was changed: ${error.message}.`);
+      if (error.status !== 401) {
+        const status = error.status ? ` (${error.status})` : "";
+        throw new Refused(error.status, `Refused${status}: ${error.message}.`);
+      }
+      keep(null);
+      token = await enquire(`The worker refused this token (401): ${error.message}.`);
+    }
+  }
+}

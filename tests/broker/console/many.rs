@@ -1,0 +1,88 @@
+//! The page of a worker with very much to show.
+
+use std::fmt::Write;
+
+use super::browser::Browser;
+use super::{Console, address, start};
+use crate::support::{
+    Broker, DEADLINE, Gate, HttpHandler, PublishSpec, QueueType, Reply, wait_until,
+};
+
+#[tokio::test]
+async fn of_two_hundred_lanes_those_in_view_are_drawn() {
+    let vhost = Broker::shared().await.vhost().await;
+    vhost.declare("q", QueueType::Classic).await;
+    let mut config = format!(
+        "[broker]\nurl = '{}'\n[admin]\nlisten = '127.0.0.1:0'\n",
+        vhost.amqp_url()
+    );
+    for lane in 0..200 {
+        write!(
+            config,
+            "[consumers.lane_{lane}]\nqueue = 'q'\ntopology = 'none'\nqueue_type = 'classic'\n\
+             handler = {{ kind = 'log' }}\n"
+        )
+        .expect("memory can be written");
+    }
+    let worker = start(&config);
+    worker.wait_for_consumers(&vhost, "q", 200).await;
+    let browser = Browser::start().await;
+    browser.open(&address(&worker).await).await;
+    browser.wait_for_text("#verdict", "All 200 lanes").await;
+
+    let drawn = async || {
+        browser
+            .eval("document.querySelectorAll('#lanes canvas').length")
+            .await
+    };
+    let some = |drawn: &serde_json::Value| drawn.as_u64().is_some_and(|drawn| drawn > 10);
+    let drawn = wait_until("charts are drawn", DEADLINE, drawn, some).await;
+    assert!(drawn.as_u64() < Some(100), "{drawn} of 400");
+
+    browser.click("#lanes-filter").await;
+    browser.press("lane_19").await;
+    browser
+        .wait_for("#lanes-count", "11 of 200", |text| text == "11 of 200")
+        .await;
+    browser.click("[data-order=name]").await;
+    let first = "document.querySelector('#lanes-scroll tbody th').textContent";
+    assert_eq!(browser.eval(first).await, "lane_19");
+    browser.click("[data-order=name]").await;
+    assert_eq!(browser.eval(first).await, "lane_199");
+    browser.end().await;
+}
+
+#[tokio::test]
+async fn ten_thousand_in_flight_are_paged() {
+    const ALL: usize = 10_000;
+    let gate = Gate::default();
+    let held = gate.clone();
+    let server = HttpHandler::answering_async(move |_| {
+        let held = held.clone();
+        async move {
+            held.passed().await;
+            Reply::ok()
+        }
+    })
+    .await;
+    let lane = "[consumers.q]\nprefetch = 10000\nconcurrency = 1\n[drain]\ngrace = '0s'";
+    let console = Console::open(server, lane).await;
+    let browser = &console.browser;
+    console
+        .vhost
+        .publish_many("q", ALL, |_| PublishSpec::of("{}"))
+        .await;
+
+    browser.wait_for_text("#in-flight-count", "10,000").await;
+    browser.wait_for_text("#page-where", "1–50 of 10,000").await;
+    browser.click("#page-next").await;
+    browser
+        .wait_for_text("#page-where", "51–100 of 10,000")
+        .await;
+    browser.wait_for_text("#in-flight-scroll", "q-00050").await;
+    let rows = "document.querySelectorAll('#in-flight-scroll tbody tr').length";
+    assert_eq!(browser.eval(rows).await, 50);
+    browser.click("#page-first").await;
+    browser.wait_for_text("#in-flight-scroll", "q-00000").await;
+    console.browser.end().await;
+}

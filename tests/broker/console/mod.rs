@@ -1,0 +1,83 @@
+//! The operator's console, in a browser.
+
+mod browser;
+mod changes;
+mod many;
+mod page;
+mod picture;
+
+use self::browser::Browser;
+use crate::support::{
+    Broker, HttpHandler, VHost, WorkerProcess, field, lane_config, wait::DEADLINE,
+};
+
+/// What the worker under test takes for its token.
+const TOKEN: &str = "open-sesame-open-sesame";
+
+/// The admin server of most tests.
+const ADMIN: &str = "[admin]\nlisten = '127.0.0.1:0'\ntoken = 'open-sesame-open-sesame'";
+
+/// A worker with the lane `q` and a browser on its console.
+struct Console {
+    vhost: VHost,
+    server: HttpHandler,
+    worker: WorkerProcess,
+    url: String,
+    browser: Browser,
+}
+
+impl Console {
+    /// One with [`ADMIN`]. `changes` is TOML laid over the configuration.
+    async fn open(server: HttpHandler, changes: &str) -> Self {
+        Self::open_with(server, ADMIN, changes).await
+    }
+
+    /// One with this admin server.
+    async fn open_with(server: HttpHandler, admin: &str, changes: &str) -> Self {
+        let vhost = Broker::shared().await.vhost().await;
+        let config = config(&vhost, &server, admin, changes);
+        let worker = start(&config);
+        worker.wait_for_consumers(&vhost, "q", 1).await;
+        let (url, browser) = tokio::join!(address(&worker), Browser::start());
+        browser.open(&url).await;
+        browser.wait_for_text("#verdict", "Healthy").await;
+        Self {
+            vhost,
+            server,
+            worker,
+            url,
+            browser,
+        }
+    }
+
+    /// Gives the token, which the page asks for.
+    async fn give_token(&self) {
+        self.browser
+            .wait_for_text("#token-dialog", "Changes need")
+            .await;
+        self.browser.press(TOKEN).await;
+        self.browser.press(&browser::ENTER.to_string()).await;
+    }
+}
+
+/// A worker whose admin server is the one of its configuration.
+fn start(config: &str) -> WorkerProcess {
+    WorkerProcess::start_with(config, |command| {
+        command.env_remove("LAPWING__ADMIN__LISTEN");
+    })
+}
+
+/// The lane `q`, an admin server, and changes.
+fn config(vhost: &VHost, server: &HttpHandler, admin: &str, changes: &str) -> String {
+    let config = lane_config(&vhost.amqp_url(), "q", &server.url(), admin);
+    crate::support::config::changed(&config, changes)
+}
+
+/// Where the worker's console is, once it listens.
+async fn address(worker: &WorkerProcess) -> String {
+    let line = worker
+        .wait_for_message("admin server listening", DEADLINE)
+        .await;
+    let address = field(&line, "address").as_str().expect("it is text");
+    format!("http://{address}/")
+}

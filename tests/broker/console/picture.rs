@@ -1,0 +1,102 @@
+//! The picture in the documentation: not a test, a program that needs all the tests' parts.
+
+use std::time::{Duration, Instant};
+
+use super::browser::Browser;
+use super::{TOKEN, address, start};
+use crate::support::{Broker, HttpHandler, PublishSpec, Reply, VHost, ms};
+
+/// What the charts show.
+const TRAFFIC: Duration = Duration::from_secs(310);
+
+/// How often messages are published.
+const BEAT: Duration = Duration::from_millis(250);
+
+#[tokio::test]
+#[ignore = "takes docs/console.png, in more than five minutes"]
+async fn the_console_of_a_worker_with_four_lanes() {
+    let vhost = Broker::shared().await.vhost().await;
+    let server = HttpHandler::answering(answer).await;
+    let mut config = format!(
+        "[broker]\nurl = '{}'\nname = 'shop'\n[admin]\nlisten = '127.0.0.1:0'\ntoken = '{TOKEN}'\n\
+         trace_url = 'https://traces.example.com/{{trace_id}}'\n",
+        vhost.amqp_url()
+    );
+    for (lane, concurrency) in [
+        ("orders", 32),
+        ("payments", 16),
+        ("emails", 8),
+        ("invoices", 8),
+    ] {
+        config += &format!(
+            "[consumers.{lane}]\nqueue = '{lane}'\nprefetch = {}\nconcurrency = {concurrency}\n\
+             handler = {{ kind = 'http', url = '{}{lane}' }}\n",
+            concurrency * 2,
+            server.url(),
+        );
+    }
+    let worker = start(&config);
+    for lane in ["orders", "payments", "emails", "invoices"] {
+        worker.wait_for_consumers(&vhost, lane, 1).await;
+    }
+    traffic(&vhost).await;
+
+    let browser = Browser::start().await;
+    browser.look(1280, 900, "light").await;
+    browser
+        .open(&format!("{}#lane/payments", address(&worker).await))
+        .await;
+    browser.wait_for_text("#lane-state", "consuming").await;
+    browser.wait_for_text("#ladder", "after 1 s").await;
+    browser
+        .wait_for_text("#failures-scroll", "card issuer")
+        .await;
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/console.png");
+    std::fs::write(file, browser.picture().await).expect("the folder is there");
+    browser.end().await;
+}
+
+/// Publishes to every lane, more and less by turns.
+async fn traffic(vhost: &VHost) {
+    let started = Instant::now();
+    let mut beat = tokio::time::interval(BEAT);
+    let mut round = 0;
+    while started.elapsed() < TRAFFIC {
+        beat.tick().await;
+        round += 1;
+        let wave = 1.0 + 0.4 * (started.elapsed().as_secs_f64() / 30.0).sin();
+        for (lane, each_second) in [("orders", 120.0), ("payments", 30.0), ("emails", 8.0)] {
+            let messages = (each_second * wave * BEAT.as_secs_f64()).round() as usize;
+            let message = |index| {
+                let number = round * 100 + index;
+                let trace = format!("00-{number:032x}-{number:016x}-01");
+                let spec = PublishSpec::to(lane).id(&format!("{lane}-{number:06}"));
+                let spec = spec.header("traceparent", trace.as_str()).body("{}");
+                spec.with(|properties| properties.with_type("order.paid".into()))
+            };
+            vhost.publish_many(lane, messages, message).await;
+        }
+    }
+}
+
+/// Most succeed, in a time that depends on the lane; some payments fail.
+fn answer(request: &crate::support::Request) -> Reply {
+    let spread = request.index as u64 * 7919 % 23;
+    let (reply, time) = match request.path.as_str() {
+        "/payments" if request.index.is_multiple_of(41) => {
+            let why = r#"{"error":"the card issuer does not answer"}"#;
+            (Reply::status(503).body(why), 300)
+        }
+        "/payments" if request.index.is_multiple_of(307) => {
+            let why = r#"{"error":"amount must be positive"}"#;
+            (Reply::status(422).body(why), 20)
+        }
+        "/payments" => (Reply::ok(), 90 + 9 * spread),
+        "/emails" => (Reply::ok(), 250 + 20 * spread),
+        _ => (Reply::ok(), 8 + spread),
+    };
+    Reply {
+        delay: ms(time),
+        ..reply
+    }
+}
