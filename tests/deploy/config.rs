@@ -147,7 +147,7 @@ fn seconds(value: &Value) -> f64 {
 }
 
 /// The bound that README.md of the chart gives, from what is in force in the worker.
-fn longest_end(settings: &Value) -> u64 {
+pub(crate) fn longest_end(settings: &Value) -> u64 {
     let timeouts = &settings["timeouts"];
     let consumers = settings["consumers"].as_object().expect("consumers");
     let cancel = consumers
