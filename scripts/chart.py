@@ -22,6 +22,9 @@ NAME = "^[a-z][a-z0-9]*(_[a-z0-9]+)*$"
 SPECIAL = {
     "broker.url": {"type": ["string", "array"], "items": {"type": "string"}},
     "log.format": {"enum": ["text", "json"]},
+    "telemetry.protocol": {"enum": ["grpc", "http/protobuf"]},
+    "telemetry.parent": {"enum": ["child", "link"]},
+    "telemetry.sample": {"type": "number", "minimum": 0, "maximum": 1},
     "consumers.*.topology": {"enum": ["declare", "verify", "none"]},
     "consumers.*.queue_type": {"enum": ["quorum", "classic"]},
     "consumers.*.decode": {"enum": ["auto", "json", "bytes"]},

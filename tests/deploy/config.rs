@@ -226,7 +226,7 @@ fn the_schemas_words_are_the_workers() {
         serde_json::from_str(&read("helm/lapwing/values.schema.json")).expect("JSON");
     let config = &schema["properties"]["config"]["properties"];
     let consumer = &config["consumers"]["additionalProperties"]["properties"];
-    let nonsense = "[log]\nformat = 'x'\n[consumers.a]\nqueue = 'q'\ntopology = 'x'\nqueue_type = 'x'\n\
+    let nonsense = "[log]\nformat = 'x'\n[telemetry]\nprotocol = 'x'\nparent = 'x'\n[consumers.a]\nqueue = 'q'\ntopology = 'x'\nqueue_type = 'x'\n\
         decode = 'x'\nhandler = { kind = 'x' }\ntypes = { t = { kind = 'x' } }";
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("lapwing.toml");
@@ -241,6 +241,14 @@ fn the_schemas_words_are_the_workers() {
     let typed = &consumer["types"]["additionalProperties"]["properties"]["kind"];
     for (key, schema) in [
         ("log.format", &config["log"]["properties"]["format"]),
+        (
+            "telemetry.protocol",
+            &config["telemetry"]["properties"]["protocol"],
+        ),
+        (
+            "telemetry.parent",
+            &config["telemetry"]["properties"]["parent"],
+        ),
         ("consumers.a.topology", &consumer["topology"]),
         ("consumers.a.queue_type", &consumer["queue_type"]),
         ("consumers.a.decode", &consumer["decode"]),

@@ -291,7 +291,7 @@ fn a_change_of_configuration_or_of_the_charts_secret_rolls_the_pods_and_nothing_
     for rolls in [
         "config.consumers.orders.prefetch=32",
         "broker.url=amqp://new:pw@rabbit",
-        "admin.token=x",
+        "admin.token=sixteen-letters-at-least",
     ] {
         assert_ne!(annotations(&[rolls]), before, "{rolls}");
     }
