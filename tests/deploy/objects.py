@@ -2,7 +2,8 @@
 `validate VERSION...` checks them as Kubernetes objects and prints every problem, a line each.
 
 Built-in kinds are checked against the schemas of those Kubernetes versions, unknown fields refused;
-KEDA's and the Prometheus operator's against models made from their published CRDs.
+KEDA's and the Prometheus operator's against models made from their published CRDs. These packages
+are imported where they are used, as they take a second.
 """
 
 import functools
@@ -10,7 +11,6 @@ import importlib
 import json
 import sys
 
-import kubernetes_validate
 import yaml
 
 CRDS = {
@@ -42,6 +42,8 @@ def problems_with_model(item):
 
 
 def problems_in_version(item, version):
+    import kubernetes_validate
+
     try:
         kubernetes_validate.validate(item, version, strict=True)
     except kubernetes_validate.ValidationError as error:
@@ -58,12 +60,15 @@ def problems(item, versions):
 
 def cache_schemas():
     """Reading them is most of the time, and each object reads all definitions."""
+    import kubernetes_validate
+
     utils = kubernetes_validate.utils
     utils.schema_contents = functools.cache(utils.schema_contents)
 
 
 def main(verb, *versions):
-    items = [item for item in yaml.load_all(sys.stdin, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) if item is not None]
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    items = [item for item in yaml.load_all(sys.stdin, loader) if item is not None]
     if verb == "json":
         json.dump(items, sys.stdout)
         return
