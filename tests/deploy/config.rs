@@ -146,20 +146,21 @@ fn seconds(value: &Value) -> f64 {
     duration.as_secs_f64()
 }
 
-/// The bound that README.md of the chart gives, from what is in force in the worker.
+/// The bound that the README of the chart gives, from what is in force in the worker.
 pub(crate) fn longest_end(settings: &Value) -> u64 {
     let timeouts = &settings["timeouts"];
     let consumers = settings["consumers"].as_object().expect("consumers");
     let cancel = consumers
         .values()
         .map(|consumer| seconds(&consumer["cancel_grace"]));
-    let bound = seconds(&settings["drain"]["grace"]).max(seconds(&timeouts["declare"]))
+    let stop = 2.0 * seconds(&timeouts["declare"]) + seconds(&timeouts["ack"]);
+    let bound = seconds(&settings["drain"]["grace"]).max(stop)
         + cancel.fold(0.0, f64::max)
         + seconds(&timeouts["ack"])
         + seconds(&settings["drain"]["settle"])
         + 3.0 * seconds(&timeouts["close"])
         + seconds(&timeouts["telemetry_flush"])
-        + 3.0;
+        + 4.0;
     bound.ceil() as u64
 }
 

@@ -110,10 +110,10 @@ consumer: {prefetch: 64, cancel_grace: "1s"}
 
 {{/*
 The longest that a worker takes from SIGTERM to its end, rounded up: what Kubernetes must wait
-before it kills. In its order: cancelling the consumers within the grace; the handlers' own grace
-when they are cancelled; the last acks; the broker applying them; closing a channel and two
-connections; writing out telemetry. Three seconds more are for the worker's own bounds between them
-and for starting and stopping on a busy node.
+before it kills. In its order: the grace, or what cancelling the consumers and giving back what had
+not started can take beyond it; the handlers' own grace when they are cancelled; the last acks; the
+broker applying them; closing a channel and two connections; writing out telemetry. Four seconds
+more are for the worker's own bounds between them and for stopping on a busy node.
 */}}
 {{- define "lapwing.terminationGracePeriodSeconds" -}}
 {{- $defaults := include "lapwing.defaults" . | fromYaml }}
@@ -129,7 +129,8 @@ and for starting and stopping on a busy node.
 {{- range .Values.config.consumers }}
 {{- $cancel = maxf $cancel (include "lapwing.seconds" (default $defaults.consumer.cancel_grace .cancel_grace) | float64) }}
 {{- end }}
-{{- $bound := addf (maxf $seconds.grace $seconds.declare) $cancel $seconds.ack $seconds.settle }}
-{{- $bound = addf $bound (mulf 3.0 $seconds.close) $seconds.telemetry_flush 3.0 }}
+{{- $stop := addf (mulf 2.0 $seconds.declare) $seconds.ack }}
+{{- $bound := addf (maxf $seconds.grace $stop) $cancel $seconds.ack $seconds.settle }}
+{{- $bound = addf $bound (mulf 3.0 $seconds.close) $seconds.telemetry_flush 4.0 }}
 {{- add (ceil $bound) .Values.extraTerminationSeconds }}
 {{- end }}
