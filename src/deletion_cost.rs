@@ -40,17 +40,13 @@ pub async fn keep(worker: WorkerHandle, settings: PodDeletionCostSettings) {
     if settings.pod.is_empty() {
         return;
     }
-    keep_at(
-        Api::of_this_pod,
-        async || in_flight(&worker).await,
-        settings,
-    )
-    .await;
+    let cost = move || in_flight(worker.clone());
+    keep_at(Api::of_this_pod, cost, settings).await;
 }
 
-async fn keep_at(
+async fn keep_at<F: Future<Output = i32>>(
     api: impl Fn() -> Result<Api, WriteError>,
-    cost: impl AsyncFn() -> i32,
+    cost: impl Fn() -> F,
     settings: PodDeletionCostSettings,
 ) {
     let mut looks = interval(settings.interval);
@@ -87,7 +83,7 @@ async fn keep_at(
 }
 
 /// Deliveries in flight in all lanes. One that gives no answer counts as idle: this is a hint.
-async fn in_flight(worker: &WorkerHandle) -> i32 {
+async fn in_flight(worker: WorkerHandle) -> i32 {
     let mut sum: usize = 0;
     for lane in worker.lanes() {
         sum += worker.report(lane).await.map_or(0, |lane| lane.in_flight);
@@ -226,9 +222,9 @@ mod tests {
         };
         let looks = Arc::new(AtomicI32::new(0));
         let (seen, looked) = (Arc::clone(&cost), Arc::clone(&looks));
-        let look = async move || {
+        let look = move || {
             looked.fetch_add(1, Ordering::Relaxed);
-            seen.load(Ordering::Relaxed)
+            std::future::ready(seen.load(Ordering::Relaxed))
         };
         tokio::spawn(keep_at(api, look, settings()));
 
@@ -256,7 +252,7 @@ mod tests {
                 account,
             })
         };
-        tokio::spawn(keep_at(api, async || 7, settings()));
+        tokio::spawn(keep_at(api, || std::future::ready(7), settings()));
         for _ in 0..3 {
             assert_eq!(written(&writes.recv().await.unwrap()), "7");
         }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::{cases, objects, python, rendered, rendered_as, the};
 
 /// The oldest and the newest Kubernetes that the chart is for; Chart.yaml has the first.
-const VERSIONS: [&str; 2] = ["1.29", "1.37"];
+const VERSIONS: [&str; 2] = ["1.30", "1.37"];
 
 fn validate(manifests: &str) -> Result<(), String> {
     let arguments = ["validate", VERSIONS[0], VERSIONS[1]];
@@ -311,4 +311,40 @@ fn names_fit_kubernetes() {
         let name = object["metadata"]["name"].as_str().expect("a name");
         assert!(name.len() <= 63, "{name}");
     }
+}
+
+/// Off by default, and what comes with it is for the worker's account alone.
+#[test]
+fn the_deletion_cost_brings_its_rights_and_their_bounds() {
+    let off = objects("minimal", &[]);
+    let kinds = ["Role", "RoleBinding", "ValidatingAdmissionPolicy"];
+    assert!(
+        !off.iter()
+            .any(|object| kinds.iter().any(|kind| object["kind"] == *kind))
+    );
+    assert_eq!(pods(&off)[0]["automountServiceAccountToken"], false);
+
+    let on = objects("everything", &[]);
+    let pod = pods(&on)[0];
+    assert_eq!(pod["automountServiceAccountToken"], true);
+    assert_eq!(pods(&on)[1]["automountServiceAccountToken"], false);
+    let account = the(&on, "RoleBinding")["subjects"][0]["name"]
+        .as_str()
+        .expect("a name");
+    assert_eq!(pod["serviceAccountName"], account);
+    let role = &the(&on, "Role")["rules"];
+    assert_eq!(
+        *role,
+        serde_json::json!([{ "apiGroups": [""], "resources": ["pods"], "verbs": ["patch"] }])
+    );
+    let policy = the(&on, "ValidatingAdmissionPolicy");
+    let who = policy["spec"]["matchConditions"][0]["expression"]
+        .as_str()
+        .expect("a text");
+    assert!(
+        who.ends_with(&format!("\"system:serviceaccount:default:{account}\"")),
+        "{who}"
+    );
+    let bound = &the(&on, "ValidatingAdmissionPolicyBinding")["spec"]["policyName"];
+    assert_eq!(*bound, policy["metadata"]["name"]);
 }

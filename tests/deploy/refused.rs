@@ -179,7 +179,7 @@ fn values_that_contradict_one_another() {
         (
             "minimal",
             r#"extraEnv=[{"name":"LAPWING__DRAIN__GRACE","value":"1h"}]"#,
-            "extraEnv: LAPWING__DRAIN__GRACE is to be set by config",
+            "extraEnv: LAPWING__DRAIN__GRACE is to be set by config, from which",
         ),
         (
             "minimal",

@@ -86,6 +86,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
   "broker.url" "broker.url or broker.existingSecret" "broker.url_file" "broker.existingSecret"
   "broker.tls.ca_file" "broker.tls" "broker.tls.cert_file" "broker.tls" "broker.tls.key_file" "broker.tls"
   "admin.listen" "ports.admin and admin.expose" "admin.probes" "ports.probes"
+  "pod_deletion_cost.pod" "podDeletionCost.enabled"
   "admin.token" "admin.token or admin.existingSecret" "admin.token_file" "admin.existingSecret" }}
 {{- $part := $v.config }}
 {{- range splitList "." $key }}{{ $part = ternary (get $part .) dict (and (kindIs "map" $part) (hasKey $part .)) }}{{ end }}
@@ -146,8 +147,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- fail "admin.expose: needs service.enabled" }}
 {{- end }}
 {{- range $v.extraEnv }}
-{{- if regexMatch "^LAPWING__(DRAIN|TIMEOUTS|ADMIN)__" .name }}
-{{- fail (printf "extraEnv: %s is to be set by config, from which the pod's grace period and ports are made" .name) }}
+{{- if regexMatch "^LAPWING__(DRAIN|TIMEOUTS|ADMIN|POD_DELETION_COST)__" .name }}
+{{- fail (printf "extraEnv: %s is to be set by config, from which the pod is made" .name) }}
 {{- end }}
 {{- end }}
 {{- end }}
