@@ -42,9 +42,9 @@ impl Mounted {
             for (file, text) in [
                 ("url", url),
                 ("token", "correct-horse-battery-staple"),
-                ("ca.crt", ""),
-                ("tls.crt", ""),
-                ("tls.key", ""),
+                ("ca.crt", "PEM"),
+                ("tls.crt", "PEM"),
+                ("tls.key", "PEM"),
             ] {
                 std::fs::write(here.join(file), text).expect("a temporary file");
             }
