@@ -11,7 +11,7 @@ ARGS ?=
 
 shell_scripts = $(shell grep -lE '^\#!.*bash' scripts/* .ci/*)
 
-.PHONY: help run test test-4.0 test-4.3 matrix lint fmt bench fuzz-api picture clean setup
+.PHONY: help run test test-4.0 test-4.3 matrix lint fmt chart bench fuzz-api picture clean setup
 
 help: ## List these targets
 	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -46,6 +46,12 @@ lint: ## Check format and lints; licences, advisories and shell scripts where th
 
 fmt: ## Format the source
 	cargo fmt
+
+# The deployment's tests refuse what this would change.
+chart: ## Make the chart's README, schema and snapshots from its values and the default settings
+	@scripts/deploy-tools
+	@$(or $(CARGO_TARGET_DIR),target)/deploy/python/bin/python scripts/chart.py
+	@LAPWING_UPDATE_SNAPSHOTS=1 cargo nextest run --test deploy manifests_are_those
 
 bench: ## Measure the worker
 	@scripts/bench

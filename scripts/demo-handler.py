@@ -1,18 +1,24 @@
 #!/usr/bin/env python3
-"""The HTTP service that `scripts/demo` lets the worker call.
+"""The HTTP service that `scripts/demo` and docker-compose.yml let the worker call.
 
-Prints the port it listens on, then answers until it is ended:
+Listens on HOST:PORT, the only argument, or on some port of loopback. Prints the port, then answers
+until it is ended:
 - {"poison": true}     422: can never succeed
 - {"fail_times": N}    503 and Retry-After until N attempts have failed
 - anything else        200
 """
 
 import json
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Orders(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        """For a health check."""
+        self.answer(200, "open")
 
     def do_POST(self):
         order = json.loads(self.rfile.read(int(self.headers["content-length"])))
@@ -37,6 +43,7 @@ class Orders(BaseHTTPRequestHandler):
         """The worker's log tells what happened."""
 
 
-server = ThreadingHTTPServer(("127.0.0.1", 0), Orders)
+host, _, port = (sys.argv[1:] or ["127.0.0.1:0"])[0].partition(":")
+server = ThreadingHTTPServer((host, int(port)), Orders)
 print(server.server_port, flush=True)
 server.serve_forever()

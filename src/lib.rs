@@ -45,6 +45,7 @@ pub mod broker;
 pub mod config;
 mod dead_letters;
 mod decode;
+pub mod deletion_cost;
 mod dispatch;
 mod execute;
 pub mod handler;

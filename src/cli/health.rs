@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -25,15 +25,26 @@ pub(super) struct Health {
     /// Ask whether it does its work, rather than whether it lives
     #[arg(long)]
     ready: bool,
+    /// Ask the worker whose probes are there, rather than the one that runs here
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "config")]
+    at: Option<String>,
 }
 
 impl Health {
-    /// Asks the worker that runs here with this configuration: exit code 0 when it is well, 1 when
-    /// it is not or does not answer, 78 when the configuration has no address to ask.
+    /// Asks the worker that runs here with this configuration, or the one that is named: exit code 0
+    /// when it is well, 1 when it is not or does not answer, 78 when the configuration has no
+    /// address to ask.
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
-        // Not checked as a whole: a file that only the worker can read is no matter here.
-        let settings = Settings::load_unvalidated(self.file.config.as_deref(), environment()?)?;
-        let Some(address) = address(&settings.admin) else {
+        let address = match &self.at {
+            Some(at) => Some(resolve(at).with_context(|| at.clone())?),
+            None => {
+                // Not checked as a whole: a file that only the worker can read is no matter here.
+                let file = self.file.config.as_deref();
+                let settings = Settings::load_unvalidated(file, environment()?)?;
+                address(&settings.admin)
+            }
+        };
+        let Some(address) = address else {
             eprintln!(
                 "lapwing: admin.listen and admin.probes are off, or have port 0: nowhere to ask"
             );
@@ -51,6 +62,12 @@ impl Health {
         eprintln!("lapwing: http://{address}{path}: {status}: {body}");
         Ok(ExitCode::FAILURE)
     }
+}
+
+/// The first address of a host and a port.
+fn resolve(at: &str) -> anyhow::Result<SocketAddr> {
+    let mut addresses = at.to_socket_addrs()?;
+    addresses.next().context("has no address")
 }
 
 /// Where this machine can ask; none where the server is off, or has a port that only its log names.
@@ -103,6 +120,13 @@ fn ask(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_elsewhere_is_found_by_name_and_port() {
+        assert_eq!(resolve("127.0.0.1:9091").unwrap().port(), 9091);
+        assert!(resolve("localhost:9091").unwrap().ip().is_loopback());
+        assert!(resolve("localhost").is_err());
+    }
 
     #[test]
     fn the_local_address_of_the_probes_is_asked() {

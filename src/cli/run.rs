@@ -7,6 +7,7 @@ use lapwing::{
     Report, RunError, Worker, WorkerHandle,
     admin::{Server, ServerError},
     config::Settings,
+    deletion_cost,
     telemetry::{self, Telemetry},
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -61,6 +62,9 @@ async fn work(
         Ok(server) => server,
         Err(error) => return Ok(Err(CannotRun::Admin(error))),
     };
+    // Ends with the runtime.
+    let told = deletion_cost::keep(worker.handle(), settings.pod_deletion_cost.clone());
+    tokio::spawn(told);
     let shutdown = shutdown_then_hurry(worker.handle(), signals);
     let ended = worker.run(shutdown).await;
     server.stop().await;

@@ -8,6 +8,7 @@
 mod admin;
 mod broker;
 mod consumer;
+mod deletion_cost;
 mod handler;
 mod layers;
 mod load;
@@ -23,6 +24,7 @@ mod validate;
 pub use admin::{AdminSettings, Listen};
 pub use broker::{BrokerSettings, PublishSettings, ReconnectSettings, TlsSettings};
 pub use consumer::{AckSettings, Binding, ConsumerSettings, Decode, QueueType, Topology};
+pub use deletion_cost::PodDeletionCostSettings;
 pub use handler::{HandlerKind, HandlerSettings};
 pub use load::environment;
 pub use problem::{ConfigError, Problem, Source};
@@ -55,6 +57,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// What is exported to an OpenTelemetry collector.
     pub telemetry: TelemetrySettings,
+    /// Whether Kubernetes is told what the worker has in flight.
+    pub pod_deletion_cost: PodDeletionCostSettings,
     /// The lanes, by name. A name is lower case (`a-z`, `0-9`, `_`) so that each setting has its
     /// environment variable.
     pub consumers: BTreeMap<String, ConsumerSettings>,

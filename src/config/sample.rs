@@ -16,6 +16,7 @@ pub(super) fn complete() -> Settings {
         state,
         log,
         telemetry,
+        pod_deletion_cost,
         consumers: _,
     } = Settings::default();
     let some_file = || Some(PathBuf::from("/run/secrets/file"));
@@ -45,6 +46,7 @@ pub(super) fn complete() -> Settings {
             endpoint: Some("http://127.0.0.1:4317".to_owned()),
             ..telemetry
         },
+        pod_deletion_cost,
         consumers: BTreeMap::from([("orders".to_owned(), consumer())]),
     }
 }

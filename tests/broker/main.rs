@@ -18,6 +18,7 @@ mod handlers;
 mod harness;
 mod http;
 mod load;
+mod replicas;
 mod republish;
 mod semantics;
 mod telemetry;

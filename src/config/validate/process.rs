@@ -1,14 +1,14 @@
-//! `[drain]`, `[timeouts]`, `[state]`, `[log]` and `[telemetry]`.
+//! `[drain]`, `[timeouts]`, `[state]`, `[log]`, `[telemetry]` and `[pod_deletion_cost]`.
 
 use std::time::Duration;
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 use url::Url;
 
-use super::{DAY, Findings, HOUR, MILLISECOND, MINUTE};
+use super::{DAY, Findings, HOUR, MILLISECOND, MINUTE, SECOND};
 use crate::config::{
-    DrainSettings, LogSettings, Settings, StateSettings, TelemetrySettings, TimeoutSettings,
-    problem::KeyPath,
+    DrainSettings, LogSettings, PodDeletionCostSettings, Settings, StateSettings,
+    TelemetrySettings, TimeoutSettings, problem::KeyPath,
 };
 
 pub(super) fn check(findings: &mut Findings, settings: &Settings) {
@@ -25,6 +25,21 @@ pub(super) fn check(findings: &mut Findings, settings: &Settings) {
     filter_directives(findings, filter);
 
     telemetry(findings, &settings.telemetry);
+    pod_deletion_cost(findings, &settings.pod_deletion_cost);
+}
+
+fn pod_deletion_cost(findings: &mut Findings, settings: &PodDeletionCostSettings) {
+    let section = KeyPath::of("pod_deletion_cost");
+    let PodDeletionCostSettings { pod, interval } = settings;
+    // It becomes part of a URL.
+    let is_name = |pod: &str| {
+        pod.chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.'))
+    };
+    if !is_name(pod) {
+        findings.add(section.key("pod"), "must be the name of a pod");
+    }
+    findings.duration(section.key("interval"), *interval, SECOND..=HOUR);
 }
 
 fn telemetry(findings: &mut Findings, telemetry: &TelemetrySettings) {
@@ -131,6 +146,14 @@ mod tests {
             (
                 "telemetry.service_name = \"\"",
                 "telemetry.service_name: must not be empty",
+            ),
+            (
+                "pod_deletion_cost.pod = \"../secrets/a\"",
+                "pod_deletion_cost.pod: must be the name of a pod",
+            ),
+            (
+                "pod_deletion_cost.interval = \"100ms\"",
+                "pod_deletion_cost.interval: is 100ms, must be 1s to 1h",
             ),
             ("log.filter = \"\"", "log.filter: expected a level"),
             ("log.filter = \"info,\"", "log.filter: expected a level"),

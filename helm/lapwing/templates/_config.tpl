@@ -1,0 +1,136 @@
+{{/* The worker's configuration: completed with what the chart knows, and written as TOML. */}}
+
+{{/* Folders that the chart mounts. */}}
+{{- define "lapwing.configFolder" }}/etc/lapwing{{ end }}
+{{- define "lapwing.brokerFolder" }}/run/secrets/lapwing/broker{{ end }}
+{{- define "lapwing.adminFolder" }}/run/secrets/lapwing/admin{{ end }}
+{{- define "lapwing.tlsFolder" }}/run/secrets/lapwing/tls{{ end }}
+
+{{/* config, with ports and names of secret files: a YAML text. */}}
+{{- define "lapwing.settings" -}}
+{{- $v := .Values }}
+{{- $settings := deepCopy $v.config }}
+{{- $broker := dict "url_file" (printf "%s/url" (include "lapwing.brokerFolder" .)) }}
+{{- with $v.broker.tls }}
+{{- if .existingSecret }}
+{{- $folder := include "lapwing.tlsFolder" $ }}
+{{- $tls := dict }}
+{{- range $setting, $key := dict "ca_file" .caKey "cert_file" .certKey "key_file" .keyKey }}
+{{- if $key }}{{- $_ := set $tls $setting (printf "%s/%s" $folder $key) }}{{- end }}
+{{- end }}
+{{- $_ := set $broker "tls" $tls }}
+{{- end }}
+{{- end }}
+{{- $admin := dict "probes" (printf "0.0.0.0:%d" (int $v.ports.probes)) }}
+{{- $_ := set $admin "listen" (printf "%s:%d" (ternary "0.0.0.0" "127.0.0.1" $v.admin.expose) (int $v.ports.admin)) }}
+{{- if include "lapwing.hasToken" . }}
+{{- $_ := set $admin "token_file" (printf "%s/token" (include "lapwing.adminFolder" .)) }}
+{{- end }}
+{{- mergeOverwrite $settings (dict "broker" $broker "admin" $admin) | toYaml }}
+{{- end }}
+
+{{- define "lapwing.toml" -}}
+{{- include "lapwing.tomlTable" (dict "table" (include "lapwing.settings" . | fromYaml) "path" "") | trim }}
+{{- end }}
+
+{{/* A table as TOML: its values, then its tables, each under its header. Helm's own toToml writes
+64 as 64.0, which the worker refuses where it wants a whole number. */}}
+{{- define "lapwing.tomlTable" }}
+{{- $path := .path }}
+{{- $tables := dict }}
+{{- range $key, $value := .table }}
+{{- if kindIs "map" $value }}
+{{- $_ := set $tables $key $value }}
+{{- else if not (kindIs "invalid" $value) }}
+{{ include "lapwing.tomlKey" $key }} = {{ include "lapwing.tomlValue" $value }}
+{{- end }}
+{{- end }}
+{{- range $key, $table := $tables }}
+{{- $name := printf "%s%s" (ternary "" (printf "%s." $path) (empty $path)) (include "lapwing.tomlKey" $key) }}
+{{- $inside := include "lapwing.tomlTable" (dict "table" $table "path" $name) }}
+{{- if or (empty $table) (not (hasPrefix "[" (trim $inside))) }}
+
+[{{ $name }}]
+{{- end }}
+{{- $inside }}
+{{- end }}
+{{- end }}
+
+{{- define "lapwing.tomlKey" -}}
+{{- if regexMatch "^[A-Za-z0-9_-]+$" . }}{{ . }}{{ else }}{{ toRawJson . }}{{ end }}
+{{- end }}
+
+{{/* What JSON writes, TOML reads, but for tables. */}}
+{{- define "lapwing.tomlValue" -}}
+{{- if kindIs "map" . }}
+{{- $pairs := list }}
+{{- range $key, $value := . }}
+{{- if not (kindIs "invalid" $value) }}
+{{- $pairs = append $pairs (printf "%s = %s" (include "lapwing.tomlKey" $key) (include "lapwing.tomlValue" $value)) }}
+{{- end }}
+{{- end }}
+{{- printf "{ %s }" (join ", " $pairs) }}
+{{- else if kindIs "slice" . }}
+{{- $items := list }}
+{{- range . }}{{ $items = append $items (include "lapwing.tomlValue" .) }}{{ end }}
+{{- printf "[%s]" (join ", " $items) }}
+{{- else }}
+{{- toRawJson . }}
+{{- end }}
+{{- end }}
+
+{{/* The worker's defaults of all that bounds its end, in the words of config/default.toml. */}}
+{{- define "lapwing.defaults" -}}
+drain: {grace: "25s", settle: "1s"}
+timeouts: {declare: "10s", ack: "5s", close: "2s", telemetry_flush: "2s"}
+consumer: {prefetch: 64, cancel_grace: "1s"}
+{{- end }}
+
+{{/* drain and timeouts as they are in force: a YAML text. */}}
+{{- define "lapwing.bounds" -}}
+{{- $defaults := pick (include "lapwing.defaults" . | fromYaml) "drain" "timeouts" }}
+{{- mergeOverwrite $defaults (pick .Values.config "drain" "timeouts" | deepCopy) | toYaml }}
+{{- end }}
+
+{{/* A duration of the worker's configuration in seconds: "1m 30s" is 90. */}}
+{{- define "lapwing.seconds" -}}
+{{- $units := dict "ns" 0.000000001 "us" 0.000001 "ms" 0.001 "s" 1.0 "sec" 1.0 "second" 1.0 "m" 60.0 "min" 60.0 "minute" 60.0 "h" 3600.0 "hr" 3600.0 "hour" 3600.0 "d" 86400.0 "day" 86400.0 }}
+{{- $sum := 0.0 }}
+{{- $text := . | toString }}
+{{- if not (regexMatch "^([0-9]+ *(ns|us|ms|s|sec|second|m|min|minute|h|hr|hour|d|day)s? *)+$" $text) }}
+{{- fail (printf "%q is no duration: a number and its unit, such as 25s or 1m 30s" $text) }}
+{{- end }}
+{{- range regexFindAll "[0-9]+ *[a-z]+" $text -1 }}
+{{- $unit := regexFind "[a-z]+" . }}
+{{- $factor := get $units $unit | default (get $units (trimSuffix "s" $unit)) }}
+{{- $sum = addf $sum (mulf (regexFind "[0-9]+" . | float64) $factor) }}
+{{- end }}
+{{- $sum }}
+{{- end }}
+
+{{/*
+The longest that a worker takes from SIGTERM to its end, rounded up: what Kubernetes must wait
+before it kills. In its order: the grace, or what cancelling the consumers and giving back what had
+not started can take beyond it; the handlers' own grace when they are cancelled; the last acks; the
+broker applying them; closing a channel and two connections; writing out telemetry. Four seconds
+more are for the worker's own bounds between them and for stopping on a busy node.
+*/}}
+{{- define "lapwing.terminationGracePeriodSeconds" -}}
+{{- $defaults := include "lapwing.defaults" . | fromYaml }}
+{{- $seconds := dict }}
+{{- range $section, $keys := include "lapwing.bounds" . | fromYaml }}
+{{- range $key, $value := $keys }}
+{{- if hasKey (get $defaults $section) $key }}
+{{- $_ := set $seconds $key (include "lapwing.seconds" $value | float64) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- $cancel := 0.0 }}
+{{- range .Values.config.consumers }}
+{{- $cancel = maxf $cancel (include "lapwing.seconds" (default $defaults.consumer.cancel_grace .cancel_grace) | float64) }}
+{{- end }}
+{{- $stop := addf (mulf 2.0 $seconds.declare) $seconds.ack }}
+{{- $bound := addf (maxf $seconds.grace $stop) $cancel $seconds.ack $seconds.settle }}
+{{- $bound = addf $bound (mulf 3.0 $seconds.close) $seconds.telemetry_flush 4.0 }}
+{{- add (ceil $bound) .Values.extraTerminationSeconds }}
+{{- end }}

@@ -1,0 +1,154 @@
+{{/* Names, labels, and what a release must have. */}}
+
+{{- define "lapwing.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* The name of objects; at most 52 characters, so that suffixes and Kubernetes' own fit. */}}
+{{- define "lapwing.fullname" -}}
+{{- $name := include "lapwing.name" . }}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}
+{{- .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "lapwing.releaseLabels" -}}
+app.kubernetes.io/name: {{ include "lapwing.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{/* Of the workers alone, so that Service and budget leave out the pod of `helm test`. */}}
+{{- define "lapwing.selectorLabels" -}}
+{{ include "lapwing.releaseLabels" . }}
+app.kubernetes.io/component: worker
+{{- end }}
+
+{{- define "lapwing.labels" -}}
+{{ include "lapwing.releaseLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{- define "lapwing.image" -}}
+{{- with .Values.image }}
+{{- if .digest }}
+{{- printf "%s@%s" .repository .digest }}
+{{- else }}
+{{- printf "%s:%s" .repository (default $.Chart.AppVersion .tag) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- define "lapwing.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "lapwing.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{/* The Secret with the broker's URL: the chart's own, or the one that is named. */}}
+{{- define "lapwing.brokerSecret" -}}
+{{- default (include "lapwing.fullname" .) .Values.broker.existingSecret }}
+{{- end }}
+
+{{- define "lapwing.adminSecret" -}}
+{{- default (include "lapwing.fullname" .) .Values.admin.existingSecret }}
+{{- end }}
+
+{{- define "lapwing.hasToken" -}}
+{{- if or .Values.admin.token .Values.admin.existingSecret }}yes{{ end }}
+{{- end }}
+
+{{/* Whether something else owns the number of replicas. */}}
+{{- define "lapwing.autoscales" -}}
+{{- if or .Values.hpa.enabled .Values.keda.enabled }}yes{{ end }}
+{{- end }}
+
+{{/* What the schema cannot say, or would print secrets with. Each failure names the value and what would be right. */}}
+{{- define "lapwing.check" -}}
+{{- $v := .Values }}
+{{- if not $v.config.consumers }}
+{{- fail "config.consumers: name at least one queue to consume, such as {orders: {queue: orders, handler: {kind: http, url: \"http://orders/\"}}}" }}
+{{- end }}
+{{- if and (not $v.broker.url) (not $v.broker.existingSecret) }}
+{{- fail "broker: set broker.url, or broker.existingSecret to the name of a Secret that holds the URL" }}
+{{- end }}
+{{- range $key, $instead := dict
+  "broker.url" "broker.url or broker.existingSecret" "broker.url_file" "broker.existingSecret"
+  "broker.tls.ca_file" "broker.tls" "broker.tls.cert_file" "broker.tls" "broker.tls.key_file" "broker.tls"
+  "admin.listen" "ports.admin and admin.expose" "admin.probes" "ports.probes"
+  "pod_deletion_cost.pod" "podDeletionCost.enabled"
+  "admin.token" "admin.token or admin.existingSecret" "admin.token_file" "admin.existingSecret" }}
+{{- $part := $v.config }}
+{{- range splitList "." $key }}{{ $part = ternary (get $part .) dict (and (kindIs "map" $part) (hasKey $part .)) }}{{ end }}
+{{- if $part }}
+{{- fail (printf "config.%s: is made by the chart, set the value %s" $key $instead) }}
+{{- end }}
+{{- end }}
+{{- if and $v.broker.url (not (regexMatch "^amqps?://\\S+(\\s+amqps?://\\S+)*$" $v.broker.url)) }}
+{{- fail "broker.url: must begin with amqp:// or amqps://, each of them where there are several" }}
+{{- end }}
+{{- if and $v.broker.url $v.broker.existingSecret }}
+{{- fail "broker: set url or existingSecret, not both" }}
+{{- end }}
+{{- if and $v.admin.token $v.admin.existingSecret }}
+{{- fail "admin: set token or existingSecret, not both" }}
+{{- end }}
+{{- if ne (empty $v.broker.tls.certKey) (empty $v.broker.tls.keyKey) }}
+{{- fail "broker.tls: certKey and keyKey belong together, set both or none" }}
+{{- end }}
+{{- if eq (int $v.ports.admin) (int $v.ports.probes) }}
+{{- fail "ports: admin and probes must differ" }}
+{{- end }}
+{{- if and $v.hpa.enabled $v.keda.enabled }}
+{{- fail "hpa.enabled and keda.enabled: choose one, as KEDA makes a HorizontalPodAutoscaler of its own" }}
+{{- end }}
+{{- if and $v.hpa.enabled (not $v.hpa.targetCPUUtilizationPercentage) (not $v.hpa.metrics) }}
+{{- fail "hpa: set targetCPUUtilizationPercentage or metrics, or there is nothing to scale on" }}
+{{- end }}
+{{- range $which := list "hpa" "keda" }}
+{{- $scaler := index $v $which }}
+{{- if and $scaler.enabled (gt (int $scaler.minReplicas) (int $scaler.maxReplicas)) }}
+{{- fail (printf "%s: minReplicas is %d, must not be above maxReplicas (%d)" $which (int $scaler.minReplicas) (int $scaler.maxReplicas)) }}
+{{- end }}
+{{- end }}
+{{- with $v.keda.rabbitmq }}
+{{- if and $v.keda.enabled .enabled (empty .managementUrl) (empty .existingSecret) }}
+{{- fail "keda.rabbitmq: set managementUrl, or existingSecret to the name of a Secret that holds it" }}
+{{- end }}
+{{- if and .managementUrl (not (regexMatch "^https?://\\S+$" .managementUrl)) }}
+{{- fail "keda.rabbitmq.managementUrl: must begin with http:// or https://" }}
+{{- end }}
+{{- if and .managementUrl .existingSecret }}
+{{- fail "keda.rabbitmq: set managementUrl or existingSecret, not both" }}
+{{- end }}
+{{- range $name, $_ := .consumers }}
+{{- if not (hasKey $v.config.consumers $name) }}
+{{- fail (printf "keda.rabbitmq.consumers.%s: config.consumers has no such consumer" $name) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- if and $v.keda.enabled (not $v.keda.rabbitmq.enabled) (not $v.keda.extraTriggers) }}
+{{- fail "keda: set rabbitmq.enabled or extraTriggers, or there is nothing to scale on" }}
+{{- end }}
+{{- if and $v.serviceMonitor.enabled (not $v.service.enabled) }}
+{{- fail "serviceMonitor.enabled: needs service.enabled; podMonitor needs no Service" }}
+{{- end }}
+{{- if and $v.admin.expose (not $v.service.enabled) }}
+{{- fail "admin.expose: needs service.enabled" }}
+{{- end }}
+{{- range $v.extraEnv }}
+{{- if regexMatch "^LAPWING__(DRAIN|TIMEOUTS|ADMIN|POD_DELETION_COST)__" .name }}
+{{- fail (printf "extraEnv: %s is to be set by config, from which the pod is made" .name) }}
+{{- end }}
+{{- end }}
+{{- end }}

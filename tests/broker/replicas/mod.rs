@@ -1,0 +1,110 @@
+//! Several worker processes on one queue, as an orchestrator starts and ends them.
+
+mod rolling;
+mod scale;
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinHandle;
+
+use crate::support::exchange::{Exchange, Seen};
+use crate::support::{
+    DEADLINE, DrainLedger, Ending, Exit, HttpHandler, QueueType, VHost, WorkerProcess, lane_config,
+};
+
+/// What a drain may take beside the slowest handler.
+const BEYOND: Duration = Duration::from_secs(2);
+
+/// One of several workers. Its requests have a path of their own, which tells whose they are.
+struct Replica {
+    number: usize,
+    started: Instant,
+    worker: WorkerProcess,
+}
+
+impl Replica {
+    /// A worker on the queue `orders`.
+    fn start(number: usize, vhost: &VHost, handler: &HttpHandler, changes: &str) -> Self {
+        let url = format!("{}{number}", handler.url());
+        let config = lane_config(&vhost.amqp_url(), "orders", &url, changes);
+        Self {
+            number,
+            started: Instant::now(),
+            worker: WorkerProcess::start(&config),
+        }
+    }
+
+    /// Waits until it would be in service.
+    async fn ready(&self) {
+        self.worker.wait_for_message("consuming", DEADLINE).await;
+    }
+
+    /// Its requests up to now.
+    fn requests<'seen>(&self, seen: &'seen Seen) -> impl Iterator<Item = &'seen Exchange> {
+        let path = format!("/{}", self.number);
+        let all = seen.exchanges.iter();
+        all.filter(move |exchange| exchange.request.path == path)
+    }
+
+    /// Waits until it has sent so many requests.
+    async fn works(&self, handler: &HttpHandler, requests: usize) -> Seen {
+        let what = format!("replica {} has sent {requests} requests", self.number);
+        let enough = |seen: &Seen| self.requests(seen).count() >= requests;
+        handler.wait_for(&what, DEADLINE, enough).await
+    }
+
+    /// SIGTERM, and its end to be waited for beside what goes on.
+    fn ends(mut self) -> JoinHandle<(Exit, DrainLedger)> {
+        self.worker.terminate();
+        tokio::spawn(async move {
+            let exit = self.worker.exited(DEADLINE).await;
+            (exit, self.worker.ledger())
+        })
+    }
+}
+
+/// The ledgers of replicas that have all ended well, added up.
+async fn sum(ended: Vec<JoinHandle<(Exit, DrainLedger)>>, longest: Duration) -> DrainLedger {
+    let mut sum = DrainLedger {
+        received: 0,
+        acked: 0,
+        parked: 0,
+        dead_lettered: 0,
+        returned: 0,
+        stale: 0,
+    };
+    for replica in ended {
+        let (exit, ledger) = replica.await.expect("no panic");
+        assert!(
+            exit.status.success() && exit.took <= longest,
+            "{exit:?} {ledger:?}"
+        );
+        ledger.assert_adds_up();
+        sum.received += ledger.received;
+        sum.acked += ledger.acked;
+        sum.parked += ledger.parked;
+        sum.dead_lettered += ledger.dead_lettered;
+        sum.returned += ledger.returned;
+        sum.stale += ledger.stale;
+    }
+    sum
+}
+
+/// When requests were answered with success, in order.
+fn answers(seen: &Seen) -> Vec<Instant> {
+    let ends = seen.exchanges.iter().filter_map(|exchange| exchange.ended);
+    let mut answers: Vec<_> = ends
+        .filter(|(_, ending)| *ending == Ending::Answered(200))
+        .map(|(at, _)| at)
+        .collect();
+    answers.sort_unstable();
+    answers
+}
+
+/// A queue `orders` of this kind in a lane's configuration, with these limits.
+fn limits(kind: QueueType, prefetch: usize, concurrency: usize) -> String {
+    format!(
+        "[consumers.orders]\nqueue_type = '{}'\nprefetch = {prefetch}\nconcurrency = {concurrency}",
+        kind.name()
+    )
+}

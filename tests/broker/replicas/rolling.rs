@@ -1,0 +1,134 @@
+//! A rolling update: each replica replaced in turn, the new one ready before the old one goes.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::time::interval;
+
+use super::{BEYOND, Replica, answers, limits, sum};
+use crate::support::{
+    Account, Broker, DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, VHost,
+};
+
+const REPLICAS: usize = 3;
+/// Messages that are there before the update begins.
+const BACKLOG: usize = 1_500;
+/// From one message to the next while it goes on.
+const PACE: Duration = Duration::from_millis(4);
+const WORK: Duration = Duration::from_millis(40);
+/// Some messages take longer than the pause between two replicas: drains overlap.
+const SLOW: Duration = Duration::from_millis(1_500);
+/// What each new replica does before the next old one goes.
+const SHARE: usize = 50;
+/// No moment of this length may pass without a finished message.
+const SILENCE: Duration = Duration::from_millis(500);
+
+/// Publishes a message at each pace until told to stop; answers the ids.
+async fn publish_until(vhost: &VHost, stop: &watch::Sender<bool>) -> Vec<String> {
+    let (mut ids, mut pace, mut stopped) = (Vec::new(), interval(PACE), stop.subscribe());
+    loop {
+        tokio::select! {
+            stopped = stopped.wait_for(|stop| *stop) => {
+                stopped.expect("the sender is ours");
+                return ids;
+            }
+            _ = pace.tick() => {}
+        }
+        let n = BACKLOG + ids.len();
+        ids.push(vhost.publish("orders", format!("{{\"n\":{n}}}")).await);
+    }
+}
+
+async fn all_replaced(kind: QueueType) {
+    let vhost = Broker::shared().await.vhost().await;
+    let handler = HttpHandler::answering(|request| match request.json()["n"].as_u64() {
+        Some(n) if n % 40 == 39 => Reply::ok().after(SLOW),
+        _ => Reply::ok().after(WORK),
+    })
+    .await;
+    let changes = limits(kind, 32, 8);
+    let start = |number| Replica::start(number, &vhost, &handler, &changes);
+    let mut replicas: VecDeque<_> = (0..REPLICAS).map(&start).collect();
+    for replica in &replicas {
+        replica.ready().await;
+    }
+    let make = |n| PublishSpec::of(format!("{{\"n\":{n}}}"));
+    let mut ids = vhost.publish_many("orders", BACKLOG, make).await;
+    handler.wait_for_answered(100, DEADLINE).await;
+
+    let stop = watch::Sender::new(false);
+    let begun = Instant::now();
+    let replace = async {
+        let mut ended = Vec::new();
+        for number in REPLICAS..2 * REPLICAS {
+            let new = start(number);
+            new.ready().await;
+            let old = replicas.pop_front().expect("as many as there are numbers");
+            ended.push(old.ends());
+            new.works(&handler, SHARE).await;
+            replicas.push_back(new);
+        }
+        stop.send_replace(true);
+        ended
+    };
+    let (published, mut ended) = tokio::join!(publish_until(&vhost, &stop), replace);
+    let over = Instant::now();
+    ids.extend(published);
+    handler.wait_for_answered(ids.len(), DEADLINE).await;
+    ended.extend(replicas.into_iter().map(Replica::ends));
+    let ledger = sum(ended, SLOW + BEYOND).await;
+
+    // Every delivery is accounted for, and what one replica gave back another one got.
+    assert_eq!(
+        (ledger.acked, ledger.stale),
+        (ids.len() as u64, 0),
+        "{ledger:?}"
+    );
+    assert_eq!(
+        ledger.received,
+        ledger.acked + ledger.returned,
+        "{ledger:?}"
+    );
+    assert!(
+        ledger.returned > 0,
+        "the signals came amid the load: {ledger:?}"
+    );
+    let seen = handler.seen();
+    assert!(
+        seen.exchanges
+            .iter()
+            .all(|exchange| exchange.request.attempt() == 1)
+    );
+    assert_eq!(seen.abandoned, 0, "every handler was waited for");
+    let account = Account::take(&vhost, ids.clone(), &seen, &["orders", "orders.dead"]).await;
+    account.assert_exactly_once();
+    assert_eq!(account.finished().count(), ids.len());
+
+    let answers = answers(&seen);
+    let during: Vec<_> = answers
+        .iter()
+        .filter(|at| (begun..over).contains(*at))
+        .collect();
+    let longest = during.windows(2).map(|two| *two[1] - *two[0]).max();
+    let longest = longest.expect("something was done");
+    println!(
+        "{kind:?}: {REPLICAS} replaced in {:?}, {} messages meanwhile, {} of {} handed over, \
+         longest silence {longest:?}",
+        over - begun,
+        during.len(),
+        ledger.returned,
+        ids.len()
+    );
+    assert!(longest < SILENCE, "{longest:?}");
+}
+
+#[tokio::test]
+async fn three_replicas_replaced_in_turn_under_load_lose_and_repeat_nothing_from_a_quorum_queue() {
+    all_replaced(QueueType::Quorum).await;
+}
+
+#[tokio::test]
+async fn three_replicas_replaced_in_turn_under_load_lose_and_repeat_nothing_from_a_classic_queue() {
+    all_replaced(QueueType::Classic).await;
+}

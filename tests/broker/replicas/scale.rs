@@ -1,0 +1,122 @@
+//! Scaling out and in while a backlog is worked off.
+//!
+//! A replica that joins gets messages although the others have prefetched: the broker gives each
+//! consumer no more than its prefetch, the rest of the backlog stays in the queue, and the next
+//! message goes to whoever has room.
+
+use std::time::{Duration, Instant};
+
+use super::{BEYOND, Replica, answers, limits, sum};
+use crate::support::{
+    Account, Broker, DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, wait_until,
+};
+
+const BACKLOG: usize = 2_600;
+const PREFETCH: usize = 24;
+const CONCURRENCY: usize = 8;
+const WORK: Duration = Duration::from_millis(50);
+/// Messages that one replica does at first, and that four do together after that.
+const ALONE: usize = 300;
+const TOGETHER: usize = 1_600;
+/// From the start of its process to a new replica's first message.
+const FIRST_WORK: Duration = Duration::from_secs(2);
+/// Four replicas beside one: less than four, as two cores also run the broker and the handler.
+const GROWTH: f64 = 2.0;
+
+/// Messages a second from one moment to another.
+fn rate(answers: &[Instant], from: Instant, to: Instant) -> f64 {
+    let during = answers.iter().filter(|at| (from..to).contains(*at)).count();
+    during as f64 / (to - from).as_secs_f64()
+}
+
+async fn one_four_one(kind: QueueType) {
+    let vhost = Broker::shared().await.vhost().await;
+    let handler = HttpHandler::answering(|_| Reply::ok().after(WORK)).await;
+    let changes = limits(kind, PREFETCH, CONCURRENCY);
+    let start = |number| Replica::start(number, &vhost, &handler, &changes);
+    let first = start(0);
+    first.ready().await;
+    let make = |_| PublishSpec::of("{}");
+    let ids = vhost.publish_many("orders", BACKLOG, make).await;
+
+    let one = Instant::now();
+    let done = handler.seen().answered;
+    handler.wait_for_answered(done + ALONE, DEADLINE).await;
+    // It holds its prefetch and no more: that is why others will get work.
+    let counts = vhost.counts("orders").await;
+    assert!(
+        counts.unacked as usize <= PREFETCH && counts.ready > 0,
+        "{counts:?}"
+    );
+    let out = Instant::now();
+    let more: Vec<_> = (1..4).map(&start).collect();
+    for replica in &more {
+        let seen = replica.works(&handler, 1).await;
+        let request = replica.requests(&seen).next().expect("waited for above");
+        let took = request.request.at - replica.started;
+        println!(
+            "{kind:?}: replica {} has its first message after {took:?}",
+            replica.number
+        );
+        assert!(took <= FIRST_WORK, "replica {}: {took:?}", replica.number);
+    }
+
+    let four = Instant::now();
+    let done = handler.seen().answered;
+    let left = BACKLOG - done - 4 * PREFETCH;
+    handler
+        .wait_for_answered(done + TOGETHER.min(left), DEADLINE)
+        .await;
+    let counts = vhost.counts("orders").await;
+    assert!(counts.unacked as usize <= 4 * PREFETCH, "{counts:?}");
+    let back = Instant::now();
+    let mut ended: Vec<_> = more.into_iter().map(Replica::ends).collect();
+    handler.wait_for_answered(BACKLOG, DEADLINE).await;
+    let empty = async || vhost.counts("orders").await.total();
+    wait_until("the backlog is settled", DEADLINE, empty, |total| {
+        *total == 0
+    })
+    .await;
+    ended.push(first.ends());
+    let ledger = sum(ended, WORK + BEYOND).await;
+
+    assert_eq!(
+        (ledger.acked, ledger.stale),
+        (BACKLOG as u64, 0),
+        "{ledger:?}"
+    );
+    assert_eq!(
+        ledger.received,
+        ledger.acked + ledger.returned,
+        "{ledger:?}"
+    );
+    assert!(
+        ledger.returned > 0,
+        "three left amid the backlog: {ledger:?}"
+    );
+    let seen = handler.seen();
+    let account = Account::take(&vhost, ids, &seen, &["orders", "orders.dead"]).await;
+    account.assert_exactly_once();
+
+    let answers = answers(&seen);
+    let (alone, together) = (rate(&answers, one, out), rate(&answers, four, back));
+    println!(
+        "{kind:?}: {alone:.0}/s with one replica, {together:.0}/s with four, {} handed over",
+        ledger.returned
+    );
+    assert!(
+        together >= GROWTH * alone,
+        "{alone:.0}/s, then {together:.0}/s"
+    );
+}
+
+#[tokio::test]
+async fn from_one_to_four_and_back_under_load_each_replica_gets_work_at_once_from_a_quorum_queue() {
+    one_four_one(QueueType::Quorum).await;
+}
+
+#[tokio::test]
+async fn from_one_to_four_and_back_under_load_each_replica_gets_work_at_once_from_a_classic_queue()
+{
+    one_four_one(QueueType::Classic).await;
+}

@@ -1,0 +1,270 @@
+//! What the chart writes for the worker, read by the worker.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{cases, lapwing, objects, printed, read, the};
+
+/// The configuration of a case as a file, with the secrets it names beside it.
+struct Mounted {
+    folder: TempDir,
+    text: String,
+}
+
+impl Mounted {
+    fn of(all: &[Value]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let secrets = folder.path().join("secrets");
+        let text = config_map(all)["data"]["lapwing.toml"]
+            .as_str()
+            .expect("a text");
+        let amqps = text.contains("[broker.tls]");
+        let url = if amqps {
+            "amqps://u:p@rabbit/%2f"
+        } else {
+            "amqp://u:p@rabbit/%2f"
+        };
+        let pod = &the(all, "Deployment")["spec"]["template"]["spec"];
+        for mount in pod["containers"][0]["volumeMounts"]
+            .as_array()
+            .expect("mounts")
+        {
+            let path = mount["mountPath"].as_str().expect("a path");
+            let Some(name) = path.strip_prefix("/run/secrets/") else {
+                continue;
+            };
+            let here = secrets.join(name);
+            std::fs::create_dir_all(&here).expect("a temporary folder");
+            for (file, text) in [
+                ("url", url),
+                ("token", "correct-horse-battery-staple"),
+                ("ca.crt", "PEM"),
+                ("tls.crt", "PEM"),
+                ("tls.key", "PEM"),
+            ] {
+                std::fs::write(here.join(file), text).expect("a temporary file");
+            }
+        }
+        let here = secrets.to_str().expect("a plain name");
+        let text = text.replace("/run/secrets", here);
+        std::fs::write(folder.path().join("lapwing.toml"), &text).expect("a temporary file");
+        Self { folder, text }
+    }
+
+    fn path(&self) -> String {
+        let path = self.folder.path().join("lapwing.toml");
+        path.to_str().expect("a plain name").to_owned()
+    }
+
+    /// What is in force with it.
+    fn settings(&self) -> Value {
+        let output = lapwing(&[
+            "config",
+            "show",
+            "--format",
+            "json",
+            "--config",
+            &self.path(),
+        ]);
+        serde_json::from_str(&printed("config show", output)).expect("it prints JSON")
+    }
+}
+
+fn config_map(all: &[Value]) -> &Value {
+    let is_it = |object: &&Value| {
+        object["kind"] == "ConfigMap" && !object["data"]["lapwing.toml"].is_null()
+    };
+    all.iter().find(is_it).expect("a ConfigMap")
+}
+
+#[test]
+fn the_worker_takes_the_configuration_of_every_values_file() {
+    for case in cases() {
+        let mounted = Mounted::of(&objects(&case, &[]));
+        let output = lapwing(&["config", "check", "--config", &mounted.path()]);
+        let text = printed(&format!("{case}:\n{}", mounted.text), output);
+        assert!(text.starts_with("ok: "), "{case}: {text}");
+    }
+}
+
+/// The worker looks for its files where the pod mounts them.
+#[test]
+fn files_that_the_configuration_names_are_mounted() {
+    for case in cases() {
+        let all = objects(&case, &[]);
+        let pod = &the(&all, "Deployment")["spec"]["template"]["spec"]["containers"][0];
+        let mounts = pod["volumeMounts"].as_array().expect("mounts");
+        let mounted = |file: &str| {
+            let folder = Path::new(file).parent().and_then(Path::to_str);
+            mounts
+                .iter()
+                .any(|mount| mount["mountPath"].as_str() == folder)
+        };
+        let text = config_map(&all)["data"]["lapwing.toml"]
+            .as_str()
+            .expect("a text");
+        for line in text.lines().filter(|line| line.contains("_file = ")) {
+            let file = line.split('"').nth(1).expect("a text");
+            assert!(mounted(file), "{case}: {line}");
+        }
+        assert_eq!(pod["env"][0]["name"], "LAPWING_CONFIG");
+        assert!(
+            mounted(pod["env"][0]["value"].as_str().expect("a path")),
+            "{case}"
+        );
+    }
+}
+
+#[test]
+fn values_arrive_as_they_were_written() {
+    let settings = Mounted::of(&objects("everything", &[])).settings();
+    let orders = &settings["consumers"]["orders"];
+    assert_eq!(orders["bindings"][1]["exchange"], "shop \"old\" \\ ünï 🐦");
+    assert_eq!(
+        (&orders["prefetch"], &orders["retry"]["factor"]),
+        (&8.into(), &2.0.into())
+    );
+    assert_eq!(orders["types"]["order.paid"]["kind"], "log");
+    assert_eq!(orders["retry"]["rules"][0]["status"], "409");
+    assert_eq!(settings["admin"]["probes"], "0.0.0.0:9091");
+    assert_eq!(settings["admin"]["listen"], "0.0.0.0:9090");
+    let minimal = Mounted::of(&objects("minimal", &[])).settings();
+    assert_eq!(
+        minimal["admin"]["listen"], "127.0.0.1:9090",
+        "only the pod itself reaches it"
+    );
+}
+
+/// A duration of the settings in seconds.
+fn seconds(value: &Value) -> f64 {
+    let text = value.as_str().expect("a duration");
+    let duration: Duration = humantime::parse_duration(text).expect("a duration");
+    duration.as_secs_f64()
+}
+
+/// The bound that the README of the chart gives, from what is in force in the worker.
+pub(crate) fn longest_end(settings: &Value) -> u64 {
+    let timeouts = &settings["timeouts"];
+    let consumers = settings["consumers"].as_object().expect("consumers");
+    let cancel = consumers
+        .values()
+        .map(|consumer| seconds(&consumer["cancel_grace"]));
+    let stop = 2.0 * seconds(&timeouts["declare"]) + seconds(&timeouts["ack"]);
+    let bound = seconds(&settings["drain"]["grace"]).max(stop)
+        + cancel.fold(0.0, f64::max)
+        + seconds(&timeouts["ack"])
+        + seconds(&settings["drain"]["settle"])
+        + 3.0 * seconds(&timeouts["close"])
+        + seconds(&timeouts["telemetry_flush"])
+        + 4.0;
+    bound.ceil() as u64
+}
+
+#[test]
+fn kubernetes_waits_longer_than_the_worker_can_take() {
+    let sets: [&[&str]; 5] = [
+        &[],
+        &["config.drain.grace=0s"],
+        &["config.drain.grace=1h 30m", "config.timeouts.close=1500ms"],
+        &[
+            "config.drain.grace=2min",
+            "config.drain.settle=250ms",
+            "config.timeouts.ack=30s",
+        ],
+        &[
+            "config.drain.grace=90 seconds",
+            "config.timeouts.telemetry_flush=10s",
+            "config.timeouts.declare=4m",
+        ],
+    ];
+    for case in cases() {
+        for set in sets {
+            let all = objects(&case, set);
+            let pod = &the(&all, "Deployment")["spec"]["template"]["spec"];
+            let settings = Mounted::of(&all).settings();
+            let extra = if case == "everything" { 20 } else { 0 };
+            assert_eq!(
+                pod["terminationGracePeriodSeconds"],
+                longest_end(&settings) + extra,
+                "{case} {set:?}"
+            );
+            // The environment comes last, and cannot be overruled from outside the chart.
+            let grace = pod["containers"][0]["env"]
+                .as_array()
+                .expect("variables")
+                .iter()
+                .find(|variable| variable["name"] == "LAPWING__DRAIN__GRACE")
+                .expect("a variable");
+            assert_eq!(
+                seconds(&grace["value"]),
+                seconds(&settings["drain"]["grace"]),
+                "{case} {set:?}"
+            );
+        }
+    }
+}
+
+/// The words that a setting takes, as the worker lists them when it gets another.
+fn words(complaint: &str) -> BTreeSet<String> {
+    let list = complaint
+        .split("expected ")
+        .nth(1)
+        .expect("it says what it expected");
+    list.split('"')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+#[test]
+fn the_schemas_words_are_the_workers() {
+    let schema: Value =
+        serde_json::from_str(&read("helm/lapwing/values.schema.json")).expect("JSON");
+    let config = &schema["properties"]["config"]["properties"];
+    let consumer = &config["consumers"]["additionalProperties"]["properties"];
+    let nonsense = "[log]\nformat = 'x'\n[telemetry]\nprotocol = 'x'\nparent = 'x'\n[consumers.a]\nqueue = 'q'\ntopology = 'x'\nqueue_type = 'x'\n\
+        decode = 'x'\nhandler = { kind = 'x' }\ntypes = { t = { kind = 'x' } }";
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("lapwing.toml");
+    std::fs::write(&file, nonsense).expect("a temporary file");
+    let output = lapwing(&[
+        "config",
+        "check",
+        "--config",
+        file.to_str().expect("a plain name"),
+    ]);
+    let complaints = String::from_utf8(output.stderr).expect("it prints text");
+    let typed = &consumer["types"]["additionalProperties"]["properties"]["kind"];
+    for (key, schema) in [
+        ("log.format", &config["log"]["properties"]["format"]),
+        (
+            "telemetry.protocol",
+            &config["telemetry"]["properties"]["protocol"],
+        ),
+        (
+            "telemetry.parent",
+            &config["telemetry"]["properties"]["parent"],
+        ),
+        ("consumers.a.topology", &consumer["topology"]),
+        ("consumers.a.queue_type", &consumer["queue_type"]),
+        ("consumers.a.decode", &consumer["decode"]),
+        (
+            "consumers.a.handler.kind",
+            &consumer["handler"]["properties"]["kind"],
+        ),
+        ("consumers.a.types.t.kind", typed),
+    ] {
+        let line = complaints
+            .lines()
+            .find(|line| line.starts_with(&format!("{key}: ")));
+        let line = line.unwrap_or_else(|| panic!("{key} is not in {complaints}"));
+        let listed: BTreeSet<String> =
+            serde_json::from_value(schema["enum"].clone()).expect("a list");
+        assert_eq!(listed, words(line), "{key}");
+    }
+}
