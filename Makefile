@@ -11,10 +11,10 @@ ARGS ?=
 
 shell_scripts = $(shell grep -lE '^\#!.*bash' scripts/* .ci/*)
 
-.PHONY: help run test test-4.0 test-4.3 matrix lint fmt bench clean setup
+.PHONY: help run test test-backends test-4.0 test-4.3 matrix lint fmt bench clean setup
 
 help: ## List these targets
-	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 run: ## Show the worker at work on a real RabbitMQ: six orders, and how each ends
 	@scripts/demo
@@ -38,6 +38,13 @@ matrix: ## Run all tests against RabbitMQ 3.10, 4.0 and 4.3
 	  $(MAKE) test LAPWING_TEST_RELEASE=$$release; \
 	done
 
+# Phoenix is heavy (900 MB, half a minute to start), so that `make test` does without it.
+test-backends: setup ## Test telemetry against real backends: Prometheus, and Phoenix for traces
+	@trap 'scripts/backends down phoenix; scripts/rabbitmq down "suite*"' EXIT; \
+	scripts/backends up phoenix >/dev/null; \
+	[[ -n "$${AMQP_URL:-}" ]] || scripts/rabbitmq up suite --release $(LAPWING_TEST_RELEASE) >/dev/null; \
+	cargo nextest run --run-ignored all 'prometheus::' 'phoenix::' $(ARGS)
+
 lint: ## Check format and lints; licences, advisories and shell scripts where the tools are installed
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
@@ -52,9 +59,11 @@ bench: ## Measure the worker
 
 clean: ## End all nodes of this checkout, delete what was built
 	scripts/rabbitmq down '*'
+	scripts/backends down phoenix
 	cargo clean
 	rm -rf --one-file-system target
 
 setup:
 	@scripts/rabbitmq install $(LAPWING_TEST_RELEASE)
+	@scripts/backends install prometheus >/dev/null
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest

@@ -17,6 +17,8 @@ mod handlers;
 mod harness;
 mod http;
 mod load;
+mod phoenix;
+mod prometheus;
 mod republish;
 mod semantics;
 mod telemetry;

@@ -22,6 +22,7 @@
     reason = "a toolbox: each suite takes what it needs, and suites come and go"
 )]
 
+pub mod backends;
 pub mod broker;
 pub mod config;
 pub mod counts;
@@ -43,6 +44,7 @@ pub mod wait;
 pub mod worker;
 pub mod worker_log;
 
+pub use backends::{backends, get, get_json, run_with_input};
 pub use broker::{Broker, Release};
 pub use config::lane_config;
 pub use counts::Counts;
