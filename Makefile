@@ -11,10 +11,10 @@ ARGS ?=
 
 shell_scripts = $(shell grep -lE '^\#!.*bash' scripts/* .ci/*)
 
-.PHONY: help run test test-4.0 test-4.3 matrix lint fmt chart bench fuzz-api picture clean setup
+.PHONY: help run test test-4.0 test-4.3 matrix test-backends lint fmt chart bench fuzz-api picture clean setup
 
 help: ## List these targets
-	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 run: ## Show the worker at work on a real RabbitMQ: six orders, and how each ends
 	@scripts/demo
@@ -37,6 +37,13 @@ matrix: ## Run all tests against RabbitMQ 3.10, 4.0 and 4.3
 	  echo "== RabbitMQ $$release"; \
 	  $(MAKE) test LAPWING_TEST_RELEASE=$$release; \
 	done
+
+# Phoenix is heavy (900 MB, half a minute to start), so that `make test` does without it.
+test-backends: setup ## Test telemetry against real backends: Prometheus, and Phoenix for traces
+	@trap 'scripts/backends down phoenix; scripts/rabbitmq down "suite*"' EXIT; \
+	scripts/backends up phoenix >/dev/null; \
+	[[ -n "$${AMQP_URL:-}" ]] || scripts/rabbitmq up suite --release $(LAPWING_TEST_RELEASE) >/dev/null; \
+	cargo nextest run --run-ignored all 'prometheus::' 'phoenix::' $(ARGS)
 
 lint: ## Check format and lints; licences, advisories and shell scripts where the tools are installed
 	cargo fmt --check
@@ -66,10 +73,12 @@ picture: setup ## Take docs/console.png: five minutes of traffic, then a screens
 
 clean: ## End all nodes of this checkout, delete what was built
 	scripts/rabbitmq down '*'
+	scripts/backends down phoenix
 	cargo clean
 	rm -rf --one-file-system target
 
 setup:
 	@scripts/rabbitmq install $(LAPWING_TEST_RELEASE)
 	@scripts/browser install
+	@scripts/backends install prometheus >/dev/null
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest

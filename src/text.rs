@@ -23,6 +23,12 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time.min(SystemTime::UNIX_EPOCH + END)).to_string()
 }
 
+/// The same with microseconds, for a time that is compared to others of the same clock.
+#[must_use]
+pub(crate) fn rfc3339_micros(time: SystemTime) -> String {
+    humantime::format_rfc3339_micros(time).to_string()
+}
+
 /// A duration for people: `1.5s`, not `1s 500ms`.
 #[must_use]
 pub(crate) fn seconds(duration: Duration) -> String {

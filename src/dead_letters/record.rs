@@ -15,7 +15,7 @@ use crate::{
     message::PastAttempt,
     policy::Reason,
     run::Run,
-    text::{cut, fingerprint, rfc3339},
+    text::{cut, fingerprint, rfc3339, rfc3339_micros},
 };
 
 /// Attempts that a record names; older ones are only counted.
@@ -50,7 +50,8 @@ pub(crate) fn charge(run: &Run, failure: &Failure, worker: &str) {
 pub(crate) fn parked(run: &Run, stay: Duration, not_before: Option<SystemTime>) -> CopyHeaders {
     let mut set = told(run);
     set.extend(not_before.map(|time| (NOT_BEFORE, Header::Text(rfc3339(time)))));
-    set.push((PARKED_AT, Header::Text(rfc3339(SystemTime::now()))));
+    // To the microsecond: a span begins here, and must not before the attempt has ended.
+    set.push((PARKED_AT, Header::Text(rfc3339_micros(SystemTime::now()))));
     let attempt = run.attempt_traceparent();
     set.extend(attempt.map(|span| (LAST_ATTEMPT, Header::Text(span))));
     // The broker counts in whole milliseconds, and early is worse than late.

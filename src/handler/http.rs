@@ -205,7 +205,10 @@ async fn judge(mut response: Response) -> Outcome {
     let retry_after = retry_after(&response, SystemTime::now());
     let body = read(&mut response, READ).await;
     let body = String::from_utf8_lossy(&body[..body.len().min(ERROR_SHOWN)]);
-    let text = format!("HTTP {status}: {}", cut(body.trim(), ERROR_SHOWN));
+    let text = match cut(body.trim(), ERROR_SHOWN) {
+        "" => format!("HTTP {status}"),
+        said => format!("HTTP {status}: {said}"),
+    };
     let mut failure = match is_retryable(status) {
         true => Failure::retryable("http", text),
         false => Failure::permanent("http", text),

@@ -63,11 +63,11 @@ pub mod attributes {
     pub const CONNECTION: &str = "lapwing.connection";
 }
 
-/// The bucket boundaries of every histogram, in seconds, as the conventions give them; the last
-/// four are ours, for messages that wait for a retry.
-pub(crate) const BUCKETS: [f64; 18] = [
-    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 60.0, 600.0,
-    3600.0, 86_400.0,
+/// The bucket boundaries of every histogram, in seconds, as the conventions give them; those above
+/// 10 are ours, for handlers near their timeout and messages that wait for a retry.
+pub(crate) const BUCKETS: [f64; 20] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
+    300.0, 600.0, 3600.0, 86_400.0,
 ];
 
 macro_rules! instruments {
@@ -124,15 +124,17 @@ instruments! {
         "Retries that wait in the worker now.";
     CONCURRENCY = Gauge "lapwing.lane.concurrency" "{handler}" [LANE]
         "Handlers that may run at once.";
+    PREFETCH = Gauge "lapwing.lane.prefetch" "{delivery}" [LANE]
+        "Deliveries that the broker may have outstanding to the lane: in flight and buffered together.";
     RUNNING = Gauge "lapwing.handlers.running" "{handler}" [LANE]
         "Handlers that run now.";
-    LANE_STATE = Gauge "lapwing.lane.state" "1" [LANE, STATE]
+    LANE_STATE = Gauge "lapwing.lane.state" "{lane}" [LANE, STATE]
         "1 for the state that the lane is in, 0 for the others.";
     SESSIONS = Counter "lapwing.sessions" "{session}" [LANE]
         "Subscriptions made; one more than the first means that one was lost or resumed.";
     CONNECTIONS = Counter "lapwing.connections" "{connection}" [CONNECTION]
         "Connections opened; one more than the first means that one was lost.";
-    PUBLISHER_BLOCKED = Gauge "lapwing.publisher.blocked" "1" []
+    PUBLISHER_BLOCKED = Gauge "lapwing.publisher.blocked" "{publisher}" []
         "1 while retries and dead letters cannot be published: not connected, or blocked by the broker.";
     LATENCY = Histogram "lapwing.message.latency" "s" [LANE]
         "Time from publishing (`timestamp_in_ms` header or `timestamp` property, where there is one) to the end of a message that was handled.";
@@ -200,7 +202,8 @@ mod tests {
         {
             let fits = match kind {
                 Kind::Histogram => *unit == "s",
-                _ => *unit == "1" || (unit.starts_with('{') && unit.ends_with('}')),
+                // Prometheus would call a gauge of unit `1` a ratio, which none of these is.
+                _ => unit.starts_with('{') && unit.ends_with('}'),
             };
             assert!(fits, "{name}: {unit}");
         }

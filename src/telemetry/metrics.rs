@@ -38,6 +38,7 @@ pub(crate) struct Observed {
 pub(crate) struct ObservedLane {
     pub(crate) name: Arc<str>,
     pub(crate) queue: Arc<str>,
+    pub(crate) prefetch: u16,
     pub(crate) stats: Arc<LaneStats>,
     pub(crate) health: watch::Receiver<LaneHealth>,
 }
@@ -125,6 +126,12 @@ pub(crate) fn observe(meter: &Meter, observed: Observed) {
     });
     register(&catalogue::CONCURRENCY, |all, to| {
         lanes(all, to, |s| s.slots.wanted() as u64)
+    });
+    register(&catalogue::PREFETCH, |all, to| {
+        for lane in &all.lanes {
+            let labels = [KeyValue::new(attributes::LANE, Arc::clone(&lane.name))];
+            to.observe(u64::from(lane.prefetch), &labels);
+        }
     });
     register(&catalogue::RUNNING, |all, to| {
         lanes(all, to, |s| s.slots.in_use() as u64)

@@ -134,7 +134,7 @@ fn export(settings: &Settings, scraped: bool) -> Result<Telemetry, TelemetryErro
     };
     let resource = otlp::resource(&plan, &worker_name(&settings.broker.name));
     let entered = runtime.as_ref().map(tokio::runtime::Runtime::enter);
-    let providers = Providers::start(&plan, &resource, scraped)?;
+    let providers = Providers::start(&plan, &resource, settings.consumers.len(), scraped)?;
     drop(entered);
     global::set_text_map_propagator(TextMapCompositePropagator::new(otlp::propagators(&plan)));
     if let Some(traces) = &providers.traces {

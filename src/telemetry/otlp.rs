@@ -7,13 +7,14 @@ use opentelemetry_otlp::{
 use opentelemetry_sdk::{
     Resource,
     logs::SdkLoggerProvider,
-    metrics::SdkMeterProvider,
+    metrics::{Instrument, SdkMeterProvider, Stream},
     propagation::{BaggagePropagator, TraceContextPropagator},
     trace::{Sampler, SdkTracerProvider},
 };
 
 use super::{
     TelemetryError,
+    catalogue::{INSTRUMENTS, attributes},
     environment::{Export, Plan, Propagator},
 };
 use crate::config::OtlpProtocol;
@@ -59,6 +60,7 @@ impl Providers {
     pub(super) fn start(
         plan: &Plan,
         resource: &Resource,
+        lanes: usize,
         scraped: bool,
     ) -> Result<Self, TelemetryError> {
         let mut providers = Self::default();
@@ -76,7 +78,9 @@ impl Providers {
             providers.traces = Some(builder.build());
         }
         if plan.metrics.is_some() || scraped {
-            let mut builder = SdkMeterProvider::builder().with_resource(resource.clone());
+            let mut builder = SdkMeterProvider::builder()
+                .with_resource(resource.clone())
+                .with_view(move |instrument: &Instrument| room(instrument.name(), lanes));
             if let Some(export) = plan.metrics.clone() {
                 builder = builder.with_periodic_exporter(exporter!(MetricExporter, export)?);
             }
@@ -99,6 +103,26 @@ impl Providers {
         }
         Ok(providers)
     }
+}
+
+/// Room for all attribute values that so many lanes can have. The SDK counts what is beyond its own
+/// limit of 2000 as one: 200 lanes with their delay queues are more. A larger limit costs memory at
+/// once, so only those get it that need it.
+fn room(name: &str, lanes: usize) -> Option<Stream> {
+    /// Delay queues up to half a day, or error types, of a lane.
+    const EACH: usize = 40;
+    const SDKS_OWN: usize = 2000;
+    let lanes_alone = [attributes::LANE];
+    let known = INSTRUMENTS.iter().find(|known| known.name == name)?;
+    let each = match known.attributes.is_empty() || known.attributes == lanes_alone {
+        true => 1,
+        false => EACH,
+    };
+    let limit = lanes.saturating_mul(each);
+    if limit <= SDKS_OWN {
+        return None;
+    }
+    Stream::builder().with_cardinality_limit(limit).build().ok()
 }
 
 /// What everything exported says about this process. The environment's word (`OTEL_SERVICE_NAME`,
@@ -129,4 +153,32 @@ pub(super) fn propagators(plan: &Plan) -> Vec<Box<dyn TextMapPropagator + Send +
         Propagator::Baggage => Box::new(BaggagePropagator::new()),
     };
     plan.propagators.iter().map(boxed).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::{Scrape, catalogue};
+    use opentelemetry::metrics::MeterProvider;
+
+    #[test]
+    fn each_of_many_lanes_keeps_its_own_numbers() {
+        const LANES: usize = 300;
+        const RUNGS: usize = 16;
+        let plan = Plan::new(&Default::default(), &|_| None);
+        let resource = Resource::builder_empty().build();
+        let providers = Providers::start(&plan, &resource, LANES, true).unwrap();
+        let parked = catalogue::PARKED.name;
+        let counter = providers.metrics.as_ref().unwrap().meter("test");
+        let counter = counter.u64_counter(parked).build();
+        for (lane, rung) in (0..LANES).flat_map(|lane| (0..RUNGS).map(move |rung| (lane, rung))) {
+            let lane = KeyValue::new(attributes::LANE, format!("lane-{lane}"));
+            let rung = KeyValue::new(attributes::RUNG, format!("rung-{rung}"));
+            counter.add(1, &[lane, rung]);
+        }
+        let text = Scrape(providers.registry.clone()).text();
+        let lines = text.lines().filter(|line| line.ends_with("\"} 1"));
+        assert_eq!(lines.count(), LANES * RUNGS);
+        assert!(!text.contains("overflow"));
+    }
 }

@@ -10,7 +10,7 @@ use reqwest::{StatusCode, Url, header::HeaderMap};
 use super::{
     catalogue::attributes::{DESTINATION, ERROR_TYPE, OPERATION, OPERATION_TYPE, SYSTEM},
     propagation::{TextHeaders, inject},
-    spans::SCOPE,
+    spans::{ROUTING_KEY, SCOPE},
 };
 use crate::{broker::PublishError, handler::Failure};
 
@@ -39,10 +39,7 @@ impl PublishTrace {
                 KeyValue::new(OPERATION_TYPE, "send"),
                 KeyValue::new(DESTINATION, destination),
                 KeyValue::new("messaging.message.id", message_id.to_owned()),
-                KeyValue::new(
-                    "messaging.rabbitmq.destination.routing_key",
-                    routing_key.to_owned(),
-                ),
+                KeyValue::new(ROUTING_KEY, routing_key.to_owned()),
             ]);
         let current = Context::current();
         let span = global::tracer(SCOPE).build_with_context(builder, &current);

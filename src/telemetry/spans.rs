@@ -46,6 +46,8 @@ const WORTH_A_SPAN: Duration = Duration::from_millis(1);
 /// Bytes of an error's text in a span's status.
 const STATUS_ROOM: usize = 1024;
 
+pub(crate) const ROUTING_KEY: &str = "messaging.rabbitmq.destination.routing_key";
+
 /// The instrumentation scope of all spans and metrics.
 pub(crate) const SCOPE: &str = "lapwing";
 
@@ -171,10 +173,7 @@ impl LaneTraces {
             let value = value.filter(|value| !value.is_empty());
             all.extend(value.map(|value| KeyValue::new(key, value.to_owned())));
         };
-        text(
-            "messaging.rabbitmq.destination.routing_key",
-            Some(message.routing_key()),
-        );
+        text(ROUTING_KEY, Some(message.routing_key()));
         text("messaging.message.id", message.id());
         text(
             "messaging.message.conversation_id",
@@ -225,6 +224,8 @@ impl LaneTraces {
     /// Begins the span of publishing a copy, inside of the current span.
     pub(crate) fn publish(&self, to: &str, message: &Message) -> Option<BoxedSpan> {
         let mut span = self.client_span("publish", "send", to)?;
+        // Copies go to their queue by the default exchange.
+        span.set_attribute(KeyValue::new(ROUTING_KEY, to.to_owned()));
         if let Some(id) = message.id() {
             span.set_attribute(KeyValue::new("messaging.message.id", id.to_owned()));
         }

@@ -96,6 +96,7 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
         let Some(call) = calls.lanes.remove(&name) else {
             continue;
         };
+        let prefetch = consumer.prefetch;
         let (shared, ended) = LaneShared::new(LaneParts {
             name: name.as_str().into(),
             worker: Arc::clone(&worker),
@@ -114,6 +115,7 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
         observed.push(ObservedLane {
             name: Arc::clone(&shared.name),
             queue: Arc::clone(&shared.queue),
+            prefetch,
             stats: Arc::clone(&shared.stats),
             health: call.health.subscribe(),
         });

@@ -18,6 +18,8 @@ mod handlers;
 mod harness;
 mod http;
 mod load;
+mod phoenix;
+mod prometheus;
 mod replicas;
 mod republish;
 mod semantics;

@@ -23,6 +23,7 @@
 )]
 
 pub mod admin;
+pub mod backends;
 pub mod broker;
 pub mod config;
 pub mod counts;
@@ -45,6 +46,7 @@ pub mod worker;
 pub mod worker_log;
 
 pub use admin::{ADMIN, Admin, Events, TOKEN};
+pub use backends::{backends, get, get_json, run_with_input};
 pub use broker::{Broker, Release};
 pub use config::lane_config;
 pub use counts::Counts;

@@ -1,0 +1,105 @@
+//! `/metrics` as Prometheus takes it, and the alert rules and dashboard that come with Lapwing. The
+//! Prometheus and its promtool are Debian's, fetched by `scripts/backends`.
+
+mod expressions;
+mod metrics;
+mod rules;
+mod server;
+
+use std::path::{Path, PathBuf};
+
+use tokio::process::Command;
+
+use crate::support::{
+    Broker, DEADLINE, Gate, HttpHandler, Reply, VHost, WorkerProcess, backends, field, lane_config,
+};
+
+/// The alert rules that come with Lapwing.
+const RULES: &str = "deploy/prometheus/rules.yml";
+
+/// A file of the repository.
+fn in_repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+/// A program of Prometheus' package.
+async fn program(name: &str) -> Command {
+    let folder = backends(&["install", "prometheus"]).await;
+    Command::new(Path::new(&folder).join(name))
+}
+
+/// A worker with a lane `q` on HTTP, whose `/metrics` is served.
+struct Setup {
+    vhost: VHost,
+    server: HttpHandler,
+    worker: WorkerProcess,
+    /// Where it serves `/metrics`: host and port.
+    address: String,
+    /// Lets handlers of messages named `held` end.
+    gate: Gate,
+}
+
+/// Requests that [`Setup::three_messages`] makes.
+const REQUESTS: usize = 4;
+
+impl Setup {
+    async fn new() -> Self {
+        let vhost = Broker::shared().await.vhost().await;
+        let gate = Gate::default();
+        let held = gate.clone();
+        let server = HttpHandler::answering_async(move |request| {
+            let held = held.clone();
+            async move {
+                match (request.message_id(), request.attempt()) {
+                    ("late", 1) => Reply::status(503),
+                    ("never", _) => Reply::status(400),
+                    ("held", _) => {
+                        held.passed().await;
+                        Reply::ok()
+                    }
+                    _ => Reply::ok(),
+                }
+            }
+        })
+        .await;
+        let changes = "[consumers.q.retry]\nbase = '1s'\njitter = 0";
+        let config = lane_config(&vhost.amqp_url(), "q", &server.url(), changes);
+        let worker = WorkerProcess::start_with(&config, |command| {
+            command.env("LAPWING__ADMIN__LISTEN", "127.0.0.1:0");
+        });
+        let listening = worker.wait_for_message("admin server listening", DEADLINE);
+        let address = field(&listening.await, "address").clone();
+        let address = address.as_str().expect("it is text").to_owned();
+        worker.wait_for_consumers(&vhost, "q", 1).await;
+        Self {
+            vhost,
+            server,
+            worker,
+            address,
+            gate,
+        }
+    }
+
+    /// `lapwing publish`, which gives messages a timestamp.
+    async fn publish(&self, id: &str) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lapwing"));
+        command
+            .args(["publish", "--queue", "q", "--message-id", id, "{}"])
+            .env("LAPWING__BROKER__URL", self.vhost.amqp_url());
+        let ended = tokio::time::timeout(DEADLINE, command.output()).await;
+        let ended = ended.expect("it ends").expect("it runs");
+        let stderr = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success(), "{stderr}");
+    }
+
+    /// A message that succeeds, one that is parked and then succeeds, one that is dead-lettered;
+    /// until all are done, `rounds` such rounds having been made.
+    async fn three_messages(&self, rounds: usize) {
+        for id in ["at-once", "late", "never"] {
+            self.publish(id).await;
+        }
+        self.server
+            .wait_for_answered(rounds * REQUESTS, DEADLINE)
+            .await;
+    }
+}
