@@ -61,10 +61,14 @@ export function facts(list, pairs) {
  */
 export class Table {
   #rows = new Map();
+  #spare = new Map();
   #columns;
+  #keep;
 
-  constructor(parent, caption, columns) {
+  /** `keep`: rows that are not shown are kept, for items that come and go but are not many. */
+  constructor(parent, caption, columns, { keep = false } = {}) {
     this.#columns = columns;
+    this.#keep = keep;
     this.heads = columns.map((column) =>
       h("th", { scope: "col", role: "columnheader", class: column.class }, column.head ?? column.title));
     this.body = h("tbody", { role: "rowgroup" });
@@ -84,11 +88,13 @@ export class Table {
       if (keys.has(name)) continue;
       row.remove();
       this.#rows.delete(name);
+      if (this.#keep) this.#spare.set(name, row);
     }
     let next = this.body.firstElementChild;
     for (const item of items) {
-      const row = this.#rows.get(key(item)) ?? this.#row();
-      this.#rows.set(key(item), row);
+      const name = key(item);
+      const row = this.#rows.get(name) ?? this.#spare.get(name) ?? this.#row();
+      this.#rows.set(name, row);
       if (row === next) next = next.nextElementSibling;
       else this.body.insertBefore(row, next);
       this.#columns.forEach((column, index) => column.fill(row.children[index], item, row));

@@ -153,7 +153,7 @@ export class FailuresView {
     say(byId("failures-note"), notes.filter(Boolean).join(" "));
     const lost = () => byId("failures-title").focus();
     if (this.#together) this.together.update(causes(failures).slice(0, SHOWN), (group) => group.cause, lost);
-    else this.each.update(failures.slice(0, SHOWN), (failure) => failure.seq, lost);
+    else this.each.update(failures.slice(0, SHOWN), ({ at, seq }) => `${at} ${seq}`, lost);
     show(byId("failures-scroll"), failures.length > 0);
     show(byId("failures-empty"), failures.length === 0);
   }

@@ -100,15 +100,18 @@ export class InFlightView {
     this.poll.tick(true);
   }
 
-  #show({ total, messages }) {
+  #show({ total, messages, unanswered = [] }) {
     this.#total = total;
     if (!messages.length && total > 0 && this.#offset > 0) {
       this.#page(Math.floor((total - 1) / PAGE) * PAGE);
       return;
     }
-    this.table.update(messages, ({ lane, delivery }) => `${lane}/${delivery}`, () => byId("in-flight-title").focus());
+    // A new worker counts its deliveries from the beginning.
+    const { started_at: worker } = this.store.worker;
+    this.table.update(messages, ({ lane, delivery }) => `${worker} ${lane} ${delivery}`, () => byId("in-flight-title").focus());
     const oldest = this.#offset === 0 && messages.length ? `, oldest ${duration(messages[0].age_seconds)}` : "";
-    say(byId("in-flight-count"), `${count(total)}${oldest}`);
+    const silent = unanswered.length ? `, without ${unanswered.join(", ")}, which did not answer in time` : "";
+    say(byId("in-flight-count"), `${count(total)}${oldest}${silent}`);
     say(byId("page-where"), messages.length ? `${count(this.#offset + 1)}–${count(this.#offset + messages.length)} of ${count(total)}` : "");
     this.#button("page-first", this.#offset > 0);
     this.#button("page-previous", this.#offset > 0);

@@ -43,7 +43,7 @@ export class LanesView {
     for (const [name, { title }] of Object.entries(ORDERS)) this.select.append(h("option", { value: name }, title));
     this.select.addEventListener("change", () => this.#sortBy(this.select.value, false));
     this.filter.addEventListener("input", () => this.#again());
-    this.table = new Table(byId("lanes-scroll"), "Lanes", this.#columns());
+    this.table = new Table(byId("lanes-scroll"), "Lanes", this.#columns(), { keep: true });
     this.seen = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
         if (isIntersecting) this.#visible.add(target);
