@@ -3,13 +3,14 @@
 mod rolling;
 mod scale;
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::JoinHandle;
 
 use crate::support::exchange::{Exchange, Seen};
 use crate::support::{
-    DEADLINE, DrainLedger, Ending, Exit, HttpHandler, QueueType, VHost, WorkerProcess, lane_config,
+    DEADLINE, DrainLedger, Ending, Exit, HttpHandler, QueueType, VHost, WorkerProcess, field,
+    lane_config, wait_until,
 };
 
 /// What a drain may take beside the slowest handler.
@@ -30,13 +31,33 @@ impl Replica {
         Self {
             number,
             started: Instant::now(),
-            worker: WorkerProcess::start(&config),
+            worker: WorkerProcess::start_with(&config, |command| {
+                command.env("LAPWING__ADMIN__PROBES", "127.0.0.1:0");
+            }),
         }
     }
 
-    /// Waits until it would be in service.
+    /// Waits until its readiness probe succeeds.
     async fn ready(&self) {
-        self.worker.wait_for_message("consuming", DEADLINE).await;
+        let line = self.worker.wait_for_message("probes listening", DEADLINE);
+        let line = line.await;
+        let address = field(&line, "address").as_str().expect("an address");
+        let url = format!("http://{address}/readyz");
+        let what = format!("replica {} is ready", self.number);
+        let probe = async || {
+            let answer = reqwest::get(&url).await.expect("it listens");
+            answer.status().as_u16()
+        };
+        wait_until(&what, DEADLINE, probe, |status| *status == 200).await;
+    }
+
+    /// When it began to consume, by its log.
+    async fn subscribed(&self) -> Instant {
+        let line = self.worker.wait_for_message("consuming", DEADLINE).await;
+        let at = field(&line, "timestamp").as_str().expect("a time");
+        let at = humantime::parse_rfc3339(at).expect("a time");
+        let ago = SystemTime::now().duration_since(at).unwrap_or_default();
+        Instant::now() - ago
     }
 
     /// Its requests up to now.
