@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, Condvar, Mutex};
 
+use lapwing::config::Settings;
 use lapwing::{Context, Worker};
 use serde_json::Value;
 
 use super::{settings, vhost};
-use crate::support::{Admin, DEADLINE, InProcess, Notes, Proxy, PublishSpec, wait_until};
+use crate::support::{ADMIN, Admin, DEADLINE, InProcess, Notes, Proxy, PublishSpec, wait_until};
 
 #[tokio::test]
 async fn a_broker_that_is_down_makes_the_worker_unready_but_not_dead() {
@@ -168,4 +169,19 @@ async fn the_server_answers_while_every_handler_thread_is_blocked() {
     assert_eq!(report.left(), 0, "{report:?}");
     // Not dropped in the test's own runtime, where it could not wait for its threads.
     handlers.shutdown_background();
+}
+
+#[tokio::test]
+async fn a_lane_that_is_gone_without_having_stopped_makes_the_process_dead() {
+    let lane = "[consumers.q]\nqueue = 'q'";
+    let settings = Settings::from_toml(&format!("{ADMIN}{lane}")).expect("they are valid");
+    let worker = Worker::new(settings.clone());
+    let admin = Admin::start(&settings, &worker.handle());
+    assert_eq!(admin.get("/livez").await.0, 200);
+
+    drop(worker);
+
+    let (status, body) = admin.get("/livez").await;
+    assert_eq!((status, &body["live"]), (503, &Value::Bool(false)));
+    assert_eq!(body["dead"]["q"], "it has ended without having stopped");
 }
