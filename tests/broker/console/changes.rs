@@ -1,8 +1,8 @@
 //! What is changed from the page.
 
+use super::Console;
 use super::browser::{ENTER, ESCAPE};
-use super::{Console, TOKEN};
-use crate::support::{Account, DEADLINE, Gate, HttpHandler, PublishSpec, Reply};
+use crate::support::{Account, DEADLINE, Gate, HttpHandler, PublishSpec, Reply, TOKEN};
 
 /// The id of the element that has the focus.
 async fn focus(console: &Console) -> String {

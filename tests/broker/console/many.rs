@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use super::browser::Browser;
-use super::{Console, address, start};
+use super::{Console, address};
 use crate::support::{
-    Broker, DEADLINE, Gate, HttpHandler, PublishSpec, QueueType, Reply, wait_until,
+    Broker, DEADLINE, Gate, HttpHandler, PublishSpec, QueueType, Reply, WorkerProcess, wait_until,
 };
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn of_two_hundred_lanes_those_in_view_are_drawn() {
         )
         .expect("memory can be written");
     }
-    let worker = start(&config);
+    let worker = WorkerProcess::start_with_admin(&config);
     worker.wait_for_consumers(&vhost, "q", 200).await;
     let browser = Browser::start().await;
     browser.open(&address(&worker).await).await;

@@ -7,15 +7,7 @@ mod page;
 mod picture;
 
 use self::browser::Browser;
-use crate::support::{
-    Broker, HttpHandler, VHost, WorkerProcess, field, lane_config, wait::DEADLINE,
-};
-
-/// What the worker under test takes for its token.
-const TOKEN: &str = "open-sesame-open-sesame";
-
-/// The admin server of most tests.
-const ADMIN: &str = "[admin]\nlisten = '127.0.0.1:0'\ntoken = 'open-sesame-open-sesame'";
+use crate::support::{ADMIN, Admin, Broker, HttpHandler, TOKEN, VHost, WorkerProcess, lane_config};
 
 /// A worker with the lane `q` and a browser on its console.
 struct Console {
@@ -36,7 +28,7 @@ impl Console {
     async fn open_with(server: HttpHandler, admin: &str, changes: &str) -> Self {
         let vhost = Broker::shared().await.vhost().await;
         let config = config(&vhost, &server, admin, changes);
-        let worker = start(&config);
+        let worker = WorkerProcess::start_with_admin(&config);
         worker.wait_for_consumers(&vhost, "q", 1).await;
         let (url, browser) = tokio::join!(address(&worker), Browser::start());
         browser.open(&url).await;
@@ -60,13 +52,6 @@ impl Console {
     }
 }
 
-/// A worker whose admin server is the one of its configuration.
-fn start(config: &str) -> WorkerProcess {
-    WorkerProcess::start_with(config, |command| {
-        command.env_remove("LAPWING__ADMIN__LISTEN");
-    })
-}
-
 /// The lane `q`, an admin server, and changes.
 fn config(vhost: &VHost, server: &HttpHandler, admin: &str, changes: &str) -> String {
     let config = lane_config(&vhost.amqp_url(), "q", &server.url(), admin);
@@ -75,9 +60,5 @@ fn config(vhost: &VHost, server: &HttpHandler, admin: &str, changes: &str) -> St
 
 /// Where the worker's console is, once it listens.
 async fn address(worker: &WorkerProcess) -> String {
-    let line = worker
-        .wait_for_message("admin server listening", DEADLINE)
-        .await;
-    let address = field(&line, "address").as_str().expect("it is text");
-    format!("http://{address}/")
+    format!("http://{}/", Admin::of(worker).await.address())
 }

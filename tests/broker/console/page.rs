@@ -1,8 +1,10 @@
 //! What the page shows, and how it looks.
 
 use super::browser::Browser;
-use super::{Console, address, start};
-use crate::support::{Account, DEADLINE, Gate, HttpHandler, PublishSpec, Reply};
+use super::{Console, address};
+use crate::support::{
+    ADMIN, Account, DEADLINE, Gate, HttpHandler, PublishSpec, Reply, WorkerProcess,
+};
 
 /// A handler that answers messages whose id begins with "bad" by `status` and a reason.
 async fn picky(status: u16, reason: &'static str) -> HttpHandler {
@@ -141,10 +143,10 @@ async fn a_drain_an_end_and_a_new_worker_are_said() {
         .trim_start_matches("http://")
         .trim_end_matches('/');
     let changes = format!("[admin]\nlisten = '{listen}'");
-    let next = start(&super::config(
+    let next = WorkerProcess::start_with_admin(&super::config(
         &console.vhost,
         &console.server,
-        super::ADMIN,
+        ADMIN,
         &changes,
     ));
     assert_eq!(address(&next).await, console.url);
