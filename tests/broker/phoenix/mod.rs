@@ -21,7 +21,7 @@ enum Transport {
     Http,
 }
 
-/// A project in Phoenix, named as the test's virtual host.
+/// A project in Phoenix, named as the test's virtual host, but that it stands in a URL's path.
 struct Project {
     url: String,
     name: String,
@@ -43,7 +43,7 @@ impl Project {
         };
         Self {
             url,
-            name: name.to_owned(),
+            name: name.replace('/', "-"),
             endpoint,
             protocol,
         }

@@ -19,6 +19,8 @@ async fn promtool(arguments: &[&str], file: &str) {
 #[tokio::test]
 async fn rules_are_valid_and_fire_when_they_should() {
     promtool(&["check", "rules"], RULES).await;
+    // Prometheus of docker-compose.yml, which loads them.
+    promtool(&["check", "config"], "deploy/prometheus/prometheus.yml").await;
     promtool(&["test", "rules"], "tests/broker/prometheus/rules_test.yml").await;
 }
 
