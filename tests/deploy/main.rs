@@ -5,6 +5,7 @@
 mod chart;
 mod compose;
 mod config;
+mod image;
 mod manifests;
 mod refused;
 mod support;
