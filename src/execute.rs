@@ -3,7 +3,7 @@
 use std::{any::Any, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep_until, timeout};
 
 use crate::{
     handler::{CancelReason, Context, Handler, Outcome},
@@ -46,7 +46,7 @@ async fn supervise(handler: &dyn Handler, run: &Arc<Run>, limits: Limits) -> Exe
     // Inside the future, so that a handler that panics before its first await is caught too.
     let handling = AssertUnwindSafe(async move { handler.handle(context).await }).catch_unwind();
     let mut handling = pin!(handling);
-    run.handler_started();
+    let started = run.handler_started();
     let mut last = None;
     let cancelled = tokio::select! {
         biased;
@@ -61,7 +61,8 @@ async fn supervise(handler: &dyn Handler, run: &Arc<Run>, limits: Limits) -> Exe
             reason
         }
         reason = run.cancel.requested() => reason,
-        () = sleep(limits.timeout) => CancelReason::Timeout,
+        // Made only when the handler waits: a timer costs more than a small message does.
+        () = async { sleep_until(started + limits.timeout).await } => CancelReason::Timeout,
     };
     run.cancel.request(cancelled);
     let mut ignored_cancellation = false;

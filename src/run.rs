@@ -11,6 +11,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
+    broker::Moment,
     handler::{Cancel, Extensions},
     message::{self, Message, Past},
     slots::Slots,
@@ -116,7 +117,7 @@ impl Run {
         message: Message,
         shared: Arc<SharedByHandlers>,
         (epoch, tag): (u64, u64),
-        received: Instant,
+        received: Moment,
         permit: Permit,
     ) -> Self {
         let attempt = message.past.attempts.saturating_add(1);
@@ -127,8 +128,8 @@ impl Run {
             cancel: Cancel::default(),
             tag,
             epoch,
-            received,
-            received_at: SystemTime::now(),
+            received: received.instant,
+            received_at: received.time,
             permit,
             claimed: AtomicBool::new(false),
             attempt: AtomicU32::new(attempt),
@@ -162,9 +163,11 @@ impl Run {
         &self.permit
     }
 
-    pub(crate) fn handler_started(&self) {
-        self.handling_since
-            .store(self.micros() + 1, Ordering::Relaxed);
+    /// The handler is started now.
+    pub(crate) fn handler_started(&self) -> Instant {
+        let micros = self.micros();
+        self.handling_since.store(micros + 1, Ordering::Relaxed);
+        self.received + Duration::from_micros(micros)
     }
 
     /// The handler has ended, or what waited for its next attempt waits no longer.

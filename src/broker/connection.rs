@@ -146,6 +146,7 @@ pub(crate) struct Connection {
     pub(crate) server: (String, u16),
     socket: Socket,
     blocked: watch::Receiver<bool>,
+    gate: Arc<wire::Gate>,
 }
 
 impl fmt::Debug for Connection {
@@ -175,6 +176,11 @@ impl Connection {
     /// Whether the broker has blocked publishing (memory or disk alarm).
     pub(crate) fn blocked(&self) -> watch::Receiver<bool> {
         self.blocked.clone()
+    }
+
+    /// For a task's waker: wakes it when everything is there that was read in one go.
+    pub(super) fn gated(&self) -> wire::Gated {
+        wire::Gated::new(Arc::clone(&self.gate))
     }
 
     /// Ends the connection the hard way: for a peer that no longer answers. lapin's I/O thread and
@@ -312,11 +318,13 @@ impl Supervisor {
         // What the I/O thread of lapin connects, we can end: a peer that accepts and then says
         // nothing would otherwise keep that thread for ever.
         let socket = Arc::new(Mutex::new(None));
+        let gate = Arc::default();
         let dial = Dial {
             uri: uri.clone(),
             tls,
             timeouts: Arc::clone(&self.timeouts),
             socket: Arc::clone(&socket),
+            gate: Arc::clone(&gate),
         };
         let properties = ConnectionProperties::default()
             .with_connection_name(self.name.clone().into())
@@ -341,6 +349,7 @@ impl Supervisor {
                     server,
                     socket,
                     blocked,
+                    gate,
                 };
                 Ok((Arc::new(connection), sender))
             }
@@ -376,6 +385,7 @@ struct Dial {
     tls: OwnedTLSConfig,
     timeouts: Arc<TimeoutSettings>,
     socket: Arc<Mutex<Option<Socket>>>,
+    gate: Arc<wire::Gate>,
 }
 
 impl Dial {
@@ -395,7 +405,10 @@ impl Dial {
                 .await
                 .map_err(|_| late("TLS handshake", limit))??;
         }
-        Ok(AsyncTcpStream::Plain(wire::Wire::new(stream)))
+        Ok(AsyncTcpStream::Plain(wire::Wire::new(
+            stream,
+            Arc::clone(&self.gate),
+        )))
     }
 
     async fn tcp(&self) -> std::io::Result<TcpStream> {

@@ -1,5 +1,7 @@
 //! One hand-over of a message, as it came off the wire.
 
+use std::time::SystemTime;
+
 use tokio::time::Instant;
 
 use super::headers::Properties;
@@ -10,7 +12,7 @@ pub(crate) struct Delivery {
     /// Its number on its channel: 1, 2, 3, …
     pub(crate) tag: u64,
     /// When it was taken from lapin.
-    pub(crate) received: Instant,
+    pub(crate) received: Moment,
     /// The exchange it was published to; empty for the default exchange.
     pub(crate) exchange: String,
     /// The routing key it was published with.
@@ -23,11 +25,28 @@ pub(crate) struct Delivery {
     pub(crate) body: Vec<u8>,
 }
 
-impl From<lapin::message::Delivery> for Delivery {
-    fn from(delivery: lapin::message::Delivery) -> Self {
+/// A moment on both clocks. Deliveries that are taken together share one: a look at a clock is not
+/// free.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub(crate) instant: Instant,
+    pub(crate) time: SystemTime,
+}
+
+impl Moment {
+    pub(crate) fn now() -> Self {
+        Self {
+            instant: Instant::now(),
+            time: SystemTime::now(),
+        }
+    }
+}
+
+impl Delivery {
+    pub(super) fn new(delivery: lapin::message::Delivery, received: Moment) -> Self {
         Self {
             tag: delivery.delivery_tag,
-            received: Instant::now(),
+            received,
             exchange: delivery.exchange.into(),
             routing_key: delivery.routing_key.into(),
             redelivered: delivery.redelivered,

@@ -18,7 +18,7 @@ pub use headers::{Header, HeaderValue, Properties};
 pub use publisher::PublishError;
 
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
-pub(crate) use delivery::Delivery;
+pub(crate) use delivery::{Delivery, Moment};
 pub(crate) use depths::depths;
 pub(crate) use headers::CopyHeaders;
 pub(crate) use publisher::{Publication, Publisher, Written};

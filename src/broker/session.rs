@@ -1,6 +1,6 @@
 //! A session: one live connection, channel and consumer, replaced whole on failure.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::poll_fn, sync::Arc, task::Context, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
@@ -11,11 +11,12 @@ use lapin::{
 
 use super::{
     connection::Connection,
-    delivery::Delivery,
+    delivery::{Delivery, Moment},
     error::{BrokerError, within},
     headers::short,
     settle::{self, Acks},
     topology,
+    wire::Gated,
 };
 use crate::config::{ConsumerSettings, TimeoutSettings};
 
@@ -27,6 +28,9 @@ pub(crate) struct Session {
     connection: Arc<Connection>,
     channel: Channel,
     consumer: Consumer,
+    gated: Gated,
+    /// When the last delivery was waited for and came.
+    woken: Moment,
     /// The first subscription's tag; later ones number theirs.
     tag: String,
     subscriptions: u64,
@@ -52,6 +56,8 @@ impl Session {
         within(limit, "setting the prefetch", qos).await?;
         let consumer = subscribe(&channel, &settings.queue, tag, limit).await?;
         Ok(Self {
+            gated: connection.gated(),
+            woken: Moment::now(),
             connection,
             channel,
             consumer,
@@ -69,7 +75,13 @@ impl Session {
         if self.ended {
             return None;
         }
-        let next = self.consumer.next().await;
+        let (consumer, gated) = (&mut self.consumer, &mut self.gated);
+        let next = poll_fn(|cx| {
+            let waker = gated.waker(cx.waker());
+            consumer.poll_next_unpin(&mut Context::from_waker(waker))
+        });
+        let next = next.await;
+        self.woken = Moment::now();
         self.seen(next)
     }
 
@@ -87,7 +99,7 @@ impl Session {
         next: Option<lapin::Result<lapin::message::Delivery>>,
     ) -> Option<Result<Delivery, BrokerError>> {
         match next {
-            Some(Ok(delivery)) => Some(Ok(delivery.into())),
+            Some(Ok(delivery)) => Some(Ok(Delivery::new(delivery, self.woken))),
             Some(Err(error)) => {
                 self.ended = true;
                 Some(Err(error.into()))

@@ -15,6 +15,7 @@
 //! frames: it adds its own headers (`x-delivery-count`, `x-death`) to a message whose publisher had
 //! filled the frame. So those are taken out again where there is no room for them.
 
+mod gate;
 mod repair;
 
 use std::{
@@ -22,7 +23,8 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
     pin::Pin,
-    task::{Context, Poll, ready},
+    sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -39,20 +41,52 @@ use futures_util::{
 use lapin::tcp::AsyncTcpStream;
 use tokio::net::TcpStream;
 
+pub(super) use gate::{Gate, Gated};
 use repair::{HEADER, METHOD, proposed_frame_max, repair, without_broker_headers};
 
 /// A TCP or TLS connection, repaired on the way in.
 pub(super) struct Wire {
     inner: AsyncTcpStream<Compat<TcpStream>>,
     inbox: Inbox,
+    gate: Arc<Gate>,
+    /// lapin has got bytes since it was last told that there are no more.
+    passed: bool,
+    shut: bool,
 }
 
 impl Wire {
-    pub(super) fn new(inner: AsyncTcpStream<Compat<TcpStream>>) -> Self {
+    /// `gate` holds back the wake-ups of the connection's consumers.
+    pub(super) fn new(inner: AsyncTcpStream<Compat<TcpStream>>, gate: Arc<Gate>) -> Self {
         Self {
             inner,
             inbox: Inbox::default(),
+            gate,
+            passed: false,
+            shut: false,
         }
+    }
+
+    /// lapin reads until there is no more, then handles all of it, then waits for its stream. It is
+    /// told that there is more to read, so that it does not wait and comes back here.
+    fn shut_gate(&mut self, cx: &Context<'_>) {
+        if std::mem::take(&mut self.passed) {
+            self.shut = true;
+            self.gate.shut();
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// lapin is back, or has gone.
+    fn open_gate(&mut self) {
+        if std::mem::take(&mut self.shut) {
+            self.gate.open();
+        }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.open_gate();
     }
 }
 
@@ -63,13 +97,19 @@ impl AsyncRead for Wire {
         buf: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
+        this.open_gate();
         loop {
             let taken = this.inbox.take(buf);
             if taken > 0 || buf.is_empty() {
+                this.passed |= taken > 0;
                 return Poll::Ready(Ok(taken));
             }
             let room = this.inbox.room();
-            let read = ready!(Pin::new(&mut this.inner).poll_read(cx, room))?;
+            let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, room) else {
+                this.shut_gate(cx);
+                return Poll::Pending;
+            };
+            let read = read?;
             if read == 0 {
                 return Poll::Ready(Ok(0));
             }
@@ -96,10 +136,13 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // What lapin begins each turn with.
+        self.open_gate();
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.open_gate();
         Pin::new(&mut self.inner).poll_close(cx)
     }
 }
@@ -269,7 +312,12 @@ impl Reactor for Kit {
         addr: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let connect = self.0.tcp_connect_addr(addr);
-        async move { Ok(Wire::new(AsyncTcpStream::Plain(connect.await?))) }
+        async move {
+            Ok(Wire::new(
+                AsyncTcpStream::Plain(connect.await?),
+                Arc::default(),
+            ))
+        }
     }
 }
 

@@ -97,7 +97,7 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
             continue;
         };
         let prefetch = consumer.prefetch;
-        let (shared, ended) = LaneShared::new(LaneParts {
+        let shared = LaneShared::new(LaneParts {
             name: name.as_str().into(),
             worker: Arc::clone(&worker),
             settings: consumer,
@@ -109,6 +109,7 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
             signals,
             vitals: call.vitals,
             by_handlers: Arc::clone(&by_handlers),
+            runtime: handlers.clone(),
             drain: calls.drain.clone(),
             hard_stop: calls.hard_stop.clone(),
         });
@@ -120,19 +121,12 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
             health: call.health.subscribe(),
         });
         let channels = LaneChannels {
-            ended,
             commands: call.commands,
             health: call.health,
             started: started.clone(),
         };
         let backoff = Reconnect::new(&broker.reconnect);
-        let lane = Lane::new(
-            shared,
-            consuming.clone(),
-            handlers.clone(),
-            channels,
-            backoff,
-        );
+        let lane = Lane::new(shared, consuming.clone(), channels, backoff);
         lanes.spawn(async move { (name, lane.run().await) });
     }
     drop(started);

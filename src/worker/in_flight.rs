@@ -127,7 +127,7 @@ impl Seen {
     pub(super) fn buffered(epoch: u64, delivery: &Delivery) -> Self {
         let properties = &delivery.properties;
         Self::Buffered(Waiting {
-            received: delivery.received,
+            received: delivery.received.instant,
             delivery: DeliveryId {
                 epoch,
                 tag: delivery.tag,

@@ -67,6 +67,16 @@ pub(super) enum End {
     Stale,
 }
 
+impl End {
+    /// Whether the broker is told by an ack.
+    pub(super) fn is_acked(self) -> bool {
+        match self {
+            Self::Done | Self::Dropped | Self::Parked | Self::DeadLettered => true,
+            Self::Return | Self::Hold | Self::Stale => false,
+        }
+    }
+}
+
 impl Ledger {
     /// Books an end that the broker was told of.
     pub(super) fn settled(&mut self, end: End) {
@@ -86,7 +96,7 @@ impl Ledger {
     /// Books an end that the broker could not be told of.
     pub(super) fn unsettled(&mut self, end: End) {
         self.stale += 1;
-        if !matches!(end, End::Return | End::Hold | End::Stale) {
+        if end.is_acked() {
             self.duplicates += 1;
         }
     }

@@ -1,6 +1,7 @@
 //! A worker: its lanes, their supervision, and the graceful shutdown of all of it.
 
 mod core;
+mod ends;
 mod handle;
 mod health;
 mod in_flight;
@@ -9,6 +10,7 @@ mod ledger;
 mod outcomes;
 mod path;
 mod shared;
+mod starts;
 mod unsettled;
 mod vitals;
 

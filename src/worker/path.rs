@@ -4,7 +4,10 @@
 //! path but by an [`End`], so that no delivery can escape its settlement.
 
 use std::{
+    future::poll_fn,
+    mem,
     panic::AssertUnwindSafe,
+    pin::pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -13,10 +16,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::{
-    ledger::End,
-    shared::{Ended, LaneShared},
-};
+use super::{ends::Ended, ledger::End, shared::LaneShared};
 use crate::{
     backoff::Reconnect,
     broker::{CopyHeaders, Publication, PublishError, Written},
@@ -33,18 +33,57 @@ use crate::{
 /// A time must fit its header.
 const LONGEST_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
+/// Starts a runner on the handlers' runtime: see [`starts`](super::starts).
+pub(super) fn run_on(lane: &Arc<LaneShared>) {
+    lane.runtime.spawn(carry_all(Arc::clone(lane)));
+}
+
+/// Carries deliveries along their paths until none waits to be started.
+async fn carry_all(lane: Arc<LaneShared>) {
+    let mut now = Instant::now();
+    while let Some(run) = lane.starts.take(now) {
+        let mut path = pin!(carry(&lane, run));
+        let mut left = false;
+        poll_fn(|cx| {
+            let end = path.as_mut().poll(cx);
+            if end.is_pending() && !left {
+                // From here on this task is its own.
+                left = true;
+                if lane.starts.leave() {
+                    run_on(&lane);
+                }
+            }
+            end
+        })
+        .await;
+        let began = mem::replace(&mut now, Instant::now());
+        if left {
+            lane.starts.join();
+        } else if lane.starts.split(now - began) {
+            // The second of two that are spawned here is what this thread turns to next, and no
+            // other can take it; the first one can be taken. A task that went on here itself would
+            // leave the only other one where nobody can take it.
+            run_on(&lane);
+            run_on(&lane);
+            return;
+        }
+        // To the other tasks of the runtime this must not look like one that never yields.
+        tokio::task::coop::consume_budget().await;
+    }
+}
+
 /// Carries one delivery along its path, and tells the lane how it ended.
-pub(super) async fn carry(lane: Arc<LaneShared>, run: Arc<Run>) {
+async fn carry(lane: &LaneShared, run: Arc<Run>) {
     // A panic in the path is a fault of ours (a handler's is an outcome). The delivery must not be
     // stuck with it: the lane gives it back after a while, and says so.
-    let end = AssertUnwindSafe(travel(&lane, &run)).catch_unwind().await;
+    let end = AssertUnwindSafe(travel(lane, &run)).catch_unwind().await;
     let end = end.unwrap_or_else(|_| {
         error!(lane = %run.lane, id = run.message.id(), "path panicked: lane held, message stays in its queue");
         Some(End::Hold)
     });
     run.permit().release();
     if let Some(end) = end {
-        lane.report(Ended { run, end });
+        lane.ends.report(Ended { run, end });
     }
 }
 
@@ -101,7 +140,7 @@ pub(super) async fn settle_stuck(lane: Arc<LaneShared>, run: Arc<Run>, outcome: 
         }
     };
     let end = within(trace.as_ref(), settled).await;
-    lane.report(Ended { run, end });
+    lane.ends.report(Ended { run, end });
 }
 
 async fn handle(lane: &LaneShared, run: &Arc<Run>) -> Outcome {

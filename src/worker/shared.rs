@@ -8,27 +8,20 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{ledger::End, vitals::Vitals};
+use super::{ends::Ends, starts::Starts, vitals::Vitals};
 use crate::{
     backoff::Ladder,
     broker::{self, Link, Publisher},
     config::{ConsumerSettings, PublishSettings, TimeoutSettings, Topology},
     dispatch::Dispatch,
     execute::Limits,
-    run::{Permit, Run, SharedByHandlers},
+    run::{Permit, SharedByHandlers},
     telemetry::{Counters, LaneStats, LaneTelemetry, Signals},
 };
-
-/// The end of one delivery's path.
-#[derive(Debug)]
-pub(super) struct Ended {
-    pub(super) run: Arc<Run>,
-    pub(super) end: End,
-}
 
 /// See the module.
 pub(super) struct LaneShared {
@@ -59,7 +52,12 @@ pub(super) struct LaneShared {
     /// Retries that wait here.
     inline: AtomicUsize,
     restoring: AtomicBool,
-    ended: mpsc::UnboundedSender<Ended>,
+    /// What has a permit and is to be carried along its path.
+    pub(super) starts: Starts,
+    /// Where handlers run.
+    pub(super) runtime: Handle,
+    /// What the lane has yet to book. One that is gone has booked its open deliveries.
+    pub(super) ends: Ends,
 }
 
 /// What a [`LaneShared`] is made of.
@@ -75,14 +73,13 @@ pub(super) struct LaneParts {
     pub(super) signals: Signals,
     pub(super) vitals: Arc<Vitals>,
     pub(super) by_handlers: Arc<SharedByHandlers>,
+    pub(super) runtime: Handle,
     pub(super) drain: CancellationToken,
     pub(super) hard_stop: CancellationToken,
 }
 
 impl LaneShared {
-    pub(super) fn new(parts: LaneParts) -> (Arc<Self>, mpsc::UnboundedReceiver<Ended>) {
-        // Unbounded, but never longer than the prefetch: a path reports once.
-        let (sender, ended) = mpsc::unbounded_channel();
+    pub(super) fn new(parts: LaneParts) -> Arc<Self> {
         let settings = parts.settings;
         let queue: Arc<str> = settings.queue.as_str().into();
         let ladder = Ladder::new(&settings.queue, settings.retry.cap);
@@ -117,14 +114,11 @@ impl LaneShared {
             epoch: AtomicU64::new(0),
             inline: AtomicUsize::new(0),
             restoring: AtomicBool::new(false),
-            ended: sender,
+            starts: Starts::new(),
+            runtime: parts.runtime,
+            ends: Ends::default(),
         };
-        (Arc::new(shared), ended)
-    }
-
-    pub(super) fn report(&self, ended: Ended) {
-        // A lane that is gone has booked its open deliveries.
-        let _ = self.ended.send(ended);
+        Arc::new(shared)
     }
 
     pub(super) fn set_epoch(&self, epoch: u64) {

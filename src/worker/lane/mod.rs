@@ -19,7 +19,6 @@ use std::{
 
 pub(crate) use commands::{Command, Depths};
 use tokio::{
-    runtime::Handle,
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
@@ -27,12 +26,13 @@ use tokio::{
 use super::{
     health::{LaneHealth, LaneState},
     ledger::{End, Ledger},
-    shared::{Ended, LaneShared},
+    shared::LaneShared,
     unsettled::Unsettled,
 };
 use crate::{
     backoff::Reconnect,
     broker::{Acks, BrokerError, Delivery, Link, Session, Subscription},
+    run::Run,
     telemetry::{Counts, Untold},
 };
 
@@ -55,7 +55,6 @@ pub struct LaneReport {
 
 /// The lane's channels to the rest of the worker.
 pub(super) struct LaneChannels {
-    pub(super) ended: mpsc::UnboundedReceiver<Ended>,
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) health: watch::Sender<LaneHealth>,
     /// Told once how the first attempt to subscribe ended.
@@ -68,7 +67,7 @@ type Flushing = Pin<Box<dyn Future<Output = (Acks, Result<(), BrokerError>)> + S
 /// What a lane gets when it subscribes.
 enum Opened {
     /// A new session.
-    Session(Session),
+    Session(Box<Session>),
     /// A new subscription of the session that it has.
     Subscription(Subscription),
 }
@@ -79,6 +78,12 @@ const LOOK: Duration = Duration::from_millis(250);
 /// A finished message behind one that is still open waits this many times the ack delay before it
 /// gets an ack of its own.
 const PATIENCE: u32 = 5;
+/// The longest that ends gather before a lane books them, where `ack.delay` is longer.
+const GATHER: Duration = Duration::from_millis(2);
+/// How long deliveries that were started may wait for a thread before others are asked.
+const TAKE_UP: Duration = Duration::from_millis(1);
+/// Deliveries that are started together.
+const TOGETHER: usize = 64;
 /// Acks of single messages that go out together, and the pause after them. A quorum queue takes
 /// about 32 commands of a channel at a time (measured).
 const SINGLES: usize = 64;
@@ -93,8 +98,6 @@ const LAST_CHANCE: Duration = Duration::from_millis(1500);
 pub(super) struct Lane {
     shared: Arc<LaneShared>,
     link: Link,
-    /// Where handlers run.
-    handlers: Handle,
     channels: LaneChannels,
     session: Option<Session>,
     epoch: u64,
@@ -106,8 +109,19 @@ pub(super) struct Lane {
     backoff: Reconnect,
     opened_at: Instant,
     unsettled: Unsettled,
+    /// Deliveries to be started at the end of this turn.
+    starting: Vec<Arc<Run>>,
+    /// When to see whether those that were started before have been taken up.
+    starts_look_at: Option<Instant>,
     /// Paths under way, also of sessions that died.
     under_way: usize,
+    /// A path has started or ended since this was last looked at.
+    stirred: bool,
+    /// Until when ends may gather before they wake the lane: while paths start and end. When
+    /// nothing has for a while, the first wakes it.
+    gather_until: Option<Instant>,
+    /// Since when they have.
+    gathering_since: Option<Instant>,
     flushing: Option<Flushing>,
     flushing_ends: Vec<End>,
     flush_began: Instant,
@@ -134,7 +148,6 @@ impl Lane {
     pub(super) fn new(
         shared: Arc<LaneShared>,
         link: Link,
-        handlers: Handle,
         channels: LaneChannels,
         backoff: Reconnect,
     ) -> Self {
@@ -142,7 +155,6 @@ impl Lane {
         Self {
             shared,
             link,
-            handlers,
             channels,
             session: None,
             epoch: 0,
@@ -152,7 +164,12 @@ impl Lane {
             backoff,
             opened_at: now,
             unsettled: Unsettled::default(),
+            starting: Vec::new(),
+            starts_look_at: None,
             under_way: 0,
+            stirred: false,
+            gather_until: None,
+            gathering_since: None,
             flushing: None,
             flushing_ends: Vec::new(),
             flush_began: now,
@@ -173,7 +190,7 @@ impl Lane {
 
     /// Runs the lane until its drain is over, and gives its account.
     pub(super) async fn run(mut self) -> LaneReport {
-        let mut ends = Vec::with_capacity(256);
+        let mut ends = Vec::new();
         // Made once and not each turn: registering with a token or the timer costs more than a
         // small message does.
         let mut drain = pin!(self.shared.drain.clone().cancelled_owned());
@@ -181,7 +198,10 @@ impl Lane {
         let mut timer = pin!(sleep_until(Instant::now()));
         while !(self.draining && self.is_finished()) {
             self.shared.vitals.beat();
+            self.send_off();
+            self.book_ends(&mut ends);
             self.begin_flush();
+            let wanted = self.ends_wanted();
             self.publish_stats();
             let wake = self.next_wake();
             if timer.deadline() != wake {
@@ -193,12 +213,8 @@ impl Lane {
                 () = &mut drain, if !self.draining => self.begin_drain().await,
                 () = &mut hard_stop, if self.hard_stopped.is_none() => self.cancel_handlers(),
                 Some(command) = self.channels.commands.recv() => self.obey(command).await,
-                count = self.channels.ended.recv_many(&mut ends, 256) => {
-                    debug_assert!(count > 0, "the lane holds a sender itself");
-                    for ended in ends.drain(..) {
-                        self.book(&ended);
-                    }
-                }
+                // The next turn books them.
+                () = self.shared.ends.gathered(wanted) => {}
                 (acks, result) = settled(self.flushing.as_mut()) => self.flushed(&acks, result),
                 opened = settled(self.opening.as_mut()) => self.opened(opened).await,
                 permit = self.shared.permit(), if takes && !self.buffered.is_empty() => {
@@ -240,6 +256,9 @@ impl Lane {
 
     fn next_wake(&self) -> Instant {
         let mut wake = self.look_at;
+        for sooner in [self.gather_until, self.starts_look_at] {
+            wake = wake.min(sooner.unwrap_or(wake));
+        }
         if self.flushing.is_none()
             && let Some(since) = self.unsettled.oldest_finished()
         {

@@ -31,7 +31,7 @@ impl Lane {
                 self.shared.telemetry.connected_to(host, port);
                 self.epoch = next_epoch();
                 self.shared.set_epoch(self.epoch);
-                self.session = Some(session);
+                self.session = Some(*session);
                 self.unsettled = Unsettled::default();
             }
             (Ok(Opened::Subscription(subscription)), Some(session)) => session.resume(subscription),
@@ -134,7 +134,7 @@ impl Lane {
             };
             let timeouts = Arc::clone(&shared.timeouts);
             let session = Session::open(connection, &shared.settings, timeouts, &shared.worker);
-            Ok(Opened::Session(session.await?))
+            Ok(Opened::Session(Box::new(session.await?)))
         }));
     }
 

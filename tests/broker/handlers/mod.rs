@@ -3,6 +3,7 @@
 mod arguments;
 mod faults;
 mod lanes;
+mod threads;
 
 use lapwing::Worker;
 

@@ -1,0 +1,146 @@
+//! The ends of a lane's paths, on their way back to it.
+//!
+//! Waking the lane's thread costs more than handling a small message does, and a lane has little to
+//! do with a single end: an ack goes out when a batch has gathered, when its time has come, or when
+//! nothing else runs. So an end wakes the lane only when it makes up the number that the lane has
+//! asked for; the lane's timer does the rest.
+
+use std::{
+    future::poll_fn,
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Poll, Waker},
+};
+
+use super::ledger::End;
+use crate::run::Run;
+
+/// The end of one delivery's path.
+#[derive(Debug)]
+pub(super) struct Ended<R = Arc<Run>> {
+    pub(super) run: R,
+    pub(super) end: End,
+}
+
+/// See the module. Unbounded, but never longer than the prefetch: a path reports once.
+#[derive(Debug)]
+pub(super) struct Ends<R = Arc<Run>>(Mutex<Queue<R>>);
+
+#[derive(Debug)]
+struct Queue<R> {
+    ended: Vec<Ended<R>>,
+    /// So many ends wake the lane.
+    wanted: usize,
+    /// One of them is none that can wait.
+    urgent: bool,
+    /// The lane, while it waits.
+    lane: Option<Waker>,
+}
+
+impl<R> Default for Ends<R> {
+    fn default() -> Self {
+        Self(Mutex::new(Queue {
+            ended: Vec::new(),
+            wanted: 1,
+            urgent: false,
+            lane: None,
+        }))
+    }
+}
+
+impl<R> Ends<R> {
+    /// Reports an end.
+    pub(super) fn report(&self, ended: Ended<R>) {
+        let mut queue = self.lock();
+        queue.urgent |= !ended.end.is_acked();
+        queue.ended.push(ended);
+        let lane = match queue.is_due() {
+            true => queue.lane.take(),
+            false => None,
+        };
+        // It would wait for this lock.
+        drop(queue);
+        if let Some(lane) = lane {
+            lane.wake();
+        }
+    }
+
+    /// Takes what has gathered, in exchange for an empty list.
+    pub(super) fn take(&self, ended: &mut Vec<Ended<R>>) {
+        debug_assert!(ended.is_empty(), "what was in it would come back as new");
+        let mut queue = self.lock();
+        mem::swap(&mut queue.ended, ended);
+        queue.urgent = false;
+    }
+
+    /// Waits until `wanted` ends have gathered, or one that is not acked. Takes none of them.
+    pub(super) async fn gathered(&self, wanted: usize) {
+        poll_fn(|cx| {
+            let mut queue = self.lock();
+            queue.wanted = wanted;
+            if queue.is_due() {
+                return Poll::Ready(());
+            }
+            match &mut queue.lane {
+                Some(lane) => lane.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue<R>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R> Queue<R> {
+    fn is_due(&self) -> bool {
+        !self.ended.is_empty() && (self.urgent || self.ended.len() >= self.wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+
+    fn ended(end: End) -> Ended<()> {
+        Ended { run: (), end }
+    }
+
+    #[tokio::test]
+    async fn the_lane_is_woken_by_as_many_ends_as_it_wants_or_by_one_that_cannot_wait() {
+        let ends = Ends::default();
+        let mut taken = Vec::new();
+        ends.report(ended(End::Done));
+        assert!(ends.gathered(2).now_or_never().is_none());
+        ends.report(ended(End::Parked));
+        assert!(ends.gathered(2).now_or_never().is_some());
+        ends.take(&mut taken);
+        assert_eq!(taken.len(), 2);
+
+        taken.clear();
+        assert!(ends.gathered(1).now_or_never().is_none());
+        ends.report(ended(End::Hold));
+        assert!(ends.gathered(9).now_or_never().is_some());
+        ends.take(&mut taken);
+        taken.clear();
+        ends.report(ended(End::Done));
+        assert!(ends.gathered(9).now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_lane_that_waits_is_woken_once_its_number_is_complete() {
+        let ends = Arc::new(Ends::default());
+        let waiting = Arc::clone(&ends);
+        let lane = tokio::spawn(async move { waiting.gathered(3).await });
+        for _ in 0..3 {
+            assert!(!lane.is_finished());
+            tokio::task::yield_now().await;
+            ends.report(ended(End::Done));
+        }
+        lane.await.unwrap();
+    }
+}

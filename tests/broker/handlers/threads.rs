@@ -1,0 +1,128 @@
+//! Handlers that keep their thread, and those that arrived with them.
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use lapwing::{Context, Worker};
+
+use super::{start, vhost};
+use crate::support::{Notes, PublishSpec, QueueType, lane_settings, ms};
+
+/// The queue is there, with messages in it, before the worker is.
+const LANE: &str =
+    "[consumers.q]\nprefetch = 40\nconcurrency = 40\ntopology = 'none'\nqueue_type = 'classic'";
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a handler that keeps its thread is what is tested"
+)]
+fn keep_thread(time: Duration) {
+    std::thread::sleep(time);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handler_that_blocks_its_thread_holds_up_none_that_came_with_it() {
+    const BLOCKED: Duration = Duration::from_secs(3);
+    let vhost = vhost().await;
+    vhost.declare("q", QueueType::Classic).await;
+    let settings = lane_settings(&vhost, &["q"], LANE);
+    let notes = Notes::default();
+    let noting = notes.clone();
+    let handler = move |context: Context| {
+        let notes = noting.clone();
+        async move {
+            match context.message().id() {
+                Some("blocking") => keep_thread(BLOCKED),
+                // These wait first, so that they are in the hands of the thread that is blocked.
+                Some("waiting") => tokio::time::sleep(ms(50)).await,
+                _ => {}
+            }
+            notes.note(&context);
+        }
+    };
+    let ids = |n: usize| match n {
+        4 => "blocking",
+        n if n % 2 == 0 => "waiting",
+        _ => "quick",
+    };
+    vhost
+        .publish_many("q", 30, |n| PublishSpec::of("x").id(ids(n)))
+        .await;
+    let began = Instant::now();
+    let worker = start(Worker::new(settings).handler("q", handler)).await;
+
+    let runs = notes.wait_for(30).await;
+
+    assert_eq!(runs.last().expect("30 of them").id, "blocking");
+    let last_other = runs[28].at.duration_since(began);
+    assert!(last_other < BLOCKED, "{last_other:?}");
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handlers_that_block_in_place_run_all_at_once() {
+    const ALL: usize = 20;
+    let vhost = vhost().await;
+    vhost.declare("q", QueueType::Classic).await;
+    let settings = lane_settings(&vhost, &["q"], LANE);
+    let notes = Notes::default();
+    let (noting, met) = (notes.clone(), Arc::new((Mutex::new(0), Condvar::new())));
+    let handler = move |context: Context| {
+        let (notes, met) = (noting.clone(), Arc::clone(&met));
+        async move {
+            // Each waits until all have come.
+            let all_came = tokio::task::block_in_place(|| {
+                let (count, changed) = &*met;
+                let mut count = count.lock().unwrap();
+                *count += 1;
+                changed.notify_all();
+                let limit = Duration::from_secs(20);
+                let (count, _) = changed
+                    .wait_timeout_while(count, limit, |count| *count < ALL)
+                    .unwrap();
+                *count == ALL
+            });
+            assert!(all_came, "they waited for each other in vain");
+            notes.note(&context);
+        }
+    };
+    vhost.publish_many("q", ALL, |_| PublishSpec::of("x")).await;
+    let worker = start(Worker::new(settings).handler("q", handler)).await;
+
+    notes.wait_for(ALL).await;
+
+    let done = |lane: &lapwing::LaneReport| lane.ledger.acked == ALL as u64;
+    let report = worker.wait_for_report("all succeeded", "q", done).await;
+    assert_eq!(report.counts.panicked, 0);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handlers_that_compute_are_spread_over_the_threads() {
+    let vhost = vhost().await;
+    vhost.declare("q", QueueType::Classic).await;
+    let settings = lane_settings(&vhost, &["q"], LANE);
+    let notes = Notes::default();
+    let threads = Arc::new(Mutex::new(std::collections::BTreeMap::new()));
+    let (noting, seen) = (notes.clone(), Arc::clone(&threads));
+    let handler = move |context: Context| {
+        let (notes, seen) = (noting.clone(), Arc::clone(&seen));
+        async move {
+            keep_thread(ms(20));
+            let thread = format!("{:?}", std::thread::current().id());
+            *seen.lock().unwrap().entry(thread).or_insert(0) += 1;
+            notes.note(&context);
+        }
+    };
+    vhost.publish_many("q", 30, |_| PublishSpec::of("x")).await;
+    let worker = start(Worker::new(settings).handler("q", handler)).await;
+
+    notes.wait_for(30).await;
+
+    let threads = threads.lock().unwrap().clone();
+    assert!(
+        threads.len() == 2 && threads.values().all(|runs| *runs >= 8),
+        "{threads:?}"
+    );
+    worker.stop().await;
+}
