@@ -233,10 +233,10 @@ impl WorkerHandle {
         if let Some(lane) = lane {
             let ask = |answer| Command::InFlight(offset, limit, answer);
             let window = self.call(lane, ask).await?;
-            let seen = window.seen.into_iter();
+            let (seen, now) = (window.seen.into_iter(), Instant::now());
             return Ok(InFlightPage {
                 total: window.total,
-                messages: seen.map(|seen| seen.told(lane)).collect(),
+                messages: seen.map(|seen| seen.told(lane, now)).collect(),
                 unanswered: Vec::new(),
             });
         }
@@ -260,7 +260,8 @@ impl WorkerHandle {
         // Stable, so that each lane's own order stays.
         all.sort_by_key(|(_, seen)| seen.received());
         let messages = all.into_iter().skip(offset).take(limit);
-        page.messages = messages.map(|(name, seen)| seen.told(name)).collect();
+        let now = Instant::now();
+        page.messages = messages.map(|(name, seen)| seen.told(name, now)).collect();
         Ok(page)
     }
 

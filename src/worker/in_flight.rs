@@ -147,8 +147,10 @@ impl Seen {
         }
     }
 
-    pub(super) fn told(self, lane: &str) -> InFlight {
-        let age_seconds = self.received().elapsed().as_secs_f64();
+    /// As it stood at `now`, which the messages of a page share.
+    pub(super) fn told(self, lane: &str, now: Instant) -> InFlight {
+        let age = now.saturating_duration_since(self.received());
+        let age_seconds = age.as_secs_f64();
         let lane = lane.to_owned();
         match self {
             Self::Started(run) => InFlight {
@@ -162,7 +164,8 @@ impl Seen {
                 routing_key: run.message.routing_key().to_owned(),
                 phase: run.phase(),
                 age_seconds,
-                handling_seconds: run.handling_for().map(|time| time.as_secs_f64()),
+                // It is a look at the clock later.
+                handling_seconds: run.handling_for().map(|time| time.min(age).as_secs_f64()),
                 attempt: run.attempt(),
                 trace_id: run.trace_id(),
             },

@@ -65,6 +65,8 @@ impl Behind {
     /// The worker ends within its bounds, says what it left, and nothing is lost.
     async fn assert_ends(mut self, code: i32) {
         self.worker.terminate();
+        // What ends before the drain begins is acked: written, which is all that can be known.
+        self.worker.wait_for_message("stopping", DEADLINE).await;
         self.gate.open();
         let exit = self.worker.exited(DEADLINE).await;
         assert!(exit.took <= BOUND, "{exit:?}");
