@@ -17,7 +17,7 @@ pub fn exponential_backoff(retry: &RetrySettings, attempt: u32, random: f64) -> 
 }
 
 /// Decorrelated jitter: each wait is random between the base and three times the last one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Reconnect {
     base: Duration,
     cap: Duration,

@@ -1,12 +1,12 @@
-//! Properties and headers of messages: reading them, and writing the copies we publish.
+//! Properties and headers of messages as they arrive, and those of new ones.
 //!
 //! The header names here are Lapwing's contract with whoever reads its retries and dead letters.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::borrow::Cow;
 
 use lapin::{
     BasicProperties,
-    types::{AMQPValue, FieldArray, FieldTable, ShortString},
+    types::{AMQPValue, FieldTable, ShortString},
 };
 use serde_json::{Value, json};
 
@@ -71,22 +71,11 @@ pub mod names {
 }
 
 /// Delivery mode 2.
-const PERSISTENT: u8 = 2;
-
-/// Headers the broker sets and a copy must not carry: 3.10 counts on from a client's `x-death`,
-/// and 4.0 and 4.3 pass a client's `x-delivery-count` through, so that a copy which keeps it looks
-/// as if it had already failed (measured).
-pub(super) fn is_broker_header(name: &str) -> bool {
-    matches!(
-        name,
-        "x-death" | "x-delivery-count" | "x-acquired-count" | "x-opt-enqueue-time"
-    ) || name.starts_with("x-first-death-")
-        || name.starts_with("x-last-death-")
-}
+pub(super) const PERSISTENT: u8 = 2;
 
 /// The properties of a message as it arrived.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Properties(BasicProperties);
+pub struct Properties(pub(super) BasicProperties);
 
 macro_rules! text_properties {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
@@ -270,199 +259,7 @@ fn to_json(value: &AMQPValue) -> Value {
     }
 }
 
-/// A header that we write.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Header {
-    /// Text.
-    Text(String),
-    /// A 64-bit integer.
-    Int(i64),
-}
-
-impl From<Header> for AMQPValue {
-    fn from(header: Header) -> Self {
-        match header {
-            Header::Text(text) => AMQPValue::LongString(text.into()),
-            Header::Int(n) => AMQPValue::LongLongInt(n),
-        }
-    }
-}
-
-/// What a copy of a message carries beside what the message had.
-#[derive(Clone, Debug, Default)]
-pub struct CopyHeaders {
-    /// The `expiration` property, in milliseconds.
-    pub expiration: Option<u64>,
-    /// Our headers; one that the message already had is replaced.
-    pub set: Vec<(&'static str, Header)>,
-    /// Our headers that this copy must not carry on.
-    pub remove: &'static [&'static str],
-}
-
-/// The copy's properties: the message's own, less what would misroute or mislabel the copy, plus
-/// ours; cut so that they fit `frame_max` bytes.
-pub(super) fn copy_properties(
-    original: &Properties,
-    copy: &CopyHeaders,
-    frame_max: usize,
-) -> BasicProperties {
-    let original = &original.0;
-    let mut headers = BTreeMap::new();
-    for (name, value) in original.headers().iter().flat_map(FieldTable::inner) {
-        let name = match name.as_str() {
-            "CC" => short(names::ORIGINAL_CC),
-            "BCC" => short(names::ORIGINAL_BCC),
-            broker if is_broker_header(broker) => continue,
-            ours if copy.remove.contains(&ours) => continue,
-            _ => name.clone(),
-        };
-        headers.insert(name, value.clone());
-    }
-    let mut aside = |name, value: &Option<ShortString>| {
-        if let Some(value) = value {
-            let value = AMQPValue::LongString(value.as_str().into());
-            headers.entry(short(name)).or_insert(value);
-        }
-    };
-    aside(names::ORIGINAL_USER_ID, original.user_id());
-    // A retry's own expiration is not the publisher's; it is dead-lettered away by the broker, so
-    // what is left here is the publisher's.
-    aside(names::ORIGINAL_EXPIRATION, original.expiration());
-    let mut ours = Vec::with_capacity(copy.set.len());
-    for (name, value) in &copy.set {
-        headers.insert(short(name), value.clone().into());
-        ours.push(*name);
-    }
-
-    let mut properties = without_headers(original, copy.expiration);
-    if properties.message_id().is_none() {
-        properties = properties.with_message_id(short(&uuid::Uuid::now_v7().to_string()));
-    }
-    let room = frame_max.saturating_sub(fixed_len(&properties));
-    fit(&mut headers, &ours, room);
-    properties.with_headers(FieldTable::from(headers))
-}
-
-/// All properties but headers, user-id and the old expiration; persistent.
-fn without_headers(original: &BasicProperties, expiration: Option<u64>) -> BasicProperties {
-    let mut copy = BasicProperties::default().with_delivery_mode(PERSISTENT);
-    macro_rules! keep {
-        ($($get:ident => $set:ident),*) => {
-            $(if let Some(value) = original.$get().clone() { copy = copy.$set(value); })*
-        };
-    }
-    keep!(
-        content_type => with_content_type,
-        content_encoding => with_content_encoding,
-        priority => with_priority,
-        correlation_id => with_correlation_id,
-        reply_to => with_reply_to,
-        message_id => with_message_id,
-        timestamp => with_timestamp,
-        kind => with_type,
-        app_id => with_app_id,
-        cluster_id => with_cluster_id
-    );
-    if let Some(milliseconds) = expiration {
-        copy = copy.with_expiration(short(&milliseconds.to_string()));
-    }
-    copy
-}
-
 /// A short string from text that we know to be short; longer text is cut, as lapin would panic.
 pub(super) fn short(text: &str) -> ShortString {
     ShortString::from(crate::text::cut(text, 255))
-}
-
-/// Bytes of a content header frame apart from its header table: frame, class, weight, body size,
-/// flags, and the other properties at their longest.
-fn fixed_len(properties: &BasicProperties) -> usize {
-    const FRAME: usize = 7 + 1 + 2 + 2 + 8 + 2 + 4;
-    let text = |value: &Option<ShortString>| value.as_ref().map_or(0, |v| 1 + v.as_str().len());
-    FRAME
-        + text(properties.content_type())
-        + text(properties.content_encoding())
-        + text(properties.correlation_id())
-        + text(properties.reply_to())
-        + text(properties.expiration())
-        + text(properties.message_id())
-        + text(properties.kind())
-        + text(properties.app_id())
-        + text(properties.cluster_id())
-        + 1 // delivery mode
-        + 1 // priority
-        + 8 // timestamp
-}
-
-/// Makes the headers fit `room` bytes: first our own texts are cut, then our history goes, then
-/// the publisher's largest headers, whose names are kept.
-fn fit(headers: &mut BTreeMap<ShortString, AMQPValue>, ours: &[&str], room: usize) {
-    const SHORTEST_ERROR: usize = 256;
-    const CUT_LIST: usize = 1024;
-    if table_len(headers) <= room {
-        return;
-    }
-    if let Some(AMQPValue::LongString(text)) = headers.get(names::ERROR) {
-        let cut = crate::text::cut(&text.to_string(), SHORTEST_ERROR).to_owned();
-        headers.insert(short(names::ERROR), AMQPValue::LongString(cut.into()));
-    }
-    if table_len(headers) > room {
-        headers.remove(names::HISTORY);
-    }
-    // What earlier copies lacked is still to be known; a publisher can write there as well.
-    let mut cut = match headers.remove(names::CUT_HEADERS) {
-        Some(AMQPValue::LongString(text)) if text.len() <= CUT_LIST => text.to_string(),
-        _ => String::new(),
-    };
-    loop {
-        if !cut.is_empty() {
-            let listed = AMQPValue::LongString(crate::text::cut(&cut, CUT_LIST).into());
-            headers.insert(short(names::CUT_HEADERS), listed);
-        }
-        if table_len(headers) <= room {
-            return;
-        }
-        let largest = headers
-            .iter()
-            .filter(|(name, _)| {
-                !ours.contains(&name.as_str()) && name.as_str() != names::CUT_HEADERS
-            })
-            .max_by_key(|(_, value)| value_len(value))
-            .map(|(name, _)| name.clone());
-        let Some(name) = largest else { return };
-        headers.remove(&name);
-        if !cut.is_empty() {
-            cut.push(' ');
-        }
-        cut.push_str(name.as_str());
-    }
-}
-
-fn table_len(headers: &BTreeMap<ShortString, AMQPValue>) -> usize {
-    headers
-        .iter()
-        .map(|(name, value)| 1 + name.as_str().len() + value_len(value))
-        .sum()
-}
-
-/// Bytes of a value on the wire, its type octet included (AMQP 0-9-1, 4.2.5.5, with RabbitMQ's
-/// errata).
-fn value_len(value: &AMQPValue) -> usize {
-    1 + match value {
-        AMQPValue::Void => 0,
-        AMQPValue::Boolean(_) | AMQPValue::ShortShortInt(_) | AMQPValue::ShortShortUInt(_) => 1,
-        AMQPValue::ShortInt(_) | AMQPValue::ShortUInt(_) => 2,
-        AMQPValue::LongInt(_) | AMQPValue::LongUInt(_) | AMQPValue::Float(_) => 4,
-        AMQPValue::DecimalValue(_) => 5,
-        AMQPValue::LongLongInt(_) | AMQPValue::Double(_) | AMQPValue::Timestamp(_) => 8,
-        AMQPValue::ShortString(text) => 4 + text.as_str().len(),
-        AMQPValue::LongString(text) => 4 + text.len(),
-        AMQPValue::ByteArray(bytes) => 4 + bytes.as_slice().len(),
-        AMQPValue::FieldArray(items) => 4 + array_len(items),
-        AMQPValue::FieldTable(table) => 4 + table_len(table.inner()),
-    }
-}
-
-fn array_len(items: &FieldArray) -> usize {
-    items.as_slice().iter().map(value_len).sum()
 }

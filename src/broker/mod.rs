@@ -2,8 +2,10 @@
 
 mod client;
 mod connection;
+mod copies;
 mod delivery;
 mod depths;
+mod dial;
 mod error;
 pub mod headers;
 mod publisher;
@@ -13,14 +15,15 @@ mod topology;
 mod wire;
 
 pub use client::{Client, NewMessage};
+pub use copies::Header;
 pub use error::BrokerError;
-pub use headers::{Header, HeaderValue, Properties};
+pub use headers::{HeaderValue, Properties};
 pub use publisher::PublishError;
 
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
+pub(crate) use copies::CopyHeaders;
 pub(crate) use delivery::{Delivery, Moment};
 pub(crate) use depths::depths;
-pub(crate) use headers::CopyHeaders;
 pub(crate) use publisher::{Publication, Publisher, Written};
 pub(crate) use session::{Session, Subscription};
 pub(crate) use settle::Acks;

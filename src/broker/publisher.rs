@@ -19,8 +19,9 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     connection::{Connection, Link},
+    copies::{CopyHeaders, copy_properties},
     error::{BrokerError, within},
-    headers::{CopyHeaders, Properties, copy_properties, short},
+    headers::{Properties, short},
 };
 use crate::config::TimeoutSettings;
 

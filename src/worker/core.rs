@@ -18,14 +18,14 @@ use tracing::error;
 
 use super::{
     Report, RunError,
-    handle::Calls,
+    handle::{Calls, LaneCalls},
     lane::{Lane, LaneChannels, LaneReport},
     shared::{LaneParts, LaneShared},
 };
 use crate::{
     backoff::Reconnect,
     broker::{BrokerError, Link, LinkState, Publisher, Purpose},
-    config::Settings,
+    config::{ConsumerSettings, PublishSettings, Settings, TimeoutSettings},
     dispatch::Dispatch,
     handler::Extensions,
     run::SharedByHandlers,
@@ -89,6 +89,20 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
         extensions,
     });
 
+    let common = Common {
+        worker,
+        publish: settings.publish,
+        timeouts: Arc::clone(&timeouts),
+        drain_settle: settings.drain.settle,
+        consuming,
+        publisher,
+        backoff: Reconnect::new(&broker.reconnect),
+        signals,
+        by_handlers: Arc::clone(&by_handlers),
+        runtime: handlers,
+        drain: calls.drain.clone(),
+        hard_stop: calls.hard_stop.clone(),
+    };
     let (started, starts) = mpsc::unbounded_channel();
     let mut lanes = JoinSet::new();
     let mut observed = Vec::new();
@@ -96,37 +110,9 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
         let Some(call) = calls.lanes.remove(&name) else {
             continue;
         };
-        let prefetch = consumer.prefetch;
-        let shared = LaneShared::new(LaneParts {
-            name: name.as_str().into(),
-            worker: Arc::clone(&worker),
-            settings: consumer,
-            publish: settings.publish.clone(),
-            timeouts: Arc::clone(&timeouts),
-            drain_settle: settings.drain.settle,
-            dispatch: dispatch.remove(&name).unwrap_or_default(),
-            publisher: publisher.clone(),
-            signals,
-            vitals: call.vitals,
-            by_handlers: Arc::clone(&by_handlers),
-            runtime: handlers.clone(),
-            drain: calls.drain.clone(),
-            hard_stop: calls.hard_stop.clone(),
-        });
-        observed.push(ObservedLane {
-            name: Arc::clone(&shared.name),
-            queue: Arc::clone(&shared.queue),
-            prefetch,
-            stats: Arc::clone(&shared.stats),
-            health: call.health.subscribe(),
-        });
-        let channels = LaneChannels {
-            commands: call.commands,
-            health: call.health,
-            started: started.clone(),
-        };
-        let backoff = Reconnect::new(&broker.reconnect);
-        let lane = Lane::new(shared, consuming.clone(), channels, backoff);
+        let dispatch = dispatch.remove(&name).unwrap_or_default();
+        let (lane, seen) = common.lane(&name, consumer, dispatch, call, started.clone());
+        observed.push(seen);
         lanes.spawn(async move { (name, lane.run().await) });
     }
     drop(started);
@@ -163,6 +149,70 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
         None => Ok(Report { lanes }),
     }
 }
+
+/// What all lanes of a worker share.
+struct Common {
+    worker: Arc<str>,
+    publish: PublishSettings,
+    timeouts: Arc<TimeoutSettings>,
+    drain_settle: Duration,
+    consuming: Link,
+    publisher: Publisher,
+    backoff: Reconnect,
+    signals: Signals,
+    by_handlers: Arc<SharedByHandlers>,
+    runtime: Handle,
+    drain: CancellationToken,
+    hard_stop: CancellationToken,
+}
+
+impl Common {
+    /// A lane, and how it is observed.
+    fn lane(
+        &self,
+        name: &str,
+        settings: ConsumerSettings,
+        dispatch: Dispatch,
+        call: LaneCalls,
+        started: Starts,
+    ) -> (Lane, ObservedLane) {
+        let prefetch = settings.prefetch;
+        let shared = LaneShared::new(LaneParts {
+            name: name.into(),
+            worker: Arc::clone(&self.worker),
+            settings,
+            publish: self.publish.clone(),
+            timeouts: Arc::clone(&self.timeouts),
+            drain_settle: self.drain_settle,
+            dispatch,
+            publisher: self.publisher.clone(),
+            signals: self.signals,
+            vitals: call.vitals,
+            by_handlers: Arc::clone(&self.by_handlers),
+            runtime: self.runtime.clone(),
+            drain: self.drain.clone(),
+            hard_stop: self.hard_stop.clone(),
+        });
+        let observed = ObservedLane {
+            name: Arc::clone(&shared.name),
+            queue: Arc::clone(&shared.queue),
+            prefetch,
+            stats: Arc::clone(&shared.stats),
+            health: call.health.subscribe(),
+        };
+        let channels = LaneChannels {
+            commands: call.commands,
+            health: call.health,
+            started,
+        };
+        let backoff = self.backoff.clone();
+        let lane = Lane::new(shared, self.consuming.clone(), channels, backoff);
+        (lane, observed)
+    }
+}
+
+/// Where lanes tell how their first subscription went.
+type Starts = mpsc::UnboundedSender<(String, Result<(), BrokerError>)>;
 
 /// Looks at how the lanes' first subscriptions go, until all have succeeded or a drain begins. One
 /// that can never succeed, or none with `fail_fast`, ends the worker.

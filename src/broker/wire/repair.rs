@@ -1,6 +1,6 @@
 //! What is changed in a frame: see the parent module.
 
-use crate::broker::headers::is_broker_header;
+use crate::broker::copies::is_broker_header;
 
 pub(super) const METHOD: u8 = 1;
 pub(super) const HEADER: u8 = 2;

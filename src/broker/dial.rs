@@ -1,0 +1,147 @@
+//! Opening the byte stream of a connection: URLs, names, TCP, TLS, each step under a deadline.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_compat::CompatExt;
+use lapin::{
+    tcp::{AsyncTcpStream, OwnedIdentity, OwnedTLSConfig},
+    uri::{AMQPScheme, AMQPUri},
+};
+use socket2::{SockRef, Socket};
+use tokio::{net::TcpStream, time::timeout};
+
+use super::{error::BrokerError, wire};
+use crate::config::{BrokerSettings, TimeoutSettings, TlsSettings};
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A broker URL, with the host as the `url` crate reads it: lapin's parser takes an IPv6 literal
+/// for `localhost`.
+#[derive(Clone)]
+pub(super) struct Target {
+    pub(super) amqp: AMQPUri,
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+/// Opens the byte stream of one connection.
+pub(super) struct Dial {
+    pub(super) uri: Target,
+    pub(super) tls: OwnedTLSConfig,
+    pub(super) timeouts: Arc<TimeoutSettings>,
+    /// Where the socket is left for whoever wants to end it.
+    pub(super) socket: Arc<Mutex<Option<Socket>>>,
+    pub(super) gate: Arc<wire::Gate>,
+}
+
+impl Dial {
+    pub(super) async fn stream(&self) -> lapin::Result<AsyncTcpStream<wire::Wire>> {
+        let tcp = self.tcp().await?;
+        tcp.set_nodelay(true)?;
+        let keepalive = socket2::TcpKeepalive::new()
+            .with_time(Duration::from_secs(30))
+            .with_interval(Duration::from_secs(10));
+        SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
+        *lock(&self.socket) = Some(SockRef::from(&tcp).try_clone()?);
+        let mut stream = AsyncTcpStream::Plain(tcp.compat());
+        if self.uri.amqp.scheme == AMQPScheme::AMQPS {
+            let limit = self.timeouts.handshake;
+            let handshake = stream.into_tls(&self.uri.host, self.tls.as_ref());
+            stream = timeout(limit, handshake)
+                .await
+                .map_err(|_| late("TLS handshake", limit))??;
+        }
+        Ok(AsyncTcpStream::Plain(wire::Wire::new(
+            stream,
+            Arc::clone(&self.gate),
+        )))
+    }
+
+    async fn tcp(&self) -> std::io::Result<TcpStream> {
+        let limit = self.timeouts.connect;
+        let at = (self.uri.host.as_str(), self.uri.port);
+        let addresses = timeout(limit, tokio::net::lookup_host(at))
+            .await
+            .map_err(|_| late("resolving the broker's name", limit))??;
+        let mut error = std::io::Error::other("the broker's name has no address");
+        for address in addresses {
+            match timeout(limit, TcpStream::connect(address)).await {
+                Ok(Ok(tcp)) => return Ok(tcp),
+                Ok(Err(refused)) => error = refused,
+                Err(_) => error = late("connecting", limit),
+            }
+        }
+        Err(error)
+    }
+}
+
+fn late(step: &str, limit: Duration) -> std::io::Error {
+    let text = format!("{step} took longer than {limit:?}");
+    std::io::Error::new(std::io::ErrorKind::TimedOut, text)
+}
+
+/// The broker's URLs, read anew for each attempt, so that a rotated secret is seen.
+pub(super) async fn urls(broker: &BrokerSettings) -> Result<Vec<String>, BrokerError> {
+    let urls = match &broker.url_file {
+        None => broker.url.expose().to_vec(),
+        Some(file) => crate::config::BrokerUrls::parse(&read(file).await?)
+            .expose()
+            .to_vec(),
+    };
+    if urls.is_empty() {
+        return Err(BrokerError::Settings("no broker URL is set".to_owned()));
+    }
+    Ok(urls)
+}
+
+async fn read(file: &Path) -> Result<String, BrokerError> {
+    tokio::fs::read_to_string(file)
+        .await
+        .map_err(|error| BrokerError::Settings(format!("cannot read {}: {error}", file.display())))
+}
+
+pub(super) async fn amqp_uri(url: &str, broker: &BrokerSettings) -> Result<Target, BrokerError> {
+    // The texts of parse errors can quote the URL, and so the password.
+    let unreadable = || BrokerError::Settings("the broker URL cannot be read".to_owned());
+    let parsed = url::Url::parse(url).map_err(|_| unreadable())?;
+    let mut amqp: AMQPUri = url.parse().map_err(|_| unreadable())?;
+    if let Some(file) = &broker.password_file {
+        let password = read(file).await?;
+        amqp.authority.userinfo.password = password.trim_end_matches(['\r', '\n']).to_owned();
+    }
+    let heartbeat = u16::try_from(broker.heartbeat.as_secs()).unwrap_or(u16::MAX);
+    amqp.query.heartbeat = Some(heartbeat);
+    let host = parsed.host_str().unwrap_or("localhost");
+    let host = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
+    let port = amqp.authority.port;
+    Ok(Target { amqp, host, port })
+}
+
+pub(super) async fn tls_config(tls: &TlsSettings) -> Result<OwnedTLSConfig, BrokerError> {
+    let cert_chain = match &tls.ca_file {
+        Some(file) => Some(read(file).await?),
+        None => None,
+    };
+    let identity = match (&tls.cert_file, &tls.key_file) {
+        (Some(cert), Some(key)) => Some(OwnedIdentity::PKCS8 {
+            pem: read(cert).await?.into_bytes(),
+            key: read(key).await?.into_bytes(),
+        }),
+        _ => None,
+    };
+    Ok(OwnedTLSConfig {
+        identity,
+        cert_chain,
+    })
+}
