@@ -53,6 +53,9 @@ pub(crate) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Outcome> {
 
 /// `application/json`, `application/problem+json; charset=utf-8` and their like.
 fn is_json(content_type: &str) -> bool {
+    if content_type == "application/json" {
+        return true;
+    }
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let Some((_, subtype)) = essence.split_once('/') else {
         return false;

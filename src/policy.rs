@@ -85,9 +85,14 @@ pub struct Facts {
     pub random: f64,
 }
 
-/// What follows from an outcome, under a lane's policy.
+/// What follows from an outcome, under a lane's policy. The facts are asked for where they matter,
+/// which is after a failure.
 #[must_use]
-pub fn decide(retry: &RetrySettings, outcome: &Outcome, facts: Facts) -> Settlement {
+pub fn decide(
+    retry: &RetrySettings,
+    outcome: &Outcome,
+    facts: impl FnOnce() -> Facts,
+) -> Settlement {
     match outcome {
         Outcome::Succeeded | Outcome::Dropped { .. } => Settlement::Ack,
         Outcome::Interrupted => Settlement::Return,
@@ -99,7 +104,7 @@ pub fn decide(retry: &RetrySettings, outcome: &Outcome, facts: Facts) -> Settlem
         Outcome::Unroutable { .. } => dead(Reason::UnroutableType),
         Outcome::Failed(_) | Outcome::TimedOut { .. } | Outcome::Panicked { .. } => {
             let failure = outcome.failure().expect("these outcomes are failures");
-            after_failure(retry, &failure, facts)
+            after_failure(retry, &failure, facts())
         }
     }
 }
@@ -143,7 +148,7 @@ mod tests {
     };
 
     fn decided(outcome: &Outcome) -> Settlement {
-        decide(&RetrySettings::default(), outcome, FACTS)
+        decide(&RetrySettings::default(), outcome, || FACTS)
     }
 
     fn retry(millis: u64) -> Settlement {
@@ -199,17 +204,20 @@ mod tests {
             attempt: 8,
             ..FACTS
         };
-        assert_eq!(decide(&policy, &failed, last), dead(Reason::MaxAttempts));
+        assert_eq!(decide(&policy, &failed, || last), dead(Reason::MaxAttempts));
         let old = Facts {
             age: policy.max_age,
             ..FACTS
         };
-        assert_eq!(decide(&policy, &failed, old), dead(Reason::MaxAge));
+        assert_eq!(decide(&policy, &failed, || old), dead(Reason::MaxAge));
         let absurd = Facts {
             attempt: u32::MAX,
             ..FACTS
         };
-        assert_eq!(decide(&policy, &failed, absurd), dead(Reason::MaxAttempts));
+        assert_eq!(
+            decide(&policy, &failed, || absurd),
+            dead(Reason::MaxAttempts)
+        );
     }
 
     #[test]
@@ -239,7 +247,7 @@ mod tests {
             ],
             ..RetrySettings::default()
         };
-        let decided = |outcome: Outcome| decide(&policy, &outcome, FACTS);
+        let decided = |outcome: Outcome| decide(&policy, &outcome, || FACTS);
         let conflict = Failure::permanent("http", "conflict").status(409);
         assert_eq!(decided(Outcome::Failed(conflict)), retry(500));
         let broken = Failure::retryable("http", "broken").status(503);
@@ -265,7 +273,7 @@ mod tests {
                 ..Failure::retryable("x", "try")
             };
             let facts = Facts { attempt, age: Duration::from_secs(age), random };
-            match decide(&policy, &Outcome::Failed(failure), facts) {
+            match decide(&policy, &Outcome::Failed(failure), || facts) {
                 Settlement::Retry { after, charged } => {
                     prop_assert!(charged && retryable && after <= policy.cap);
                     prop_assert!(attempt < policy.max_attempts);

@@ -175,7 +175,7 @@ enum Next {
 /// Decides what follows, and carries it out. Nearly always that is an ack; what else it can be is
 /// boxed, so that the future of a path, which is moved into its task, stays small.
 async fn settle(lane: &LaneShared, run: &Run, outcome: &Outcome) -> Next {
-    let facts = Facts {
+    let facts = || Facts {
         attempt: run.attempt(),
         age: run.age(),
         random: rand::random(),
@@ -184,7 +184,7 @@ async fn settle(lane: &LaneShared, run: &Run, outcome: &Outcome) -> Next {
     lane.vitals.note(run, outcome, &settlement);
     match settlement {
         Settlement::Ack => {
-            debug!(lane = %run.lane, id = run.message.id(), attempt = facts.attempt, outcome = outcome.name(), "message acked");
+            debug!(lane = %run.lane, id = run.message.id(), attempt = run.attempt(), outcome = outcome.name(), "message acked");
             lane.telemetry.done(&run.message);
             Next::End(match outcome {
                 Outcome::Dropped { .. } => End::Dropped,

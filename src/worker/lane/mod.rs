@@ -6,6 +6,7 @@
 
 mod commands;
 mod drain;
+mod pace;
 mod settlement;
 mod supervision;
 
@@ -22,6 +23,8 @@ use tokio::{
     sync::{mpsc, watch},
     time::{Instant, sleep_until},
 };
+
+use pace::Pace;
 
 use super::{
     health::{LaneHealth, LaneState},
@@ -78,12 +81,6 @@ const LOOK: Duration = Duration::from_millis(250);
 /// A finished message behind one that is still open waits this many times the ack delay before it
 /// gets an ack of its own.
 const PATIENCE: u32 = 5;
-/// The longest that ends gather before a lane books them, where `ack.delay` is longer.
-const GATHER: Duration = Duration::from_millis(2);
-/// How long deliveries that were started may wait for a thread before others are asked.
-const TAKE_UP: Duration = Duration::from_millis(1);
-/// Deliveries that are started together.
-const TOGETHER: usize = 64;
 /// Acks of single messages that go out together, and the pause after them. A quorum queue takes
 /// about 32 commands of a channel at a time (measured).
 const SINGLES: usize = 64;
@@ -111,17 +108,9 @@ pub(super) struct Lane {
     unsettled: Unsettled,
     /// Deliveries to be started at the end of this turn.
     starting: Vec<Arc<Run>>,
-    /// When to see whether those that were started before have been taken up.
-    starts_look_at: Option<Instant>,
+    pace: Pace,
     /// Paths under way, also of sessions that died.
     under_way: usize,
-    /// A path has started or ended since this was last looked at.
-    stirred: bool,
-    /// Until when ends may gather before they wake the lane: while paths start and end. When
-    /// nothing has for a while, the first wakes it.
-    gather_until: Option<Instant>,
-    /// Since when they have.
-    gathering_since: Option<Instant>,
     flushing: Option<Flushing>,
     flushing_ends: Vec<End>,
     flush_began: Instant,
@@ -165,11 +154,8 @@ impl Lane {
             opened_at: now,
             unsettled: Unsettled::default(),
             starting: Vec::new(),
-            starts_look_at: None,
+            pace: Pace::new(now),
             under_way: 0,
-            stirred: false,
-            gather_until: None,
-            gathering_since: None,
             flushing: None,
             flushing_ends: Vec::new(),
             flush_began: now,
@@ -198,26 +184,25 @@ impl Lane {
         let mut timer = pin!(sleep_until(Instant::now()));
         while !(self.draining && self.is_finished()) {
             self.shared.vitals.beat();
-            self.send_off();
-            self.book_ends(&mut ends);
-            self.begin_flush();
-            let wanted = self.ends_wanted();
+            let now = Instant::now();
+            self.begin_flush(now);
+            let wanted = self.ends_wanted(now);
+            let takes = self.takes_deliveries() && !self.is_resting(now);
             self.publish_stats();
             let wake = self.next_wake();
             if timer.deadline() != wake {
                 timer.as_mut().reset(wake);
             }
-            let takes = self.takes_deliveries();
+            let starts = self.takes_deliveries() && !self.buffered.is_empty();
             tokio::select! {
                 biased;
                 () = &mut drain, if !self.draining => self.begin_drain().await,
                 () = &mut hard_stop, if self.hard_stopped.is_none() => self.cancel_handlers(),
                 Some(command) = self.channels.commands.recv() => self.obey(command).await,
-                // The next turn books them.
                 () = self.shared.ends.gathered(wanted) => {}
                 (acks, result) = settled(self.flushing.as_mut()) => self.flushed(&acks, result),
                 opened = settled(self.opening.as_mut()) => self.opened(opened).await,
-                permit = self.shared.permit(), if takes && !self.buffered.is_empty() => {
+                permit = self.shared.permit(), if starts => {
                     self.start_next(permit);
                 }
                 delivery = arrival(self.session.as_mut()), if takes => {
@@ -225,6 +210,9 @@ impl Lane {
                 }
                 () = &mut timer => self.look().await,
             }
+            // Whatever woke it: what has come meanwhile need not wake it again.
+            self.send_off();
+            self.book_ends(&mut ends);
         }
         self.finish().await
     }
@@ -256,9 +244,7 @@ impl Lane {
 
     fn next_wake(&self) -> Instant {
         let mut wake = self.look_at;
-        for sooner in [self.gather_until, self.starts_look_at] {
-            wake = wake.min(sooner.unwrap_or(wake));
-        }
+        wake = wake.min(self.pace.next_wake().unwrap_or(wake));
         if self.flushing.is_none()
             && let Some(since) = self.unsettled.oldest_finished()
         {

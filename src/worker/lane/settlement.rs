@@ -5,17 +5,18 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
-use super::{DRAIN_PACE, DRAIN_SINGLES, GATHER, Lane, PATIENCE, SINGLES, TAKE_UP, TOGETHER};
+use super::{DRAIN_PACE, DRAIN_SINGLES, Lane, PATIENCE, SINGLES, pace::TOGETHER};
 use crate::{
     broker::{Acks, BrokerError, Delivery, Session},
     decode::decode,
     run::{Permit, Run},
-    worker::{ends::Ended, health::LaneState, ledger::End, path},
+    worker::{ends::Ended, health::LaneState, ledger::End},
 };
 
 impl Lane {
     /// One delivery, and whatever else has arrived.
     pub(super) fn received(&mut self, delivery: Option<Result<Delivery, BrokerError>>) {
+        let mut taken = 0;
         let mut arrived = Some(delivery);
         while let Some(delivery) = arrived.take() {
             match delivery {
@@ -26,7 +27,9 @@ impl Lane {
                 None => return self.subscribe_again_soon(),
             }
             arrived = self.session.as_mut().and_then(Session::try_next).map(Some);
+            taken += 1;
         }
+        self.rest_if_busy(taken);
     }
 
     /// Bounded concurrency: a delivery starts when it has a permit, and waits here until then. It
@@ -76,82 +79,22 @@ impl Lane {
             return self.lose_session(&BrokerError::Lost("tag out of order".to_owned()));
         }
         self.under_way += 1;
-        self.stirred = true;
+        self.pace.stirred = true;
         self.starting.push(run);
         if self.starting.len() == TOGETHER {
             self.send_off();
         }
     }
 
-    /// Sends what was started on its way, and sees that what went before is being taken up.
-    pub(super) fn send_off(&mut self) {
-        let shared = &self.shared;
-        if !self.starting.is_empty() {
-            let now = Instant::now();
-            self.starts_look_at = Some(now + TAKE_UP);
-            if shared.starts.put(&mut self.starting, now) {
-                path::run_on(shared);
-            }
-        }
-        if self
-            .starts_look_at
-            .is_some_and(|at| at.elapsed() > Duration::ZERO)
-        {
-            let now = Instant::now();
-            (0..shared.starts.missing(now)).for_each(|_| path::run_on(shared));
-            self.starts_look_at = (!shared.starts.is_empty()).then(|| now + TAKE_UP);
-        }
-    }
-
-    /// Books the ends that have gathered. `ends` is an empty list, and is one again.
-    pub(super) fn book_ends(&mut self, ends: &mut Vec<Ended>) {
-        self.shared.ends.take(ends);
-        if ends.is_empty() {
-            return;
-        }
-        self.stirred = true;
-        // They have come since then: what gathers unseen waits no longer for its ack.
-        let since = self.gathering_since.unwrap_or_else(Instant::now);
-        for ended in ends.drain(..) {
-            self.book(&ended, since);
-        }
-    }
-
-    /// How many ends are to wake the lane: as many as complete a batch of acks, all that can still
-    /// come, or the first.
-    pub(super) fn ends_wanted(&mut self) -> usize {
-        let now = Instant::now();
-        if std::mem::take(&mut self.stirred) {
-            self.gather_until = Some(now + self.shared.settings.ack.delay.min(GATHER));
-        }
-        if self.under_way == 0 || self.gather_until.is_some_and(|until| until <= now) {
-            self.gather_until = None;
-        }
-        self.gathering_since = self.gather_until.map(|_| now);
-        let batch = self.ack_batch();
-        let missing = batch - self.unsettled.finished() % batch;
-        match self.gather_until {
-            Some(_) if self.acks_at_rest(now) => missing.min(self.under_way),
-            Some(_) => missing,
-            None => 1,
-        }
-    }
-
-    /// Whether an ack that nothing else can join may go out at once. Not behind another one: when
-    /// messages come in handfuls, each would get an ack of its own.
-    fn acks_at_rest(&self, now: Instant) -> bool {
-        self.draining || now >= self.next_flush
-    }
-
     /// Finished messages that make an ack go out at once.
-    fn ack_batch(&self) -> usize {
+    pub(super) fn ack_batch(&self) -> usize {
         let settings = &self.shared.settings;
         // A small prefetch must not fill with finished messages that wait for company.
         usize::from(settings.ack.batch.min(settings.prefetch / 4).max(1))
     }
 
     /// Books the end of a path.
-    fn book(&mut self, ended: &Ended, since: Instant) {
+    pub(super) fn book(&mut self, ended: &Ended, since: Instant) {
         self.under_way -= 1;
         let (tag, end) = (ended.run.tag, ended.end);
         if ended.run.epoch != self.epoch {
@@ -175,12 +118,11 @@ impl Lane {
     }
 
     /// Writes acks, where enough have gathered or waited long enough, and none are being written.
-    pub(super) fn begin_flush(&mut self) {
+    pub(super) fn begin_flush(&mut self, now: Instant) {
         let Some(session) = &self.session else { return };
         let Some(since) = self.unsettled.oldest_finished() else {
             return;
         };
-        let now = Instant::now();
         if self.flushing.is_some() || (self.draining && now < self.next_flush) {
             return;
         }

@@ -1,0 +1,136 @@
+//! When a lane looks: not at each delivery and each end, but when there is something to do for it.
+
+use std::{mem, time::Duration};
+
+use tokio::time::Instant;
+
+use super::Lane;
+use crate::worker::{ends::Ended, path};
+
+/// Deliveries that are started together.
+pub(super) const TOGETHER: usize = 64;
+/// The longest that ends gather before a lane books them, where `ack.delay` is longer.
+const GATHER: Duration = Duration::from_millis(2);
+/// How long deliveries that were started may wait for a thread before others are asked.
+const TAKE_UP: Duration = Duration::from_millis(1);
+/// So many deliveries, taken so soon after others, make a lane a busy one.
+const BUSY: usize = 8;
+const SOON: Duration = Duration::from_millis(3);
+/// A busy lane lets deliveries gather for so long.
+const REST: Duration = Duration::from_millis(1);
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Pace {
+    /// A path has started or ended since this was last looked at.
+    pub(super) stirred: bool,
+    /// Until when ends may gather before they wake the lane: while paths start and end. When
+    /// nothing has for a while, the first wakes it.
+    gather_until: Option<Instant>,
+    /// Since when they have.
+    gathering_since: Option<Instant>,
+    /// When to see whether the deliveries that were started have been taken up.
+    take_up_at: Option<Instant>,
+    /// When deliveries were taken from the session.
+    took_at: Instant,
+    /// Until when they gather there.
+    rest_until: Option<Instant>,
+}
+
+impl Pace {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            stirred: false,
+            gather_until: None,
+            gathering_since: None,
+            take_up_at: None,
+            took_at: now,
+            rest_until: None,
+        }
+    }
+
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        let wakes = [self.gather_until, self.take_up_at, self.rest_until];
+        wakes.into_iter().flatten().min()
+    }
+}
+
+impl Lane {
+    /// After `taken` deliveries: a busy lane takes no more for a moment, so that the next come
+    /// together. It must not slow down what the broker sends: what comes meanwhile, as much again
+    /// or some times more, must find room in the prefetch.
+    pub(super) fn rest_if_busy(&mut self, taken: usize) {
+        let now = Instant::now();
+        let soon = now - mem::replace(&mut self.pace.took_at, now) < SOON;
+        let has_room = taken * 4 <= usize::from(self.shared.settings.prefetch);
+        if soon && has_room && taken >= BUSY {
+            self.pace.rest_until = Some(now + REST);
+        }
+    }
+
+    pub(super) fn is_resting(&mut self, now: Instant) -> bool {
+        self.pace.rest_until = self.pace.rest_until.filter(|until| *until > now);
+        self.pace.rest_until.is_some()
+    }
+
+    /// Sends what was started on its way, and sees that what went before is being taken up.
+    pub(super) fn send_off(&mut self) {
+        let shared = &self.shared;
+        if self.starting.is_empty() && self.pace.take_up_at.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        if !self.starting.is_empty() && shared.starts.put(&mut self.starting, now) {
+            path::run_on(shared);
+        }
+        let take_up_at = self.pace.take_up_at.get_or_insert(now + TAKE_UP);
+        if *take_up_at <= now {
+            (0..shared.starts.missing(now)).for_each(|_| path::run_on(shared));
+            self.pace.take_up_at = (!shared.starts.is_empty()).then(|| now + TAKE_UP);
+        }
+    }
+
+    /// Books the ends that have gathered. `ends` is an empty list, and is one again.
+    pub(super) fn book_ends(&mut self, ends: &mut Vec<Ended>) {
+        self.shared.ends.take(ends);
+        if ends.is_empty() {
+            return;
+        }
+        self.pace.stirred = true;
+        // They have come since then: what gathers unseen waits no longer for its ack.
+        let since = self.pace.gathering_since.unwrap_or_else(Instant::now);
+        for ended in ends.drain(..) {
+            self.book(&ended, since);
+        }
+    }
+
+    /// How many ends are to wake the lane: as many as complete a batch of acks, all that can still
+    /// come, or the first.
+    pub(super) fn ends_wanted(&mut self, now: Instant) -> usize {
+        let pace = &mut self.pace;
+        if mem::take(&mut pace.stirred) {
+            pace.gather_until = Some(now + self.shared.settings.ack.delay.min(GATHER));
+        }
+        if self.under_way == 0 {
+            pace.take_up_at = None;
+            pace.gather_until = None;
+        }
+        pace.gather_until = pace.gather_until.filter(|until| *until > now);
+        pace.gathering_since = pace.gather_until.map(|_| now);
+        if pace.gather_until.is_none() {
+            return 1;
+        }
+        let batch = self.ack_batch();
+        let missing = batch - self.unsettled.finished() % batch;
+        match self.acks_at_rest(now) {
+            true => missing.min(self.under_way),
+            false => missing,
+        }
+    }
+
+    /// Whether an ack that nothing else can join may go out at once. Not behind another one: when
+    /// messages come in handfuls, each would get an ack of its own.
+    pub(super) fn acks_at_rest(&self, now: Instant) -> bool {
+        self.draining || now >= self.next_flush
+    }
+}
