@@ -22,7 +22,7 @@ impl Lane {
     /// The grace has ended: handlers are told to end, and their messages go back.
     pub(super) fn cancel_handlers(&mut self) {
         self.hard_stopped = Some(Instant::now());
-        for run in self.unsettled.runs() {
+        for run in self.unsettled.runs().chain(&self.orphans) {
             run.cancel.request(CancelReason::Drain);
         }
     }

@@ -111,6 +111,9 @@ pub(super) struct Lane {
     unsettled: Unsettled,
     /// Deliveries to be started at the end of this turn.
     starting: Vec<Arc<Run>>,
+    /// Paths under way whose session died. The broker has their deliveries back, but their handlers
+    /// hold slots.
+    orphans: Vec<Arc<Run>>,
     /// When to see whether those that were started before have been taken up.
     starts_look_at: Option<Instant>,
     /// Paths under way, also of sessions that died.
@@ -165,6 +168,7 @@ impl Lane {
             opened_at: now,
             unsettled: Unsettled::default(),
             starting: Vec::new(),
+            orphans: Vec::new(),
             starts_look_at: None,
             under_way: 0,
             stirred: false,

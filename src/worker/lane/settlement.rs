@@ -156,6 +156,7 @@ impl Lane {
         let (tag, end) = (ended.run.tag, ended.end);
         if ended.run.epoch != self.epoch {
             // Its session died, and it was booked then.
+            self.orphans.retain(|run| !Arc::ptr_eq(run, &ended.run));
             self.shared.counters.stale_settles.add_one();
             if end.is_acked() {
                 self.ledger.duplicates += 1;

@@ -10,7 +10,7 @@ use crate::{
     broker::{BrokerError, Session},
     handler::Outcome,
     run::Run,
-    worker::{health::LaneState, path, unsettled::Unsettled},
+    worker::{health::LaneState, ledger::End, path, unsettled::Unsettled},
 };
 
 impl Lane {
@@ -101,10 +101,15 @@ impl Lane {
         self.ledger.stale += open as u64;
         // Acks that were being written and whose fate is not known count as lost.
         self.flushing = None;
+        for tag in std::mem::take(&mut self.held) {
+            if self.unsettled.settle(tag) {
+                self.ledger.unsettled(End::Stale);
+            }
+        }
+        self.orphans.extend(self.unsettled.runs().map(Arc::clone));
         std::mem::take(&mut self.flushing_ends)
             .into_iter()
             .for_each(|end| self.ledger.unsettled(end));
-        self.held.clear();
         self.hold_until = None;
         self.forget_quick_failures();
         self.reopen_later(&error.to_string(), false);
@@ -183,12 +188,8 @@ impl Lane {
                 .is_some_and(|time| time > most || after_stop)
                 && run.claim()
         };
-        let stuck: Vec<_> = self
-            .unsettled
-            .runs()
-            .filter(stuck)
-            .map(Arc::clone)
-            .collect();
+        let runs = self.unsettled.runs().chain(&self.orphans);
+        let stuck: Vec<_> = runs.filter(stuck).map(Arc::clone).collect();
         for run in stuck {
             error!(lane = %self.shared.name, id = run.message.id(), "handler blocks its thread: its message is settled without it");
             self.shared.counters.handler_stuck.add_one();
