@@ -201,6 +201,8 @@ impl Lane {
         let mut hard_stop = pin!(self.shared.hard_stop.clone().cancelled_owned());
         let mut timer = pin!(sleep_until(Instant::now()));
         while !(self.draining && self.is_finished()) {
+            // With much to do it never waits, and would let no other lane have the thread.
+            tokio::task::coop::consume_budget().await;
             self.shared.vitals.beat();
             self.send_off();
             self.book_ends(&mut ends);
