@@ -237,8 +237,8 @@ impl Lane {
     /// A delivery's copy cannot be published: nothing new is taken for a while, and it goes back.
     pub(super) fn hold(&mut self, tag: u64) {
         self.held.push(tag);
-        // A drain takes nothing new anyway, and does not wait to give back.
-        if self.hold_until.is_none() && !self.draining {
+        // A drain or pause takes nothing new anyway, and does not wait to give back.
+        if self.hold_until.is_none() && !self.draining && !self.paused {
             self.hold_until = Some(Instant::now() + self.shared.publish.hold);
             let reason = "retries and dead letters are not confirmed by the broker";
             self.tell(LaneState::Held, Some(reason.to_owned()));

@@ -61,6 +61,7 @@ impl Lane {
         self.tell(LaneState::Paused, Some("paused by an operator".to_owned()));
     }
 
+        self.hold_until = None;
     /// The broker has cancelled the consumer. The channel is open, and what runs can be settled
     /// on it.
     pub(super) fn subscribe_again_soon(&mut self) {
