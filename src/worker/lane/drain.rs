@@ -12,7 +12,6 @@ impl Lane {
     pub(super) async fn begin_drain(&mut self) {
         self.draining = true;
         self.stale_before_drain = self.ledger.stale;
-        self.opening = None;
         self.hold_until = None;
         self.tell(LaneState::Draining, None);
         self.stop_consuming().await;

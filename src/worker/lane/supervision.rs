@@ -44,6 +44,10 @@ impl Lane {
                 return self.reopen_later(&error.to_string(), error.needs_people());
             }
         }
+        if self.draining {
+            // The drain began while this was under way.
+            return self.stop_consuming().await;
+        }
         info!(lane = %self.shared.name, queue = %self.shared.queue, "consuming");
         self.shared.counters.sessions.add_one();
         self.opened_at = Instant::now();
@@ -57,11 +61,11 @@ impl Lane {
     /// Takes nothing new, and gives back what has not started. Called again it does no harm.
     pub(super) async fn pause(&mut self) {
         self.paused = true;
+        self.hold_until = None;
         self.stop_consuming().await;
         self.tell(LaneState::Paused, Some("paused by an operator".to_owned()));
     }
 
-        self.hold_until = None;
     /// The broker has cancelled the consumer. The channel is open, and what runs can be settled
     /// on it.
     pub(super) fn subscribe_again_soon(&mut self) {
@@ -97,17 +101,17 @@ impl Lane {
         );
         self.epoch = 0;
         self.shared.set_epoch(0);
-        let (ends, open) = self.unsettled.abandon();
-        ends.into_iter().for_each(|end| self.ledger.unsettled(end));
-        self.ledger.stale += open as u64;
-        // Acks that were being written and whose fate is not known count as lost.
-        self.flushing = None;
         for tag in std::mem::take(&mut self.held) {
             if self.unsettled.settle(tag) {
                 self.ledger.unsettled(End::Stale);
             }
         }
         self.orphans.extend(self.unsettled.runs().map(Arc::clone));
+        let (ends, open) = self.unsettled.abandon();
+        ends.into_iter().for_each(|end| self.ledger.unsettled(end));
+        self.ledger.stale += open as u64;
+        // Acks that were being written and whose fate is not known count as lost.
+        self.flushing = None;
         std::mem::take(&mut self.flushing_ends)
             .into_iter()
             .for_each(|end| self.ledger.unsettled(end));
@@ -147,10 +151,12 @@ impl Lane {
     /// Stops the subscription and gives back what has arrived but not started: at once, so that
     /// other workers can run it.
     pub(super) async fn stop_consuming(&mut self) {
-        self.opening = None;
         let Some(session) = self.session.as_mut() else {
+            self.opening = None;
             return;
         };
+        // A subscription of this session that is under way goes on: the broker makes it, and may
+        // send messages by it. `opened` ends it.
         if let Err(error) = session.cancel().await {
             return self.lose_session(&error);
         }

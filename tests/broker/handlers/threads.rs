@@ -141,7 +141,7 @@ async fn most_tasks(notes: &Notes, count: usize) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handlers_that_keep_all_threads_leave_no_pile_of_tasks() {
-    for (time, count) in [(ms(400), 40), (Duration::from_micros(300), 4_000)] {
+    for (time, count) in [(ms(150), 40), (Duration::from_micros(300), 4_000)] {
         let vhost = vhost().await;
         vhost.declare("q", QueueType::Classic).await;
         let settings = lane_settings(&vhost, &["q"], LANE);
