@@ -42,36 +42,41 @@ pub(crate) async fn execute(handler: &dyn Handler, run: &Arc<Run>, limits: Limit
 }
 
 async fn supervise(handler: &dyn Handler, run: &Arc<Run>, limits: Limits) -> Executed {
-    let context = Context::new(Arc::clone(run));
-    // Inside the future, so that a handler that panics before its first await is caught too.
-    let handling = AssertUnwindSafe(async move { handler.handle(context).await }).catch_unwind();
-    let mut handling = pin!(handling);
-    let started = run.handler_started();
-    let mut last = None;
-    let cancelled = tokio::select! {
-        biased;
-        ended = &mut handling => {
-            let ended = ended.unwrap_or_else(panicked);
-            // A handler that heeds its cancellation can end before this sees the cancellation.
-            let Some(reason) = run.cancel.reason() else {
-                run.handler_ended();
-                return Executed { outcome: ended, ignored_cancellation: false };
-            };
-            last = Some(ended);
-            reason
+    let (cancelled, last, ignored_cancellation) = {
+        let context = Context::new(Arc::clone(run));
+        // Inside the future, so that a handler that panics before its first await is caught too.
+        let handling =
+            AssertUnwindSafe(async move { handler.handle(context).await }).catch_unwind();
+        let mut handling = pin!(handling);
+        let started = run.handler_started();
+        let mut last = None;
+        let cancelled = tokio::select! {
+            biased;
+            ended = &mut handling => {
+                let ended = ended.unwrap_or_else(panicked);
+                // A handler that heeds its cancellation can end before this sees the cancellation.
+                let Some(reason) = run.cancel.reason() else {
+                    run.handler_ended();
+                    return Executed { outcome: ended, ignored_cancellation: false };
+                };
+                last = Some(ended);
+                reason
+            }
+            reason = run.cancel.requested() => reason,
+            // Made only when the handler waits: a timer costs more than a small message does.
+            () = async { sleep_until(started + limits.timeout).await } => CancelReason::Timeout,
+        };
+        run.cancel.request(cancelled);
+        let mut ignored_cancellation = false;
+        if last.is_none() && run.cancel.is_observed() {
+            match timeout(limits.cancel_grace, &mut handling).await {
+                Ok(ended) => last = Some(ended.unwrap_or_else(panicked)),
+                Err(_) => ignored_cancellation = true,
+            }
         }
-        reason = run.cancel.requested() => reason,
-        // Made only when the handler waits: a timer costs more than a small message does.
-        () = async { sleep_until(started + limits.timeout).await } => CancelReason::Timeout,
+        (cancelled, last, ignored_cancellation)
+        // Here it is dropped: to what it holds, that can block its thread too, it still runs.
     };
-    run.cancel.request(cancelled);
-    let mut ignored_cancellation = false;
-    if last.is_none() && run.cancel.is_observed() {
-        match timeout(limits.cancel_grace, &mut handling).await {
-            Ok(ended) => last = Some(ended.unwrap_or_else(panicked)),
-            Err(_) => ignored_cancellation = true,
-        }
-    }
     run.handler_ended();
     let outcome = match (cancelled, last) {
         // It finished in the end, and what is done need not be done again.

@@ -225,11 +225,36 @@ async fn subscribe(
     tag: &str,
     limit: Duration,
 ) -> Result<Consumer, BrokerError> {
+    let abandoned = CloseWhenDropped(Some(channel.clone()));
     let consume = channel.basic_consume(
         short(queue),
         short(tag),
         BasicConsumeOptions::default(),
         FieldTable::default(),
     );
-    within(limit, "subscribing", consume).await
+    let consumer = within(limit, "subscribing", consume).await?;
+    abandoned.keep();
+    Ok(consumer)
+}
+
+/// For a subscription that nobody waits for any more. The broker makes it all the same, and lapin
+/// keeps it, and the channel open for it: messages would go there, and nobody would take them.
+struct CloseWhenDropped(Option<Channel>);
+
+impl CloseWhenDropped {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CloseWhenDropped {
+    fn drop(&mut self) {
+        let Some(channel) = self.0.take().filter(|channel| channel.status().connected()) else {
+            return;
+        };
+        tokio::spawn(async move {
+            // It is written, or the channel is gone; the broker's answer changes nothing.
+            let _ = channel.close(200, "subscription abandoned".into()).await;
+        });
+    }
 }

@@ -40,8 +40,8 @@ pub(super) fn run_on(lane: &Arc<LaneShared>) {
 
 /// Carries deliveries along their paths until none waits to be started.
 async fn carry_all(lane: Arc<LaneShared>) {
-    let mut now = Instant::now();
-    while let Some(run) = lane.starts.take(now) {
+    let (mut now, mut first) = (Instant::now(), true);
+    while let Some(run) = lane.starts.take(mem::take(&mut first), now) {
         let mut path = pin!(carry(&lane, run));
         let mut left = false;
         poll_fn(|cx| {

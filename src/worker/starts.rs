@@ -32,10 +32,11 @@ struct State<R> {
     waiting: VecDeque<R>,
     /// Runners that will come back for more, unless a handler keeps them.
     runners: usize,
-    /// When one last did.
+    /// Those of them that have yet to take their first. Each takes one at least, so that no more
+    /// are of use than deliveries wait.
+    coming: usize,
+    /// When a delivery was last taken.
     taken_at: Instant,
-    /// Runners that the lane has added since then.
-    added: usize,
 }
 
 impl<R> Starts<R> {
@@ -43,8 +44,8 @@ impl<R> Starts<R> {
         Self(Mutex::new(State {
             waiting: VecDeque::new(),
             runners: 0,
+            coming: 0,
             taken_at: Instant::now(),
-            added: 0,
         }))
     }
 
@@ -54,22 +55,21 @@ impl<R> Starts<R> {
         let mut state = self.lock();
         state.waiting.extend(runs.drain(..));
         let busy = state.runners > 0 && now.saturating_duration_since(state.taken_at) < SLOW;
-        if !busy {
-            state.runners += 1;
+        let needed = !busy && state.waiting.len() > state.coming;
+        if needed {
+            state.add(1);
             state.taken_at = now;
         }
-        !busy
+        needed
     }
 
-    /// A runner takes a delivery. When there is none its work is done.
-    pub(super) fn take(&self, now: Instant) -> Option<R> {
+    /// A runner takes a delivery, its `first` or a further one. When there is none its work is done.
+    pub(super) fn take(&self, first: bool, now: Instant) -> Option<R> {
         let mut state = self.lock();
+        state.coming -= usize::from(first);
         let run = state.waiting.pop_front();
         match run {
-            Some(_) => {
-                state.taken_at = now;
-                state.added = 0;
-            }
+            Some(_) => state.taken_at = now,
             None => state.runners -= 1,
         }
         run
@@ -80,10 +80,9 @@ impl<R> Starts<R> {
     #[must_use]
     pub(super) fn leave(&self) -> bool {
         let mut state = self.lock();
-        let needed = !state.waiting.is_empty();
-        if !needed {
-            state.runners -= 1;
-        }
+        state.runners -= 1;
+        let needed = state.waiting.len() > state.coming;
+        state.add(usize::from(needed));
         needed
     }
 
@@ -99,22 +98,23 @@ impl<R> Starts<R> {
             return false;
         }
         let mut state = self.lock();
-        let useful = state.waiting.len() > 1;
+        let useful = state.waiting.len() > state.coming + 1;
         if useful {
-            state.runners += 1;
+            state.runners -= 1;
+            state.add(2);
         }
         useful
     }
 
-    /// How many runners to add because nothing was taken for a while: one, then as many again.
+    /// How many runners to add because nothing was taken for a while: as many as are coming, or one.
     pub(super) fn missing(&self, now: Instant) -> usize {
         let mut state = self.lock();
         if state.waiting.is_empty() || now.saturating_duration_since(state.taken_at) < SLOW {
             return 0;
         }
-        let add = (state.added.max(1)).min(state.waiting.len());
-        state.added += add;
-        state.runners += add;
+        let add = state.coming.max(1);
+        let add = add.min(state.waiting.len().saturating_sub(state.coming));
+        state.add(add);
         add
     }
 
@@ -124,6 +124,13 @@ impl<R> Starts<R> {
 
     fn lock(&self) -> MutexGuard<'_, State<R>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R> State<R> {
+    fn add(&mut self, runners: usize) {
+        self.runners += runners;
+        self.coming += runners;
     }
 }
 
@@ -144,56 +151,82 @@ mod tests {
     #[test]
     fn one_runner_takes_all_in_order_and_what_comes_meanwhile() {
         let (starts, now) = queue(0..2);
-        assert_eq!(starts.take(now), Some(0));
+        assert_eq!(starts.take(true, now), Some(0));
         assert!(!starts.put(&mut vec![2], now));
-        assert_eq!(starts.take(now), Some(1));
-        assert_eq!(starts.take(now), Some(2));
-        assert_eq!(starts.take(now), None);
+        assert_eq!(starts.take(false, now), Some(1));
+        assert_eq!(starts.take(false, now), Some(2));
+        assert_eq!(starts.take(false, now), None);
         assert!(starts.put(&mut vec![3], now), "it has gone");
     }
 
     #[test]
     fn a_runner_that_stays_with_its_path_is_replaced_where_others_wait() {
         let (starts, now) = queue(0..2);
-        assert_eq!(starts.take(now), Some(0));
+        assert_eq!(starts.take(true, now), Some(0));
         assert!(starts.leave());
-        assert_eq!(starts.take(now), Some(1));
+        assert_eq!(starts.take(true, now), Some(1));
         assert!(!starts.leave());
         assert!(starts.put(&mut vec![2], now));
         starts.join();
-        assert_eq!(starts.take(now), Some(2));
-        assert_eq!(starts.take(now), None);
-        assert_eq!(starts.take(now), None);
+        assert_eq!(starts.take(false, now), Some(2));
+        assert_eq!(starts.take(false, now), None);
+        assert_eq!(starts.take(true, now), None);
         assert!(starts.put(&mut vec![3], now), "both have gone");
     }
 
     #[test]
     fn what_arrives_behind_a_handler_that_keeps_its_thread_brings_its_own_runner() {
         let (starts, now) = queue(0..1);
-        assert_eq!(starts.take(now), Some(0));
+        assert_eq!(starts.take(true, now), Some(0));
         assert!(!starts.put(&mut vec![1], now + SLOW / 2));
         assert!(starts.put(&mut vec![2], now + SLOW));
     }
 
     #[test]
-    fn runners_are_added_as_long_as_none_takes_anything() {
+    fn runners_are_added_while_none_takes_anything_up_to_one_for_each_that_waits() {
         let (starts, now) = queue(0..10);
         assert_eq!(starts.missing(now), 0, "it has just been asked for");
         let later = now + SLOW;
-        let added: Vec<_> = (0..4).map(|_| starts.missing(later)).collect();
-        assert_eq!(added, [1, 1, 2, 4]);
-        assert_eq!(starts.take(later), Some(0));
+        let added: Vec<_> = (0..6).map(|_| starts.missing(later)).collect();
+        assert_eq!(added, [1, 2, 4, 2, 0, 0], "beside the first one");
+        assert_eq!(starts.take(true, later), Some(0));
         assert_eq!(starts.missing(later), 0);
-        assert_eq!(starts.missing(later + SLOW), 1);
+        assert_eq!(starts.missing(later + SLOW), 0, "nine wait for nine");
     }
 
     #[test]
     fn a_slow_runner_becomes_two_where_there_is_work_for_two() {
         let (starts, now) = queue(0..3);
-        assert_eq!(starts.take(now), Some(0));
+        assert_eq!(starts.take(true, now), Some(0));
         assert!(!starts.split(SLOW / 2));
         assert!(starts.split(SLOW));
-        assert_eq!(starts.take(now), Some(1));
-        assert!(!starts.split(SLOW), "one is left, for the one that is here");
+        assert_eq!(starts.take(true, now), Some(1));
+        assert!(!starts.split(SLOW), "one is left, and another runner comes");
+    }
+
+    /// The handlers' runtime, with runners as its tasks, oldest first, and a lane that always has
+    /// more to start: as long as it goes on, nothing may pile up.
+    #[test]
+    fn runners_do_not_pile_up_while_slow_handlers_have_a_backlog() {
+        const BACKLOG: u32 = 30;
+        let (starts, mut now) = queue(0..BACKLOG);
+        let mut first = VecDeque::from([true]);
+        for next in BACKLOG..10_000 {
+            now += SLOW;
+            first.extend((0..starts.missing(now)).map(|_| true));
+            let runner = first.pop_front().expect("one is left");
+            if starts.take(runner, now).is_some() {
+                now += SLOW;
+                first.extend(starts.put(&mut vec![next], now).then_some(true));
+                match (next % 3 == 0, starts.split(SLOW)) {
+                    (_, true) => first.extend([true, true]),
+                    (true, false) if starts.leave() => first.push_back(true),
+                    (true, false) => {}
+                    (false, false) => first.push_front(false),
+                }
+            }
+            let tasks = first.len();
+            assert!(tasks <= BACKLOG as usize + 2, "{tasks} at {next}");
+        }
     }
 }

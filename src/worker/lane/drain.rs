@@ -12,7 +12,6 @@ impl Lane {
     pub(super) async fn begin_drain(&mut self) {
         self.draining = true;
         self.stale_before_drain = self.ledger.stale;
-        self.opening = None;
         self.hold_until = None;
         self.tell(LaneState::Draining, None);
         self.stop_consuming().await;
@@ -22,7 +21,7 @@ impl Lane {
     /// The grace has ended: handlers are told to end, and their messages go back.
     pub(super) fn cancel_handlers(&mut self) {
         self.hard_stopped = Some(Instant::now());
-        for run in self.unsettled.runs() {
+        for run in self.unsettled.runs().chain(&self.orphans) {
             run.cancel.request(CancelReason::Drain);
         }
     }

@@ -109,6 +109,9 @@ pub(super) struct Lane {
     /// Deliveries to be started at the end of this turn.
     starting: Vec<Arc<Run>>,
     pace: Pace,
+    /// Paths under way whose session died. The broker has their deliveries back, but their handlers
+    /// hold slots.
+    orphans: Vec<Arc<Run>>,
     /// Paths under way, also of sessions that died.
     under_way: usize,
     flushing: Option<Flushing>,
@@ -155,6 +158,7 @@ impl Lane {
             unsettled: Unsettled::default(),
             starting: Vec::new(),
             pace: Pace::new(now),
+            orphans: Vec::new(),
             under_way: 0,
             flushing: None,
             flushing_ends: Vec::new(),
@@ -183,6 +187,8 @@ impl Lane {
         let mut hard_stop = pin!(self.shared.hard_stop.clone().cancelled_owned());
         let mut timer = pin!(sleep_until(Instant::now()));
         while !(self.draining && self.is_finished()) {
+            // With much to do it never waits, and would let no other lane have the thread.
+            tokio::task::coop::consume_budget().await;
             self.shared.vitals.beat();
             let now = Instant::now();
             self.begin_flush(now);

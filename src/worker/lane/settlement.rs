@@ -99,6 +99,7 @@ impl Lane {
         let (tag, end) = (ended.run.tag, ended.end);
         if ended.run.epoch != self.epoch {
             // Its session died, and it was booked then.
+            self.orphans.retain(|run| !Arc::ptr_eq(run, &ended.run));
             self.shared.counters.stale_settles.add_one();
             if end.is_acked() {
                 self.ledger.duplicates += 1;
@@ -178,8 +179,8 @@ impl Lane {
     /// A delivery's copy cannot be published: nothing new is taken for a while, and it goes back.
     pub(super) fn hold(&mut self, tag: u64) {
         self.held.push(tag);
-        // A drain takes nothing new anyway, and does not wait to give back.
-        if self.hold_until.is_none() && !self.draining {
+        // A drain or pause takes nothing new anyway, and does not wait to give back.
+        if self.hold_until.is_none() && !self.draining && !self.paused {
             self.hold_until = Some(Instant::now() + self.shared.publish.hold);
             let reason = "retries and dead letters are not confirmed by the broker";
             self.tell(LaneState::Held, Some(reason.to_owned()));

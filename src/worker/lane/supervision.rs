@@ -10,7 +10,7 @@ use crate::{
     broker::{BrokerError, Session},
     handler::Outcome,
     run::Run,
-    worker::{health::LaneState, path, unsettled::Unsettled},
+    worker::{health::LaneState, ledger::End, path, unsettled::Unsettled},
 };
 
 impl Lane {
@@ -44,6 +44,10 @@ impl Lane {
                 return self.reopen_later(&error.to_string(), error.needs_people());
             }
         }
+        if self.draining {
+            // The drain began while this was under way.
+            return self.stop_consuming().await;
+        }
         info!(lane = %self.shared.name, queue = %self.shared.queue, "consuming");
         self.shared.counters.sessions.add_one();
         self.opened_at = Instant::now();
@@ -57,6 +61,7 @@ impl Lane {
     /// Takes nothing new, and gives back what has not started. Called again it does no harm.
     pub(super) async fn pause(&mut self) {
         self.paused = true;
+        self.hold_until = None;
         self.stop_consuming().await;
         self.tell(LaneState::Paused, Some("paused by an operator".to_owned()));
     }
@@ -96,6 +101,12 @@ impl Lane {
         );
         self.epoch = 0;
         self.shared.set_epoch(0);
+        for tag in std::mem::take(&mut self.held) {
+            if self.unsettled.settle(tag) {
+                self.ledger.unsettled(End::Stale);
+            }
+        }
+        self.orphans.extend(self.unsettled.runs().map(Arc::clone));
         let (ends, open) = self.unsettled.abandon();
         ends.into_iter().for_each(|end| self.ledger.unsettled(end));
         self.ledger.stale += open as u64;
@@ -104,7 +115,6 @@ impl Lane {
         std::mem::take(&mut self.flushing_ends)
             .into_iter()
             .for_each(|end| self.ledger.unsettled(end));
-        self.held.clear();
         self.hold_until = None;
         self.forget_quick_failures();
         self.reopen_later(&error.to_string(), false);
@@ -141,10 +151,12 @@ impl Lane {
     /// Stops the subscription and gives back what has arrived but not started: at once, so that
     /// other workers can run it.
     pub(super) async fn stop_consuming(&mut self) {
-        self.opening = None;
         let Some(session) = self.session.as_mut() else {
+            self.opening = None;
             return;
         };
+        // A subscription of this session that is under way goes on: the broker makes it, and may
+        // send messages by it. `opened` ends it.
         if let Err(error) = session.cancel().await {
             return self.lose_session(&error);
         }
@@ -183,12 +195,8 @@ impl Lane {
                 .is_some_and(|time| time > most || after_stop)
                 && run.claim()
         };
-        let stuck: Vec<_> = self
-            .unsettled
-            .runs()
-            .filter(stuck)
-            .map(Arc::clone)
-            .collect();
+        let runs = self.unsettled.runs().chain(&self.orphans);
+        let stuck: Vec<_> = runs.filter(stuck).map(Arc::clone).collect();
         for run in stuck {
             error!(lane = %self.shared.name, id = run.message.id(), "handler blocks its thread: its message is settled without it");
             self.shared.counters.handler_stuck.add_one();

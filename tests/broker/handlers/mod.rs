@@ -3,6 +3,8 @@
 mod arguments;
 mod faults;
 mod lanes;
+mod slots;
+mod subscriptions;
 mod threads;
 
 use lapwing::Worker;

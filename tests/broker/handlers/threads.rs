@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use lapwing::{Context, Worker};
 
 use super::{start, vhost};
-use crate::support::{Notes, PublishSpec, QueueType, lane_settings, ms};
+use crate::support::{DEADLINE, Notes, PublishSpec, QueueType, lane_settings, ms, wait_until};
 
 /// The queue is there, with messages in it, before the worker is.
 const LANE: &str =
@@ -125,4 +125,43 @@ async fn handlers_that_compute_are_spread_over_the_threads() {
         "{threads:?}"
     );
     worker.stop().await;
+}
+
+/// The most tasks that the runtime had at once until there are so many notes.
+async fn most_tasks(notes: &Notes, count: usize) -> usize {
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let mut most = 0;
+    let look = async || {
+        most = most.max(metrics.num_alive_tasks());
+        notes.runs().len()
+    };
+    wait_until("all have run", DEADLINE, look, |runs| *runs == count).await;
+    most
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn handlers_that_keep_all_threads_leave_no_pile_of_tasks() {
+    for (time, count) in [(ms(150), 40), (Duration::from_micros(300), 4_000)] {
+        let vhost = vhost().await;
+        vhost.declare("q", QueueType::Classic).await;
+        let settings = lane_settings(&vhost, &["q"], LANE);
+        let notes = Notes::default();
+        let noting = notes.clone();
+        let handler = move |context: Context| {
+            let notes = noting.clone();
+            async move {
+                keep_thread(time);
+                notes.note(&context);
+            }
+        };
+        vhost
+            .publish_many("q", count, |_| PublishSpec::of("x"))
+            .await;
+        let worker = start(Worker::new(settings).handler("q", handler)).await;
+
+        let most = most_tasks(&notes, count).await;
+
+        assert!(most < 150, "{most} tasks for 40 slots, at {time:?} each");
+        worker.stop().await;
+    }
 }
