@@ -16,8 +16,9 @@ const TAKE_UP: Duration = Duration::from_millis(1);
 /// So many deliveries, taken so soon after others, make a lane a busy one.
 const BUSY: usize = 8;
 const SOON: Duration = Duration::from_millis(3);
-/// A busy lane lets deliveries gather for so long.
+/// A busy lane lets deliveries gather for so long, and a little longer: the timer is coarse.
 const REST: Duration = Duration::from_millis(1);
+const HORIZON: Duration = Duration::from_micros(1500);
 
 /// See the module.
 #[derive(Debug)]
@@ -57,13 +58,18 @@ impl Pace {
 
 impl Lane {
     /// After `taken` deliveries: a busy lane takes no more for a moment, so that the next come
-    /// together. It must not slow down what the broker sends: what comes meanwhile, as much again
-    /// or some times more, must find room in the prefetch.
+    /// together. It must not slow down the broker: what is to be expected meanwhile must find room
+    /// in the prefetch.
     pub(super) fn rest_if_busy(&mut self, taken: usize) {
         let now = Instant::now();
-        let soon = now - mem::replace(&mut self.pace.took_at, now) < SOON;
-        let has_room = taken * 4 <= usize::from(self.shared.settings.prefetch);
-        if soon && has_room && taken >= BUSY {
+        let time = now - mem::replace(&mut self.pace.took_at, now);
+        if taken < BUSY || time > SOON {
+            return;
+        }
+        let expected = taken as u128 * HORIZON.as_micros() / time.as_micros().max(1);
+        let prefetch = u128::from(self.shared.settings.prefetch);
+        let there = self.unsettled.open() + self.unsettled.finished() + self.buffered.len();
+        if expected + there as u128 <= prefetch * 3 / 4 {
             self.pace.rest_until = Some(now + REST);
         }
     }
