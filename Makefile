@@ -11,7 +11,9 @@ ARGS ?=
 
 shell_scripts = $(shell grep -lE '^\#!.*bash' scripts/* .ci/*)
 
-.PHONY: help run test test-4.0 test-4.3 matrix test-backends lint fmt chart bench fuzz-api picture clean setup
+SOAK_SECONDS ?= 300
+
+.PHONY: help run test test-4.0 test-4.3 matrix test-backends soak lint fmt chart bench fuzz-api picture clean setup
 
 help: ## List these targets
 	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,6 +46,11 @@ test-backends: setup ## Test telemetry against real backends: Prometheus, and Ph
 	scripts/backends up phoenix >/dev/null; \
 	[[ -n "$${AMQP_URL:-}" ]] || scripts/rabbitmq up suite --release $(LAPWING_TEST_RELEASE) >/dev/null; \
 	cargo nextest run --run-ignored all 'prometheus::' 'phoenix::' $(ARGS)
+
+soak: setup ## Disturb a worker at random for SOAK_SECONDS and see that no message suffers; LAPWING_SOAK_SEED repeats a round
+	@trap 'if (($$? == 0)); then end=down; else end=stop; fi; scripts/rabbitmq $$end "suite*"' EXIT; \
+	LAPWING_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --test broker -- --ignored --nocapture --exact \
+	  soak::whatever_happens_each_message_ends_as_its_handler_wants
 
 lint: ## Check format and lints; licences, advisories and shell scripts where the tools are installed
 	cargo fmt --check

@@ -252,9 +252,12 @@ impl Drop for CloseWhenDropped {
         let Some(channel) = self.0.take().filter(|channel| channel.status().connected()) else {
             return;
         };
-        tokio::spawn(async move {
-            // It is written, or the channel is gone; the broker's answer changes nothing.
-            let _ = channel.close(200, "subscription abandoned".into()).await;
-        });
+        // Without a runtime the connection ends as well.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                // It is written, or the channel is gone; the broker's answer changes nothing.
+                let _ = channel.close(200, "subscription abandoned".into()).await;
+            });
+        }
     }
 }

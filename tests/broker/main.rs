@@ -23,5 +23,6 @@ mod prometheus;
 mod replicas;
 mod republish;
 mod semantics;
+mod soak;
 mod telemetry;
 mod topology;

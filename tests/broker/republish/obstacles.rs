@@ -104,6 +104,38 @@ async fn without_its_rung_a_failed_message_stays_in_its_queue_and_the_lane_is_he
 }
 
 #[tokio::test]
+async fn a_paused_lane_whose_retry_cannot_be_published_stays_paused_and_gives_it_back() {
+    let vhost = Broker::shared().await.vhost().await;
+    vhost.declare(QUEUE, QueueType::Quorum).await;
+    vhost.declare(DEAD, QueueType::Quorum).await;
+    let gate = Gate::default();
+    let handler = first_attempts_fail(&gate).await;
+    let none = "publish.hold = '10m'\n[consumers.orders]\ntopology = 'none'";
+    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, none));
+    worker.ready().await;
+    vhost.publish(QUEUE, "{}").await;
+    handler.wait_for_requests(1, DEADLINE).await;
+    let pause = worker.handle().pause(QUEUE);
+    pause.await.expect("the lane answers");
+
+    gate.open();
+
+    vhost.wait_for_counts(QUEUE, 1, 0, DEADLINE).await;
+    let readiness = worker.handle().readiness();
+    assert_eq!(readiness.lanes[QUEUE].state, LaneState::Paused);
+    assert!(readiness.ready, "{readiness:?}");
+    // A lane that is held lets go when it is paused.
+    let resume = worker.handle().resume(QUEUE);
+    resume.await.expect("the lane answers");
+    worker.until("holds its lane", is_held).await;
+    let pause = worker.handle().pause(QUEUE);
+    pause.await.expect("the lane answers");
+    vhost.wait_for_counts(QUEUE, 1, 0, DEADLINE).await;
+    let ledger = worker.drain().await.ledger();
+    assert_eq!((ledger.returned, ledger.received), (2, 2), "{ledger:?}");
+}
+
+#[tokio::test]
 async fn a_full_dead_letter_queue_holds_the_lane_until_there_is_room() {
     let vhost = Broker::shared().await.vhost().await;
     let handler = HttpHandler::answering(|_| Reply::status(400)).await;
