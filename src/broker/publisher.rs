@@ -15,7 +15,7 @@ use lapin::{
     BasicProperties, Channel, Confirmation,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::sync::watch;
 
 use super::{
     connection::{Connection, Link},
@@ -168,9 +168,10 @@ impl Publisher {
             properties,
         );
         let limit = self.timeouts.publish;
-        let confirm = timeout(limit, write)
+        // What waits to be written when an alarm begins is written when it ends.
+        let confirm = patiently(limit, blocked.clone(), write)
             .await
-            .map_err(|_| PublishError::Unconfirmed(format!("not written within {limit:?}")))?
+            .ok_or_else(|| PublishError::Unconfirmed(format!("not written within {limit:?}")))?
             .map_err(|error| PublishError::Unconfirmed(error.to_string()))?;
         let confirm = patiently(self.timeouts.confirm, blocked, confirm)
             .await

@@ -47,7 +47,8 @@ pub struct TimeoutSettings {
     /// Getting a confirm channel from the pool, opening one included. Default: 5 s.
     #[serde(with = "humantime_serde")]
     pub checkout: Duration,
-    /// Writing one publish to the socket. Default: 5 s.
+    /// Writing one publish to the socket; does not run while the broker has blocked us.
+    /// Default: 5 s.
     #[serde(with = "humantime_serde")]
     pub publish: Duration,
     /// The broker's confirm of one publish; does not run while the broker has blocked us.
