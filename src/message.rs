@@ -92,11 +92,6 @@ pub(crate) fn trace_id(properties: &Properties) -> Option<String> {
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_owned())
 }
 
-/// The routing key that the publisher of a message used, which arrived by `arrived`.
-pub(crate) fn routing_key<'a>(properties: &'a Properties, arrived: &'a str) -> &'a str {
-    source(properties, names::SOURCE_ROUTING_KEY, arrived)
-}
-
 fn source<'a>(properties: &'a Properties, name: &str, arrived: &'a str) -> &'a str {
     /// No exchange and no routing key is longer. A publisher's header can be, and a copy that had
     /// to carry it twice would not fit its frame.
@@ -161,7 +156,11 @@ impl Message {
     /// The routing key its publisher used, also on a retry.
     #[must_use]
     pub fn routing_key(&self) -> &str {
-        routing_key(&self.properties, &self.routing_key)
+        source(
+            &self.properties,
+            names::SOURCE_ROUTING_KEY,
+            &self.routing_key,
+        )
     }
 
     /// The broker's flag: the message was handed to some consumer before and not settled.

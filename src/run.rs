@@ -75,7 +75,8 @@ pub enum Phase {
     Settling,
 }
 
-/// A handler slot of the lane, which can be given back by another task than the one that took it.
+/// A delivery's claim to a handler slot of its lane. The slot can be given back by another task than
+/// the one that took it.
 #[derive(Debug)]
 pub(crate) struct Permit {
     slots: Arc<Slots>,
@@ -83,12 +84,21 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
-    /// For a slot that was taken.
-    pub(crate) fn taken(slots: Arc<Slots>) -> Self {
+    /// Without a slot.
+    pub(crate) fn new(slots: Arc<Slots>) -> Self {
         Self {
             slots,
-            held: AtomicBool::new(true),
+            held: AtomicBool::new(false),
         }
+    }
+
+    /// A slot was taken for it.
+    pub(crate) fn granted(&self) {
+        self.held.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
     }
 
     /// Gives the slot back, if it is held.
@@ -101,7 +111,7 @@ impl Permit {
     /// Waits for a slot again.
     pub(crate) async fn retake(&self) {
         self.slots.take().await;
-        self.held.store(true, Ordering::Release);
+        self.granted();
     }
 }
 

@@ -60,6 +60,11 @@ impl Slots {
         }
     }
 
+    /// Slots that are free.
+    pub(crate) fn free(&self) -> usize {
+        self.free.available_permits()
+    }
+
     /// How many slots there are to be.
     pub(crate) fn wanted(&self) -> usize {
         *self.wanted.lock().unwrap_or_else(PoisonError::into_inner)

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     health::{LaneHealth, LaneState, Readiness},
-    in_flight::{DeliveryId, InFlightPage},
+    in_flight::{DeliveryId, InFlight, InFlightPage},
     lane::{Command, Depths, LaneReport},
     outcomes::{OutcomeKind, OutcomeRecord, Outcomes},
     vitals::Vitals,
@@ -233,10 +233,11 @@ impl WorkerHandle {
         if let Some(lane) = lane {
             let ask = |answer| Command::InFlight(offset, limit, answer);
             let window = self.call(lane, ask).await?;
-            let (seen, now) = (window.seen.into_iter(), Instant::now());
+            let now = Instant::now();
+            let runs = window.runs.iter();
             return Ok(InFlightPage {
                 total: window.total,
-                messages: seen.map(|seen| seen.told(lane, now)).collect(),
+                messages: runs.map(|run| InFlight::of(run, now)).collect(),
                 unanswered: Vec::new(),
             });
         }
@@ -252,16 +253,16 @@ impl WorkerHandle {
             match window {
                 Ok(window) => {
                     page.total += window.total;
-                    all.extend(window.seen.into_iter().map(|seen| (name, seen)));
+                    all.extend(window.runs);
                 }
                 Err(_) => page.unanswered.push(name.to_owned()),
             }
         }
         // Stable, so that each lane's own order stays.
-        all.sort_by_key(|(_, seen)| seen.received());
-        let messages = all.into_iter().skip(offset).take(limit);
+        all.sort_by_key(|run| run.received);
+        let page_of = all.iter().skip(offset).take(limit);
         let now = Instant::now();
-        page.messages = messages.map(|(name, seen)| seen.told(name, now)).collect();
+        page.messages = page_of.map(|run| InFlight::of(run, now)).collect();
         Ok(page)
     }
 

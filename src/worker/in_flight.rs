@@ -6,11 +6,7 @@ use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use crate::{
-    broker::Delivery,
-    message,
-    run::{Phase, Run},
-};
+use crate::run::{Phase, Run};
 
 /// Names a delivery for as long as it is in flight: its session's number and its tag, `3-17`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,88 +95,29 @@ pub struct InFlightPage {
 #[derive(Debug, Default)]
 pub(super) struct Window {
     pub(super) total: usize,
-    pub(super) seen: Vec<Seen>,
+    pub(super) runs: Vec<Arc<Run>>,
 }
 
-/// A message in flight, as its lane hands it out.
-#[derive(Debug)]
-pub(super) enum Seen {
-    /// It has been started.
-    Started(Arc<Run>),
-    /// It waits for a slot.
-    Buffered(Waiting),
-}
-
-/// What is told of a delivery that waits for a slot.
-#[derive(Debug)]
-pub(super) struct Waiting {
-    received: Instant,
-    delivery: DeliveryId,
-    id: Option<String>,
-    message_type: Option<String>,
-    routing_key: String,
-    attempt: u32,
-    trace_id: Option<String>,
-}
-
-impl Seen {
-    pub(super) fn buffered(epoch: u64, delivery: &Delivery) -> Self {
-        let properties = &delivery.properties;
-        Self::Buffered(Waiting {
-            received: delivery.received.instant,
-            delivery: DeliveryId {
-                epoch,
-                tag: delivery.tag,
-            },
-            id: properties.message_id().map(str::to_owned),
-            message_type: properties.message_type().map(str::to_owned),
-            routing_key: message::routing_key(properties, &delivery.routing_key).to_owned(),
-            attempt: message::attempts(properties).saturating_add(1),
-            trace_id: message::trace_id(properties),
-        })
-    }
-
-    pub(super) fn received(&self) -> Instant {
-        match self {
-            Self::Started(run) => run.received,
-            Self::Buffered(waiting) => waiting.received,
-        }
-    }
-
+impl InFlight {
     /// As it stood at `now`, which the messages of a page share.
-    pub(super) fn told(self, lane: &str, now: Instant) -> InFlight {
-        let age = now.saturating_duration_since(self.received());
-        let age_seconds = age.as_secs_f64();
-        let lane = lane.to_owned();
-        match self {
-            Self::Started(run) => InFlight {
-                lane,
-                delivery: DeliveryId {
-                    epoch: run.epoch,
-                    tag: run.tag,
-                },
-                id: run.message.id().map(str::to_owned),
-                message_type: run.message.message_type().map(str::to_owned),
-                routing_key: run.message.routing_key().to_owned(),
-                phase: run.phase(),
-                age_seconds,
-                // It is a look at the clock later.
-                handling_seconds: run.handling_for().map(|time| time.min(age).as_secs_f64()),
-                attempt: run.attempt(),
-                trace_id: run.trace_id(),
+    pub(super) fn of(run: &Run, now: Instant) -> Self {
+        let age = now.saturating_duration_since(run.received);
+        let message = &run.message;
+        Self {
+            lane: run.lane.to_string(),
+            delivery: DeliveryId {
+                epoch: run.epoch,
+                tag: run.tag,
             },
-            Self::Buffered(waiting) => InFlight {
-                lane,
-                delivery: waiting.delivery,
-                id: waiting.id,
-                message_type: waiting.message_type,
-                routing_key: waiting.routing_key,
-                phase: Phase::Buffered,
-                age_seconds,
-                handling_seconds: None,
-                attempt: waiting.attempt,
-                trace_id: waiting.trace_id,
-            },
+            id: message.id().map(str::to_owned),
+            message_type: message.message_type().map(str::to_owned),
+            routing_key: message.routing_key().to_owned(),
+            phase: run.phase(),
+            age_seconds: age.as_secs_f64(),
+            // It is a look at the clock later.
+            handling_seconds: run.handling_for().map(|time| time.min(age).as_secs_f64()),
+            attempt: run.attempt(),
+            trace_id: run.trace_id(),
         }
     }
 }

@@ -9,6 +9,7 @@ use std::{
     panic::AssertUnwindSafe,
     pin::pin,
     sync::Arc,
+    task::Poll,
     time::{Duration, SystemTime},
 };
 
@@ -42,20 +43,30 @@ pub(super) fn run_on(lane: &Arc<LaneShared>) {
 async fn carry_all(lane: Arc<LaneShared>) {
     let (mut now, mut first) = (Instant::now(), true);
     while let Some(run) = lane.starts.take(mem::take(&mut first), now) {
-        let mut path = pin!(carry(&lane, run));
+        run.permit().granted();
         let mut left = false;
-        poll_fn(|cx| {
-            let end = path.as_mut().poll(cx);
-            if end.is_pending() && !left {
-                // From here on this task is its own.
-                left = true;
-                if lane.starts.leave() {
+        let end = {
+            let mut path = pin!(carry(&lane, &run));
+            let step = poll_fn(|cx| {
+                let end = path.as_mut().poll(cx);
+                let needs_runner = match (&end, left) {
+                    (Poll::Ready(_), _) => false,
+                    // From here on this task is its own.
+                    (Poll::Pending, false) => lane.starts.leave(),
+                    // Nobody but another runner can take the slot that it has given back.
+                    (Poll::Pending, true) => !run.permit().is_held() && lane.starts.pass_on(),
+                };
+                left |= end.is_pending();
+                if needs_runner {
                     run_on(&lane);
                 }
-            }
-            end
-        })
-        .await;
+                end
+            });
+            step.await
+        };
+        if let Some(end) = end {
+            lane.ends.report(Ended { run, end });
+        }
         let began = mem::replace(&mut now, Instant::now());
         if left {
             lane.starts.join();
@@ -72,19 +83,17 @@ async fn carry_all(lane: Arc<LaneShared>) {
     }
 }
 
-/// Carries one delivery along its path, and tells the lane how it ended.
-async fn carry(lane: &LaneShared, run: Arc<Run>) {
+/// Carries one delivery along its path. `None` when the lane has settled it meanwhile.
+async fn carry(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
     // A panic in the path is a fault of ours (a handler's is an outcome). The delivery must not be
     // stuck with it: the lane gives it back after a while, and says so.
-    let end = AssertUnwindSafe(travel(lane, &run)).catch_unwind().await;
+    let end = AssertUnwindSafe(travel(lane, run)).catch_unwind().await;
     let end = end.unwrap_or_else(|_| {
         error!(lane = %run.lane, id = run.message.id(), "path panicked: lane held, message stays in its queue");
         Some(End::Hold)
     });
     run.permit().release();
-    if let Some(end) = end {
-        lane.ends.report(Ended { run, end });
-    }
+    end
 }
 
 /// The path. `None` when the lane has settled the delivery meanwhile, because its handler was

@@ -19,7 +19,7 @@ use crate::{
     config::{ConsumerSettings, PublishSettings, TimeoutSettings, Topology},
     dispatch::Dispatch,
     execute::Limits,
-    run::{Permit, SharedByHandlers},
+    run::SharedByHandlers,
     telemetry::{Counters, LaneStats, LaneTelemetry, Signals},
 };
 
@@ -52,7 +52,7 @@ pub(super) struct LaneShared {
     /// Retries that wait here.
     inline: AtomicUsize,
     restoring: AtomicBool,
-    /// What has a permit and is to be carried along its path.
+    /// What is to be carried along its path, once there is a slot for it.
     pub(super) starts: Starts,
     /// Where handlers run.
     pub(super) runtime: Handle,
@@ -104,7 +104,6 @@ impl LaneShared {
             dispatch: parts.dispatch,
             publisher: parts.publisher,
             counters: Arc::clone(&parts.vitals.counters),
-            vitals: parts.vitals,
             stats: Arc::new(stats),
             telemetry,
             by_handlers: parts.by_handlers,
@@ -114,9 +113,10 @@ impl LaneShared {
             epoch: AtomicU64::new(0),
             inline: AtomicUsize::new(0),
             restoring: AtomicBool::new(false),
-            starts: Starts::new(),
+            starts: Starts::new(Arc::clone(&parts.vitals.slots)),
             runtime: parts.runtime,
             ends: Ends::default(),
+            vitals: parts.vitals,
         };
         Arc::new(shared)
     }
@@ -128,18 +128,6 @@ impl LaneShared {
     /// Whether deliveries of this epoch can still be settled.
     pub(super) fn is_current(&self, epoch: u64) -> bool {
         self.epoch.load(Ordering::Acquire) == epoch
-    }
-
-    /// Bounded concurrency: a permit to run a handler, if one is free.
-    pub(super) fn try_permit(&self) -> Option<Permit> {
-        let slots = &self.vitals.slots;
-        slots.try_take().then(|| Permit::taken(Arc::clone(slots)))
-    }
-
-    /// A permit to run a handler.
-    pub(super) async fn permit(&self) -> Permit {
-        self.vitals.slots.take().await;
-        Permit::taken(Arc::clone(&self.vitals.slots))
     }
 
     /// A place among the retries that wait here: at most half of the prefetch, so that new

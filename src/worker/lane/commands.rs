@@ -12,7 +12,7 @@ use crate::{
     worker::{
         handle::CancelError,
         health::LaneState,
-        in_flight::{DeliveryId, Seen, Window},
+        in_flight::{DeliveryId, Window},
     },
 };
 
@@ -77,28 +77,18 @@ impl Lane {
         LaneReport {
             ledger: self.ledger,
             counts: shared.counters.counts(),
-            in_flight: self.under_way,
+            in_flight: self.started(),
             running: shared.vitals.slots.in_use(),
-            buffered: self.buffered.len(),
+            buffered: shared.starts.waiting(),
             waiting: shared.waiting_inline(),
         }
     }
 
-    /// Started ones came before those that wait for a slot, and both are in the order they came.
     fn in_flight(&self, skip: usize, most: usize) -> Window {
-        let started = self.unsettled.open();
         let runs = self.unsettled.runs().skip(skip).take(most);
-        let mut seen: Vec<_> = runs.map(|run| Seen::Started(Arc::clone(run))).collect();
-        let buffered = self.buffered.iter().skip(skip.saturating_sub(started));
-        let rest = most - seen.len();
-        seen.extend(
-            buffered
-                .take(rest)
-                .map(|next| Seen::buffered(self.epoch, next)),
-        );
         Window {
-            total: started + self.buffered.len(),
-            seen,
+            total: self.unsettled.open(),
+            runs: runs.map(Arc::clone).collect(),
         }
     }
 
@@ -109,11 +99,7 @@ impl Lane {
             return Err(CancelError::Gone);
         }
         let Some(run) = self.unsettled.run(tag) else {
-            let buffered = self.buffered.iter().any(|next| next.tag == tag);
-            return Err(match buffered {
-                true => CancelError::NotHandling(Phase::Buffered),
-                false => CancelError::Gone,
-            });
+            return Err(CancelError::Gone);
         };
         match run.phase() {
             Phase::Handling => run.cancel.request(CancelReason::Operator),

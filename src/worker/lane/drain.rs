@@ -12,9 +12,9 @@ impl Lane {
     pub(super) async fn begin_drain(&mut self) {
         self.draining = true;
         self.stale_before_drain = self.ledger.stale;
-        self.hold_until = None;
         self.tell(LaneState::Draining, None);
         self.stop_consuming().await;
+        self.end_hold();
         info!(lane = %self.shared.name, running = self.under_way, "draining");
     }
 

@@ -1,8 +1,8 @@
 //! A lane: one consumer with its limits, policy and handler, as an actor.
 //!
-//! One task owns the session, the table of unsettled deliveries and the ledger. Deliveries start
-//! their path as tasks of their own; their ends come back by `mpsc`, questions and orders too,
-//! answers by `oneshot`. Nothing else settles.
+//! One task owns the session, the table of unsettled deliveries and the ledger. What arrives goes to
+//! [`starts`](super::starts), its end comes back by [`ends`](super::ends); questions and orders come
+//! by `mpsc`, answers go by `oneshot`. Nothing else settles.
 
 mod commands;
 mod drain;
@@ -11,7 +11,7 @@ mod settlement;
 mod supervision;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     future::pending,
     pin::{Pin, pin},
     sync::Arc,
@@ -98,8 +98,6 @@ pub(super) struct Lane {
     channels: LaneChannels,
     session: Option<Session>,
     epoch: u64,
-    /// Deliveries that wait for a handler slot, at most the prefetch.
-    buffered: VecDeque<Delivery>,
     /// When to subscribe, while there is no subscription.
     open_at: Instant,
     opening: Option<Opening>,
@@ -112,7 +110,7 @@ pub(super) struct Lane {
     /// Paths under way whose session died. The broker has their deliveries back, but their handlers
     /// hold slots.
     orphans: Vec<Arc<Run>>,
-    /// Paths under way, also of sessions that died.
+    /// Paths that have not ended, also of sessions that died, and those that wait for a slot.
     under_way: usize,
     flushing: Option<Flushing>,
     flushing_ends: Vec<End>,
@@ -150,7 +148,6 @@ impl Lane {
             channels,
             session: None,
             epoch: 0,
-            buffered: VecDeque::new(),
             open_at: now,
             opening: None,
             backoff,
@@ -199,7 +196,6 @@ impl Lane {
             if timer.deadline() != wake {
                 timer.as_mut().reset(wake);
             }
-            let starts = self.takes_deliveries() && !self.buffered.is_empty();
             tokio::select! {
                 biased;
                 () = &mut drain, if !self.draining => self.begin_drain().await,
@@ -208,9 +204,6 @@ impl Lane {
                 () = self.shared.ends.gathered(wanted) => {}
                 (acks, result) = settled(self.flushing.as_mut()) => self.flushed(&acks, result),
                 opened = settled(self.opening.as_mut()) => self.opened(opened).await,
-                permit = self.shared.permit(), if starts => {
-                    self.start_next(permit);
-                }
                 delivery = arrival(self.session.as_mut()), if takes => {
                     self.received(delivery);
                 }
@@ -272,7 +265,7 @@ impl Lane {
             self.give_back(held).await;
         }
         if self.hold_until.is_some_and(|until| until <= now) {
-            self.hold_until = None;
+            self.end_hold();
             if !self.wants_session() && !self.draining && !self.paused {
                 self.tell(LaneState::Consuming, None);
             }
@@ -282,6 +275,8 @@ impl Lane {
         }
         if now >= self.look_at {
             self.look_at = now + LOOK;
+            // There may be more slots than before.
+            self.pace.start_at(now);
             self.look_for_stuck_handlers();
             if self
                 .session
@@ -293,12 +288,17 @@ impl Lane {
         }
     }
 
+    /// Deliveries on their path that do not wait for a slot.
+    fn started(&self) -> usize {
+        self.under_way - self.shared.starts.waiting()
+    }
+
     /// What this turn of the loop has changed, for whoever measures.
     fn publish_stats(&self) {
         let stats = &self.shared.stats;
         stats.book(&self.ledger);
-        stats.in_flight.set(self.under_way as u64);
-        stats.buffered.set(self.buffered.len() as u64);
+        stats.in_flight.set(self.started() as u64);
+        stats.buffered.set(self.shared.starts.waiting() as u64);
         stats.waiting.set(self.shared.waiting_inline() as u64);
     }
 

@@ -30,7 +30,7 @@ pub(super) struct Pace {
     gather_until: Option<Instant>,
     /// Since when they have.
     gathering_since: Option<Instant>,
-    /// When to see whether the deliveries that were started have been taken up.
+    /// When to see whether the deliveries that can start have been taken up.
     take_up_at: Option<Instant>,
     /// When deliveries were taken from the session.
     took_at: Instant,
@@ -48,6 +48,11 @@ impl Pace {
             took_at: now,
             rest_until: None,
         }
+    }
+
+    /// What waits can start, and from then on is to be taken up.
+    pub(super) fn start_at(&mut self, time: Instant) {
+        self.take_up_at = Some(time);
     }
 
     pub(super) fn next_wake(&self) -> Option<Instant> {
@@ -68,7 +73,7 @@ impl Lane {
         }
         let expected = taken as u128 * HORIZON.as_micros() / time.as_micros().max(1);
         let prefetch = u128::from(self.shared.settings.prefetch);
-        let there = self.unsettled.open() + self.unsettled.finished() + self.buffered.len();
+        let there = self.unsettled.open() + self.unsettled.finished();
         if expected + there as u128 <= prefetch * 3 / 4 {
             self.pace.rest_until = Some(now + REST);
         }
@@ -92,7 +97,7 @@ impl Lane {
         let take_up_at = self.pace.take_up_at.get_or_insert(now + TAKE_UP);
         if *take_up_at <= now {
             (0..shared.starts.missing(now)).for_each(|_| path::run_on(shared));
-            self.pace.take_up_at = (!shared.starts.is_empty()).then(|| now + TAKE_UP);
+            self.pace.take_up_at = shared.starts.is_behind().then(|| now + TAKE_UP);
         }
     }
 

@@ -20,7 +20,7 @@ impl Lane {
         let mut arrived = Some(delivery);
         while let Some(delivery) = arrived.take() {
             match delivery {
-                Some(Ok(delivery)) => self.start_or_buffer(delivery),
+                Some(Ok(delivery)) => self.start(delivery),
                 Some(Err(error)) => return self.lose_session(&error),
                 // The broker has cancelled the consumer, for instance because the queue was
                 // deleted. Nothing says so but the end of the stream.
@@ -32,28 +32,9 @@ impl Lane {
         self.rest_if_busy(taken);
     }
 
-    /// Bounded concurrency: a delivery starts when it has a permit, and waits here until then. It
-    /// is taken from the session all the same, so that the session's end is seen behind it.
-    fn start_or_buffer(&mut self, delivery: Delivery) {
-        let permit = match self.buffered.is_empty() {
-            true => self.shared.try_permit(),
-            false => None,
-        };
-        match permit {
-            Some(permit) => self.start(permit, delivery),
-            None => self.buffered.push_back(delivery),
-        }
-    }
-
-    /// Starts the delivery that has waited longest for a permit.
-    pub(super) fn start_next(&mut self, permit: Permit) {
-        if let Some(delivery) = self.buffered.pop_front() {
-            self.start(permit, delivery);
-        }
-    }
-
-    /// Starts the path of a delivery, with others.
-    fn start(&mut self, permit: Permit, delivery: Delivery) {
+    /// Sends a delivery on its path, with others. It may have to wait for a slot there, but is
+    /// taken from the session all the same, so that the session's end is seen behind it.
+    fn start(&mut self, delivery: Delivery) {
         // lapin hands over what it had buffered when the channel died; the broker has it back.
         let usable = self.session.as_ref().is_some_and(Session::is_usable);
         self.ledger.received += 1;
@@ -71,7 +52,7 @@ impl Lane {
             Arc::clone(&shared.by_handlers),
             (self.epoch, tag),
             received,
-            permit,
+            Permit::new(Arc::clone(&shared.vitals.slots)),
         ));
         if !self.unsettled.push(tag, Arc::clone(&run)) {
             error!(lane = %shared.name, tag, "delivery tag out of order, replacing the session");
@@ -182,9 +163,26 @@ impl Lane {
         // A drain or pause takes nothing new anyway, and does not wait to give back.
         if self.hold_until.is_none() && !self.draining && !self.paused {
             self.hold_until = Some(Instant::now() + self.shared.publish.hold);
+            self.shared.starts.hold(true);
             let reason = "retries and dead letters are not confirmed by the broker";
             self.tell(LaneState::Held, Some(reason.to_owned()));
         }
+    }
+
+    /// Starts again what waits, if it was held.
+    pub(super) fn end_hold(&mut self) {
+        self.hold_until = None;
+        self.shared.starts.hold(false);
+        self.pace.start_at(Instant::now());
+    }
+
+    /// Takes back what has yet to start: the tags, in order.
+    pub(super) fn withdraw(&mut self) -> Vec<u64> {
+        let waiting = self.shared.starts.withdraw().into_iter();
+        let tags = waiting.chain(self.starting.drain(..)).map(|run| run.tag);
+        let tags: Vec<_> = tags.filter(|tag| self.unsettled.settle(*tag)).collect();
+        self.under_way -= tags.len();
+        tags
     }
 
     /// Notes commands that the broker takes one by one; see [`finish`](Self::finish).

@@ -61,8 +61,8 @@ impl Lane {
     /// Takes nothing new, and gives back what has not started. Called again it does no harm.
     pub(super) async fn pause(&mut self) {
         self.paused = true;
-        self.hold_until = None;
         self.stop_consuming().await;
+        self.end_hold();
         self.tell(LaneState::Paused, Some("paused by an operator".to_owned()));
     }
 
@@ -91,7 +91,7 @@ impl Lane {
         if self.session.take().is_none() {
             return;
         }
-        self.buffered.clear();
+        self.ledger.stale += self.withdraw().len() as u64;
         self.untold.told(
             &self.shared.telemetry,
             "ack",
@@ -115,7 +115,7 @@ impl Lane {
         std::mem::take(&mut self.flushing_ends)
             .into_iter()
             .for_each(|end| self.ledger.unsettled(end));
-        self.hold_until = None;
+        self.end_hold();
         self.forget_quick_failures();
         self.reopen_later(&error.to_string(), false);
     }
@@ -151,6 +151,7 @@ impl Lane {
     /// Stops the subscription and gives back what has arrived but not started: at once, so that
     /// other workers can run it.
     pub(super) async fn stop_consuming(&mut self) {
+        let mut unstarted = self.withdraw();
         let Some(session) = self.session.as_mut() else {
             self.opening = None;
             return;
@@ -158,28 +159,27 @@ impl Lane {
         // A subscription of this session that is under way goes on: the broker makes it, and may
         // send messages by it. `opened` ends it.
         if let Err(error) = session.cancel().await {
-            return self.lose_session(&error);
+            return self.gave_back(unstarted.len(), Err(error));
         }
         // Cancel-ok comes after the last delivery, and lapin ends the stream there.
-        let mut arrived: Vec<_> = self.buffered.drain(..).map(|next| next.tag).collect();
         let limit = Instant::now() + session.request_limit();
         while let Ok(Some(Ok(delivery))) = tokio::time::timeout_at(limit, session.next()).await {
-            arrived.push(delivery.tag);
+            self.ledger.received += 1;
+            unstarted.push(delivery.tag);
         }
-        self.ledger.received += arrived.len() as u64;
-        let Some(last) = arrived.last().copied() else {
+        let Some(last) = unstarted.last().copied() else {
             return;
         };
         if self.unsettled.is_empty() && self.flushing.is_none() {
             // One command for all: see `finish`.
             let result = session.give_back_through(last).await;
             self.unsettled.skip_to(last);
-            return self.gave_back(arrived.len(), result);
+            return self.gave_back(unstarted.len(), result);
         }
         self.unsettled.skip_to(last);
-        let result = session.give_back(&arrived).await;
-        self.wrote_singly(arrived.len());
-        self.gave_back(arrived.len(), result);
+        let result = session.give_back(&unstarted).await;
+        self.wrote_singly(unstarted.len());
+        self.gave_back(unstarted.len(), result);
     }
 
     /// A handler that blocks its thread sees no timeout: the lane settles its delivery, and gives
