@@ -73,7 +73,18 @@ impl Client {
         let id = message.message_id.clone();
         let id = id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
         let mut headers = message.headers.clone();
-        let trace = PublishTrace::begin(&message.exchange, &message.routing_key, &id, &mut headers);
+        let connection = self.publisher.link().current();
+        let broker = connection.as_ref().map(|connection| {
+            let (host, port) = &connection.server;
+            (host.as_str(), *port)
+        });
+        let trace = PublishTrace::begin(
+            broker,
+            &message.exchange,
+            &message.routing_key,
+            &id,
+            &mut headers,
+        );
         let published = self.publish_with(message, &id, &headers).await;
         trace.end(&published);
         published

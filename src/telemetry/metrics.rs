@@ -1,7 +1,5 @@
-//! The instruments of the [catalogue](super::catalogue), fed.
-//!
-//! What is counted already is observed when somebody collects, which costs a message nothing; only
-//! durations are recorded as they happen.
+//! The instruments of the [catalogue](super::catalogue) that are recorded as things happen, mostly
+//! durations. The others are [observed](super::observed).
 
 use std::{
     collections::HashSet,
@@ -11,186 +9,14 @@ use std::{
 
 use opentelemetry::{
     KeyValue,
-    metrics::{AsyncInstrument, Counter, Histogram, Meter},
-};
-use tokio::sync::watch;
-
-use super::{
-    catalogue::{self, BUCKETS, Instrument, Kind, attributes},
-    stats::LaneStats,
-};
-use crate::{
-    broker::connections_opened,
-    handler::Outcome,
-    state::MailboxGauge,
-    worker::{LaneHealth, LaneState},
+    metrics::{Counter, Histogram, Meter},
 };
 
-/// A worker, as it is observed.
-pub(crate) struct Observed {
-    pub(crate) lanes: Vec<ObservedLane>,
-    /// Why nothing can be published, where nothing can.
-    pub(crate) publishing: watch::Receiver<Option<String>>,
-    pub(crate) mailbox: MailboxGauge,
-}
+use super::catalogue::{self, BUCKETS, Instrument, attributes};
+use crate::handler::Outcome;
 
-/// A lane, as it is observed.
-pub(crate) struct ObservedLane {
-    pub(crate) name: Arc<str>,
-    pub(crate) queue: Arc<str>,
-    pub(crate) prefetch: u16,
-    pub(crate) stats: Arc<LaneStats>,
-    pub(crate) health: watch::Receiver<LaneHealth>,
-}
-
-type Report<'a> = &'a dyn AsyncInstrument<u64>;
-
-/// Makes the instruments that are observed.
-pub(crate) fn observe(meter: &Meter, observed: Observed) {
-    let observed = Arc::new(observed);
-    let register = |instrument: &Instrument, report: fn(&Observed, Report<'_>)| {
-        let observed = Arc::clone(&observed);
-        let callback = move |to: Report<'_>| report(&observed, to);
-        let (name, unit) = (instrument.name, instrument.unit);
-        match instrument.kind {
-            Kind::Gauge => drop(
-                meter
-                    .u64_observable_gauge(name)
-                    .with_unit(unit)
-                    .with_description(instrument.meaning)
-                    .with_callback(callback)
-                    .build(),
-            ),
-            Kind::Counter | Kind::Histogram => drop(
-                meter
-                    .u64_observable_counter(name)
-                    .with_unit(unit)
-                    .with_description(instrument.meaning)
-                    .with_callback(callback)
-                    .build(),
-            ),
-        }
-    };
-    register(&catalogue::CONSUMED, |all, to| {
-        for lane in &all.lanes {
-            let attributes = process_attributes(&lane.name, &lane.queue);
-            to.observe(lane.stats.received.get(), &attributes);
-        }
-    });
-    register(&catalogue::SETTLED, |all, to| {
-        each(all, to, attributes::END, |stats| stats.ends());
-    });
-    register(&catalogue::ATTEMPTS, |all, to| {
-        each(all, to, attributes::OUTCOME, |stats| {
-            stats.counters.outcomes()
-        });
-    });
-    register(&catalogue::PARKED, |all, to| {
-        each(all, to, attributes::RUNG, |stats| {
-            let counts = stats.parked.iter();
-            counts.map(|(rung, count)| (rung.clone(), count.get()))
-        });
-    });
-    register(&catalogue::DEAD_LETTERS, |all, to| {
-        each(all, to, attributes::REASON, |stats| stats.dead_letters());
-    });
-    register(&catalogue::DROPPED, |all, to| {
-        lanes(all, to, |s| s.dropped.get())
-    });
-    register(&catalogue::DUPLICATES, |all, to| {
-        lanes(all, to, |s| s.duplicates.get())
-    });
-    register(&catalogue::STALE_SETTLES, |all, to| {
-        lanes(all, to, |s| s.counters.stale_settles.get())
-    });
-    register(&catalogue::STUCK, |all, to| {
-        lanes(all, to, |s| s.counters.handler_stuck.get())
-    });
-    register(&catalogue::INLINE, |all, to| {
-        lanes(all, to, |s| s.counters.inline_retries.get())
-    });
-    register(&catalogue::PUBLISH_FAILURES, |all, to| {
-        lanes(all, to, |s| s.counters.publish_failures.get())
-    });
-    register(&catalogue::SESSIONS, |all, to| {
-        lanes(all, to, |s| s.counters.sessions.get())
-    });
-    register(&catalogue::IN_FLIGHT, |all, to| {
-        lanes(all, to, |s| s.in_flight.get())
-    });
-    register(&catalogue::BUFFERED, |all, to| {
-        lanes(all, to, |s| s.buffered.get())
-    });
-    register(&catalogue::WAITING, |all, to| {
-        lanes(all, to, |s| s.waiting.get())
-    });
-    register(&catalogue::CONCURRENCY, |all, to| {
-        lanes(all, to, |s| s.slots.wanted() as u64)
-    });
-    register(&catalogue::PREFETCH, |all, to| {
-        for lane in &all.lanes {
-            let labels = [KeyValue::new(attributes::LANE, Arc::clone(&lane.name))];
-            to.observe(u64::from(lane.prefetch), &labels);
-        }
-    });
-    register(&catalogue::RUNNING, |all, to| {
-        lanes(all, to, |s| s.slots.in_use() as u64)
-    });
-    register(&catalogue::LANE_STATE, |all, to| {
-        for lane in &all.lanes {
-            let now = lane.health.borrow().state;
-            for state in LaneState::ALL {
-                let labels = [
-                    KeyValue::new(attributes::LANE, Arc::clone(&lane.name)),
-                    KeyValue::new(attributes::STATE, state.name()),
-                ];
-                to.observe(u64::from(state == now), &labels);
-            }
-        }
-    });
-    register(&catalogue::CONNECTIONS, |_, to| {
-        for (purpose, count) in connections_opened() {
-            to.observe(count, &[KeyValue::new(attributes::CONNECTION, purpose)]);
-        }
-    });
-    register(&catalogue::PUBLISHER_BLOCKED, |all, to| {
-        to.observe(u64::from(all.publishing.borrow().is_some()), &[]);
-    });
-    register(&catalogue::MAILBOX, |all, to| {
-        to.observe(all.mailbox.waiting(), &[]);
-    });
-}
-
-/// One number a lane.
-fn lanes(all: &Observed, to: Report<'_>, value: fn(&LaneStats) -> u64) {
-    for lane in &all.lanes {
-        let labels = [KeyValue::new(attributes::LANE, Arc::clone(&lane.name))];
-        to.observe(value(&lane.stats), &labels);
-    }
-}
-
-/// Several numbers a lane, told apart by one more attribute.
-fn each<'a, K, I>(
-    all: &'a Observed,
-    to: Report<'_>,
-    key: &'static str,
-    values: impl Fn(&'a LaneStats) -> I,
-) where
-    K: Into<opentelemetry::Value>,
-    I: Iterator<Item = (K, u64)>,
-{
-    for lane in &all.lanes {
-        for (name, value) in values(&lane.stats) {
-            let labels = [
-                KeyValue::new(attributes::LANE, Arc::clone(&lane.name)),
-                KeyValue::new(key, name),
-            ];
-            to.observe(value, &labels);
-        }
-    }
-}
-
-fn process_attributes(lane: &Arc<str>, queue: &Arc<str>) -> [KeyValue; 4] {
+/// The attributes of a handler run.
+pub(super) fn process_attributes(lane: &Arc<str>, queue: &Arc<str>) -> [KeyValue; 4] {
     [
         KeyValue::new(attributes::SYSTEM, "rabbitmq"),
         KeyValue::new(attributes::OPERATION, "process"),

@@ -10,7 +10,7 @@ use reqwest::{StatusCode, Url, header::HeaderMap};
 use super::{
     catalogue::attributes::{DESTINATION, ERROR_TYPE, OPERATION, OPERATION_TYPE, SYSTEM},
     propagation::{TextHeaders, inject},
-    spans::{ROUTING_KEY, SCOPE},
+    spans::{ROUTING_KEY, SCOPE, server},
 };
 use crate::{broker::PublishError, handler::Failure};
 
@@ -18,8 +18,10 @@ use crate::{broker::PublishError, handler::Failure};
 pub(crate) struct PublishTrace(Context);
 
 impl PublishTrace {
-    /// Begins the span, and writes its context into the message's headers.
+    /// Begins the span, and writes its context into the message's headers. `broker` has the host and
+    /// port of the live connection.
     pub(crate) fn begin(
+        broker: Option<(&str, u16)>,
         exchange: &str,
         routing_key: &str,
         message_id: &str,
@@ -31,16 +33,21 @@ impl PublishTrace {
             true => "amq.default".to_owned(),
             false => parts.join(":"),
         };
-        let builder = SpanBuilder::from_name(format!("publish {destination}"))
+        let name = format!("publish {destination}");
+        let mut all = vec![
+            KeyValue::new(SYSTEM, "rabbitmq"),
+            KeyValue::new(OPERATION, "publish"),
+            KeyValue::new(OPERATION_TYPE, "send"),
+            KeyValue::new(DESTINATION, destination),
+            KeyValue::new("messaging.message.id", message_id.to_owned()),
+            KeyValue::new(ROUTING_KEY, routing_key.to_owned()),
+        ];
+        if let Some((host, port)) = broker {
+            all.extend(server(host.to_owned(), port));
+        }
+        let builder = SpanBuilder::from_name(name)
             .with_kind(SpanKind::Producer)
-            .with_attributes([
-                KeyValue::new(SYSTEM, "rabbitmq"),
-                KeyValue::new(OPERATION, "publish"),
-                KeyValue::new(OPERATION_TYPE, "send"),
-                KeyValue::new(DESTINATION, destination),
-                KeyValue::new("messaging.message.id", message_id.to_owned()),
-                KeyValue::new(ROUTING_KEY, routing_key.to_owned()),
-            ]);
+            .with_attributes(all);
         let current = Context::current();
         let span = global::tracer(SCOPE).build_with_context(builder, &current);
         let context = current.with_span(span);
@@ -73,20 +80,18 @@ impl RequestTrace {
         }
         let mut context = current;
         if context.span().is_recording() {
+            let mut all = vec![
+                KeyValue::new("http.request.method", "POST"),
+                KeyValue::new("url.full", shown(url)),
+            ];
+            let host = url.host_str().unwrap_or_default().to_owned();
+            all.extend(server(
+                host,
+                url.port_or_known_default().unwrap_or_default(),
+            ));
             let builder = SpanBuilder::from_name("POST")
                 .with_kind(SpanKind::Client)
-                .with_attributes([
-                    KeyValue::new("http.request.method", "POST"),
-                    KeyValue::new("url.full", shown(url)),
-                    KeyValue::new(
-                        "server.address",
-                        url.host_str().unwrap_or_default().to_owned(),
-                    ),
-                    KeyValue::new(
-                        "server.port",
-                        i64::from(url.port_or_known_default().unwrap_or_default()),
-                    ),
-                ]);
+                .with_attributes(all);
             let span = global::tracer(SCOPE).build_with_context(builder, &context);
             context = context.with_span(span);
         }

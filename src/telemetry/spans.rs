@@ -20,7 +20,7 @@ use std::{
 };
 
 use opentelemetry::{
-    Context, KeyValue,
+    Context, KeyValue, Value,
     baggage::{BaggageExt, KeyValueMetadata},
     global::{self, BoxedSpan, BoxedTracer},
     trace::{Link, Span, SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, Tracer},
@@ -185,8 +185,7 @@ impl LaneTraces {
 
     fn add_server(&self, all: &mut Vec<KeyValue>) {
         if let Some((host, port)) = &*lock(&self.server) {
-            all.push(KeyValue::new("server.address", Arc::clone(host)));
-            all.push(KeyValue::new("server.port", i64::from(*port)));
+            all.extend(server(Arc::clone(host), *port));
         }
     }
 
@@ -319,6 +318,14 @@ impl AttemptTrace {
         self.ended = Some(SystemTime::now());
         run.set_attempt_trace(self);
     }
+}
+
+/// The attributes of the server that a span's operation asks.
+pub(crate) fn server(host: impl Into<Value>, port: u16) -> [KeyValue; 2] {
+    [
+        KeyValue::new("server.address", host),
+        KeyValue::new("server.port", i64::from(port)),
+    ]
 }
 
 /// Marks a span as failed.

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use humantime::format_duration;
-use url::{Position, Url};
-
-use super::{Findings, HOUR, MILLISECOND, SECOND};
+use super::{
+    Findings, HOUR, MILLISECOND, SECOND,
+    urls::{BrokerUrl, channel_max, urls},
+};
 use crate::config::{
     BrokerSettings, PublishSettings, ReconnectSettings, TlsSettings, problem::KeyPath,
 };
+use humantime::format_duration;
 
 const HEARTBEAT_MAX: Duration = Duration::from_secs(u16::MAX as u64);
 const CHANNELS_MAX: usize = 1000;
@@ -47,144 +48,6 @@ pub(super) fn check(findings: &mut Findings, broker: &BrokerSettings, publish: &
     let urls = urls(findings, broker);
     channel_max(findings, &urls, channels);
     tls(findings, &broker.tls, &urls);
-}
-
-/// A URL that a worker would use, and the key that it stands at; none where it cannot be parsed.
-struct BrokerUrl {
-    path: KeyPath,
-    url: Option<Url>,
-}
-
-fn urls(findings: &mut Findings, broker: &BrokerSettings) -> Vec<BrokerUrl> {
-    let at_url = KeyPath::of("broker.url");
-    if let Some(file) = &broker.password_file {
-        findings.text_file(&KeyPath::of("broker.password_file"), file);
-    }
-    if let Some(file) = &broker.url_file {
-        let path = KeyPath::of("broker.url_file");
-        if broker.url != BrokerSettings::default().url {
-            let message = "is used in place of `url`, which is set too: set one of the two";
-            findings.contradiction(path.clone(), [at_url], message);
-        }
-        let text = findings.text_file(&path, file).unwrap_or_default();
-        let urls = text.split_whitespace();
-        return urls
-            .map(|url| parsed(findings, path.clone(), url))
-            .collect();
-    }
-    let urls = broker.url.expose();
-    match urls {
-        [] => {
-            findings.add(at_url, "at least one URL is required");
-            Vec::new()
-        }
-        [url] => vec![parsed(findings, at_url, url)],
-        several => several
-            .iter()
-            .enumerate()
-            .map(|(index, url)| parsed(findings, at_url.index(index), url))
-            .collect(),
-    }
-}
-
-/// Check one URL. No message quotes any of it: what was meant as a password can stand anywhere in
-/// a URL that is wrong.
-fn parsed(findings: &mut Findings, path: KeyPath, text: &str) -> BrokerUrl {
-    let url = Url::parse(text).ok();
-    let mut wrong = |message: String| findings.add(path.clone(), message);
-    match &url {
-        None => wrong(format!("is not a URL; {SHAPE}")),
-        Some(url) if !matches!(url.scheme(), "amqp" | "amqps") => {
-            wrong(format!("must begin with amqp:// or amqps://; {SHAPE}"));
-        }
-        Some(url) if url.host_str().is_none_or(str::is_empty) => {
-            wrong(format!("has no host; {SHAPE}"));
-        }
-        Some(url) if url[Position::BeforePath..].contains('@') || url.fragment().is_some() => {
-            wrong(format!(
-                "has characters that are not percent-encoded; {SHAPE}"
-            ));
-        }
-        Some(url) => {
-            virtual_host(url, &mut wrong);
-            parameters(url, &mut wrong);
-        }
-    }
-    BrokerUrl { path, url }
-}
-
-const SHAPE: &str = "expected amqp://user:password@host:5672/%2f, with every `/`, `?`, `#`, `@` \
-                     and `%` in user, password and virtual host percent-encoded";
-
-fn virtual_host(url: &Url, wrong: &mut impl FnMut(String)) {
-    match url.path() {
-        "/" => wrong(
-            "ends in `/`, which means the virtual host without a name: write `/%2f` for the \
-             default virtual host, or nothing"
-                .to_owned(),
-        ),
-        path if path.trim_start_matches('/').contains('/') || path.starts_with("//") => {
-            wrong("a `/` in the virtual host's name is written `%2f`".to_owned());
-        }
-        _ => {}
-    }
-}
-
-/// Parameters are lapin's to read; those that a setting stands for would be overridden by it.
-fn parameters(url: &Url, wrong: &mut impl FnMut(String)) {
-    for (key, value) in url.query_pairs() {
-        match &*key {
-            "heartbeat" => {
-                wrong("`heartbeat` is a setting, not a parameter: broker.heartbeat".to_owned());
-            }
-            "connection_timeout" => wrong(
-                "`connection_timeout` is two settings, not a parameter: timeouts.connect and \
-                 timeouts.handshake"
-                    .to_owned(),
-            ),
-            "frame_max" if value.parse::<u32>().is_err() => {
-                wrong("`frame_max` must be a number of bytes".to_owned());
-            }
-            "channel_max" if value.parse::<u16>().is_err() => {
-                wrong("`channel_max` must be a whole number from 0 to 65535".to_owned());
-            }
-            "auth_mechanism" if !is_mechanism(&value) => {
-                wrong(format!(
-                    "`auth_mechanism` must be one of {}",
-                    MECHANISMS.join(", ")
-                ));
-            }
-            "frame_max" | "channel_max" | "auth_mechanism" => {}
-            _ => wrong(
-                "has an unknown parameter; frame_max, channel_max and auth_mechanism are known"
-                    .to_owned(),
-            ),
-        }
-    }
-}
-
-const MECHANISMS: [&str; 4] = ["plain", "amqplain", "external", "anonymous"];
-
-fn is_mechanism(value: &str) -> bool {
-    MECHANISMS
-        .iter()
-        .any(|known| value.eq_ignore_ascii_case(known))
-}
-
-fn channel_max(findings: &mut Findings, urls: &[BrokerUrl], channels: usize) {
-    for BrokerUrl { path, url } in urls {
-        let pairs = url.iter().flat_map(Url::query_pairs);
-        let limits = pairs.filter(|(key, _)| key == "channel_max");
-        let limits = limits.filter_map(|(_, value)| value.parse::<u16>().ok());
-        // 0 means no limit.
-        if limits
-            .into_iter()
-            .any(|max| max > 0 && usize::from(max) < channels)
-        {
-            let message = "`channel_max` leaves no room for `publish.channels`";
-            findings.contradiction(path.clone(), [KeyPath::of("publish.channels")], message);
-        }
-    }
 }
 
 fn tls(findings: &mut Findings, tls: &TlsSettings, urls: &[BrokerUrl]) {
@@ -229,7 +92,7 @@ fn tls(findings: &mut Findings, tls: &TlsSettings, urls: &[BrokerUrl]) {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::validate::tests::{allowed, file, problems, refused};
+    use crate::config::validate::tests::{allowed, file, refused};
 
     #[test]
     fn broker_and_publish_settings_keep_their_ranges() {
@@ -284,87 +147,6 @@ mod tests {
             "broker.heartbeat = \"65535s\"",
             "publish.channels = 1000",
         ]);
-    }
-
-    #[test]
-    fn broker_urls_are_whole_and_encoded() {
-        for (url, beginning) in [
-            ("", "at least one URL is required"),
-            (
-                "rabbit",
-                "is not a URL; expected amqp://user:password@host:5672/%2f",
-            ),
-            (
-                "u:s3cret@rabbit:5672",
-                "must begin with amqp:// or amqps://",
-            ),
-            ("http://rabbit", "must begin with amqp:// or amqps://"),
-            ("amqp:///%2f", "has no host"),
-            ("amqp:rabbit", "has no host"),
-            ("amqp://u:s3/cret@rabbit/%2f", "is not a URL"),
-            (
-                "amqp://u:12/s3cret@rabbit/%2f",
-                "has characters that are not percent-encoded",
-            ),
-            (
-                "amqp://u:12?s3cret@rabbit/%2f",
-                "has characters that are not percent-encoded",
-            ),
-            (
-                "amqp://u:12#s3cret",
-                "has characters that are not percent-encoded",
-            ),
-            (
-                "amqp://rabbit/",
-                "ends in `/`, which means the virtual host without a name",
-            ),
-            (
-                "amqp://rabbit//",
-                "a `/` in the virtual host's name is written `%2f`",
-            ),
-            (
-                "amqp://rabbit/a/b",
-                "a `/` in the virtual host's name is written `%2f`",
-            ),
-            (
-                "amqp://rabbit/%2f?heartbeat=5",
-                "`heartbeat` is a setting, not a parameter: broker.heartbeat",
-            ),
-            (
-                "amqp://rabbit/%2f?connection_timeout=5",
-                "`connection_timeout` is two settings",
-            ),
-            ("amqp://rabbit/%2f?frame_max=x", "`frame_max` must be"),
-            (
-                "amqp://rabbit/%2f?channel_max=65536",
-                "`channel_max` must be",
-            ),
-            (
-                "amqp://rabbit/%2f?channel_max=15",
-                "`channel_max` leaves no room",
-            ),
-            (
-                "amqp://rabbit/%2f?auth_mechanism=none",
-                "`auth_mechanism` must be one of plain",
-            ),
-            ("amqp://rabbit/%2f?s3cret=5", "has an unknown parameter"),
-        ] {
-            let text = format!("broker.url = \"{url}\"");
-            refused(&[(&text, &format!("broker.url: {beginning}"))]);
-            let shown = problems(&text).concat();
-            assert!(!shown.contains("s3cret"), "{shown}");
-        }
-        allowed(&[
-            "broker.url = \"amqp://rabbit\"",
-            "broker.url = \"amqps://u:p%2f@[::1]:5671/a%2fb?auth_mechanism=EXTERNAL\"",
-            "broker.url = \"amqp://rabbit/%2f?channel_max=0&frame_max=8192\"",
-            "broker.url = \"amqp://a amqp://b/%2f\"",
-            "broker.url = [\"amqp://a\", \"amqp://b/%2f\"]",
-        ]);
-        refused(&[(
-            "broker.url = [\"amqp://a\", \"amqp://b/\"]",
-            "broker.url[1]: ends in `/`",
-        )]);
     }
 
     #[test]

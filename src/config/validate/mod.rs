@@ -7,6 +7,7 @@ mod consumer;
 mod handler;
 mod process;
 mod queues;
+mod urls;
 
 use std::{fmt::Display, fs::File, io::Read, ops::RangeInclusive, path::Path, time::Duration};
 

@@ -1,0 +1,185 @@
+//! The queues of a lane: declaring them, or comparing what exists with what is wanted.
+
+mod difference;
+mod plan;
+
+use std::time::Duration;
+
+use lapin::{
+    Channel,
+    options::{QueueBindOptions, QueueDeclareOptions},
+    types::FieldTable,
+};
+
+use self::{
+    difference::Difference,
+    plan::{QueuePlan, plan},
+};
+use super::{
+    connection::Connection,
+    error::{BrokerError, reply_code},
+    headers::short,
+};
+use crate::config::{ConsumerSettings, Topology};
+
+/// Brings the broker and the plan together, as `topology` says.
+///
+/// # Errors
+/// [`BrokerError::Topology`] names each queue that differs, each argument, what it has and what
+/// was wanted.
+pub(crate) async fn ensure(
+    connection: &Connection,
+    consumer: &ConsumerSettings,
+    limit: Duration,
+) -> Result<(), BrokerError> {
+    if consumer.topology == Topology::None {
+        return Ok(());
+    }
+    let mut found = Vec::new();
+    for plan in plan(consumer) {
+        found.extend(compare(connection, &plan, consumer.topology, limit).await?);
+    }
+    if !found.is_empty() {
+        return Err(BrokerError::Topology(found.join("; ")));
+    }
+    if consumer.topology == Topology::Declare {
+        bind(connection, consumer, limit).await?;
+    }
+    Ok(())
+}
+
+/// Declares a rung that has gone missing. The others are left alone.
+pub(crate) async fn restore(
+    connection: &Connection,
+    consumer: &ConsumerSettings,
+    queue: &str,
+    limit: Duration,
+) -> Result<(), BrokerError> {
+    let missing = plan(consumer).into_iter().find(|plan| plan.name == queue);
+    let Some(plan) = missing else { return Ok(()) };
+    let found = compare(connection, &plan, Topology::Declare, limit).await?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    Err(BrokerError::Topology(found.join("; ")))
+}
+
+async fn bind(
+    connection: &Connection,
+    consumer: &ConsumerSettings,
+    limit: Duration,
+) -> Result<(), BrokerError> {
+    if consumer.bindings.is_empty() {
+        return Ok(());
+    }
+    let channel = connection.channel(limit).await?;
+    for binding in &consumer.bindings {
+        let bind = channel.queue_bind(
+            short(&consumer.queue),
+            short(&binding.exchange),
+            short(&binding.routing_key),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        let Err(error) = request(limit, "binding a queue", bind).await? else {
+            continue;
+        };
+        if reply_code(&error) == Some(404) {
+            let text = format!("exchange {:?} does not exist", binding.exchange);
+            return Err(BrokerError::Topology(text));
+        }
+        return Err(error.into());
+    }
+    close(&channel, limit).await;
+    Ok(())
+}
+
+/// What differs between the queue and its plan, a text each; declares it if it may and must.
+///
+/// AMQP cannot ask for a queue's arguments, but a declaration that differs is refused with the
+/// first difference. So the plan is bent to what was found and tried again until it fits. Each
+/// refusal closes the channel, which is why each try has its own.
+async fn compare(
+    connection: &Connection,
+    plan: &QueuePlan,
+    topology: Topology,
+    limit: Duration,
+) -> Result<Vec<String>, BrokerError> {
+    if topology == Topology::Verify && !exists(connection, &plan.name, limit).await? {
+        return Ok(vec![format!("queue {:?} does not exist", plan.name)]);
+    }
+    let mut found: Vec<String> = Vec::new();
+    let mut last = None;
+    let mut table = plan.table();
+    let options = QueueDeclareOptions {
+        durable: true,
+        ..QueueDeclareOptions::default()
+    };
+    loop {
+        let channel = connection.channel(limit).await?;
+        let declare = channel.queue_declare(short(&plan.name), options, table.clone());
+        let error = match request(limit, "declaring a queue", declare).await? {
+            Ok(_) => {
+                close(&channel, limit).await;
+                return Ok(found);
+            }
+            Err(error) => error,
+        };
+        if reply_code(&error) != Some(406) {
+            return Err(error.into());
+        }
+        let Some(difference) = Difference::parse(&error.to_string()) else {
+            found.push(format!("queue {:?}: {error}", plan.name));
+            return Ok(found);
+        };
+        // Where both sides have a value the broker leaves out the type, which it tells when the
+        // argument is tried without a value. What is not known then cannot be bent.
+        if last.as_ref() != Some(&difference.argument) {
+            found.push(format!("queue {:?}: {difference}", plan.name));
+        } else if difference.value.is_none() {
+            return Ok(found);
+        }
+        let Some(bent) = difference.bend(&table) else {
+            return Ok(found);
+        };
+        table = bent;
+        last = Some(difference.argument);
+    }
+}
+
+async fn exists(
+    connection: &Connection,
+    queue: &str,
+    limit: Duration,
+) -> Result<bool, BrokerError> {
+    let channel = connection.channel(limit).await?;
+    let passive = QueueDeclareOptions {
+        passive: true,
+        ..QueueDeclareOptions::default()
+    };
+    let declare = channel.queue_declare(short(queue), passive, FieldTable::default());
+    match request(limit, "looking for a queue", declare).await? {
+        Ok(_) => {
+            close(&channel, limit).await;
+            Ok(true)
+        }
+        Err(error) if reply_code(&error) == Some(404) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A request under a deadline, with the broker's refusal apart.
+async fn request<T>(
+    limit: Duration,
+    step: &'static str,
+    call: impl Future<Output = lapin::Result<T>>,
+) -> Result<lapin::Result<T>, BrokerError> {
+    tokio::time::timeout(limit, call)
+        .await
+        .map_err(|_| BrokerError::TimedOut { step, limit })
+}
+
+async fn close(channel: &Channel, limit: Duration) {
+    // A channel that does not close goes with its connection.
+    let _ = tokio::time::timeout(limit, channel.close(200, "done".into())).await;
+}

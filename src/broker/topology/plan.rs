@@ -1,0 +1,147 @@
+//! The queues that a lane wants.
+
+use std::collections::BTreeMap;
+
+use lapin::types::{AMQPValue, FieldTable};
+
+use crate::{
+    backoff::{Ladder, Rung},
+    broker::headers::short,
+    config::{ConsumerSettings, QueueType},
+};
+
+/// A queue as a lane wants it: durable, not exclusive, not auto-deleted, with these arguments.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct QueuePlan {
+    pub(super) name: String,
+    arguments: BTreeMap<&'static str, Argument>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Argument {
+    Text(String),
+    Int(i64),
+    /// None that we set, but what exists may have some.
+    Bool(bool),
+}
+
+impl From<&Argument> for AMQPValue {
+    fn from(argument: &Argument) -> Self {
+        match argument {
+            Argument::Text(text) => Self::LongString(text.as_str().into()),
+            Argument::Int(n) => Self::LongLongInt(*n),
+            Argument::Bool(is) => Self::Boolean(*is),
+        }
+    }
+}
+
+impl QueuePlan {
+    fn new(name: &str, queue_type: QueueType) -> Self {
+        let name = name.to_owned();
+        let queue_type = match queue_type {
+            QueueType::Quorum => "quorum",
+            QueueType::Classic => "classic",
+        };
+        let arguments = BTreeMap::new();
+        Self { name, arguments }.text("x-queue-type", queue_type)
+    }
+
+    fn text(mut self, key: &'static str, value: &str) -> Self {
+        self.arguments.insert(key, Argument::Text(value.to_owned()));
+        self
+    }
+
+    fn int(mut self, key: &'static str, value: i64) -> Self {
+        self.arguments.insert(key, Argument::Int(value));
+        self
+    }
+
+    /// Dead-letters to `target` through the default exchange. A quorum queue does so with
+    /// confirms, which needs `reject-publish` as its overflow (RabbitMQ: at-least-once
+    /// dead-lettering).
+    fn dead_letters_to(self, target: &str, queue_type: QueueType) -> Self {
+        let plan = self
+            .text("x-dead-letter-exchange", "")
+            .text("x-dead-letter-routing-key", target);
+        match queue_type {
+            QueueType::Classic => plan,
+            QueueType::Quorum => plan
+                .text("x-dead-letter-strategy", "at-least-once")
+                .text("x-overflow", "reject-publish"),
+        }
+    }
+
+    pub(super) fn table(&self) -> FieldTable {
+        let mut table = FieldTable::default();
+        for (key, value) in &self.arguments {
+            table.insert(short(key), value.into());
+        }
+        table
+    }
+}
+
+/// Everything a lane needs at the broker: its queue, its rungs and its dead-letter queue.
+pub(super) fn plan(consumer: &ConsumerSettings) -> Vec<QueuePlan> {
+    let dead = consumer.dead_letter_queue();
+    let queue_type = consumer.queue_type;
+    // The net under our own dead-lettering: what kills the process again and again still ends
+    // in the dead-letter queue.
+    let mut work = QueuePlan::new(&consumer.queue, queue_type).dead_letters_to(&dead, queue_type);
+    if queue_type == QueueType::Quorum {
+        work = work.int("x-delivery-limit", i64::from(consumer.delivery_limit));
+    }
+    let ladder = Ladder::new(&consumer.queue, consumer.retry.cap);
+    let rungs = ladder
+        .rungs()
+        .map(|rung| rung_plan(&rung, &consumer.queue, queue_type));
+    // Dead letters are looked at and put back, which counts as redelivery on 3.10 and 4.0; at the
+    // default limit of 20 (4.x) the broker would drop them. -1 misbehaves on 3.x.
+    let dead = QueuePlan::new(&dead, QueueType::Quorum).int("x-delivery-limit", 100_000);
+    [dead, work].into_iter().chain(rungs).collect()
+}
+
+/// A delay queue. No consumers, and no `x-expires`: a queue that expires takes its messages along.
+fn rung_plan(rung: &Rung, work: &str, queue_type: QueueType) -> QueuePlan {
+    let length = i64::try_from(rung.length.as_millis()).unwrap_or(i64::MAX);
+    QueuePlan::new(&rung.queue, queue_type)
+        .int("x-message-ttl", length)
+        .dead_letters_to(work, queue_type)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_lane_gets_its_queue_a_net_below_and_a_ladder() {
+        let mut consumer = ConsumerSettings {
+            queue: "q".to_owned(),
+            ..ConsumerSettings::default()
+        };
+        consumer.retry.cap = Duration::from_secs(4);
+        let names: Vec<_> = plan(&consumer).into_iter().map(|plan| plan.name).collect();
+        assert_eq!(
+            names,
+            ["q.dead", "q", "q.retry.1s", "q.retry.2s", "q.retry.4s"]
+        );
+        let work = &plan(&consumer)[1];
+        assert_eq!(
+            work.arguments["x-dead-letter-routing-key"],
+            Argument::Text("q.dead".into())
+        );
+        assert_eq!(work.arguments["x-delivery-limit"], Argument::Int(100));
+        consumer.queue_type = QueueType::Classic;
+        let classic = plan(&consumer);
+        assert_eq!(
+            classic[2].arguments["x-queue-type"],
+            Argument::Text("classic".into())
+        );
+        assert!(!classic[2].arguments.contains_key("x-dead-letter-strategy"));
+        assert_eq!(
+            classic[0].arguments["x-queue-type"],
+            Argument::Text("quorum".into())
+        );
+    }
+}

@@ -1,0 +1,121 @@
+//! What can be wrong with a value, in the words of whoever writes a configuration.
+
+use std::fmt::Display;
+
+use serde::de::{self, Expected, Unexpected};
+
+use crate::config::{
+    problem::{KeyPath, Step},
+    suggest::nearest,
+};
+
+/// The first thing that a value's type refuses.
+#[derive(Debug)]
+pub(in crate::config) struct ReadError {
+    /// The path of the key that is to blame.
+    pub(in crate::config) path: KeyPath,
+    pub(in crate::config) message: String,
+    /// For an unknown key: the keys that are valid in its place.
+    pub(in crate::config) unknown: Option<&'static [&'static str]>,
+}
+
+impl ReadError {
+    pub(super) fn new(message: String) -> Self {
+        Self {
+            path: KeyPath::default(),
+            message,
+            unknown: None,
+        }
+    }
+
+    pub(super) fn within(self, step: Step) -> Self {
+        Self {
+            path: self.path.within(step),
+            ..self
+        }
+    }
+}
+
+impl Display for ReadError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+impl std::error::Error for ReadError {}
+
+impl de::Error for ReadError {
+    fn custom<T: Display>(message: T) -> Self {
+        Self::new(message.to_string())
+    }
+
+    fn invalid_type(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        let expected = in_plain_words(&expected.to_string());
+        match kind_of(&found) {
+            Some(found) => Self::new(format!("expected {expected}, found {found}")),
+            None => Self::new(format!("expected {expected}")),
+        }
+    }
+
+    /// Says nothing about what was found: serde would quote it.
+    fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
+        Self::new(format!(
+            "expected {}",
+            in_plain_words(&expected.to_string())
+        ))
+    }
+
+    fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
+        let hint = nearest(variant, expected)
+            .map(|word| format!("; did you mean \"{word}\"?"))
+            .unwrap_or_default();
+        Self::new(format!("expected {}{hint}", one_of(expected)))
+    }
+
+    /// The message is completed by [`explain`](crate::config::suggest::explain).
+    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
+        Self {
+            unknown: Some(expected),
+            ..Self::new("unknown key".to_owned())
+        }
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self::new("is required".to_owned()).within(Step::Key(field.to_owned()))
+    }
+}
+
+fn kind_of(found: &Unexpected<'_>) -> Option<&'static str> {
+    Some(match found {
+        Unexpected::Bool(_) => "true or false",
+        Unexpected::Unsigned(_) | Unexpected::Signed(_) => "a whole number",
+        Unexpected::Float(_) => "a number with a decimal point",
+        Unexpected::Str(_) => "a string",
+        Unexpected::Seq => "a list",
+        Unexpected::Map => "a table",
+        _ => return None,
+    })
+}
+
+/// What serde calls a type, as the reader of a configuration would.
+pub(super) fn in_plain_words(expected: &str) -> String {
+    let words = match expected {
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
+        "u64" | "usize" => "a whole number, 0 or more",
+        "f64" => "a number",
+        "a boolean" => "true or false",
+        "a duration" => "a duration with its unit, such as \"500ms\", \"30s\" or \"10m\"",
+        "path string" => "a path",
+        "a map" => "a table",
+        "a sequence" => "a list",
+        _ if expected.starts_with("struct ") => "a table",
+        _ => expected,
+    };
+    words.to_owned()
+}
+
+pub(super) fn one_of(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
+    quoted.join(" or ")
+}
