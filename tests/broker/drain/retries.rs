@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::{
-    Account, Broker, DEADLINE, Gate, Got, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess,
-    lane_config, log_message,
+    ADMIN, Account, Admin, Broker, DEADLINE, Gate, Got, HttpHandler, PublishSpec, Reply, Request,
+    VHost, WorkerProcess, admin::Answer, exchange::Seen, lane_config, log_message,
 };
 
 const N: usize = 20;
@@ -95,37 +95,48 @@ async fn expiring(vhost: &VHost) -> Vec<(String, Duration, Got)> {
 #[tokio::test]
 async fn retries_that_wait_for_a_handler_slot_do_not_hold_up_a_drain() {
     let vhost = Broker::shared().await.vhost().await;
-    let gate = Gate::default();
-    let held = gate.clone();
-    let handler = HttpHandler::answering_async(move |request: Arc<_>| {
-        let held = held.clone();
+    let (first, second) = (Gate::default(), Gate::default());
+    let gates = (first.clone(), second.clone());
+    let handler = HttpHandler::answering_async(move |request: Arc<Request>| {
+        let (first, second) = gates.clone();
         async move {
-            if crate::support::Request::attempt(&request) == 1 {
+            if request.attempt() == 1 {
+                first.passed().await;
                 return Reply::status(503);
             }
-            held.passed().await;
+            second.passed().await;
             Reply::ok()
         }
     })
     .await;
-    let changes = "[consumers.orders]\nprefetch = 64\nconcurrency = 2\n\
-        [consumers.orders.retry]\nbase = '300ms'\njitter = 0.0\ncap = '1s'";
-    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), changes);
-    let mut worker = WorkerProcess::start(&config);
+    let changes = format!(
+        "{ADMIN}[consumers.orders]\nprefetch = 64\nconcurrency = {N}\n\
+         [consumers.orders.retry]\nbase = '10ms'\njitter = 0.0\ncap = '1s'"
+    );
+    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), &changes);
+    let mut worker = WorkerProcess::start_with_admin(&config);
+    let admin = Admin::of(&worker).await;
     worker.wait_for_consumers(&vhost, "orders", 1).await;
     let make = |_| PublishSpec::of("{}");
     let ids = vhost.publish_many("orders", N, make).await;
-    // All have failed once; two run again and keep the slots, the others wait.
-    let second = |seen: &crate::support::exchange::Seen| seen.running == 2;
+    let all = |seen: &Seen| seen.running == N;
+    handler.wait_for("all run", DEADLINE, all).await;
+    // The slots that they give back are two in the end, whenever that is.
+    let two = admin.patch("/api/v1/lanes/orders", r#"{"concurrency": 2}"#);
+    assert_eq!(two.await.0, 200);
+    first.open();
     charged(&worker, N).await;
-    let seen = handler.wait_for("two run again", DEADLINE, second).await;
-    assert_eq!(seen.exchanges.len(), N + 2);
+    let again = |seen: &Seen| seen.answered == N && seen.running == 2;
+    handler.wait_for("two run again", DEADLINE, again).await;
+    // The others are on their path, and no delay is left that they wait for.
+    let due = |(_, lane): &Answer| lane["waiting"] == 0 && lane["in_flight"] == N;
+    admin.until("/api/v1/lanes/orders", due).await;
 
     worker.terminate();
     worker.wait_for_message("draining", DEADLINE).await;
     // What was due is parked for no time, so it comes straight back for another worker.
     vhost.wait_for_counts("orders", 18, 2, DEADLINE).await;
-    gate.open();
+    second.open();
     let exit = worker.exited(DEADLINE).await;
 
     assert!(exit.status.success(), "{exit:?}");
