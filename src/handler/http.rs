@@ -40,6 +40,8 @@ const READ: usize = 64 * 1024;
 /// All `lapwing-header-*` of a request together, in bytes: servers refuse requests with more than
 /// some 8 to 64 KiB of headers.
 const HEADERS_ROOM: usize = 16 * 1024;
+/// And this many of them: Python's and Rust's servers refuse a request with more than 100 headers.
+const HEADERS_MOST: usize = 64;
 
 impl HttpHandler {
     /// A handler from its settings.
@@ -158,15 +160,16 @@ fn describe(context: &Context) -> HeaderMap {
         // The client leaves it out, and servers answer 411 to a POST without.
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
+    let trace = [TRACEPARENT, TRACESTATE].into_iter();
+    let trace = trace.filter_map(|name| {
+        let value = properties.header(name)?;
+        Some((HeaderName::from_static(name), value))
+    });
+    let theirs = properties.headers();
+    let theirs = theirs.filter_map(|(name, value)| Some((header_name(name)?, value)));
     let mut room = HEADERS_ROOM;
-    for (name, value) in properties.headers() {
+    for (name, value) in trace.chain(theirs).take(HEADERS_MOST) {
         let text = value.to_text();
-        let name = match name {
-            TRACEPARENT | TRACESTATE => HeaderName::try_from(name).ok(),
-            ours if ours.starts_with("lapwing-") => None,
-            theirs => header_name(theirs),
-        };
-        let Some(name) = name else { continue };
         let length = name.as_str().len() + text.len();
         if length <= room {
             room -= length;
@@ -176,8 +179,12 @@ fn describe(context: &Context) -> HeaderMap {
     headers
 }
 
-/// `lapwing-header-` and the name, with `-` for what a header's name cannot hold.
+/// `lapwing-header-` and the name, with `-` for what a header's name cannot hold; none for our own
+/// and for those that go by their own name.
 fn header_name(name: &str) -> Option<HeaderName> {
+    if name.starts_with("lapwing-") || [TRACEPARENT, TRACESTATE].contains(&name) {
+        return None;
+    }
     let allowed = |c: char| match c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.' {
         true => c.to_ascii_lowercase(),
         false => '-',

@@ -121,6 +121,30 @@ async fn what_is_known_about_a_message_goes_in_headers() {
     }
 }
 
+/// Servers take so many headers and refuse the request where there are more; this test's takes 100.
+#[tokio::test]
+async fn more_headers_than_a_server_takes_do_not_keep_a_message_from_it() {
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let server = HttpHandler::answering(|_| Reply::ok()).await;
+    let mut setup = Setup::new(server, "").await;
+    let mut spec = PublishSpec::to("q").header("traceparent", PARENT);
+    for n in 0..1000 {
+        spec = spec.header(&format!("h{n:04}"), n);
+    }
+    setup.vhost.publish_with(spec).await;
+
+    let seen = setup.server.wait_for_answered(1, DEADLINE).await;
+
+    let request = &seen.exchanges[0].request;
+    assert_eq!(request.header("lapwing-attempt"), "1");
+    assert_eq!(request.header("traceparent"), PARENT);
+    let theirs = request.headers.keys();
+    let theirs = theirs.filter(|name| name.as_str().starts_with("lapwing-header-"));
+    assert!(theirs.count() >= 50, "{:?}", request.headers);
+    let ledger = setup.worker.drain(DEADLINE).await;
+    assert_eq!((ledger.acked, ledger.received), (1, 1), "{ledger:?}");
+}
+
 #[tokio::test]
 async fn a_message_that_was_delivered_before_says_so() {
     let server = HttpHandler::answering(|_| Reply::ok()).await;
