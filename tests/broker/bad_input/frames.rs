@@ -60,6 +60,38 @@ async fn short_strings_that_are_not_utf8_are_mended_and_the_message_goes_on() {
 }
 
 #[tokio::test]
+async fn properties_that_are_not_utf8_are_mended_each() {
+    let rig = Rig::start().await;
+    let message = RawMessage {
+        message_id: BAD.to_vec(),
+        texts: BAD.to_vec(),
+        ..RawMessage::to("orders")
+    };
+    rig.vhost.publish_raw(&message).await;
+
+    let fate = rig.fails_twice().await;
+
+    let properties = &fate.dead().properties;
+    let texts = [
+        properties.content_type(),
+        properties.content_encoding(),
+        properties.correlation_id(),
+        properties.reply_to(),
+        properties.message_id(),
+        properties.kind(),
+        properties.app_id(),
+        properties.cluster_id(),
+    ];
+    for text in texts {
+        assert_eq!(text.as_ref().map(|text| text.as_str()), Some(MENDED));
+    }
+    for request in fate.bad() {
+        assert_eq!(request.header("content-type"), MENDED);
+        assert_eq!(request.header("lapwing-type"), MENDED);
+    }
+}
+
+#[tokio::test]
 async fn headers_that_fill_the_frame_are_retried_and_dead_lettered_with_the_largest_cut() {
     let rig = Rig::start().await;
     let message = RawMessage {

@@ -3,11 +3,12 @@
 
 mod bodies;
 mod frames;
+mod observed;
 mod settings;
 mod story;
 
 use crate::support::{
-    Broker, DEADLINE, Got, HttpHandler, PublishSpec, Reply, Request, VHost, WorkerProcess,
+    ADMIN, Broker, DEADLINE, Got, HttpHandler, PublishSpec, Reply, Request, VHost, WorkerProcess,
     exchange::{Exchange, Seen},
     lane_config,
 };
@@ -43,6 +44,16 @@ impl Rig {
 
     /// The same in a virtual host that the test has prepared, with further settings.
     async fn start_in(vhost: VHost, changes: &str) -> Self {
+        Self::start_by(vhost, changes, WorkerProcess::start).await
+    }
+
+    /// The same, with its admin server.
+    async fn start_with_admin(vhost: VHost, changes: &str) -> Self {
+        let changes = format!("{ADMIN}{changes}");
+        Self::start_by(vhost, &changes, WorkerProcess::start_with_admin).await
+    }
+
+    async fn start_by(vhost: VHost, changes: &str, start: fn(&str) -> WorkerProcess) -> Self {
         let handler = HttpHandler::answering(|request| match request.message_id() {
             GOOD => Reply::ok(),
             _ => Reply::status(503),
@@ -50,7 +61,7 @@ impl Rig {
         .await;
         let changes = format!("{TWO_ATTEMPTS}{changes}");
         let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), &changes);
-        let worker = WorkerProcess::start(&config);
+        let worker = start(&config);
         worker.wait_for_consumers(&vhost, "orders", 1).await;
         Self {
             vhost,

@@ -30,6 +30,9 @@ pub struct RawMessage {
     pub routing_key: Vec<u8>,
     /// The message id; none where it is empty.
     pub message_id: Vec<u8>,
+    /// Every other property that is a short string and that the broker does not look at; none where
+    /// it is empty.
+    pub texts: Vec<u8>,
     /// The entries of the header table, one after the other: see [`entry`].
     pub headers: Vec<u8>,
     /// The body.
@@ -65,12 +68,21 @@ impl RawMessage {
         const HEADERS: u16 = 1 << 13;
         const DELIVERY_MODE: u16 = 1 << 12;
         const MESSAGE_ID: u16 = 1 << 7;
-        let mut flags = HEADERS | DELIVERY_MODE;
-        let mut properties = long(&self.headers);
-        properties.push(2);
-        if !self.message_id.is_empty() {
-            flags |= MESSAGE_ID;
-            properties.extend(short(&self.message_id));
+        // Content type and encoding; correlation id, reply-to, type, app id and cluster id.
+        const TEXTS: [u16; 7] = [1 << 15, 1 << 14, 1 << 10, 1 << 9, 1 << 5, 1 << 3, 1 << 2];
+        let mut flags = 0;
+        let mut properties = Vec::new();
+        // Properties stand in the order of their bits, the highest first.
+        for flag in (0..16).rev().map(|bit| 1 << bit) {
+            let value = match flag {
+                HEADERS => long(&self.headers),
+                DELIVERY_MODE => vec![2],
+                MESSAGE_ID if !self.message_id.is_empty() => short(&self.message_id),
+                text if TEXTS.contains(&text) && !self.texts.is_empty() => short(&self.texts),
+                _ => continue,
+            };
+            flags |= flag;
+            properties.extend(value);
         }
         let size = (self.body.len() as u64).to_be_bytes();
         [
