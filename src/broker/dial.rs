@@ -119,6 +119,9 @@ pub(super) async fn amqp_uri(url: &str, broker: &BrokerSettings) -> Result<Targe
     }
     let heartbeat = u16::try_from(broker.heartbeat.as_secs()).unwrap_or(u16::MAX);
     amqp.query.heartbeat = Some(heartbeat);
+    // Refused in settings, but a URL file may change. With a smaller frame than the broker's, one message
+    // with larger headers would end the connection at each delivery.
+    amqp.query.frame_max = None;
     let host = parsed.host_str().unwrap_or("localhost");
     let host = host
         .trim_start_matches('[')
@@ -144,4 +147,20 @@ pub(super) async fn tls_config(tls: &TlsSettings) -> Result<OwnedTLSConfig, Brok
         identity,
         cert_chain,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A frame smaller than the broker's would make a message with larger headers end the
+    /// connection at each delivery, and with it all lanes.
+    #[tokio::test]
+    async fn frames_are_as_large_as_the_broker_allows() {
+        let broker = BrokerSettings::default();
+        let url = "amqp://host/%2f?frame_max=8192&channel_max=9";
+        let target = amqp_uri(url, &broker).await.unwrap();
+        assert_eq!(target.amqp.query.frame_max, None);
+        assert_eq!(target.amqp.query.channel_max, Some(9));
+    }
 }
