@@ -2,15 +2,16 @@
 //! can block.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
+use futures_util::future::join_all;
 use tokio::{
     runtime::Handle,
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinHandle, JoinSet},
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     backoff::Reconnect,
     broker::{BrokerError, Link, LinkState, Publisher, Purpose},
-    config::{ConsumerSettings, PublishSettings, Settings, TimeoutSettings},
+    config::{BrokerSettings, ConsumerSettings, PublishSettings, Settings, TimeoutSettings},
     dispatch::Dispatch,
     handler::Extensions,
     run::SharedByHandlers,
@@ -57,71 +58,42 @@ pub(super) fn run(plan: Plan) -> Result<Report, RunError> {
 }
 
 async fn work(plan: Plan) -> Result<Report, RunError> {
-    let Plan {
-        settings,
-        mut dispatch,
-        extensions,
-        mut calls,
-        signals,
-        handlers,
-    } = plan;
-    let broker = Arc::new(settings.broker.clone());
-    let timeouts = Arc::new(settings.timeouts.clone());
-    let worker: Arc<str> = worker_name(&settings.broker.name).into();
-    let links_stop = CancellationToken::new();
-    let link = |purpose| {
-        let (broker, timeouts) = (Arc::clone(&broker), Arc::clone(&timeouts));
-        Link::start(
-            purpose,
-            broker,
-            timeouts,
-            worker.to_string(),
-            links_stop.clone(),
-        )
-    };
-    let (consuming, consuming_ended) = link(Purpose::Consume);
-    let (publishing, publishing_ended) = link(Purpose::Publish);
-    let can_publish = calls.publishing.subscribe();
-    tokio::spawn(watch_publishing(publishing.clone(), calls.publishing));
-    let publisher = Publisher::new(publishing, settings.publish.channels, Arc::clone(&timeouts));
-    let by_handlers = Arc::new(SharedByHandlers {
-        state: state::start(settings.state.mailbox, timeouts.call),
-        extensions,
-    });
-
+    let settings = plan.settings;
+    let calls = plan.calls;
+    let broker = Arc::new(settings.broker);
+    let timeouts = Arc::new(settings.timeouts);
+    let worker: Arc<str> = worker_name(&broker.name).into();
+    let links = Links::start(&broker, &timeouts, &worker);
+    let publishing = calls.publishing.subscribe();
+    tokio::spawn(watch_publishing(links.publishing.clone(), calls.publishing));
+    let state = state::start(settings.state.mailbox, timeouts.call);
+    let mailbox = state.gauge();
+    let channels = settings.publish.channels;
     let common = Common {
         worker,
         publish: settings.publish,
         timeouts: Arc::clone(&timeouts),
         drain_settle: settings.drain.settle,
-        consuming,
-        publisher,
+        consuming: links.consuming.clone(),
+        publisher: Publisher::new(links.publishing.clone(), channels, Arc::clone(&timeouts)),
         backoff: Reconnect::new(&broker.reconnect),
-        signals,
-        by_handlers: Arc::clone(&by_handlers),
-        runtime: handlers,
+        signals: plan.signals,
+        by_handlers: Arc::new(SharedByHandlers {
+            state,
+            extensions: plan.extensions,
+        }),
+        runtime: plan.handlers,
         drain: calls.drain.clone(),
         hard_stop: calls.hard_stop.clone(),
     };
-    let (started, starts) = mpsc::unbounded_channel();
-    let mut lanes = JoinSet::new();
-    let mut observed = Vec::new();
-    for (name, consumer) in settings.consumers {
-        let Some(call) = calls.lanes.remove(&name) else {
-            continue;
-        };
-        let dispatch = dispatch.remove(&name).unwrap_or_default();
-        let (lane, seen) = common.lane(&name, consumer, dispatch, call, started.clone());
-        observed.push(seen);
-        lanes.spawn(async move { (name, lane.run().await) });
-    }
-    drop(started);
+    let (lanes, observed, starts) = common.lanes(settings.consumers, plan.dispatch, calls.lanes);
+    let signals = plan.signals;
     let meter = signals.metrics.then(|| opentelemetry::global::meter(SCOPE));
     if let Some(meter) = &meter {
         let observed = Observed {
             lanes: observed,
-            publishing: can_publish,
-            mailbox: by_handlers.state.gauge(),
+            publishing,
+            mailbox,
         };
         telemetry::observe(meter, observed);
     }
@@ -129,7 +101,7 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
     let drain_began = Arc::<OnceLock<Instant>>::default();
     let grace = end_grace(
         calls.drain.clone(),
-        calls.hard_stop.clone(),
+        calls.hard_stop,
         settings.drain.grace,
         Arc::clone(&drain_began),
     );
@@ -140,13 +112,43 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
     if let (Some(meter), Some(since)) = (&meter, drain_began.get()) {
         telemetry::drained(meter, since.elapsed());
     }
-    links_stop.cancel();
-    let closed = async { tokio::join!(consuming_ended, publishing_ended) };
-    // Each supervisor bounds its own close; this is for one that is in the middle of connecting.
-    let _ = timeout(timeouts.close * 2, closed).await;
+    links.close(timeouts.close).await;
     match failed {
         Some(error) => Err(error),
         None => Ok(Report { lanes }),
+    }
+}
+
+/// The worker's connections: one consumes, one publishes.
+struct Links {
+    consuming: Link,
+    publishing: Link,
+    ended: [JoinHandle<()>; 2],
+    stop: CancellationToken,
+}
+
+impl Links {
+    fn start(broker: &Arc<BrokerSettings>, timeouts: &Arc<TimeoutSettings>, worker: &str) -> Self {
+        let stop = CancellationToken::new();
+        let link = |purpose| {
+            let (broker, timeouts) = (Arc::clone(broker), Arc::clone(timeouts));
+            Link::start(purpose, broker, timeouts, worker.to_owned(), stop.clone())
+        };
+        let (consuming, consuming_ended) = link(Purpose::Consume);
+        let (publishing, publishing_ended) = link(Purpose::Publish);
+        Self {
+            consuming,
+            publishing,
+            ended: [consuming_ended, publishing_ended],
+            stop,
+        }
+    }
+
+    /// Closes both.
+    async fn close(self, limit: Duration) {
+        self.stop.cancel();
+        // Each supervisor bounds its own close; this is for one that is in the middle of connecting.
+        let _ = timeout(limit * 2, join_all(self.ended)).await;
     }
 }
 
@@ -167,6 +169,28 @@ struct Common {
 }
 
 impl Common {
+    /// Starts the lanes; how they are observed, and where they tell how that went.
+    fn lanes(
+        &self,
+        consumers: BTreeMap<String, ConsumerSettings>,
+        mut dispatch: HashMap<String, Dispatch>,
+        mut calls: BTreeMap<String, LaneCalls>,
+    ) -> (Lanes, Vec<ObservedLane>, Started) {
+        let (started, starts) = mpsc::unbounded_channel();
+        let mut lanes = JoinSet::new();
+        let mut observed = Vec::new();
+        for (name, consumer) in consumers {
+            let Some(call) = calls.remove(&name) else {
+                continue;
+            };
+            let dispatch = dispatch.remove(&name).unwrap_or_default();
+            let (lane, seen) = self.lane(&name, consumer, dispatch, call, started.clone());
+            observed.push(seen);
+            lanes.spawn(async move { (name, lane.run().await) });
+        }
+        (lanes, observed, starts)
+    }
+
     /// A lane, and how it is observed.
     fn lane(
         &self,
@@ -211,13 +235,17 @@ impl Common {
     }
 }
 
+/// The lanes that run, with their names.
+type Lanes = JoinSet<(String, LaneReport)>;
 /// Where lanes tell how their first subscription went.
 type Starts = mpsc::UnboundedSender<(String, Result<(), BrokerError>)>;
+/// How they went.
+type Started = mpsc::UnboundedReceiver<(String, Result<(), BrokerError>)>;
 
 /// Looks at how the lanes' first subscriptions go, until all have succeeded or a drain begins. One
 /// that can never succeed, or none with `fail_fast`, ends the worker.
 async fn check_start(
-    mut starts: mpsc::UnboundedReceiver<(String, Result<(), BrokerError>)>,
+    mut starts: Started,
     fail_fast: bool,
     drain: &CancellationToken,
 ) -> Option<RunError> {
@@ -234,7 +262,7 @@ async fn check_start(
     }
 }
 
-async fn collect(mut lanes: JoinSet<(String, LaneReport)>) -> super::LaneReports {
+async fn collect(mut lanes: Lanes) -> super::LaneReports {
     let mut reports = super::LaneReports::new();
     while let Some(ended) = lanes.join_next().await {
         match ended {
