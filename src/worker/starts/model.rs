@@ -129,7 +129,7 @@ impl Model {
                 self.look = true;
             }
             (11, _) => {
-                self.starts.hold(count % 2 == 0);
+                self.starts.hold(count > 2);
                 self.look = true;
             }
             (12, _) => {
