@@ -50,7 +50,7 @@ test-backends: setup ## Test telemetry against real backends: Prometheus, and Ph
 soak: setup ## Disturb a worker at random for SOAK_SECONDS and see that no message suffers; LAPWING_SOAK_SEED repeats a round
 	@trap 'if (($$? == 0)); then end=down; else end=stop; fi; scripts/rabbitmq $$end "suite*"' EXIT; \
 	LAPWING_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --test broker -- --ignored --nocapture --exact \
-	  soak::whatever_happens_each_message_ends_as_its_handler_wants
+	  soak::own_node_whatever_happens_each_message_ends_as_its_handler_wants
 
 # Advisories are apart, as their database comes from the internet: what was clean today need not be tomorrow.
 lint: ## Check format and lints; licences and shell scripts where the tools are installed

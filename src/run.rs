@@ -108,10 +108,10 @@ impl Permit {
         }
     }
 
-    /// Waits for a slot again.
-    pub(crate) async fn retake(&self) {
-        self.slots.take().await;
-        self.granted();
+    /// Takes over the slot of another, if that holds one.
+    pub(crate) fn take_over(&self, other: &Self) {
+        let held = other.held.swap(false, Ordering::AcqRel);
+        self.held.store(held, Ordering::Release);
     }
 }
 

@@ -39,15 +39,6 @@ impl Slots {
         true
     }
 
-    /// Waits for a slot, and takes it.
-    pub(crate) async fn take(&self) {
-        match self.free.acquire().await {
-            Ok(permit) => permit.forget(),
-            // Never closed.
-            Err(_) => std::future::pending().await,
-        }
-    }
-
     /// Gives a slot back.
     pub(crate) fn give_back(&self) {
         if self.owed.load(Ordering::SeqCst) > 0 && self.pay(1) == 1 {

@@ -126,7 +126,7 @@ async fn travel(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
                 let has_slot = tokio::select! {
                     biased;
                     () = lane.drain.cancelled() => false,
-                    () = run.permit().retake() => true,
+                    () = lane.starts.retake(run.permit()) => true,
                 };
                 if !has_slot {
                     return Some(Box::pin(park(lane, run, Duration::ZERO)).await);

@@ -14,14 +14,18 @@
 
 use std::{
     collections::VecDeque,
+    future::pending,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
-use crate::{run::Run, slots::Slots};
+use crate::{
+    run::{Permit, Run},
+    slots::Slots,
+};
 
 /// A path that takes this long without waiting is slow.
 const SLOW: Duration = Duration::from_micros(200);
@@ -36,6 +40,11 @@ pub(super) struct Starts<R = Arc<Run>> {
 #[derive(Debug)]
 struct State<R> {
     waiting: VecDeque<R>,
+    /// Paths that wait for a slot for a further attempt, and the way to give them one.
+    again: VecDeque<oneshot::Sender<Permit>>,
+    /// Whether the next slot is for one of those, where both wait. Turn by turn: a handler that
+    /// puts its message off again and again must not keep others from their first attempt.
+    again_next: bool,
     /// Runners that will come back for more, unless a handler keeps them.
     runners: usize,
     /// Those of them that have yet to take their first. Each takes one at least, so that no more
@@ -51,6 +60,8 @@ impl<R> Starts<R> {
     pub(super) fn new(slots: Arc<Slots>) -> Self {
         let state = Mutex::new(State {
             waiting: VecDeque::new(),
+            again: VecDeque::new(),
+            again_next: true,
             runners: 0,
             coming: 0,
             taken_at: Instant::now(),
@@ -83,18 +94,44 @@ impl<R> Starts<R> {
         self.lock().held = held;
     }
 
-    /// A runner takes a delivery and a slot for it, its `first` or a further one. When there is none
-    /// of either its work is done.
+    /// A runner takes a delivery and a slot for it, its `first` or a further one, and gives slots to
+    /// the paths whose turn it is. When there is none of either its work is done.
     pub(super) fn take(&self, first: bool, now: Instant) -> Option<R> {
         let mut state = self.lock();
         state.coming -= usize::from(first);
         // A slot that comes free after this look brings a runner: see `pass_on`.
-        if state.held || state.waiting.is_empty() || !self.slots.try_take() {
-            state.runners -= 1;
-            return None;
+        while state.wanted() > 0 && self.slots.try_take() {
+            state.taken_at = now;
+            let again = state.again_next || state.held || state.waiting.is_empty();
+            state.again_next = !again;
+            let Some(path) = again.then(|| state.again.pop_front()).flatten() else {
+                return state.waiting.pop_front();
+            };
+            let slot = Permit::new(Arc::clone(&self.slots));
+            slot.granted();
+            // A path that waits no longer leaves it here, and it is free again.
+            drop(path.send(slot));
         }
-        state.taken_at = now;
-        state.waiting.pop_front()
+        state.runners -= 1;
+        None
+    }
+
+    /// Waits for a slot for a further attempt, in turn with those that wait for their first.
+    pub(super) async fn retake(&self, permit: &Permit) {
+        let slot = {
+            let mut state = self.lock();
+            if state.wanted() == 0 && self.slots.try_take() {
+                return permit.granted();
+            }
+            let (path, slot) = oneshot::channel();
+            state.again.push_back(path);
+            slot
+        };
+        match slot.await {
+            Ok(slot) => permit.take_over(&slot),
+            // Nobody takes it out of the queue but to give it a slot.
+            Err(_) => pending().await,
+        }
     }
 
     /// A runner's path has to wait, and the runner with it; true when another is needed in its
@@ -162,10 +199,7 @@ impl<R> Starts<R> {
     }
 
     fn startable(&self, state: &State<R>) -> usize {
-        match state.held {
-            true => 0,
-            false => state.waiting.len().min(self.slots.free()),
-        }
+        state.wanted().min(self.slots.free())
     }
 
     fn lock(&self) -> MutexGuard<'_, State<R>> {
@@ -174,6 +208,15 @@ impl<R> Starts<R> {
 }
 
 impl<R> State<R> {
+    /// Slots that could be used.
+    fn wanted(&self) -> usize {
+        let first = match self.held {
+            true => 0,
+            false => self.waiting.len(),
+        };
+        first + self.again.len()
+    }
+
     fn add(&mut self, runners: usize) {
         self.runners += runners;
         self.coming += runners;
@@ -181,143 +224,6 @@ impl<R> State<R> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A queue with these in it, and the moment at which they were put there.
-    fn queue(runs: std::ops::Range<u32>) -> (Starts<u32>, Instant) {
-        queue_with(usize::MAX >> 3, runs)
-    }
-
-    /// With so many slots.
-    fn queue_with(slots: usize, runs: std::ops::Range<u32>) -> (Starts<u32>, Instant) {
-        let (starts, now) = (Starts::new(Arc::new(Slots::new(slots))), Instant::now());
-        assert!(
-            starts.put(&mut runs.collect(), now),
-            "nobody is there to take them"
-        );
-        (starts, now)
-    }
-
-    #[test]
-    fn a_slot_that_comes_free_is_taken_by_the_path_that_had_it_or_by_a_runner_for_it() {
-        let (starts, now) = queue_with(2, 0..5);
-        assert_eq!(starts.take(true, now), Some(0));
-        assert!(starts.leave());
-        assert_eq!(starts.take(true, now), Some(1));
-        assert!(!starts.leave(), "no slot is free");
-        assert!(!starts.put(&mut vec![5], now));
-        assert_eq!(starts.missing(now + SLOW), 0);
-        assert!(!starts.is_behind());
-
-        starts.slots.give_back();
-        starts.join();
-        assert_eq!(starts.take(false, now), Some(2), "from path to path");
-        assert!(!starts.leave());
-
-        starts.slots.give_back();
-        assert!(starts.is_behind());
-        assert!(starts.pass_on(), "its path goes on without it");
-        assert!(!starts.pass_on(), "one comes for it");
-        assert_eq!(starts.take(true, now), Some(3));
-        assert_eq!(starts.take(false, now), None);
-        assert_eq!(starts.waiting(), 2);
-    }
-
-    #[test]
-    fn what_is_held_is_not_started_and_what_is_withdrawn_never_will_be() {
-        let (starts, now) = queue(0..3);
-        assert_eq!(starts.take(true, now), Some(0));
-        starts.hold(true);
-        assert_eq!(starts.take(false, now), None);
-        assert!(!starts.put(&mut vec![3], now + SLOW));
-        assert_eq!(starts.missing(now + SLOW), 0);
-        starts.hold(false);
-        assert_eq!(starts.missing(now + SLOW), 1);
-        assert_eq!(starts.take(true, now), Some(1));
-        assert_eq!(starts.withdraw(), [2, 3]);
-        assert_eq!(starts.take(false, now), None);
-    }
-
-    #[test]
-    fn one_runner_takes_all_in_order_and_what_comes_meanwhile() {
-        let (starts, now) = queue(0..2);
-        assert_eq!(starts.take(true, now), Some(0));
-        assert!(!starts.put(&mut vec![2], now));
-        assert_eq!(starts.take(false, now), Some(1));
-        assert_eq!(starts.take(false, now), Some(2));
-        assert_eq!(starts.take(false, now), None);
-        assert!(starts.put(&mut vec![3], now), "it has gone");
-    }
-
-    #[test]
-    fn a_runner_that_stays_with_its_path_is_replaced_where_others_wait() {
-        let (starts, now) = queue(0..2);
-        assert_eq!(starts.take(true, now), Some(0));
-        assert!(starts.leave());
-        assert_eq!(starts.take(true, now), Some(1));
-        assert!(!starts.leave());
-        assert!(starts.put(&mut vec![2], now));
-        starts.join();
-        assert_eq!(starts.take(false, now), Some(2));
-        assert_eq!(starts.take(false, now), None);
-        assert_eq!(starts.take(true, now), None);
-        assert!(starts.put(&mut vec![3], now), "both have gone");
-    }
-
-    #[test]
-    fn what_arrives_behind_a_handler_that_keeps_its_thread_brings_its_own_runner() {
-        let (starts, now) = queue(0..1);
-        assert_eq!(starts.take(true, now), Some(0));
-        assert!(!starts.put(&mut vec![1], now + SLOW / 2));
-        assert!(starts.put(&mut vec![2], now + SLOW));
-    }
-
-    #[test]
-    fn runners_are_added_while_none_takes_anything_up_to_one_for_each_that_waits() {
-        let (starts, now) = queue(0..10);
-        assert_eq!(starts.missing(now), 0, "it has just been asked for");
-        let later = now + SLOW;
-        let added: Vec<_> = (0..6).map(|_| starts.missing(later)).collect();
-        assert_eq!(added, [1, 2, 4, 2, 0, 0], "beside the first one");
-        assert_eq!(starts.take(true, later), Some(0));
-        assert_eq!(starts.missing(later), 0);
-        assert_eq!(starts.missing(later + SLOW), 0, "nine wait for nine");
-    }
-
-    #[test]
-    fn a_slow_runner_becomes_two_where_there_is_work_for_two() {
-        let (starts, now) = queue(0..3);
-        assert_eq!(starts.take(true, now), Some(0));
-        assert!(!starts.split(SLOW / 2));
-        assert!(starts.split(SLOW));
-        assert_eq!(starts.take(true, now), Some(1));
-        assert!(!starts.split(SLOW), "one is left, and another runner comes");
-    }
-
-    /// The handlers' runtime, with runners as its tasks, oldest first, and a lane that always has
-    /// more to start: as long as it goes on, nothing may pile up.
-    #[test]
-    fn runners_do_not_pile_up_while_slow_handlers_have_a_backlog() {
-        const BACKLOG: u32 = 30;
-        let (starts, mut now) = queue(0..BACKLOG);
-        let mut first = VecDeque::from([true]);
-        for next in BACKLOG..10_000 {
-            now += SLOW;
-            first.extend((0..starts.missing(now)).map(|_| true));
-            let runner = first.pop_front().expect("one is left");
-            if starts.take(runner, now).is_some() {
-                now += SLOW;
-                first.extend(starts.put(&mut vec![next], now).then_some(true));
-                match (next % 3 == 0, starts.split(SLOW)) {
-                    (_, true) => first.extend([true, true]),
-                    (true, false) if starts.leave() => first.push_back(true),
-                    (true, false) => {}
-                    (false, false) => first.push_front(false),
-                }
-            }
-            let tasks = first.len();
-            assert!(tasks <= BACKLOG as usize + 2, "{tasks} at {next}");
-        }
-    }
-}
+mod model;
+#[cfg(test)]
+mod tests;

@@ -266,7 +266,7 @@ impl Lane {
         }
         if self.hold_until.is_some_and(|until| until <= now) {
             self.end_hold();
-            if !self.wants_session() && !self.draining && !self.paused {
+            if self.takes_deliveries() {
                 self.tell(LaneState::Consuming, None);
             }
         }

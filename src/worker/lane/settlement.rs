@@ -165,9 +165,13 @@ impl Lane {
         if self.hold_until.is_none() && !self.draining && !self.paused {
             self.hold_until = Some(Instant::now() + self.shared.publish.hold);
             self.shared.starts.hold(true);
-            let reason = "retries and dead letters are not confirmed by the broker";
-            self.tell(LaneState::Held, Some(reason.to_owned()));
+            self.tell_held();
         }
+    }
+
+    pub(super) fn tell_held(&self) {
+        let reason = "retries and dead letters are not confirmed by the broker";
+        self.tell(LaneState::Held, Some(reason.to_owned()));
     }
 
     /// Starts again what waits, if it was held.

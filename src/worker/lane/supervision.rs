@@ -52,9 +52,10 @@ impl Lane {
         self.shared.counters.sessions.add_one();
         self.opened_at = Instant::now();
         match self.paused {
-            false => self.tell(LaneState::Consuming, None),
             // It was paused while this was under way.
             true => self.pause().await,
+            false if self.hold_until.is_some() => self.tell_held(),
+            false => self.tell(LaneState::Consuming, None),
         }
     }
 

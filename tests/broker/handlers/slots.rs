@@ -1,12 +1,13 @@
-//! Handler slots of handlers that never end: others get them.
+//! Handler slots: others get them when handlers never end, or end and come back.
 
 use std::future::pending;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Instant;
 
-use lapwing::{Context, Worker};
+use lapwing::{Context, Failure, Outcome, Worker};
 
 use super::{start, vhost};
-use crate::support::{Notes, Proxy, PublishSpec, lane_settings};
+use crate::support::{Notes, Proxy, PublishSpec, lane_settings, ms};
 
 const ONE: &str = "[consumers.q]\nconcurrency = 1\ntimeout = '300ms'\ncancel_grace = '100ms'";
 
@@ -108,5 +109,75 @@ async fn a_handler_that_blocks_its_thread_when_it_is_dropped_gives_its_slot() {
     notes.wait_until("the next one runs", next).await;
 
     drop(release);
+    worker.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_are_put_off_again_and_again_leave_room_for_others() {
+    let vhost = vhost().await;
+    let settings = lane_settings(&vhost, &["q"], "consumers.q.concurrency = 1");
+    let notes = Notes::default();
+    let noting = notes.clone();
+    // Two that wait for what comes behind them: one of them wants the slot at any time.
+    let handler = move |context: Context| {
+        noting.note(&context);
+        let noting = noting.clone();
+        async move {
+            if context.message().id() == Some("awaited") || !noting.of("awaited").is_empty() {
+                return Outcome::Succeeded;
+            }
+            tokio::time::sleep(ms(20)).await;
+            Outcome::snooze(ms(5))
+        }
+    };
+    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    vhost.publish_many("q", 2, |_| PublishSpec::of("x")).await;
+    notes.wait_for(5).await;
+
+    vhost.publish_with(PublishSpec::to("q").id("awaited")).await;
+
+    let done = |lane: &lapwing::LaneReport| lane.ledger.acked == 3;
+    worker.wait_for_report("all are done", "q", done).await;
+    worker.stop().await;
+}
+
+/// The lane looks after slots four times a second: what waits for that is late each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_goes_on_while_the_path_that_had_it_waits() {
+    const MESSAGES: usize = 12;
+    let vhost = vhost().await;
+    let changes = "[consumers.q]\nconcurrency = 1\nprefetch = 40\n\
+        [consumers.q.retry]\nbase = '900ms'\njitter = 0.0";
+    let settings = lane_settings(&vhost, &["q"], changes);
+    let notes = Notes::default();
+    let noting = notes.clone();
+    let ended = Arc::new(Mutex::new(Vec::new()));
+    let ending = Arc::clone(&ended);
+    let handler = move |context: Context| {
+        noting.note(&context);
+        let ending = Arc::clone(&ending);
+        async move {
+            tokio::time::sleep(ms(2)).await;
+            if context.attempt() == 1 {
+                ending.lock().expect("no panic").push(Instant::now());
+                return Err(Failure::retryable("slots", "once more"));
+            }
+            Ok(())
+        }
+    };
+    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    vhost
+        .publish_many("q", MESSAGES, |_| PublishSpec::of("x"))
+        .await;
+
+    let runs = notes.wait_for(2 * MESSAGES).await;
+
+    let ended = ended.lock().expect("no panic").clone();
+    let late = runs[1..MESSAGES]
+        .iter()
+        .zip(&ended)
+        .map(|(next, before)| next.at.duration_since(*before))
+        .filter(|empty| *empty > ms(100));
+    assert!(late.count() < MESSAGES / 2, "{runs:#?} {ended:#?}");
     worker.stop().await;
 }

@@ -2,6 +2,7 @@
 //! what the original carried.
 
 mod copies;
+mod held;
 mod obstacles;
 
 use lapin::types::AMQPValue;

@@ -9,6 +9,7 @@ use lapwing::handler::Shared;
 use lapwing::{Context, Failure, Outcome};
 use std::sync::Arc;
 
+use super::load::Load;
 use crate::support::ms;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +54,12 @@ impl Fate {
         }
     }
 
+    /// Ids end in their number.
+    pub(super) fn of_id(id: &str) -> Self {
+        let number = id.rsplit('-').next().and_then(|number| number.parse().ok());
+        Self::of(number.expect("it has a number"))
+    }
+
     pub(super) fn is_dead(self) -> bool {
         matches!(
             self,
@@ -64,18 +71,24 @@ impl Fate {
 /// How often each message was done, by its lane and number.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// Whether handlers keep their threads beyond their timeout, and that of others with it.
-    rough: bool,
+    /// Whether handlers keep their threads beyond their timeout, and that of others with it: the lane
+    /// gives their slots away while they still run.
+    keeps: bool,
+    pub(super) load: Arc<Load>,
     done: Mutex<BTreeMap<String, usize>>,
     snoozed: Mutex<BTreeSet<String>>,
 }
 
 impl Seen {
-    pub(super) fn new(rough: bool) -> Self {
+    pub(super) fn new(keeps: bool) -> Self {
         Self {
-            rough,
+            keeps,
             ..Self::default()
         }
+    }
+
+    pub(super) fn keeps(&self) -> bool {
+        self.keeps
     }
 
     pub(super) fn done(&self) -> BTreeMap<String, usize> {
@@ -119,6 +132,7 @@ impl Drop for PanicsWhenDropped {
 }
 
 pub(super) async fn handle(context: Context, seen: Shared<Arc<Seen>>) -> Outcome {
+    let _inside = (!seen.keeps).then(|| seen.load.enter(context.lane()));
     let id = context.message().id().unwrap_or_default();
     let number = id.rsplit('-').next().and_then(|number| number.parse().ok());
     let number: usize = number.expect("it has a number");
@@ -154,7 +168,7 @@ pub(super) async fn handle(context: Context, seen: Shared<Arc<Seen>>) -> Outcome
             }
         }
         Fate::Hangs if first => pending().await,
-        Fate::BlocksTooLong if first && seen.rough => {
+        Fate::BlocksTooLong if first && seen.keeps => {
             keep_thread(ms(2_500));
             return failed();
         }

@@ -2,6 +2,7 @@
 //! Whatever happened, each message must have ended as its handler wants it to end.
 
 mod fate;
+mod load;
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -10,15 +11,20 @@ use std::time::{Duration, Instant};
 
 use fate::{Fate, Seen, handle};
 use lapwing::config::Settings;
-use lapwing::{Ledger, Report, RunError, Worker, WorkerHandle};
+use lapwing::{LaneState, Ledger, Readiness, Report, RunError, Worker, WorkerHandle};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
 use crate::support::{Broker, Proxy, PublishSpec, QueueType, VHost, lane_settings, ms, within};
 
-const LANES: [&str; 2] = ["a", "b"];
+const LANES: [&str; 3] = ["a", "b", SHAKY];
+/// The lane whose queues are deleted, with what is in them: only what it is sent in the end must
+/// all be done.
+const SHAKY: &str = "c";
 const MESSAGES: usize = 2_000;
+/// Messages that the shaky lane is sent in the end, and each time its queue is there again.
+const FEW: usize = 200;
 const PREFETCHES: [u16; 5] = [1, 2, 7, 64, 300];
 /// How long a round may take to come to its end when nothing disturbs it any more.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -30,12 +36,15 @@ fn from_environment(name: &str) -> Option<u64> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes as long as one likes: make soak"]
-async fn whatever_happens_each_message_ends_as_its_handler_wants() {
+async fn own_node_whatever_happens_each_message_ends_as_its_handler_wants() {
     let time = Duration::from_secs(from_environment("LAPWING_SOAK_SECONDS").unwrap_or(60));
     let seed = from_environment("LAPWING_SOAK_SEED");
+    let Some(broker) = Broker::own("soak").await else {
+        return;
+    };
     let began = Instant::now();
     for seed in seed.unwrap_or_else(|| rand::random::<u32>().into()).. {
-        play(seed).await;
+        play(&broker, seed).await;
         if began.elapsed() > time {
             return;
         }
@@ -43,8 +52,8 @@ async fn whatever_happens_each_message_ends_as_its_handler_wants() {
 }
 
 /// One round: one set of settings, and some thousand messages.
-async fn play(seed: u64) {
-    let vhost = Broker::shared().await.vhost().await;
+async fn play(broker: &Broker, seed: u64) {
+    let vhost = broker.vhost().await;
     let mut round = Round::new(seed, &vhost).await;
     round.start().await;
     let publish = async {
@@ -54,8 +63,32 @@ async fn play(seed: u64) {
                 .await;
         }
     };
-    tokio::join!(publish, round.disturb());
+    // The shaky lane has its messages before its queue is deleted.
+    tokio::join!(publish, round.disturb(&vhost, &LANES[..2], 40));
+    round.disturb(&vhost, &LANES, 40).await;
     round.settle(&vhost).await;
+}
+
+/// Blocks publishing for a while, as a shortage of memory does.
+async fn block_publishing(broker: Broker, time: Duration) {
+    let limit = "set_vm_memory_high_watermark";
+    broker.ctl(&[limit, "0.0000001"]).await;
+    tokio::time::sleep(time).await;
+    broker.ctl(&[limit, "absolute", "2GB"]).await;
+}
+
+/// Messages of a lane that have not come to their end. Looked for twice, and at once, as they go
+/// round from queue to rung and back.
+async fn left(vhost: &VHost, lane: &str) -> u32 {
+    let rung = format!("{lane}.retry.1s");
+    let mut left = 0;
+    for queue in [lane, &rung, lane, &rung] {
+        // One that was deleted is declared again when there is something for it.
+        if vhost.exists(queue).await {
+            left += vhost.counts(queue).await.total();
+        }
+    }
+    left
 }
 
 struct Round {
@@ -68,8 +101,13 @@ struct Round {
     seen: Arc<Seen>,
     running: Option<(WorkerHandle, JoinHandle<Result<Report, RunError>>)>,
     ledger: Ledger,
-    /// Connections are cut, drains cut short, threads kept for long.
+    /// Connections are cut, drains cut short.
     rough: bool,
+    /// Publishing is blocked, now and then.
+    blocks: bool,
+    blocking: Option<JoinHandle<()>>,
+    /// Batches that the shaky lane was sent.
+    batches: usize,
     /// Messages may be done a second time.
     duplicates: bool,
 }
@@ -80,7 +118,8 @@ impl Round {
         let proxy = Proxy::to(vhost).await;
         let kind = QueueType::ALL[random.random_range(0..2)].name();
         let mut changes = format!(
-            "broker.url = '{}'\nbroker.reconnect = {{ base = '10ms', cap = '100ms' }}\n",
+            "broker.url = '{}'\nbroker.reconnect = {{ base = '10ms', cap = '100ms' }}\n\
+             publish = {{ budget = '300ms', hold = '200ms' }}\n",
             proxy.url(vhost)
         );
         for lane in LANES {
@@ -93,8 +132,12 @@ impl Round {
                  max_attempts = 6\n",
             );
         }
-        let (threads, rough) = (random.random_range(1..=3), random.random_bool(0.6));
-        println!("LAPWING_SOAK_SEED={seed} {threads} threads, rough: {rough}, {changes}");
+        let threads = random.random_range(1..=3);
+        let [rough, keeps, blocks] = [0.6, 0.3, 0.5].map(|odds| random.random_bool(odds));
+        println!(
+            "LAPWING_SOAK_SEED={seed} {threads} threads, rough: {rough}, keeps: {keeps}, \
+             blocks: {blocks}, {changes}"
+        );
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads)
             .enable_all()
@@ -105,11 +148,15 @@ impl Round {
             random,
             proxy,
             threads: Some(runtime.expect("threads can be had")),
-            seen: Arc::new(Seen::new(rough)),
+            seen: Arc::new(Seen::new(keeps)),
             running: None,
             ledger: Ledger::default(),
             rough,
-            duplicates: rough,
+            blocks,
+            blocking: None,
+            batches: 0,
+            // A confirm that comes after the budget makes one.
+            duplicates: rough || blocks || keeps,
         }
     }
 
@@ -117,11 +164,16 @@ impl Round {
         let mut worker = Worker::new(self.settings.clone()).share(Arc::clone(&self.seen));
         for lane in LANES {
             worker = worker.handler(lane, handle);
+            let concurrency = self.settings.consumers[lane].concurrency;
+            self.seen.load.limit(lane, concurrency);
         }
         let mut handle = worker.handle();
         let threads = self.threads.as_ref().expect("the round goes on");
         self.running = Some((handle.clone(), threads.spawn(worker.run(pending()))));
         within("the worker's start", handle.until(|seen| seen.ready)).await;
+        if !self.seen.keeps() {
+            tokio::spawn(Arc::clone(&self.seen.load).watch(handle));
+        }
     }
 
     async fn stop(&mut self, now: bool) {
@@ -132,7 +184,12 @@ impl Round {
         }
         let report = within("the worker's drain", running).await;
         let report = report.expect("no panic").expect("it ran");
-        assert_eq!(report.ledger().open(), 0, "{report:?}");
+        let open = report.lanes.values().filter(|lane| lane.ledger.open() > 0);
+        assert_eq!(
+            (report.lanes.len(), open.count()),
+            (LANES.len(), 0),
+            "{report:?}"
+        );
         if report.left() > 0 {
             println!("left {}: {report:?}", report.left());
             assert!(self.rough, "a graceful drain leaves none: {report:?}");
@@ -140,13 +197,13 @@ impl Round {
         self.ledger += report.ledger();
     }
 
-    /// Does one thing after the other to the worker.
-    async fn disturb(&mut self) {
-        for _ in 0..self.random.random_range(10..80) {
+    /// Does one thing after the other to some lanes of the worker.
+    async fn disturb(&mut self, vhost: &VHost, lanes: &[&str], most: usize) {
+        for _ in 0..self.random.random_range(5..most) {
             tokio::time::sleep(ms(self.random.random_range(0..150))).await;
-            let lane = LANES[self.random.random_range(0..2)];
+            let lane = lanes[self.random.random_range(0..lanes.len())];
             let (handle, _) = self.running.as_ref().expect("it runs");
-            match self.random.random_range(0..12) {
+            match self.random.random_range(0..16) {
                 0 | 1 => {
                     handle.pause(lane).await.expect("the lane answers");
                 }
@@ -154,6 +211,9 @@ impl Round {
                 4 | 5 => {
                     let prefetch = self.settings.consumers[lane].prefetch;
                     let concurrency = self.random.random_range(1..=prefetch);
+                    // Told first where there will be more, and where there will be fewer it does not
+                    // matter.
+                    self.seen.load.limit(lane, concurrency);
                     let set = handle.set_concurrency(lane, concurrency);
                     set.expect("it is in range");
                 }
@@ -167,77 +227,125 @@ impl Round {
                 8..10 if self.rough => {
                     self.proxy.cut().await;
                 }
-                10 => {
+                10 if self.rough => {
+                    vhost.close_connections().await;
+                }
+                11 => {
                     let now = self.rough && self.random.random_bool(0.5);
                     self.stop(now).await;
                     self.start().await;
                 }
+                12 => {
+                    self.proxy.stall();
+                    tokio::time::sleep(ms(self.random.random_range(0..300))).await;
+                    self.proxy.resume();
+                }
+                13 if self.blocks && self.blocking.as_ref().is_none_or(JoinHandle::is_finished) => {
+                    let time = ms(self.random.random_range(0..1_500));
+                    let blocking = block_publishing(vhost.broker().clone(), time);
+                    self.blocking = Some(tokio::spawn(blocking));
+                }
+                // The broker cancels the consumer.
+                14 if lane == SHAKY => {
+                    vhost.delete(SHAKY).await;
+                    tokio::time::sleep(ms(self.random.random_range(0..300))).await;
+                    if vhost.exists(SHAKY).await {
+                        self.send_shaky(vhost).await;
+                    }
+                }
+                15 if lane == SHAKY => vhost.delete(&format!("{SHAKY}.retry.1s")).await,
                 _ => {}
             }
         }
     }
 
-    /// Lets everything end, and takes stock.
-    async fn settle(mut self, vhost: &VHost) {
+    /// Sends the shaky lane some more; answers their ids.
+    async fn send_shaky(&mut self, vhost: &VHost) -> Vec<String> {
+        self.batches += 1;
+        let first = self.batches * 10_000;
+        let make = |index| PublishSpec::of("x").id(&format!("{SHAKY}-{}", first + index));
+        vhost.publish_many(SHAKY, FEW, make).await
+    }
+
+    /// Ends every disturbance.
+    async fn calm(&mut self, vhost: &VHost) -> Vec<String> {
+        if let Some(blocking) = self.blocking.take() {
+            within("the end of the alarm", blocking)
+                .await
+                .expect("no panic");
+        }
         let (handle, _) = self.running.as_ref().expect("it runs");
-        let handle = handle.clone();
+        let mut handle = handle.clone();
         for lane in LANES {
             handle.resume(lane).await.expect("the lane answers");
         }
+        let consume = |seen: &Readiness| {
+            let mut lanes = seen.lanes.values();
+            lanes.all(|lane| lane.state == LaneState::Consuming)
+        };
+        within("the lanes to consume", handle.until(consume)).await;
+        self.send_shaky(vhost).await
+    }
+
+    /// Lets everything end, and takes stock.
+    async fn settle(mut self, vhost: &VHost) {
+        let last = self.calm(vhost).await;
+        let (handle, _) = self.running.as_ref().expect("it runs");
+        let handle = handle.clone();
         let began = Instant::now();
         for lane in LANES {
-            for queue in [
-                format!("{lane}.retry.1s"),
-                lane.to_owned(),
-                format!("{lane}.retry.1s"),
-                lane.to_owned(),
-            ] {
-                while vhost.counts(&queue).await.total() > 0 {
-                    if began.elapsed() > PATIENCE {
-                        let counts = vhost.counts(&queue).await;
-                        let report = handle.report(lane).await;
-                        let held = handle.in_flight(Some(lane), 0, 20).await;
-                        panic!(
-                            "seed {}: {queue} has {counts:?}\n{report:#?}\n{held:#?}\n{:?}",
-                            self.seed,
-                            handle.readiness()
-                        );
-                    }
-                    tokio::time::sleep(ms(20)).await;
+            while left(vhost, lane).await > 0 {
+                if began.elapsed() > PATIENCE {
+                    let left = left(vhost, lane).await;
+                    let report = handle.report(lane).await;
+                    let held = handle.in_flight(Some(lane), 0, 20).await;
+                    panic!(
+                        "seed {}: {lane} has {left}\n{report:#?}\n{held:#?}\n{:?}",
+                        self.seed,
+                        handle.readiness()
+                    );
                 }
+                tokio::time::sleep(ms(20)).await;
             }
         }
         self.stop(false).await;
         let took = began.elapsed();
-        let done = self.seen.done();
-        for lane in LANES {
-            let dead = vhost.drain_all(&format!("{lane}.dead")).await;
-            let ids: BTreeSet<_> = dead.iter().map(|got| got.id().to_owned()).collect();
-            for number in 0..MESSAGES {
-                let id = format!("{lane}-{number:05}");
-                let (times, fate) = (done.get(&id).copied().unwrap_or(0), Fate::of(number));
-                let right = match fate.is_dead() {
-                    true => times == 0 && ids.contains(&id),
-                    false => !ids.contains(&id) && times > 0 && (times == 1 || self.duplicates),
-                };
-                assert!(
-                    right,
-                    "seed {}: {id} {fate:?} done {times} times, dead {}",
-                    self.seed,
-                    ids.contains(&id)
-                );
-            }
-            assert!(
-                dead.len() == ids.len() || self.duplicates,
-                "seed {}",
-                self.seed
-            );
+        for lane in &LANES[..2] {
+            let ids = (0..MESSAGES).map(|number| format!("{lane}-{number:05}"));
+            self.check(vhost, lane, ids.collect()).await;
         }
-        println!("settled in {took:?}: {:?}", self.ledger);
+        self.check(vhost, SHAKY, last).await;
+        let peaks = self.seen.load.check();
+        println!("settled in {took:?}: {peaks}{:?}", self.ledger);
         // Dropping it would wait in a thread that must not.
         self.threads
             .take()
             .expect("it is there")
             .shutdown_background();
+    }
+
+    /// Each of these messages must have ended as its handler wants.
+    async fn check(&self, vhost: &VHost, lane: &str, sent: Vec<String>) {
+        let done = self.seen.done();
+        let dead = vhost.drain_all(&format!("{lane}.dead")).await;
+        let ids: BTreeSet<_> = dead.iter().map(|got| got.id().to_owned()).collect();
+        for id in sent {
+            let (times, fate) = (done.get(&id).copied().unwrap_or(0), Fate::of_id(&id));
+            let right = match fate.is_dead() {
+                true => times == 0 && ids.contains(&id),
+                false => !ids.contains(&id) && times > 0 && (times == 1 || self.duplicates),
+            };
+            assert!(
+                right,
+                "seed {}: {id} {fate:?} done {times} times, dead {}",
+                self.seed,
+                ids.contains(&id)
+            );
+        }
+        assert!(
+            dead.len() == ids.len() || self.duplicates,
+            "seed {}",
+            self.seed
+        );
     }
 }

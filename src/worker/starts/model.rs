@@ -1,0 +1,206 @@
+//! Runners and paths in any order of events. Handlers here never keep their thread, so no free slot
+//! may need the lane where the lane has not been told of it.
+
+use std::pin::Pin;
+
+use futures_util::FutureExt;
+use proptest::{prelude::*, sample::Index};
+
+use super::*;
+
+type Retake = Pin<Box<dyn Future<Output = ()>>>;
+
+/// A runner and the path it carries.
+struct Path {
+    permit: Arc<Permit>,
+    /// Whether it has had to wait, and so is no runner for now.
+    left: bool,
+    /// It waits for a slot for a further attempt.
+    retake: Option<Retake>,
+}
+
+struct Model {
+    starts: Arc<Starts<u32>>,
+    now: Instant,
+    next: u32,
+    /// What is to be taken next, or withdrawn.
+    due: u32,
+    /// Runners that are tasks and have yet to be polled.
+    coming: usize,
+    paths: Vec<Path>,
+    /// The lane will look.
+    look: bool,
+}
+
+impl Model {
+    fn new(slots: usize) -> Self {
+        Self {
+            starts: Arc::new(Starts::new(Arc::new(Slots::new(slots)))),
+            now: Instant::now(),
+            next: 0,
+            due: 0,
+            coming: 0,
+            paths: Vec::new(),
+            look: false,
+        }
+    }
+
+    fn put(&mut self, count: u32) {
+        let mut runs = (self.next..self.next + count).collect();
+        self.next += count;
+        self.coming += usize::from(self.starts.put(&mut runs, self.now));
+    }
+
+    /// A runner looks for a delivery.
+    fn take(&mut self, first: bool) {
+        self.coming -= usize::from(first);
+        let Some(run) = self.starts.take(first, self.now) else {
+            return;
+        };
+        assert_eq!(run, self.due, "each once and in order");
+        self.due += 1;
+        let permit = Permit::new(Arc::clone(&self.starts.slots));
+        permit.granted();
+        self.paths.push(Path {
+            permit: Arc::new(permit),
+            left: false,
+            retake: None,
+        });
+    }
+
+    /// What the runner does when its path has to wait.
+    fn pending(&mut self, index: usize) {
+        let path = &mut self.paths[index];
+        let needs_runner = match path.left {
+            false => self.starts.leave(),
+            true => !path.permit.is_held() && self.starts.pass_on(),
+        };
+        path.left = true;
+        self.coming += usize::from(needs_runner);
+    }
+
+    /// A path comes to its end.
+    fn end(&mut self, index: usize) {
+        let path = self.paths.swap_remove(index);
+        path.permit.release();
+        if path.left {
+            self.starts.join();
+        }
+        self.take(false);
+    }
+
+    /// A path waits for a slot, or gets it.
+    fn retake(&mut self, index: usize) {
+        let (starts, path) = (Arc::clone(&self.starts), &mut self.paths[index]);
+        let permit = Arc::clone(&path.permit);
+        let mut retake = path
+            .retake
+            .take()
+            .unwrap_or_else(|| Box::pin(async move { starts.retake(&permit).await }));
+        match (&mut retake).now_or_never() {
+            Some(()) => assert!(path.permit.is_held()),
+            None => path.retake = Some(retake),
+        }
+        self.pending(index);
+    }
+
+    fn step(&mut self, step: u8, pick: Index, count: u32) {
+        let some = (!self.paths.is_empty()).then(|| pick.index(self.paths.len()));
+        match (step, some) {
+            (0 | 1, _) => self.put(count),
+            (2 | 3, _) if self.coming > 0 => self.take(true),
+            (4, Some(index)) if self.paths[index].permit.is_held() => self.pending(index),
+            (5, Some(index)) if self.paths[index].permit.is_held() => self.end(index),
+            // A retry waits for its time, or is published.
+            (6, Some(index)) if self.paths[index].permit.is_held() => {
+                self.paths[index].permit.release();
+                self.pending(index);
+            }
+            (7, Some(index)) if !self.paths[index].permit.is_held() => self.retake(index),
+            // A drain, or the end of a publish.
+            (8, Some(index)) if !self.paths[index].permit.is_held() => {
+                self.paths[index].retake = None;
+                self.pending(index);
+            }
+            (9, Some(index)) if self.paths[index].retake.is_none() => self.end(index),
+            // A handler is stuck.
+            (10, Some(index)) => {
+                self.paths[index].permit.release();
+                self.look = true;
+            }
+            (11, _) => {
+                self.starts.hold(count > 2);
+                self.look = true;
+            }
+            (12, _) => {
+                self.starts.slots.set(count as usize);
+                self.look = true;
+            }
+            (13, _) => {
+                for run in self.starts.withdraw() {
+                    assert_eq!(run, self.due, "each once and in order");
+                    self.due += 1;
+                }
+            }
+            _ => self.look(),
+        }
+    }
+
+    fn look(&mut self) {
+        self.coming += self.starts.missing(self.now + SLOW);
+        self.look = self.starts.is_behind() && self.coming == 0;
+    }
+
+    fn check(&self, used_before: usize) {
+        let used = self.starts.slots.in_use();
+        assert!(used <= used_before.max(self.starts.slots.wanted()));
+        let state = self.starts.lock();
+        let on_the_first_poll = self.paths.iter().filter(|path| !path.left).count();
+        assert_eq!(state.coming, self.coming);
+        assert_eq!(state.runners, self.coming + on_the_first_poll);
+        assert!(
+            self.starts.startable(&state) == 0 || state.runners > 0 || self.look,
+            "nobody comes for a free slot"
+        );
+    }
+
+    /// Lets everything come to its end, without a look of the lane beyond one.
+    fn finish(mut self) {
+        self.starts.hold(false);
+        self.starts.slots.set(1);
+        self.look();
+        let most = 10 * (self.next as usize + self.paths.len() + self.coming + 1);
+        for _ in 0..most {
+            if self.coming > 0 {
+                self.take(true);
+            }
+            for index in (0..self.paths.len()).rev() {
+                match self.paths[index].retake.is_some() {
+                    true => self.retake(index),
+                    false => self.end(index),
+                }
+            }
+        }
+        assert_eq!((self.due, self.paths.len()), (self.next, 0), "all have run");
+        assert_eq!(self.starts.slots.in_use(), 0);
+        self.check(0);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    #[test]
+    fn whatever_happens_no_slot_stays_free_while_something_waits_and_none_is_given_twice(
+        slots in 1usize..4,
+        steps in prop::collection::vec((0u8..15, any::<Index>(), 1u32..5), 1..150),
+    ) {
+        let mut model = Model::new(slots);
+        for (step, pick, count) in steps {
+            let used = model.starts.slots.in_use();
+            model.step(step, pick, count);
+            model.check(used);
+        }
+        model.finish();
+    }
+}

@@ -1,0 +1,162 @@
+use super::*;
+use futures_util::FutureExt;
+
+/// A queue with these in it, and the moment at which they were put there.
+fn queue(runs: std::ops::Range<u32>) -> (Starts<u32>, Instant) {
+    queue_with(usize::MAX >> 3, runs)
+}
+
+/// With so many slots.
+fn queue_with(slots: usize, runs: std::ops::Range<u32>) -> (Starts<u32>, Instant) {
+    let (starts, now) = (Starts::new(Arc::new(Slots::new(slots))), Instant::now());
+    assert!(
+        starts.put(&mut runs.collect(), now),
+        "nobody is there to take them"
+    );
+    (starts, now)
+}
+
+#[test]
+fn a_slot_that_comes_free_is_taken_by_the_path_that_had_it_or_by_a_runner_for_it() {
+    let (starts, now) = queue_with(2, 0..5);
+    assert_eq!(starts.take(true, now), Some(0));
+    assert!(starts.leave());
+    assert_eq!(starts.take(true, now), Some(1));
+    assert!(!starts.leave(), "no slot is free");
+    assert!(!starts.put(&mut vec![5], now));
+    assert_eq!(starts.missing(now + SLOW), 0);
+    assert!(!starts.is_behind());
+
+    starts.slots.give_back();
+    starts.join();
+    assert_eq!(starts.take(false, now), Some(2), "from path to path");
+    assert!(!starts.leave());
+
+    starts.slots.give_back();
+    assert!(starts.is_behind());
+    assert!(starts.pass_on(), "its path goes on without it");
+    assert!(!starts.pass_on(), "one comes for it");
+    assert_eq!(starts.take(true, now), Some(3));
+    assert_eq!(starts.take(false, now), None);
+    assert_eq!(starts.waiting(), 2);
+}
+
+#[test]
+fn what_is_held_is_not_started_and_what_is_withdrawn_never_will_be() {
+    let (starts, now) = queue(0..3);
+    assert_eq!(starts.take(true, now), Some(0));
+    starts.hold(true);
+    assert_eq!(starts.take(false, now), None);
+    assert!(!starts.put(&mut vec![3], now + SLOW));
+    assert_eq!(starts.missing(now + SLOW), 0);
+    starts.hold(false);
+    assert_eq!(starts.missing(now + SLOW), 1);
+    assert_eq!(starts.take(true, now), Some(1));
+    assert_eq!(starts.withdraw(), [2, 3]);
+    assert_eq!(starts.take(false, now), None);
+}
+
+#[test]
+fn one_runner_takes_all_in_order_and_what_comes_meanwhile() {
+    let (starts, now) = queue(0..2);
+    assert_eq!(starts.take(true, now), Some(0));
+    assert!(!starts.put(&mut vec![2], now));
+    assert_eq!(starts.take(false, now), Some(1));
+    assert_eq!(starts.take(false, now), Some(2));
+    assert_eq!(starts.take(false, now), None);
+    assert!(starts.put(&mut vec![3], now), "it has gone");
+}
+
+#[test]
+fn a_runner_that_stays_with_its_path_is_replaced_where_others_wait() {
+    let (starts, now) = queue(0..2);
+    assert_eq!(starts.take(true, now), Some(0));
+    assert!(starts.leave());
+    assert_eq!(starts.take(true, now), Some(1));
+    assert!(!starts.leave());
+    assert!(starts.put(&mut vec![2], now));
+    starts.join();
+    assert_eq!(starts.take(false, now), Some(2));
+    assert_eq!(starts.take(false, now), None);
+    assert_eq!(starts.take(true, now), None);
+    assert!(starts.put(&mut vec![3], now), "both have gone");
+}
+
+#[test]
+fn what_arrives_behind_a_handler_that_keeps_its_thread_brings_its_own_runner() {
+    let (starts, now) = queue(0..1);
+    assert_eq!(starts.take(true, now), Some(0));
+    assert!(!starts.put(&mut vec![1], now + SLOW / 2));
+    assert!(starts.put(&mut vec![2], now + SLOW));
+}
+
+#[test]
+fn runners_are_added_while_none_takes_anything_up_to_one_for_each_that_waits() {
+    let (starts, now) = queue(0..10);
+    assert_eq!(starts.missing(now), 0, "it has just been asked for");
+    let later = now + SLOW;
+    let added: Vec<_> = (0..6).map(|_| starts.missing(later)).collect();
+    assert_eq!(added, [1, 2, 4, 2, 0, 0], "beside the first one");
+    assert_eq!(starts.take(true, later), Some(0));
+    assert_eq!(starts.missing(later), 0);
+    assert_eq!(starts.missing(later + SLOW), 0, "nine wait for nine");
+}
+
+#[test]
+fn a_slow_runner_becomes_two_where_there_is_work_for_two() {
+    let (starts, now) = queue(0..3);
+    assert_eq!(starts.take(true, now), Some(0));
+    assert!(!starts.split(SLOW / 2));
+    assert!(starts.split(SLOW));
+    assert_eq!(starts.take(true, now), Some(1));
+    assert!(!starts.split(SLOW), "one is left, and another runner comes");
+}
+
+/// The handlers' runtime, with runners as its tasks, oldest first, and a lane that always has
+/// more to start: as long as it goes on, nothing may pile up.
+#[test]
+fn runners_do_not_pile_up_while_slow_handlers_have_a_backlog() {
+    const BACKLOG: u32 = 30;
+    let (starts, mut now) = queue(0..BACKLOG);
+    let mut first = VecDeque::from([true]);
+    for next in BACKLOG..10_000 {
+        now += SLOW;
+        first.extend((0..starts.missing(now)).map(|_| true));
+        let runner = first.pop_front().expect("one is left");
+        if starts.take(runner, now).is_some() {
+            now += SLOW;
+            first.extend(starts.put(&mut vec![next], now).then_some(true));
+            match (next % 3 == 0, starts.split(SLOW)) {
+                (_, true) => first.extend([true, true]),
+                (true, false) if starts.leave() => first.push_back(true),
+                (true, false) => {}
+                (false, false) => first.push_front(false),
+            }
+        }
+        let tasks = first.len();
+        assert!(tasks <= BACKLOG as usize + 2, "{tasks} at {next}");
+    }
+}
+
+#[test]
+fn first_and_further_attempts_get_slots_in_turn() {
+    let (starts, now) = queue_with(1, 0..3);
+    assert_eq!(starts.take(true, now), Some(0));
+    let permits = [(); 2].map(|()| Permit::new(Arc::clone(&starts.slots)));
+    let mut paths = permits
+        .each_ref()
+        .map(|permit| Box::pin(starts.retake(permit)));
+    for path in &mut paths {
+        assert!(path.now_or_never().is_none(), "no slot is free");
+    }
+
+    for (path, next) in paths.iter_mut().zip([1, 2]) {
+        starts.slots.give_back();
+        assert_eq!(starts.take(false, now), Some(next));
+        starts.slots.give_back();
+        assert_eq!(starts.take(false, now), None);
+        assert!(path.now_or_never().is_some(), "it has the slot");
+        assert!(!starts.pass_on(), "no other is free");
+        starts.join();
+    }
+}

@@ -1,0 +1,94 @@
+//! What a lane does, and says, while it is held.
+
+use lapwing::{LaneReport, LaneState, Readiness};
+
+use super::{DEAD, QUEUE, config};
+use crate::support::{
+    Broker, DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, QueueType, Reply, RunningWorker,
+    VHost, wait_until,
+};
+
+/// There is no rung, and nobody declares one: the first failure holds the lane, for good.
+const FOR_GOOD: &str = "publish.hold = '10m'\n[consumers.orders]\ntopology = 'none'\n";
+
+fn is_held(readiness: &Readiness) -> bool {
+    readiness.lanes[QUEUE].state == LaneState::Held
+}
+
+async fn vhost() -> VHost {
+    let vhost = Broker::shared().await.vhost().await;
+    vhost.declare(QUEUE, QueueType::Quorum).await;
+    vhost.declare(DEAD, QueueType::Quorum).await;
+    vhost
+}
+
+/// The message `fails` waits for the first gate and fails, others wait for the second.
+async fn handler(failing: &Gate, gate: &Gate) -> HttpHandler {
+    let (failing, gate) = (failing.clone(), gate.clone());
+    HttpHandler::answering_async(move |request| {
+        let (failing, gate) = (failing.clone(), gate.clone());
+        async move {
+            if request.message_id() == "fails" {
+                failing.passed().await;
+                return Reply::status(503);
+            }
+            gate.passed().await;
+            Reply::ok()
+        }
+    })
+    .await
+}
+
+async fn report(worker: &RunningWorker, what: &str, accept: impl Fn(&LaneReport) -> bool) {
+    wait_until(what, DEADLINE, async || worker.report(QUEUE).await, accept).await;
+}
+
+#[tokio::test]
+async fn a_held_lane_starts_nothing_in_a_slot_that_comes_free() {
+    let (vhost, gate, open) = (vhost().await, Gate::default(), Gate::default());
+    open.open();
+    let handler = handler(&open, &gate).await;
+    let one = format!("{FOR_GOOD}concurrency = 1");
+    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, &one));
+    worker.ready().await;
+    for id in ["fails", "gated", "waits"] {
+        vhost.publish_with(PublishSpec::to(QUEUE).id(id)).await;
+    }
+    worker.until("holds its lane", is_held).await;
+    report(&worker, "one waits", |lane| lane.buffered == 1).await;
+
+    gate.open();
+
+    report(&worker, "one is done", |lane| lane.ledger.acked == 1).await;
+    let lane = worker.report(QUEUE).await;
+    assert_eq!((lane.buffered, lane.running), (1, 0), "{lane:?}");
+    assert_eq!(handler.seen().exchanges.len(), 2);
+    let ledger = worker.drain().await.ledger();
+    assert_eq!((ledger.acked, ledger.returned), (1, 2), "{ledger:?}");
+}
+
+#[tokio::test]
+async fn a_lane_that_is_held_while_it_subscribes_says_so_when_it_has() {
+    let (vhost, gate) = (vhost().await, Gate::default());
+    let (handler, proxy) = (handler(&gate, &gate).await, Proxy::to(&vhost).await);
+    let impatient = format!("timeouts.confirm = '200ms'\n{FOR_GOOD}");
+    let worker = RunningWorker::start(&config(&proxy.url(&vhost), &handler, &impatient));
+    let all = |seen: &Readiness| seen.ready && seen.publishing.is_none();
+    worker.until("can publish", all).await;
+    vhost.publish_with(PublishSpec::to(QUEUE).id("fails")).await;
+    handler.wait_for_requests(1, DEADLINE).await;
+    let pause = worker.handle().pause(QUEUE);
+    pause.await.expect("the lane answers");
+    proxy.stall();
+    let resume = worker.handle().resume(QUEUE);
+    resume.await.expect("the lane answers");
+
+    gate.open();
+    worker.until("holds its lane", is_held).await;
+    proxy.resume();
+
+    report(&worker, "it subscribed", |lane| lane.counts.sessions == 2).await;
+    let readiness = worker.handle().readiness();
+    assert!(is_held(&readiness), "{readiness:?}");
+    worker.drain().await;
+}
