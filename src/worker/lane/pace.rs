@@ -128,7 +128,7 @@ impl Lane {
         }
         pace.gather_until = pace.gather_until.filter(|until| *until > now);
         pace.gathering_since = pace.gather_until.map(|_| now);
-        if pace.gather_until.is_none() || self.prefetch_is_used_up() {
+        if pace.gather_until.is_none() {
             return 1;
         }
         let batch = self.ack_batch();
@@ -137,17 +137,6 @@ impl Lane {
             true => missing.min(self.under_way),
             false => missing,
         }
-    }
-
-    /// Whether the broker may send nothing before it gets an ack, and every delivery has started.
-    fn prefetch_is_used_up(&self) -> bool {
-        let outstanding = self.unsettled.open() + self.unsettled.finished();
-        outstanding >= self.shared.settings.prefetch.into() && self.shared.starts.waiting() == 0
-    }
-
-    /// Whether a handler idles for want of an ack.
-    pub(super) fn is_starved(&self) -> bool {
-        self.prefetch_is_used_up() && self.shared.vitals.slots.free() > 0
     }
 
     /// Whether an ack that nothing else can join may go out at once. Not behind another one: when

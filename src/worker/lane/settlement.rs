@@ -112,14 +112,13 @@ impl Lane {
         let batch = self.ack_batch();
         let idle = self.unsettled.open() == 0 && self.acks_at_rest(now);
         let due = now.duration_since(since) >= settings.ack.delay;
-        let many = self.unsettled.finished() >= batch || self.is_starved();
-        if !idle && !due && !many {
+        if !idle && !due && self.unsettled.finished() < batch {
             return;
         }
-        let (patience, singles) = match (self.draining, many) {
-            (true, _) => (settings.ack.delay, DRAIN_SINGLES),
-            (false, true) => (Duration::ZERO, SINGLES),
-            (false, false) => (settings.ack.delay * PATIENCE, SINGLES),
+        let (patience, singles) = match self.draining {
+            true => (settings.ack.delay, DRAIN_SINGLES),
+            false if self.unsettled.finished() >= batch => (Duration::ZERO, SINGLES),
+            false => (settings.ack.delay * PATIENCE, SINGLES),
         };
         let flush = self.unsettled.flush(now, patience, singles);
         self.next_flush = now + settings.ack.delay;
