@@ -61,8 +61,8 @@ pub(super) struct Change {
 
 /// Change how many handlers of a lane run at once
 ///
-/// More run at once; fewer do as those that run end: none is cancelled. Lasts until the process
-/// ends.
+/// More run within 250 ms; fewer do as those that run end: none is cancelled. Lasts until the
+/// process ends.
 #[utoipa::path(patch, path = "/api/v1/lanes/{lane}", tag = "changes",
     params(("lane" = String, Path, description = "The lane's name")),
     request_body = Change,

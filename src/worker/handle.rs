@@ -202,8 +202,8 @@ impl WorkerHandle {
         self.call(lane, Command::Resume).await
     }
 
-    /// Changes how many handlers of a lane run at once, until the process ends. More may run at
-    /// once; fewer do as those that run end: none is cancelled for it.
+    /// Changes how many handlers of a lane run at once, until the process ends. More do within 250 ms,
+    /// or as soon as one ends; fewer do as those that run end: none is cancelled for it.
     ///
     /// # Errors
     /// When there is no such lane, or the number is 0 or above its prefetch.

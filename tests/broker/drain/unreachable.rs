@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::support::{
-    Account, Broker, DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, Reply, VHost, WorkerProcess,
-    lane_config,
+    ADMIN, Account, Admin, Broker, DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, Reply, VHost,
+    WorkerProcess, admin::Answer, lane_config,
 };
 
 const N: usize = 20;
@@ -28,6 +28,7 @@ struct Behind {
     gate: Gate,
     handler: HttpHandler,
     worker: WorkerProcess,
+    admin: Admin,
     ids: Vec<String>,
 }
 
@@ -45,8 +46,10 @@ impl Behind {
             }
         })
         .await;
-        let config = lane_config(&proxy.url(&vhost), "orders", &handler.url(), CHANGES);
-        let worker = WorkerProcess::start(&config);
+        let changes = format!("{ADMIN}{CHANGES}");
+        let config = lane_config(&proxy.url(&vhost), "orders", &handler.url(), &changes);
+        let worker = WorkerProcess::start_with_admin(&config);
+        let admin = Admin::of(&worker).await;
         worker.wait_for_consumers(&vhost, "orders", 1).await;
         let make = |_| PublishSpec::of("{}");
         let ids = vhost.publish_many("orders", N, make).await;
@@ -58,6 +61,7 @@ impl Behind {
             gate,
             handler,
             worker,
+            admin,
             ids,
         }
     }
@@ -66,7 +70,8 @@ impl Behind {
     async fn assert_ends(mut self, code: i32) {
         self.worker.terminate();
         // What ends before the drain begins is acked: written, which is all that can be known.
-        self.worker.wait_for_message("stopping", DEADLINE).await;
+        let draining = |(_, body): &Answer| body["lanes"]["orders"]["state"] == "draining";
+        self.admin.until("/readyz", draining).await;
         self.gate.open();
         let exit = self.worker.exited(DEADLINE).await;
         assert!(exit.took <= BOUND, "{exit:?}");

@@ -54,10 +54,8 @@ impl Fate {
         }
     }
 
-    /// Ids end in their number.
     pub(super) fn of_id(id: &str) -> Self {
-        let number = id.rsplit('-').next().and_then(|number| number.parse().ok());
-        Self::of(number.expect("it has a number"))
+        Self::of(number_of(id))
     }
 
     pub(super) fn is_dead(self) -> bool {
@@ -66,6 +64,12 @@ impl Fate {
             Self::FailsAlways | Self::FailsForGood | Self::PanicsAlways
         )
     }
+}
+
+/// Ids end in their number.
+fn number_of(id: &str) -> usize {
+    let number = id.rsplit('-').next().and_then(|number| number.parse().ok());
+    number.expect("it has a number")
 }
 
 /// How often each message was done, by its lane and number.
@@ -134,8 +138,7 @@ impl Drop for PanicsWhenDropped {
 pub(super) async fn handle(context: Context, seen: Shared<Arc<Seen>>) -> Outcome {
     let _inside = (!seen.keeps).then(|| seen.load.enter(context.lane()));
     let id = context.message().id().unwrap_or_default();
-    let number = id.rsplit('-').next().and_then(|number| number.parse().ok());
-    let number: usize = number.expect("it has a number");
+    let number = number_of(id);
     let first = context.attempt() == 1;
     let failed = || Outcome::Failed(Failure::retryable("soak", "not yet"));
     match Fate::of(number) {
