@@ -46,7 +46,7 @@ impl Behind {
             }
         })
         .await;
-        let changes = format!("{ADMIN}{CHANGES}");
+        let changes = format!("{CHANGES}\n{ADMIN}");
         let config = lane_config(&proxy.url(&vhost), "orders", &handler.url(), &changes);
         let worker = WorkerProcess::start_with_admin(&config);
         let admin = Admin::of(&worker).await;
