@@ -37,6 +37,7 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
     let until = Instant::now() + flush;
     telemetry.flush(until);
     // The ledger is the last line.
+    telemetry.silence_others();
     let code = tell(&ended);
     telemetry.close(until);
     Ok(code)

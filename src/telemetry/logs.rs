@@ -1,17 +1,38 @@
 //! Log lines on standard error, with the ids of the trace they belong to.
 
-use std::{fmt, io::IsTerminal};
+use std::{
+    fmt,
+    io::IsTerminal,
+    sync::OnceLock,
+    thread::{self, ThreadId},
+};
 
 use opentelemetry::{Context, trace::TraceContextExt};
 use tracing::{Event, Subscriber};
 use tracing_appender::non_blocking::NonBlocking;
 use tracing_subscriber::{
     Layer,
-    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer, writer::MakeWriterExt},
     registry::LookupSpan,
 };
 
 use crate::config::LogFormat;
+
+/// The thread whose lines alone are still written.
+static LAST_WORD: OnceLock<ThreadId> = OnceLock::new();
+
+/// From now on only what this thread logs is written.
+pub(super) fn silence_others() {
+    // Whoever came first has it.
+    let _ = LAST_WORD.set(thread::current().id());
+}
+
+/// Whether what this thread logs is written. Asked for each line: what a filter of the layer says
+/// would be kept for good.
+fn is_written() -> bool {
+    let last = LAST_WORD.get();
+    last.is_none_or(|thread| *thread == thread::current().id())
+}
 
 /// The layer that writes lines.
 pub(super) fn layer<S>(
@@ -21,7 +42,7 @@ pub(super) fn layer<S>(
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer);
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer.with_filter(|_| is_written()));
     match format {
         LogFormat::Json => {
             let layer = layer.json().flatten_event(true).with_current_span(false);
@@ -77,5 +98,63 @@ where
                 line.trim_end()
             ),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{self, Write},
+        sync::{Arc, Mutex},
+    };
+
+    use tracing_subscriber::layer::SubscriberExt;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("no panic").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn say(what: &str) {
+        tracing::error!("{what}");
+    }
+
+    #[test]
+    fn the_last_word_is_had_by_who_silenced_the_others() {
+        let written = Written::default();
+        let (writer, guard) = tracing_appender::non_blocking(written.clone());
+        let lines = tracing_subscriber::registry().with(layer(LogFormat::Json, writer));
+        let lines = tracing::Dispatch::new(lines);
+        let elsewhere = |what: &'static str| {
+            let lines = lines.clone();
+            let thread = thread::spawn(move || {
+                tracing::dispatcher::with_default(&lines, || say(what));
+            });
+            thread.join().expect("no panic");
+        };
+        elsewhere("heard");
+        silence_others();
+        elsewhere("not heard");
+        tracing::dispatcher::with_default(&lines, || say("the ledger"));
+        elsewhere("behind it");
+        drop((lines, guard));
+        let written = String::from_utf8(written.0.lock().expect("no panic").clone()).expect("text");
+        let messages: Vec<serde_json::Value> = written
+            .lines()
+            .map(|line| {
+                serde_json::from_str::<serde_json::Value>(line).expect("JSON")["message"].clone()
+            })
+            .collect();
+        assert_eq!(messages, ["heard", "the ledger"], "{written}");
     }
 }

@@ -18,10 +18,7 @@ mod stats;
 use std::{
     future::poll_fn,
     pin::pin,
-    sync::{
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
+    sync::mpsc,
     time::{Duration, Instant},
 };
 
@@ -217,10 +214,9 @@ fn is_of_handlers(target: &str) -> bool {
     !is_exporters(target) && !name.starts_with("lapin") && !name.starts_with("amq_protocol")
 }
 
-/// Of what exporters say, people need the failures, and not even these behind the last line.
+/// Of what exporters say, people need the failures.
 fn is_shown(line: &tracing::Metadata<'_>) -> bool {
-    let of_exporters = line.target().starts_with("opentelemetry");
-    !of_exporters || (*line.level() <= tracing::Level::WARN && !CLOSING.load(Ordering::Relaxed))
+    !line.target().starts_with("opentelemetry") || *line.level() <= tracing::Level::WARN
 }
 
 /// At level `trace` lapin prints every frame, and so the password.
@@ -285,11 +281,17 @@ impl Telemetry {
         }
     }
 
-    /// Exports and writes out the last logs, until `until` at the longest; what exporters have to
-    /// say about it is not written, so that the line before this is the last.
+    /// From now on only what this thread logs is written, so that its last line is the last one:
+    /// the client library has something to say about connections that did not end in order, and
+    /// exporters about their end, at any time.
+    pub fn silence_others(&self) {
+        logs::silence_others();
+    }
+
+    /// Exports and writes out the last logs, until `until` at the longest.
     pub fn close(mut self, until: Instant) {
         self.flush(until);
-        CLOSING.store(true, Ordering::Relaxed);
+        self.silence_others();
         if let Some(logs) = self.providers.logs {
             let limit = until.saturating_duration_since(Instant::now());
             together(
@@ -313,9 +315,6 @@ impl Telemetry {
         }
     }
 }
-
-/// The last line has been logged.
-static CLOSING: AtomicBool = AtomicBool::new(false);
 
 fn told(signal: &str, result: &OTelSdkResult) -> String {
     match result {
