@@ -53,9 +53,10 @@ soak: setup ## Disturb a worker at random for SOAK_SECONDS and see that no messa
 	  soak::own_node_whatever_happens_each_message_ends_as_its_handler_wants
 
 # Advisories are apart, as their database comes from the internet: what was clean today need not be tomorrow.
-lint: ## Check format and lints; licences and shell scripts where the tools are installed
+lint: ## Check format, lints and doc links; licences and shell scripts where the tools are installed
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
 	@if command -v cargo-deny >/dev/null; then cargo deny check --hide-inclusion-graph bans licenses sources; else echo 'cargo-deny is not installed: skipped'; fi
 	@if command -v shellcheck >/dev/null; then shellcheck -S warning $(shell_scripts); else echo 'shellcheck is not installed: skipped'; fi
 

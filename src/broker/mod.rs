@@ -1,4 +1,4 @@
-//! Everything that knows AMQP. Only this module imports lapin, and only [`settle`] acks and nacks.
+//! Everything that knows AMQP. Only this module imports lapin, and only `settle` acks and nacks.
 
 mod client;
 mod connection;
