@@ -221,6 +221,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_time_to_live_that_no_clock_reaches_is_for_ever() {
+        let state = start(8, DEADLINE);
+        let set = state.set("a", 1, Some(Duration::MAX)).await;
+        assert_eq!(set, Ok(None));
+        assert_eq!(state.increment("a", 1).await, Ok(2));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn compare_and_set_has_one_winner() {
         let state = start(8, DEADLINE);
         let claim = |who: &'static str| {
