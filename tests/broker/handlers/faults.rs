@@ -64,6 +64,25 @@ async fn a_panic_is_a_failed_attempt_wherever_in_the_handler_it_comes() {
     worker.stop().await;
 }
 
+#[tokio::test]
+async fn a_class_as_long_as_an_error_fits_the_dead_letter() {
+    let vhost = vhost().await;
+    let settings = lane_settings(&vhost, &["q"], "");
+    let handler = async || Err::<(), _>(Failure::permanent("\u{e9}".repeat(200_000), "too long"));
+    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    vhost.publish("q", "x").await;
+
+    let dead = dead_letter(&vhost, "q").await;
+
+    let class = dead.header("lapwing-error-kind").as_str();
+    assert_eq!(class, Some("\u{e9}".repeat(127).as_str()));
+    assert_eq!(dead.header("lapwing-error"), "too long");
+    let kept = worker.handle.outcomes(None, None, 1);
+    assert_eq!(kept[0].class.as_deref(), class);
+    let report = worker.stop().await;
+    assert_eq!(report.ledger().received, 1);
+}
+
 /// Tells when it is dropped.
 struct Dropped(watch::Sender<Option<Instant>>);
 
