@@ -247,14 +247,15 @@ impl Supervisor {
                     return BrokerError::Lost("closed by us".to_owned());
                 }
             };
+            // By the state and not by the event: one that came before this listened is not told.
+            let is_blocked = connection.lapin.status().blocked();
+            let changed = |known: &mut bool| std::mem::replace(known, is_blocked) != is_blocked;
+            if blocked.send_if_modified(changed) && !is_blocked {
+                info!(connection = self.purpose.name(), "unblocked by the broker");
+            }
             match event {
                 Some(Event::ConnectionBlocked(reason)) => {
                     warn!(connection = self.purpose.name(), %reason, "blocked by the broker");
-                    blocked.send_replace(true);
-                }
-                Some(Event::ConnectionUnblocked) => {
-                    info!(connection = self.purpose.name(), "unblocked by the broker");
-                    blocked.send_replace(false);
                 }
                 Some(Event::Error(error)) if !connection.is_open() => {
                     return BrokerError::from(error);
