@@ -1,5 +1,4 @@
-//! The worker's own thread: connections, lanes and the state actor, on a runtime that no handler
-//! can block.
+//! The worker's own thread: connections and lanes, on a runtime that no handler can block.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -63,10 +62,11 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
     let broker = Arc::new(settings.broker);
     let timeouts = Arc::new(settings.timeouts);
     let worker: Arc<str> = worker_name(&broker.name).into();
+    let state = state::start_in_thread(settings.state.mailbox, timeouts.call)
+        .map_err(|error| RunError::Thread(error.to_string()))?;
     let links = Links::start(&broker, &timeouts, &worker);
     let publishing = calls.publishing.subscribe();
     tokio::spawn(watch_publishing(links.publishing.clone(), calls.publishing));
-    let state = state::start(settings.state.mailbox, timeouts.call);
     let mailbox = state.gauge();
     let channels = settings.publish.channels;
     let common = Common {
