@@ -153,13 +153,14 @@ async fn a_handler_that_heeds_its_cancellation_is_waited_for_and_what_it_did_cou
             tokio::time::sleep(ms(300)).await;
             reasons.lock().expect("no holder panics").push(reason);
             match context.message().id() {
-                Some("finished") => Ok(()),
-                _ => Err(Failure::retryable("stopped", "halfway")),
+                Some("finished") => Outcome::Succeeded,
+                Some("unwanted") => Outcome::dropped("seen too late"),
+                _ => Outcome::Failed(Failure::retryable("stopped", "halfway")),
             }
         }
     };
     let worker = start(Worker::new(settings).handler("q", handler)).await;
-    for id in ["finished", "halfway"] {
+    for id in ["finished", "unwanted", "halfway"] {
         vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }
 
@@ -168,11 +169,11 @@ async fn a_handler_that_heeds_its_cancellation_is_waited_for_and_what_it_did_cou
     assert_eq!(dead.id(), "halfway");
     assert_eq!(dead.header("lapwing-error-kind"), "timeout");
     let report = worker.stop().await.lanes["q"].clone();
-    assert_eq!((report.ledger.acked, report.ledger.dead_lettered), (1, 1));
+    assert_eq!((report.ledger.acked, report.ledger.dead_lettered), (2, 1));
     assert_eq!((report.counts.timed_out, report.counts.succeeded), (1, 1));
-    assert_eq!(report.counts.handler_stuck, 0);
+    assert_eq!((report.counts.dropped, report.counts.handler_stuck), (1, 0));
     let reasons = reasons.lock().expect("no holder panics");
-    assert_eq!(*reasons, [CancelReason::Timeout; 2]);
+    assert_eq!(*reasons, [CancelReason::Timeout; 3]);
 }
 
 #[tokio::test]
