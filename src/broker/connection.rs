@@ -334,7 +334,6 @@ impl Supervisor {
             Ok((lapin.await?, hang_up.keep()))
         };
         let (lapin, socket) = within(limit, "opening the connection", opening).await?;
-        let socket = socket.ok_or_else(|| BrokerError::Lost("no socket".to_owned()))?;
         let (sender, blocked) = watch::channel(lapin.status().blocked());
         let connection = Connection {
             lapin,

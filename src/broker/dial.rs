@@ -38,8 +38,10 @@ pub(super) struct HangUp(Option<Socket>);
 
 impl HangUp {
     /// The socket, for whoever wants to end the connection later.
-    pub(super) fn keep(mut self) -> Option<Socket> {
-        self.0.take()
+    pub(super) fn keep(mut self) -> Socket {
+        self.0
+            .take()
+            .expect("nothing else takes it before the drop")
     }
 }
 

@@ -242,8 +242,8 @@ type Starts = mpsc::UnboundedSender<(String, Result<(), BrokerError>)>;
 /// How they went.
 type Started = mpsc::UnboundedReceiver<(String, Result<(), BrokerError>)>;
 
-/// Looks at how the lanes' first subscriptions go, until all have succeeded or a drain begins. One
-/// that can never succeed, or none with `fail_fast`, ends the worker.
+/// Looks at how the lanes' first attempts to subscribe end, until a drain begins. One that can never
+/// succeed, or any that fails with `fail_fast`, ends the worker.
 async fn check_start(
     mut starts: Started,
     fail_fast: bool,
