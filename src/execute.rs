@@ -80,7 +80,7 @@ async fn supervise(handler: &dyn Handler, run: &Arc<Run>, limits: Limits) -> Exe
     run.handler_ended();
     let outcome = match (cancelled, last) {
         // It finished in the end, and what is done need not be done again.
-        (_, Some(Outcome::Succeeded)) => Outcome::Succeeded,
+        (_, Some(done @ (Outcome::Succeeded | Outcome::Dropped { .. }))) => done,
         (CancelReason::Timeout, _) => Outcome::TimedOut {
             after: limits.timeout,
         },

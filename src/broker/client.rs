@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     connection::{Link, Purpose},
@@ -32,11 +32,13 @@ pub struct NewMessage {
     pub headers: Vec<(String, String)>,
 }
 
-/// Publishes messages and waits for the broker's confirm of each. Cheap to clone.
+/// Publishes messages and waits for the broker's confirm of each. Cheap to clone. The connection is
+/// closed with the last clone, or by [`close`](Self::close).
 #[derive(Clone)]
 pub struct Client {
     publisher: Publisher,
     closing: CancellationToken,
+    _close_with_last: Arc<DropGuard>,
 }
 
 impl Client {
@@ -51,6 +53,9 @@ impl Client {
     ) -> Result<(Self, JoinHandle<()>), BrokerError> {
         let timeouts = Arc::new(settings.timeouts.clone());
         let closing = CancellationToken::new();
+        // From here on: a failure, or nobody who waits, must not leave a supervisor behind that
+        // tries for ever.
+        let close_with_last = Arc::new(closing.clone().drop_guard());
         let (mut link, closed) = Link::start(
             Purpose::Publish,
             Arc::new(settings.broker.clone()),
@@ -61,7 +66,12 @@ impl Client {
         let first = link.connected().await;
         first.ok_or_else(|| BrokerError::Lost("closed".to_owned()))??;
         let publisher = Publisher::new(link, channels, timeouts);
-        Ok((Self { publisher, closing }, closed))
+        let client = Self {
+            publisher,
+            closing,
+            _close_with_last: close_with_last,
+        };
+        Ok((client, closed))
     }
 
     /// Publishes one message; `Ok` means that the broker has it in a queue. Where the process

@@ -5,7 +5,7 @@
 //! for ever; lapin's own recovery stays off, as it heals fewer faults and gives up.
 
 use std::{
-    fmt,
+    fmt, io,
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -247,14 +247,15 @@ impl Supervisor {
                     return BrokerError::Lost("closed by us".to_owned());
                 }
             };
+            // By the state and not by the event: one that came before this listened is not told.
+            let is_blocked = connection.lapin.status().blocked();
+            let changed = |known: &mut bool| std::mem::replace(known, is_blocked) != is_blocked;
+            if blocked.send_if_modified(changed) && !is_blocked {
+                info!(connection = self.purpose.name(), "unblocked by the broker");
+            }
             match event {
                 Some(Event::ConnectionBlocked(reason)) => {
                     warn!(connection = self.purpose.name(), %reason, "blocked by the broker");
-                    blocked.send_replace(true);
-                }
-                Some(Event::ConnectionUnblocked) => {
-                    info!(connection = self.purpose.name(), "unblocked by the broker");
-                    blocked.send_replace(false);
                 }
                 Some(Event::Error(error)) if !connection.is_open() => {
                     return BrokerError::from(error);
@@ -306,15 +307,11 @@ impl Supervisor {
         static EPOCH: AtomicU64 = AtomicU64::new(1);
         let uri = amqp_uri(url, &self.broker).await?;
         let tls = tls_config(&self.broker.tls).await?;
-        // What the I/O thread of lapin connects, we can end: a peer that accepts and then says
-        // nothing would otherwise keep that thread for ever.
-        let socket = Arc::new(Mutex::new(None));
         let gate = Arc::default();
         let dial = Dial {
             uri: uri.clone(),
             tls,
             timeouts: Arc::clone(&self.timeouts),
-            socket: Arc::clone(&socket),
             gate: Arc::clone(&gate),
         };
         let properties = ConnectionProperties::default()
@@ -323,34 +320,29 @@ impl Supervisor {
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
         let limit = self.timeouts.connect + self.timeouts.handshake;
         let server = (uri.host.clone(), uri.port);
-        let opening = lapin::Connection::connector(
-            uri.amqp,
-            wire::runtime(),
-            async move |_, _| dial.stream().await,
-            properties,
-        );
-        let opened = within(limit, "opening the connection", opening).await;
-        let socket = lock(&socket).take();
-        match (opened, socket) {
-            (Ok(lapin), Some(socket)) => {
-                let (sender, blocked) = watch::channel(lapin.status().blocked());
-                let connection = Connection {
-                    lapin,
-                    epoch: EPOCH.fetch_add(1, Ordering::Relaxed),
-                    server,
-                    socket,
-                    blocked,
-                    gate,
-                };
-                Ok((Arc::new(connection), sender))
-            }
-            (opened, socket) => {
-                if let Some(socket) = socket {
-                    let _ = socket.shutdown(std::net::Shutdown::Both);
-                }
-                let error = opened.err();
-                Err(error.unwrap_or_else(|| BrokerError::Lost("no socket".to_owned())))
-            }
-        }
+        let opening = async {
+            // Before lapin has a hand in it: of an attempt to connect that fails it leaves tasks
+            // behind, for ever (4.12).
+            let (stream, hang_up) = dial.stream().await?;
+            let stream = Mutex::new(Some(stream));
+            let hand_over = async move |_, _| {
+                let stream = lock(&stream).take();
+                stream.ok_or_else(|| io::Error::other("lapin connects once").into())
+            };
+            let runtime = wire::runtime();
+            let lapin = lapin::Connection::connector(uri.amqp, runtime, hand_over, properties);
+            Ok((lapin.await?, hang_up.keep()))
+        };
+        let (lapin, socket) = within(limit, "opening the connection", opening).await?;
+        let (sender, blocked) = watch::channel(lapin.status().blocked());
+        let connection = Connection {
+            lapin,
+            epoch: EPOCH.fetch_add(1, Ordering::Relaxed),
+            server,
+            socket,
+            blocked,
+            gate,
+        };
+        Ok((Arc::new(connection), sender))
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn is_broker_header(name: &str) -> bool {
 
 /// A header that we write.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Header {
+pub(crate) enum Header {
     /// Text.
     Text(String),
     /// A 64-bit integer.

@@ -32,25 +32,46 @@ pub(super) struct Target {
     pub(super) port: u16,
 }
 
+/// Ends a connection that is being opened, unless somebody keeps it. A peer that accepts and then
+/// says nothing would otherwise keep lapin's thread for ever.
+pub(super) struct HangUp(Option<Socket>);
+
+impl HangUp {
+    /// The socket, for whoever wants to end the connection later.
+    pub(super) fn keep(mut self) -> Socket {
+        self.0
+            .take()
+            .expect("nothing else takes it before the drop")
+    }
+}
+
+impl Drop for HangUp {
+    fn drop(&mut self) {
+        if let Some(socket) = self.0.take() {
+            // An error means that the socket is closed already.
+            let _ = socket.shutdown(std::net::Shutdown::Both);
+        }
+    }
+}
+
 /// Opens the byte stream of one connection.
 pub(super) struct Dial {
     pub(super) uri: Target,
     pub(super) tls: OwnedTLSConfig,
     pub(super) timeouts: Arc<TimeoutSettings>,
-    /// Where the socket is left for whoever wants to end it.
-    pub(super) socket: Arc<Mutex<Option<Socket>>>,
     pub(super) gate: Arc<wire::Gate>,
 }
 
 impl Dial {
-    pub(super) async fn stream(&self) -> lapin::Result<AsyncTcpStream<wire::Wire>> {
+    /// The stream, and what ends it.
+    pub(super) async fn stream(&self) -> std::io::Result<(AsyncTcpStream<wire::Wire>, HangUp)> {
         let tcp = self.tcp().await?;
         tcp.set_nodelay(true)?;
         let keepalive = socket2::TcpKeepalive::new()
             .with_time(Duration::from_secs(30))
             .with_interval(Duration::from_secs(10));
         SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
-        *lock(&self.socket) = Some(SockRef::from(&tcp).try_clone()?);
+        let hang_up = HangUp(Some(SockRef::from(&tcp).try_clone()?));
         let mut stream = AsyncTcpStream::Plain(tcp.compat());
         if self.uri.amqp.scheme == AMQPScheme::AMQPS {
             let limit = self.timeouts.handshake;
@@ -59,10 +80,8 @@ impl Dial {
                 .await
                 .map_err(|_| late("TLS handshake", limit))??;
         }
-        Ok(AsyncTcpStream::Plain(wire::Wire::new(
-            stream,
-            Arc::clone(&self.gate),
-        )))
+        let wire = wire::Wire::new(stream, Arc::clone(&self.gate));
+        Ok((AsyncTcpStream::Plain(wire), hang_up))
     }
 
     async fn tcp(&self) -> std::io::Result<TcpStream> {

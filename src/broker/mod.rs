@@ -15,13 +15,12 @@ mod topology;
 mod wire;
 
 pub use client::{Client, NewMessage};
-pub use copies::Header;
 pub use error::BrokerError;
 pub use headers::{HeaderValue, Properties};
 pub use publisher::PublishError;
 
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
-pub(crate) use copies::CopyHeaders;
+pub(crate) use copies::{CopyHeaders, Header};
 pub(crate) use delivery::{Delivery, Moment};
 pub(crate) use depths::depths;
 pub(crate) use publisher::{Publication, Publisher, Written};

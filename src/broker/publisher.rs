@@ -131,6 +131,8 @@ impl Publisher {
             return Err(PublishError::Blocked);
         }
         let channel = self.pool.get().await.map_err(no_channel)?;
+        // It can be of a later connection: the wait for it takes a while.
+        let connection = &channel.connection;
         let properties = match &message.properties {
             Written::Copy(original, headers) => {
                 copy_properties(original, headers, connection.frame_max())

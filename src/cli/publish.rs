@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, IsTerminal},
     path::{Path, PathBuf},
+    pin::pin,
     process::ExitCode,
     time::Duration,
 };
@@ -13,7 +14,7 @@ use clap::Args;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lapwing::{
-    broker::{Client, NewMessage},
+    broker::{Client, NewMessage, PublishError},
     config::Settings,
     telemetry,
 };
@@ -62,6 +63,8 @@ pub(super) struct Publish {
 
 /// Publishes that are under way at a time, each on a channel of its own.
 const CHANNELS: usize = 64;
+/// The lowest rate: one message in eleven days. Far lower ones overflow the clock.
+const SLOWEST: f64 = 1e-6;
 /// A run of fewer messages shows no progress.
 const LONG_RUN: u64 = 1000;
 
@@ -109,8 +112,11 @@ impl Publish {
     }
 
     fn check(&self) -> anyhow::Result<()> {
-        let rate_is_fine = self.rate.is_none_or(|rate| rate.is_finite() && rate > 0.0);
-        anyhow::ensure!(rate_is_fine, "--rate must be above 0");
+        let rate_is_fine = |rate: f64| rate.is_finite() && rate >= SLOWEST;
+        anyhow::ensure!(
+            self.rate.is_none_or(rate_is_fine),
+            "--rate must be at least {SLOWEST}"
+        );
         let texts = [
             ("--queue", self.queue.as_deref()),
             ("--exchange", self.exchange.as_deref()),
@@ -145,12 +151,15 @@ impl Publish {
         let mut tally = Tally::default();
         let mut under_way = FuturesUnordered::new();
         let (started, mut sent) = (Instant::now(), 0u32);
-        while let Some(body) = bodies.recv().await {
+        loop {
+            let next = tally.while_waiting(bodies.recv(), &mut under_way, &progress);
+            let Some(body) = next.await else { break };
             let body = body?;
             for _ in 0..self.count {
                 if let Some(rate) = self.rate {
                     let due = Duration::from_secs_f64(f64::from(sent) / rate);
-                    sleep_until(started + due).await;
+                    let wait = sleep_until(started + due);
+                    tally.while_waiting(wait, &mut under_way, &progress).await;
                 }
                 sent = sent.saturating_add(1);
                 while under_way.len() >= CHANNELS {
@@ -225,11 +234,23 @@ fn lines(file: &Path) -> anyhow::Result<Lines> {
 }
 
 impl Tally {
-    fn count(
+    /// Waits for `wanted`. Publishes go on meanwhile: nothing else drives them.
+    async fn while_waiting<T>(
         &mut self,
-        result: Option<Result<(), lapwing::broker::PublishError>>,
+        wanted: impl Future<Output = T>,
+        under_way: &mut FuturesUnordered<impl Future<Output = Result<(), PublishError>>>,
         progress: &ProgressBar,
-    ) {
+    ) -> T {
+        let mut wanted = pin!(wanted);
+        loop {
+            tokio::select! {
+                Some(result) = under_way.next() => self.count(Some(result), progress),
+                wanted = &mut wanted => return wanted,
+            }
+        }
+    }
+
+    fn count(&mut self, result: Option<Result<(), PublishError>>, progress: &ProgressBar) {
         match result {
             Some(Ok(())) => self.confirmed += 1,
             Some(Err(error)) => *self.failed.entry(error.to_string()).or_default() += 1,

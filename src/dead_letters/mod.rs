@@ -2,4 +2,4 @@
 
 mod record;
 
-pub(crate) use record::{charge, dead_lettered, parked};
+pub(crate) use record::{charge, class, dead_lettered, parked};

@@ -25,6 +25,12 @@ const ERROR_ROOM: usize = 8 * 1024;
 /// Bytes of an error's text in a history entry.
 const HISTORY_ROOM: usize = 512;
 
+/// The failure's class, cut: a handler can write anything there, and what is one of few words needs
+/// no more. A copy that had to carry more than a frame holds would end the publishing connection.
+pub(crate) fn class(failure: &Failure) -> &str {
+    cut(&failure.class, 255)
+}
+
 /// Headers that say something about one stay on a delay queue only.
 const TRANSIENT: &[&str] = &[NOT_BEFORE, PARKED_AT, LAST_ATTEMPT];
 
@@ -33,7 +39,7 @@ pub(crate) fn charge(run: &Run, failure: &Failure, worker: &str) {
     let entry = PastAttempt {
         at: rfc3339(SystemTime::now()),
         attempt: run.attempt(),
-        kind: failure.class.to_string(),
+        kind: class(failure).to_owned(),
         error: cut(&failure.error, HISTORY_ROOM).to_owned(),
         worker: worker.to_owned(),
         trace: run.trace_id(),
@@ -84,7 +90,7 @@ pub(crate) fn dead_lettered(
             ERROR,
             Header::Text(cut(&failure.error, ERROR_ROOM).to_owned()),
         ),
-        (ERROR_KIND, Header::Text(failure.class.to_string())),
+        (ERROR_KIND, Header::Text(class(failure).to_owned())),
         (
             FINGERPRINT,
             Header::Text(fingerprint(&failure.class, &failure.error)),

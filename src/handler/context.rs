@@ -139,6 +139,8 @@ pub(crate) struct Cancel {
 
 /// [`CancelReason::Timeout`] in the switch.
 const TIMEOUT: u8 = 1;
+/// [`CancelReason::Drain`].
+const DRAIN: u8 = 2;
 /// [`CancelReason::Operator`].
 const OPERATOR: u8 = 3;
 
@@ -147,33 +149,34 @@ impl Cancel {
     /// does not end it; a drain does.
     pub(crate) fn begin(&self) {
         self.observed.store(false, Ordering::Relaxed);
-        let before = self.reason.load(Ordering::Acquire);
-        if before == TIMEOUT || before == OPERATOR {
-            // Only a first reason is ever put in, so that nothing else can be there now.
-            self.reason.store(0, Ordering::Release);
+        self.replace(|before| (before != DRAIN).then_some(0));
+    }
+
+    /// Asks the run to end. The first reason stays, but for a drain: it is asked for once, and is
+    /// for the attempts that follow as well.
+    pub(crate) fn request(&self, reason: CancelReason) {
+        let (number, replaces_all) = match reason {
+            CancelReason::Timeout => (TIMEOUT, false),
+            CancelReason::Drain => (DRAIN, true),
+            CancelReason::Operator => (OPERATOR, false),
+        };
+        if self.replace(|before| (before == 0 || replaces_all).then_some(number)) {
+            self.wake.notify_waiters();
         }
     }
 
-    /// Asks the run to end; the first reason stays.
-    pub(crate) fn request(&self, reason: CancelReason) {
-        let number = match reason {
-            CancelReason::Timeout => TIMEOUT,
-            CancelReason::Drain => 2,
-            CancelReason::Operator => OPERATOR,
-        };
-        let first = self
-            .reason
-            .compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire);
-        if first.is_ok() {
-            self.wake.notify_waiters();
-        }
+    /// Whether there was something to replace.
+    fn replace(&self, by: impl FnMut(u8) -> Option<u8>) -> bool {
+        self.reason
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, by)
+            .is_ok()
     }
 
     pub(crate) fn reason(&self) -> Option<CancelReason> {
         match self.reason.load(Ordering::Acquire) {
             0 => None,
             TIMEOUT => Some(CancelReason::Timeout),
-            2 => Some(CancelReason::Drain),
+            DRAIN => Some(CancelReason::Drain),
             _ => Some(CancelReason::Operator),
         }
     }
@@ -217,5 +220,25 @@ impl Extensions {
 impl fmt::Debug for Extensions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Extensions({})", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_attempt_begins_anew_but_for_a_drain() {
+        let cancel = Cancel::default();
+        cancel.request(CancelReason::Operator);
+        cancel.request(CancelReason::Timeout);
+        assert_eq!(cancel.reason(), Some(CancelReason::Operator));
+        cancel.begin();
+        assert_eq!(cancel.reason(), None);
+
+        cancel.request(CancelReason::Timeout);
+        cancel.request(CancelReason::Drain);
+        cancel.begin();
+        assert_eq!(cancel.reason(), Some(CancelReason::Drain));
     }
 }

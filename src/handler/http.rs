@@ -3,6 +3,7 @@
 //! The body goes untouched, with the message's content type; what else is known goes in headers.
 //! 2xx succeeds. 408, 425, 429, 5xx, connection errors and time-outs are retried, after
 //! `Retry-After` where the response has one. Any other status, redirects included, is permanent.
+//! A success is one also where its body breaks off, or has not ended at the timeout.
 
 use std::time::{Duration, SystemTime};
 
@@ -92,12 +93,12 @@ impl Handler for HttpHandler {
                 .post(self.url.clone())
                 .headers(self.headers.clone())
                 .headers(described)
-                .body(bytes::Bytes::from_owner(Body(context)));
+                .body(bytes::Bytes::from_owner(Body(context.clone())));
             let answer = request.send().await;
             match answer {
                 Ok(response) => {
                     trace.answered(response.status());
-                    judge(response).await
+                    judge(response, &context).await
                 }
                 Err(error) => {
                     let failure = unreachable(&error);
@@ -203,10 +204,16 @@ fn printable(text: &str) -> HeaderValue {
 }
 
 /// The outcome that a response means.
-async fn judge(mut response: Response) -> Outcome {
+async fn judge(mut response: Response, context: &Context) -> Outcome {
     let status = response.status();
     if status.is_success() {
-        read(&mut response, READ).await;
+        let cancellation = context.cancellation();
+        tokio::select! {
+            biased;
+            _ = read(&mut response, READ) => {}
+            // The word is given. A body that does not end takes nothing back.
+            _ = cancellation.cancelled() => {}
+        }
         return Outcome::Succeeded;
     }
     let retry_after = retry_after(&response, SystemTime::now());

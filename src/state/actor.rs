@@ -69,7 +69,8 @@ impl Actor {
                 let _ = answer.send(self.get(&key));
             }
             Command::Set(key, value, time_to_live, answer) => {
-                let expires = time_to_live.map(|time| Instant::now() + time);
+                // What no clock reaches is for ever.
+                let expires = time_to_live.and_then(|time| Instant::now().checked_add(time));
                 let _ = answer.send(self.put(key, Some(value), expires));
             }
             Command::Remove(key, answer) => {

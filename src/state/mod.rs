@@ -66,12 +66,29 @@ impl fmt::Debug for StateHandle {
 /// `deadline` for room in the mailbox and the answer together.
 #[must_use]
 pub fn start(mailbox: usize, deadline: Duration) -> StateHandle {
+    let (state, actor) = new(mailbox, deadline);
+    tokio::spawn(actor);
+    state
+}
+
+/// Starts one in a thread of its own: what [`StateHandle::update`] runs there is its callers', and
+/// is to hold up nothing but other calls. The thread ends with the actor.
+pub(crate) fn start_in_thread(mailbox: usize, deadline: Duration) -> std::io::Result<StateHandle> {
+    let (state, actor) = new(mailbox, deadline);
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    std::thread::Builder::new()
+        .name("lapwing-state".to_owned())
+        .spawn(move || runtime.block_on(actor))?;
+    Ok(state)
+}
+
+fn new(mailbox: usize, deadline: Duration) -> (StateHandle, impl Future<Output = ()> + Send) {
     let (sender, receiver) = mpsc::channel(mailbox.max(1));
-    tokio::spawn(Actor::default().run(receiver));
-    StateHandle {
+    let state = StateHandle {
         mailbox: sender,
         deadline,
-    }
+    };
+    (state, Actor::default().run(receiver))
 }
 
 impl StateHandle {
@@ -218,6 +235,14 @@ mod tests {
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(state.get("a").await, Ok(None));
         assert_eq!(state.snapshot().await, Ok(HashMap::new()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_to_live_that_no_clock_reaches_is_for_ever() {
+        let state = start(8, DEADLINE);
+        let set = state.set("a", 1, Some(Duration::MAX)).await;
+        assert_eq!(set, Ok(None));
+        assert_eq!(state.increment("a", 1).await, Ok(2));
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,5 +1,4 @@
-//! The worker's own thread: connections, lanes and the state actor, on a runtime that no handler
-//! can block.
+//! The worker's own thread: connections and lanes, on a runtime that no handler can block.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -63,10 +62,11 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
     let broker = Arc::new(settings.broker);
     let timeouts = Arc::new(settings.timeouts);
     let worker: Arc<str> = worker_name(&broker.name).into();
+    let state = state::start_in_thread(settings.state.mailbox, timeouts.call)
+        .map_err(|error| RunError::Thread(error.to_string()))?;
     let links = Links::start(&broker, &timeouts, &worker);
     let publishing = calls.publishing.subscribe();
     tokio::spawn(watch_publishing(links.publishing.clone(), calls.publishing));
-    let state = state::start(settings.state.mailbox, timeouts.call);
     let mailbox = state.gauge();
     let channels = settings.publish.channels;
     let common = Common {
@@ -242,8 +242,8 @@ type Starts = mpsc::UnboundedSender<(String, Result<(), BrokerError>)>;
 /// How they went.
 type Started = mpsc::UnboundedReceiver<(String, Result<(), BrokerError>)>;
 
-/// Looks at how the lanes' first subscriptions go, until all have succeeded or a drain begins. One
-/// that can never succeed, or none with `fail_fast`, ends the worker.
+/// Looks at how the lanes' first attempts to subscribe end, until a drain begins. One that can never
+/// succeed, or any that fails with `fail_fast`, ends the worker.
 async fn check_start(
     mut starts: Started,
     fail_fast: bool,

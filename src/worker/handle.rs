@@ -158,22 +158,22 @@ impl WorkerHandle {
     /// Waits until `wanted` is true of the readiness, or the worker has ended.
     pub async fn until(&mut self, wanted: impl Fn(&Readiness) -> bool) -> Readiness {
         loop {
+            // Looked at before the readiness, which so has the last word of each that is gone.
+            let gone = |lane: &LaneHandle| lane.health.has_changed().is_err();
+            let gone: Vec<_> = self.lanes.values().map(gone).collect();
+            let publishing_is_gone = self.publishing.has_changed().is_err();
             let readiness = self.readiness();
-            if wanted(&readiness) {
+            if wanted(&readiness) || gone.iter().all(|gone| *gone) {
                 return readiness;
             }
             let drain = self.drain.clone();
-            let changes = self
-                .lanes
-                .values_mut()
-                .map(|lane| Box::pin(lane.health.changed()));
-            let ended = tokio::select! {
-                (changed, ..) = futures_util::future::select_all(changes) => changed.is_err(),
-                changed = self.publishing.changed() => changed.is_err(),
-                () = drain.cancelled(), if !readiness.draining => false,
-            };
-            if ended {
-                return self.readiness();
+            let lanes = self.lanes.values_mut().zip(&gone);
+            let lanes = lanes.filter(|(_, gone)| !**gone);
+            let changes = lanes.map(|(lane, _)| Box::pin(lane.health.changed()));
+            tokio::select! {
+                _ = futures_util::future::select_all(changes) => {}
+                _ = self.publishing.changed(), if !publishing_is_gone => {}
+                () = drain.cancelled(), if !readiness.draining => {}
             }
         }
     }
@@ -380,3 +380,6 @@ impl WorkerHandle {
         answer.map_err(|_| CallError::NotRunning)
     }
 }
+
+#[cfg(test)]
+mod tests;

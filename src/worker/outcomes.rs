@@ -13,6 +13,7 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::{
+    dead_letters,
     handler::Outcome,
     policy::Settlement,
     run::Run,
@@ -296,7 +297,9 @@ fn record(lane: &str, run: &Run, outcome: &Outcome, settlement: &Settlement) -> 
             Settlement::DeadLetter { reason } => Some(reason.as_str()),
             _ => None,
         },
-        class: failure.as_ref().map(|failure| failure.class.to_string()),
+        class: failure
+            .as_ref()
+            .map(|failure| dead_letters::class(failure).to_owned()),
         status: failure.as_ref().and_then(|failure| failure.status),
         error: error.map(|error| cut(error, ERROR_ROOM).to_owned()),
         handling: run.handling_for().or_else(|| run.handled_for()),

@@ -85,15 +85,19 @@ async fn carry_all(lane: Arc<LaneShared>) {
 
 /// Carries one delivery along its path. `None` when the lane has settled it meanwhile.
 async fn carry(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
-    // A panic in the path is a fault of ours (a handler's is an outcome). The delivery must not be
-    // stuck with it: the lane gives it back after a while, and says so.
-    let end = AssertUnwindSafe(travel(lane, run)).catch_unwind().await;
-    let end = end.unwrap_or_else(|_| {
-        error!(lane = %run.lane, id = run.message.id(), "path panicked: lane held, message stays in its queue");
-        Some(End::Hold)
-    });
+    let end = or_hold(run, travel(lane, run)).await;
     run.permit().release();
     end
+}
+
+/// A panic in the path is a fault of ours (a handler's is an outcome). The delivery must not be
+/// stuck with it: the lane gives it back after a while, and says so.
+async fn or_hold(run: &Run, path: impl Future<Output = Option<End>>) -> Option<End> {
+    let end = AssertUnwindSafe(path).catch_unwind().await;
+    end.unwrap_or_else(|_| {
+        error!(lane = %run.lane, id = run.message.id(), "path panicked: lane held, message stays in its queue");
+        Some(End::Hold)
+    })
 }
 
 /// The path. `None` when the lane has settled the delivery meanwhile, because its handler was
@@ -129,6 +133,9 @@ async fn travel(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
                     () = lane.starts.retake(run.permit()) => true,
                 };
                 if !has_slot {
+                    if !run.claim() {
+                        return None;
+                    }
                     return Some(Box::pin(park(lane, run, Duration::ZERO)).await);
                 }
             }
@@ -138,18 +145,20 @@ async fn travel(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
 
 /// Settles a delivery whose handler blocks its thread and will not come back in time.
 pub(super) async fn settle_stuck(lane: Arc<LaneShared>, run: Arc<Run>, outcome: Outcome) {
-    let took = run.handling_for();
-    lane.counters.ended(&outcome, took);
-    lane.telemetry.ended(&run, &outcome, took);
-    let trace = run.attempt_trace().map(|trace| trace.context);
     let settled = async {
+        let took = run.handling_for();
+        lane.counters.ended(&outcome, took);
+        lane.telemetry.ended(&run, &outcome, took);
         match settle(&lane, &run, &outcome).await {
-            Next::End(end) => end,
-            Next::Again => park(&lane, &run, Duration::ZERO).await,
+            Next::End(end) => Some(end),
+            Next::Again => Some(park(&lane, &run, Duration::ZERO).await),
         }
     };
-    let end = within(trace.as_ref(), settled).await;
-    lane.ends.report(Ended { run, end });
+    let trace = run.attempt_trace().map(|trace| trace.context);
+    let settled = within(trace.as_ref(), settled);
+    if let Some(end) = or_hold(&run, settled).await {
+        lane.ends.report(Ended { run, end });
+    }
 }
 
 async fn handle(lane: &LaneShared, run: &Arc<Run>) -> Outcome {
@@ -323,6 +332,8 @@ async fn republish(
         }
         let publishing = lane.telemetry.publish(queue, &run.message);
         let published = tokio::select! {
+            // What is confirmed need not go back, and be there twice.
+            biased;
             published = lane.publisher.publish(&message) => published,
             () = lane.hard_stop.cancelled() => return End::Return,
         };

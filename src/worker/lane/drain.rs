@@ -38,10 +38,8 @@ impl Lane {
             session.close().await;
         }
         self.shared.set_epoch(0);
-        // What is left now was given up on; the broker takes it back with the channel.
-        let (ends, left) = self.unsettled.abandon();
-        ends.into_iter().for_each(|end| self.ledger.unsettled(end));
-        self.ledger.stale += left as u64;
+        // What is left now was given up on.
+        self.abandon();
         self.publish_stats();
         self.tell(LaneState::Stopped, None);
         // The same goes for what a drain could not tell because its session died.

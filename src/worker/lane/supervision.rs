@@ -108,17 +108,21 @@ impl Lane {
             }
         }
         self.orphans.extend(self.unsettled.runs().map(Arc::clone));
-        let (ends, open) = self.unsettled.abandon();
-        ends.into_iter().for_each(|end| self.ledger.unsettled(end));
-        self.ledger.stale += open as u64;
-        // Acks that were being written and whose fate is not known count as lost.
-        self.flushing = None;
-        std::mem::take(&mut self.flushing_ends)
-            .into_iter()
-            .for_each(|end| self.ledger.unsettled(end));
+        self.abandon();
         self.end_hold();
         self.forget_quick_failures();
         self.reopen_later(&error.to_string(), false);
+    }
+
+    /// Books what the broker was not told, and will not be: it has it back with the channel.
+    pub(super) fn abandon(&mut self) {
+        let (ends, open) = self.unsettled.abandon();
+        self.ledger.stale += open as u64;
+        // Acks that were being written and whose fate is not known count as lost.
+        self.flushing = None;
+        let written = std::mem::take(&mut self.flushing_ends);
+        let ends = ends.into_iter().chain(written);
+        ends.for_each(|end| self.ledger.unsettled(end));
     }
 
     /// A subscription that lasted ends a run of failures.

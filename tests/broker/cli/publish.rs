@@ -1,13 +1,15 @@
 //! `lapwing publish`
 
 use std::collections::BTreeSet;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use lapin::types::ShortString;
+use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use super::{Ended, file, lapwing, output, output_of};
-use crate::support::{Broker, Got, QueueType, VHost, ms};
+use super::{Ended, ended, file, lapwing, output, output_of};
+use crate::support::{Broker, DEADLINE, Got, QueueType, VHost, ms, within};
 
 /// `lapwing publish` to the broker of this virtual host.
 fn publish(vhost: &VHost, arguments: &[&str]) -> Command {
@@ -117,6 +119,25 @@ async fn a_file_and_standard_input_have_a_document_a_line() {
         missing.err.contains("failed to open /no/such/file"),
         "{missing:?}"
     );
+}
+
+#[tokio::test]
+async fn a_line_is_published_when_it_comes_and_not_with_the_next() {
+    let vhost = with_queue().await;
+    let mut command = publish(&vhost, &["-q", "q"]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("it starts");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    for lines in 1..=2 {
+        stdin.write_all(b"{}\n").await.expect("it reads");
+        vhost.wait_for_counts("q", lines, 0, DEADLINE).await;
+    }
+    drop(stdin);
+    let end = ended(within("the command", child.wait_with_output()).await);
+    succeeded(&end, 2);
 }
 
 #[tokio::test]
@@ -240,6 +261,7 @@ async fn arguments_that_contradict_are_refused_before_connecting() {
     for arguments in [
         ["-q", "q", "--rate=0", "x"],
         ["-q", "q", "--rate=-1", "x"],
+        ["-q", "q", "--rate=1e-300", "x"],
         ["-q", "", "-n1", "x"],
     ] {
         let mut command = lapwing(&["publish"]);

@@ -1,11 +1,18 @@
 //! Which broker is reached, and when.
 
-use lapwing::Readiness;
+use lapwing::{
+    Readiness,
+    broker::{BrokerError, Client},
+    config::Settings,
+};
+use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 
 use super::{QUEUE, User, config, config_with_url_in, handler};
 use crate::support::{
-    Account, Broker, DEADLINE, HttpHandler, Proxy, RunningWorker, VHost, all_succeeded,
+    Account, Broker, DEADLINE, HttpHandler, Proxy, RunningWorker, VHost, all_succeeded, wait_until,
+    within,
 };
 
 /// A message goes all the way.
@@ -119,4 +126,68 @@ async fn an_ipv6_literal_is_an_address() {
     let worker = RunningWorker::start(&config(&url, &handler, ""));
     handles_a_message(worker, &vhost, &handler).await;
     relaying.abort();
+}
+
+fn client_settings(url: &str) -> Settings {
+    let text = format!(
+        "[broker]\nurl = '{url}'\nreconnect = {{ base = '1ms', cap = '10ms' }}\n\
+         [timeouts]\nconnect = '1h'\nhandshake = '1h'"
+    );
+    Settings::from_toml(&text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[tokio::test]
+async fn a_client_that_could_not_connect_leaves_nothing_behind() {
+    const TRIES: usize = 5;
+    let vhost = Broker::shared().await.vhost().await;
+    let mut nobody = url::Url::parse(&vhost.amqp_url()).expect("our own url is one");
+    nobody.set_username("nobody").expect("it can have one");
+    let nowhere = "amqp://127.0.0.1:1";
+    let tasks = || async { Handle::current().metrics().num_alive_tasks() };
+    // The harness has a few of its own.
+    let before = tasks().await;
+    for url in [nowhere, nobody.as_str()] {
+        for _ in 0..TRIES {
+            let refused = Client::connect(&client_settings(url), 1).await.map(drop);
+            let why = refused.expect_err("nobody is there");
+            assert_eq!(matches!(why, BrokerError::Lost(_)), url == nowhere, "{why}");
+        }
+        let few = |tasks: &usize| *tasks < before + TRIES;
+        wait_until("nothing is left of them", DEADLINE, tasks, few).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_nobody_waits_for_hangs_up_on_a_silent_peer() {
+    let peer = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = peer.local_addr().expect("it is bound");
+    let settings = client_settings(&format!("amqp://{address}"));
+    let connecting = tokio::spawn(async move { Client::connect(&settings, 1).await.map(drop) });
+    let (mut silent, _) = within("its connection", peer.accept())
+        .await
+        .expect("it connects");
+
+    let mut header = [0; 8];
+    within("its header", silent.read_exact(&mut header))
+        .await
+        .expect("it speaks first");
+
+    connecting.abort();
+
+    let end = within("its end", silent.read(&mut header)).await;
+    assert_eq!(end.expect("it hangs up"), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_is_dropped_closes_its_connection() {
+    let vhost = Broker::shared().await.vhost().await;
+    let connected = Client::connect(&client_settings(&vhost.amqp_url()), 1).await;
+    let (client, closed) = connected.expect("the broker takes it");
+    let other = client.clone();
+    drop(client);
+    assert!(!closed.is_finished());
+
+    drop(other);
+
+    within("its end", closed).await.expect("no panic");
 }

@@ -64,6 +64,25 @@ async fn a_panic_is_a_failed_attempt_wherever_in_the_handler_it_comes() {
     worker.stop().await;
 }
 
+#[tokio::test]
+async fn a_class_as_long_as_an_error_fits_the_dead_letter() {
+    let vhost = vhost().await;
+    let settings = lane_settings(&vhost, &["q"], "");
+    let handler = async || Err::<(), _>(Failure::permanent("\u{e9}".repeat(200_000), "too long"));
+    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    vhost.publish("q", "x").await;
+
+    let dead = dead_letter(&vhost, "q").await;
+
+    let class = dead.header("lapwing-error-kind").as_str();
+    assert_eq!(class, Some("\u{e9}".repeat(127).as_str()));
+    assert_eq!(dead.header("lapwing-error"), "too long");
+    let kept = worker.handle.outcomes(None, None, 1);
+    assert_eq!(kept[0].class.as_deref(), class);
+    let report = worker.stop().await;
+    assert_eq!(report.ledger().received, 1);
+}
+
 /// Tells when it is dropped.
 struct Dropped(watch::Sender<Option<Instant>>);
 
@@ -134,13 +153,14 @@ async fn a_handler_that_heeds_its_cancellation_is_waited_for_and_what_it_did_cou
             tokio::time::sleep(ms(300)).await;
             reasons.lock().expect("no holder panics").push(reason);
             match context.message().id() {
-                Some("finished") => Ok(()),
-                _ => Err(Failure::retryable("stopped", "halfway")),
+                Some("finished") => Outcome::Succeeded,
+                Some("unwanted") => Outcome::dropped("seen too late"),
+                _ => Outcome::Failed(Failure::retryable("stopped", "halfway")),
             }
         }
     };
     let worker = start(Worker::new(settings).handler("q", handler)).await;
-    for id in ["finished", "halfway"] {
+    for id in ["finished", "unwanted", "halfway"] {
         vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }
 
@@ -149,11 +169,11 @@ async fn a_handler_that_heeds_its_cancellation_is_waited_for_and_what_it_did_cou
     assert_eq!(dead.id(), "halfway");
     assert_eq!(dead.header("lapwing-error-kind"), "timeout");
     let report = worker.stop().await.lanes["q"].clone();
-    assert_eq!((report.ledger.acked, report.ledger.dead_lettered), (1, 1));
+    assert_eq!((report.ledger.acked, report.ledger.dead_lettered), (2, 1));
     assert_eq!((report.counts.timed_out, report.counts.succeeded), (1, 1));
-    assert_eq!(report.counts.handler_stuck, 0);
+    assert_eq!((report.counts.dropped, report.counts.handler_stuck), (1, 0));
     let reasons = reasons.lock().expect("no holder panics");
-    assert_eq!(*reasons, [CancelReason::Timeout; 2]);
+    assert_eq!(*reasons, [CancelReason::Timeout; 3]);
 }
 
 #[tokio::test]

@@ -1,12 +1,14 @@
 //! Handlers that keep their thread, and those that arrived with them.
 
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use lapwing::{Context, Worker};
+use lapwing::{Context, Worker, state::StateHandle};
 
 use super::{start, vhost};
-use crate::support::{DEADLINE, Notes, PublishSpec, QueueType, lane_settings, ms, wait_until};
+use crate::support::{
+    DEADLINE, Gate, Notes, PublishSpec, QueueType, lane_settings, ms, wait_until, within,
+};
 
 /// The queue is there, with messages in it, before the worker is.
 const LANE: &str =
@@ -164,4 +166,32 @@ async fn handlers_that_keep_all_threads_leave_no_pile_of_tasks() {
         assert!(most < 150, "{most} tasks for 40 slots, at {time:?} each");
         worker.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_update_of_the_state_that_takes_long_holds_up_no_lane() {
+    let vhost = vhost().await;
+    let settings = lane_settings(&vhost, &["q"], "[timeouts]\ncall = '5s'");
+    let (begun, end) = (Gate::default(), Arc::new(Barrier::new(2)));
+    let held = (begun.clone(), Arc::clone(&end));
+    let handler = move |state: StateHandle| {
+        let (begun, end) = held.clone();
+        let update = move |_| {
+            begun.open();
+            end.wait();
+            None
+        };
+        async move { state.update("k", update).await.map(drop) }
+    };
+    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    vhost.publish("q", "x").await;
+    within("the update", begun.passed()).await;
+
+    let report = worker.report("q").await;
+
+    assert_eq!((report.running, report.ledger.acked), (1, 0));
+    end.wait();
+    let acked = |report: &lapwing::LaneReport| report.ledger.acked == 1;
+    worker.wait_for_report("it is acked", "q", acked).await;
+    worker.stop().await;
 }

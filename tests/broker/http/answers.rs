@@ -2,8 +2,14 @@
 
 use std::time::{Duration, SystemTime};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
 use super::Setup;
-use crate::support::{Account, DEADLINE, HttpHandler, PublishSpec, Reply, ms};
+use crate::support::{
+    Account, Broker, DEADLINE, HttpHandler, PublishSpec, Reply, WorkerProcess, lane_config, ms,
+    within,
+};
 
 /// The status a message asks for in its id.
 fn wanted(id: &str) -> u16 {
@@ -144,6 +150,33 @@ async fn retry_after_is_honoured_in_seconds_and_as_a_date() {
         // Twice late at the most where it was parked, and a second for scheduling.
         assert!(waited < ms(2 * most) + ms(1000), "{id}: {waited:?}");
     }
+}
+
+#[tokio::test]
+async fn a_success_whose_body_does_not_end_is_one_at_the_consumers_timeout() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let vhost = Broker::shared().await.vhost().await;
+    let config = lane_config(
+        &vhost.amqp_url(),
+        "q",
+        &format!("http://{address}/"),
+        "[consumers.q]\ntimeout = '400ms'\nretry = { max_attempts = 1 }",
+    );
+    let mut worker = WorkerProcess::start(&config);
+    worker.wait_for_consumers(&vhost, "q", 1).await;
+    vhost.publish("q", "x").await;
+    let accepted = within("the request", listener.accept()).await;
+    let (mut request, _) = accepted.expect("it connects");
+    // An answer that comes before the request is none.
+    let asked = within("its text", request.read(&mut [0; 4096])).await;
+    assert!(asked.expect("it is open") > 0);
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab";
+    request.write_all(answer).await.expect("it reads");
+
+    let ledger = worker.drain(DEADLINE).await;
+
+    assert_eq!((ledger.received, ledger.acked), (1, 1), "{ledger:?}");
 }
 
 #[tokio::test]
