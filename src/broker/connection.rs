@@ -122,6 +122,19 @@ impl Link {
         }
     }
 
+    /// Whether there is a connection.
+    pub(crate) fn is_up(&self) -> bool {
+        self.current().is_some()
+    }
+
+    /// Waits until there is a connection; for ever when the supervisor has ended.
+    pub(crate) async fn up(&mut self) {
+        let is_up = |state: &LinkState| matches!(state, LinkState::Up(it) if it.is_open());
+        if self.state.wait_for(is_up).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Waits until the state changes; false when the supervisor has ended.
     pub(crate) async fn changed(&mut self) -> bool {
         self.state.changed().await.is_ok()

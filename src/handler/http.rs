@@ -3,7 +3,7 @@
 //! The body goes untouched, with the message's content type; what else is known goes in headers.
 //! 2xx succeeds. 408, 425, 429, 5xx, connection errors and time-outs are retried, after
 //! `Retry-After` where the response has one. Any other status, redirects included, is permanent.
-//! A success is one also where its body breaks off, or has not ended at the timeout.
+//! The status counts also where the body breaks off or does not end.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,6 +15,7 @@ use reqwest::{
     },
     redirect,
 };
+use tokio::time::{Instant, timeout_at};
 
 use super::{Context, Failure, Handler, HandlerError, HandlerFuture, Outcome};
 use crate::{
@@ -38,6 +39,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const ERROR_SHOWN: usize = 2 * 1024;
 /// Of a response, this much is read, so that its connection can be used again, in bytes.
 const READ: usize = 64 * 1024;
+/// How long a response's body has to come, behind its head.
+const BODY_LIMIT: Duration = Duration::from_secs(2);
 /// All `lapwing-header-*` of a request together, in bytes: servers refuse requests with more than
 /// some 8 to 64 KiB of headers.
 const HEADERS_ROOM: usize = 16 * 1024;
@@ -231,10 +234,12 @@ async fn judge(mut response: Response, context: &Context) -> Outcome {
     Outcome::Failed(failure.status(status.as_u16()))
 }
 
-/// Reads up to `most` bytes of the body; what cannot be read does not matter any more.
+/// Reads up to `most` bytes of the body; what cannot be read, or does not come in time, does not
+/// matter any more: the status has said what counts.
 async fn read(response: &mut Response, most: usize) -> Vec<u8> {
     let mut body = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
+    let until = Instant::now() + BODY_LIMIT;
+    while let Ok(Ok(Some(chunk))) = timeout_at(until, response.chunk()).await {
         let room = most - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(room)]);
         if body.len() == most {
@@ -262,7 +267,9 @@ fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
         ));
     }
     let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(now).unwrap_or_default())
+    // A date that has passed asks for nothing; where clocks differ it would have all attempts made
+    // at once.
+    date.duration_since(now).ok()
 }
 
 fn unreachable(error: &reqwest::Error) -> Failure {
@@ -303,7 +310,8 @@ mod tests {
         let parsed = |value| parse_retry_after(value, now).map(|delay| delay.as_secs());
         assert_eq!(parsed("120"), Some(120));
         assert_eq!(parsed("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
-        assert_eq!(parsed("Sun, 06 Nov 1994 08:40:37 GMT"), Some(0));
+        assert_eq!(parsed("Sun, 06 Nov 1994 08:40:37 GMT"), None);
+        assert_eq!(parsed("0"), Some(0));
         assert_eq!(parsed("99999999999999999999999"), Some(u32::MAX.into()));
         assert_eq!(
             (parsed("soon"), parsed(""), parsed("-1")),

@@ -237,12 +237,12 @@ impl Common {
 
 /// The lanes that run, with their names.
 type Lanes = JoinSet<(String, LaneReport)>;
-/// Where lanes tell how their first subscription went.
+/// Where lanes tell how their attempts to subscribe went, each up to its first success.
 type Starts = mpsc::UnboundedSender<(String, Result<(), BrokerError>)>;
 /// How they went.
 type Started = mpsc::UnboundedReceiver<(String, Result<(), BrokerError>)>;
 
-/// Looks at how the lanes' first attempts to subscribe end, until a drain begins. One that can never
+/// Looks at how the lanes' first subscriptions go, until a drain begins. An attempt that can never
 /// succeed, or any that fails with `fail_fast`, ends the worker.
 async fn check_start(
     mut starts: Started,

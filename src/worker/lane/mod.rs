@@ -60,7 +60,7 @@ pub struct LaneReport {
 pub(super) struct LaneChannels {
     pub(super) commands: mpsc::Receiver<Command>,
     pub(super) health: watch::Sender<LaneHealth>,
-    /// Told once how the first attempt to subscribe ended.
+    /// Told how each attempt to subscribe ended, up to the first that succeeded.
     pub(super) started: mpsc::UnboundedSender<(String, Result<(), BrokerError>)>,
 }
 
@@ -100,6 +100,8 @@ pub(super) struct Lane {
     epoch: u64,
     /// When to subscribe, while there is no subscription.
     open_at: Instant,
+    /// There was no connection, and subscribing is for when there is one.
+    awaits_link: bool,
     opening: Option<Opening>,
     backoff: Reconnect,
     opened_at: Instant,
@@ -131,7 +133,7 @@ pub(super) struct Lane {
     next_flush: Instant,
     look_at: Instant,
     ledger: Ledger,
-    reported_start: bool,
+    has_subscribed: bool,
 }
 
 impl Lane {
@@ -149,6 +151,7 @@ impl Lane {
             session: None,
             epoch: 0,
             open_at: now,
+            awaits_link: false,
             opening: None,
             backoff,
             opened_at: now,
@@ -171,7 +174,7 @@ impl Lane {
             next_flush: now,
             look_at: now + LOOK,
             ledger: Ledger::default(),
-            reported_start: false,
+            has_subscribed: false,
         }
     }
 
@@ -204,6 +207,7 @@ impl Lane {
                 () = self.shared.ends.gathered(wanted) => {}
                 (acks, result) = settled(self.flushing.as_mut()) => self.flushed(&acks, result),
                 opened = settled(self.opening.as_mut()) => self.opened(opened).await,
+                () = self.link.up(), if self.awaits_link => self.link_is_up(),
                 delivery = arrival(self.session.as_mut()), if takes => {
                     self.received(delivery);
                 }

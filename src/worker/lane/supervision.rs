@@ -16,8 +16,8 @@ use crate::{
 impl Lane {
     pub(super) async fn opened(&mut self, opened: Result<Opened, BrokerError>) {
         self.opening = None;
-        if !self.reported_start {
-            self.reported_start = true;
+        if !self.has_subscribed {
+            self.has_subscribed = opened.is_ok();
             let result = opened.as_ref().map(drop).map_err(Clone::clone);
             // Nobody listens once the worker has started.
             let _ = self
@@ -77,6 +77,7 @@ impl Lane {
     pub(super) fn reopen_later(&mut self, reason: &str, loud: bool) {
         let wait = self.backoff.next();
         self.open_at = Instant::now() + wait;
+        self.awaits_link = !self.link.is_up();
         if loud {
             error!(lane = %self.shared.name, reason, retry_in = ?wait, "not consuming");
         } else {
@@ -85,6 +86,13 @@ impl Lane {
         if !self.draining && !self.paused {
             self.tell(LaneState::Connecting, Some(reason.to_owned()));
         }
+    }
+
+    /// The connection was waited for with a backoff of its own, so that nobody waits again.
+    pub(super) fn link_is_up(&mut self) {
+        self.awaits_link = false;
+        self.backoff.reset();
+        self.open_at = Instant::now();
     }
 
     /// The session has ended without our wish: whatever it had delivered, the broker has back.

@@ -6,7 +6,9 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use super::{QUEUE, User, assert_never_says, config, handler};
-use crate::support::{Broker, DEADLINE, Proxy, WorkerProcess, field, log_message, wait_until};
+use crate::support::{
+    Broker, DEADLINE, Proxy, QueueType, WorkerProcess, field, log_message, wait_until,
+};
 
 /// Long enough for a start, too short for a wait.
 const AT_ONCE: Duration = Duration::from_secs(10);
@@ -126,4 +128,23 @@ async fn a_peer_that_accepts_and_says_nothing_is_given_up_and_leaves_no_thread()
     )
     .await;
     worker.drain(DEADLINE).await;
+}
+
+#[tokio::test]
+async fn a_conflict_that_is_found_when_the_broker_is_there_at_last_ends_the_worker() {
+    let vhost = Broker::shared().await.vhost_with_a_short_name().await;
+    vhost.declare(QUEUE, QueueType::Classic).await;
+    let proxy = Proxy::to(&vhost).await;
+    proxy.refuse().await;
+    let url = proxy.url(&vhost);
+    let mut worker = WorkerProcess::start(&config(&url, &handler().await, ""));
+    worker.wait_for_message("not consuming", DEADLINE).await;
+
+    proxy.accept_again();
+
+    let exit = worker.exited(AT_ONCE).await;
+    assert_eq!(exit.status.code(), Some(78));
+    let why = worker.wait_for_message("cannot run", DEADLINE).await;
+    let why = field(&why, "error").to_string();
+    assert!(why.contains("x-queue-type is"), "{why}");
 }

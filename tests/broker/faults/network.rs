@@ -76,6 +76,39 @@ async fn a_network_that_is_gone_for_a_while_shows_in_readiness_until_it_is_back(
 }
 
 #[tokio::test]
+async fn all_lanes_are_back_with_the_connection_and_wait_for_nothing_else() {
+    let vhost = Broker::shared().await.vhost().await;
+    let proxy = Proxy::to(&vhost).await;
+    let handler = slow_handler().await;
+    let lane = "queue = 'orders'\nhandler = { kind = 'log' }\n\
+                retry = { base = '100ms', cap = '1s', inline_below = '0s' }\n";
+    let lanes = (0..8).map(|number| format!("[consumers.l{number}]\n{lane}"));
+    // Each wait is for 2 to 6 s, and there would be eight of them.
+    let slow = "[broker]\nreconnect = { base = '2s', cap = '60s' }\n";
+    let changes = slow.to_owned() + &lanes.collect::<String>();
+    let worker = RunningWorker::start(&config(&proxy.url(&vhost), &handler, &changes));
+    worker.ready().await;
+
+    proxy.refuse().await;
+    proxy.cut().await;
+    worker.not_ready().await;
+    proxy.accept_again();
+
+    let consuming = |readiness: &lapwing::Readiness| {
+        let lanes = readiness.lanes.values();
+        lanes
+            .filter(|lane| lane.state == LaneState::Consuming)
+            .count()
+    };
+    worker.until("a lane is back", |it| consuming(it) > 0).await;
+    let first = std::time::Instant::now();
+    worker.until("all are back", |it| consuming(it) == 9).await;
+    let spread = first.elapsed();
+    assert!(spread < std::time::Duration::from_secs(1), "{spread:?}");
+    worker.drain().await;
+}
+
+#[tokio::test]
 async fn a_half_open_connection_is_found_by_heartbeats_and_replaced() {
     let vhost = Broker::shared().await.vhost().await;
     let proxy = Proxy::to(&vhost).await;

@@ -3,12 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::Setup;
 use crate::support::{
-    Account, Broker, DEADLINE, HttpHandler, PublishSpec, Reply, WorkerProcess, lane_config, ms,
-    within,
+    Account, Broker, DEADLINE, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess, lane_config,
+    ms, within,
 };
 
 /// The status a message asks for in its id.
@@ -152,31 +152,63 @@ async fn retry_after_is_honoured_in_seconds_and_as_a_date() {
     }
 }
 
+/// A service that gives one answer, whose body never ends.
+struct Stalling {
+    vhost: VHost,
+    worker: WorkerProcess,
+    _connection: TcpStream,
+}
+
+impl Stalling {
+    async fn answering(head: &str, changes: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let vhost = Broker::shared().await.vhost().await;
+        let url = format!("http://{address}/");
+        let config = lane_config(&vhost.amqp_url(), "q", &url, changes);
+        let worker = WorkerProcess::start(&config);
+        worker.wait_for_consumers(&vhost, "q", 1).await;
+        vhost.publish("q", "x").await;
+        let accepted = within("the request", listener.accept()).await;
+        let (mut connection, _) = accepted.expect("it connects");
+        // An answer that comes before the request is none.
+        let asked = within("its text", connection.read(&mut [0; 4096])).await;
+        assert!(asked.expect("it is open") > 0);
+        let answer = format!("HTTP/1.1 {head}\r\ncontent-length: 5\r\n\r\nab");
+        let written = connection.write_all(answer.as_bytes()).await;
+        written.expect("it reads");
+        Self {
+            vhost,
+            worker,
+            _connection: connection,
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_success_whose_body_does_not_end_is_one_at_the_consumers_timeout() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
-    let vhost = Broker::shared().await.vhost().await;
-    let config = lane_config(
-        &vhost.amqp_url(),
-        "q",
-        &format!("http://{address}/"),
-        "[consumers.q]\ntimeout = '400ms'\nretry = { max_attempts = 1 }",
-    );
-    let mut worker = WorkerProcess::start(&config);
-    worker.wait_for_consumers(&vhost, "q", 1).await;
-    vhost.publish("q", "x").await;
-    let accepted = within("the request", listener.accept()).await;
-    let (mut request, _) = accepted.expect("it connects");
-    // An answer that comes before the request is none.
-    let asked = within("its text", request.read(&mut [0; 4096])).await;
-    assert!(asked.expect("it is open") > 0);
-    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab";
-    request.write_all(answer).await.expect("it reads");
+    let changes = "[consumers.q]\ntimeout = '400ms'\nretry = { max_attempts = 1 }";
+    let mut stalling = Stalling::answering("200 OK", changes).await;
 
-    let ledger = worker.drain(DEADLINE).await;
+    let ledger = stalling.worker.drain(DEADLINE).await;
 
     assert_eq!((ledger.received, ledger.acked), (1, 1), "{ledger:?}");
+}
+
+#[tokio::test]
+async fn a_status_counts_though_its_body_does_not_end() {
+    let mut stalling = Stalling::answering("400 Bad Request", "").await;
+
+    let ledger = stalling.worker.drain(DEADLINE).await;
+
+    assert_eq!(
+        (ledger.received, ledger.dead_lettered),
+        (1, 1),
+        "{ledger:?}"
+    );
+    let dead = stalling.vhost.drain_all("q.dead").await;
+    assert_eq!(dead[0].header("lapwing-reason"), "rejected");
+    assert_eq!(dead[0].header("lapwing-error"), "HTTP 400 Bad Request: ab");
 }
 
 #[tokio::test]
