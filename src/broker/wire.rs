@@ -11,10 +11,11 @@
 //! that, and it overflows the stack of lapin's thread, which ends the process: a message that kills
 //! each worker it is delivered to. So what is nested deeper than `DEEPEST` becomes bytes.
 //!
-//! And lapin ends the connection over a frame that is longer than was agreed. The broker sends such
-//! frames: it adds its own headers (`x-delivery-count`, `x-death`) to a message whose publisher had
-//! filled the frame. So those are taken out again where there is no room for them.
+//! And lapin ends the connection over a frame that is longer than was agreed, and the broker sends
+//! such frames: see `fit`. Of the length itself it keeps 128 times as much in buffers, so that a
+//! broker that offers more than `LONGEST`, or any length, is taken up on that only.
 
+mod fit;
 mod gate;
 mod repair;
 
@@ -40,9 +41,10 @@ use futures_util::{
 };
 use lapin::tcp::AsyncTcpStream;
 use tokio::net::TcpStream;
+use tracing::warn;
 
 pub(super) use gate::{Gate, Gated};
-use repair::{HEADER, METHOD, proposed_frame_max, repair, without_broker_headers};
+use repair::{HEADER, METHOD, agree_on_frame_max, repair};
 
 /// A TCP or TLS connection, repaired on the way in.
 pub(super) struct Wire {
@@ -158,14 +160,18 @@ struct Inbox {
     skip: usize,
     /// What arrives is not AMQP frames: pass it on as it is.
     opaque: bool,
-    /// The longest frame, as the broker proposed it.
+    /// The longest frame, as agreed.
     frame_max: usize,
 }
 
 const CHUNK: usize = 64 * 1024;
 const FRAME_HEAD: usize = 7;
-/// Frames beyond this are none that we negotiated; lapin reports them.
-const LARGEST: usize = 16 * 1024 * 1024;
+const FRAME_END: usize = 1;
+/// The longest frame that we agree on, in bytes. RabbitMQ offers 128 KiB, where its configuration
+/// does not say otherwise.
+const LONGEST: u32 = 1024 * 1024;
+/// Frames beyond this are looked at by nobody but lapin: RabbitMQ takes no message that is larger.
+const LARGEST: usize = 512 * 1024 * 1024;
 
 impl Default for Inbox {
     fn default() -> Self {
@@ -195,6 +201,10 @@ impl Inbox {
         self.end -= self.ready;
         self.start = 0;
         self.ready = 0;
+        if self.end == 0 && self.data.len() > LONGEST as usize {
+            // For a header that was longer than any should be.
+            self.data = vec![0; CHUNK];
+        }
         if self.end == self.data.len() {
             self.data.resize(self.data.len() * 2, 0);
         }
@@ -210,13 +220,13 @@ impl Inbox {
         self.data
             .copy_within(payload + size..self.end, payload + shorter.len());
         self.end -= size - shorter.len();
-        self.ready = payload + shorter.len() + 1;
+        self.ready = payload + shorter.len() + FRAME_END;
     }
 
     fn arrived(&mut self, count: usize) {
         self.end += count;
         while self.ready < self.end {
-            let here = &mut self.data[self.ready..self.end];
+            let here = &self.data[self.ready..self.end];
             if self.opaque {
                 self.ready = self.end;
             } else if self.skip > 0 {
@@ -226,32 +236,48 @@ impl Inbox {
             } else if here.len() < FRAME_HEAD {
                 return;
             } else {
-                let size = u32::from_be_bytes([here[3], here[4], here[5], here[6]]) as usize;
-                let whole = FRAME_HEAD + size + 1;
                 let kind = here[0];
+                let size = u32::from_be_bytes([here[3], here[4], here[5], here[6]]) as usize;
+                let whole = FRAME_HEAD + size + FRAME_END;
                 match kind {
                     METHOD | HEADER if whole <= LARGEST => {
                         if here.len() < whole {
                             return;
                         }
-                        let payload = &mut here[FRAME_HEAD..FRAME_HEAD + size];
-                        repair(kind, payload);
-                        if let Some(bytes) = proposed_frame_max(kind, payload) {
-                            self.frame_max = bytes;
-                        }
-                        if whole > self.frame_max
-                            && let Some(shorter) = without_broker_headers(kind, payload)
-                        {
-                            self.replace_payload(size, &shorter);
-                            continue;
-                        }
-                        self.ready += whole;
+                        self.look_at_frame(kind, size);
                     }
                     0..=8 => self.skip = whole,
                     _ => self.opaque = true,
                 }
             }
         }
+    }
+
+    /// Repairs the frame at `ready`, whose payload has `size` bytes, and passes it.
+    fn look_at_frame(&mut self, kind: u8, size: usize) {
+        let payload = self.ready + FRAME_HEAD;
+        let payload = &mut self.data[payload..payload + size];
+        repair(kind, payload);
+        if let Some(bytes) = agree_on_frame_max(kind, payload, LONGEST) {
+            self.frame_max = bytes;
+        }
+        let most = self.frame_max.saturating_sub(FRAME_HEAD + FRAME_END);
+        if size > most
+            && let Some(fitted) = fit::fitted(kind, payload, most)
+        {
+            if fitted.cut > 0 {
+                warn!(
+                    cut = fitted.cut,
+                    names = fitted.names,
+                    bytes = size,
+                    frame_max = self.frame_max,
+                    "a message has more headers than a frame holds: the longest are cut"
+                );
+            }
+            self.replace_payload(size, &fitted.payload);
+            return;
+        }
+        self.ready += FRAME_HEAD + size + FRAME_END;
     }
 }
 

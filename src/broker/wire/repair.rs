@@ -1,66 +1,25 @@
 //! What is changed in a frame: see the parent module.
 
-use crate::broker::copies::is_broker_header;
-
 pub(super) const METHOD: u8 = 1;
 pub(super) const HEADER: u8 = 2;
 /// Tables and arrays within one another that lapin gets to see.
 pub(super) const DEEPEST: usize = 32;
 
-/// The frame size in `connection.tune`, the broker's word on it; 0 there means any.
-pub(super) fn proposed_frame_max(frame_type: u8, payload: &[u8]) -> Option<usize> {
+/// The longest frame, in bytes, from `connection.tune`: the broker's word on it where it has one and
+/// that is not above `most`; else `most`, which is put there. The client may choose less than the
+/// broker offers (AMQP 0-9-1, 1.4.2.6), and 0 stands for any length.
+pub(super) fn agree_on_frame_max(frame_type: u8, payload: &mut [u8], most: u32) -> Option<usize> {
     const TUNE: [u8; 4] = [0, 10, 0, 30];
     if frame_type != METHOD || !payload.starts_with(&TUNE) {
         return None;
     }
-    let bytes = payload.get(6..10)?.try_into().ok()?;
-    match u32::from_be_bytes(bytes) {
-        0 => None,
-        bytes => Some(bytes as usize),
-    }
-}
-
-/// A content header less what the broker has added to its table; `None` where that is nothing.
-pub(super) fn without_broker_headers(frame_type: u8, payload: &[u8]) -> Option<Vec<u8>> {
-    if frame_type != HEADER {
-        return None;
-    }
-    let mut copy = payload.to_vec();
-    let mut cursor = Cursor { rest: &mut copy };
-    cursor.bytes(2 + 2 + 8)?;
-    let flags = cursor.number(2)?;
-    if flags & 1 << 13 == 0 {
-        return None;
-    }
-    for property in [15, 14] {
-        if flags & 1 << property != 0 {
-            cursor.short_string()?;
-        }
-    }
-    let start = payload.len() - cursor.rest.len();
-    let length = cursor.number(4)?;
-    let mut entries = Cursor {
-        rest: cursor.bytes(length)?,
+    let proposed = payload.get_mut(6..10)?;
+    let bytes = match u32::from_be_bytes(proposed.try_into().ok()?) {
+        0 => most,
+        bytes => bytes.min(most),
     };
-    let mut at = start + 4;
-    let mut kept = Vec::with_capacity(length);
-    while !entries.rest.is_empty() {
-        let left = entries.rest.len();
-        let name_length = entries.number(1)?;
-        let name = std::str::from_utf8(entries.bytes(name_length)?);
-        let broker = name.is_ok_and(is_broker_header);
-        entries.value(0)?;
-        let next = at + left - entries.rest.len();
-        if !broker {
-            kept.extend_from_slice(&payload[at..next]);
-        }
-        at = next;
-    }
-    if kept.len() == length {
-        return None;
-    }
-    let length = u32::try_from(kept.len()).ok()?.to_be_bytes();
-    Some([&payload[..start], &length, &kept, &payload[at..]].concat())
+    proposed.copy_from_slice(&bytes.to_be_bytes());
+    usize::try_from(bytes).ok()
 }
 
 /// Repairs the short strings of a content header, or of the methods that carry a message's.
@@ -73,24 +32,24 @@ pub(super) fn repair(frame_type: u8, payload: &mut [u8]) {
     };
 }
 
-struct Cursor<'a> {
-    rest: &'a mut [u8],
+pub(super) struct Cursor<'a> {
+    pub(super) rest: &'a mut [u8],
 }
 
 impl<'a> Cursor<'a> {
-    fn bytes(&mut self, count: usize) -> Option<&'a mut [u8]> {
+    pub(super) fn bytes(&mut self, count: usize) -> Option<&'a mut [u8]> {
         let rest = std::mem::take(&mut self.rest);
         let (head, tail) = rest.split_at_mut_checked(count)?;
         self.rest = tail;
         Some(head)
     }
 
-    fn number(&mut self, width: usize) -> Option<usize> {
+    pub(super) fn number(&mut self, width: usize) -> Option<usize> {
         let bytes = self.bytes(width)?;
         Some(bytes.iter().fold(0, |n, byte| n << 8 | usize::from(*byte)))
     }
 
-    fn short_string(&mut self) -> Option<()> {
+    pub(super) fn short_string(&mut self) -> Option<()> {
         let length = self.number(1)?;
         replace_invalid(self.bytes(length)?);
         Some(())
@@ -159,7 +118,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A field value, by RabbitMQ's type letters (which differ from the standard's).
-    fn value(&mut self, depth: usize) -> Option<()> {
+    pub(super) fn value(&mut self, depth: usize) -> Option<()> {
         let letter = self.bytes(1)?.first_mut()?;
         if matches!(*letter, b'F' | b'A') && depth == DEEPEST {
             // A byte array has the same form: a length and that many bytes.

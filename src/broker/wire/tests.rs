@@ -65,7 +65,25 @@ fn through(bytes: &[u8], sizes: &[usize]) -> Vec<u8> {
 }
 
 #[test]
-fn the_brokers_own_headers_go_where_they_make_the_frame_too_long() {
+fn frames_of_any_length_or_of_more_than_lapin_should_keep_are_not_agreed_on() {
+    let tune = |bytes: u32| {
+        let rest = [&bytes.to_be_bytes()[..], &[0, 60]].concat();
+        frame(METHOD, &[&[0, 10, 0, 30, 7, 255][..], &rest].concat())
+    };
+    for (offered, agreed) in [
+        (0, LONGEST),
+        (u32::MAX, LONGEST),
+        (LONGEST + 1, LONGEST),
+        (LONGEST, LONGEST),
+        (131_072, 131_072),
+        (4096, 4096),
+    ] {
+        assert_eq!(through(&tune(offered), &[64]), tune(agreed));
+    }
+}
+
+#[test]
+fn the_brokers_own_headers_go_first_where_a_header_is_too_long_and_then_the_longest() {
     let tune = frame(METHOD, &[0, 10, 0, 30, 0, 0, 0, 0, 1, 0, 0, 60]);
     let header = |entries: &[Vec<u8>]| {
         let table = entries.concat();
@@ -84,6 +102,11 @@ fn the_brokers_own_headers_go_where_they_make_the_frame_too_long() {
         ];
         [short(b"theirs"), b"S".to_vec(), value.concat()].concat()
     };
+    let list = |names: &str| {
+        let length = u32::try_from(names.len()).unwrap().to_be_bytes();
+        let value = [b"S", &length[..], names.as_bytes()].concat();
+        [short(b"lapwing-cut-headers"), value].concat()
+    };
     let count = [short(b"x-delivery-count"), b"l\0\0\0\0\0\0\0\x01".to_vec()].concat();
     let sent = |entries: &[Vec<u8>]| [tune.clone(), header(entries), frame(3, b"body")].concat();
     for sizes in [&[1][..], &[7, 100], &[70_000]] {
@@ -91,7 +114,12 @@ fn the_brokers_own_headers_go_where_they_make_the_frame_too_long() {
         assert_eq!(through(&long, sizes), sent(&[theirs(190)]));
         let fits = sent(&[theirs(10), count.clone()]);
         assert_eq!(through(&fits, sizes), fits);
-        let hopeless = sent(&[theirs(500)]);
+        let more = [theirs(500), list("before"), theirs(100)];
+        let cut = [theirs(100), list("before theirs")];
+        assert_eq!(through(&sent(&more), sizes), sent(&cut));
+        let all = sent(&[theirs(500), count.clone(), theirs(300)]);
+        assert_eq!(through(&all, sizes), sent(&[list("theirs theirs")]));
+        let hopeless = [tune.clone(), frame(HEADER, &[0; 500])].concat();
         assert_eq!(through(&hopeless, sizes), hopeless);
     }
 }

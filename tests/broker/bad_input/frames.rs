@@ -1,11 +1,15 @@
 //! Properties and headers that the broker takes and a client library may choke on.
 
-use lapin::{ExchangeKind, options::BasicConsumeOptions, types::FieldTable};
+use lapin::{
+    ExchangeKind,
+    options::BasicConsumeOptions,
+    types::{AMQPValue, FieldTable},
+};
 use serde_json::{Value, json};
 
 use super::Rig;
 use crate::support::raw::{entry, long, nested_arrays, nested_tables};
-use crate::support::{Broker, DEADLINE, RawMessage, within};
+use crate::support::{Broker, DEADLINE, PublishSpec, RawMessage, within};
 
 /// Bytes that are not UTF-8 wherever one looks.
 const BAD: &[u8] = b"a\xff\xfeb";
@@ -223,5 +227,44 @@ async fn a_header_of_every_type_the_broker_takes_is_carried_along() {
         if kind != b'D' {
             assert_eq!(fate.dead().header(&name), &expected, "{name}");
         }
+    }
+}
+
+#[tokio::test]
+async fn own_node_whose_frames_were_longer_or_have_no_limit_does_not_jam_the_lane() {
+    let Some(broker) = Broker::own("frames").await else {
+        return;
+    };
+    let frame_max = async |bytes: u32| {
+        let set = format!("application:set_env(rabbit, frame_max, {bytes}).");
+        broker.ctl(&["eval", &set]).await;
+    };
+    // As a message is that was stored when longer frames were allowed, or came by AMQP 1.0.
+    frame_max(1024 * 1024).await;
+    let vhost = broker.vhost().await;
+    let mut rig = Rig::start_in(vhost, "").await;
+    let headers = [("a", 60_000), ("b", 60_000), ("long", 70_000)];
+    let spec = PublishSpec::to("orders").body("whole");
+    let spec = headers.iter().fold(spec, |spec, (name, length)| {
+        spec.header(name, AMQPValue::LongString("x".repeat(*length).into()))
+    });
+    rig.worker.drain(DEADLINE).await;
+    rig.vhost.publish_with(spec.clone()).await;
+
+    frame_max(131_072).await;
+    let fate = Rig::start_in(rig.vhost, "").await.fails_twice().await;
+
+    let dead = fate.dead();
+    assert_eq!(dead.text(), "whole");
+    assert_eq!(dead.header("lapwing-cut-headers"), "long");
+    assert!(dead.header("a").is_string() && dead.header("b").is_string());
+
+    frame_max(0).await;
+    fate.vhost.publish_with(spec).await;
+    let fate = Rig::start_in(fate.vhost, "").await.fails_twice().await;
+
+    for (name, length) in headers {
+        let text = fate.dead().header(name).as_str();
+        assert_eq!(text.map(str::len), Some(length), "{name}");
     }
 }
