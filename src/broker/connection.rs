@@ -282,6 +282,10 @@ impl Supervisor {
     }
 
     async fn close(&self, connection: &Connection) {
+        if *connection.blocked.borrow() {
+            // lapin writes nothing on it, so that the broker would not hear of it.
+            return connection.kill();
+        }
         let close = connection.lapin.close(200, "worker stopped".into());
         if let Err(error) = within(self.timeouts.close, "closing the connection", close).await {
             debug!(connection = self.purpose.name(), %error, "not closed in order");

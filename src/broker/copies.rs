@@ -7,6 +7,7 @@ use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldArray, FieldTable, ShortString},
 };
+use tracing::warn;
 
 use super::headers::{PERSISTENT, Properties, names, short};
 
@@ -90,7 +91,15 @@ pub(super) fn copy_properties(
         properties = properties.with_message_id(short(&uuid::Uuid::now_v7().to_string()));
     }
     let room = frame_max.saturating_sub(fixed_len(&properties));
-    fit(&mut headers, &ours, room);
+    let cut = fit(&mut headers, &ours, room);
+    if !cut.is_empty() {
+        let id = properties.message_id().as_ref().map(ShortString::as_str);
+        warn!(
+            id,
+            ?cut,
+            "the headers of a copy do not fit a frame beside ours: the longest are cut"
+        );
+    }
     properties.with_headers(FieldTable::from(headers))
 }
 
@@ -141,12 +150,17 @@ fn fixed_len(properties: &BasicProperties) -> usize {
 }
 
 /// Makes the headers fit `room` bytes: first our own texts are cut, then our history goes, then
-/// the publisher's largest headers, whose names are kept.
-fn fit(headers: &mut BTreeMap<ShortString, AMQPValue>, ours: &[&str], room: usize) {
+/// the publisher's largest headers, whose names are kept. The names of those.
+fn fit(
+    headers: &mut BTreeMap<ShortString, AMQPValue>,
+    ours: &[&str],
+    room: usize,
+) -> Vec<ShortString> {
     const SHORTEST_ERROR: usize = 256;
     const CUT_LIST: usize = 1024;
+    let mut cut_now = Vec::new();
     if table_len(headers) <= room {
-        return;
+        return cut_now;
     }
     if let Some(AMQPValue::LongString(text)) = headers.get(names::ERROR) {
         let cut = crate::text::cut(&text.to_string(), SHORTEST_ERROR).to_owned();
@@ -166,7 +180,7 @@ fn fit(headers: &mut BTreeMap<ShortString, AMQPValue>, ours: &[&str], room: usiz
             headers.insert(short(names::CUT_HEADERS), listed);
         }
         if table_len(headers) <= room {
-            return;
+            return cut_now;
         }
         let largest = headers
             .iter()
@@ -175,12 +189,13 @@ fn fit(headers: &mut BTreeMap<ShortString, AMQPValue>, ours: &[&str], room: usiz
             })
             .max_by_key(|(_, value)| value_len(value))
             .map(|(name, _)| name.clone());
-        let Some(name) = largest else { return };
+        let Some(name) = largest else { return cut_now };
         headers.remove(&name);
         if !cut.is_empty() {
             cut.push(' ');
         }
         cut.push_str(name.as_str());
+        cut_now.push(name);
     }
 }
 

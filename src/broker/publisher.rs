@@ -120,6 +120,22 @@ impl Publisher {
         &self.link
     }
 
+    /// Waits until the broker has blocked publishing.
+    pub(crate) async fn blocked(&self) {
+        let mut link = self.link.clone();
+        loop {
+            link.up().await;
+            if let Some(connection) = link.current()
+                && connection.blocked().wait_for(|is| *is).await.is_ok()
+            {
+                return;
+            }
+            if !link.changed().await {
+                std::future::pending().await
+            }
+        }
+    }
+
     /// Publishes one message, persistent and mandatory, and waits for the broker's confirm.
     pub(crate) async fn publish(&self, message: &Publication<'_>) -> Result<(), PublishError> {
         let connection = self.link.current();

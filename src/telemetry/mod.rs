@@ -182,7 +182,7 @@ fn subscribe(settings: &Settings, providers: &Providers) -> Result<WorkerGuard, 
     });
     tracing_subscriber::registry()
         .with(filter)
-        .with(filter_fn(|line| !prints_frames(line)))
+        .with(filter_fn(|line| !is_indiscreet(line)))
         .with(logs::layer(settings.log.format, writer).with_filter(filter_fn(is_shown)))
         .with(bridge)
         .with(spans)
@@ -219,12 +219,13 @@ fn is_shown(line: &tracing::Metadata<'_>) -> bool {
     !line.target().starts_with("opentelemetry") || *line.level() <= tracing::Level::WARN
 }
 
-/// At level `trace` lapin prints every frame, and so the password.
-fn prints_frames(line: &tracing::Metadata<'_>) -> bool {
-    let of_lapin = ["lapin", "amq_protocol"]
-        .iter()
-        .any(|name| line.target().starts_with(name));
-    of_lapin && *line.level() == tracing::Level::TRACE
+/// At level `trace` lapin prints every frame, and so the password. Of a message that is returned it
+/// prints all bytes, as numbers, where we say what became of it.
+fn is_indiscreet(line: &tracing::Metadata<'_>) -> bool {
+    let name = crate_of(line.target());
+    let of_lapin = name.starts_with("lapin") || name.starts_with("amq_protocol");
+    let returned = line.target() == "lapin::returned_messages";
+    returned || (of_lapin && *line.level() == tracing::Level::TRACE)
 }
 
 /// Renders what `/metrics` shows. Cheap to clone.

@@ -321,7 +321,8 @@ async fn republish(
         body: run.message.body(),
         properties: Written::Copy(&run.message.properties, headers),
     };
-    let give_up = Instant::now() + lane.publish.budget;
+    let mut give_up = Instant::now() + lane.publish.budget;
+    let mut draining = false;
     let mut backoff = Reconnect::new(&ReconnectSettings {
         base: Duration::from_millis(50),
         cap: Duration::from_secs(2),
@@ -336,6 +337,7 @@ async fn republish(
             biased;
             published = lane.publisher.publish(&message) => published,
             () = lane.hard_stop.cancelled() => return End::Return,
+            () = blocked_in_drain(lane) => return End::Return,
         };
         lane.telemetry.published(queue, publishing, &published);
         let Err(failed) = published else {
@@ -343,6 +345,10 @@ async fn republish(
         };
         lane.counters.publish_failures.add_one();
         let wait = backoff.next();
+        if !draining && lane.drain.is_cancelled() {
+            draining = true;
+            give_up = give_up.min(Instant::now() + DRAIN_BUDGET);
+        }
         if Instant::now() + wait > give_up {
             error!(lane = %run.lane, id = run.message.id(), queue, error = %failed, "copy not confirmed: lane held, message stays in its queue");
             return End::Hold;
@@ -356,4 +362,14 @@ async fn republish(
             () = lane.hard_stop.cancelled() => return End::Return,
         }
     }
+}
+
+/// What cannot be published is tried for this much longer when a drain has begun: the original goes
+/// back as well, and no handler is waited for.
+const DRAIN_BUDGET: Duration = Duration::from_secs(1);
+
+/// An alarm can last for hours, which is no reason for a drain to use up its grace.
+async fn blocked_in_drain(lane: &LaneShared) {
+    lane.drain.cancelled().await;
+    lane.publisher.blocked().await;
 }

@@ -151,6 +151,49 @@ async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its
 }
 
 #[tokio::test]
+async fn own_node_with_a_memory_alarm_does_not_hold_up_a_drain() {
+    let Some(broker) = Broker::own("alarm-drain").await else {
+        return;
+    };
+    let vhost = broker.vhost().await;
+    let gate = Gate::default();
+    let held = gate.clone();
+    let handler = HttpHandler::answering_async(move |_| {
+        let held = held.clone();
+        async move {
+            held.passed().await;
+            Reply::status(503)
+        }
+    })
+    .await;
+    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, ""));
+    worker.ready().await;
+    let ids = publish(&vhost, "failing", 8).await;
+    handler.wait_for_requests(8, DEADLINE).await;
+    alarm(&broker, true).await;
+    // The first copies are written before the broker blocks the connection, and wait for their
+    // confirms; the others are not.
+    gate.open();
+    let blocked = |readiness: &lapwing::Readiness| {
+        let why = readiness.publishing.as_deref();
+        why.is_some_and(|why| why.contains("blocked"))
+    };
+    worker.until("is blocked", blocked).await;
+    handler.wait_for_answered(8, DEADLINE).await;
+
+    let began = std::time::Instant::now();
+    let ledger = worker.drain().await.ledger();
+    let took = began.elapsed();
+
+    assert!(took < std::time::Duration::from_secs(2), "{took:?}");
+    assert_eq!((ledger.received, ledger.returned), (8, 8), "{ledger:?}");
+    alarm(&broker, false).await;
+    Account::take(&vhost, ids, &handler.seen(), &QUEUES)
+        .await
+        .assert_nothing_lost();
+}
+
+#[tokio::test]
 async fn own_node_with_a_long_memory_alarm_holds_the_lane_and_lets_it_go() {
     let Some(broker) = Broker::own("long-alarm").await else {
         return;

@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 
 use lapin::types::AMQPValue;
 use lapwing::{LaneState, Readiness};
+use serde_json::Value;
 
 use super::{DEAD, QUEUE, QUEUES, RUNG, config, declare_rung};
 use crate::support::{
     Account, Broker, DEADLINE, Gate, HttpHandler, PublishSpec, QueueType, Reply, RunningWorker,
-    all_succeeded, wait_until,
+    WorkerProcess, all_succeeded, field, log_message, wait_until,
 };
 
 /// Fails every first attempt, once the gate is open.
@@ -236,4 +237,30 @@ async fn a_publishing_connection_that_dies_again_and_again_costs_no_retry() {
         "{} ran twice: their confirms were lost",
         account.handled_twice().len()
     );
+}
+
+#[tokio::test]
+async fn a_copy_that_comes_back_is_told_without_its_bytes() {
+    const BODY: &str = "in confidence";
+    let vhost = Broker::shared().await.vhost().await;
+    vhost.declare(QUEUE, QueueType::Quorum).await;
+    let handler = HttpHandler::answering(|_| Reply::status(400)).await;
+    let changes = "[log]\nfilter = 'trace'\n\
+                   [consumers.orders]\ntopology = 'none'\n";
+    let mut worker = WorkerProcess::start(&config(&vhost.amqp_url(), &handler, changes));
+    vhost.publish(QUEUE, BODY).await;
+
+    let held = |line: &Value| log_message(line).contains("lane held");
+    let line = worker.wait_for("the lane held", DEADLINE, held).await;
+
+    let why = field(&line, "error").to_string();
+    assert!(why.contains("NO_ROUTE"), "{why}");
+    worker.drain(DEADLINE).await;
+    // As lapin would print it.
+    let numbers = format!("{:?}", BODY.as_bytes());
+    let numbers = numbers.trim_matches(['[', ']']);
+    for line in worker.log() {
+        let line = line.to_string();
+        assert!(!line.contains(BODY) && !line.contains(numbers), "{line}");
+    }
 }
