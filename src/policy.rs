@@ -10,6 +10,7 @@ use crate::{
 
 /// What is to become of a delivery.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub enum Settlement {
     /// Ack it: done, or not wanted.
     Ack,

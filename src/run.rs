@@ -63,6 +63,7 @@ const WAITING: u64 = u64::MAX;
 /// Where a delivery stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum Phase {
     /// It waits for a handler slot.
     Buffered,

@@ -96,6 +96,13 @@ impl FromContext for Attempt {
 #[derive(Debug)]
 pub struct Shared<T>(pub Arc<T>);
 
+// Derived, this would ask for a `T` that is `Clone`.
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
 impl<T> Deref for Shared<T> {
     type Target = T;
     fn deref(&self) -> &T {

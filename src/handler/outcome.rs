@@ -97,6 +97,7 @@ impl Outcome {
 ///
 /// Any [`std::error::Error`] becomes a retryable failure of class `error` by `?`.
 #[derive(Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Failure {
     /// Whether a later attempt may succeed.
     pub retryable: bool,

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 /// Whether the worker does its work, and what keeps it from it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Readiness {
     /// Every lane has a live consumer or was paused on purpose, and no drain has begun.
     pub ready: bool,
@@ -20,6 +21,7 @@ pub struct Readiness {
 
 /// What one lane is doing.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct LaneHealth {
     /// What it is doing.
     pub state: LaneState,
@@ -32,6 +34,7 @@ pub struct LaneHealth {
 /// The states of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
 pub enum LaneState {
     /// It has no subscription and is getting one.
     Connecting,

@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 /// How deliveries ended. The five ends add up to `received` once everything is settled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[non_exhaustive]
 pub struct Ledger {
     /// Deliveries received.
     pub received: u64,

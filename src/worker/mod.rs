@@ -114,6 +114,7 @@ pub enum RunError {
 
 /// How a worker ended.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Report {
     /// Each lane's account.
     pub lanes: LaneReports,

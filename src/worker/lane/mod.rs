@@ -41,6 +41,7 @@ use crate::{
 
 /// What a lane knows about itself.
 #[derive(Clone, Debug, Default, serde::Serialize)]
+#[non_exhaustive]
 pub struct LaneReport {
     /// Its account.
     pub ledger: Ledger,
