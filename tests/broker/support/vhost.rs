@@ -135,9 +135,16 @@ impl VHost {
     pub async fn channel(&self) -> Channel {
         let mut amqp = self.amqp.lock().await;
         let amqp = self.working(&mut amqp).await;
-        within("opening a channel", amqp.connection.create_channel())
-            .await
-            .expect("a channel opens")
+        let mut tries = 3;
+        loop {
+            let opening = amqp.connection.create_channel();
+            match within("opening a channel", opening).await {
+                Ok(channel) => return channel,
+                // lapin may still be closing the one that had this number, and tells why that was.
+                Err(_) if tries > 0 => tries -= 1,
+                Err(error) => panic!("no channel opens: {error}"),
+            }
+        }
     }
 
     /// The test's own channel in confirm mode.
