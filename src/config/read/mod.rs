@@ -7,7 +7,7 @@
 
 mod error;
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use config::{Value, ValueKind};
 use serde::{
@@ -68,6 +68,21 @@ impl<'a> Reader<'a> {
                 in_plain_words(&(&visitor as &dyn Expected).to_string())
             ))),
         }
+    }
+}
+
+/// What reads a table. serde's derived visitors would take a list for one, by position.
+struct Table<V>(V);
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for Table<V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.expecting(f)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<V::Value, A::Error> {
+        self.0.visit_map(entries)
     }
 }
 
@@ -136,7 +151,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
-        self.collection(visitor)
+        self.collection(Table(visitor))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -145,7 +160,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ReadError> {
-        self.collection(visitor)
+        self.collection(Table(visitor))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(

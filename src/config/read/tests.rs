@@ -65,6 +65,51 @@ fn a_document_is_taken_at_its_word() {
     }
 }
 
+/// serde's derive takes a list for a table, by position.
+#[test]
+fn a_list_is_no_table() {
+    for (key, list) in [
+        ("broker", "[]"),
+        ("broker.reconnect", "[\"1s\"]"),
+        ("drain", "[]"),
+        ("consumers", "[]"),
+        ("consumers.a", "[\"a\"]"),
+        ("consumers.a.ack", "[7]"),
+        ("consumers.a.retry", "[3, \"5m\"]"),
+        ("consumers.a.handler", "[]"),
+        ("consumers.a.handler.headers", "[]"),
+        ("consumers.a.types.b", "[\"log\"]"),
+    ] {
+        let name = format!("LAPWING__{}", key.replace('.', "__").to_uppercase());
+        for error in [
+            Settings::from_toml(&format!("{key} = {list}")).unwrap_err(),
+            Settings::load(None, variables(&[(&name, list)])).unwrap_err(),
+        ] {
+            let about: Vec<&str> = error
+                .problems
+                .iter()
+                .filter(|problem| problem.path == key)
+                .map(|problem| &*problem.message)
+                .collect();
+            assert_eq!(about, ["expected a table, found a list"], "{key}\n{error}");
+        }
+    }
+    for (key, list) in [
+        ("consumers.a.bindings", "[{ exchange = \"a\" }, [\"a\"]]"),
+        (
+            "consumers.a.retry.rules",
+            "[{ class = \"a\", action = \"retry\" }, [\"a\", \"5xx\", \"retry\"]]",
+        ),
+    ] {
+        let error = Settings::from_toml(&format!("consumers.a.queue = \"a\"\n{key} = {list}"));
+        let error = error.unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("{key}[1]: expected a table, found a list (text, line 2)")
+        );
+    }
+}
+
 #[test]
 fn the_environment_is_taken_as_the_type_that_is_asked_for() {
     let settings = load(
