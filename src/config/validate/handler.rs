@@ -73,7 +73,7 @@ fn http(findings: &mut Findings, path: &KeyPath, handler: &HandlerSettings) {
         findings.duration(path.key("connect_timeout"), timeout, MILLISECOND..=HOUR);
     }
     if let Some(file) = &handler.ca_file {
-        findings.text_file(&path.key("ca_file"), file);
+        findings.certificates(&path.key("ca_file"), file);
         if scheme == Some("http") {
             let message = "is of no use without TLS: the URL begins with http://";
             findings.contradiction(path.key("ca_file"), [at_url], message);
@@ -116,7 +116,9 @@ fn header(findings: &mut Findings, path: KeyPath, name: &str, value: &Secret) {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::validate::tests::{allowed, file, orders, orders_refused, refused};
+    use crate::config::validate::tests::{
+        CERTIFICATE, allowed, file, orders, orders_refused, refused,
+    };
 
     #[test]
     fn settings_of_one_kind_of_handler_are_refused_for_another() {
@@ -156,7 +158,7 @@ mod tests {
     #[test]
     fn http_handlers_have_a_whole_url_and_headers_of_their_own() {
         let http = |rest: &str| orders(&format!("handler.kind = \"http\"\n{rest}"));
-        let pem = file("-----BEGIN CERTIFICATE-----");
+        let pem = file(CERTIFICATE);
         let pem = pem.path().display();
         for url in [
             "orders",

@@ -5,6 +5,7 @@ mod admin;
 mod broker;
 mod consumer;
 mod handler;
+mod pem;
 mod process;
 mod queues;
 mod urls;
