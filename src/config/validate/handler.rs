@@ -26,7 +26,11 @@ const OWN_PREFIX: &str = "lapwing-";
 pub(super) fn check(findings: &mut Findings, path: &KeyPath, handler: &HandlerSettings) {
     match handler.kind {
         HandlerKind::Http => http(findings, path, handler),
-        HandlerKind::None => only_http(findings, path, handler, "none"),
+        // The kind may have been forgotten, or be one that could not be read.
+        HandlerKind::None => {
+            only_http(findings, path, handler, "none");
+            http(findings, path, handler);
+        }
         HandlerKind::Log => only_http(findings, path, handler, "log"),
     }
 }
@@ -56,6 +60,7 @@ fn http(findings: &mut Findings, path: &KeyPath, handler: &HandlerSettings) {
     let at_url = path.key("url");
     let url = handler.url.as_deref().map(Url::parse);
     let scheme = match &url {
+        None if handler.kind == HandlerKind::None => None,
         None => {
             let message = "is required by kind \"http\"";
             findings.contradiction(at_url.clone(), [path.key("kind")], message);

@@ -133,6 +133,15 @@ impl Finding {
         std::iter::once(&self.path).chain(&self.others)
     }
 
+    /// The same, with the keys named otherwise.
+    pub(super) fn at(self, place: impl Fn(&KeyPath) -> KeyPath) -> Self {
+        Self {
+            path: place(&self.path),
+            others: self.others.iter().map(&place).collect(),
+            message: self.message,
+        }
+    }
+
     /// Whether the key takes part.
     pub(super) fn is_about(&self, key: &KeyPath) -> bool {
         self.paths().any(|path| path.overlaps(key))
