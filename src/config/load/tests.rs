@@ -109,14 +109,14 @@ consumers.orders.bindings[1].exchange: expected a string, found true or false (F
 consumers.orders.bindings[1].key: unknown key; valid here: exchange, routing_key (FILE, line 14)
 consumers.orders.decode: expected "auto" or "json" or "bytes"; did you mean "json"? (FILE, line 13)
 consumers.orders.max_attempts: unknown key; did you mean `retry.max_attempts`? (FILE, line 15)
-consumers.orders.prefetch: expected a whole number from 0 to 65535 (FILE, line 12)
+consumers.orders.prefetch: expected a whole number from 1 to 65535 (FILE, line 12)
 consumers.orders.queue: expected a string, found a whole number (FILE, line 11)
 consumers.orders.retry.rules[0].action: is required (FILE, line 16)
 consumers.orders.retry.rules[0].status: expected a status such as 409, "500-599" or "5xx" (FILE, line 17)
 drain.grace: expected a duration with its unit, such as "500ms", "30s" or "10m" (FILE, line 7)
 drian: unknown key; did you mean `drain`? (environment variable LAPWING__DRIAN__GRACE)
 log.format: expected "text" or "json" (FILE, line 9)
-publish.channels: expected a whole number, 0 or more (environment variable LAPWING__PUBLISH__CHANNELS)"#;
+publish.channels: expected a whole number, 1 or more (environment variable LAPWING__PUBLISH__CHANNELS)"#;
     assert_eq!(shown(text, &environment), expected.trim_start());
 }
 

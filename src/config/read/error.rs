@@ -111,9 +111,10 @@ fn kind_of(found: &Unexpected<'_>) -> Option<&'static str> {
 /// What serde calls a type, as the reader of a configuration would.
 pub(super) fn in_plain_words(expected: &str) -> String {
     let words = match expected {
-        "u16" => "a whole number from 0 to 65535",
-        "u32" => "a whole number from 0 to 4294967295",
-        "u64" | "usize" => "a whole number, 0 or more",
+        // No setting of these types may be 0.
+        "u16" => "a whole number from 1 to 65535",
+        "u32" => "a whole number from 1 to 4294967295",
+        "u64" | "usize" => "a whole number, 1 or more",
         "f64" => "a number",
         "a boolean" => "true or false",
         "a duration" => "a duration with its unit, such as \"500ms\", \"30s\" or \"10m\"",

@@ -9,7 +9,7 @@ fn a_document_is_taken_at_its_word() {
     for (text, expected) in [
         (
             "publish.channels = \"16\"",
-            "expected a whole number, 0 or more, found a string",
+            "expected a whole number, 1 or more, found a string",
         ),
         (
             "publish.channels = 10.7",
@@ -17,7 +17,7 @@ fn a_document_is_taken_at_its_word() {
         ),
         (
             "publish.channels = -1",
-            "expected a whole number, 0 or more",
+            "expected a whole number, 1 or more",
         ),
         (
             "broker.fail_fast = \"yes\"",
@@ -62,6 +62,32 @@ fn a_document_is_taken_at_its_word() {
         let first = &error.problems[0];
         assert!(first.message.contains(expected), "{text}\n{error}");
         assert_eq!(first.source, Source::Text { line: Some(1) }, "{text}");
+    }
+}
+
+/// Whatever is asked for begins at 1 where less is refused, which is everywhere.
+#[test]
+fn whole_numbers_begin_where_the_settings_do() {
+    for (key, value) in keys(&complete()) {
+        if !value.is_integer() {
+            continue;
+        }
+        for (value, beginnings) in [
+            ("0", ["must be at least 1", "is 0, must be 1 to "]),
+            (
+                "\"x\"",
+                [
+                    "expected a whole number from 1 to ",
+                    "expected a whole number, 1 or more",
+                ],
+            ),
+        ] {
+            let error = Settings::from_toml(&format!("{key} = {value}")).unwrap_err();
+            let about = error.problems.iter().find(|problem| problem.path == key);
+            let message = &about.unwrap_or_else(|| panic!("{key}\n{error}")).message;
+            let begins = |beginning: &&str| message.starts_with(beginning);
+            assert!(beginnings.iter().any(begins), "{key}\n{error}");
+        }
     }
 }
 
@@ -150,12 +176,12 @@ fn the_environment_is_taken_as_the_type_that_is_asked_for() {
         (
             "LAPWING__PUBLISH__CHANNELS",
             "10.7",
-            "expected a whole number, 0 or more",
+            "expected a whole number, 1 or more",
         ),
         (
             "LAPWING__PUBLISH__CHANNELS",
             "",
-            "expected a whole number, 0 or more",
+            "expected a whole number, 1 or more",
         ),
         (
             "LAPWING__BROKER__FAIL_FAST",
