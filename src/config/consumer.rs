@@ -19,7 +19,7 @@ pub struct ConsumerSettings {
     /// The queue's type where it is declared or verified. Default: `quorum`.
     pub queue_type: QueueType,
     /// Bindings to declare or rely on. Default: none (the default exchange reaches the queue by
-    /// its name).
+    /// its name). `topology = "verify"` looks only whether their exchanges exist.
     pub bindings: Vec<Binding>,
     /// Where messages go that cannot succeed. Default: the queue's name with `.dead`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,7 +94,8 @@ impl ConsumerSettings {
 pub enum Topology {
     /// Create what is missing; refuse to start where something exists with other arguments.
     Declare,
-    /// Create nothing; refuse to start where something is missing or has other arguments.
+    /// Create nothing; refuse to start where something is missing or has other arguments. Of a
+    /// binding only the exchange is looked for: AMQP has no way to look at the binding itself.
     Verify,
     /// Look at nothing.
     None,

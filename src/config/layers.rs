@@ -253,7 +253,7 @@ impl<'t> Layer<'t> {
                     .collect(),
             ),
             scalar => scalar_kind(scalar).unwrap_or_else(|| {
-                self.unread.push(path.up_to_list());
+                self.unread.push(path.clone());
                 self.problems.push(Problem {
                     path: path.to_string(),
                     source: source.clone(),

@@ -7,10 +7,10 @@ use serde::Deserialize;
 
 use super::{
     Settings,
-    layers::{Layers, Origins},
+    layers::{Layers, Origins, is_from_environment, value_from_text},
     problem::{ConfigError, KeyPath, Problem, Source, Step},
-    read::{ReadError, Reader},
-    suggest,
+    read::{ReadError, Reader, is_there},
+    suggest::{self, get},
 };
 
 impl Settings {
@@ -100,6 +100,8 @@ fn layers(
 /// Settings as far as they could be read.
 struct Loaded {
     settings: Settings,
+    /// What they were read from, without what was of no use.
+    tree: Value,
     origins: Origins,
     problems: Vec<Problem>,
     /// Keys whose value was not used: what other checks say of them would mislead.
@@ -122,14 +124,25 @@ impl From<Layers> for Loaded {
                 Err(error) => error,
             };
             unread.extend(suggest::explain(&mut error, &tree));
-            problems.push(problem(&error, &origins));
-            if !take_out(&mut tree, error.path.steps()) {
+            // A required key that was taken out or misspelt is missing: nothing new, but what it
+            // belongs to cannot be read without it.
+            let is_missing = !get(&tree, &error.path).is_some_and(is_there);
+            if is_missing && unread.contains(&error.path) {
+                let outer = error.path.parent();
+                if outer.is_some_and(|outer| take_out(&mut tree, outer.steps(), None)) {
+                    continue;
+                }
                 break Settings::default();
             }
-            unread.push(error.path.up_to_list());
+            problems.push(problem(&error, &origins));
+            if !take_out(&mut tree, error.path.steps(), error.instead) {
+                break Settings::default();
+            }
+            unread.push(error.path);
         };
         Self {
             settings,
+            tree,
             origins,
             problems,
             unread,
@@ -141,6 +154,7 @@ impl Loaded {
     fn checked(self) -> Result<Settings, ConfigError> {
         let mut problems = self.problems;
         for finding in self.settings.findings() {
+            let finding = finding.at(|path| in_document(&self.tree, path));
             if self.unread.iter().any(|key| finding.is_about(key)) {
                 continue;
             }
@@ -159,19 +173,52 @@ fn problem(error: &ReadError, origins: &Origins) -> Problem {
 }
 
 /// Take out the key, or the innermost table or list that should hold it; false where that is gone
-/// already. [`ValueKind::Nil`] takes its place, so that the items of a list keep their indices.
-fn take_out(value: &mut Value, steps: &[Step]) -> bool {
+/// already. `instead` takes the key's place, or [`ValueKind::Nil`], so that the items of a list keep
+/// their indices.
+fn take_out(value: &mut Value, steps: &[Step], instead: Option<&str>) -> bool {
+    // What lies in a variable that holds a list or a table.
+    if let (false, true, ValueKind::String(text)) =
+        (steps.is_empty(), is_from_environment(value), &value.kind)
+        && let Some(parsed) = value_from_text(text)
+    {
+        *value = parsed;
+    }
     let inner = match (steps.first(), &mut value.kind) {
         (Some(Step::Key(key)), ValueKind::Table(table)) => table.get_mut(key),
         (Some(Step::Index(index)), ValueKind::Array(items)) => items.get_mut(*index),
         _ => None,
     };
     if let Some(inner) = inner {
-        return take_out(inner, &steps[1..]);
+        return take_out(inner, &steps[1..], instead);
     }
     let was_there = value.kind != ValueKind::Nil;
-    value.kind = ValueKind::Nil;
+    value.kind = match instead {
+        Some(word) if steps.is_empty() => ValueKind::String(word.to_owned()),
+        _ => ValueKind::Nil,
+    };
     was_there
+}
+
+/// Where the document has what stands at `path` in the settings: an item that was taken out of a
+/// list is not counted there.
+fn in_document(tree: &Value, path: &KeyPath) -> KeyPath {
+    let mut value = Some(tree);
+    let place = |place: KeyPath, step: &Step| {
+        let (step, inner) = match (step, value.map(|value| &value.kind)) {
+            (Step::Key(key), Some(ValueKind::Table(table))) => (step.clone(), table.get(key)),
+            (Step::Index(index), Some(ValueKind::Array(items))) => {
+                let mut read = items.iter().enumerate().filter(|(_, item)| is_there(item));
+                read.nth(*index)
+                    .map_or((step.clone(), None), |(index, item)| {
+                        (Step::Index(index), Some(item))
+                    })
+            }
+            _ => (step.clone(), None),
+        };
+        value = inner;
+        place.then(step)
+    };
+    path.steps().iter().fold(KeyPath::default(), place)
 }
 
 #[cfg(test)]

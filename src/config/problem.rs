@@ -187,15 +187,6 @@ impl KeyPath {
         Some(Self(parent.to_vec()))
     }
 
-    /// The path of the outermost list on the way, or the whole path where there is none.
-    pub(super) fn up_to_list(&self) -> Self {
-        let keys = self
-            .0
-            .iter()
-            .take_while(|step| matches!(step, Step::Key(_)));
-        Self(keys.cloned().collect())
-    }
-
     pub(super) fn steps(&self) -> &[Step] {
         &self.0
     }

@@ -68,7 +68,7 @@ fn misplaced(table: &KeyPath, key: &str, valid: &[&str], tree: &Value) -> Option
     Some(KeyPath::default().key(inner).key(key))
 }
 
-fn get<'a>(tree: &'a Value, path: &KeyPath) -> Option<&'a Value> {
+pub(super) fn get<'a>(tree: &'a Value, path: &KeyPath) -> Option<&'a Value> {
     path.steps()
         .iter()
         .try_fold(tree, |value, step| match (step, &value.kind) {

@@ -9,6 +9,10 @@ use tempfile::TempDir;
 
 use crate::support::{cases, lapwing, objects, printed, read, the};
 
+/// PEM, though nothing stands behind it.
+const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+const KEY: &str = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+
 /// The configuration of a case as a file, with the secrets it names beside it.
 struct Mounted {
     folder: TempDir,
@@ -42,9 +46,9 @@ impl Mounted {
             for (file, text) in [
                 ("url", url),
                 ("token", "correct-horse-battery-staple"),
-                ("ca.crt", "PEM"),
-                ("tls.crt", "PEM"),
-                ("tls.key", "PEM"),
+                ("ca.crt", CERTIFICATE),
+                ("tls.crt", CERTIFICATE),
+                ("tls.key", KEY),
             ] {
                 std::fs::write(here.join(file), text).expect("a temporary file");
             }

@@ -3,11 +3,11 @@
 mod difference;
 mod plan;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use lapin::{
-    Channel,
-    options::{QueueBindOptions, QueueDeclareOptions},
+    Channel, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
     types::FieldTable,
 };
 
@@ -20,13 +20,13 @@ use super::{
     error::{BrokerError, reply_code},
     headers::short,
 };
-use crate::config::{ConsumerSettings, Topology};
+use crate::config::{Binding, ConsumerSettings, Topology};
 
 /// Brings the broker and the plan together, as `topology` says.
 ///
 /// # Errors
 /// [`BrokerError::Topology`] names each queue that differs, each argument, what it has and what
-/// was wanted.
+/// was wanted, and where nothing is made each exchange that the bindings lack.
 pub(crate) async fn ensure(
     connection: &Connection,
     consumer: &ConsumerSettings,
@@ -38,6 +38,9 @@ pub(crate) async fn ensure(
     let mut found = Vec::new();
     for plan in plan(consumer) {
         found.extend(compare(connection, &plan, consumer.topology, limit).await?);
+    }
+    if consumer.topology == Topology::Verify {
+        found.extend(missing_exchanges(connection, &consumer.bindings, limit).await?);
     }
     if !found.is_empty() {
         return Err(BrokerError::Topology(found.join("; ")));
@@ -85,8 +88,7 @@ async fn bind(
             continue;
         };
         if reply_code(&error) == Some(404) {
-            let text = format!("exchange {:?} does not exist", binding.exchange);
-            return Err(BrokerError::Topology(text));
+            return Err(BrokerError::Topology(no_exchange(&binding.exchange)));
         }
         return Err(error.into());
     }
@@ -105,7 +107,7 @@ async fn compare(
     topology: Topology,
     limit: Duration,
 ) -> Result<Vec<String>, BrokerError> {
-    if topology == Topology::Verify && !exists(connection, &plan.name, limit).await? {
+    if topology == Topology::Verify && !queue_exists(connection, &plan.name, limit).await? {
         return Ok(vec![format!("queue {:?} does not exist", plan.name)]);
     }
     let mut found: Vec<String> = Vec::new();
@@ -147,7 +149,7 @@ async fn compare(
     }
 }
 
-async fn exists(
+async fn queue_exists(
     connection: &Connection,
     queue: &str,
     limit: Duration,
@@ -158,14 +160,67 @@ async fn exists(
         ..QueueDeclareOptions::default()
     };
     let declare = channel.queue_declare(short(queue), passive, FieldTable::default());
-    match request(limit, "looking for a queue", declare).await? {
+    is_there(&channel, limit, "looking for a queue", declare).await
+}
+
+/// What the bindings lack. AMQP has no way to look at a binding itself.
+async fn missing_exchanges(
+    connection: &Connection,
+    bindings: &[Binding],
+    limit: Duration,
+) -> Result<Vec<String>, BrokerError> {
+    let exchanges: BTreeSet<&str> = bindings
+        .iter()
+        .map(|binding| binding.exchange.as_str())
+        .collect();
+    let mut missing = Vec::new();
+    for exchange in exchanges {
+        if !exchange_exists(connection, exchange, limit).await? {
+            missing.push(no_exchange(exchange));
+        }
+    }
+    Ok(missing)
+}
+
+async fn exchange_exists(
+    connection: &Connection,
+    exchange: &str,
+    limit: Duration,
+) -> Result<bool, BrokerError> {
+    let channel = connection.channel(limit).await?;
+    let passive = ExchangeDeclareOptions {
+        passive: true,
+        ..ExchangeDeclareOptions::default()
+    };
+    // Of a passive declaration the broker looks at nothing but the name.
+    let declare = channel.exchange_declare(
+        short(exchange),
+        ExchangeKind::Direct,
+        passive,
+        FieldTable::default(),
+    );
+    is_there(&channel, limit, "looking for an exchange", declare).await
+}
+
+/// Whether what `look` declares passively is at the broker.
+async fn is_there<T>(
+    channel: &Channel,
+    limit: Duration,
+    step: &'static str,
+    look: impl Future<Output = lapin::Result<T>>,
+) -> Result<bool, BrokerError> {
+    match request(limit, step, look).await? {
         Ok(_) => {
-            close(&channel, limit).await;
+            close(channel, limit).await;
             Ok(true)
         }
         Err(error) if reply_code(&error) == Some(404) => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+fn no_exchange(exchange: &str) -> String {
+    format!("exchange {exchange:?} does not exist")
 }
 
 /// A request under a deadline, with the broker's refusal apart.

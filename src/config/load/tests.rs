@@ -109,14 +109,14 @@ consumers.orders.bindings[1].exchange: expected a string, found true or false (F
 consumers.orders.bindings[1].key: unknown key; valid here: exchange, routing_key (FILE, line 14)
 consumers.orders.decode: expected "auto" or "json" or "bytes"; did you mean "json"? (FILE, line 13)
 consumers.orders.max_attempts: unknown key; did you mean `retry.max_attempts`? (FILE, line 15)
-consumers.orders.prefetch: expected a whole number from 0 to 65535 (FILE, line 12)
+consumers.orders.prefetch: expected a whole number from 1 to 65535 (FILE, line 12)
 consumers.orders.queue: expected a string, found a whole number (FILE, line 11)
 consumers.orders.retry.rules[0].action: is required (FILE, line 16)
 consumers.orders.retry.rules[0].status: expected a status such as 409, "500-599" or "5xx" (FILE, line 17)
 drain.grace: expected a duration with its unit, such as "500ms", "30s" or "10m" (FILE, line 7)
 drian: unknown key; did you mean `drain`? (environment variable LAPWING__DRIAN__GRACE)
 log.format: expected "text" or "json" (FILE, line 9)
-publish.channels: expected a whole number, 0 or more (environment variable LAPWING__PUBLISH__CHANNELS)"#;
+publish.channels: expected a whole number, 1 or more (environment variable LAPWING__PUBLISH__CHANNELS)"#;
     assert_eq!(shown(text, &environment), expected.trim_start());
 }
 
@@ -140,13 +140,23 @@ fn what_follows_from_a_problem_is_not_listed_beside_it() {
             &format!("{agree}consumers.a = {{ queue = \"a\", retry.base = 600 }}"),
             vec!["consumers.a.retry.base"],
         ),
-        // The rule that lost its class has no status either; the second has another index now.
+        // The rule that lost its class has no status either.
         (
             "consumers.a.queue = \"a\"\n\
              consumers.a.retry.rules = [{ class = 5, action = \"retry\" }, { action = \"retry\" }]",
-            vec!["consumers.a.retry.rules[0].class"],
+            vec![
+                "consumers.a.retry.rules[0].class",
+                "consumers.a.retry.rules[1].class",
+            ],
         ),
         // What is apart is listed.
+        (
+            "consumers.a = { queue = \"a\", handler = { kind = \"htp\", headers = { \"a b\" = \"x\" } } }",
+            vec![
+                "consumers.a.handler.headers.\"a b\"",
+                "consumers.a.handler.kind",
+            ],
+        ),
         (
             "broker = { heartbeat = 5, tls = { cert_file = \"/missing\" } }",
             vec![
@@ -165,6 +175,54 @@ fn what_follows_from_a_problem_is_not_listed_beside_it() {
             .collect();
         assert_eq!(found, paths, "{text}\n{error}");
     }
+}
+
+#[test]
+fn every_item_of_a_list_is_looked_at_whatever_is_wrong_with_its_neighbours() {
+    let rules = r#"[
+        { class = "a", action = "drop" },
+        { action = "drop" },
+        { class = "", action = 5 },
+        { class = "b" },
+        5,
+        { action = "retry" },
+        { class = 5, status = "9x", acton = "retry" },
+        { class = "c", action = 1979-05-27 },
+        { class = "", action = "retry" }]"#;
+    let bindings = r#"[{ exchange = 5 }, { routing_key = "x" }, ["a"], { exchange = "" }]"#;
+    let at_rules = r#"
+consumers.a.retry.rules[0].action: expected "retry" or "dead-letter" (FILE, line 4)
+consumers.a.retry.rules[1].action: expected "retry" or "dead-letter" (FILE, line 5)
+consumers.a.retry.rules[1].class: is required, or `status`: the rule would be about every failure (FILE, line 5)
+consumers.a.retry.rules[2].action: expected "retry" or "dead-letter" (FILE, line 6)
+consumers.a.retry.rules[2].class: must not be empty (FILE, line 6)
+consumers.a.retry.rules[3].action: is required (FILE, line 7)
+consumers.a.retry.rules[4]: expected a table, found a whole number (FILE, line 8)
+consumers.a.retry.rules[5].class: is required, or `status`: the rule would be about every failure (FILE, line 9)
+consumers.a.retry.rules[6].acton: unknown key; did you mean `action`? (FILE, line 10)
+consumers.a.retry.rules[6].class: expected a string, found a whole number (FILE, line 10)
+consumers.a.retry.rules[6].status: expected a status such as 409, "500-599" or "5xx" (FILE, line 10)
+consumers.a.retry.rules[7].action: dates and numbers beyond 64 bits are of no use here (FILE, line 11)
+consumers.a.retry.rules[8].class: must not be empty (FILE, line 12)"#;
+    let at_bindings = r#"
+consumers.a.bindings[0].exchange: expected a string, found a whole number (FILE, line 2)
+consumers.a.bindings[1].exchange: must not be empty (FILE, line 2)
+consumers.a.bindings[2]: expected a table, found a list (FILE, line 2)
+consumers.a.bindings[3].exchange: must not be empty (FILE, line 2)"#;
+    let text = format!("consumers.a.queue = \"a\"\nconsumers.a.bindings = {bindings}\n");
+    let both = format!("{text}consumers.a.retry.rules = {rules}");
+    assert_eq!(
+        shown(&both, &[]),
+        format!("{at_bindings}{at_rules}").trim_start()
+    );
+
+    // A variable holds a whole list.
+    let variable = "LAPWING__CONSUMERS__A__BINDINGS";
+    let expected = at_bindings.replace("FILE, line 2", &format!("environment variable {variable}"));
+    assert_eq!(
+        shown("consumers.a.queue = \"a\"", &[(variable, bindings)]),
+        expected.trim_start()
+    );
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub(in crate::config) struct ReadError {
     pub(in crate::config) message: String,
     /// For an unknown key: the keys that are valid in its place.
     pub(in crate::config) unknown: Option<&'static [&'static str]>,
+    /// What the type would take, so that what lies around can be read.
+    pub(in crate::config) instead: Option<&'static str>,
 }
 
 impl ReadError {
@@ -25,6 +27,15 @@ impl ReadError {
             path: KeyPath::default(),
             message,
             unknown: None,
+            instead: None,
+        }
+    }
+
+    /// What was written is none of these words.
+    pub(super) fn no_word(words: &'static [&'static str], hint: &str) -> Self {
+        Self {
+            instead: words.first().copied(),
+            ..Self::new(format!("expected {}{hint}", one_of(words)))
         }
     }
 
@@ -69,7 +80,7 @@ impl de::Error for ReadError {
         let hint = nearest(variant, expected)
             .map(|word| format!("; did you mean \"{word}\"?"))
             .unwrap_or_default();
-        Self::new(format!("expected {}{hint}", one_of(expected)))
+        Self::no_word(expected, &hint)
     }
 
     /// The message is completed by [`explain`](crate::config::suggest::explain).
@@ -100,9 +111,10 @@ fn kind_of(found: &Unexpected<'_>) -> Option<&'static str> {
 /// What serde calls a type, as the reader of a configuration would.
 pub(super) fn in_plain_words(expected: &str) -> String {
     let words = match expected {
-        "u16" => "a whole number from 0 to 65535",
-        "u32" => "a whole number from 0 to 4294967295",
-        "u64" | "usize" => "a whole number, 0 or more",
+        // No setting of these types may be 0.
+        "u16" => "a whole number from 1 to 65535",
+        "u32" => "a whole number from 1 to 4294967295",
+        "u64" | "usize" => "a whole number, 1 or more",
         "f64" => "a number",
         "a boolean" => "true or false",
         "a duration" => "a duration with its unit, such as \"500ms\", \"30s\" or \"10m\"",
@@ -115,7 +127,7 @@ pub(super) fn in_plain_words(expected: &str) -> String {
     words.to_owned()
 }
 
-pub(super) fn one_of(words: &[&str]) -> String {
+fn one_of(words: &[&str]) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("\"{word}\"")).collect();
     quoted.join(" or ")
 }

@@ -7,7 +7,7 @@
 
 mod error;
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use config::{Value, ValueKind};
 use serde::{
@@ -20,7 +20,7 @@ use serde::{
 };
 
 pub(super) use self::error::ReadError;
-use self::error::{in_plain_words, one_of};
+use self::error::in_plain_words;
 use super::{
     layers::{is_from_environment, value_from_text},
     problem::Step,
@@ -68,6 +68,21 @@ impl<'a> Reader<'a> {
                 in_plain_words(&(&visitor as &dyn Expected).to_string())
             ))),
         }
+    }
+}
+
+/// What reads a table. serde's derived visitors would take a list for one, by position.
+struct Table<V>(V);
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for Table<V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.expecting(f)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<V::Value, A::Error> {
+        self.0.visit_map(entries)
     }
 }
 
@@ -136,7 +151,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
-        self.collection(visitor)
+        self.collection(Table(visitor))
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -145,7 +160,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, ReadError> {
-        self.collection(visitor)
+        self.collection(Table(visitor))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -156,7 +171,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     ) -> Result<V::Value, ReadError> {
         match &self.0.kind {
             ValueKind::String(word) => visitor.visit_enum(word.as_str().into_deserializer()),
-            _ => Err(ReadError::new(format!("expected {}", one_of(words)))),
+            _ => Err(ReadError::no_word(words, "")),
         }
     }
 
@@ -165,7 +180,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 }
 
-/// The entries of a table. [`ValueKind::Nil`] stands for what was taken out as unusable.
+/// Whether the value is read: [`ValueKind::Nil`] stands for what was taken out as unusable.
+pub(super) fn is_there(value: &Value) -> bool {
+    value.kind != ValueKind::Nil
+}
+
+/// The entries of a table.
 struct Entries<'a> {
     rest: std::collections::hash_map::Iter<'a, String, Value>,
     next: Option<(&'a str, &'a Value)>,
@@ -178,7 +198,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, ReadError> {
-        let Some((key, value)) = self.rest.find(|(_, value)| value.kind != ValueKind::Nil) else {
+        let Some((key, value)) = self.rest.find(|(_, value)| is_there(value)) else {
             return Ok(None);
         };
         self.next = Some((key, value));
@@ -209,7 +229,7 @@ impl<'de> SeqAccess<'de> for Items<'_> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, ReadError> {
-        let Some((index, value)) = self.rest.find(|(_, value)| value.kind != ValueKind::Nil) else {
+        let Some((index, value)) = self.rest.find(|(_, value)| is_there(value)) else {
             return Ok(None);
         };
         seed.deserialize(Reader(value))

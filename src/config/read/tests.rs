@@ -9,7 +9,7 @@ fn a_document_is_taken_at_its_word() {
     for (text, expected) in [
         (
             "publish.channels = \"16\"",
-            "expected a whole number, 0 or more, found a string",
+            "expected a whole number, 1 or more, found a string",
         ),
         (
             "publish.channels = 10.7",
@@ -17,7 +17,7 @@ fn a_document_is_taken_at_its_word() {
         ),
         (
             "publish.channels = -1",
-            "expected a whole number, 0 or more",
+            "expected a whole number, 1 or more",
         ),
         (
             "broker.fail_fast = \"yes\"",
@@ -65,6 +65,77 @@ fn a_document_is_taken_at_its_word() {
     }
 }
 
+/// Whatever is asked for begins at 1 where less is refused, which is everywhere.
+#[test]
+fn whole_numbers_begin_where_the_settings_do() {
+    for (key, value) in keys(&complete()) {
+        if !value.is_integer() {
+            continue;
+        }
+        for (value, beginnings) in [
+            ("0", ["must be at least 1", "is 0, must be 1 to "]),
+            (
+                "\"x\"",
+                [
+                    "expected a whole number from 1 to ",
+                    "expected a whole number, 1 or more",
+                ],
+            ),
+        ] {
+            let error = Settings::from_toml(&format!("{key} = {value}")).unwrap_err();
+            let about = error.problems.iter().find(|problem| problem.path == key);
+            let message = &about.unwrap_or_else(|| panic!("{key}\n{error}")).message;
+            let begins = |beginning: &&str| message.starts_with(beginning);
+            assert!(beginnings.iter().any(begins), "{key}\n{error}");
+        }
+    }
+}
+
+/// serde's derive takes a list for a table, by position.
+#[test]
+fn a_list_is_no_table() {
+    for (key, list) in [
+        ("broker", "[]"),
+        ("broker.reconnect", "[\"1s\"]"),
+        ("drain", "[]"),
+        ("consumers", "[]"),
+        ("consumers.a", "[\"a\"]"),
+        ("consumers.a.ack", "[7]"),
+        ("consumers.a.retry", "[3, \"5m\"]"),
+        ("consumers.a.handler", "[]"),
+        ("consumers.a.handler.headers", "[]"),
+        ("consumers.a.types.b", "[\"log\"]"),
+    ] {
+        let name = format!("LAPWING__{}", key.replace('.', "__").to_uppercase());
+        for error in [
+            Settings::from_toml(&format!("{key} = {list}")).unwrap_err(),
+            Settings::load(None, variables(&[(&name, list)])).unwrap_err(),
+        ] {
+            let about: Vec<&str> = error
+                .problems
+                .iter()
+                .filter(|problem| problem.path == key)
+                .map(|problem| &*problem.message)
+                .collect();
+            assert_eq!(about, ["expected a table, found a list"], "{key}\n{error}");
+        }
+    }
+    for (key, list) in [
+        ("consumers.a.bindings", "[{ exchange = \"a\" }, [\"a\"]]"),
+        (
+            "consumers.a.retry.rules",
+            "[{ class = \"a\", action = \"retry\" }, [\"a\", \"5xx\", \"retry\"]]",
+        ),
+    ] {
+        let error = Settings::from_toml(&format!("consumers.a.queue = \"a\"\n{key} = {list}"));
+        let error = error.unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!("{key}[1]: expected a table, found a list (text, line 2)")
+        );
+    }
+}
+
 #[test]
 fn the_environment_is_taken_as_the_type_that_is_asked_for() {
     let settings = load(
@@ -105,12 +176,12 @@ fn the_environment_is_taken_as_the_type_that_is_asked_for() {
         (
             "LAPWING__PUBLISH__CHANNELS",
             "10.7",
-            "expected a whole number, 0 or more",
+            "expected a whole number, 1 or more",
         ),
         (
             "LAPWING__PUBLISH__CHANNELS",
             "",
-            "expected a whole number, 0 or more",
+            "expected a whole number, 1 or more",
         ),
         (
             "LAPWING__BROKER__FAIL_FAST",

@@ -70,7 +70,10 @@ fn tls(findings: &mut Findings, tls: &TlsSettings, urls: &[BrokerUrl]) {
     for (key, file) in files {
         let Some(file) = file else { continue };
         let path = section.key(key);
-        findings.text_file(&path, file);
+        match key {
+            "key_file" => findings.private_key(&path, file),
+            _ => findings.certificates(&path, file),
+        }
         if !may_use_tls {
             let others = urls.iter().map(|url| url.path.clone());
             let message = "is of no use without TLS: no broker URL begins with amqps://";
@@ -92,7 +95,7 @@ fn tls(findings: &mut Findings, tls: &TlsSettings, urls: &[BrokerUrl]) {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::validate::tests::{allowed, file, refused};
+    use crate::config::validate::tests::{CERTIFICATE, KEY, allowed, file, refused};
 
     #[test]
     fn broker_and_publish_settings_keep_their_ranges() {
@@ -197,7 +200,7 @@ mod tests {
 
     #[test]
     fn certificates_need_tls_and_one_another() {
-        let pem = file("-----BEGIN CERTIFICATE-----");
+        let pem = file(&format!("{CERTIFICATE}{KEY}"));
         let pem = pem.path().display();
         let with = |url: &str, files: &[&str]| {
             let files = files

@@ -134,8 +134,9 @@ fn retry(findings: &mut Findings, section: &KeyPath, retry: &RetrySettings) {
     findings.number(section.key("jitter"), jitter, 0.0..=1.0);
     for (index, rule) in rules.iter().enumerate() {
         if rule.class.is_none() && rule.status.is_none() {
-            let message = "needs `class` or `status`: it would be about every failure";
-            findings.add(section.key("rules").index(index), message);
+            let rule = section.key("rules").index(index);
+            let message = "is required, or `status`: the rule would be about every failure";
+            findings.contradiction(rule.key("class"), [rule.key("status")], message);
         }
         if rule.class.as_deref() == Some("") {
             let path = section.key("rules").index(index).key("class");
@@ -255,7 +256,7 @@ mod tests {
             ("retry.jitter = nan", "retry.jitter: is NaN, must be"),
             (
                 "retry.rules = [{ action = \"retry\" }]",
-                "retry.rules[0]: needs `class` or `status`",
+                "retry.rules[0].class: is required, or `status`",
             ),
             (
                 "retry.rules = [{ class = \"\", action = \"retry\" }]",

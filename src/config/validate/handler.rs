@@ -26,7 +26,11 @@ const OWN_PREFIX: &str = "lapwing-";
 pub(super) fn check(findings: &mut Findings, path: &KeyPath, handler: &HandlerSettings) {
     match handler.kind {
         HandlerKind::Http => http(findings, path, handler),
-        HandlerKind::None => only_http(findings, path, handler, "none"),
+        // The kind may have been forgotten, or be one that could not be read.
+        HandlerKind::None => {
+            only_http(findings, path, handler, "none");
+            http(findings, path, handler);
+        }
         HandlerKind::Log => only_http(findings, path, handler, "log"),
     }
 }
@@ -56,6 +60,7 @@ fn http(findings: &mut Findings, path: &KeyPath, handler: &HandlerSettings) {
     let at_url = path.key("url");
     let url = handler.url.as_deref().map(Url::parse);
     let scheme = match &url {
+        None if handler.kind == HandlerKind::None => None,
         None => {
             let message = "is required by kind \"http\"";
             findings.contradiction(at_url.clone(), [path.key("kind")], message);
@@ -73,7 +78,7 @@ fn http(findings: &mut Findings, path: &KeyPath, handler: &HandlerSettings) {
         findings.duration(path.key("connect_timeout"), timeout, MILLISECOND..=HOUR);
     }
     if let Some(file) = &handler.ca_file {
-        findings.text_file(&path.key("ca_file"), file);
+        findings.certificates(&path.key("ca_file"), file);
         if scheme == Some("http") {
             let message = "is of no use without TLS: the URL begins with http://";
             findings.contradiction(path.key("ca_file"), [at_url], message);
@@ -116,7 +121,9 @@ fn header(findings: &mut Findings, path: KeyPath, name: &str, value: &Secret) {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::validate::tests::{allowed, file, orders, orders_refused, refused};
+    use crate::config::validate::tests::{
+        CERTIFICATE, allowed, file, orders, orders_refused, refused,
+    };
 
     #[test]
     fn settings_of_one_kind_of_handler_are_refused_for_another() {
@@ -156,7 +163,7 @@ mod tests {
     #[test]
     fn http_handlers_have_a_whole_url_and_headers_of_their_own() {
         let http = |rest: &str| orders(&format!("handler.kind = \"http\"\n{rest}"));
-        let pem = file("-----BEGIN CERTIFICATE-----");
+        let pem = file(CERTIFICATE);
         let pem = pem.path().display();
         for url in [
             "orders",

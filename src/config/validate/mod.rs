@@ -5,6 +5,7 @@ mod admin;
 mod broker;
 mod consumer;
 mod handler;
+mod pem;
 mod process;
 mod queues;
 mod urls;
@@ -130,6 +131,15 @@ impl Finding {
     /// The keys that take part, the one that is to blame first.
     pub(super) fn paths(&self) -> impl Iterator<Item = &KeyPath> {
         std::iter::once(&self.path).chain(&self.others)
+    }
+
+    /// The same, with the keys named otherwise.
+    pub(super) fn at(self, place: impl Fn(&KeyPath) -> KeyPath) -> Self {
+        Self {
+            path: place(&self.path),
+            others: self.others.iter().map(&place).collect(),
+            message: self.message,
+        }
     }
 
     /// Whether the key takes part.

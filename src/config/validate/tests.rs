@@ -54,6 +54,11 @@ pub(super) fn file(text: &str) -> NamedTempFile {
     file
 }
 
+/// PEM, though nothing stands behind it.
+pub(super) const CERTIFICATE: &str =
+    "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+pub(super) const KEY: &str = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+
 #[test]
 fn the_defaults_are_allowed() {
     allowed(&["", &orders("")]);

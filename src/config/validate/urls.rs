@@ -1,5 +1,6 @@
 //! The broker's URLs.
 
+use lapin::uri::AMQPUri;
 use url::{Position, Url};
 
 use super::Findings;
@@ -61,6 +62,14 @@ fn parsed(findings: &mut Findings, path: KeyPath, text: &str) -> BrokerUrl {
                 "has characters that are not percent-encoded; {SHAPE}"
             ));
         }
+        Some(_) if !is_encoded(text) => {
+            wrong(format!(
+                "has a `%` without two hex digits after it; {SHAPE}"
+            ));
+        }
+        Some(url) if !is_text(url) => wrong(format!(
+            "has a user, password or virtual host that is not UTF-8 when decoded; {SHAPE}"
+        )),
         Some(url) => {
             virtual_host(url, &mut wrong);
             parameters(url, &mut wrong);
@@ -71,6 +80,20 @@ fn parsed(findings: &mut Findings, path: KeyPath, text: &str) -> BrokerUrl {
 
 const SHAPE: &str = "expected amqp://user:password@host:5672/%2f, with every `/`, `?`, `#`, `@` \
                      and `%` in user, password and virtual host percent-encoded";
+
+fn is_encoded(text: &str) -> bool {
+    text.split('%').skip(1).all(|after| {
+        let digits = after.as_bytes().get(..2);
+        digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+    })
+}
+
+/// Whether lapin can decode it; the parameters are looked at one by one.
+fn is_text(url: &Url) -> bool {
+    let mut bare = url.clone();
+    bare.set_query(None);
+    bare.as_str().parse::<AMQPUri>().is_ok()
+}
 
 fn virtual_host(url: &Url, wrong: &mut impl FnMut(String)) {
     match url.path() {
@@ -214,6 +237,21 @@ mod tests {
                 "`auth_mechanism` must be one of plain",
             ),
             ("amqp://rabbit/%2f?s3cret=5", "has an unknown parameter"),
+            ("amqp://rabbit/%zz", "has a `%` without two hex digits"),
+            ("amqp://u:s3cret%@rabbit/%2f", "has a `%` without two hex"),
+            ("amqp://u:s3cret%2@rabbit/%2f", "has a `%` without two hex"),
+            (
+                "amqp://rabbit/%ff",
+                "has a user, password or virtual host that is not UTF-8",
+            ),
+            (
+                "amqp://u:s3cret%ff@rabbit",
+                "has a user, password or virtual host that is not UTF-8",
+            ),
+            (
+                "amqp://%c3@rabbit",
+                "has a user, password or virtual host that is not UTF-8",
+            ),
         ] {
             let text = format!("broker.url = \"{url}\"");
             refused(&[(&text, &format!("broker.url: {beginning}"))]);
@@ -222,6 +260,7 @@ mod tests {
         }
         allowed(&[
             "broker.url = \"amqp://rabbit\"",
+            "broker.url = \"amqp://ü:%C3%bc%25@rabbit/ü%c3%BC?auth_mechanism=plain\"",
             "broker.url = \"amqps://u:p%2f@[::1]:5671/a%2fb?auth_mechanism=EXTERNAL\"",
             "broker.url = \"amqp://rabbit/%2f?channel_max=0\"",
             "broker.url = \"amqp://a amqp://b/%2f\"",

@@ -1,6 +1,6 @@
 //! `topology = "verify"`: what is there is compared, and nothing is made.
 
-use lapin::types::AMQPValue;
+use lapin::{ExchangeKind, types::AMQPValue};
 
 use super::{SHORT_LADDER, assert_says, consuming, queue, queues, refusal, set};
 use crate::support::{Broker, DEADLINE, QueueType, VHost};
@@ -116,4 +116,34 @@ async fn a_queue_of_another_type_is_refused() {
         &error,
         &["queue \"orders\": x-queue-type is 'classic', wanted 'quorum'"],
     );
+}
+
+/// AMQP has no way to look at a binding; whether its exchange is there can be seen.
+#[tokio::test]
+async fn each_exchange_of_a_binding_that_is_missing_is_named_with_all_else() {
+    let vhost = complete().await;
+    vhost.declare_exchange("shop", ExchangeKind::Topic).await;
+    vhost.delete("orders.retry.2s").await;
+    let bindings = |exchanges: &[&str]| {
+        let of = |exchange: &&str| format!("{{ exchange = '{exchange}', routing_key = '#' }}");
+        let list: Vec<String> = exchanges.iter().map(of).collect();
+        let list = list.join(", ");
+        format!("[consumers.orders]\ntopology = 'verify'\nbindings = [{list}]\n{SHORT_LADDER}")
+    };
+
+    let error = refusal(&vhost, &bindings(&["gone", "shop", "lost", "gone"])).await;
+
+    let problems = [
+        "queue \"orders.retry.2s\" does not exist",
+        "exchange \"gone\" does not exist",
+        "exchange \"lost\" does not exist",
+    ];
+    assert_says(&error, &problems);
+    assert_eq!(error.matches("gone").count(), 1, "{error}");
+    assert!(!error.contains("shop"), "that one is there: {error}");
+
+    let (_handler, mut worker) = consuming(&vhost, SHORT_LADDER).await;
+    worker.drain(DEADLINE).await;
+    let (_handler, mut worker) = consuming(&vhost, &bindings(&["shop"])).await;
+    worker.drain(DEADLINE).await;
 }
