@@ -14,6 +14,14 @@ async fn a_lane_tells_its_settings_its_ledger_and_how_much_it_does() {
     let settings = settings(&vhost, "[consumers.q]\nprefetch = 10\nconcurrency = 5");
     let worker = Worker::new(settings.clone()).handler("q", async || {});
     let (worker, admin) = start_both(settings, worker).await;
+    // Where counting begins is the first look, which makes no step yet.
+    let look = async || admin.read("/api/v1/lanes/q/history").await;
+    let begun = |history: &Value| {
+        history["received"]
+            .as_array()
+            .is_some_and(|steps| !steps.is_empty())
+    };
+    wait_until("it counts", DEADLINE, look, begun).await;
     vhost.publish_many("q", 20, |_| PublishSpec::of("x")).await;
     let path = "/api/v1/lanes/q";
     let look = async || admin.read(path).await;
