@@ -20,7 +20,7 @@ use lapwing::{
 };
 use tokio::time::{Instant, sleep_until};
 
-use super::ConfigFile;
+use super::{ConfigFile, say};
 
 /// Publish messages, persistent and mandatory, and wait for the broker to confirm each.
 #[derive(Args)]
@@ -101,12 +101,15 @@ impl Publish {
         let tally = tally?;
         let failed: u64 = tally.failed.values().sum();
         if failed == 0 {
-            eprintln!("{} confirmed", tally.confirmed);
+            say(format_args!("{} confirmed", tally.confirmed));
             return Ok(ExitCode::SUCCESS);
         }
-        eprintln!("{} confirmed, {failed} not confirmed:", tally.confirmed);
+        say(format_args!(
+            "{} confirmed, {failed} not confirmed:",
+            tally.confirmed
+        ));
         for (error, count) in &tally.failed {
-            eprintln!("  {count} × {error}");
+            say(format_args!("  {count} × {error}"));
         }
         Ok(ExitCode::FAILURE)
     }

@@ -140,6 +140,24 @@ async fn a_line_is_published_when_it_comes_and_not_with_the_next() {
     succeeded(&end, 2);
 }
 
+/// A device to which nothing can be written.
+fn full() -> std::fs::File {
+    let device = std::fs::File::options().write(true).open("/dev/full");
+    device.expect("Linux has it")
+}
+
+#[tokio::test]
+async fn a_terminal_that_takes_nothing_does_not_change_the_result() {
+    let vhost = with_queue().await;
+    for (queue, code) in [("q", 0), ("nowhere", 1)] {
+        let mut command = publish(&vhost, &["-q", queue, "-n", "10", "x"]);
+        command.stdin(Stdio::null()).stdout(full()).stderr(full());
+        let exit = within("the command", command.status()).await;
+        assert_eq!(exit.expect("it starts").code(), Some(code), "{queue}");
+    }
+    assert_eq!(vhost.ready("q").await, 10);
+}
+
 #[tokio::test]
 async fn an_exchange_routes_by_the_routing_key() {
     let vhost = with_queue().await;
