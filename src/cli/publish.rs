@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::Args;
+use clap::{ArgGroup, Args};
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lapwing::{
@@ -24,6 +24,7 @@ use super::{ConfigFile, say};
 
 /// Publish messages, persistent and mandatory, and wait for the broker to confirm each.
 #[derive(Args)]
+#[command(group = ArgGroup::new("target").required(true).args(["queue", "exchange"]))]
 pub(super) struct Publish {
     #[command(flatten)]
     config: ConfigFile,
@@ -33,7 +34,7 @@ pub(super) struct Publish {
     #[arg(long, short, value_name = "FILE", conflicts_with = "body")]
     file: Option<PathBuf>,
     /// Publish to this queue, through the default exchange
-    #[arg(long, short, required_unless_present = "exchange", conflicts_with_all = ["exchange", "routing_key"])]
+    #[arg(long, short, conflicts_with = "routing_key")]
     queue: Option<String>,
     /// Publish to this exchange
     #[arg(long, short)]

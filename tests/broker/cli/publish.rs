@@ -275,6 +275,11 @@ async fn arguments_that_contradict_are_refused_before_connecting() {
             .env("LAPWING__BROKER__URL", "amqp://127.0.0.1:1");
         let ended = output(&mut command).await;
         assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
+        if arguments == ["x"] {
+            for target in ["--queue", "--exchange"] {
+                assert!(ended.err.contains(target), "{ended:?}");
+            }
+        }
     }
     for arguments in [
         ["-q", "q", "--rate=0", "x"],
