@@ -7,6 +7,7 @@ mod config;
 mod health;
 mod publish;
 mod run;
+mod signals;
 
 use std::{
     fmt::Display,

@@ -10,10 +10,9 @@ use lapwing::{
     deletion_cost,
     telemetry::{self, Telemetry},
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-use super::{ConfigFile, EXIT_CONFIG, EXIT_LEFT, EXIT_UNAVAILABLE};
+use super::{ConfigFile, EXIT_CONFIG, EXIT_LEFT, EXIT_UNAVAILABLE, signals::Signals};
 
 /// Runs the worker until it has drained: exit code 0, or 3 when deliveries were left unsettled, 69
 /// when the broker cannot be used, 78 when the configuration cannot work or an address of the admin
@@ -110,35 +109,15 @@ fn tell(ended: &Result<Report, CannotRun>) -> ExitCode {
     }
 }
 
-/// Ends at the first SIGTERM or SIGINT; a second one skips the wait for running handlers. Both are
-/// listened to from the beginning, so that none falls between.
+/// Ends at the first SIGTERM or SIGINT; a second one skips the wait for running handlers.
 async fn shutdown_then_hurry(handle: WorkerHandle, mut signals: Signals) {
-    signals.next().await;
+    let signal = signals.next().await;
+    info!(signal, "stopping");
     info!("waiting for running handlers; a second signal stops them");
     tokio::spawn(async move {
-        signals.next().await;
+        let signal = signals.next().await;
+        info!(signal, "stopping");
         warn!("not waiting any longer");
         handle.stop_now();
     });
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => info!(signal = "SIGTERM", "stopping"),
-            _ = self.interrupt.recv() => info!(signal = "SIGINT", "stopping"),
-        }
-    }
 }

@@ -12,7 +12,7 @@ use super::{Ended, ended, file, lapwing, output, output_of};
 use crate::support::{Broker, DEADLINE, Got, QueueType, VHost, ms, within};
 
 /// `lapwing publish` to the broker of this virtual host.
-fn publish(vhost: &VHost, arguments: &[&str]) -> Command {
+pub(super) fn publish(vhost: &VHost, arguments: &[&str]) -> Command {
     let mut command = lapwing(&["publish"]);
     command
         .args(arguments)
@@ -20,7 +20,7 @@ fn publish(vhost: &VHost, arguments: &[&str]) -> Command {
     command
 }
 
-async fn with_queue() -> VHost {
+pub(super) async fn with_queue() -> VHost {
     let vhost = Broker::shared().await.vhost().await;
     vhost.declare("q", QueueType::Quorum).await;
     vhost
