@@ -52,16 +52,26 @@ pub(super) struct UnderWay<'a> {
     client: &'a Client,
     signals: &'a mut Signals,
     publishes: FuturesUnordered<BoxFuture<'a, Result<(), PublishError>>>,
+    /// Ends when the broker blocks publishing, and says so; once.
+    blocked: futures_util::future::Fuse<BoxFuture<'a, ()>>,
     progress: ProgressBar,
     tally: Tally,
 }
 
 impl<'a> UnderWay<'a> {
     pub(super) fn new(client: &'a Client, signals: &'a mut Signals, progress: ProgressBar) -> Self {
+        let bar = progress.clone();
+        let blocked = async move {
+            client.blocked().await;
+            bar.suspend(|| {
+                say("the broker has blocked publishing (a memory or disk alarm); waiting");
+            });
+        };
         Self {
             client,
             signals,
             publishes: FuturesUnordered::new(),
+            blocked: blocked.boxed().fuse(),
             progress,
             tally: Tally::default(),
         }
@@ -72,8 +82,7 @@ impl<'a> UnderWay<'a> {
         while self.publishes.len() >= CHANNELS {
             self.step().await?;
         }
-        let client = self.client;
-        let publish = async move { client.publish(&message).await };
+        let publish = publish_unblocked(self.client, message);
         self.publishes.push(publish.boxed());
         Ok(())
     }
@@ -104,6 +113,7 @@ impl<'a> UnderWay<'a> {
     async fn step(&mut self) -> Result<(), Cut> {
         tokio::select! {
             Some(result) = self.publishes.next() => self.count(result),
+            () = &mut self.blocked => {}
             signal = self.signals.next() => return Err(Cut::Signal(signal)),
         }
         Ok(())
@@ -147,5 +157,15 @@ impl<'a> UnderWay<'a> {
         let text = "still under way when it was stopped".to_owned();
         let left = self.publishes.len() as u64;
         self.tally.failed.insert(text, left);
+    }
+}
+
+/// Publishes, and does it again where the broker took nothing because of an alarm.
+async fn publish_unblocked(client: &Client, message: NewMessage) -> Result<(), PublishError> {
+    loop {
+        match client.publish(&message).await {
+            Err(PublishError::Blocked) => client.unblocked().await,
+            published => return published,
+        }
     }
 }

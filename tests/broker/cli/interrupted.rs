@@ -1,13 +1,14 @@
 //! `lapwing publish` that is stopped by a signal, or held up by the broker.
 
 use std::process::{ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdin};
 
 use super::publish::{publish, with_queue};
-use crate::support::{DEADLINE, VHost, wait_until, within};
+use crate::support::{Broker, DEADLINE, QueueType, VHost, wait_until, within};
 
 /// A command that runs, with its standard input still open.
 struct Running {
@@ -26,6 +27,12 @@ impl Running {
             told: BufReader::new(child.stderr.take().expect("it is piped")).lines(),
             child,
         }
+    }
+
+    /// The next line on its standard error.
+    async fn line(&mut self) -> String {
+        let line = within("a line", self.told.next_line()).await;
+        line.expect("it is text").expect("it says more")
     }
 
     fn signal(&self, signal: Signal) {
@@ -105,4 +112,42 @@ async fn a_signal_while_it_connects_ends_it() {
 
     let expected = "stopped by SIGTERM\n0 confirmed, 0 not confirmed\n";
     assert_eq!((ended.code, ended.err.as_str()), (Some(1), expected));
+}
+
+#[tokio::test]
+async fn own_node_with_a_memory_alarm_is_told_and_waited_for_or_left() {
+    let Some(broker) = Broker::own("publish-alarm").await else {
+        return;
+    };
+    let vhost = broker.vhost().await;
+    vhost.declare("q", QueueType::Quorum).await;
+    const BLOCKED: &str = "the broker has blocked publishing (a memory or disk alarm); waiting";
+    let watermark = "set_vm_memory_high_watermark";
+    broker.ctl(&[watermark, "0.0000001"]).await;
+    // More than are published at a time.
+    let mut waits = Running::start(&vhost, &["-q", "q", "-n", "100", "x"]);
+    let mut left = Running::start(&vhost, &["-q", "q", "-n", "3", "x"]);
+    let mut hurried = Running::start(&vhost, &["-q", "q", "-n", "3", "x"]);
+    for running in [&mut waits, &mut left, &mut hurried] {
+        assert_eq!(running.line().await, BLOCKED);
+    }
+
+    // What is under way is given a little time, and none after a second signal.
+    let signalled = Instant::now();
+    left.signal(Signal::TERM);
+    hurried.signal(Signal::INT);
+    assert_eq!(hurried.line().await, "stopped by SIGINT");
+    hurried.signal(Signal::TERM);
+    let counts = "0 confirmed, 3 not confirmed:\n  3 × still under way when it was stopped\n";
+    let (exit, told) = hurried.ended().await;
+    assert_eq!((exit.code(), told.as_str()), (Some(1), counts));
+    let (exit, told) = left.ended().await;
+    let counts = format!("stopped by SIGTERM\n{counts}");
+    assert_eq!((exit.code(), told), (Some(1), counts));
+    let took = signalled.elapsed();
+    assert!(took < Duration::from_secs(10), "{took:?}");
+
+    broker.ctl(&[watermark, "absolute", "2GB"]).await;
+    let (exit, told) = waits.ended().await;
+    assert_eq!((exit.code(), told.as_str()), (Some(0), "100 confirmed\n"));
 }
