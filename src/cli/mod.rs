@@ -30,6 +30,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Consume the configured queues until SIGTERM or Ctrl-C
+    #[command(after_help = run::EXIT_CODES)]
     Run(ConfigFile),
     /// Publish messages, and wait for the broker to confirm each
     Publish(Box<publish::Publish>),

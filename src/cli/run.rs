@@ -14,9 +14,20 @@ use tracing::{error, info, warn};
 
 use super::{ConfigFile, EXIT_CONFIG, EXIT_LEFT, EXIT_UNAVAILABLE, signals::Signals};
 
-/// Runs the worker until it has drained: exit code 0, or 3 when deliveries were left unsettled, 69
-/// when the broker cannot be used, 78 when the configuration cannot work or an address of the admin
-/// server is taken.
+pub(super) const EXIT_CODES: &str = "\
+Exit codes:
+  0   drained, and every delivery is settled
+  1   anything else
+  3   drained, but deliveries were left to the broker, which redelivers them
+  69  the broker cannot be reached, and broker.fail_fast is set
+  78  the configuration cannot work: it is wrong, the queues that exist are not those it describes,
+      an address of the admin server is taken; or, where broker.fail_fast is set, the broker refuses
+      us: a wrong password, a virtual host that does not exist, no permission
+
+At SIGTERM or Ctrl-C no further message is taken; a second signal does not wait for running
+handlers.";
+
+/// Runs the worker until it has drained. Gives one of [`EXIT_CODES`].
 pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
     let settings = file.load()?;
     settings.require_consumers()?;
