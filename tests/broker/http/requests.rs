@@ -290,3 +290,36 @@ async fn an_encoded_body_is_refused_where_every_body_must_be_json() {
     assert_eq!(dead.body, PACKED);
     assert_eq!(setup.server.seen().exchanges.len(), 0);
 }
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_used_for_loopback_too_but_where_it_is_excepted() {
+    let proxy = HttpHandler::answering(|_| Reply::ok()).await;
+    // Nobody is there: only the proxy can answer.
+    const NOBODY: &str = "http://127.0.0.1:1/orders";
+    let mut through = 0;
+    for (except, used) in [
+        ("", true),
+        ("localhost", true),
+        ("127.0.0.0/8", false),
+        ("127.0.0.1", false),
+        ("*", true),
+    ] {
+        let vhost = crate::support::Broker::shared().await.vhost().await;
+        let changes = "[consumers.q]\nretry = { max_attempts = 1 }";
+        let config = crate::support::lane_config(&vhost.amqp_url(), "q", NOBODY, changes);
+        let worker = crate::support::WorkerProcess::start_with(&config, |command| {
+            command
+                .env("HTTP_PROXY", proxy.url())
+                .env("NO_PROXY", except);
+        });
+        worker.wait_for_consumers(&vhost, "q", 1).await;
+        vhost.publish("q", "x").await;
+        if used {
+            through += 1;
+            proxy.wait_for_answered(through, DEADLINE).await;
+        } else {
+            vhost.wait_for_counts("q.dead", 1, 0, DEADLINE).await;
+        }
+        assert_eq!(proxy.seen().exchanges.len(), through, "{except:?}");
+    }
+}
