@@ -17,7 +17,12 @@ pub(crate) fn decode(delivery: Delivery, queue: &Arc<str>, mode: Decode) -> Mess
     let json = match mode {
         Decode::Json => true,
         Decode::Bytes => false,
-        Decode::Auto => delivery.properties.content_type().is_some_and(is_json),
+        // What is compressed is JSON to whoever unpacks it, and bytes here.
+        Decode::Auto => {
+            let properties = &delivery.properties;
+            properties.content_type().is_some_and(is_json)
+                && !properties.content_encoding().is_some_and(is_encoded)
+        }
     };
     Message::new(delivery, Arc::clone(queue), json)
 }
@@ -65,10 +70,26 @@ fn is_json(content_type: &str) -> bool {
         || (subtype.len() > 5 && subtype[subtype.len() - 5..].eq_ignore_ascii_case(b"+json"))
 }
 
+/// `gzip` and its like; `identity` says that nothing was done to the body.
+fn is_encoded(content_encoding: &str) -> bool {
+    let coding = content_encoding.trim();
+    !coding.is_empty() && !coding.eq_ignore_ascii_case("identity")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde::Deserialize;
+
+    #[test]
+    fn a_body_is_encoded_where_its_encoding_is_any_but_identity() {
+        for yes in ["gzip", "br", "x-unknown", "gzip, identity"] {
+            assert!(is_encoded(yes), "{yes}");
+        }
+        for no in ["", " ", "identity", "Identity "] {
+            assert!(!is_encoded(no), "{no}");
+        }
+    }
 
     #[test]
     fn json_is_known_by_its_content_type() {

@@ -121,6 +121,36 @@ impl Client {
         self.publisher.publish(&publication).await
     }
 
+    /// Waits until the broker has blocked publishing, because of a memory or disk alarm. What is under
+    /// way then is confirmed when the alarm ends, what comes later is refused with
+    /// [`PublishError::Blocked`].
+    pub async fn blocked(&self) {
+        let mut link = self.publisher.link().clone();
+        loop {
+            if let Some(connection) = link.current()
+                && connection
+                    .blocked()
+                    .wait_for(|blocked| *blocked)
+                    .await
+                    .is_ok()
+            {
+                return;
+            }
+            // It was lost, and the link is about to say so; once closed, it says nothing more.
+            if !link.changed().await {
+                std::future::pending().await
+            }
+        }
+    }
+
+    /// Waits as long as the broker blocks publishing on this connection.
+    pub async fn unblocked(&self) {
+        if let Some(connection) = self.publisher.link().current() {
+            // An error means that the connection is lost, and the block with it.
+            let _ = connection.blocked().wait_for(|blocked| !*blocked).await;
+        }
+    }
+
     /// Closes the connection; the handle that [`connect`](Self::connect) gave tells when it is.
     pub fn close(&self) {
         self.closing.cancel();

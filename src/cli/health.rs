@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use lapwing::config::{AdminSettings, Settings, environment};
 
-use super::{ConfigFile, EXIT_CONFIG};
+use super::{ConfigFile, EXIT_CONFIG, say};
 
 /// The longest that the whole question may take.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -45,9 +45,7 @@ impl Health {
             }
         };
         let Some(address) = address else {
-            eprintln!(
-                "lapwing: admin.listen and admin.probes are off, or have port 0: nowhere to ask"
-            );
+            say("lapwing: admin.listen and admin.probes are off, or have port 0: nowhere to ask");
             return Ok(ExitCode::from(EXIT_CONFIG));
         };
         let path = match self.ready {
@@ -59,7 +57,9 @@ impl Health {
         if status == 200 {
             return Ok(ExitCode::SUCCESS);
         }
-        eprintln!("lapwing: http://{address}{path}: {status}: {body}");
+        say(format_args!(
+            "lapwing: http://{address}{path}: {status}: {body}"
+        ));
         Ok(ExitCode::FAILURE)
     }
 }

@@ -1,11 +1,20 @@
 //! The command line: a file a subcommand.
 
+// They panic where nobody can read.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod config;
 mod health;
 mod publish;
 mod run;
+mod signals;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
 
 use clap::{Args, Parser, Subcommand};
 use lapwing::config::{ConfigError, Settings};
@@ -21,6 +30,7 @@ pub(crate) struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Consume the configured queues until SIGTERM or Ctrl-C
+    #[command(after_help = run::EXIT_CODES)]
     Run(ConfigFile),
     /// Publish messages, and wait for the broker to confirm each
     Publish(Box<publish::Publish>),
@@ -52,6 +62,11 @@ const EXIT_UNAVAILABLE: u8 = 69;
 /// The drain left deliveries unsettled; the broker redelivers them.
 const EXIT_LEFT: u8 = 3;
 
+/// A line on standard error. A terminal that is gone, or a full disk, changes no result.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 pub(crate) fn main(cli: Cli) -> ExitCode {
     let result = match cli.command {
         Command::Run(file) => run::run(&file),
@@ -60,7 +75,7 @@ pub(crate) fn main(cli: Cli) -> ExitCode {
         Command::Config(config) => config.run(),
     };
     result.unwrap_or_else(|error| {
-        eprintln!("lapwing: {error:#}");
+        say(format_args!("lapwing: {error:#}"));
         match error.downcast_ref::<ConfigError>() {
             Some(_) => ExitCode::from(EXIT_CONFIG),
             None => ExitCode::FAILURE,

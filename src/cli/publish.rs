@@ -1,29 +1,31 @@
 //! `lapwing publish`
 
+mod under_way;
+
 use std::{
-    collections::BTreeMap,
     io::{BufRead, BufReader, IsTerminal},
     path::{Path, PathBuf},
-    pin::pin,
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
-use clap::Args;
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use clap::{ArgGroup, Args};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lapwing::{
-    broker::{Client, NewMessage, PublishError},
+    broker::{Client, NewMessage},
     config::Settings,
     telemetry,
 };
 use tokio::time::{Instant, sleep_until};
 
-use super::ConfigFile;
+use self::under_way::{Cut, Tally, UnderWay};
+use super::{ConfigFile, say, signals::Signals};
 
 /// Publish messages, persistent and mandatory, and wait for the broker to confirm each.
 #[derive(Args)]
+#[command(group = ArgGroup::new("target").required(true).args(["queue", "exchange"]))]
+#[command(after_help = EXIT_CODES)]
 pub(super) struct Publish {
     #[command(flatten)]
     config: ConfigFile,
@@ -33,7 +35,7 @@ pub(super) struct Publish {
     #[arg(long, short, value_name = "FILE", conflicts_with = "body")]
     file: Option<PathBuf>,
     /// Publish to this queue, through the default exchange
-    #[arg(long, short, required_unless_present = "exchange", conflicts_with_all = ["exchange", "routing_key"])]
+    #[arg(long, short, conflicts_with = "routing_key")]
     queue: Option<String>,
     /// Publish to this exchange
     #[arg(long, short)]
@@ -61,6 +63,17 @@ pub(super) struct Publish {
     message_id: Option<String>,
 }
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0   every message is confirmed
+  1   some message is not, or the broker could not be used; or SIGTERM or Ctrl-C cut it short, even
+      where all that was published by then is confirmed
+  2   the arguments are wrong
+  78  the configuration cannot work
+
+At SIGTERM or Ctrl-C no further message is taken, and the broker has 2 s to confirm what is under
+way; a second signal skips them.";
+
 /// Publishes that are under way at a time, each on a channel of its own.
 const CHANNELS: usize = 64;
 /// The lowest rate: one message in eleven days. Far lower ones overflow the clock.
@@ -74,14 +87,6 @@ fn header(text: &str) -> Result<(String, String), String> {
         1..=255 => Ok((name.to_owned(), value.to_owned())),
         _ => Err("a header's name has 1 to 255 bytes".to_owned()),
     }
-}
-
-/// How a run went.
-#[derive(Default)]
-struct Tally {
-    confirmed: u64,
-    /// Errors, and how often each came.
-    failed: BTreeMap<String, u64>,
 }
 
 impl Publish {
@@ -99,16 +104,7 @@ impl Publish {
         runtime.shutdown_background();
         telemetry.close(std::time::Instant::now() + settings.timeouts.telemetry_flush);
         let tally = tally?;
-        let failed: u64 = tally.failed.values().sum();
-        if failed == 0 {
-            eprintln!("{} confirmed", tally.confirmed);
-            return Ok(ExitCode::SUCCESS);
-        }
-        eprintln!("{} confirmed, {failed} not confirmed:", tally.confirmed);
-        for (error, count) in &tally.failed {
-            eprintln!("  {count} × {error}");
-        }
-        Ok(ExitCode::FAILURE)
+        Ok(tell(&tally))
     }
 
     fn check(&self) -> anyhow::Result<()> {
@@ -135,45 +131,43 @@ impl Publish {
     }
 
     async fn publish(&self, settings: &Settings) -> anyhow::Result<Tally> {
-        let (client, closed) = Client::connect(settings, CHANNELS)
-            .await
-            .context("failed to connect to the broker")?;
-        let tally = self.publish_all(&client).await;
+        let mut signals = Signals::listen().context("failed to listen to signals")?;
+        let connected = tokio::select! {
+            connected = Client::connect(settings, CHANNELS) => connected,
+            signal = signals.next() => return Ok(Tally::stopped(signal)),
+        };
+        let (client, closed) = connected.context("failed to connect to the broker")?;
+        let tally = self.publish_all(&client, &mut signals).await;
         client.close();
-        closed.await.context("failed to close the connection")?;
+        tokio::select! {
+            closed = closed => closed.context("failed to close the connection")?,
+            // What counts is counted.
+            _ = signals.next() => {}
+        }
         tally
     }
 
-    async fn publish_all(&self, client: &Client) -> anyhow::Result<Tally> {
+    async fn publish_all(&self, client: &Client, signals: &mut Signals) -> anyhow::Result<Tally> {
         let total = self.body.as_ref().map(|_| self.count);
-        let progress = progress_bar(total);
         let mut bodies = self.bodies();
-        let mut tally = Tally::default();
-        let mut under_way = FuturesUnordered::new();
+        let mut under_way = UnderWay::new(client, signals, progress_bar(total));
         let (started, mut sent) = (Instant::now(), 0u32);
-        loop {
-            let next = tally.while_waiting(bodies.recv(), &mut under_way, &progress);
-            let Some(body) = next.await else { break };
-            let body = body?;
-            for _ in 0..self.count {
-                if let Some(rate) = self.rate {
-                    let due = Duration::from_secs_f64(f64::from(sent) / rate);
-                    let wait = sleep_until(started + due);
-                    tally.while_waiting(wait, &mut under_way, &progress).await;
+        let publish_each = async {
+            while let Some(body) = under_way.while_waiting(bodies.recv()).await? {
+                let body = body.map_err(Cut::Body)?;
+                for _ in 0..self.count {
+                    if let Some(rate) = self.rate {
+                        let due = Duration::from_secs_f64(f64::from(sent) / rate);
+                        under_way.while_waiting(sleep_until(started + due)).await?;
+                    }
+                    sent = sent.saturating_add(1);
+                    under_way.publish(self.message(&body)).await?;
                 }
-                sent = sent.saturating_add(1);
-                while under_way.len() >= CHANNELS {
-                    tally.count(under_way.next().await, &progress);
-                }
-                let message = self.message(&body);
-                under_way.push(async move { client.publish(&message).await });
             }
-        }
-        while let Some(result) = under_way.next().await {
-            tally.count(Some(result), &progress);
-        }
-        progress.finish_and_clear();
-        Ok(tally)
+            under_way.all().await
+        };
+        let ended = publish_each.await;
+        under_way.end(ended).await
     }
 
     fn message(&self, body: &[u8]) -> NewMessage {
@@ -212,6 +206,23 @@ impl Publish {
     }
 }
 
+/// Says how it went, and gives the exit code.
+fn tell(tally: &Tally) -> ExitCode {
+    let (confirmed, failed) = (tally.confirmed, tally.failed.values().sum::<u64>());
+    if failed == 0 && tally.stopped.is_none() {
+        say(format_args!("{confirmed} confirmed"));
+        return ExitCode::SUCCESS;
+    }
+    let colon = if failed == 0 { "" } else { ":" };
+    say(format_args!(
+        "{confirmed} confirmed, {failed} not confirmed{colon}"
+    ));
+    for (error, count) in &tally.failed {
+        say(format_args!("  {count} × {error}"));
+    }
+    ExitCode::FAILURE
+}
+
 type Lines = Box<dyn Iterator<Item = anyhow::Result<Vec<u8>>>>;
 
 /// The lines of a file that are not empty.
@@ -231,33 +242,6 @@ fn lines(file: &Path) -> anyhow::Result<Lines> {
         .map(|line| line.map(|line| line.trim_ascii().to_vec()))
         .filter(|line| !matches!(line, Ok(line) if line.is_empty()));
     Ok(Box::new(lines))
-}
-
-impl Tally {
-    /// Waits for `wanted`. Publishes go on meanwhile: nothing else drives them.
-    async fn while_waiting<T>(
-        &mut self,
-        wanted: impl Future<Output = T>,
-        under_way: &mut FuturesUnordered<impl Future<Output = Result<(), PublishError>>>,
-        progress: &ProgressBar,
-    ) -> T {
-        let mut wanted = pin!(wanted);
-        loop {
-            tokio::select! {
-                Some(result) = under_way.next() => self.count(Some(result), progress),
-                wanted = &mut wanted => return wanted,
-            }
-        }
-    }
-
-    fn count(&mut self, result: Option<Result<(), PublishError>>, progress: &ProgressBar) {
-        match result {
-            Some(Ok(())) => self.confirmed += 1,
-            Some(Err(error)) => *self.failed.entry(error.to_string()).or_default() += 1,
-            None => return,
-        }
-        progress.inc(1);
-    }
 }
 
 /// A bar for a long run on a terminal, a counter where the length is not known.

@@ -10,14 +10,24 @@ use lapwing::{
     deletion_cost,
     telemetry::{self, Telemetry},
 };
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::{error, info, warn};
 
-use super::{ConfigFile, EXIT_CONFIG, EXIT_LEFT, EXIT_UNAVAILABLE};
+use super::{ConfigFile, EXIT_CONFIG, EXIT_LEFT, EXIT_UNAVAILABLE, signals::Signals};
 
-/// Runs the worker until it has drained: exit code 0, or 3 when deliveries were left unsettled, 69
-/// when the broker cannot be used, 78 when the configuration cannot work or an address of the admin
-/// server is taken.
+pub(super) const EXIT_CODES: &str = "\
+Exit codes:
+  0   drained, and every delivery is settled
+  1   anything else
+  3   drained, but deliveries were left to the broker, which redelivers them
+  69  the broker cannot be reached, and broker.fail_fast is set
+  78  the configuration cannot work: it is wrong, the queues that exist are not those it describes,
+      an address of the admin server is taken; or, where broker.fail_fast is set, the broker refuses
+      us: a wrong password, a virtual host that does not exist, no permission
+
+At SIGTERM or Ctrl-C no further message is taken; a second signal does not wait for running
+handlers.";
+
+/// Runs the worker until it has drained. Gives one of [`EXIT_CODES`].
 pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
     let settings = file.load()?;
     settings.require_consumers()?;
@@ -110,35 +120,15 @@ fn tell(ended: &Result<Report, CannotRun>) -> ExitCode {
     }
 }
 
-/// Ends at the first SIGTERM or SIGINT; a second one skips the wait for running handlers. Both are
-/// listened to from the beginning, so that none falls between.
+/// Ends at the first SIGTERM or SIGINT; a second one skips the wait for running handlers.
 async fn shutdown_then_hurry(handle: WorkerHandle, mut signals: Signals) {
-    signals.next().await;
+    let signal = signals.next().await;
+    info!(signal, "stopping");
     info!("waiting for running handlers; a second signal stops them");
     tokio::spawn(async move {
-        signals.next().await;
+        let signal = signals.next().await;
+        info!(signal, "stopping");
         warn!("not waiting any longer");
         handle.stop_now();
     });
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => info!(signal = "SIGTERM", "stopping"),
-            _ = self.interrupt.recv() => info!(signal = "SIGINT", "stopping"),
-        }
-    }
 }

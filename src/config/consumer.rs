@@ -125,7 +125,8 @@ pub struct Binding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Decode {
-    /// JSON where the content type says so (`application/json`, `…+json`), bytes otherwise.
+    /// JSON where the content type says so (`application/json`, `…+json`) and no content encoding
+    /// hides it, bytes otherwise.
     Auto,
     /// JSON always: a body that is not JSON is dead-lettered as `decode`.
     Json,

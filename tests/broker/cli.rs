@@ -1,6 +1,7 @@
 //! The command line, as a process: what it prints, what it leaves at the broker, its exit codes.
 
 mod config;
+mod interrupted;
 mod publish;
 mod run;
 

@@ -140,3 +140,17 @@ async fn no_command_prints_the_usage() {
         concat!("lapwing ", env!("CARGO_PKG_VERSION"))
     );
 }
+
+#[tokio::test]
+async fn a_terminal_that_takes_nothing_does_not_change_the_result_of_a_check() {
+    let (_folder, good) = file("[consumers.q]\nqueue = 'q'\nhandler.kind = 'log'");
+    for (file, code) in [(good.as_str(), 0), ("/no/such/file", 78)] {
+        let full = || std::fs::File::options().write(true).open("/dev/full");
+        let mut command = lapwing(&["config", "check", "--config", file]);
+        command
+            .stdout(full().expect("Linux has it"))
+            .stderr(full().expect("Linux has it"));
+        let exit = crate::support::within("the command", command.status()).await;
+        assert_eq!(exit.expect("it starts").code(), Some(code), "{file}");
+    }
+}

@@ -12,7 +12,7 @@ use super::{Ended, ended, file, lapwing, output, output_of};
 use crate::support::{Broker, DEADLINE, Got, QueueType, VHost, ms, within};
 
 /// `lapwing publish` to the broker of this virtual host.
-fn publish(vhost: &VHost, arguments: &[&str]) -> Command {
+pub(super) fn publish(vhost: &VHost, arguments: &[&str]) -> Command {
     let mut command = lapwing(&["publish"]);
     command
         .args(arguments)
@@ -20,7 +20,7 @@ fn publish(vhost: &VHost, arguments: &[&str]) -> Command {
     command
 }
 
-async fn with_queue() -> VHost {
+pub(super) async fn with_queue() -> VHost {
     let vhost = Broker::shared().await.vhost().await;
     vhost.declare("q", QueueType::Quorum).await;
     vhost
@@ -140,6 +140,24 @@ async fn a_line_is_published_when_it_comes_and_not_with_the_next() {
     succeeded(&end, 2);
 }
 
+/// A device to which nothing can be written.
+fn full() -> std::fs::File {
+    let device = std::fs::File::options().write(true).open("/dev/full");
+    device.expect("Linux has it")
+}
+
+#[tokio::test]
+async fn a_terminal_that_takes_nothing_does_not_change_the_result() {
+    let vhost = with_queue().await;
+    for (queue, code) in [("q", 0), ("nowhere", 1)] {
+        let mut command = publish(&vhost, &["-q", queue, "-n", "10", "x"]);
+        command.stdin(Stdio::null()).stdout(full()).stderr(full());
+        let exit = within("the command", command.status()).await;
+        assert_eq!(exit.expect("it starts").code(), Some(code), "{queue}");
+    }
+    assert_eq!(vhost.ready("q").await, 10);
+}
+
 #[tokio::test]
 async fn an_exchange_routes_by_the_routing_key() {
     let vhost = with_queue().await;
@@ -257,6 +275,11 @@ async fn arguments_that_contradict_are_refused_before_connecting() {
             .env("LAPWING__BROKER__URL", "amqp://127.0.0.1:1");
         let ended = output(&mut command).await;
         assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
+        if arguments == ["x"] {
+            for target in ["--queue", "--exchange"] {
+                assert!(ended.err.contains(target), "{ended:?}");
+            }
+        }
     }
     for arguments in [
         ["-q", "q", "--rate=0", "x"],

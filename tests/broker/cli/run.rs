@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::{lapwing, output};
 use crate::support::{
     Broker, DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, VHost, WorkerProcess, field,
     lane_config, log_message, within,
@@ -105,6 +106,31 @@ async fn a_wrong_password_ends_a_worker_that_is_to_fail_fast_with_78_unprinted()
     assert_eq!(refused, Some(78), "{log:?}");
     let text = log.iter().map(ToString::to_string).collect::<String>();
     assert!(!text.contains("wr0ng"), "{text}");
+}
+
+#[tokio::test]
+async fn a_virtual_host_that_is_not_there_ends_a_worker_that_is_to_fail_fast_with_78() {
+    let vhost = vhost().await;
+    let mut url = url::Url::parse(&vhost.amqp_url()).expect("it is one");
+    url.set_path("/no-such-host");
+    let missing = logging(url.as_str(), "").replace("[broker]", "[broker]\nfail_fast = true");
+    let (missing, log) = code(&missing).await;
+    assert_eq!(missing, Some(78), "{log:?}");
+}
+
+#[tokio::test]
+async fn the_help_tells_the_exit_codes() {
+    for (command, codes) in [
+        ("run", &["0", "3", "69", "78"][..]),
+        ("publish", &["0", "1"]),
+    ] {
+        let help = output(&mut lapwing(&[command, "--help"])).await;
+        let (_, told) = help.out.split_once("Exit codes:").expect("it tells them");
+        let told: Vec<_> = told.split_whitespace().collect();
+        for code in codes {
+            assert!(told.contains(code), "{command}: {code}");
+        }
+    }
 }
 
 #[tokio::test]

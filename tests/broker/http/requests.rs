@@ -246,3 +246,80 @@ async fn a_content_type_tells_which_bodies_must_be_json() {
     assert_eq!(seen.exchanges.len(), 1);
     assert_eq!(seen.exchanges[0].request.message_id(), "text");
 }
+
+/// A body that says it is JSON, and that it is packed; not `{` even unpacked, as nobody looks.
+fn packed(encoding: &str) -> PublishSpec {
+    let spec = PublishSpec::to("q").id(encoding).body(PACKED);
+    spec.with(|properties| {
+        properties
+            .with_content_type("application/json".into())
+            .with_content_encoding(encoding.into())
+    })
+}
+
+/// The first bytes of any gzip file.
+const PACKED: &[u8] = b"\x1f\x8b\x08\x00\xff\x00";
+
+#[tokio::test]
+async fn an_encoded_body_reaches_the_handler_untouched_although_its_type_is_json() {
+    let server = HttpHandler::answering(|_| Reply::ok()).await;
+    let setup = Setup::new(server, "").await;
+    for encoding in ["gzip", "identity", "Identity"] {
+        setup.vhost.publish_with(packed(encoding)).await;
+    }
+
+    setup.vhost.wait_for_counts("q.dead", 2, 0, DEADLINE).await;
+    let seen = setup.server.wait_for_answered(1, DEADLINE).await;
+
+    let request = &seen.exchanges[0].request;
+    assert_eq!((seen.exchanges.len(), request.message_id()), (1, "gzip"));
+    assert_eq!(request.header("content-encoding"), "gzip");
+    assert_eq!(request.header("content-type"), "application/json");
+    assert!(request.body == PACKED, "the body was changed");
+}
+
+#[tokio::test]
+async fn an_encoded_body_is_refused_where_every_body_must_be_json() {
+    let server = HttpHandler::answering(|_| Reply::ok()).await;
+    let setup = Setup::new(server, "decode = 'json'").await;
+    setup.vhost.publish_with(packed("gzip")).await;
+
+    let dead = setup.dead_letter().await;
+
+    assert_eq!(dead.header("lapwing-reason"), "decode");
+    assert_eq!(dead.body, PACKED);
+    assert_eq!(setup.server.seen().exchanges.len(), 0);
+}
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_used_for_loopback_too_but_where_it_is_excepted() {
+    let proxy = HttpHandler::answering(|_| Reply::ok()).await;
+    // Nobody is there: only the proxy can answer.
+    const NOBODY: &str = "http://127.0.0.1:1/orders";
+    let mut through = 0;
+    for (except, used) in [
+        ("", true),
+        ("localhost", true),
+        ("127.0.0.0/8", false),
+        ("127.0.0.1", false),
+        ("*", true),
+    ] {
+        let vhost = crate::support::Broker::shared().await.vhost().await;
+        let changes = "[consumers.q]\nretry = { max_attempts = 1 }";
+        let config = crate::support::lane_config(&vhost.amqp_url(), "q", NOBODY, changes);
+        let worker = crate::support::WorkerProcess::start_with(&config, |command| {
+            command
+                .env("HTTP_PROXY", proxy.url())
+                .env("NO_PROXY", except);
+        });
+        worker.wait_for_consumers(&vhost, "q", 1).await;
+        vhost.publish("q", "x").await;
+        if used {
+            through += 1;
+            proxy.wait_for_answered(through, DEADLINE).await;
+        } else {
+            vhost.wait_for_counts("q.dead", 1, 0, DEADLINE).await;
+        }
+        assert_eq!(proxy.seen().exchanges.len(), through, "{except:?}");
+    }
+}
