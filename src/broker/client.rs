@@ -125,22 +125,7 @@ impl Client {
     /// way then is confirmed when the alarm ends, what comes later is refused with
     /// [`PublishError::Blocked`].
     pub async fn blocked(&self) {
-        let mut link = self.publisher.link().clone();
-        loop {
-            if let Some(connection) = link.current()
-                && connection
-                    .blocked()
-                    .wait_for(|blocked| *blocked)
-                    .await
-                    .is_ok()
-            {
-                return;
-            }
-            // It was lost, and the link is about to say so; once closed, it says nothing more.
-            if !link.changed().await {
-                std::future::pending().await
-            }
-        }
+        self.publisher.blocked().await;
     }
 
     /// Waits as long as the broker blocks publishing on this connection.
