@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use tokio::process::{Child, ChildStdin, Command};
 
 use crate::support::within;
 
@@ -33,15 +33,21 @@ async fn output(command: &mut Command) -> Ended {
 
 /// The same, with this on its standard input.
 async fn output_of(command: &mut Command, input: &str) -> Ended {
+    let (child, mut stdin) = piped(command);
+    stdin.write_all(input.as_bytes()).await.expect("it reads");
+    drop(stdin);
+    ended(within("the command", child.wait_with_output()).await)
+}
+
+/// A command that runs, and its standard input.
+fn piped(command: &mut Command) -> (Child, ChildStdin) {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().expect("it starts");
-    let mut stdin = child.stdin.take().expect("it is piped");
-    stdin.write_all(input.as_bytes()).await.expect("it reads");
-    drop(stdin);
-    ended(within("the command", child.wait_with_output()).await)
+    let stdin = child.stdin.take().expect("it is piped");
+    (child, stdin)
 }
 
 fn ended(output: std::io::Result<Output>) -> Ended {

@@ -8,7 +8,7 @@ use lapin::types::ShortString;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use super::{Ended, ended, file, lapwing, output, output_of};
+use super::{Ended, ended, file, lapwing, output, output_of, piped};
 use crate::support::{Broker, DEADLINE, Got, QueueType, VHost, ms, within};
 
 /// `lapwing publish` to the broker of this virtual host.
@@ -125,12 +125,7 @@ async fn a_file_and_standard_input_have_a_document_a_line() {
 async fn a_line_is_published_when_it_comes_and_not_with_the_next() {
     let vhost = with_queue().await;
     let mut command = publish(&vhost, &["-q", "q"]);
-    command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().expect("it starts");
-    let mut stdin = child.stdin.take().expect("it is piped");
+    let (child, mut stdin) = piped(&mut command);
     for lines in 1..=2 {
         stdin.write_all(b"{}\n").await.expect("it reads");
         vhost.wait_for_counts("q", lines, 0, DEADLINE).await;

@@ -160,15 +160,7 @@ async fn no_consumer_and_no_handler_end_a_run_with_78() {
 async fn sigint_drains_as_sigterm_does_and_a_second_signal_does_not_wait() {
     let vhost = vhost().await;
     let gate = crate::support::Gate::default();
-    let held = gate.clone();
-    let server = HttpHandler::answering_async(move |_| {
-        let held = held.clone();
-        async move {
-            held.passed().await;
-            Reply::ok()
-        }
-    })
-    .await;
+    let server = HttpHandler::behind(&gate, |_| Reply::ok()).await;
     let config = lane_config(&vhost.amqp_url(), "q", &server.url(), "");
     let mut worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "q", 1).await;

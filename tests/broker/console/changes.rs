@@ -58,15 +58,7 @@ async fn a_lane_is_paused_and_resumed_by_keyboard_alone() {
 #[tokio::test]
 async fn a_running_message_is_cancelled_and_runs_again() {
     let gate = Gate::default();
-    let held = gate.clone();
-    let server = HttpHandler::answering_async(move |_| {
-        let held = held.clone();
-        async move {
-            held.passed().await;
-            Reply::ok()
-        }
-    })
-    .await;
+    let server = HttpHandler::behind(&gate, |_| Reply::ok()).await;
     let mut console = Console::open(server, "").await;
     let browser = &console.browser;
     console
@@ -104,15 +96,7 @@ async fn a_running_message_is_cancelled_and_runs_again() {
 #[tokio::test]
 async fn concurrency_is_changed_within_the_prefetch() {
     let gate = Gate::default();
-    let held = gate.clone();
-    let server = HttpHandler::answering_async(move |_| {
-        let held = held.clone();
-        async move {
-            held.passed().await;
-            Reply::ok()
-        }
-    })
-    .await;
+    let server = HttpHandler::behind(&gate, |_| Reply::ok()).await;
     let lane = "[consumers.q]\nprefetch = 8\nconcurrency = 1";
     let console = Console::open(server, lane).await;
     let browser = &console.browser;

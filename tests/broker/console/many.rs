@@ -56,15 +56,7 @@ async fn of_two_hundred_lanes_those_in_view_are_drawn() {
 async fn ten_thousand_in_flight_are_paged() {
     const ALL: usize = 10_000;
     let gate = Gate::default();
-    let held = gate.clone();
-    let server = HttpHandler::answering_async(move |_| {
-        let held = held.clone();
-        async move {
-            held.passed().await;
-            Reply::ok()
-        }
-    })
-    .await;
+    let server = HttpHandler::behind(&gate, |_| Reply::ok()).await;
     let lane = "[consumers.q]\nprefetch = 10000\nconcurrency = 1\n[drain]\ngrace = '0s'";
     let console = Console::open(server, lane).await;
     let browser = &console.browser;

@@ -108,15 +108,7 @@ async fn texts_of_messages_stay_texts() {
 #[tokio::test]
 async fn a_drain_an_end_and_a_new_worker_are_said() {
     let gate = Gate::default();
-    let held = gate.clone();
-    let server = HttpHandler::answering_async(move |_| {
-        let held = held.clone();
-        async move {
-            held.passed().await;
-            Reply::ok()
-        }
-    })
-    .await;
+    let server = HttpHandler::behind(&gate, |_| Reply::ok()).await;
     let mut console = Console::open(server, "").await;
     let browser = &console.browser;
     let ids = console

@@ -67,15 +67,7 @@ async fn deliveries_that_had_not_started_are_back_within_200_ms_under_load() {
     const RUNNING: u32 = 4;
     let vhost = Broker::shared().await.vhost().await;
     let gate = Gate::default();
-    let held = gate.clone();
-    let handler = HttpHandler::answering_async(move |_| {
-        let held = held.clone();
-        async move {
-            held.passed().await;
-            Reply::ok()
-        }
-    })
-    .await;
+    let handler = HttpHandler::behind(&gate, |_| Reply::ok()).await;
     let changes = format!("[consumers.orders]\nprefetch = {N}\nconcurrency = {RUNNING}");
     let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), &changes);
     let mut worker = WorkerProcess::start(&config);

@@ -37,15 +37,7 @@ impl Behind {
         let vhost = Broker::shared().await.vhost().await;
         let proxy = Proxy::to(&vhost).await;
         let gate = Gate::default();
-        let held = gate.clone();
-        let handler = HttpHandler::answering_async(move |_| {
-            let held = held.clone();
-            async move {
-                held.passed().await;
-                Reply::ok()
-            }
-        })
-        .await;
+        let handler = HttpHandler::behind(&gate, |_| Reply::ok()).await;
         let changes = format!("{CHANGES}\n{ADMIN}");
         let config = lane_config(&proxy.url(&vhost), "orders", &handler.url(), &changes);
         let worker = WorkerProcess::start_with_admin(&config);

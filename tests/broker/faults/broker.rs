@@ -157,15 +157,7 @@ async fn own_node_with_a_memory_alarm_does_not_hold_up_a_drain() {
     };
     let vhost = broker.vhost().await;
     let gate = Gate::default();
-    let held = gate.clone();
-    let handler = HttpHandler::answering_async(move |_| {
-        let held = held.clone();
-        async move {
-            held.passed().await;
-            Reply::status(503)
-        }
-    })
-    .await;
+    let handler = HttpHandler::behind(&gate, |_| Reply::status(503)).await;
     let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, ""));
     worker.ready().await;
     let ids = publish(&vhost, "failing", 8).await;
@@ -200,16 +192,9 @@ async fn own_node_with_a_long_memory_alarm_holds_the_lane_and_lets_it_go() {
     };
     let vhost = broker.vhost().await;
     let gate = Gate::default();
-    let held = gate.clone();
-    let handler = HttpHandler::answering_async(move |request| {
-        let held = held.clone();
-        async move {
-            held.passed().await;
-            match request.attempt() {
-                1 => Reply::status(503),
-                _ => Reply::ok(),
-            }
-        }
+    let handler = HttpHandler::behind(&gate, |request| match request.attempt() {
+        1 => Reply::status(503),
+        _ => Reply::ok(),
     })
     .await;
     let hasty = "

@@ -43,15 +43,7 @@ async fn a_server_that_refuses_connections_is_tried_again() {
 #[tokio::test]
 async fn a_connection_that_is_reset_is_tried_again() {
     let gate = crate::support::Gate::default();
-    let held = gate.clone();
-    let server = HttpHandler::answering_async(move |_| {
-        let held = held.clone();
-        async move {
-            held.passed().await;
-            Reply::ok()
-        }
-    })
-    .await;
+    let server = HttpHandler::behind(&gate, |_| Reply::ok()).await;
     let proxy = Proxy::to_address(server.address().to_string()).await;
     let changes = format!(
         "handler.url = 'http://{}/'\nretry = {{ base = '10ms' }}",

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::exchange::{Ending, Reply, Request, Running, Seen};
+use super::wait::Gate;
 
 /// The server. Stops accepting when dropped.
 #[derive(Debug)]
@@ -27,6 +28,22 @@ impl HttpHandler {
     /// A handler that answers each request by `answer`.
     pub async fn answering(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
         Self::answering_async(move |request| ready(answer(&request))).await
+    }
+
+    /// One that holds back all of its answers until the gate is opened.
+    pub async fn behind(
+        gate: &Gate,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let (gate, answer) = (gate.clone(), Arc::new(answer));
+        Self::answering_async(move |request| {
+            let (gate, answer) = (gate.clone(), Arc::clone(&answer));
+            async move {
+                gate.passed().await;
+                answer(&request)
+            }
+        })
+        .await
     }
 
     /// A handler that may wait, for a [`Gate`] for instance, before it answers.
