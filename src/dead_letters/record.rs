@@ -11,10 +11,10 @@ use crate::{
             SOURCE_ROUTING_KEY, TRACEPARENT, WORKER,
         },
     },
-    handler::Failure,
+    flight::Run,
     message::PastAttempt,
+    outcome::Failure,
     policy::Reason,
-    run::Run,
     text::{cut, fingerprint, rfc3339, rfc3339_micros},
 };
 

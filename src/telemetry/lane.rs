@@ -13,12 +13,12 @@ use opentelemetry::{
 };
 use tokio::time::Instant;
 
-use super::{LaneMetrics, LaneTraces, SCOPE, Signals, fail};
+use super::{LaneMetrics, LaneTraces, SCOPE, Signals, attempt_ended, fail};
 use crate::{
     broker::{HeaderValue, PublishError, headers::names},
-    handler::Outcome,
+    flight::Run,
     message::Message,
-    run::Run,
+    outcome::Outcome,
 };
 
 /// See the module. Where nothing is traced or measured, nothing here costs.
@@ -72,7 +72,7 @@ impl LaneTelemetry {
         if self.traces.is_some()
             && let Some(trace) = run.attempt_trace()
         {
-            trace.ended(run, outcome);
+            attempt_ended(trace, run, outcome);
         }
     }
 

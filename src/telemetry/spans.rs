@@ -31,14 +31,14 @@ use super::{
         DESTINATION, ERROR_TYPE, LANE, OPERATION, OPERATION_TYPE, OUTCOME, SYSTEM,
     },
     metrics::error_type,
-    propagation::{extract, parse_traceparent, remote},
+    propagation::{extract, remote},
 };
 use crate::{
     broker::{HeaderValue, headers::names},
     config::TraceParent,
-    handler::Outcome,
+    flight::{AttemptTrace, Run, parse_traceparent},
     message::Message,
-    run::Run,
+    outcome::Outcome,
 };
 
 /// A shorter wait for a handler slot is no span of its own.
@@ -60,16 +60,6 @@ pub(crate) struct LaneTraces {
     worker: Arc<str>,
     /// The broker's address, of the live session.
     server: Mutex<Option<(Arc<str>, u16)>>,
-}
-
-/// The trace of one attempt. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct AttemptTrace {
-    /// The context of its `process` span, to be current while the handler runs and while its end is
-    /// carried out.
-    pub(crate) context: Context,
-    /// When it ended; `None` while it runs.
-    ended: Option<SystemTime>,
 }
 
 impl LaneTraces {
@@ -293,31 +283,24 @@ impl LaneTraces {
     }
 }
 
-impl AttemptTrace {
-    /// Its `process` span.
-    pub(crate) fn span_context(&self) -> SpanContext {
-        self.context.span().span_context().clone()
-    }
-
-    /// The handler has ended, so: ends the `process` span.
-    pub(crate) fn ended(mut self, run: &Run, outcome: &Outcome) {
-        {
-            let span = self.context.span();
-            if span.is_recording() {
-                span.set_attribute(KeyValue::new(OUTCOME, outcome.name()));
-                if let Some(class) = error_type(outcome) {
-                    span.set_attribute(KeyValue::new(ERROR_TYPE, class));
-                }
-                if let Some(failure) = outcome.failure() {
-                    let text = crate::text::cut(&failure.error, STATUS_ROOM).to_owned();
-                    span.set_status(Status::error(text));
-                }
+/// The handler has ended: ends the attempt's `process` span.
+pub(crate) fn attempt_ended(mut trace: AttemptTrace, run: &Run, outcome: &Outcome) {
+    {
+        let span = trace.context.span();
+        if span.is_recording() {
+            span.set_attribute(KeyValue::new(OUTCOME, outcome.name()));
+            if let Some(class) = error_type(outcome) {
+                span.set_attribute(KeyValue::new(ERROR_TYPE, class));
             }
-            span.end();
+            if let Some(failure) = outcome.failure() {
+                let text = crate::text::cut(&failure.error, STATUS_ROOM).to_owned();
+                span.set_status(Status::error(text));
+            }
         }
-        self.ended = Some(SystemTime::now());
-        run.set_attempt_trace(self);
+        span.end();
     }
+    trace.ended = Some(SystemTime::now());
+    run.set_attempt_trace(trace);
 }
 
 /// The attributes of the server that a span's operation asks.

@@ -19,17 +19,19 @@ use tracing::error;
 use super::{
     Report, RunError,
     handle::{Calls, LaneCalls},
-    lane::{Lane, LaneChannels, LaneReport},
-    shared::{LaneParts, LaneShared},
 };
 use crate::{
     backoff::Reconnect,
     broker::{BrokerError, Link, LinkState, Publisher, Purpose},
     config::{BrokerSettings, ConsumerSettings, PublishSettings, Settings, TimeoutSettings},
-    dispatch::Dispatch,
-    handler::Extensions,
-    run::SharedByHandlers,
+    flight::{Extensions, SharedByHandlers},
+    lane::{Lane, LaneChannels},
+    path::{
+        dispatch::Dispatch,
+        shared::{LaneParts, LaneShared},
+    },
     state,
+    status::{LaneReport, LaneReports},
     telemetry::{self, Observed, ObservedLane, SCOPE, Signals},
 };
 
@@ -61,7 +63,7 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
     let calls = plan.calls;
     let broker = Arc::new(settings.broker);
     let timeouts = Arc::new(settings.timeouts);
-    let worker: Arc<str> = worker_name(&broker.name).into();
+    let worker: Arc<str> = broker.worker_name().into();
     let state = state::start_in_thread(settings.state.mailbox, timeouts.call)
         .map_err(|error| RunError::Thread(error.to_string()))?;
     let links = Links::start(&broker, &timeouts, &worker);
@@ -262,8 +264,8 @@ async fn check_start(
     }
 }
 
-async fn collect(mut lanes: Lanes) -> super::LaneReports {
-    let mut reports = super::LaneReports::new();
+async fn collect(mut lanes: Lanes) -> LaneReports {
+    let mut reports = LaneReports::new();
     while let Some(ended) = lanes.join_next().await {
         match ended {
             Ok((name, report)) => {
@@ -317,14 +319,4 @@ async fn watch_publishing(mut link: Link, publishing: watch::Sender<Option<Strin
             }
         }
     }
-}
-
-/// This process, for the broker's lists, headers and logs: name, host and process id.
-pub(crate) fn worker_name(name: &str) -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = match host.trim() {
-        "" => "localhost",
-        host => host,
-    };
-    format!("{name}@{host}:{}", std::process::id())
 }

@@ -3,6 +3,12 @@
 //! `decode -> dispatch -> execute -> decide -> settle`. Every step is total: nothing leaves the
 //! path but by an [`End`], so that no delivery can escape its settlement.
 
+pub(crate) mod dispatch;
+pub(crate) mod ends;
+pub(crate) mod execute;
+pub(crate) mod shared;
+pub(crate) mod starts;
+
 use std::{
     future::poll_fn,
     mem,
@@ -17,25 +23,26 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::{ends::Ended, ledger::End, shared::LaneShared};
 use crate::{
     backoff::Reconnect,
     broker::{CopyHeaders, Publication, PublishError, Written},
     config::ReconnectSettings,
     dead_letters, decode,
-    execute::{Executed, execute},
-    handler::{Failure, Outcome},
+    flight::{Run, within},
+    outcome::{Failure, Outcome},
     policy::{self, Facts, Reason, Settlement},
-    run::Run,
-    telemetry::within,
+    status::End,
 };
+use ends::Ended;
+use execute::{Executed, execute};
+use shared::LaneShared;
 
 /// Longer delays, from a handler's snooze or a header, mean never, and are cut to this: ten years.
 /// A time must fit its header.
 const LONGEST_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Starts a runner on the handlers' runtime: see [`starts`](super::starts).
-pub(super) fn run_on(lane: &Arc<LaneShared>) {
+pub(crate) fn run_on(lane: &Arc<LaneShared>) {
     lane.runtime.spawn(carry_all(Arc::clone(lane)));
 }
 
@@ -144,7 +151,7 @@ async fn travel(lane: &LaneShared, run: &Arc<Run>) -> Option<End> {
 }
 
 /// Settles a delivery whose handler blocks its thread and will not come back in time.
-pub(super) async fn settle_stuck(lane: Arc<LaneShared>, run: Arc<Run>, outcome: Outcome) {
+pub(crate) async fn settle_stuck(lane: Arc<LaneShared>, run: Arc<Run>, outcome: Outcome) {
     let settled = async {
         let took = run.handling_for();
         lane.counters.ended(&outcome, took);

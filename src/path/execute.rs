@@ -6,8 +6,9 @@ use futures_util::FutureExt;
 use tokio::time::{sleep_until, timeout};
 
 use crate::{
-    handler::{CancelReason, Context, Handler, Outcome},
-    run::Run,
+    flight::{CancelReason, Run},
+    handler::{Context, Handler},
+    outcome::Outcome,
 };
 
 /// How long a handler may take.

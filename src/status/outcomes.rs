@@ -14,9 +14,9 @@ use utoipa::ToSchema;
 
 use crate::{
     dead_letters,
-    handler::Outcome,
+    flight::Run,
+    outcome::Outcome,
     policy::Settlement,
-    run::Run,
     text::{cut, rfc3339},
 };
 
@@ -178,7 +178,7 @@ impl Outcomes {
     }
 
     /// Where a lane leaves its outcomes.
-    pub(super) fn lane(&self, name: &str) -> LaneOutcomes {
+    pub(crate) fn lane(&self, name: &str) -> LaneOutcomes {
         LaneOutcomes {
             all: self.clone(),
             lane: name.into(),
@@ -243,7 +243,7 @@ impl Outcomes {
 
 /// A lane's part of [`Outcomes`].
 #[derive(Debug)]
-pub(super) struct LaneOutcomes {
+pub(crate) struct LaneOutcomes {
     all: Outcomes,
     lane: Box<str>,
     /// How many that are no failures may be kept. Nothing but a load of this is what they cost once
@@ -252,7 +252,7 @@ pub(super) struct LaneOutcomes {
 }
 
 impl LaneOutcomes {
-    pub(super) fn refill(&self) {
+    pub(crate) fn refill(&self) {
         self.tokens.store(TOKENS, Ordering::Relaxed);
     }
 
@@ -265,7 +265,7 @@ impl LaneOutcomes {
                 .is_ok()
     }
 
-    pub(super) fn note(&self, run: &Run, outcome: &Outcome, settlement: &Settlement) {
+    pub(crate) fn note(&self, run: &Run, outcome: &Outcome, settlement: &Settlement) {
         let kind = OutcomeKind::from(outcome);
         if kind.is_always_kept() || self.has_token() {
             self.all.keep(record(&self.lane, run, outcome, settlement));

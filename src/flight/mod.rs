@@ -1,5 +1,16 @@
 //! One delivery's stay in the worker: what its path, its handler and its lane share.
 
+mod cancel;
+mod extensions;
+mod slots;
+mod trace;
+
+pub(crate) use cancel::Cancel;
+pub use cancel::CancelReason;
+pub(crate) use extensions::Extensions;
+pub(crate) use slots::Slots;
+pub(crate) use trace::{AttemptTrace, parse_traceparent, traceparent, within};
+
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -12,11 +23,8 @@ use tokio::time::Instant;
 
 use crate::{
     broker::Moment,
-    handler::{Cancel, Extensions},
     message::{self, Message, Past},
-    slots::Slots,
     state::StateHandle,
-    telemetry::{AttemptTrace, traceparent},
 };
 
 /// What all handlers of a worker share.

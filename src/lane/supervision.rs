@@ -5,12 +5,13 @@ use std::{future::pending, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Lane, Opened, STUCK_SLACK, next_epoch};
+use super::{Lane, Opened, STUCK_SLACK, next_epoch, unsettled::Unsettled};
 use crate::{
     broker::{BrokerError, Session},
-    handler::Outcome,
-    run::Run,
-    worker::{health::LaneState, ledger::End, path, unsettled::Unsettled},
+    flight::Run,
+    outcome::Outcome,
+    path,
+    status::{End, LaneState},
 };
 
 impl Lane {

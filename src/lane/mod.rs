@@ -9,15 +9,16 @@ mod drain;
 mod pace;
 mod settlement;
 mod supervision;
+mod unsettled;
 
 use std::{
-    collections::BTreeMap,
     future::pending,
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
 };
 
+pub use commands::{CallError, CancelError};
 pub(crate) use commands::{Command, Depths};
 use tokio::{
     sync::{mpsc, watch},
@@ -26,43 +27,22 @@ use tokio::{
 
 use pace::Pace;
 
-use super::{
-    health::{LaneHealth, LaneState},
-    ledger::{End, Ledger},
-    shared::LaneShared,
-    unsettled::Unsettled,
-};
 use crate::{
     backoff::Reconnect,
     broker::{Acks, BrokerError, Delivery, Link, Session, Subscription},
-    run::Run,
-    telemetry::{Counts, Untold},
+    flight::Run,
+    path::shared::LaneShared,
+    status::{End, LaneHealth, LaneReport, LaneState, Ledger},
+    telemetry::Untold,
 };
-
-/// What a lane knows about itself.
-#[derive(Clone, Debug, Default, serde::Serialize)]
-#[non_exhaustive]
-pub struct LaneReport {
-    /// Its account.
-    pub ledger: Ledger,
-    /// What it counted.
-    pub counts: Counts,
-    /// Deliveries on their path now; after a drain, those that were left unsettled.
-    pub in_flight: usize,
-    /// Handler slots in use.
-    pub running: usize,
-    /// Deliveries that wait for a handler slot.
-    pub buffered: usize,
-    /// Retries that wait in the worker.
-    pub waiting: usize,
-}
+use unsettled::Unsettled;
 
 /// The lane's channels to the rest of the worker.
-pub(super) struct LaneChannels {
-    pub(super) commands: mpsc::Receiver<Command>,
-    pub(super) health: watch::Sender<LaneHealth>,
+pub(crate) struct LaneChannels {
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) health: watch::Sender<LaneHealth>,
     /// Told how each attempt to subscribe ended, up to the first that succeeded.
-    pub(super) started: mpsc::UnboundedSender<(String, Result<(), BrokerError>)>,
+    pub(crate) started: mpsc::UnboundedSender<(String, Result<(), BrokerError>)>,
 }
 
 type Opening = Pin<Box<dyn Future<Output = Result<Opened, BrokerError>> + Send>>;
@@ -93,7 +73,7 @@ const STUCK_SLACK: Duration = Duration::from_millis(500);
 const LAST_CHANCE: Duration = Duration::from_millis(1500);
 
 /// See the module.
-pub(super) struct Lane {
+pub(crate) struct Lane {
     shared: Arc<LaneShared>,
     link: Link,
     channels: LaneChannels,
@@ -138,7 +118,7 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(
+    pub(crate) fn new(
         shared: Arc<LaneShared>,
         link: Link,
         channels: LaneChannels,
@@ -180,7 +160,7 @@ impl Lane {
     }
 
     /// Runs the lane until its drain is over, and gives its account.
-    pub(super) async fn run(mut self) -> LaneReport {
+    pub(crate) async fn run(mut self) -> LaneReport {
         let mut ends = Vec::new();
         // Made once and not each turn: registering with a token or the timer costs more than a
         // small message does.
@@ -313,9 +293,6 @@ impl Lane {
             .send_replace(LaneHealth::new(state, reason));
     }
 }
-
-/// The reports of a worker's lanes, by name.
-pub type LaneReports = BTreeMap<String, LaneReport>;
 
 /// Numbers sessions, over all lanes; 0 is none.
 fn next_epoch() -> u64 {

@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use crate::run::{Phase, Run};
+use crate::flight::{Phase, Run};
 
 /// Names a delivery for as long as it is in flight: its session's number and its tag, `3-17`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,14 +93,14 @@ pub struct InFlightPage {
 /// What a lane answers: how many it has, and some of them, oldest first. Making texts of them is
 /// left to whoever asked.
 #[derive(Debug, Default)]
-pub(super) struct Window {
-    pub(super) total: usize,
-    pub(super) runs: Vec<Arc<Run>>,
+pub(crate) struct Window {
+    pub(crate) total: usize,
+    pub(crate) runs: Vec<Arc<Run>>,
 }
 
 impl InFlight {
     /// As it stood at `now`, which the messages of a page share.
-    pub(super) fn of(run: &Run, now: Instant) -> Self {
+    pub(crate) fn of(run: &Run, now: Instant) -> Self {
         let age = now.saturating_duration_since(run.received);
         let message = &run.message;
         Self {

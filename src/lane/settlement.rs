@@ -9,8 +9,9 @@ use super::{DRAIN_PACE, DRAIN_SINGLES, Lane, PATIENCE, SINGLES, pace::TOGETHER};
 use crate::{
     broker::{Acks, BrokerError, Delivery, Session},
     decode::decode,
-    run::{Permit, Run},
-    worker::{ends::Ended, health::LaneState, ledger::End},
+    flight::{Permit, Run},
+    path::ends::Ended,
+    status::{End, LaneState},
 };
 
 impl Lane {

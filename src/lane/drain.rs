@@ -5,8 +5,11 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{Lane, LaneReport};
-use crate::{handler::CancelReason, worker::health::LaneState};
+use super::Lane;
+use crate::{
+    flight::CancelReason,
+    status::{LaneReport, LaneState},
+};
 
 impl Lane {
     pub(super) async fn begin_drain(&mut self) {

@@ -5,7 +5,7 @@ use std::{mem, time::Duration};
 use tokio::time::Instant;
 
 use super::Lane;
-use crate::worker::{ends::Ended, path};
+use crate::path::{self, ends::Ended};
 
 /// Deliveries that are started together.
 pub(super) const TOGETHER: usize = 64;

@@ -4,17 +4,42 @@ use std::sync::Arc;
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Lane, LaneReport};
+use super::Lane;
 use crate::{
     broker::{self, BrokerError, Link},
-    handler::CancelReason,
-    run::Phase,
-    worker::{
-        handle::CancelError,
-        health::LaneState,
-        in_flight::{DeliveryId, Window},
-    },
+    flight::{CancelReason, Phase},
+    status::{DeliveryId, LaneReport, LaneState, Window},
 };
+
+/// Why a call to a lane gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// There is no lane of this name.
+    #[error("no such lane")]
+    NoSuchLane,
+    /// The lane did not answer within `timeouts.call`.
+    #[error("the lane did not answer in time")]
+    TimedOut,
+    /// The lane has ended, or has not begun.
+    #[error("the lane is not running")]
+    NotRunning,
+}
+
+/// Why a message in flight was not cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CancelError {
+    /// The lane gave no answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// It is no longer in flight, or never was.
+    #[error("the message is not in flight any more")]
+    Gone,
+    /// There is no handler to cancel.
+    #[error("the message is not at its handler")]
+    NotHandling(Phase),
+}
 
 /// What can be asked of a lane.
 pub(crate) enum Command {
