@@ -29,17 +29,17 @@ use crate::{
 
 /// What all handlers of a worker share.
 #[derive(Debug)]
-pub(crate) struct SharedByHandlers {
+pub(crate) struct Resources {
     pub(crate) state: StateHandle,
     pub(crate) extensions: Extensions,
 }
 
 /// One delivery's stay in the worker.
 #[derive(Debug)]
-pub(crate) struct Run {
+pub(crate) struct Flight {
     pub(crate) lane: Arc<str>,
     pub(crate) message: Message,
-    pub(crate) shared: Arc<SharedByHandlers>,
+    pub(crate) resources: Arc<Resources>,
     /// Tells the handler to end.
     pub(crate) cancel: Cancel,
     /// Its delivery tag.
@@ -130,11 +130,11 @@ impl Drop for Permit {
     }
 }
 
-impl Run {
+impl Flight {
     pub(crate) fn new(
         lane: Arc<str>,
         message: Message,
-        shared: Arc<SharedByHandlers>,
+        resources: Arc<Resources>,
         (epoch, tag): (u64, u64),
         received: Moment,
         permit: Permit,
@@ -143,7 +143,7 @@ impl Run {
         Self {
             lane,
             message,
-            shared,
+            resources,
             cancel: Cancel::default(),
             tag,
             epoch,

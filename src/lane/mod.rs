@@ -30,8 +30,8 @@ use pace::Pace;
 use crate::{
     backoff::Reconnect,
     broker::{Acks, BrokerError, Delivery, Link, Session, Subscription},
-    flight::Run,
-    path::shared::LaneShared,
+    flight::Flight,
+    path::Lane,
     status::{End, LaneHealth, LaneReport, LaneState, Ledger},
     telemetry::Untold,
 };
@@ -73,8 +73,8 @@ const STUCK_SLACK: Duration = Duration::from_millis(500);
 const LAST_CHANCE: Duration = Duration::from_millis(1500);
 
 /// See the module.
-pub(crate) struct Lane {
-    shared: Arc<LaneShared>,
+pub(crate) struct LaneActor {
+    lane: Arc<Lane>,
     link: Link,
     channels: LaneChannels,
     session: Option<Session>,
@@ -88,11 +88,11 @@ pub(crate) struct Lane {
     opened_at: Instant,
     unsettled: Unsettled,
     /// Deliveries to be started at the end of this turn.
-    starting: Vec<Arc<Run>>,
+    starting: Vec<Arc<Flight>>,
     pace: Pace,
     /// Paths under way whose session died. The broker has their deliveries back, but their handlers
     /// hold slots.
-    orphans: Vec<Arc<Run>>,
+    orphans: Vec<Arc<Flight>>,
     /// Paths that have not ended, also of sessions that died, and those that wait for a slot.
     under_way: usize,
     flushing: Option<Flushing>,
@@ -117,16 +117,16 @@ pub(crate) struct Lane {
     has_subscribed: bool,
 }
 
-impl Lane {
+impl LaneActor {
     pub(crate) fn new(
-        shared: Arc<LaneShared>,
+        lane: Arc<Lane>,
         link: Link,
         channels: LaneChannels,
         backoff: Reconnect,
     ) -> Self {
         let now = Instant::now();
         Self {
-            shared,
+            lane,
             link,
             channels,
             session: None,
@@ -164,13 +164,13 @@ impl Lane {
         let mut ends = Vec::new();
         // Made once and not each turn: registering with a token or the timer costs more than a
         // small message does.
-        let mut drain = pin!(self.shared.drain.clone().cancelled_owned());
-        let mut hard_stop = pin!(self.shared.hard_stop.clone().cancelled_owned());
+        let mut drain = pin!(self.lane.drain.clone().cancelled_owned());
+        let mut hard_stop = pin!(self.lane.hard_stop.clone().cancelled_owned());
         let mut timer = pin!(sleep_until(Instant::now()));
         while !(self.draining && self.is_finished()) {
             // With much to do it never waits, and would let no other lane have the thread.
             tokio::task::coop::consume_budget().await;
-            self.shared.vitals.beat();
+            self.lane.vitals.beat();
             let now = Instant::now();
             self.begin_flush(now);
             let wanted = self.ends_wanted(now);
@@ -185,7 +185,7 @@ impl Lane {
                 () = &mut drain, if !self.draining => self.begin_drain().await,
                 () = &mut hard_stop, if self.hard_stopped.is_none() => self.cancel_handlers(),
                 Some(command) = self.channels.commands.recv() => self.obey(command).await,
-                () = self.shared.ends.gathered(wanted) => {}
+                () = self.lane.ends.gathered(wanted) => {}
                 (acks, result) = settled(self.flushing.as_mut()) => self.flushed(&acks, result),
                 opened = settled(self.opening.as_mut()) => self.opened(opened).await,
                 () = self.link.up(), if self.awaits_link => self.link_is_up(),
@@ -222,7 +222,7 @@ impl Lane {
         let settled = self.unsettled.is_empty() && self.flushing.is_none() && self.held.is_empty();
         let given_up = self
             .hard_stopped
-            .is_some_and(|at| at.elapsed() > self.shared.limits.cancel_grace + LAST_CHANCE);
+            .is_some_and(|at| at.elapsed() > self.lane.limits.cancel_grace + LAST_CHANCE);
         (settled && self.under_way == 0) || given_up
     }
 
@@ -232,7 +232,7 @@ impl Lane {
         if self.flushing.is_none()
             && let Some(since) = self.unsettled.oldest_finished()
         {
-            wake = wake.min(self.next_flush.max(since + self.shared.settings.ack.delay));
+            wake = wake.min(self.next_flush.max(since + self.lane.settings.ack.delay));
         }
         if self.wants_session() {
             wake = wake.min(self.open_at);
@@ -275,16 +275,16 @@ impl Lane {
 
     /// Deliveries on their path that do not wait for a slot.
     fn started(&self) -> usize {
-        self.under_way - self.shared.starts.waiting()
+        self.under_way - self.lane.starts.waiting()
     }
 
     /// What this turn of the loop has changed, for whoever measures.
     fn publish_stats(&self) {
-        let stats = &self.shared.stats;
+        let stats = &self.lane.stats;
         stats.book(&self.ledger);
         stats.in_flight.set(self.started() as u64);
-        stats.buffered.set(self.shared.starts.waiting() as u64);
-        stats.waiting.set(self.shared.waiting_inline() as u64);
+        stats.buffered.set(self.lane.starts.waiting() as u64);
+        stats.waiting.set(self.lane.waiting_inline() as u64);
     }
 
     fn tell(&self, state: LaneState, reason: Option<String>) {

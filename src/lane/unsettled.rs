@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{broker::Acks, flight::Run, status::End};
+use crate::{broker::Acks, flight::Flight, status::End};
 
 /// What became of a tag.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ enum Slot<R> {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Unsettled<R = Arc<Run>> {
+pub(crate) struct Unsettled<R = Arc<Flight>> {
     /// The tag of the first slot.
     first: u64,
     slots: VecDeque<Slot<R>>,
@@ -54,10 +54,10 @@ impl<R> Unsettled<R> {
     /// A delivery has come. Tags are consecutive on a channel; one that is not would make a
     /// `multiple` ack cover what it must not, so it is refused.
     #[must_use]
-    pub(crate) fn push(&mut self, tag: u64, run: R) -> bool {
+    pub(crate) fn push(&mut self, tag: u64, flight: R) -> bool {
         let expected = self.first + self.slots.len() as u64;
         if tag == expected {
-            self.slots.push_back(Slot::Open(run));
+            self.slots.push_back(Slot::Open(flight));
             self.open += 1;
         }
         tag == expected
@@ -122,7 +122,7 @@ impl<R> Unsettled<R> {
     pub(crate) fn run(&self, tag: u64) -> Option<&R> {
         let index = usize::try_from(tag.checked_sub(self.first)?).ok()?;
         match self.slots.get(index)? {
-            Slot::Open(run) => Some(run),
+            Slot::Open(flight) => Some(flight),
             _ => None,
         }
     }
@@ -130,7 +130,7 @@ impl<R> Unsettled<R> {
     /// The runs on their path, oldest first.
     pub(crate) fn runs(&self) -> impl Iterator<Item = &R> {
         self.slots.iter().filter_map(|slot| match slot {
-            Slot::Open(run) => Some(run),
+            Slot::Open(flight) => Some(flight),
             _ => None,
         })
     }

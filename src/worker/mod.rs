@@ -15,7 +15,7 @@ use crate::{
     config::Settings,
     flight::Extensions,
     handler::{self, Handler, IntoHandler, Requirements},
-    path::dispatch::Dispatch,
+    path::Dispatch,
     telemetry::Signals,
 };
 
@@ -117,7 +117,7 @@ impl Worker {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<Report, RunError> {
         self.settings.validate()?;
         self.settings.require_consumers()?;
-        let plan = core::Plan {
+        let setup = core::Setup {
             dispatch: self.make_handlers()?,
             settings: self.settings,
             extensions: self.extensions,
@@ -132,7 +132,7 @@ impl Worker {
             .name("lapwing-core".to_owned())
             .spawn(move || {
                 // Whoever waited may have gone away.
-                let _ = sender.send(core::run(plan));
+                let _ = sender.send(core::run(setup));
             })
             .map_err(|error| RunError::Thread(error.to_string()))?;
         let mut ended = std::pin::pin!(ended);

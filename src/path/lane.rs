@@ -12,18 +12,18 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{dispatch::Dispatch, ends::Ends, execute::Limits, starts::Starts};
+use super::{dispatch::Dispatch, ends::Ends, execute::Limits, start_queue::StartQueue};
 use crate::{
     broker::{self, Link, Publisher},
     config::{ConsumerSettings, PublishSettings, TimeoutSettings, Topology},
-    flight::SharedByHandlers,
+    flight::Resources,
     ladder::Ladder,
     status::{Counters, LaneStats, Vitals},
     telemetry::{LaneTelemetry, Signals},
 };
 
 /// See the module.
-pub(crate) struct LaneShared {
+pub(crate) struct Lane {
     pub(crate) name: Arc<str>,
     pub(crate) queue: Arc<str>,
     /// This process, in headers.
@@ -41,7 +41,7 @@ pub(crate) struct LaneShared {
     pub(crate) stats: Arc<LaneStats>,
     pub(crate) telemetry: LaneTelemetry,
     pub(crate) vitals: Arc<Vitals>,
-    pub(crate) by_handlers: Arc<SharedByHandlers>,
+    pub(crate) resources: Arc<Resources>,
     /// A drain has begun.
     pub(crate) drain: CancellationToken,
     /// The drain's grace has ended.
@@ -52,14 +52,14 @@ pub(crate) struct LaneShared {
     inline: AtomicUsize,
     restoring: AtomicBool,
     /// What is to be carried along its path, once there is a slot for it.
-    pub(crate) starts: Starts,
+    pub(crate) starts: StartQueue,
     /// Where handlers run.
     pub(crate) runtime: Handle,
     /// What the lane has yet to book. One that is gone has booked its open deliveries.
     pub(crate) ends: Ends,
 }
 
-/// What a [`LaneShared`] is made of.
+/// What a [`Lane`] is made of.
 pub(crate) struct LaneParts {
     pub(crate) name: Arc<str>,
     pub(crate) worker: Arc<str>,
@@ -71,13 +71,13 @@ pub(crate) struct LaneParts {
     pub(crate) publisher: Publisher,
     pub(crate) signals: Signals,
     pub(crate) vitals: Arc<Vitals>,
-    pub(crate) by_handlers: Arc<SharedByHandlers>,
+    pub(crate) resources: Arc<Resources>,
     pub(crate) runtime: Handle,
     pub(crate) drain: CancellationToken,
     pub(crate) hard_stop: CancellationToken,
 }
 
-impl LaneShared {
+impl Lane {
     pub(crate) fn new(parts: LaneParts) -> Arc<Self> {
         let settings = parts.settings;
         let queue: Arc<str> = settings.queue.as_str().into();
@@ -105,14 +105,14 @@ impl LaneShared {
             counters: Arc::clone(&parts.vitals.counters),
             stats: Arc::new(stats),
             telemetry,
-            by_handlers: parts.by_handlers,
+            resources: parts.resources,
             drain: parts.drain,
             hard_stop: parts.hard_stop,
             settings,
             epoch: AtomicU64::new(0),
             inline: AtomicUsize::new(0),
             restoring: AtomicBool::new(false),
-            starts: Starts::new(Arc::clone(&parts.vitals.slots)),
+            starts: StartQueue::new(Arc::clone(&parts.vitals.slots)),
             runtime: parts.runtime,
             ends: Ends::default(),
             vitals: parts.vitals,

@@ -22,14 +22,14 @@ use std::{
 
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::flight::{Permit, Run, Slots};
+use crate::flight::{Flight, Permit, Slots};
 
 /// A path that takes this long without waiting is slow.
 const SLOW: Duration = Duration::from_micros(200);
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Starts<R = Arc<Run>> {
+pub(crate) struct StartQueue<R = Arc<Flight>> {
     slots: Arc<Slots>,
     state: Mutex<State<R>>,
 }
@@ -53,7 +53,7 @@ struct State<R> {
     held: bool,
 }
 
-impl<R> Starts<R> {
+impl<R> StartQueue<R> {
     pub(crate) fn new(slots: Arc<Slots>) -> Self {
         let state = Mutex::new(State {
             waiting: VecDeque::new(),
