@@ -93,7 +93,7 @@ instruments! {
     SENT = Counter "messaging.client.sent.messages" "{message}" [SYSTEM, OPERATION, DESTINATION, ERROR_TYPE]
         "Copies published to retry and dead-letter queues, confirmed or not.";
     PROCESS_DURATION = Histogram "messaging.process.duration" "s" [SYSTEM, OPERATION, DESTINATION, LANE, ERROR_TYPE]
-        "Time that a handler flight took.";
+        "Time that a handler run took.";
     OPERATION_DURATION = Histogram "messaging.client.operation.duration" "s" [SYSTEM, OPERATION, OPERATION_TYPE, DESTINATION, ERROR_TYPE]
         "Time from a publish to its confirm, and that to write acks.";
     SETTLED = Counter "lapwing.deliveries.settled" "{delivery}" [LANE, END]
@@ -101,7 +101,7 @@ instruments! {
     DROPPED = Counter "lapwing.messages.dropped" "{message}" [LANE]
         "Messages acked because their handler did not want them.";
     DUPLICATES = Counter "lapwing.duplicates.suspected" "{message}" [LANE]
-        "Messages that were handled, parked or dead-lettered and could not be acked: they will flight again.";
+        "Messages that were handled, parked or dead-lettered and could not be acked: they will run again.";
     STALE_SETTLES = Counter "lapwing.settles.stale" "{delivery}" [LANE]
         "Ends that came after their channel had died.";
     ATTEMPTS = Counter "lapwing.attempts" "{attempt}" [LANE, OUTCOME]
@@ -123,11 +123,11 @@ instruments! {
     WAITING = Gauge "lapwing.retries.waiting" "{message}" [LANE]
         "Retries that wait in the worker now.";
     CONCURRENCY = Gauge "lapwing.lane.concurrency" "{handler}" [LANE]
-        "Handlers that may flight at once.";
+        "Handlers that may run at once.";
     PREFETCH = Gauge "lapwing.lane.prefetch" "{delivery}" [LANE]
         "Deliveries that the broker may have outstanding to the lane: in flight and buffered together.";
     RUNNING = Gauge "lapwing.handlers.running" "{handler}" [LANE]
-        "Handlers that flight now.";
+        "Handlers that run now.";
     LANE_STATE = Gauge "lapwing.lane.state" "{lane}" [LANE, STATE]
         "1 for the state that the lane is in, 0 for the others.";
     SESSIONS = Counter "lapwing.sessions" "{session}" [LANE]
