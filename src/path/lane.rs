@@ -14,8 +14,8 @@ use tracing::warn;
 
 use super::{dispatch::Dispatch, ends::Ends, execute::Limits, start_queue::StartQueue};
 use crate::{
-    broker::{self, Link, Publisher},
-    config::{ConsumerSettings, PublishSettings, TimeoutSettings, Topology},
+    broker::Broker,
+    config::{ConsumerSettings, PublishSettings, Topology},
     flight::Resources,
     ladder::Ladder,
     status::{Counters, LaneStats, Vitals},
@@ -23,20 +23,19 @@ use crate::{
 };
 
 /// See the module.
-pub(crate) struct Lane {
+pub(crate) struct Lane<B> {
     pub(crate) name: Arc<str>,
     pub(crate) queue: Arc<str>,
     /// This process, in headers.
     pub(crate) worker: Arc<str>,
     pub(crate) settings: ConsumerSettings,
     pub(crate) publish: PublishSettings,
-    pub(crate) timeouts: Arc<TimeoutSettings>,
     /// The longest wait for the broker to apply the last acks.
     pub(crate) drain_settle: Duration,
     pub(crate) limits: Limits,
     pub(crate) ladder: Ladder,
     pub(crate) dispatch: Dispatch,
-    pub(crate) publisher: Publisher,
+    pub(crate) broker: B,
     pub(crate) counters: Arc<Counters>,
     pub(crate) stats: Arc<LaneStats>,
     pub(crate) telemetry: LaneTelemetry,
@@ -60,15 +59,14 @@ pub(crate) struct Lane {
 }
 
 /// What a [`Lane`] is made of.
-pub(crate) struct LaneParts {
+pub(crate) struct LaneParts<B> {
     pub(crate) name: Arc<str>,
     pub(crate) worker: Arc<str>,
     pub(crate) settings: ConsumerSettings,
     pub(crate) publish: PublishSettings,
-    pub(crate) timeouts: Arc<TimeoutSettings>,
     pub(crate) drain_settle: Duration,
     pub(crate) dispatch: Dispatch,
-    pub(crate) publisher: Publisher,
+    pub(crate) broker: B,
     pub(crate) signals: Signals,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) resources: Arc<Resources>,
@@ -77,8 +75,8 @@ pub(crate) struct LaneParts {
     pub(crate) hard_stop: CancellationToken,
 }
 
-impl Lane {
-    pub(crate) fn new(parts: LaneParts) -> Arc<Self> {
+impl<B: Broker> Lane<B> {
+    pub(crate) fn new(parts: LaneParts<B>) -> Arc<Self> {
         let settings = parts.settings;
         let queue: Arc<str> = settings.queue.as_str().into();
         let ladder = Ladder::new(&settings.queue, settings.retry.cap);
@@ -93,7 +91,6 @@ impl Lane {
             queue,
             worker: parts.worker,
             publish: parts.publish,
-            timeouts: parts.timeouts,
             drain_settle: parts.drain_settle,
             limits: Limits {
                 timeout: settings.timeout,
@@ -101,7 +98,7 @@ impl Lane {
             },
             ladder,
             dispatch: parts.dispatch,
-            publisher: parts.publisher,
+            broker: parts.broker,
             counters: Arc::clone(&parts.vitals.counters),
             stats: Arc::new(stats),
             telemetry,
@@ -151,13 +148,10 @@ impl Lane {
         if self.restoring.swap(true, Ordering::AcqRel) {
             return;
         }
-        if let Some(connection) = Link::current(self.publisher.link()) {
-            let limit = self.timeouts.declare;
-            let restored = broker::restore(&connection, &self.settings, queue, limit).await;
-            match restored {
-                Ok(()) => warn!(lane = %self.name, queue, "queue was missing, declared again"),
-                Err(error) => warn!(lane = %self.name, queue, %error, "queue is missing"),
-            }
+        match self.broker.restore(&self.settings, queue).await {
+            Some(Ok(())) => warn!(lane = %self.name, queue, "queue was missing, declared again"),
+            Some(Err(error)) => warn!(lane = %self.name, queue, %error, "queue is missing"),
+            None => {}
         }
         self.restoring.store(false, Ordering::Release);
     }

@@ -25,7 +25,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{
     backoff::Reconnect,
-    broker::{CopyHeaders, Publication, PublishError, Written},
+    broker::{Broker, CopyHeaders, Publication, PublishError, Written},
     config::ReconnectSettings,
     dead_letters, decode,
     flight::{Flight, within},
@@ -43,12 +43,12 @@ pub(crate) use lane::{Lane, LaneParts};
 const LONGEST_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// StartQueue a runner on the handlers' runtime: see [`starts`](super::starts).
-pub(crate) fn run_on(lane: &Arc<Lane>) {
+pub(crate) fn run_on<B: Broker>(lane: &Arc<Lane<B>>) {
     lane.runtime.spawn(carry_all(Arc::clone(lane)));
 }
 
 /// Carries deliveries along their paths until none waits to be started.
-async fn carry_all(lane: Arc<Lane>) {
+async fn carry_all<B: Broker>(lane: Arc<Lane<B>>) {
     let (mut now, mut first) = (Instant::now(), true);
     while let Some(flight) = lane.starts.take(mem::take(&mut first), now) {
         flight.permit().granted();
@@ -92,7 +92,7 @@ async fn carry_all(lane: Arc<Lane>) {
 }
 
 /// Carries one delivery along its path. `None` when the lane has settled it meanwhile.
-async fn carry(lane: &Lane, flight: &Arc<Flight>) -> Option<End> {
+async fn carry<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> {
     let end = or_hold(flight, travel(lane, flight)).await;
     flight.permit().release();
     end
@@ -110,7 +110,7 @@ async fn or_hold(flight: &Flight, path: impl Future<Output = Option<End>>) -> Op
 
 /// The path. `None` when the lane has settled the delivery meanwhile, because its handler was
 /// stuck.
-async fn travel(lane: &Lane, flight: &Arc<Flight>) -> Option<End> {
+async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> {
     let early = flight.message.early_by();
     if !early.is_zero() {
         flight.permit().release();
@@ -152,7 +152,11 @@ async fn travel(lane: &Lane, flight: &Arc<Flight>) -> Option<End> {
 }
 
 /// Settles a delivery whose handler blocks its thread and will not come back in time.
-pub(crate) async fn settle_stuck(lane: Arc<Lane>, flight: Arc<Flight>, outcome: Outcome) {
+pub(crate) async fn settle_stuck<B: Broker>(
+    lane: Arc<Lane<B>>,
+    flight: Arc<Flight>,
+    outcome: Outcome,
+) {
     let settled = async {
         let took = flight.handling_for();
         lane.counters.ended(&outcome, took);
@@ -169,7 +173,7 @@ pub(crate) async fn settle_stuck(lane: Arc<Lane>, flight: Arc<Flight>, outcome: 
     }
 }
 
-async fn handle(lane: &Lane, flight: &Arc<Flight>) -> Outcome {
+async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Outcome {
     let handler = match lane.dispatch.route(&flight.message) {
         Ok(handler) => handler,
         Err(outcome) => return outcome,
@@ -200,7 +204,7 @@ enum Next {
 
 /// Decides what follows, and carries it out. Nearly always that is an ack; what else it can be is
 /// boxed, so that the future of a path, which is moved into its task, stays small.
-async fn settle(lane: &Lane, flight: &Flight, outcome: &Outcome) -> Next {
+async fn settle<B: Broker>(lane: &Lane<B>, flight: &Flight, outcome: &Outcome) -> Next {
     let facts = || Facts {
         attempt: flight.attempt(),
         age: flight.age(),
@@ -227,7 +231,7 @@ async fn settle(lane: &Lane, flight: &Flight, outcome: &Outcome) -> Next {
     }
 }
 
-fn note_failure(lane: &Lane, flight: &Flight, failure: &Failure, after: Duration) {
+fn note_failure<B: Broker>(lane: &Lane<B>, flight: &Flight, failure: &Failure, after: Duration) {
     dead_letters::charge(flight, failure, &lane.worker);
     info!(
         lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(),
@@ -238,8 +242,8 @@ fn note_failure(lane: &Lane, flight: &Flight, failure: &Failure, after: Duration
 
 /// Retry with backoff: a short delay waits here, without a handler slot; a longer one at the
 /// broker.
-async fn retry(
-    lane: &Lane,
+async fn retry<B: Broker>(
+    lane: &Lane<B>,
     flight: &Flight,
     outcome: &Outcome,
     after: Duration,
@@ -279,7 +283,7 @@ async fn retry(
 }
 
 /// Parks a copy on the rung for this delay.
-async fn park(lane: &Lane, flight: &Flight, delay: Duration) -> End {
+async fn park<B: Broker>(lane: &Lane<B>, flight: &Flight, delay: Duration) -> End {
     const MILLISECOND: Duration = Duration::from_millis(1);
     let delay = delay.clamp(MILLISECOND, LONGEST_DELAY);
     let (rung, stay) = lane.ladder.park(delay);
@@ -296,7 +300,12 @@ async fn park(lane: &Lane, flight: &Flight, delay: Duration) -> End {
 }
 
 /// Puts a copy in the dead-letter queue, with the whole record.
-async fn dead_letter(lane: &Lane, flight: &Flight, outcome: &Outcome, reason: Reason) -> End {
+async fn dead_letter<B: Broker>(
+    lane: &Lane<B>,
+    flight: &Flight,
+    outcome: &Outcome,
+    reason: Reason,
+) -> End {
     let failure = outcome.failure();
     let failure = failure.unwrap_or_else(|| Failure::permanent("unknown", outcome.name()));
     dead_letters::charge(flight, &failure, &lane.worker);
@@ -316,8 +325,8 @@ async fn dead_letter(lane: &Lane, flight: &Flight, outcome: &Outcome, reason: Re
 
 /// Publishes a copy until the broker confirms it; only then may the original be acked. A crash
 /// in between makes a duplicate, the other order would make a loss.
-async fn republish(
-    lane: &Lane,
+async fn republish<B: Broker>(
+    lane: &Lane<B>,
     flight: &Flight,
     queue: &str,
     headers: CopyHeaders,
@@ -343,7 +352,7 @@ async fn republish(
         let published = tokio::select! {
             // What is confirmed need not go back, and be there twice.
             biased;
-            published = lane.publisher.publish(&message) => published,
+            published = lane.broker.publish(&message) => published,
             () = lane.hard_stop.cancelled() => return End::Return,
             () = blocked_in_drain(lane) => return End::Return,
         };
@@ -377,7 +386,7 @@ async fn republish(
 const DRAIN_BUDGET: Duration = Duration::from_secs(1);
 
 /// An alarm can last for hours, which is no reason for a drain to use up its grace.
-async fn blocked_in_drain(lane: &Lane) {
+async fn blocked_in_drain<B: Broker>(lane: &Lane<B>) {
     lane.drain.cancelled().await;
-    lane.publisher.blocked().await;
+    lane.broker.blocked().await;
 }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     backoff::Reconnect,
-    broker::{BrokerError, Link, LinkState, Publisher, Purpose},
+    broker::{BrokerError, Link, LinkState, Publisher, Purpose, Rabbit},
     config::{BrokerSettings, ConsumerSettings, PublishSettings, Settings, TimeoutSettings},
     flight::{Extensions, Resources},
     lane::{LaneActor, LaneChannels},
@@ -71,10 +71,12 @@ async fn work(setup: Setup) -> Result<Report, RunError> {
     let common = Common {
         worker,
         publish: settings.publish,
-        timeouts: Arc::clone(&timeouts),
         drain_settle: settings.drain.settle,
-        consuming: links.consuming.clone(),
-        publisher: Publisher::new(links.publishing.clone(), channels, Arc::clone(&timeouts)),
+        broker: Rabbit::new(
+            links.consuming.clone(),
+            Publisher::new(links.publishing.clone(), channels, Arc::clone(&timeouts)),
+            Arc::clone(&timeouts),
+        ),
         backoff: Reconnect::new(&broker.reconnect),
         signals: setup.signals,
         resources: Arc::new(Resources {
@@ -155,10 +157,8 @@ impl Links {
 struct Common {
     worker: Arc<str>,
     publish: PublishSettings,
-    timeouts: Arc<TimeoutSettings>,
     drain_settle: Duration,
-    consuming: Link,
-    publisher: Publisher,
+    broker: Rabbit,
     backoff: Reconnect,
     signals: Signals,
     resources: Arc<Resources>,
@@ -198,17 +198,16 @@ impl Common {
         dispatch: Dispatch,
         call: LaneCalls,
         started: FirstAttempts,
-    ) -> (LaneActor, ObservedLane) {
+    ) -> (LaneActor<Rabbit>, ObservedLane) {
         let prefetch = settings.prefetch;
         let shared = Lane::new(LaneParts {
             name: name.into(),
             worker: Arc::clone(&self.worker),
             settings,
             publish: self.publish.clone(),
-            timeouts: Arc::clone(&self.timeouts),
             drain_settle: self.drain_settle,
             dispatch,
-            publisher: self.publisher.clone(),
+            broker: self.broker.clone(),
             signals: self.signals,
             vitals: call.vitals,
             resources: Arc::clone(&self.resources),
@@ -229,7 +228,7 @@ impl Common {
             started,
         };
         let backoff = self.backoff.clone();
-        let lane = LaneActor::new(shared, self.consuming.clone(), channels, backoff);
+        let lane = LaneActor::new(shared, self.broker.clone(), channels, backoff);
         (lane, observed)
     }
 }
