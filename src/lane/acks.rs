@@ -104,11 +104,19 @@ impl<B: Broker> LaneActor<B> {
 
     /// When acks are due, if nothing else happens.
     pub(super) fn next_flush(&self) -> Option<Instant> {
-        if self.acking.writing.is_some() {
+        if !self.may_flush() {
             return None;
         }
         let since = self.unsettled.oldest_finished()?;
         Some(self.acking.next.max(since + self.lane.settings.ack.delay))
+    }
+
+    /// Whether acks can be written now. A drain first waits for the broker's answer to the
+    /// cancellation: acks that are written to a connection which says nothing any more would count
+    /// as settled, and the worker would leave with an account that is not true.
+    fn may_flush(&self) -> bool {
+        let unsure = self.draining && self.subscription.is_stopping();
+        self.acking.writing.is_none() && !unsure
     }
 
     /// Writes acks, if enough have gathered or waited long enough, and none are being written.
@@ -119,7 +127,7 @@ impl<B: Broker> LaneActor<B> {
         let Some(since) = self.unsettled.oldest_finished() else {
             return;
         };
-        if self.acking.writing.is_some() || (self.draining && now < self.acking.next) {
+        if !self.may_flush() || (self.draining && now < self.acking.next) {
             return;
         }
         let settings = &self.lane.settings;

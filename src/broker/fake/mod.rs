@@ -16,6 +16,7 @@ mod tests;
 
 use std::{
     collections::BTreeMap,
+    ops::{Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -59,6 +60,34 @@ pub(crate) struct FakeBroker {
     connected: watch::Receiver<bool>,
     /// Whether publishing is blocked.
     blocked: watch::Receiver<bool>,
+    /// Changes whenever the model may have changed.
+    changed: watch::Sender<()>,
+}
+
+/// The model, to be changed. Whoever waits in [`FakeBroker::until`] looks again afterwards.
+struct Changing<'a> {
+    model: MutexGuard<'a, Model>,
+    changed: &'a watch::Sender<()>,
+}
+
+impl Deref for Changing<'_> {
+    type Target = Model;
+
+    fn deref(&self) -> &Model {
+        &self.model
+    }
+}
+
+impl DerefMut for Changing<'_> {
+    fn deref_mut(&mut self) -> &mut Model {
+        &mut self.model
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.changed.send_replace(());
+    }
 }
 
 struct Model {
@@ -98,11 +127,28 @@ impl FakeBroker {
             model: Arc::new(Mutex::new(model)),
             connected: is_connected,
             blocked: is_blocked,
+            changed: watch::Sender::new(()),
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Model> {
+    fn lock(&self) -> Changing<'_> {
+        Changing {
+            model: self.read(),
+            changed: &self.changed,
+        }
+    }
+
+    fn read(&self) -> MutexGuard<'_, Model> {
         self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `wanted` is true of the broker. It is asked again after each change.
+    pub(crate) async fn until(&self, wanted: impl Fn(&Self) -> bool) {
+        let mut changed = self.changed.subscribe();
+        while !wanted(self) {
+            // This handle holds the sender.
+            let _ = changed.changed().await;
+        }
     }
 
     /// Declares a queue without arguments.
@@ -117,22 +163,36 @@ impl FakeBroker {
         self.route(queue, body, properties).is_some()
     }
 
+    /// Waits until these queues are empty, nothing is delivered, and no message waits for its
+    /// expiration.
+    pub(crate) async fn wait_until_idle(&self, queues: &[&str]) {
+        self.until(|it| {
+            let model = it.read();
+            let is_idle = |(name, queue): (&String, &Queue)| {
+                !queue.will_expire() && (queue.ready.is_empty() || !queues.contains(&name.as_str()))
+            };
+            let unacked = model.channels.values().any(|it| !it.unacked.is_empty());
+            !unacked && model.queues.iter().all(is_idle)
+        })
+        .await;
+    }
+
     /// The messages that are ready in a queue, oldest first.
     pub(crate) fn ready(&self, queue: &str) -> Vec<Stored> {
-        let model = self.lock();
+        let model = self.read();
         let queue = model.queues.get(queue);
         queue.map_or_else(Vec::new, |queue| queue.ready.iter().cloned().collect())
     }
 
     /// The messages that are delivered and not settled, of all queues.
     pub(crate) fn unacked(&self) -> usize {
-        let model = self.lock();
+        let model = self.read();
         model.channels.values().map(|it| it.unacked.len()).sum()
     }
 
     /// What the worker did that RabbitMQ closes a channel for.
     pub(crate) fn violations(&self) -> Vec<String> {
-        self.lock().violations.clone()
+        self.read().violations.clone()
     }
 
     /// Stores a message, and hands it to a consumer that has room.
@@ -197,9 +257,8 @@ impl Model {
             return;
         };
         while !queue.ready.is_empty() {
-            let channels = self.channels.values_mut();
-            let mut channels = channels.filter(|channel| channel.takes_from(name));
-            let Some(channel) = channels.next() else {
+            let mut channels = self.channels.values_mut();
+            let Some(channel) = channels.find(|channel| channel.takes_from(name)) else {
                 return;
             };
             if let Some(message) = queue.ready.pop_front() {
@@ -286,7 +345,7 @@ impl Broker for FakeBroker {
     }
 
     async fn depths(&self, queues: Vec<String>) -> Result<Vec<(String, Option<u32>)>, BrokerError> {
-        let model = self.lock();
+        let model = self.read();
         let depth = |name: &String| {
             let queue = model.queues.get(name)?;
             Some(u32::try_from(queue.ready.len()).unwrap_or(u32::MAX))

@@ -150,6 +150,11 @@ impl Queue {
         expired.then(|| self.ready.pop_front()).flatten()
     }
 
+    /// Whether a message waits for its expiration.
+    pub(super) fn will_expire(&self) -> bool {
+        self.ready.iter().any(|message| message.expires_at.is_some())
+    }
+
     /// Puts a message back where it stood.
     pub(super) fn put_back(&mut self, message: Stored) {
         let older = |other: &Stored| other.number < message.number;

@@ -115,7 +115,7 @@ impl FakeBroker {
 
     /// Waits as long as the script says before an answer.
     pub(super) async fn answer_late(&self) {
-        let delay = self.lock().script.delay;
+        let delay = self.read().script.delay;
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }

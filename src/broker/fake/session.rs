@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    future::pending,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -243,9 +242,7 @@ impl FakeSession {
     ) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static {
         let (broker, number) = (self.broker.clone(), self.number);
         async move {
-            if broker.lock().script.stalled {
-                pending::<()>().await;
-            }
+            broker.until(|it| !it.read().script.stalled).await;
             let mut model = broker.lock();
             for (tags, multiple) in tags {
                 model.settle(number, &tags, multiple, back)?;
