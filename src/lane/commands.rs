@@ -119,8 +119,8 @@ impl LaneActor {
 
     /// Its path does the rest: the outcome is `Interrupted`, and the message is returned.
     fn cancel(&self, delivery: DeliveryId) -> Result<(), CancelError> {
-        let DeliveryId { epoch, tag } = delivery;
-        if epoch != self.epoch {
+        let DeliveryId { session, tag } = delivery;
+        if Some(session) != self.session_id {
             return Err(CancelError::Gone);
         }
         let Some(flight) = self.unsettled.run(tag) else {

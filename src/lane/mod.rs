@@ -30,7 +30,7 @@ use pace::Pace;
 use crate::{
     backoff::Reconnect,
     broker::{Acks, BrokerError, Delivery, Link, Session, Subscription},
-    flight::Flight,
+    flight::{Flight, SessionId},
     path::Lane,
     status::{End, LaneHealth, LaneReport, LaneState, Ledger},
     telemetry::Untold,
@@ -78,7 +78,8 @@ pub(crate) struct LaneActor {
     link: Link,
     channels: LaneChannels,
     session: Option<Session>,
-    epoch: u64,
+    /// The number of `session`.
+    session_id: Option<SessionId>,
     /// When to subscribe, while there is no subscription.
     open_at: Instant,
     /// There was no connection, and subscribing is for when there is one.
@@ -130,7 +131,7 @@ impl LaneActor {
             link,
             channels,
             session: None,
-            epoch: 0,
+            session_id: None,
             open_at: now,
             awaits_link: false,
             opening: None,
@@ -292,13 +293,6 @@ impl LaneActor {
             .health
             .send_replace(LaneHealth::new(state, reason));
     }
-}
-
-/// Numbers sessions, over all lanes; 0 is none.
-fn next_epoch() -> u64 {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static EPOCH: AtomicU64 = AtomicU64::new(1);
-    EPOCH.fetch_add(1, Ordering::Relaxed)
 }
 
 /// The session's next delivery, or its end.

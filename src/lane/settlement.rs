@@ -8,9 +8,9 @@ use tracing::{debug, error, warn};
 use super::{DRAIN_PACE, DRAIN_SINGLES, LaneActor, PATIENCE, SINGLES, pace::TOGETHER};
 use crate::{
     broker::{Acks, BrokerError, Delivery, Session},
-    decode::decode,
-    flight::{Flight, Permit},
-    path::Ended,
+    flight::Flight,
+    message::Message,
+    path::{Ended, Gate},
     status::{End, LaneState},
 };
 
@@ -39,21 +39,21 @@ impl LaneActor {
         // lapin hands over what it had buffered when the channel died; the broker has it back.
         let usable = self.session.as_ref().is_some_and(Session::is_usable);
         self.ledger.received += 1;
-        if !usable {
+        let Some(session) = self.session_id.filter(|_| usable) else {
             self.ledger.unsettled(End::Stale);
             return;
-        }
+        };
         let tag = delivery.tag;
         let lane = &self.lane;
         let received = delivery.received;
-        let message = decode(delivery, &lane.queue, lane.settings.decode);
+        let message = Message::new(delivery, Arc::clone(&lane.queue));
         let flight = Arc::new(Flight::new(
             Arc::clone(&lane.name),
             message,
             Arc::clone(&lane.resources),
-            (self.epoch, tag),
+            session,
+            tag,
             received,
-            Permit::new(Arc::clone(&lane.vitals.slots)),
         ));
         if !self.unsettled.push(tag, Arc::clone(&flight)) {
             error!(lane = %lane.name, tag, "delivery tag out of order, replacing the session");
@@ -79,7 +79,7 @@ impl LaneActor {
     pub(super) fn book(&mut self, ended: &Ended, since: Instant) {
         self.under_way -= 1;
         let (tag, end) = (ended.flight.tag, ended.end);
-        if ended.flight.epoch != self.epoch {
+        if Some(ended.flight.session) != self.session_id {
             // Its session died, and it was booked then.
             self.orphans
                 .retain(|flight| !Arc::ptr_eq(flight, &ended.flight));
@@ -91,7 +91,13 @@ impl LaneActor {
         }
         self.untold.note(&self.lane.telemetry, &ended.flight);
         match end {
-            End::Hold => self.hold(tag),
+            End::NotPublished => {
+                self.hold(
+                    tag,
+                    "retries and dead letters are not confirmed by the broker",
+                );
+            }
+            End::Fault => self.hold(tag, "the worker could not carry on a message; see its log"),
             End::Return => self.held.push(tag),
             End::Stale => debug!(lane = %self.lane.name, tag, "session is gone"),
             _ => {
@@ -159,26 +165,27 @@ impl LaneActor {
         }
     }
 
-    /// A delivery's copy cannot be published: nothing new is taken for a while, and it goes back.
-    pub(super) fn hold(&mut self, tag: u64) {
+    /// A delivery could not be settled: nothing new is taken for a while, and it goes back.
+    fn hold(&mut self, tag: u64, why: &'static str) {
         self.held.push(tag);
         // A drain or pause takes nothing new anyway, and does not wait to give back.
         if self.hold_until.is_none() && !self.draining && !self.paused {
             self.hold_until = Some(Instant::now() + self.lane.publish.hold);
-            self.lane.starts.hold(true);
+            self.lane.starts.set_gate(Gate::Closed { why });
             self.tell_held();
         }
     }
 
     pub(super) fn tell_held(&self) {
-        let reason = "retries and dead letters are not confirmed by the broker";
-        self.tell(LaneState::Held, Some(reason.to_owned()));
+        if let Gate::Closed { why } = self.lane.starts.gate() {
+            self.tell(LaneState::Held, Some(why.to_owned()));
+        }
     }
 
-    /// StartQueue again what waits, if it was held.
+    /// Lets start again what waits, if the lane was held.
     pub(super) fn end_hold(&mut self) {
         self.hold_until = None;
-        self.lane.starts.hold(false);
+        self.lane.starts.set_gate(Gate::Open);
         self.pace.start_at(Instant::now());
     }
 

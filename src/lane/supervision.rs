@@ -5,10 +5,10 @@ use std::{future::pending, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{LaneActor, Opened, STUCK_SLACK, next_epoch, unsettled::Unsettled};
+use super::{LaneActor, Opened, STUCK_SLACK, unsettled::Unsettled};
 use crate::{
     broker::{BrokerError, Session},
-    flight::Flight,
+    flight::{Flight, SessionId},
     outcome::Outcome,
     path,
     status::{End, LaneState},
@@ -30,8 +30,8 @@ impl LaneActor {
             (Ok(Opened::Session(session)), None) => {
                 let (host, port) = session.server();
                 self.lane.telemetry.connected_to(host, port);
-                self.epoch = next_epoch();
-                self.lane.set_epoch(self.epoch);
+                self.session_id = Some(SessionId::next());
+                self.lane.set_session(self.session_id);
                 self.session = Some(*session);
                 self.unsettled = Unsettled::default();
             }
@@ -104,8 +104,8 @@ impl LaneActor {
         self.ledger.stale += self.withdraw().len() as u64;
         self.untold
             .told(&self.lane.telemetry, "ack", Some(u64::MAX - 1), &[], false);
-        self.epoch = 0;
-        self.lane.set_epoch(0);
+        self.session_id = None;
+        self.lane.set_session(None);
         for tag in std::mem::take(&mut self.held) {
             if self.unsettled.settle(tag) {
                 self.ledger.unsettled(End::Stale);
@@ -203,14 +203,14 @@ impl LaneActor {
             flight
                 .handling_for()
                 .is_some_and(|time| time > most || after_stop)
-                && flight.claim()
+                && flight.claim_from_handler()
         };
         let runs = self.unsettled.runs().chain(&self.orphans);
         let stuck: Vec<_> = runs.filter(stuck).map(Arc::clone).collect();
         for flight in stuck {
             error!(lane = %self.lane.name, id = flight.message.id(), "handler blocks its thread: its message is settled without it");
             self.lane.counters.handler_stuck.add_one();
-            flight.permit().release();
+            flight.slot.give_back();
             let outcome = match after_stop {
                 true => Outcome::Interrupted,
                 false => Outcome::TimedOut {
