@@ -14,8 +14,8 @@ use tracing::warn;
 
 use super::{dispatch::Dispatch, ends::Ends, execute::Limits, start_queue::StartQueue};
 use crate::{
-    broker::{self, Link, Publication, PublishError, Publisher},
-    config::{ConsumerSettings, PublishSettings, TimeoutSettings, Topology},
+    broker::{Broker, Publication, PublishError},
+    config::{ConsumerSettings, PublishSettings, Topology},
     flight::{CurrentSession, Resources, SessionId},
     ladder::Ladder,
     status::{Counters, LaneStats, Vitals},
@@ -23,21 +23,20 @@ use crate::{
 };
 
 /// One consumer with its limits, policy and handlers. Whoever assembles a worker fills in the fields.
-pub(crate) struct Lane {
+pub(crate) struct Lane<B> {
     pub(crate) name: Arc<str>,
     pub(crate) queue: Arc<str>,
     /// The name of this worker, for headers.
     pub(crate) worker: Arc<str>,
     pub(crate) settings: ConsumerSettings,
     pub(crate) publish: PublishSettings,
-    pub(crate) timeouts: Arc<TimeoutSettings>,
     /// The longest wait for the broker to apply the last acks.
     pub(crate) drain_settle: Duration,
     /// The limits of all its routes.
     pub(crate) limits: Limits,
     pub(crate) ladder: Ladder,
     pub(crate) dispatch: Dispatch,
-    pub(crate) publisher: Publisher,
+    pub(crate) broker: B,
     pub(crate) counters: Arc<Counters>,
     pub(crate) stats: Arc<LaneStats>,
     pub(crate) telemetry: LaneTelemetry,
@@ -67,7 +66,7 @@ pub(crate) struct Live {
     restoring: AtomicBool,
 }
 
-impl Lane {
+impl<B: Broker> Lane<B> {
     /// Sets the session that deliveries can be settled on, if there is one.
     pub(crate) fn set_session(&self, session: Option<SessionId>) {
         self.live.session.set(session);
@@ -94,12 +93,12 @@ impl Lane {
 
     /// Publishes a copy, and waits for the broker's confirm.
     pub(super) async fn publish(&self, copy: &Publication<'_>) -> Result<(), PublishError> {
-        self.publisher.publish(copy).await
+        self.broker.publish(copy).await
     }
 
     /// Waits until the broker has blocked publishing.
     pub(super) async fn blocked(&self) {
-        self.publisher.blocked().await;
+        self.broker.blocked().await;
     }
 
     /// Declares a queue again that the broker returned a copy for, where the settings allow it.
@@ -110,13 +109,10 @@ impl Lane {
         if self.live.restoring.swap(true, Ordering::AcqRel) {
             return;
         }
-        if let Some(connection) = Link::current(self.publisher.link()) {
-            let limit = self.timeouts.declare;
-            let restored = broker::restore(&connection, &self.settings, queue, limit).await;
-            match restored {
-                Ok(()) => warn!(lane = %self.name, queue, "queue was missing, declared again"),
-                Err(error) => warn!(lane = %self.name, queue, %error, "queue is missing"),
-            }
+        match self.broker.restore(&self.settings, queue).await {
+            Some(Ok(())) => warn!(lane = %self.name, queue, "queue was missing, declared again"),
+            Some(Err(error)) => warn!(lane = %self.name, queue, %error, "queue is missing"),
+            None => {}
         }
         self.live.restoring.store(false, Ordering::Release);
     }

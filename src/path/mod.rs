@@ -17,6 +17,7 @@ use std::{sync::Arc, time::Duration};
 use tracing::{debug, info, warn};
 
 use crate::{
+    broker::Broker,
     config::RetrySettings,
     dead_letters, decode,
     flight::{Flight, within},
@@ -38,7 +39,7 @@ use runner::or_fault;
 
 /// Carries a delivery that has a slot to its end. `None`: the lane has settled the delivery
 /// meanwhile, because its handler was stuck.
-async fn travel(lane: &Lane, flight: &Arc<Flight>) -> Option<End> {
+async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> {
     let early = flight.message.early_by();
     if !early.is_zero() {
         flight.claim();
@@ -75,7 +76,11 @@ async fn travel(lane: &Lane, flight: &Arc<Flight>) -> Option<End> {
 }
 
 /// Settles a delivery that the lane has claimed from a handler that blocks its thread.
-pub(crate) async fn settle_stuck(lane: Arc<Lane>, flight: Arc<Flight>, outcome: Outcome) {
+pub(crate) async fn settle_stuck<B: Broker>(
+    lane: Arc<Lane<B>>,
+    flight: Arc<Flight>,
+    outcome: Outcome,
+) {
     let terms = retry_settings(&lane, &lane.dispatch.route(&flight.message));
     let settled = async {
         match settle(&lane, &flight, terms, &outcome).await {
@@ -93,7 +98,10 @@ pub(crate) async fn settle_stuck(lane: Arc<Lane>, flight: Arc<Flight>, outcome: 
 }
 
 /// The route's retry settings. Without a route nothing is retried, and any will do.
-fn retry_settings<'a>(lane: &'a Lane, route: &Result<&'a Route, Outcome>) -> &'a RetrySettings {
+fn retry_settings<'a, B: Broker>(
+    lane: &'a Lane<B>,
+    route: &Result<&'a Route, Outcome>,
+) -> &'a RetrySettings {
     match route {
         Ok(route) => &route.retry,
         Err(_) => &lane.settings.retry,
@@ -101,7 +109,7 @@ fn retry_settings<'a>(lane: &'a Lane, route: &Result<&'a Route, Outcome>) -> &'a
 }
 
 /// Runs the handler, if the body is what it takes.
-async fn handle(lane: &Lane, flight: &Arc<Flight>, route: &Route) -> Outcome {
+async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, route: &Route) -> Outcome {
     if route.handler.wants_checked_json()
         && let Err(outcome) = decode::check(&flight.message, route.decode)
     {
@@ -127,7 +135,12 @@ enum Next {
 }
 
 /// Carries out what the policy decides on an outcome.
-async fn settle(lane: &Lane, flight: &Flight, terms: &RetrySettings, outcome: &Outcome) -> Next {
+async fn settle<B: Broker>(
+    lane: &Lane<B>,
+    flight: &Flight,
+    terms: &RetrySettings,
+    outcome: &Outcome,
+) -> Next {
     let took = flight.handled_for();
     lane.counters.ended(outcome, took);
     lane.telemetry.ended(flight, outcome, took);
@@ -163,7 +176,7 @@ async fn settle(lane: &Lane, flight: &Flight, terms: &RetrySettings, outcome: &O
 }
 
 /// Charges the attempt that has failed.
-fn note_failure(lane: &Lane, flight: &Flight, outcome: &Outcome, after: Duration) {
+fn note_failure<B: Broker>(lane: &Lane<B>, flight: &Flight, outcome: &Outcome, after: Duration) {
     let Some(failure) = outcome.failure() else {
         return;
     };

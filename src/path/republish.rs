@@ -11,7 +11,7 @@ use tracing::{debug, error, info, warn};
 use super::Lane;
 use crate::{
     backoff::Reconnect,
-    broker::{CopyHeaders, Publication, PublishError, Written},
+    broker::{Broker, CopyHeaders, Publication, PublishError, Written},
     config::{ReconnectSettings, RetrySettings},
     dead_letters,
     flight::Flight,
@@ -30,8 +30,8 @@ const DRAIN_BUDGET: Duration = Duration::from_secs(1);
 
 /// Retry with backoff. A short delay waits in the worker, without a handler slot; a longer one waits
 /// at the broker. `None`: the delay is over, and the flight has a slot for its next attempt.
-pub(super) async fn retry(
-    lane: &Lane,
+pub(super) async fn retry<B: Broker>(
+    lane: &Lane<B>,
     flight: &Flight,
     settings: &RetrySettings,
     after: Duration,
@@ -71,7 +71,7 @@ pub(super) async fn retry(
 }
 
 /// Parks a copy on the rung for this delay.
-pub(super) async fn park(lane: &Lane, flight: &Flight, delay: Duration) -> End {
+pub(super) async fn park<B: Broker>(lane: &Lane<B>, flight: &Flight, delay: Duration) -> End {
     const MILLISECOND: Duration = Duration::from_millis(1);
     let delay = delay.clamp(MILLISECOND, LONGEST_DELAY);
     let (rung, stay) = lane.ladder.park(delay);
@@ -88,8 +88,8 @@ pub(super) async fn park(lane: &Lane, flight: &Flight, delay: Duration) -> End {
 }
 
 /// Puts a copy in the dead-letter queue, with the whole record.
-pub(super) async fn dead_letter(
-    lane: &Lane,
+pub(super) async fn dead_letter<B: Broker>(
+    lane: &Lane<B>,
     flight: &Flight,
     outcome: &Outcome,
     reason: Reason,
@@ -113,8 +113,8 @@ pub(super) async fn dead_letter(
 
 /// Publishes a copy again and again until the broker confirms it, and then returns `confirmed`. Gives
 /// up at the end of the budget.
-async fn republish(
-    lane: &Lane,
+async fn republish<B: Broker>(
+    lane: &Lane<B>,
     flight: &Flight,
     queue: &str,
     headers: CopyHeaders,
@@ -170,7 +170,7 @@ async fn republish(
 }
 
 /// An alarm of the broker can last for hours. A drain does not use up its grace for it.
-async fn blocked_in_drain(lane: &Lane) {
+async fn blocked_in_drain<B: Broker>(lane: &Lane<B>) {
     lane.drain.cancelled().await;
     lane.blocked().await;
 }

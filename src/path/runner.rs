@@ -10,15 +10,15 @@ use tokio::time::Instant;
 use tracing::error;
 
 use super::{Ended, Lane, travel};
-use crate::{flight::Flight, status::End};
+use crate::{broker::Broker, flight::Flight, status::End};
 
 /// Starts a runner on the handlers' runtime.
-pub(crate) fn run_on(lane: &Arc<Lane>) {
+pub(crate) fn run_on<B: Broker>(lane: &Arc<Lane<B>>) {
     lane.runtime.spawn(carry_all(Arc::clone(lane)));
 }
 
 /// Carries deliveries along their paths until none can start.
-async fn carry_all(lane: Arc<Lane>) {
+async fn carry_all<B: Broker>(lane: Arc<Lane<B>>) {
     let (mut now, mut first) = (Instant::now(), true);
     while let Some((flight, slot)) = lane.starts.take(mem::take(&mut first), now) {
         flight.slot.put(slot);
@@ -40,7 +40,7 @@ async fn carry_all(lane: Arc<Lane>) {
 }
 
 /// Carries one delivery along its path and reports its end; true when the path had to wait.
-async fn carry(lane: &Arc<Lane>, flight: Arc<Flight>) -> bool {
+async fn carry<B: Broker>(lane: &Arc<Lane<B>>, flight: Arc<Flight>) -> bool {
     let mut waited = false;
     let end = {
         let mut path = pin!(or_fault(&flight, travel(lane, &flight)));

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     backoff::Reconnect,
-    broker::{BrokerError, Link, LinkState, Publisher, Purpose},
+    broker::{BrokerError, Link, LinkState, Publisher, Purpose, Rabbit},
     config::{BrokerSettings, ConsumerSettings, Settings, TimeoutSettings},
     flight::{Extensions, Resources},
     ladder::Ladder,
@@ -78,17 +78,11 @@ async fn work(setup: Setup) -> Result<Report, RunError> {
     tokio::spawn(watch_publishing(links.publishing.clone(), calls.publishing));
 
     let common = Common {
-        publisher: Publisher::new(
-            links.publishing.clone(),
-            settings.publish.channels,
-            Arc::clone(&timeouts),
-        ),
-        consuming: links.consuming.clone(),
+        broker: links.broker(settings.publish.channels, &timeouts),
         resources: Arc::new(Resources { state, extensions }),
         drain: calls.drain,
         hard_stop: calls.hard_stop,
         worker,
-        timeouts,
         signals,
         runtime,
         settings,
@@ -112,7 +106,7 @@ async fn work(setup: Setup) -> Result<Report, RunError> {
     if let (Some(meter), Some(since)) = (&meter, drain_began.get()) {
         telemetry::drained(meter, since.elapsed());
     }
-    links.close(common.timeouts.close).await;
+    links.close(timeouts.close).await;
     match failed {
         Some(error) => Err(error),
         None => Ok(Report { lanes }),
@@ -144,6 +138,12 @@ impl Links {
         }
     }
 
+    /// What lanes use of them.
+    fn broker(&self, channels: usize, timeouts: &Arc<TimeoutSettings>) -> Rabbit {
+        let publisher = Publisher::new(self.publishing.clone(), channels, Arc::clone(timeouts));
+        Rabbit::new(self.consuming.clone(), publisher, Arc::clone(timeouts))
+    }
+
     /// Closes both.
     async fn close(self, limit: Duration) {
         self.stop.cancel();
@@ -157,9 +157,7 @@ struct Common {
     /// Without the consumers.
     settings: Settings,
     worker: Arc<str>,
-    timeouts: Arc<TimeoutSettings>,
-    consuming: Link,
-    publisher: Publisher,
+    broker: Rabbit,
     resources: Arc<Resources>,
     signals: Signals,
     runtime: Handle,
@@ -194,7 +192,7 @@ impl Common {
                 health: channels.health.subscribe(),
             });
             let backoff = Reconnect::new(&self.settings.broker.reconnect);
-            let actor = LaneActor::new(lane, self.consuming.clone(), channels, backoff);
+            let actor = LaneActor::new(lane, self.broker.clone(), channels, backoff);
             lanes.spawn(async move { (name, actor.run().await) });
         }
         (lanes, observed)
@@ -207,7 +205,7 @@ impl Common {
         settings: ConsumerSettings,
         handlers: Handlers,
         vitals: Arc<Vitals>,
-    ) -> Lane {
+    ) -> Lane<Rabbit> {
         let name: Arc<str> = name.into();
         let queue: Arc<str> = settings.queue.as_str().into();
         let ladder = Ladder::new(&settings.queue, settings.retry.cap);
@@ -225,13 +223,12 @@ impl Common {
             queue,
             worker: Arc::clone(&self.worker),
             publish: self.settings.publish.clone(),
-            timeouts: Arc::clone(&self.timeouts),
             drain_settle: self.settings.drain.settle,
             limits: Limits::of(&settings),
             dispatch: Dispatch::new(handlers, &settings),
             settings,
             ladder,
-            publisher: self.publisher.clone(),
+            broker: self.broker.clone(),
             counters,
             vitals,
             resources: Arc::clone(&self.resources),

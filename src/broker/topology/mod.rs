@@ -18,7 +18,7 @@ use super::{
 };
 use crate::config::{Binding, ConsumerSettings, Topology};
 use difference::Difference;
-use plan::{QueuePlan, plan};
+pub(super) use plan::{Argument, QueuePlan, plan};
 
 /// Brings the broker and the plan together, as `topology` says.
 ///
