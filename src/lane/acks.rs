@@ -81,7 +81,7 @@ impl<B: Broker> LaneActor<B> {
     fn book(&mut self, ended: &Ended, since: Instant) {
         self.under_way -= 1;
         let (tag, end) = (ended.flight.tag, ended.end);
-        if ended.flight.epoch != self.subscription.epoch {
+        if Some(ended.flight.session) != self.subscription.session_id {
             // The session died, and the delivery was booked then.
             self.orphans.retain(|one| !Arc::ptr_eq(one, &ended.flight));
             self.lane.counters.stale_settles.add_one();
@@ -92,7 +92,14 @@ impl<B: Broker> LaneActor<B> {
         }
         self.untold.note(&self.lane.telemetry, &ended.flight);
         match end {
-            End::Hold => self.hold(tag),
+            End::NotPublished => self.hold(
+                tag,
+                "retries and dead letters are not confirmed by the broker",
+            ),
+            End::Fault => self.hold(
+                tag,
+                "the worker failed to carry on with a message, see its log",
+            ),
             End::Return => self.give_back(tag),
             End::Stale => debug!(lane = %self.lane.name, tag, "session is gone"),
             _ => {

@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     broker::{Broker, BrokerError, Delivery, Session},
-    decode::decode,
-    flight::{Flight, Permit},
+    flight::Flight,
+    message::Message,
     path,
     status::End,
 };
@@ -68,17 +68,20 @@ impl<B: Broker> LaneActor<B> {
     }
 
     fn start(&mut self, delivery: Delivery) -> bool {
+        let Some(session) = self.subscription.session_id else {
+            return false;
+        };
         let tag = delivery.tag;
         let lane = &self.lane;
         let received = delivery.received;
-        let message = decode(delivery, &lane.queue, lane.settings.decode);
+        let message = Message::new(delivery, Arc::clone(&lane.queue));
         let flight = Arc::new(Flight::new(
             Arc::clone(&lane.name),
             message,
             Arc::clone(&lane.resources),
-            (self.subscription.epoch, tag),
+            session,
+            tag,
             received,
-            Permit::new(Arc::clone(&lane.vitals.slots)),
         ));
         if !self.unsettled.push(tag, Arc::clone(&flight)) {
             return false;
@@ -114,7 +117,9 @@ impl<B: Broker> LaneActor<B> {
         let waiting = self.lane.starts.withdraw().into_iter();
         for flight in waiting.chain(self.starting.drain(..)) {
             self.under_way -= 1;
-            if flight.epoch == self.subscription.epoch && self.unsettled.withhold(flight.tag) {
+            if Some(flight.session) == self.subscription.session_id
+                && self.unsettled.withhold(flight.tag)
+            {
                 self.returning.add(flight.tag);
             }
         }

@@ -118,8 +118,8 @@ impl<B: Broker> LaneActor<B> {
 
     /// Its path does the rest: the outcome is `Interrupted`, and the message is returned.
     fn cancel(&self, delivery: DeliveryId) -> Result<(), CancelError> {
-        let DeliveryId { epoch, tag } = delivery;
-        if epoch != self.subscription.epoch {
+        let DeliveryId { session, tag } = delivery;
+        if Some(session) != self.subscription.session_id {
             return Err(CancelError::Gone);
         }
         let Some(flight) = self.unsettled.flight(tag) else {

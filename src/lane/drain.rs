@@ -50,7 +50,7 @@ impl<B: Broker> LaneActor<B> {
             tokio::time::sleep(wait.max(AT_LEAST).min(self.lane.drain_settle)).await;
             session.close().await;
         }
-        self.lane.set_epoch(0);
+        self.lane.set_session(None);
         // What is left now was given up on.
         self.abandon();
         self.publish_stats();

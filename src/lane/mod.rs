@@ -38,7 +38,7 @@ use crate::{
     backoff::Reconnect,
     broker::{Broker, BrokerError, Delivery, Session},
     flight::Flight,
-    path::Lane,
+    path::{Gate, Lane},
     status::{LaneHealth, LaneReport, LaneState, Ledger},
     telemetry::Untold,
 };
@@ -185,13 +185,14 @@ impl<B: Broker> LaneActor<B> {
             (LaneState::Draining, None)
         } else if self.paused {
             (LaneState::Paused, Some("paused by an operator"))
-        } else if self.returning.is_held() && self.subscription.is_live() {
-            let reason = "retries and dead letters are not confirmed by the broker";
-            (LaneState::Held, Some(reason))
-        } else if self.subscription.is_live() {
-            (LaneState::Consuming, None)
-        } else {
+        } else if !self.subscription.is_live() {
             (LaneState::Connecting, self.subscription.reason())
+        } else if self.returning.is_held()
+            && let Gate::Closed { why } = self.lane.starts.gate()
+        {
+            (LaneState::Held, Some(why))
+        } else {
+            (LaneState::Consuming, None)
         }
     }
 

@@ -5,7 +5,10 @@ use std::mem;
 use tokio::time::Instant;
 
 use super::{LaneActor, Request};
-use crate::broker::{Broker, BrokerError, Returns, Session};
+use crate::{
+    broker::{Broker, BrokerError, Returns, Session},
+    path::Gate,
+};
 
 /// Deliveries on their way back to the queue.
 #[derive(Default)]
@@ -41,21 +44,20 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    /// A delivery's copy cannot be published: the delivery goes back, and the lane takes nothing new
-    /// for a while.
-    pub(super) fn hold(&mut self, tag: u64) {
+    /// A delivery cannot be settled: it goes back, and the lane takes nothing new for a while.
+    pub(super) fn hold(&mut self, tag: u64, why: &'static str) {
         self.give_back(tag);
         // A lane that drains or is paused takes nothing new anyway, and returns at once.
         if !self.returning.is_held() && !self.draining && !self.paused {
             self.returning.hold_until = Some(Instant::now() + self.lane.publish.hold);
-            self.lane.starts.hold(true);
+            self.lane.starts.set_gate(Gate::Closed { why });
         }
     }
 
     /// Starts again what waits, if the lane was held.
     pub(super) fn end_hold(&mut self) {
         self.returning.hold_until = None;
-        self.lane.starts.hold(false);
+        self.lane.starts.set_gate(Gate::Open);
         self.pace.start_at(Instant::now());
     }
 

@@ -22,14 +22,14 @@ impl<B: Broker> LaneActor<B> {
             flight
                 .handling_for()
                 .is_some_and(|time| time > most || after_stop)
-                && flight.claim()
+                && flight.claim_from_handler()
         };
         let flights = self.unsettled.flights().chain(&self.orphans);
         let stuck: Vec<_> = flights.filter(stuck).map(Arc::clone).collect();
         for flight in stuck {
             error!(lane = %self.lane.name, id = flight.message.id(), "handler blocks its thread: its message is settled without it");
             self.lane.counters.handler_stuck.add_one();
-            flight.permit().release();
+            flight.slot.give_back();
             let outcome = match after_stop {
                 true => Outcome::Interrupted,
                 false => Outcome::TimedOut {

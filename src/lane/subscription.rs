@@ -9,13 +9,14 @@ use super::{LaneActor, Request};
 use crate::{
     backoff::Reconnect,
     broker::{Broker, BrokerError, Session},
+    flight::SessionId,
 };
 
 /// The lane's session, and the request to the broker that is under way about it.
 pub(super) struct Subscription<S: Session> {
     pub(super) session: Option<S>,
-    /// The number of the session, over all lanes of the process; 0 while there is none.
-    pub(super) epoch: u64,
+    /// The number of `session`.
+    pub(super) session_id: Option<SessionId>,
     pub(super) task: Task<S>,
     /// When to subscribe, while there is no subscription.
     pub(super) open_at: Instant,
@@ -72,7 +73,7 @@ impl<S: Session> Subscription<S> {
     pub(super) fn new(backoff: Reconnect, now: Instant) -> Self {
         Self {
             session: None,
-            epoch: 0,
+            session_id: None,
             task: Task::None,
             open_at: now,
             awaits_connection: false,
@@ -185,8 +186,8 @@ impl<B: Broker> LaneActor<B> {
             (Opened::Session(session), None) => {
                 let (host, port) = session.server();
                 self.lane.telemetry.connected_to(host, port);
-                self.subscription.epoch = next_epoch();
-                self.lane.set_epoch(self.subscription.epoch);
+                self.subscription.session_id = Some(SessionId::next());
+                self.lane.set_session(self.subscription.session_id);
                 self.subscription.session = Some(*session);
                 self.unsettled = Default::default();
             }
@@ -266,19 +267,12 @@ impl<B: Broker> LaneActor<B> {
         self.end_hold();
         self.untold
             .told(&self.lane.telemetry, "ack", Some(u64::MAX - 1), &[], false);
-        self.subscription.epoch = 0;
-        self.lane.set_epoch(0);
+        self.subscription.session_id = None;
+        self.lane.set_session(None);
         self.orphans
             .extend(self.unsettled.flights().map(Arc::clone));
         self.abandon();
         self.subscription.forget_quick_failures();
         self.subscribe_later(&error.to_string(), false);
     }
-}
-
-/// Numbers sessions, over all lanes; 0 is none.
-fn next_epoch() -> u64 {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static EPOCH: AtomicU64 = AtomicU64::new(1);
-    EPOCH.fetch_add(1, Ordering::Relaxed)
 }
