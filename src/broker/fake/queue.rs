@@ -152,7 +152,9 @@ impl Queue {
 
     /// Whether a message waits for its expiration.
     pub(super) fn will_expire(&self) -> bool {
-        self.ready.iter().any(|message| message.expires_at.is_some())
+        self.ready
+            .iter()
+            .any(|message| message.expires_at.is_some())
     }
 
     /// Puts a message back where it stood.
