@@ -6,8 +6,8 @@ use std::time::Duration;
 use lapwing::{Context, Failure, Outcome, Worker};
 
 use crate::support::{
-    Broker, DEADLINE, Gate, InProcess, Notes, PublishSpec, QueueType, VHost,
-    in_process::HandlerRun, lane_settings, ms,
+    DEADLINE, Gate, HandlerRun, Notes, PublishSpec, QueueType, RunningWorker, lane, lanes, ms,
+    vhost,
 };
 
 /// How long a due message may wait for a core, beyond what the ladder promises.
@@ -32,21 +32,17 @@ fn asked(context: &Context) -> Duration {
     ms(text.parse().expect("the test wrote a number"))
 }
 
-async fn vhost() -> VHost {
-    Broker::shared().await.vhost().await
-}
-
 #[tokio::test]
 async fn load_of_a_thousand_mixed_delays_on_each_queue_type_is_neither_early_nor_twice_late() {
     const MESSAGES: usize = 1000;
     let delay_of = |index: usize| 1000 + 7 * index as u64; // 1.000 s to 7.993 s
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["quorum", "classic"],
-        "[consumers.quorum]\nprefetch = 200\nretry.cap = '8s'\n\
+    let settings = lanes(&vhost, &["quorum", "classic"])
+        .with(
+            "[consumers.quorum]\nprefetch = 200\nretry.cap = '8s'\n\
          [consumers.classic]\nprefetch = 200\nretry.cap = '8s'\nqueue_type = 'classic'",
-    );
+        )
+        .settings();
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -56,7 +52,7 @@ async fn load_of_a_thousand_mixed_delays_on_each_queue_type_is_neither_early_nor
     let worker = Worker::new(settings)
         .handler("quorum", handler.clone())
         .handler("classic", handler);
-    let worker = InProcess::start(worker).await;
+    let worker = RunningWorker::start(worker).await;
 
     for queue in ["quorum", "classic"] {
         // Long and short delays mixed: 617 has no factor in common with 1000.
@@ -88,7 +84,7 @@ async fn load_of_a_thousand_mixed_delays_on_each_queue_type_is_neither_early_nor
         }
         println!("{queue}: the latest came after {latest:.2} times its delay");
     }
-    let report = worker.stop().await;
+    let report = worker.drain().await;
     for queue in ["quorum", "classic"] {
         let ledger = report.lanes[queue].ledger;
         assert_eq!((ledger.parked, ledger.acked), (1000, 1000), "{ledger:?}");
@@ -98,7 +94,9 @@ async fn load_of_a_thousand_mixed_delays_on_each_queue_type_is_neither_early_nor
 #[tokio::test]
 async fn a_short_delay_waits_in_the_worker_and_holds_no_handler_slot() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["q"], "[consumers.q]\nconcurrency = 1");
+    let settings = lane(&vhost, "q")
+        .with("[consumers.q]\nconcurrency = 1")
+        .settings();
     let (notes, both) = (Notes::default(), Gate::default());
     let (noting, gate) = (notes.clone(), both.clone());
     let handler = move |context: Context| {
@@ -114,7 +112,7 @@ async fn a_short_delay_waits_in_the_worker_and_holds_no_handler_slot() {
             }
         }
     };
-    let worker = InProcess::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     for id in ["first", "second"] {
         vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }
@@ -130,7 +128,7 @@ async fn a_short_delay_waits_in_the_worker_and_holds_no_handler_slot() {
     assert_eq!(order, [("first", 1), ("second", 1), ("first", 2)]);
     let waited = gap(&notes.of("first"));
     assert!(waited >= ms(800) && waited < ms(800) + SLACK, "{waited:?}");
-    let report = worker.stop().await.lanes["q"].clone();
+    let report = worker.drain().await.lanes["q"].clone();
     assert_eq!((report.counts.inline_retries, report.ledger.parked), (1, 0));
     assert_eq!((report.ledger.received, report.ledger.acked), (2, 2));
 }
@@ -138,11 +136,9 @@ async fn a_short_delay_waits_in_the_worker_and_holds_no_handler_slot() {
 #[tokio::test]
 async fn more_short_delays_than_half_the_prefetch_are_parked() {
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["q"],
-        "[consumers.q]\nprefetch = 8\nconcurrency = 8",
-    );
+    let settings = lane(&vhost, "q")
+        .with("[consumers.q]\nprefetch = 8\nconcurrency = 8")
+        .settings();
     let (notes, all) = (Notes::default(), Gate::default());
     let (noting, gate) = (notes.clone(), all.clone());
     let handler = move |context: Context| {
@@ -152,7 +148,7 @@ async fn more_short_delays_than_half_the_prefetch_are_parked() {
             fail_once(&notes, &context, ms(900)).await
         }
     };
-    let worker = InProcess::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     let ids = vhost.publish_many("q", 8, |_| PublishSpec::of("x")).await;
     vhost.wait_for_counts("q", 0, 8, DEADLINE).await;
     all.open();
@@ -163,7 +159,7 @@ async fn more_short_delays_than_half_the_prefetch_are_parked() {
         let runs = notes.of(&id);
         assert!(runs.len() == 2 && gap(&runs) >= ms(900), "{runs:?}");
     }
-    let report = worker.stop().await.lanes["q"].clone();
+    let report = worker.drain().await.lanes["q"].clone();
     assert_eq!((report.counts.inline_retries, report.ledger.parked), (4, 4));
     assert_eq!((report.ledger.received, report.ledger.acked), (12, 8));
 }
@@ -171,12 +167,12 @@ async fn more_short_delays_than_half_the_prefetch_are_parked() {
 #[tokio::test]
 async fn a_delay_beyond_the_longest_rung_takes_several_hops_that_no_handler_sees() {
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["quorum", "classic"],
-        "[consumers.quorum.retry]\ncap = '2s'\nmax_attempts = 1\n\
+    let settings = lanes(&vhost, &["quorum", "classic"])
+        .with(
+            "[consumers.quorum.retry]\ncap = '2s'\nmax_attempts = 1\n\
          [consumers.classic]\nqueue_type = 'classic'\nretry = { cap = '2s', max_attempts = 1 }",
-    );
+        )
+        .settings();
     let delay = ms(5300);
     let notes = Notes::default();
     let noting = notes.clone();
@@ -192,14 +188,14 @@ async fn a_delay_beyond_the_longest_rung_takes_several_hops_that_no_handler_sees
     let worker = Worker::new(settings)
         .handler("quorum", handler.clone())
         .handler("classic", handler);
-    let worker = InProcess::start(worker).await;
+    let worker = RunningWorker::start(worker).await;
     for queue in QueueType::ALL.map(QueueType::name) {
         vhost.publish_with(PublishSpec::to(queue).id(queue)).await;
     }
 
     notes.wait_for(4).await;
 
-    let report = worker.stop().await;
+    let report = worker.drain().await;
     for queue in QueueType::ALL.map(QueueType::name) {
         let runs = notes.of(queue);
         let waited = gap(&runs);
@@ -219,7 +215,9 @@ async fn a_delay_beyond_the_longest_rung_takes_several_hops_that_no_handler_sees
 #[tokio::test]
 async fn a_short_snooze_waits_in_the_worker_and_is_no_attempt() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["q"], "[consumers.q.retry]\nmax_attempts = 1");
+    let settings = lane(&vhost, "q")
+        .with("[consumers.q.retry]\nmax_attempts = 1")
+        .settings();
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -231,7 +229,7 @@ async fn a_short_snooze_waits_in_the_worker_and_is_no_attempt() {
             }
         }
     };
-    let worker = InProcess::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     let id = vhost.publish("q", "x").await;
 
     notes.wait_for(4).await;
@@ -239,21 +237,23 @@ async fn a_short_snooze_waits_in_the_worker_and_is_no_attempt() {
     let runs = notes.of(&id);
     assert!(runs.iter().all(|run| run.attempt == 1), "{runs:?}");
     assert!(runs.windows(2).all(|runs| gap(runs) >= ms(100)), "{runs:?}");
-    let ledger = worker.stop().await.ledger();
+    let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.received, ledger.acked), (1, 1), "{ledger:?}");
 }
 
 #[tokio::test]
 async fn a_snooze_for_ever_is_parked_and_stays_parked() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["q"], "[consumers.q.retry]\ncap = '1s'");
+    let settings = lane(&vhost, "q")
+        .with("[consumers.q.retry]\ncap = '1s'")
+        .settings();
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
         noting.note(&context);
         async { Outcome::snooze(Duration::MAX) }
     };
-    let worker = InProcess::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     let id = vhost.publish("q", "x").await;
 
     let parked = |lane: &lapwing::LaneReport| lane.ledger.parked >= 2;
@@ -261,7 +261,7 @@ async fn a_snooze_for_ever_is_parked_and_stays_parked() {
         .wait_for_report("it was parked twice", "q", parked)
         .await;
 
-    worker.stop().await;
+    worker.drain().await;
     assert_eq!(notes.of(&id).len(), 1);
     let mut left = vhost.drain_all("q").await;
     left.extend(vhost.drain_all("q.retry.1s").await);
@@ -272,12 +272,12 @@ async fn a_snooze_for_ever_is_parked_and_stays_parked() {
 #[tokio::test]
 async fn a_message_that_fails_when_it_is_too_old_is_dead_lettered() {
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["inline", "parked"],
-        "[consumers.inline.retry]\nmax_age = '300ms'\nmax_attempts = 1000\n\
+    let settings = lanes(&vhost, &["inline", "parked"])
+        .with(
+            "[consumers.inline.retry]\nmax_age = '300ms'\nmax_attempts = 1000\n\
          [consumers.parked.retry]\nmax_age = '900ms'\nmax_attempts = 1000",
-    );
+        )
+        .settings();
     let notes = Notes::default();
     let always_after = |delay| {
         let notes = notes.clone();
@@ -289,7 +289,7 @@ async fn a_message_that_fails_when_it_is_too_old_is_dead_lettered() {
     let worker = Worker::new(settings)
         .handler("inline", always_after(ms(140)))
         .handler("parked", always_after(ms(1000)));
-    let worker = InProcess::start(worker).await;
+    let worker = RunningWorker::start(worker).await;
     for queue in ["inline", "parked"] {
         vhost.publish_with(PublishSpec::to(queue).id(queue)).await;
     }
@@ -316,13 +316,15 @@ async fn a_message_that_fails_when_it_is_too_old_is_dead_lettered() {
         );
         assert!(before.at.duration_since(first.at) < max_age, "{runs:?}");
     }
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test]
 async fn a_message_that_failed_as_often_as_it_may_is_dead_lettered_with_its_story() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["q"], "[consumers.q.retry]\nmax_attempts = 4");
+    let settings = lane(&vhost, "q")
+        .with("[consumers.q.retry]\nmax_attempts = 4")
+        .settings();
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -331,12 +333,12 @@ async fn a_message_that_failed_as_often_as_it_may_is_dead_lettered_with_its_stor
         let text = format!("failure {}", context.attempt());
         async move { Err::<(), _>(Failure::retryable("busy", text).retry_after(delay)) }
     };
-    let worker = InProcess::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     let id = vhost.publish("q", "as it was").await;
 
     vhost.wait_for_counts("q.dead", 1, 0, DEADLINE).await;
 
-    let ledger = worker.stop().await.ledger();
+    let ledger = worker.drain().await.ledger();
     assert_eq!(
         (ledger.received, ledger.parked, ledger.dead_lettered),
         (2, 1, 1)
@@ -360,11 +362,9 @@ async fn a_message_that_failed_as_often_as_it_may_is_dead_lettered_with_its_stor
 async fn backoff_is_scattered_within_its_jitter() {
     const MESSAGES: usize = 30;
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["q"],
-        "[consumers.q.retry]\nbase = '600ms'\njitter = 0.5",
-    );
+    let settings = lane(&vhost, "q")
+        .with("[consumers.q.retry]\nbase = '600ms'\njitter = 0.5")
+        .settings();
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -376,7 +376,7 @@ async fn backoff_is_scattered_within_its_jitter() {
             }
         }
     };
-    let worker = InProcess::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     let ids = vhost
         .publish_many("q", MESSAGES, |_| PublishSpec::of("x"))
         .await;
@@ -393,5 +393,5 @@ async fn backoff_is_scattered_within_its_jitter() {
     assert!(longest < ms(600) + SLACK, "{longest:?}");
     // By chance alone: 30 of 30 within a quarter of the range, once in 10^16.
     assert!(longest - shortest > ms(75), "{gaps:?}");
-    worker.stop().await;
+    worker.drain().await;
 }

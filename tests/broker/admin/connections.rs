@@ -8,8 +8,7 @@ use reqwest::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::admin::answer;
-use crate::support::{ADMIN, Admin, Events, TOKEN, within};
+use crate::support::{ADMIN, Admin, Events, TOKEN, admin::answer, within};
 
 /// A server whose worker never runs: these tests need no broker.
 fn server() -> (Worker, Admin) {

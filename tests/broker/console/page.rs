@@ -3,7 +3,7 @@
 use super::browser::Browser;
 use super::{Console, address};
 use crate::support::{
-    ADMIN, Account, DEADLINE, Gate, HttpHandler, PublishSpec, Reply, WorkerProcess,
+    ADMIN, Account, DEADLINE, Gate, HttpHandler, PublishSpec, Reply, WorkerProcess, lane,
 };
 
 /// A handler that answers messages whose id begins with "bad" by `status` and a reason.
@@ -135,12 +135,13 @@ async fn a_drain_an_end_and_a_new_worker_are_said() {
         .trim_start_matches("http://")
         .trim_end_matches('/');
     let changes = format!("[admin]\nlisten = '{listen}'");
-    let next = WorkerProcess::start_with_admin(&super::config(
-        &console.vhost,
-        &console.server,
-        ADMIN,
-        &changes,
-    ));
+    let next = WorkerProcess::start_with_admin(
+        &lane(&console.vhost, "q")
+            .http(&console.server)
+            .with(ADMIN)
+            .with(&changes)
+            .toml(),
+    );
     assert_eq!(address(&next).await, console.url);
     browser.wait_for_text("#verdict", "Healthy").await;
     browser.wait_for("#gone", "nothing", str::is_empty).await;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::{
-    Broker, DEADLINE, Exit, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess, lane_config,
+    DEADLINE, Exit, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess, assert_adds_up, lane,
+    vhost,
 };
 
 const N: usize = 20;
@@ -23,12 +24,12 @@ struct Stuck {
 
 impl Stuck {
     async fn with(grace: &str) -> Self {
-        let vhost = Broker::shared().await.vhost().await;
+        let vhost = vhost().await;
         let handler = HttpHandler::answering_async(|_| std::future::pending::<Reply>()).await;
         let changes = format!(
             "[drain]\ngrace = '{grace}'\n[consumers.orders]\nprefetch = {N}\nconcurrency = {RUNNING}"
         );
-        let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), &changes);
+        let config = lane(&vhost, "orders").http(&handler).with(&changes).toml();
         let worker = WorkerProcess::start(&config);
         worker.wait_for_consumers(&vhost, "orders", 1).await;
         let make = |_| PublishSpec::of("{}");
@@ -46,7 +47,7 @@ impl Stuck {
     async fn assert_returned(&self, exit: Exit) {
         assert!(exit.status.success(), "{exit:?}");
         let ledger = self.worker.ledger();
-        ledger.assert_adds_up();
+        assert_adds_up(&ledger);
         assert_eq!((ledger.received, ledger.returned), (20, 20), "{ledger:?}");
         let seen = self
             .handler
@@ -56,7 +57,7 @@ impl Stuck {
 
         // No attempt is charged: the next worker's is the first.
         let fresh = HttpHandler::answering(|_| Reply::ok()).await;
-        let config = lane_config(&self.vhost.amqp_url(), "orders", &fresh.url(), "");
+        let config = lane(&self.vhost, "orders").http(&fresh).toml();
         let mut next = WorkerProcess::start(&config);
         let seen = fresh.wait_for_answered(N, DEADLINE).await;
         for exchange in &seen.exchanges {

@@ -4,22 +4,22 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Account, Broker, Counts, DEADLINE, Gate, HttpHandler, PublishSpec, Reply, WorkerProcess,
-    lane_config, wait_until,
+    Account, Counts, DEADLINE, Gate, HttpHandler, PublishSpec, Reply, WorkerProcess,
+    assert_adds_up, lane, vhost, wait_until,
 };
 
 #[tokio::test]
 async fn sigterm_under_load_lets_running_handlers_finish_and_runs_nothing_twice() {
     const SLOW: Duration = Duration::from_millis(1_500);
     const BEYOND: Duration = Duration::from_secs(2);
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let handler = HttpHandler::answering(|request| match request.json()["n"].as_u64() {
         Some(n) if n % 50 == 49 => Reply::ok().after(SLOW),
         _ => Reply::ok().after(Duration::from_millis(20)),
     })
     .await;
     let changes = "[consumers.orders]\nprefetch = 60\nconcurrency = 30";
-    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), changes);
+    let config = lane(&vhost, "orders").http(&handler).with(changes).toml();
     let mut worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "orders", 1).await;
     let make = |n| PublishSpec::of(format!("{{\"n\":{n}}}"));
@@ -32,7 +32,7 @@ async fn sigterm_under_load_lets_running_handlers_finish_and_runs_nothing_twice(
     assert!(exit.status.success(), "{exit:?}");
     assert!(exit.took <= SLOW + BEYOND, "{exit:?}");
     let ledger = worker.ledger();
-    ledger.assert_adds_up();
+    assert_adds_up(&ledger);
     assert_eq!(ledger.stale, 0, "{ledger:?}");
     let seen = handler.seen();
     assert_eq!(seen.running, 0);
@@ -65,11 +65,11 @@ async fn sigterm_under_load_lets_running_handlers_finish_and_runs_nothing_twice(
 async fn deliveries_that_had_not_started_are_back_within_200_ms_under_load() {
     const N: u32 = 1_000;
     const RUNNING: u32 = 4;
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let gate = Gate::default();
     let handler = HttpHandler::behind(&gate, |_| Reply::ok()).await;
     let changes = format!("[consumers.orders]\nprefetch = {N}\nconcurrency = {RUNNING}");
-    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), &changes);
+    let config = lane(&vhost, "orders").http(&handler).with(&changes).toml();
     let mut worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "orders", 1).await;
     let make = |_| PublishSpec::of("{}");

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::{
-    ADMIN, Account, Admin, Broker, DEADLINE, Gate, Got, HttpHandler, PublishSpec, Reply, Request,
-    VHost, WorkerProcess, admin::Answer, exchange::Seen, lane_config, log_message,
+    ADMIN, Account, Admin, DEADLINE, Gate, Got, HttpHandler, PublishSpec, Reply, Request, VHost,
+    WorkerProcess, admin::Answer, assert_adds_up, exchange::Seen, lane, log_message, vhost,
 };
 
 const N: usize = 20;
@@ -41,11 +41,11 @@ fn assert_charged_once(got: &Got) {
 #[tokio::test]
 async fn retries_that_wait_in_the_worker_are_parked_with_what_is_left_of_their_delay() {
     const DELAY: Duration = Duration::from_secs(8);
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let handler = HttpHandler::answering(|_| Reply::status(503)).await;
     let changes = "[consumers.orders]\nprefetch = 64\n[consumers.orders.retry]\n\
         base = '8s'\njitter = 0.0\ninline_below = '10s'\ncap = '16s'";
-    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), changes);
+    let config = lane(&vhost, "orders").http(&handler).with(changes).toml();
     let mut worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "orders", 1).await;
     let published = Instant::now();
@@ -60,7 +60,7 @@ async fn retries_that_wait_in_the_worker_are_parked_with_what_is_left_of_their_d
 
     assert!(exit.status.success(), "{exit:?}");
     let ledger = worker.ledger();
-    ledger.assert_adds_up();
+    assert_adds_up(&ledger);
     assert_eq!((ledger.received, ledger.parked), (20, 20), "{ledger:?}");
     assert_eq!(handler.seen().exchanges.len(), N, "no further attempt");
     assert!(gone - waiting < DELAY / 2, "the wait was cut short");
@@ -94,7 +94,7 @@ async fn expiring(vhost: &VHost) -> Vec<(String, Duration, Got)> {
 
 #[tokio::test]
 async fn retries_that_wait_for_a_handler_slot_do_not_hold_up_a_drain() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let (first, second) = (Gate::default(), Gate::default());
     let gates = (first.clone(), second.clone());
     let handler = HttpHandler::answering_async(move |request: Arc<Request>| {
@@ -113,7 +113,7 @@ async fn retries_that_wait_for_a_handler_slot_do_not_hold_up_a_drain() {
         "{ADMIN}[consumers.orders]\nprefetch = 64\nconcurrency = {N}\n\
          [consumers.orders.retry]\nbase = '10ms'\njitter = 0.0\ncap = '1s'"
     );
-    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), &changes);
+    let config = lane(&vhost, "orders").http(&handler).with(&changes).toml();
     let mut worker = WorkerProcess::start_with_admin(&config);
     let admin = Admin::of(&worker).await;
     worker.wait_for_consumers(&vhost, "orders", 1).await;

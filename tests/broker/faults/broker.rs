@@ -4,22 +4,18 @@ use std::time::Duration;
 
 use lapwing::LaneState;
 
-use super::{QUEUE, QUEUES, config, first_forty_pass, publish};
+use super::{QUEUE, QUEUES, first_forty_pass, orders, publish};
 use crate::support::{
-    Account, Broker, DEADLINE, Gate, HttpHandler, Release, Reply, RunningWorker, all_succeeded,
-    wait_until,
+    Account, Broker, DEADLINE, Gate, HttpHandler, Release, Reply, require, wait_until,
 };
 
 #[tokio::test]
 async fn own_node_stopped_and_killed_under_load_is_waited_for_and_loses_nothing() {
-    let Some(broker) = Broker::own("restarts").await else {
-        return;
-    };
+    let broker = require!(OwnNode, Broker::own("restarts").await);
     let vhost = broker.vhost().await;
     let gate = Gate::default();
     let handler = first_forty_pass(&gate).await;
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, ""));
-    worker.ready().await;
+    let worker = orders(&vhost, &handler).start().await;
     let mut ids = Vec::new();
     for (round, name) in ["stop", "kill"].into_iter().enumerate() {
         gate.close();
@@ -32,7 +28,7 @@ async fn own_node_stopped_and_killed_under_load_is_waited_for_and_loses_nothing(
             _ => broker.kill().await,
         }
         worker.not_ready().await;
-        let down = worker.handle().readiness();
+        let down = worker.handle.readiness();
         assert_eq!(down.lanes[QUEUE].state, LaneState::Connecting);
         assert!(down.publishing.is_some(), "nothing can be published either");
         gate.open();
@@ -40,10 +36,7 @@ async fn own_node_stopped_and_killed_under_load_is_waited_for_and_loses_nothing(
 
         let up = worker.ready().await;
         assert_eq!(up.lanes[QUEUE].state, LaneState::Consuming);
-        let what = format!("all are handled after the {name}");
-        handler
-            .wait_for(&what, DEADLINE, |seen| all_succeeded(&ids, seen))
-            .await;
+        handler.wait_for_success(&ids).await;
         let sessions = worker.report(QUEUE).await.counts.sessions;
         assert_eq!(
             sessions,
@@ -76,9 +69,7 @@ async fn alarm(broker: &Broker, on: bool) {
 
 #[tokio::test]
 async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its_end() {
-    let Some(broker) = Broker::own("alarm").await else {
-        return;
-    };
+    let broker = require!(OwnNode, Broker::own("alarm").await);
     let vhost = broker.vhost().await;
     let gate = Gate::default();
     let held = gate.clone();
@@ -98,8 +89,7 @@ async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its
     })
     .await;
     let wide = "[consumers.orders]\nprefetch = 64\nconcurrency = 64";
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, wide));
-    worker.ready().await;
+    let worker = orders(&vhost, &handler).with(wide).start().await;
     let mut ids = publish(&vhost, "well", 20).await;
     ids.extend(publish(&vhost, "failing", 20).await);
     handler.wait_for_requests(40, DEADLINE).await;
@@ -128,14 +118,8 @@ async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its
     assert!(ledger.acked >= 21, "{ledger:?}");
 
     alarm(&broker, false).await;
-    worker
-        .until("publishes again", |readiness| {
-            readiness.publishing.is_none()
-        })
-        .await;
-    handler
-        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
-        .await;
+    worker.publishes().await;
+    handler.wait_for_success(&ids).await;
     let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.parked, ledger.acked), (21, 41), "{ledger:?}");
     assert_eq!((ledger.returned, ledger.stale), (0, 0), "{ledger:?}");
@@ -152,14 +136,11 @@ async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its
 
 #[tokio::test]
 async fn own_node_with_a_memory_alarm_does_not_hold_up_a_drain() {
-    let Some(broker) = Broker::own("alarm-drain").await else {
-        return;
-    };
+    let broker = require!(OwnNode, Broker::own("alarm-drain").await);
     let vhost = broker.vhost().await;
     let gate = Gate::default();
     let handler = HttpHandler::behind(&gate, |_| Reply::status(503)).await;
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, ""));
-    worker.ready().await;
+    let worker = orders(&vhost, &handler).start().await;
     let ids = publish(&vhost, "failing", 8).await;
     handler.wait_for_requests(8, DEADLINE).await;
     alarm(&broker, true).await;
@@ -187,9 +168,7 @@ async fn own_node_with_a_memory_alarm_does_not_hold_up_a_drain() {
 
 #[tokio::test]
 async fn own_node_with_a_long_memory_alarm_holds_the_lane_and_lets_it_go() {
-    let Some(broker) = Broker::own("long-alarm").await else {
-        return;
-    };
+    let broker = require!(OwnNode, Broker::own("long-alarm").await);
     let vhost = broker.vhost().await;
     let gate = Gate::default();
     let handler = HttpHandler::behind(&gate, |request| match request.attempt() {
@@ -205,8 +184,7 @@ async fn own_node_with_a_long_memory_alarm_holds_the_lane_and_lets_it_go() {
         prefetch = 64
         concurrency = 64
     ";
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, hasty));
-    worker.ready().await;
+    let worker = orders(&vhost, &handler).with(hasty).start().await;
     let ids = publish(&vhost, "failing", 30).await;
     handler.wait_for_requests(30, DEADLINE).await;
     alarm(&broker, true).await;
@@ -216,9 +194,7 @@ async fn own_node_with_a_long_memory_alarm_holds_the_lane_and_lets_it_go() {
     let held = worker.until("holds its lane", is_held).await;
     assert!(!held.ready, "a lane that cannot settle is not ready");
     alarm(&broker, false).await;
-    handler
-        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
-        .await;
+    handler.wait_for_success(&ids).await;
     worker.ready().await;
 
     let ledger = worker.drain().await.ledger();
@@ -239,9 +215,7 @@ async fn make_impatient(broker: &Broker) {
 
 #[tokio::test]
 async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connection() {
-    let Some(broker) = Broker::own("impatient").await else {
-        return;
-    };
+    let broker = require!(OwnNode, Broker::own("impatient").await);
     make_impatient(&broker).await;
     let vhost = broker.vhost().await;
     let gate = Gate::default();
@@ -256,8 +230,7 @@ async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connec
         }
     })
     .await;
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, ""));
-    worker.ready().await;
+    let worker = orders(&vhost, &handler).start().await;
     let connections = || async {
         let mut names: Vec<_> = vhost
             .connections()
@@ -277,9 +250,7 @@ async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connec
     let why = worker.not_ready().await;
     println!("seen as: {why}");
     worker.ready().await;
-    handler
-        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
-        .await;
+    handler.wait_for_success(&ids).await;
     gate.open();
     handler.wait_for_answered(11, Duration::from_secs(5)).await;
 

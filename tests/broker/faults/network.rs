@@ -2,16 +2,15 @@
 
 use lapwing::LaneState;
 
-use super::{QUEUE, QUEUES, config, publish, slow_handler};
-use crate::support::{Account, Broker, DEADLINE, Proxy, RunningWorker, all_succeeded};
+use super::{QUEUE, QUEUES, orders, publish, slow_handler};
+use crate::support::{Account, DEADLINE, Proxy, vhost};
 
 #[tokio::test]
 async fn connections_cut_again_and_again_under_load_lose_nothing() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let handler = slow_handler().await;
-    let worker = RunningWorker::start(&config(&proxy.url(&vhost), &handler, ""));
-    worker.ready().await;
+    let worker = orders(&proxy.url(&vhost), &handler).start().await;
     let ids = publish(&vhost, "cut", 400).await;
 
     for _ in 0..4 {
@@ -21,9 +20,7 @@ async fn connections_cut_again_and_again_under_load_lose_nothing() {
         worker.ready().await;
     }
 
-    handler
-        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
-        .await;
+    handler.wait_for_success(&ids).await;
     let ledger = worker.drain().await.ledger();
     assert!(ledger.stale > 0, "deliveries were in hand: {ledger:?}");
     let account = Account::take(&vhost, ids, &handler.seen(), &QUEUES).await;
@@ -39,11 +36,10 @@ async fn connections_cut_again_and_again_under_load_lose_nothing() {
 
 #[tokio::test]
 async fn a_network_that_is_gone_for_a_while_shows_in_readiness_until_it_is_back() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let handler = slow_handler().await;
-    let worker = RunningWorker::start(&config(&proxy.url(&vhost), &handler, ""));
-    worker.ready().await;
+    let worker = orders(&proxy.url(&vhost), &handler).start().await;
     let ids = publish(&vhost, "gone", 100).await;
     handler.wait_for_answered(20, DEADLINE).await;
     let tried = proxy.accepted();
@@ -61,14 +57,8 @@ async fn a_network_that_is_gone_for_a_while_shows_in_readiness_until_it_is_back(
 
     proxy.accept_again();
     worker.ready().await;
-    worker
-        .until("publishes again", |readiness| {
-            readiness.publishing.is_none()
-        })
-        .await;
-    handler
-        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
-        .await;
+    worker.publishes().await;
+    handler.wait_for_success(&ids).await;
     worker.drain().await;
     Account::take(&vhost, ids, &handler.seen(), &QUEUES)
         .await
@@ -77,7 +67,7 @@ async fn a_network_that_is_gone_for_a_while_shows_in_readiness_until_it_is_back(
 
 #[tokio::test]
 async fn all_lanes_are_back_with_the_connection_and_wait_for_nothing_else() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let handler = slow_handler().await;
     let lane = "queue = 'orders'\nhandler = { kind = 'log' }\n\
@@ -86,8 +76,10 @@ async fn all_lanes_are_back_with_the_connection_and_wait_for_nothing_else() {
     // Each wait is for 2 to 6 s, and there would be eight of them.
     let slow = "[broker]\nreconnect = { base = '2s', cap = '60s' }\n";
     let changes = slow.to_owned() + &lanes.collect::<String>();
-    let worker = RunningWorker::start(&config(&proxy.url(&vhost), &handler, &changes));
-    worker.ready().await;
+    let worker = orders(&proxy.url(&vhost), &handler)
+        .with(&changes)
+        .start()
+        .await;
 
     proxy.refuse().await;
     proxy.cut().await;
@@ -110,7 +102,7 @@ async fn all_lanes_are_back_with_the_connection_and_wait_for_nothing_else() {
 
 #[tokio::test]
 async fn a_half_open_connection_is_found_by_heartbeats_and_replaced() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let handler = slow_handler().await;
     let alert = "
@@ -120,8 +112,10 @@ async fn a_half_open_connection_is_found_by_heartbeats_and_replaced() {
         handshake = '1s'
         ack = '20s'
     ";
-    let worker = RunningWorker::start(&config(&proxy.url(&vhost), &handler, alert));
-    worker.ready().await;
+    let worker = orders(&proxy.url(&vhost), &handler)
+        .with(alert)
+        .start()
+        .await;
     let ids = publish(&vhost, "stalled", 100).await;
     handler.wait_for_answered(20, DEADLINE).await;
 
@@ -137,13 +131,11 @@ async fn a_half_open_connection_is_found_by_heartbeats_and_replaced() {
     // New connections meet the same silence and are given up too.
     let tries = proxy.accepted();
     proxy.wait_for_accepted(tries + 2).await;
-    assert!(!worker.handle().readiness().ready);
+    assert!(!worker.handle.readiness().ready);
 
     proxy.resume();
     worker.ready().await;
-    handler
-        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
-        .await;
+    handler.wait_for_success(&ids).await;
     worker.drain().await;
     Account::take(&vhost, ids, &handler.seen(), &QUEUES)
         .await

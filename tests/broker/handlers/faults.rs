@@ -9,17 +9,15 @@ use lapwing::handler::{CancelReason, Cancellation};
 use lapwing::{Context, Failure, Outcome, Worker};
 use tokio::sync::watch;
 
-use super::{dead_letter, start, vhost};
-use crate::support::{DEADLINE, Notes, PublishSpec, lane_settings, ms, within};
+use super::dead_letter;
+use crate::support::{DEADLINE, Notes, PublishSpec, RunningWorker, lane, ms, vhost, within};
 
 #[tokio::test]
 async fn a_panic_is_a_failed_attempt_wherever_in_the_handler_it_comes() {
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["q"],
-        "[consumers.q.retry]\nbase = '10ms'\nmax_attempts = 3",
-    );
+    let settings = lane(&vhost, "q")
+        .with("[consumers.q.retry]\nbase = '10ms'\nmax_attempts = 3")
+        .settings();
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -35,7 +33,7 @@ async fn a_panic_is_a_failed_attempt_wherever_in_the_handler_it_comes() {
             }
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     for id in ["hopeless", "saved"] {
         vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }
@@ -61,15 +59,15 @@ async fn a_panic_is_a_failed_attempt_wherever_in_the_handler_it_comes() {
     );
     assert_eq!(notes.of("saved").len(), 3);
     assert_eq!((report.counts.panicked, report.counts.succeeded), (5, 1));
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test]
 async fn a_class_as_long_as_an_error_fits_the_dead_letter() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["q"], "");
+    let settings = lane(&vhost, "q").settings();
     let handler = async || Err::<(), _>(Failure::permanent("\u{e9}".repeat(200_000), "too long"));
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     vhost.publish("q", "x").await;
 
     let dead = dead_letter(&vhost, "q").await;
@@ -79,7 +77,7 @@ async fn a_class_as_long_as_an_error_fits_the_dead_letter() {
     assert_eq!(dead.header("lapwing-error"), "too long");
     let kept = worker.handle.outcomes(None, None, 1);
     assert_eq!(kept[0].class.as_deref(), class);
-    let report = worker.stop().await;
+    let report = worker.drain().await;
     assert_eq!(report.ledger().received, 1);
 }
 
@@ -95,12 +93,12 @@ impl Drop for Dropped {
 #[tokio::test]
 async fn a_handler_that_overruns_is_dropped_at_its_timeout_and_retried() {
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["q"],
-        "[consumers.q]\ntimeout = '400ms'\ncancel_grace = '10s'\n\
+    let settings = lane(&vhost, "q")
+        .with(
+            "[consumers.q]\ntimeout = '400ms'\ncancel_grace = '10s'\n\
          retry = { base = '10ms', max_attempts = 2 }",
-    );
+        )
+        .settings();
     let dropped = watch::Sender::new(None);
     let (telling, notes) = (dropped.clone(), Notes::default());
     let noting = notes.clone();
@@ -112,7 +110,7 @@ async fn a_handler_that_overruns_is_dropped_at_its_timeout_and_retried() {
             pending::<()>().await;
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     let id = vhost.publish("q", "x").await;
 
     let dead = dead_letter(&vhost, "q").await;
@@ -129,19 +127,19 @@ async fn a_handler_that_overruns_is_dropped_at_its_timeout_and_retried() {
     }
     assert_eq!(dead.header("lapwing-error-kind"), "timeout");
     assert_eq!(dead.header("lapwing-attempts"), 2);
-    let counts = worker.stop().await.lanes["q"].counts;
+    let counts = worker.drain().await.lanes["q"].counts;
     assert_eq!((counts.timed_out, counts.handler_stuck), (2, 0));
 }
 
 #[tokio::test]
 async fn a_handler_that_heeds_its_cancellation_is_waited_for_and_what_it_did_counts() {
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["q"],
-        "[consumers.q]\ntimeout = '100ms'\ncancel_grace = '10s'\n\
+    let settings = lane(&vhost, "q")
+        .with(
+            "[consumers.q]\ntimeout = '100ms'\ncancel_grace = '10s'\n\
          retry.rules = [{ class = 'timeout', action = 'dead-letter' }]",
-    );
+        )
+        .settings();
     let reasons = Arc::new(Mutex::new(Vec::new()));
     let noting = reasons.clone();
     let handler = move |context: Context, cancellation: Cancellation| {
@@ -159,7 +157,7 @@ async fn a_handler_that_heeds_its_cancellation_is_waited_for_and_what_it_did_cou
             }
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     for id in ["finished", "unwanted", "halfway"] {
         vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }
@@ -168,7 +166,7 @@ async fn a_handler_that_heeds_its_cancellation_is_waited_for_and_what_it_did_cou
 
     assert_eq!(dead.id(), "halfway");
     assert_eq!(dead.header("lapwing-error-kind"), "timeout");
-    let report = worker.stop().await.lanes["q"].clone();
+    let report = worker.drain().await.lanes["q"].clone();
     assert_eq!((report.ledger.acked, report.ledger.dead_lettered), (2, 1));
     assert_eq!((report.counts.timed_out, report.counts.succeeded), (1, 1));
     assert_eq!((report.counts.dropped, report.counts.handler_stuck), (1, 0));
@@ -179,12 +177,12 @@ async fn a_handler_that_heeds_its_cancellation_is_waited_for_and_what_it_did_cou
 #[tokio::test]
 async fn a_handler_that_ignores_its_cancellation_is_dropped_counted_and_gives_its_slot() {
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["q"],
-        "[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\ncancel_grace = '300ms'\n\
+    let settings = lane(&vhost, "q")
+        .with(
+            "[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\ncancel_grace = '300ms'\n\
          retry.rules = [{ class = 'timeout', action = 'dead-letter' }]",
-    );
+        )
+        .settings();
     let (notes, dropped) = (Notes::default(), watch::Sender::new(None));
     let (noting, telling) = (notes.clone(), dropped.clone());
     let handler = move |context: Context, cancellation: Cancellation| {
@@ -197,7 +195,7 @@ async fn a_handler_that_ignores_its_cancellation_is_dropped_counted_and_gives_it
             }
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     vhost.publish_with(PublishSpec::to("q").id("deaf")).await;
     notes.wait_for(1).await;
     vhost.publish_with(PublishSpec::to("q").id("next")).await;
@@ -210,7 +208,7 @@ async fn a_handler_that_ignores_its_cancellation_is_dropped_counted_and_gives_it
     let waited = next.at.duration_since(deaf.at);
     assert!(waited >= ms(500) && waited < ms(1500), "{waited:?}");
     assert_eq!(dead_letter(&vhost, "q").await.id(), "deaf");
-    let report = worker.stop().await.lanes["q"].clone();
+    let report = worker.drain().await.lanes["q"].clone();
     assert_eq!(
         (report.counts.handler_stuck, report.counts.timed_out),
         (1, 1)
@@ -251,15 +249,15 @@ fn block(time: Duration) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_blocks_its_thread_is_settled_without_it_and_its_late_end_is_ignored() {
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["q"],
-        "[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\ncancel_grace = '100ms'\n\
+    let settings = lane(&vhost, "q")
+        .with(
+            "[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\ncancel_grace = '100ms'\n\
          retry.rules = [{ class = 'timeout', action = 'dead-letter' }]",
-    );
+        )
+        .settings();
     let (notes, ended) = (Notes::default(), watch::Sender::new(false));
     let worker = Worker::new(settings).handler("q", blocking(&notes, &ended));
-    let worker = start(worker).await;
+    let worker = RunningWorker::start(worker).await;
     vhost
         .publish_with(PublishSpec::to("q").id("blocking"))
         .await;
@@ -293,7 +291,7 @@ async fn a_handler_that_blocks_its_thread_is_settled_without_it_and_its_late_end
     // The slot was not given twice: one handler at a time still.
     vhost.publish_many("q", 3, |_| PublishSpec::of("x")).await;
     notes.wait_for(5).await;
-    let report = worker.stop().await.lanes["q"].clone();
+    let report = worker.drain().await.lanes["q"].clone();
     assert_eq!((report.ledger.received, report.ledger.acked), (5, 4));
     vhost.wait_for_counts("q", 0, 0, DEADLINE).await;
     assert_eq!(vhost.ready("q.dead").await, 0);
@@ -302,15 +300,15 @@ async fn a_handler_that_blocks_its_thread_is_settled_without_it_and_its_late_end
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_message_whose_handler_blocks_its_thread_is_retried_meanwhile() {
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["q"],
-        "[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\ncancel_grace = '100ms'\n\
+    let settings = lane(&vhost, "q")
+        .with(
+            "[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\ncancel_grace = '100ms'\n\
          retry = { base = '10ms' }",
-    );
+        )
+        .settings();
     let (notes, ended) = (Notes::default(), watch::Sender::new(false));
     let worker = Worker::new(settings).handler("q", blocking(&notes, &ended));
-    let worker = start(worker).await;
+    let worker = RunningWorker::start(worker).await;
     vhost
         .publish_with(PublishSpec::to("q").id("blocking"))
         .await;
@@ -329,7 +327,7 @@ async fn a_message_whose_handler_blocks_its_thread_is_retried_meanwhile() {
     )
     .await
     .expect("the sender is ours");
-    let ledger = worker.stop().await.ledger();
+    let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.received, ledger.parked, ledger.acked), (2, 1, 1));
     assert_eq!(notes.runs().len(), 2);
 }
@@ -344,11 +342,9 @@ async fn a_value_that_panics_when_it_is_dropped_with_its_handler_loses_no_messag
         }
     }
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["q"],
-        "[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\nretry = { base = '10ms' }",
-    );
+    let settings = lane(&vhost, "q")
+        .with("[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\nretry = { base = '10ms' }")
+        .settings();
     let armed = Arc::new(AtomicBool::new(true));
     let notes = Notes::default();
     let noting = notes.clone();
@@ -361,12 +357,12 @@ async fn a_value_that_panics_when_it_is_dropped_with_its_handler_loses_no_messag
             }
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     let id = vhost.publish("q", "x").await;
 
     notes.wait_for(2).await;
 
     assert_eq!(notes.of(&id).len(), 2);
-    let ledger = worker.stop().await.ledger();
+    let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.received, ledger.acked), (1, 1));
 }

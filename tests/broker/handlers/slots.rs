@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use lapwing::{Context, Failure, Outcome, Worker};
 
-use super::{start, vhost};
-use crate::support::{Notes, Proxy, PublishSpec, lane_settings, ms};
+use crate::support::{HandlerRun, Notes, Proxy, PublishSpec, RunningWorker, lane, ms, vhost};
 
 const ONE: &str = "[consumers.q]\nconcurrency = 1\ntimeout = '300ms'\ncancel_grace = '100ms'";
 
@@ -42,7 +41,7 @@ async fn a_handler_that_blocks_its_thread_gives_its_slot_after_its_session_is_lo
     let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let changes = format!("broker.url = '{}'\n{ONE}", proxy.url(&vhost));
-    let settings = lane_settings(&vhost, &["q"], &changes);
+    let settings = lane(&vhost, "q").with(&changes).settings();
     let (notes, block) = (Notes::default(), Block::default());
     let release = Release(block.clone());
     let noting = notes.clone();
@@ -55,7 +54,7 @@ async fn a_handler_that_blocks_its_thread_gives_its_slot_after_its_session_is_lo
             }
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     let id = vhost.publish("q", "x").await;
     notes.wait_for(1).await;
 
@@ -72,7 +71,7 @@ async fn a_handler_that_blocks_its_thread_gives_its_slot_after_its_session_is_lo
     let late = |lane: &lapwing::LaneReport| lane.counts.stale_settles >= 2;
     let report = worker.wait_for_report("its end was seen", "q", late).await;
     assert_eq!((report.running, report.ledger.acked), (0, 1), "{report:?}");
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,7 +83,7 @@ async fn a_handler_that_blocks_its_thread_when_it_is_dropped_gives_its_slot() {
         }
     }
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["q"], ONE);
+    let settings = lane(&vhost, "q").with(ONE).settings();
     let (notes, block) = (Notes::default(), Block::default());
     let release = Release(block.clone());
     let noting = notes.clone();
@@ -99,23 +98,24 @@ async fn a_handler_that_blocks_its_thread_when_it_is_dropped_gives_its_slot() {
             pending::<()>().await;
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     for id in ["first", "next"] {
         vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }
 
-    let next =
-        |runs: &[crate::support::in_process::HandlerRun]| runs.iter().any(|run| run.id == "next");
+    let next = |runs: &[HandlerRun]| runs.iter().any(|run| run.id == "next");
     notes.wait_until("the next one runs", next).await;
 
     drop(release);
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_are_put_off_again_and_again_leave_room_for_others() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["q"], "consumers.q.concurrency = 1");
+    let settings = lane(&vhost, "q")
+        .with("consumers.q.concurrency = 1")
+        .settings();
     let notes = Notes::default();
     let noting = notes.clone();
     // Two that wait for what comes behind them: one of them wants the slot at any time.
@@ -130,7 +130,7 @@ async fn messages_that_are_put_off_again_and_again_leave_room_for_others() {
             Outcome::snooze(ms(5))
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     vhost.publish_many("q", 2, |_| PublishSpec::of("x")).await;
     notes.wait_for(5).await;
 
@@ -138,7 +138,7 @@ async fn messages_that_are_put_off_again_and_again_leave_room_for_others() {
 
     let done = |lane: &lapwing::LaneReport| lane.ledger.acked == 3;
     worker.wait_for_report("all are done", "q", done).await;
-    worker.stop().await;
+    worker.drain().await;
 }
 
 /// The lane looks after slots four times a second: what waits for that is late each time.
@@ -148,7 +148,7 @@ async fn a_slot_goes_on_while_the_path_that_had_it_waits() {
     let vhost = vhost().await;
     let changes = "[consumers.q]\nconcurrency = 1\nprefetch = 40\n\
         [consumers.q.retry]\nbase = '900ms'\njitter = 0.0";
-    let settings = lane_settings(&vhost, &["q"], changes);
+    let settings = lane(&vhost, "q").with(changes).settings();
     let notes = Notes::default();
     let noting = notes.clone();
     let ended = Arc::new(Mutex::new(Vec::new()));
@@ -165,7 +165,7 @@ async fn a_slot_goes_on_while_the_path_that_had_it_waits() {
             Ok(())
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     vhost
         .publish_many("q", MESSAGES, |_| PublishSpec::of("x"))
         .await;
@@ -179,5 +179,5 @@ async fn a_slot_goes_on_while_the_path_that_had_it_waits() {
         .map(|(next, before)| next.at.duration_since(*before))
         .filter(|empty| *empty > ms(100));
     assert!(late.count() < MESSAGES / 2, "{runs:#?} {ended:#?}");
-    worker.stop().await;
+    worker.drain().await;
 }

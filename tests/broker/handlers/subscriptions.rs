@@ -3,9 +3,8 @@
 
 use lapwing::{LaneReport, LaneState, Readiness, Worker};
 
-use super::{start, vhost};
 use crate::support::{
-    DEADLINE, Gate, InProcess, Notes, Proxy, PublishSpec, QueueType, VHost, lane_settings, within,
+    DEADLINE, Gate, Notes, Proxy, PublishSpec, QueueType, RunningWorker, VHost, lane, vhost, within,
 };
 
 fn is_paused(readiness: &Readiness) -> bool {
@@ -17,7 +16,12 @@ fn consumes(readiness: &Readiness) -> bool {
 }
 
 /// A lane that subscribes without asking the broker anything before, and its way to it.
-async fn worker(vhost: &VHost, changes: &str, gate: &Gate, notes: &Notes) -> (InProcess, Proxy) {
+async fn worker(
+    vhost: &VHost,
+    changes: &str,
+    gate: &Gate,
+    notes: &Notes,
+) -> (RunningWorker, Proxy) {
     vhost.declare("q", QueueType::Classic).await;
     let proxy = Proxy::to(vhost).await;
     let changes = format!(
@@ -25,7 +29,7 @@ async fn worker(vhost: &VHost, changes: &str, gate: &Gate, notes: &Notes) -> (In
          consumers.q.queue_type = 'classic'\n{changes}",
         proxy.url(vhost)
     );
-    let settings = lane_settings(vhost, &["q"], &changes);
+    let settings = lane(vhost, "q").with(&changes).settings();
     let (gate, notes) = (gate.clone(), notes.clone());
     let handler = move |context: lapwing::Context| {
         let gate = gate.clone();
@@ -33,13 +37,13 @@ async fn worker(vhost: &VHost, changes: &str, gate: &Gate, notes: &Notes) -> (In
         async move { gate.passed().await }
     };
     (
-        start(Worker::new(settings).handler("q", handler)).await,
+        RunningWorker::start(Worker::new(settings).handler("q", handler)).await,
         proxy,
     )
 }
 
 /// Resumes the lane while nothing passes: it subscribes, and gets no answer.
-async fn resume_in_vain(worker: &InProcess, proxy: &Proxy) {
+async fn resume_in_vain(worker: &RunningWorker, proxy: &Proxy) {
     proxy.stall();
     worker.handle.resume("q").await.expect("the lane answers");
     // Nothing tells that it waits for the broker; it takes it one turn.
@@ -72,7 +76,7 @@ async fn a_lane_that_is_paused_while_it_resumes_holds_no_message() {
     worker.handle.resume("q").await.expect("the lane answers");
     let all = |lane: &LaneReport| lane.ledger.acked == 6;
     worker.wait_for_report("all are done", "q", all).await;
-    let ledger = worker.stop().await.ledger();
+    let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.stale, ledger.duplicates), (0, 0), "{ledger:?}");
 }
 
@@ -92,7 +96,7 @@ async fn a_lane_that_drains_while_it_resumes_settles_what_runs() {
 
     vhost.wait_for_counts("q", 5, 1, DEADLINE).await;
     gate.open();
-    let ledger = worker.stop().await.ledger();
+    let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.acked, ledger.duplicates), (1, 0), "{ledger:?}");
     vhost.wait_for_counts("q", 5, 0, DEADLINE).await;
 }
@@ -119,5 +123,5 @@ async fn a_subscription_that_comes_too_late_holds_no_message() {
     let all = |lane: &LaneReport| lane.ledger.acked == 5;
     worker.wait_for_report("all are done", "q", all).await;
     vhost.wait_for_counts("q", 0, 0, DEADLINE).await;
-    worker.stop().await;
+    worker.drain().await;
 }

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use lapwing::{Context, Worker, state::StateHandle};
 
-use super::{start, vhost};
 use crate::support::{
-    DEADLINE, Gate, Notes, PublishSpec, QueueType, lane_settings, ms, wait_until, within,
+    DEADLINE, Gate, Notes, PublishSpec, QueueType, RunningWorker, lane, ms, vhost, wait_until,
+    within,
 };
 
 /// The queue is there, with messages in it, before the worker is.
@@ -27,7 +27,7 @@ async fn a_handler_that_blocks_its_thread_holds_up_none_that_came_with_it() {
     const BLOCKED: Duration = Duration::from_secs(3);
     let vhost = vhost().await;
     vhost.declare("q", QueueType::Classic).await;
-    let settings = lane_settings(&vhost, &["q"], LANE);
+    let settings = lane(&vhost, "q").with(LANE).settings();
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -51,14 +51,14 @@ async fn a_handler_that_blocks_its_thread_holds_up_none_that_came_with_it() {
         .publish_many("q", 30, |n| PublishSpec::of("x").id(ids(n)))
         .await;
     let began = Instant::now();
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
 
     let runs = notes.wait_for(30).await;
 
     assert_eq!(runs.last().expect("30 of them").id, "blocking");
     let last_other = runs[28].at.duration_since(began);
     assert!(last_other < BLOCKED, "{last_other:?}");
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,7 +66,7 @@ async fn handlers_that_block_in_place_run_all_at_once() {
     const ALL: usize = 20;
     let vhost = vhost().await;
     vhost.declare("q", QueueType::Classic).await;
-    let settings = lane_settings(&vhost, &["q"], LANE);
+    let settings = lane(&vhost, "q").with(LANE).settings();
     let notes = Notes::default();
     let (noting, met) = (notes.clone(), Arc::new((Mutex::new(0), Condvar::new())));
     let handler = move |context: Context| {
@@ -89,21 +89,21 @@ async fn handlers_that_block_in_place_run_all_at_once() {
         }
     };
     vhost.publish_many("q", ALL, |_| PublishSpec::of("x")).await;
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
 
     notes.wait_for(ALL).await;
 
     let done = |lane: &lapwing::LaneReport| lane.ledger.acked == ALL as u64;
     let report = worker.wait_for_report("all succeeded", "q", done).await;
     assert_eq!(report.counts.panicked, 0);
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handlers_that_compute_are_spread_over_the_threads() {
     let vhost = vhost().await;
     vhost.declare("q", QueueType::Classic).await;
-    let settings = lane_settings(&vhost, &["q"], LANE);
+    let settings = lane(&vhost, "q").with(LANE).settings();
     let notes = Notes::default();
     let threads = Arc::new(Mutex::new(std::collections::BTreeMap::new()));
     let (noting, seen) = (notes.clone(), Arc::clone(&threads));
@@ -117,7 +117,7 @@ async fn handlers_that_compute_are_spread_over_the_threads() {
         }
     };
     vhost.publish_many("q", 30, |_| PublishSpec::of("x")).await;
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
 
     notes.wait_for(30).await;
 
@@ -126,7 +126,7 @@ async fn handlers_that_compute_are_spread_over_the_threads() {
         threads.len() == 2 && threads.values().all(|runs| *runs >= 8),
         "{threads:?}"
     );
-    worker.stop().await;
+    worker.drain().await;
 }
 
 /// The most tasks that the runtime had at once until there are so many notes.
@@ -146,7 +146,7 @@ async fn handlers_that_keep_all_threads_leave_no_pile_of_tasks() {
     for (time, count) in [(ms(150), 40), (Duration::from_micros(300), 4_000)] {
         let vhost = vhost().await;
         vhost.declare("q", QueueType::Classic).await;
-        let settings = lane_settings(&vhost, &["q"], LANE);
+        let settings = lane(&vhost, "q").with(LANE).settings();
         let notes = Notes::default();
         let noting = notes.clone();
         let handler = move |context: Context| {
@@ -159,19 +159,19 @@ async fn handlers_that_keep_all_threads_leave_no_pile_of_tasks() {
         vhost
             .publish_many("q", count, |_| PublishSpec::of("x"))
             .await;
-        let worker = start(Worker::new(settings).handler("q", handler)).await;
+        let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
 
         let most = most_tasks(&notes, count).await;
 
         assert!(most < 150, "{most} tasks for 40 slots, at {time:?} each");
-        worker.stop().await;
+        worker.drain().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_update_of_the_state_that_takes_long_holds_up_no_lane() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["q"], "[timeouts]\ncall = '5s'");
+    let settings = lane(&vhost, "q").with("[timeouts]\ncall = '5s'").settings();
     let (begun, end) = (Gate::default(), Arc::new(Barrier::new(2)));
     let held = (begun.clone(), Arc::clone(&end));
     let handler = move |state: StateHandle| {
@@ -183,7 +183,7 @@ async fn an_update_of_the_state_that_takes_long_holds_up_no_lane() {
         };
         async move { state.update("k", update).await.map(drop) }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
     vhost.publish("q", "x").await;
     within("the update", begun.passed()).await;
 
@@ -193,5 +193,5 @@ async fn an_update_of_the_state_that_takes_long_holds_up_no_lane() {
     end.wait();
     let acked = |report: &lapwing::LaneReport| report.ledger.acked == 1;
     worker.wait_for_report("it is acked", "q", acked).await;
-    worker.stop().await;
+    worker.drain().await;
 }

@@ -7,8 +7,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::Setup;
 use crate::support::{
-    Account, Broker, DEADLINE, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess, lane_config,
-    ms, within,
+    Account, DEADLINE, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess, lane, ms, vhost,
+    within,
 };
 
 /// The status a message asks for in its id.
@@ -163,9 +163,9 @@ impl Stalling {
     async fn answering(head: &str, changes: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let vhost = Broker::shared().await.vhost().await;
+        let vhost = vhost().await;
         let url = format!("http://{address}/");
-        let config = lane_config(&vhost.amqp_url(), "q", &url, changes);
+        let config = lane(&vhost, "q").http_at(&url).with(changes).toml();
         let worker = WorkerProcess::start(&config);
         worker.wait_for_consumers(&vhost, "q", 1).await;
         vhost.publish("q", "x").await;

@@ -7,9 +7,7 @@ use tokio::sync::watch;
 use tokio::time::interval;
 
 use super::{BEYOND, Replica, answers, limits, sum};
-use crate::support::{
-    Account, Broker, DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, VHost,
-};
+use crate::support::{Account, DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, VHost, vhost};
 
 const REPLICAS: usize = 3;
 /// Messages that are there before the update begins.
@@ -41,7 +39,7 @@ async fn publish_until(vhost: &VHost, stop: &watch::Sender<bool>) -> Vec<String>
 }
 
 async fn all_replaced(kind: QueueType) {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let handler = HttpHandler::answering(|request| match request.json()["n"].as_u64() {
         Some(n) if n % 40 == 39 => Reply::ok().after(SLOW),
         _ => Reply::ok().after(WORK),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{BEYOND, Replica, answers, limits, sum};
 use crate::support::{
-    Account, Broker, DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, wait_until,
+    Account, DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, vhost, wait_until,
 };
 
 const BACKLOG: usize = 2_600;
@@ -30,7 +30,7 @@ fn rate(answers: &[Instant], from: Instant, to: Instant) -> f64 {
 }
 
 async fn one_four_one(kind: QueueType) {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let handler = HttpHandler::answering(|_| Reply::ok().after(WORK)).await;
     let changes = limits(kind, PREFETCH, CONCURRENCY);
     let start = |number| Replica::start(number, &vhost, &handler, &changes);

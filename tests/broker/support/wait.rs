@@ -10,6 +10,11 @@ use tokio::sync::watch;
 /// Generous, as it costs nothing when all is well and the machine that runs the suite may be busy.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
+/// Milliseconds.
+pub const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
 /// The pause between two looks at the broker's state.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use lapwing::Ledger;
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -14,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::vhost::VHost;
 use super::wait::{DEADLINE, wait_until};
-use super::worker_log::{self, DrainLedger};
+use super::worker_log;
 
 /// How long the log may stay open after its process has ended: a child of the worker may hold it.
 const LOG_END: Duration = Duration::from_secs(2);
@@ -210,17 +211,17 @@ impl WorkerProcess {
     }
 
     /// The account it gave in its last line; it must have exited.
-    pub fn ledger(&self) -> DrainLedger {
+    pub fn ledger(&self) -> Ledger {
         let lines = self.log.borrow();
         lines
             .last()
-            .and_then(DrainLedger::of)
+            .and_then(worker_log::ledger)
             .unwrap_or_else(|| panic!("the last line is no ledger; {}", worker_log::tail(&lines)))
     }
 
     /// SIGTERM, exit within `deadline`, code 0: what every healthy worker can do. Its ledger, which
     /// adds up.
-    pub async fn drain(&mut self, deadline: Duration) -> DrainLedger {
+    pub async fn drain(&mut self, deadline: Duration) -> Ledger {
         self.terminate();
         let exit = self.exited(deadline).await;
         assert!(
@@ -230,7 +231,7 @@ impl WorkerProcess {
             self.tail()
         );
         let ledger = self.ledger();
-        ledger.assert_adds_up();
+        worker_log::assert_adds_up(&ledger);
         ledger
     }
 

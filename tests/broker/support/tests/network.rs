@@ -6,11 +6,11 @@ use futures_util::StreamExt;
 use serde_json::json;
 
 use super::stranger;
-use crate::support::{Broker, DEADLINE, Ending, Gate, HttpHandler, Proxy, Reply, VHost, within};
+use crate::support::{DEADLINE, Ending, Gate, HttpHandler, Proxy, Reply, VHost, vhost, within};
 
 #[tokio::test]
 async fn a_cut_is_seen_by_the_client_and_the_next_connection_passes() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let worker = stranger(&proxy.url(&vhost)).await;
     let mut events = worker.events_listener();
@@ -37,7 +37,7 @@ async fn a_cut_is_seen_by_the_client_and_the_next_connection_passes() {
 
 #[tokio::test]
 async fn a_refusing_proxy_turns_clients_away_until_it_accepts_again() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let worker = stranger(&proxy.url(&vhost)).await;
 
@@ -56,7 +56,7 @@ async fn a_refusing_proxy_turns_clients_away_until_it_accepts_again() {
 
 #[tokio::test]
 async fn a_stalled_proxy_holds_everything_back_and_passes_it_on_later() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let worker = stranger(&proxy.url(&vhost)).await;
     proxy.stall();
