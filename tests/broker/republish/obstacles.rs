@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 
 use lapin::types::AMQPValue;
-use lapwing::{LaneState, Readiness};
+use lapwing::{LaneReport, LaneState, Readiness};
 use serde_json::Value;
 
 use super::{DEAD, QUEUE, QUEUES, RUNG, declare_rung, orders};
 use crate::support::{
-    Account, DEADLINE, Gate, HttpHandler, PublishSpec, QueueType, Reply, WorkerProcess, field,
-    log_message, vhost, wait_until,
+    Account, DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, QueueType, Reply, WorkerProcess,
+    field, log_message, vhost, wait_until,
 };
 
 /// Fails every first attempt, once the gate is open.
@@ -182,44 +182,66 @@ async fn a_full_dead_letter_queue_holds_the_lane_until_there_is_room() {
 
 #[tokio::test]
 async fn a_publishing_connection_that_dies_again_and_again_costs_no_retry() {
+    const EACH: usize = 60;
     let vhost = vhost().await;
+    let proxy = Proxy::to(&vhost).await;
     let gate = Gate::default();
-    gate.open();
-    let handler = first_attempts_fail(&gate).await;
-    let patient = "[publish]\nbudget = '20s'";
-    let worker = orders(&vhost, &handler).with(patient).start().await;
-    let publisher = async || {
-        let listed = vhost.connections().await;
-        listed
-            .into_iter()
-            .find(|peer| peer.client_name.ends_with("publish"))
-    };
+    let held = gate.clone();
+    // Retries of the first half are under way when the connection dies, those of the second half
+    // begin when it is gone.
+    let handler = HttpHandler::answering_async(move |request| {
+        let held = held.clone();
+        async move {
+            if request.message_id().ends_with("late") {
+                held.passed().await;
+            }
+            match request.attempt() {
+                1 => Reply::status(503),
+                _ => Reply::ok(),
+            }
+        }
+    })
+    .await;
+    let patient = "publish.budget = '20s'";
+    let worker = orders(&proxy.url(&vhost), &handler)
+        .with(patient)
+        .start()
+        .await;
     let mut ids = Vec::new();
     for round in 0..4 {
-        let up = |seen: &Option<_>| seen.is_some();
-        let peer = wait_until("it publishes", DEADLINE, publisher, up).await;
-        let spec = |index| PublishSpec::of("{}").id(&format!("{round}-{index}"));
-        let seen = handler.seen().answered;
-        ids.extend(vhost.publish_many(QUEUE, 150, spec).await);
-        handler.wait_for_answered(seen + 20, DEADLINE).await;
-        vhost
-            .close_connection(&peer.expect("waited for").name)
-            .await;
-    }
-    handler.wait_for_success(&ids).await;
+        let publisher = async || {
+            let mut listed = vhost.connections().await.into_iter();
+            listed.find(|peer| peer.client_name.ends_with("publish"))
+        };
+        let peer = wait_until("it publishes", DEADLINE, publisher, Option::is_some).await;
+        let failures = worker.report(QUEUE).await.counts.publish_failures;
+        gate.close();
+        let name = |index| if index < EACH / 2 { "early" } else { "late" };
+        let spec = |index| PublishSpec::of("{}").id(&format!("{round}-{index}-{}", name(index)));
+        ids.extend(vhost.publish_many(QUEUE, EACH, spec).await);
+        let some = handler.seen().answered + 10;
+        handler.wait_for_answered(some, DEADLINE).await;
 
-    let report = worker.drain().await;
-    let ledger = report.ledger();
-    assert!(
-        report.lanes[QUEUE].counts.publish_failures > 0,
-        "{report:?}"
-    );
+        proxy.refuse().await;
+        let peer = peer.expect("waited for");
+        vhost.close_connection(&peer.name).await;
+        gate.open();
+        let failed = |lane: &LaneReport| lane.counts.publish_failures > failures;
+        worker
+            .wait_for_report("a retry is not published", QUEUE, failed)
+            .await;
+        proxy.accept_again();
+
+        handler.wait_for_success(&ids).await;
+    }
+
+    let ledger = worker.drain().await.ledger();
     assert_eq!(
         (ledger.stale, ledger.returned),
         (0, 0),
         "consuming went on: {ledger:?}"
     );
-    assert_eq!(ledger.parked, 600, "{ledger:?}");
+    assert_eq!(ledger.parked, 4 * EACH as u64, "{ledger:?}");
     let account = Account::take(&vhost, ids, &handler.seen(), &QUEUES).await;
     account.assert_nothing_lost();
     println!(

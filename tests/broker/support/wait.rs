@@ -15,6 +15,12 @@ pub const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
+/// What a busy machine may add to a time that a test measures.
+///
+/// A test of a bound makes sure that a worker without the bound takes much longer than this, or
+/// better, looks at the order of events and not at the clock.
+pub const BUSY: Duration = Duration::from_secs(8);
+
 /// The pause between two looks at the broker's state.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 

@@ -156,6 +156,21 @@ impl WorkerProcess {
             .await
     }
 
+    /// Waits until this many lines have this message, and returns them.
+    pub async fn wait_for_messages(&self, message: &str, n: usize) -> Vec<Value> {
+        let is_it = |line: &&Value| worker_log::message(line) == message;
+        let mut log = self.log.clone();
+        let enough = log.wait_for(|lines| lines.iter().filter(is_it).count() >= n);
+        match tokio::time::timeout(DEADLINE, enough).await {
+            Ok(Ok(lines)) => lines.iter().filter(is_it).cloned().collect(),
+            ended => panic!(
+                "{n} lines {message:?} did not come: {}; {}",
+                ended.map_or("the time is over", |_| "the log has ended"),
+                self.tail()
+            ),
+        }
+    }
+
     /// Waits until this many consumers are on the queue, this worker's among them.
     ///
     /// Panics as soon as the worker has ended instead, with its log.
