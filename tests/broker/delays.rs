@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use lapwing::{Context, Failure, Outcome, Worker};
+use lapwing::{Context, Failure, Outcome};
 
 use crate::support::{
     DEADLINE, Gate, HandlerRun, Notes, PublishSpec, QueueType, RunningWorker, lane, lanes, ms,
@@ -37,19 +37,18 @@ async fn load_of_a_thousand_mixed_delays_on_each_queue_type_is_neither_early_nor
     const MESSAGES: usize = 1000;
     let delay_of = |index: usize| 1000 + 7 * index as u64; // 1.000 s to 7.993 s
     let vhost = vhost().await;
-    let settings = lanes(&vhost, &["quorum", "classic"])
-        .with(
-            "[consumers.quorum]\nprefetch = 200\nretry.cap = '8s'\n\
+    let lanes = lanes(&vhost, &["quorum", "classic"]).with(
+        "[consumers.quorum]\nprefetch = 200\nretry.cap = '8s'\n\
          [consumers.classic]\nprefetch = 200\nretry.cap = '8s'\nqueue_type = 'classic'",
-        )
-        .settings();
+    );
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
         let notes = noting.clone();
         async move { fail_once(&notes, &context, asked(&context)).await }
     };
-    let worker = Worker::new(settings)
+    let worker = lanes
+        .worker()
         .handler("quorum", handler.clone())
         .handler("classic", handler);
     let worker = RunningWorker::start(worker).await;
@@ -94,9 +93,7 @@ async fn load_of_a_thousand_mixed_delays_on_each_queue_type_is_neither_early_nor
 #[tokio::test]
 async fn a_short_delay_waits_in_the_worker_and_holds_no_handler_slot() {
     let vhost = vhost().await;
-    let settings = lane(&vhost, "q")
-        .with("[consumers.q]\nconcurrency = 1")
-        .settings();
+    let lane = lane(&vhost, "q").with("[consumers.q]\nconcurrency = 1");
     let (notes, both) = (Notes::default(), Gate::default());
     let (noting, gate) = (notes.clone(), both.clone());
     let handler = move |context: Context| {
@@ -112,7 +109,7 @@ async fn a_short_delay_waits_in_the_worker_and_holds_no_handler_slot() {
             }
         }
     };
-    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     for id in ["first", "second"] {
         vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }
@@ -136,9 +133,7 @@ async fn a_short_delay_waits_in_the_worker_and_holds_no_handler_slot() {
 #[tokio::test]
 async fn more_short_delays_than_half_the_prefetch_are_parked() {
     let vhost = vhost().await;
-    let settings = lane(&vhost, "q")
-        .with("[consumers.q]\nprefetch = 8\nconcurrency = 8")
-        .settings();
+    let lane = lane(&vhost, "q").with("[consumers.q]\nprefetch = 8\nconcurrency = 8");
     let (notes, all) = (Notes::default(), Gate::default());
     let (noting, gate) = (notes.clone(), all.clone());
     let handler = move |context: Context| {
@@ -148,7 +143,7 @@ async fn more_short_delays_than_half_the_prefetch_are_parked() {
             fail_once(&notes, &context, ms(900)).await
         }
     };
-    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     let ids = vhost.publish_many("q", 8, |_| PublishSpec::of("x")).await;
     vhost.wait_for_counts("q", 0, 8, DEADLINE).await;
     all.open();
@@ -167,12 +162,10 @@ async fn more_short_delays_than_half_the_prefetch_are_parked() {
 #[tokio::test]
 async fn a_delay_beyond_the_longest_rung_takes_several_hops_that_no_handler_sees() {
     let vhost = vhost().await;
-    let settings = lanes(&vhost, &["quorum", "classic"])
-        .with(
-            "[consumers.quorum.retry]\ncap = '2s'\nmax_attempts = 1\n\
+    let lanes = lanes(&vhost, &["quorum", "classic"]).with(
+        "[consumers.quorum.retry]\ncap = '2s'\nmax_attempts = 1\n\
          [consumers.classic]\nqueue_type = 'classic'\nretry = { cap = '2s', max_attempts = 1 }",
-        )
-        .settings();
+    );
     let delay = ms(5300);
     let notes = Notes::default();
     let noting = notes.clone();
@@ -185,7 +178,8 @@ async fn a_delay_beyond_the_longest_rung_takes_several_hops_that_no_handler_sees
             }
         }
     };
-    let worker = Worker::new(settings)
+    let worker = lanes
+        .worker()
         .handler("quorum", handler.clone())
         .handler("classic", handler);
     let worker = RunningWorker::start(worker).await;
@@ -215,9 +209,7 @@ async fn a_delay_beyond_the_longest_rung_takes_several_hops_that_no_handler_sees
 #[tokio::test]
 async fn a_short_snooze_waits_in_the_worker_and_is_no_attempt() {
     let vhost = vhost().await;
-    let settings = lane(&vhost, "q")
-        .with("[consumers.q.retry]\nmax_attempts = 1")
-        .settings();
+    let lane = lane(&vhost, "q").with("[consumers.q.retry]\nmax_attempts = 1");
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -229,7 +221,7 @@ async fn a_short_snooze_waits_in_the_worker_and_is_no_attempt() {
             }
         }
     };
-    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     let id = vhost.publish("q", "x").await;
 
     notes.wait_for(4).await;
@@ -244,16 +236,14 @@ async fn a_short_snooze_waits_in_the_worker_and_is_no_attempt() {
 #[tokio::test]
 async fn a_snooze_for_ever_is_parked_and_stays_parked() {
     let vhost = vhost().await;
-    let settings = lane(&vhost, "q")
-        .with("[consumers.q.retry]\ncap = '1s'")
-        .settings();
+    let lane = lane(&vhost, "q").with("[consumers.q.retry]\ncap = '1s'");
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
         noting.note(&context);
         async { Outcome::snooze(Duration::MAX) }
     };
-    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     let id = vhost.publish("q", "x").await;
 
     let parked = |lane: &lapwing::LaneReport| lane.ledger.parked >= 2;
@@ -272,12 +262,10 @@ async fn a_snooze_for_ever_is_parked_and_stays_parked() {
 #[tokio::test]
 async fn a_message_that_fails_when_it_is_too_old_is_dead_lettered() {
     let vhost = vhost().await;
-    let settings = lanes(&vhost, &["inline", "parked"])
-        .with(
-            "[consumers.inline.retry]\nmax_age = '300ms'\nmax_attempts = 1000\n\
+    let lanes = lanes(&vhost, &["inline", "parked"]).with(
+        "[consumers.inline.retry]\nmax_age = '300ms'\nmax_attempts = 1000\n\
          [consumers.parked.retry]\nmax_age = '900ms'\nmax_attempts = 1000",
-        )
-        .settings();
+    );
     let notes = Notes::default();
     let always_after = |delay| {
         let notes = notes.clone();
@@ -286,7 +274,8 @@ async fn a_message_that_fails_when_it_is_too_old_is_dead_lettered() {
             async move { Err::<(), _>(Failure::retryable("busy", "no").retry_after(delay)) }
         }
     };
-    let worker = Worker::new(settings)
+    let worker = lanes
+        .worker()
         .handler("inline", always_after(ms(140)))
         .handler("parked", always_after(ms(1000)));
     let worker = RunningWorker::start(worker).await;
@@ -322,9 +311,7 @@ async fn a_message_that_fails_when_it_is_too_old_is_dead_lettered() {
 #[tokio::test]
 async fn a_message_that_failed_as_often_as_it_may_is_dead_lettered_with_its_story() {
     let vhost = vhost().await;
-    let settings = lane(&vhost, "q")
-        .with("[consumers.q.retry]\nmax_attempts = 4")
-        .settings();
+    let lane = lane(&vhost, "q").with("[consumers.q.retry]\nmax_attempts = 4");
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -333,7 +320,7 @@ async fn a_message_that_failed_as_often_as_it_may_is_dead_lettered_with_its_stor
         let text = format!("failure {}", context.attempt());
         async move { Err::<(), _>(Failure::retryable("busy", text).retry_after(delay)) }
     };
-    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     let id = vhost.publish("q", "as it was").await;
 
     vhost.wait_for_counts("q.dead", 1, 0, DEADLINE).await;
@@ -362,9 +349,7 @@ async fn a_message_that_failed_as_often_as_it_may_is_dead_lettered_with_its_stor
 async fn backoff_is_scattered_within_its_jitter() {
     const MESSAGES: usize = 30;
     let vhost = vhost().await;
-    let settings = lane(&vhost, "q")
-        .with("[consumers.q.retry]\nbase = '600ms'\njitter = 0.5")
-        .settings();
+    let lane = lane(&vhost, "q").with("[consumers.q.retry]\nbase = '600ms'\njitter = 0.5");
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -376,7 +361,7 @@ async fn backoff_is_scattered_within_its_jitter() {
             }
         }
     };
-    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     let ids = vhost
         .publish_many("q", MESSAGES, |_| PublishSpec::of("x"))
         .await;

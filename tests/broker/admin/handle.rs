@@ -24,15 +24,14 @@ async fn in_flight(worker: &RunningWorker, lane: &str) -> Vec<InFlight> {
 #[tokio::test]
 async fn messages_in_flight_are_listed_oldest_first_with_their_phase() {
     let vhost = vhost().await;
-    let settings = lanes(&vhost, &["q", "other"])
-        .with(
-            "[consumers.q]\nconcurrency = 2\nprefetch = 9\n\
+    let lanes = lanes(&vhost, &["q", "other"]).with(
+        "[consumers.q]\nconcurrency = 2\nprefetch = 9\n\
          [consumers.q.retry]\nbase = '20s'\njitter = 0.0\ninline_below = '30s'",
-        )
-        .settings();
+    );
     let (gate, notes) = (Gate::default(), Notes::default());
     let holding = gated(&notes, &gate);
-    let worker = Worker::new(settings)
+    let worker = lanes
+        .worker()
         .handler("q", holding)
         .handler_for_type("q", "fails", async || {
             Err::<(), _>(Failure::retryable("x", "not now"))
@@ -95,9 +94,7 @@ async fn messages_in_flight_are_listed_oldest_first_with_their_phase() {
 #[tokio::test]
 async fn a_cancelled_message_is_returned_uncharged_and_runs_again() {
     let vhost = vhost().await;
-    let settings = lane(&vhost, "q")
-        .with("[consumers.q]\nconcurrency = 1")
-        .settings();
+    let lane = lane(&vhost, "q").with("[consumers.q]\nconcurrency = 1");
     let notes = Notes::default();
     let noting = notes.clone();
     let (sender, mut told) = watch::channel(None);
@@ -112,7 +109,7 @@ async fn a_cancelled_message_is_returned_uncharged_and_runs_again() {
             Err(Failure::permanent("cancelled", "cut short"))
         }
     };
-    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     vhost.publish_many("q", 2, |_| PublishSpec::of("x")).await;
     notes.wait_for(1).await;
     let both = |report: &lapwing::LaneReport| report.buffered == 1;
@@ -176,7 +173,7 @@ impl Gauge {
 async fn concurrency_is_raised_and_lowered_under_load_and_no_handler_is_cancelled() {
     let vhost = vhost().await;
     let changes = "[consumers.q]\nconcurrency = 2\nprefetch = 20";
-    let settings = lane(&vhost, "q").with(changes).settings();
+    let lane = lane(&vhost, "q").with(changes);
     let (gauge, turnstile) = (Gauge::default(), Arc::new(Semaphore::new(0)));
     let (counted, passing) = (gauge.clone(), Arc::clone(&turnstile));
     let handler = move || {
@@ -187,7 +184,7 @@ async fn concurrency_is_raised_and_lowered_under_load_and_no_handler_is_cancelle
             gauge.leave();
         }
     };
-    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     vhost.publish_many("q", 100, |_| PublishSpec::of("x")).await;
     gauge.wait_for(2).await;
 
@@ -260,9 +257,9 @@ async fn a_lane_with_10_000_messages_in_flight_lists_them_quickly() {
 async fn outcomes_of_failures_are_kept_with_what_followed() {
     let vhost = vhost().await;
     let changes = "[consumers.q.retry]\nbase = '10ms'\nmax_attempts = 2\njitter = 0.0";
-    let settings = lane(&vhost, "q").with(changes).settings();
+    let lane = lane(&vhost, "q").with(changes);
     let handler = async || Err::<(), _>(Failure::retryable("http", "broken").status(503));
-    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     vhost.publish_many("q", 1, |_| PublishSpec::of("x")).await;
 
     let look = async || worker.handle.outcomes(None, None, 10);

@@ -8,27 +8,25 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use crate::support::{
-    ADMIN, Admin, BUSY, DEADLINE, Gate, HttpHandler, Reply, WorkerProcess, admin::answer, field,
-    lane, log_message, vhost, within,
+    ADMIN, Admin, BUSY, DEADLINE, Gate, HttpHandler, Reply, VHost, WorkerProcess, admin::answer,
+    field, lane, log_message, vhost, within,
 };
+
+/// A worker process that consumes `q`, and its admin server.
+async fn start(vhost: &VHost, handler: &HttpHandler) -> (WorkerProcess, Admin) {
+    let lane = lane(vhost, "q").http(handler).with(ADMIN);
+    let worker = WorkerProcess::start_with_admin(&lane.toml());
+    let admin = Admin::of(&worker).await;
+    worker.wait_for_consumers(vhost, "q", 1).await;
+    (worker, admin)
+}
 
 #[tokio::test]
 async fn a_drain_makes_it_unready_at_once_and_is_answered_to_its_end() {
     let vhost = vhost().await;
     let gate = Gate::default();
-    let passing = gate.clone();
-    let handler = HttpHandler::answering_async(move |_| {
-        let gate = passing.clone();
-        async move {
-            gate.passed().await;
-            Reply::ok()
-        }
-    })
-    .await;
-    let mut worker =
-        WorkerProcess::start_with_admin(&lane(&vhost, "q").http(&handler).with(ADMIN).toml());
-    let admin = Admin::of(&worker).await;
-    worker.wait_for_consumers(&vhost, "q", 1).await;
+    let handler = HttpHandler::behind(&gate, |_| Reply::ok()).await;
+    let (mut worker, admin) = start(&vhost, &handler).await;
     admin.until("/readyz", |(status, _)| *status == 200).await;
     vhost.publish("q", "x").await;
     handler.wait_for_requests(1, DEADLINE).await;
@@ -57,10 +55,7 @@ async fn a_drain_makes_it_unready_at_once_and_is_answered_to_its_end() {
 async fn an_open_stream_of_events_does_not_hold_up_the_exit() {
     let vhost = vhost().await;
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
-    let mut worker =
-        WorkerProcess::start_with_admin(&lane(&vhost, "q").http(&handler).with(ADMIN).toml());
-    let admin = Admin::of(&worker).await;
-    worker.wait_for_consumers(&vhost, "q", 1).await;
+    let (mut worker, admin) = start(&vhost, &handler).await;
     let mut events = crate::support::Events::open(&admin).await;
     events.next("state", |_| true).await;
 
@@ -137,10 +132,7 @@ async fn a_server_that_is_off_listens_nowhere_and_probes_have_an_address_of_thei
 async fn changes_are_written_down_with_who_asked_and_what_became_of_it() {
     let vhost = vhost().await;
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
-    let mut worker =
-        WorkerProcess::start_with_admin(&lane(&vhost, "q").http(&handler).with(ADMIN).toml());
-    let admin = Admin::of(&worker).await;
-    worker.wait_for_consumers(&vhost, "q", 1).await;
+    let (mut worker, admin) = start(&vhost, &handler).await;
 
     assert_eq!(admin.post("/api/v1/lanes/q/pause").await.0, 200);
     let request = admin.request(Method::PATCH, "/api/v1/lanes/q");

@@ -20,6 +20,8 @@ struct Running {
 impl Running {
     fn start(vhost: &VHost, arguments: &[&str]) -> Self {
         let mut command = publish(vhost, arguments);
+        // Its own patience with a busy broker is not what is tested.
+        command.env("LAPWING__TIMEOUTS__CHECKOUT", "30s");
         command.stdin(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("it starts");
         Self {

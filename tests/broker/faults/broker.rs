@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use lapwing::LaneState;
+use lapwing::{LaneState, Readiness};
 
 use super::{QUEUE, QUEUES, first_forty_pass, orders, publish};
 use crate::support::{
-    Account, BUSY, Broker, DEADLINE, Gate, HttpHandler, Release, Reply, require, wait_until,
+    Account, BUSY, Broker, DEADLINE, Gate, HttpHandler, Release, Reply, Request, require,
+    wait_until,
 };
 
 #[tokio::test]
@@ -51,6 +52,11 @@ async fn own_node_stopped_and_killed_under_load_is_waited_for_and_loses_nothing(
         .assert_nothing_lost();
 }
 
+fn is_blocked(readiness: &Readiness) -> bool {
+    let why = readiness.publishing.as_deref();
+    why.is_some_and(|why| why.contains("blocked"))
+}
+
 /// Blocks publishing on the node as a shortage of memory does.
 async fn alarm(broker: &Broker, on: bool) {
     match on {
@@ -72,19 +78,12 @@ async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its
     let broker = require!(OwnNode, Broker::own("alarm").await);
     let vhost = broker.vhost().await;
     let gate = Gate::default();
-    let held = gate.clone();
     // Of 41 messages the first half fails once; "trigger" meets no gate.
-    let handler = HttpHandler::answering_async(move |request| {
-        let held = held.clone();
-        async move {
-            let id = request.message_id();
-            if !id.starts_with("trigger") {
-                held.passed().await;
-            }
-            match request.attempt() == 1 && !id.starts_with("well") {
-                true => Reply::status(503),
-                false => Reply::ok(),
-            }
+    let waits = |request: &Request| !request.message_id().starts_with("trigger");
+    let handler = HttpHandler::holding(&gate, waits, |request| {
+        match request.attempt() == 1 && !request.message_id().starts_with("well") {
+            true => Reply::status(503),
+            false => Reply::ok(),
         }
     })
     .await;
@@ -98,12 +97,8 @@ async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its
 
     alarm(&broker, true).await;
     // The broker blocks a connection when it publishes: the next retry does.
-    let blocked = |readiness: &lapwing::Readiness| {
-        let why = readiness.publishing.as_deref();
-        why.is_some_and(|why| why.contains("blocked"))
-    };
     gate.open();
-    let during = worker.until("is blocked", blocked).await;
+    let during = worker.until("is blocked", is_blocked).await;
     assert!(during.ready, "consuming goes on: {during:?}");
     handler
         .wait_for("all have run once", DEADLINE, |seen| seen.answered >= 42)
@@ -147,11 +142,7 @@ async fn own_node_with_a_memory_alarm_does_not_hold_up_a_drain() {
     // The first copies are written before the broker blocks the connection, and wait for their
     // confirms; the others are not.
     gate.open();
-    let blocked = |readiness: &lapwing::Readiness| {
-        let why = readiness.publishing.as_deref();
-        why.is_some_and(|why| why.contains("blocked"))
-    };
-    worker.until("is blocked", blocked).await;
+    worker.until("is blocked", is_blocked).await;
     handler.wait_for_answered(8, DEADLINE).await;
 
     let began = std::time::Instant::now();
@@ -190,7 +181,7 @@ async fn own_node_with_a_long_memory_alarm_holds_the_lane_and_lets_it_go() {
     alarm(&broker, true).await;
     gate.open();
 
-    let is_held = |readiness: &lapwing::Readiness| readiness.lanes[QUEUE].state == LaneState::Held;
+    let is_held = |readiness: &Readiness| readiness.lanes[QUEUE].state == LaneState::Held;
     let held = worker.until("holds its lane", is_held).await;
     assert!(!held.ready, "a lane that cannot settle is not ready");
     alarm(&broker, false).await;
@@ -219,17 +210,8 @@ async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connec
     make_impatient(&broker).await;
     let vhost = broker.vhost().await;
     let gate = Gate::default();
-    let held = gate.clone();
-    let handler = HttpHandler::answering_async(move |request| {
-        let held = held.clone();
-        async move {
-            if request.index == 0 {
-                held.passed().await;
-            }
-            Reply::ok()
-        }
-    })
-    .await;
+    let first = |request: &Request| request.index == 0;
+    let handler = HttpHandler::holding(&gate, first, |_| Reply::ok()).await;
     let worker = orders(&vhost, &handler).start().await;
     let connections = || async {
         let mut names: Vec<_> = vhost

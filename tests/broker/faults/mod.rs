@@ -6,7 +6,9 @@ mod broker;
 mod network;
 mod queue;
 
-use crate::support::{Gate, HttpHandler, Lanes, PublishSpec, Reply, VHost, lane, lane::BrokerUrl};
+use crate::support::{
+    Gate, HttpHandler, Lanes, PublishSpec, Reply, Request, VHost, lane, lane::BrokerUrl,
+};
 
 /// The queue of these tests, and their lane.
 const QUEUE: &str = "orders";
@@ -34,16 +36,9 @@ async fn publish(vhost: &VHost, name: &str, n: usize) -> Vec<String> {
 
 /// A handler that holds back all messages of a run but the first 40.
 async fn first_forty_pass(gate: &Gate) -> HttpHandler {
-    let held = gate.clone();
-    HttpHandler::answering_async(move |request| {
-        let held = held.clone();
-        async move {
-            let (_, index) = request.message_id().split_once('-').expect("as published");
-            if index >= "040" {
-                held.passed().await;
-            }
-            Reply::ok()
-        }
-    })
-    .await
+    let later = |request: &Request| {
+        let (_, index) = request.message_id().split_once('-').expect("as published");
+        index >= "040"
+    };
+    HttpHandler::holding(gate, later, |_| Reply::ok()).await
 }

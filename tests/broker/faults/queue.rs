@@ -3,20 +3,14 @@
 use lapwing::LaneState;
 
 use super::{QUEUE, QUEUES, orders, publish, slow_handler};
-use crate::support::{Account, DEADLINE, Gate, HttpHandler, QueueType, Reply, vhost};
+use crate::support::{Account, DEADLINE, Gate, HttpHandler, QueueType, Reply, Request, vhost};
 
 /// A handler whose first request waits for the gate and then fails.
 async fn first_waits(gate: &Gate) -> HttpHandler {
-    let held = gate.clone();
-    HttpHandler::answering_async(move |request| {
-        let held = held.clone();
-        async move {
-            if request.index > 0 {
-                return Reply::ok();
-            }
-            held.passed().await;
-            Reply::status(503)
-        }
+    let first = |request: &Request| request.index == 0;
+    HttpHandler::holding(gate, first, move |request| match first(request) {
+        true => Reply::status(503),
+        false => Reply::ok(),
     })
     .await
 }

@@ -73,9 +73,10 @@ async fn handlers_are_given_what_they_ask_for() {
     vhost
         .declare_exchange("shop", lapin::ExchangeKind::Topic)
         .await;
-    let settings = lanes(&vhost, &["orders", "blobs"]).with(changes).settings();
+    let lanes = lanes(&vhost, &["orders", "blobs"]).with(changes);
     let seen = Seen::default();
-    let worker = Worker::new(settings)
+    let worker = lanes
+        .worker()
         .handler("orders", six)
         .handler("blobs", raw)
         .share(seen.clone());
@@ -109,11 +110,9 @@ async fn handlers_are_given_what_they_ask_for() {
 #[tokio::test]
 async fn a_body_that_does_not_fit_is_dead_lettered_untouched_with_the_place() {
     let vhost = vhost().await;
-    let settings = lane(&vhost, "orders").settings();
+    let lane = lane(&vhost, "orders");
     let seen = Seen::default();
-    let worker = Worker::new(settings)
-        .handler("orders", six)
-        .share(seen.clone());
+    let worker = lane.worker().handler("orders", six).share(seen.clone());
     let worker = RunningWorker::start(worker).await;
     let body = r#"{ "id" : "seven" }"#;
 
@@ -135,7 +134,7 @@ async fn a_body_that_does_not_fit_is_dead_lettered_untouched_with_the_place() {
 #[tokio::test]
 async fn messages_go_to_the_handler_of_their_type_and_others_are_dead_lettered() {
     let vhost = vhost().await;
-    let settings = lanes(&vhost, &["typed", "rest"]).settings();
+    let lanes = lanes(&vhost, &["typed", "rest"]);
     let (paid, sent, rest) = (Notes::default(), Notes::default(), Notes::default());
     let noting = |notes: &Notes| {
         let notes = notes.clone();
@@ -144,7 +143,8 @@ async fn messages_go_to_the_handler_of_their_type_and_others_are_dead_lettered()
             async {}
         }
     };
-    let worker = Worker::new(settings)
+    let worker = lanes
+        .worker()
         .handler_for_type("typed", "order.paid", noting(&paid))
         .handler_for_type("typed", "order.sent", noting(&sent))
         .handler_for_type("rest", "order.paid", noting(&paid))
@@ -211,14 +211,14 @@ async fn a_worker_that_lacks_what_its_handlers_take_does_not_start() {
 #[tokio::test]
 async fn what_a_handler_drops_is_acked_and_counted_apart() {
     let vhost = vhost().await;
-    let settings = lane(&vhost, "q").settings();
+    let lane = lane(&vhost, "q");
     let handler = |context: Context| async move {
         match context.message().body() {
             b"old" => Outcome::dropped("too old"),
             _ => Outcome::Succeeded,
         }
     };
-    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     for body in ["old", "new", "old"] {
         vhost.publish("q", body).await;
     }
@@ -235,14 +235,12 @@ async fn what_a_handler_drops_is_acked_and_counted_apart() {
 #[tokio::test]
 async fn rules_by_class_and_status_override_the_handler() {
     let vhost = vhost().await;
-    let settings = lane(&vhost, "q")
-        .with(
-            "[consumers.q.retry]\nbase = '10ms'\nrules = [\n\
+    let lane = lane(&vhost, "q").with(
+        "[consumers.q.retry]\nbase = '10ms'\nrules = [\n\
          { class = 'upstream', status = '409', action = 'retry' },\n\
          { status = '5xx', action = 'dead-letter' },\n\
          { class = 'panic', action = 'dead-letter' }]",
-        )
-        .settings();
+    );
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -260,7 +258,7 @@ async fn rules_by_class_and_status_override_the_handler() {
             })
         }
     };
-    let worker = RunningWorker::start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     for id in ["conflict", "gone", "broken", "panic", "other"] {
         vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }

@@ -1,7 +1,7 @@
 //! Several lanes in a worker: each has its own limits; they can be paused; they share state.
 
 use lapwing::state::StateHandle;
-use lapwing::{Context, Failure, LaneState, Readiness, Worker};
+use lapwing::{Context, Failure, LaneState, Readiness};
 use serde_json::json;
 
 use crate::support::{
@@ -29,26 +29,24 @@ fn gated(
 #[tokio::test]
 async fn each_lane_keeps_its_own_concurrency_and_prefetch() {
     let vhost = vhost().await;
-    let settings = lanes(&vhost, &["wide", "narrow", "single"])
-        .with(
-            "[consumers.wide]\nconcurrency = 7\nprefetch = 11\n\
+    let lanes = lanes(&vhost, &["wide", "narrow", "single"]).with(
+        "[consumers.wide]\nconcurrency = 7\nprefetch = 11\n\
          [consumers.narrow]\nconcurrency = 2\nprefetch = 9\nqueue_type = 'classic'\n\
          [consumers.single]\nconcurrency = 1\nprefetch = 1",
-        )
-        .settings();
-    let lanes = [("wide", 7, 11), ("narrow", 2, 9), ("single", 1, 1)];
+    );
+    let limits = [("wide", 7, 11), ("narrow", 2, 9), ("single", 1, 1)];
     let gate = Gate::default();
     let (notes, meters) = (Notes::default(), [(); 3].map(|()| Meter::default()));
-    let mut worker = Worker::new(settings);
-    for ((lane, ..), meter) in lanes.iter().zip(&meters) {
+    let mut worker = lanes.worker();
+    for ((lane, ..), meter) in limits.iter().zip(&meters) {
         worker = worker.handler(lane, gated(&notes, meter, &gate));
     }
     let worker = RunningWorker::start(worker).await;
-    for (lane, ..) in lanes {
+    for (lane, ..) in limits {
         vhost.publish_many(lane, 40, |_| PublishSpec::of("x")).await;
     }
 
-    for (lane, concurrency, prefetch) in lanes {
+    for (lane, concurrency, prefetch) in limits {
         vhost
             .wait_for_counts(lane, 40 - prefetch, prefetch, DEADLINE)
             .await;
@@ -61,7 +59,7 @@ async fn each_lane_keeps_its_own_concurrency_and_prefetch() {
     notes.wait_for(120).await;
 
     let report = worker.drain().await;
-    for ((lane, concurrency, _), meter) in lanes.into_iter().zip(&meters) {
+    for ((lane, concurrency, _), meter) in limits.into_iter().zip(&meters) {
         assert_eq!(meter.peak(), concurrency, "{lane}");
         assert_eq!(report.lanes[lane].ledger.acked, 40);
     }
@@ -70,20 +68,19 @@ async fn each_lane_keeps_its_own_concurrency_and_prefetch() {
 #[tokio::test]
 async fn a_paused_lane_finishes_what_runs_gives_the_rest_back_and_resumes() {
     let vhost = vhost().await;
-    let settings = lanes(&vhost, &["q", "other"])
-        .with("[consumers.q]\nconcurrency = 2\nprefetch = 10")
-        .settings();
+    let lanes =
+        lanes(&vhost, &["q", "other"]).with("[consumers.q]\nconcurrency = 2\nprefetch = 10");
     let (gate, notes, meter) = (Gate::default(), Notes::default(), Meter::default());
     let handler = gated(&notes, &meter, &gate);
     let other = Notes::default();
     let noting = other.clone();
-    let worker =
-        Worker::new(settings)
-            .handler("q", handler)
-            .handler("other", move |context: Context| {
-                noting.note(&context);
-                async {}
-            });
+    let worker = lanes
+        .worker()
+        .handler("q", handler)
+        .handler("other", move |context: Context| {
+            noting.note(&context);
+            async {}
+        });
     let mut worker = RunningWorker::start(worker).await;
     vhost.publish_many("q", 10, |_| PublishSpec::of("x")).await;
     vhost.wait_for_counts("q", 0, 10, DEADLINE).await;
@@ -156,7 +153,7 @@ async fn a_lane_that_is_paused_while_it_connects_takes_nothing_until_it_is_resum
         "broker.url = '{}'\nconsumers.q.topology = 'none'",
         proxy.url(&vhost)
     );
-    let settings = lanes(&vhost, &["q", "other"]).with(&changes).settings();
+    let lanes = lanes(&vhost, &["q", "other"]).with(&changes);
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -165,7 +162,7 @@ async fn a_lane_that_is_paused_while_it_connects_takes_nothing_until_it_is_resum
     };
     vhost.publish("q", "x").await;
     proxy.stall();
-    let worker = Worker::new(settings).handler("q", handler);
+    let worker = lanes.worker().handler("q", handler);
     let mut worker = RunningWorker::begin(worker.handler("other", async || {}));
     proxy.wait_for_accepted(2).await;
     // Nothing tells that the lane waits for its connection; it takes it one turn.
@@ -197,7 +194,7 @@ async fn a_lane_that_is_paused_while_it_connects_takes_nothing_until_it_is_resum
 #[tokio::test]
 async fn handlers_of_two_lanes_share_the_state_actor() {
     let vhost = vhost().await;
-    let settings = lanes(&vhost, &["a", "b"]).settings();
+    let lanes = lanes(&vhost, &["a", "b"]);
     let count = |context: Context, state: StateHandle| async move {
         state.increment("total", 1).await?;
         state.increment(context.lane(), 1).await?;
@@ -229,7 +226,8 @@ async fn handlers_of_two_lanes_share_the_state_actor() {
             other => Err(Failure::permanent("state", format!("{other:?}"))),
         }
     };
-    let worker = Worker::new(settings)
+    let worker = lanes
+        .worker()
         .handler("a", count)
         .handler("b", count)
         .handler_for_type("b", "report", report);

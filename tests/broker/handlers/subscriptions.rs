@@ -1,7 +1,7 @@
 //! A subscription that nobody waits for any more: the broker may make it all the same, and must not
 //! hand it messages that nobody takes.
 
-use lapwing::{LaneReport, LaneState, Readiness, Worker};
+use lapwing::{LaneReport, LaneState, Readiness};
 
 use crate::support::{
     DEADLINE, Gate, Notes, Proxy, PublishSpec, QueueType, RunningWorker, VHost, lane, vhost, within,
@@ -29,17 +29,14 @@ async fn worker(
          consumers.q.queue_type = 'classic'\n{changes}",
         proxy.url(vhost)
     );
-    let settings = lane(vhost, "q").with(&changes).settings();
+    let lane = lane(vhost, "q").with(&changes);
     let (gate, notes) = (gate.clone(), notes.clone());
     let handler = move |context: lapwing::Context| {
         let gate = gate.clone();
         notes.note(&context);
         async move { gate.passed().await }
     };
-    (
-        RunningWorker::start(Worker::new(settings).handler("q", handler)).await,
-        proxy,
-    )
+    (lane.start_with(handler).await, proxy)
 }
 
 /// Resumes the lane while nothing passes: it subscribes, and gets no answer.

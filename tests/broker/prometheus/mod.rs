@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 use crate::support::{
-    DEADLINE, Gate, HttpHandler, Reply, VHost, WorkerProcess, backends, field, lane, vhost,
+    DEADLINE, Gate, HttpHandler, Reply, Request, VHost, WorkerProcess, backends, field, lane, vhost,
 };
 
 /// The alert rules that come with Lapwing.
@@ -46,19 +46,12 @@ impl Setup {
     async fn new() -> Self {
         let vhost = vhost().await;
         let gate = Gate::default();
-        let held = gate.clone();
-        let server = HttpHandler::answering_async(move |request| {
-            let held = held.clone();
-            async move {
-                match (request.message_id(), request.attempt()) {
-                    ("late", 1) => Reply::status(503),
-                    ("never", _) => Reply::status(400),
-                    ("held", _) => {
-                        held.passed().await;
-                        Reply::ok()
-                    }
-                    _ => Reply::ok(),
-                }
+        let held = |request: &Request| request.message_id() == "held";
+        let server = HttpHandler::holding(&gate, held, |request| {
+            match (request.message_id(), request.attempt()) {
+                ("late", 1) => Reply::status(503),
+                ("never", _) => Reply::status(400),
+                _ => Reply::ok(),
             }
         })
         .await;

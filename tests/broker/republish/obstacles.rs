@@ -9,24 +9,21 @@ use serde_json::Value;
 
 use super::{DEAD, QUEUE, QUEUES, RUNG, declare_rung, orders};
 use crate::support::{
-    Account, DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, QueueType, Reply, WorkerProcess,
-    field, log_message, vhost, wait_until,
+    Account, DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, QueueType, Reply, Request,
+    WorkerProcess, field, log_message, vhost, wait_until,
 };
 
-/// Fails every first attempt, once the gate is open.
+/// Fails every first attempt.
+fn fail_first(request: &Request) -> Reply {
+    match request.attempt() {
+        1 => Reply::status(503),
+        _ => Reply::ok(),
+    }
+}
+
+/// The same, once the gate is open.
 async fn first_attempts_fail(gate: &Gate) -> HttpHandler {
-    let held = gate.clone();
-    HttpHandler::answering_async(move |request| {
-        let held = held.clone();
-        async move {
-            held.passed().await;
-            match request.attempt() {
-                1 => Reply::status(503),
-                _ => Reply::ok(),
-            }
-        }
-    })
-    .await
+    HttpHandler::behind(gate, fail_first).await
 }
 
 fn is_held(readiness: &Readiness) -> bool {
@@ -186,22 +183,10 @@ async fn a_publishing_connection_that_dies_again_and_again_costs_no_retry() {
     let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let gate = Gate::default();
-    let held = gate.clone();
     // Retries of the first half are under way when the connection dies, those of the second half
     // begin when it is gone.
-    let handler = HttpHandler::answering_async(move |request| {
-        let held = held.clone();
-        async move {
-            if request.message_id().ends_with("late") {
-                held.passed().await;
-            }
-            match request.attempt() {
-                1 => Reply::status(503),
-                _ => Reply::ok(),
-            }
-        }
-    })
-    .await;
+    let late = |request: &Request| request.message_id().ends_with("late");
+    let handler = HttpHandler::holding(&gate, late, fail_first).await;
     let patient = "publish.budget = '20s'";
     let worker = orders(&proxy.url(&vhost), &handler)
         .with(patient)

@@ -36,11 +36,23 @@ impl HttpHandler {
         gate: &Gate,
         answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::holding(gate, |_| true, answer).await
+    }
+
+    /// One that holds back its answers to the requests that wait, until the gate is opened.
+    pub async fn holding(
+        gate: &Gate,
+        waits: impl Fn(&Request) -> bool + Send + Sync + 'static,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let (gate, answer) = (gate.clone(), Arc::new(answer));
         Self::answering_async(move |request| {
-            let (gate, answer) = (gate.clone(), Arc::clone(&answer));
+            let gate = waits(&request).then(|| gate.clone());
+            let answer = Arc::clone(&answer);
             async move {
-                gate.passed().await;
+                if let Some(gate) = gate {
+                    gate.passed().await;
+                }
                 answer(&request)
             }
         })

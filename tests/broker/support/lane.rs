@@ -4,6 +4,7 @@ use std::path::Path;
 
 use lapwing::Worker;
 use lapwing::config::Settings;
+use lapwing::handler::IntoHandler;
 use toml::{Table, Value};
 
 use super::http::HttpHandler;
@@ -142,6 +143,17 @@ impl Lanes {
     /// A worker that has yet to be given the handlers that are not configured.
     pub fn worker(&self) -> Worker {
         Worker::new(self.settings())
+    }
+
+    /// Starts the worker in this process with this handler for its only lane. See
+    /// [`RunningWorker::start`].
+    pub async fn start_with<M>(&self, handler: impl IntoHandler<M>) -> RunningWorker {
+        let lanes = self.config["consumers"].as_table().expect("as made");
+        let mut names = lanes.keys();
+        let (Some(name), None) = (names.next(), names.next()) else {
+            panic!("several lanes: register their handlers by `worker`")
+        };
+        RunningWorker::start(self.worker().handler(name, handler)).await
     }
 
     /// Starts the worker in this process. See [`RunningWorker::start`].

@@ -63,6 +63,6 @@ pub use raw::RawMessage;
 pub(crate) use require::require;
 pub use running::RunningWorker;
 pub use vhost::{VHost, vhost};
-pub use wait::{BUSY, DEADLINE, Gate, ms, wait_until, within};
+pub use wait::{BUSY, Block, DEADLINE, Gate, ms, wait_until, within};
 pub use worker::{Exit, WorkerProcess};
 pub use worker_log::{assert_adds_up, field, message as log_message};

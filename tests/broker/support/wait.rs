@@ -1,6 +1,7 @@
 //! Deadlines: nothing in a test waits for ever, and what gave up says what it last saw.
 
 use std::fmt::Debug;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -59,6 +60,38 @@ pub async fn within<F: IntoFuture>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(output) => output,
         Err(_) => panic!("{what} took longer than {DEADLINE:?}"),
+    }
+}
+
+/// Holds threads until its [`Release`] is dropped, for handlers that block. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Block(Arc<(Mutex<bool>, Condvar)>);
+
+/// Lets the threads of a [`Block`] go when it is dropped, also by a test that fails: its runtime
+/// would wait for them.
+#[derive(Debug)]
+pub struct Release(Block);
+
+impl Block {
+    /// A block, and what ends it.
+    pub fn new() -> (Self, Release) {
+        let block = Self(Arc::default());
+        (block.clone(), Release(block))
+    }
+
+    /// Keeps the thread until the release.
+    pub fn pass(&self) {
+        let (open, changed) = &*self.0;
+        let open = open.lock().expect("no panic");
+        drop(changed.wait_while(open, |open| !*open).expect("no panic"));
+    }
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        let (open, changed) = &*self.0.0;
+        *open.lock().expect("no panic") = true;
+        changed.notify_all();
     }
 }
 

@@ -3,7 +3,9 @@
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
 
 use super::Setup;
-use crate::support::{DEADLINE, PublishSpec, Received, Reply, RunningWorker, attributes, lane};
+use crate::support::{
+    DEADLINE, HttpHandler, PublishSpec, Received, Reply, Request, RunningWorker, attributes, lane,
+};
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const UNSAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
@@ -284,19 +286,10 @@ async fn a_publisher_that_does_not_sample_is_followed_and_the_service_is_told() 
 #[tokio::test]
 async fn a_wait_for_a_handler_slot_is_a_span() {
     let gate = crate::support::Gate::default();
-    let held = gate.clone();
     let vhost = crate::support::vhost().await;
     let collector = crate::support::Collector::grpc().await;
-    let server = crate::support::HttpHandler::answering_async(move |request| {
-        let held = held.clone();
-        async move {
-            if request.index == 0 {
-                held.passed().await;
-            }
-            Reply::ok()
-        }
-    })
-    .await;
+    let first = |request: &Request| request.index == 0;
+    let server = HttpHandler::holding(&gate, first, |_| Reply::ok()).await;
     let config = lane(&vhost, "q")
         .http(&server)
         .with("[consumers.q]\nconcurrency = 1\nprefetch = 2")
