@@ -83,8 +83,13 @@ impl Replica {
     }
 }
 
-/// The ledgers of replicas that have all ended well, added up.
-async fn sum(ended: Vec<JoinHandle<(Exit, Ledger)>>, longest: Duration) -> Ledger {
+/// All replicas have ended well, within this time of their signals, and have handled all messages
+/// together. How many they gave back for others: some, as the signals came amid the load.
+async fn all_done(
+    messages: usize,
+    ended: Vec<JoinHandle<(Exit, Ledger)>>,
+    longest: Duration,
+) -> u64 {
     let mut sum = Ledger::default();
     for replica in ended {
         let (exit, ledger) = replica.await.expect("no panic");
@@ -95,7 +100,10 @@ async fn sum(ended: Vec<JoinHandle<(Exit, Ledger)>>, longest: Duration) -> Ledge
         assert_adds_up(&ledger);
         sum += ledger;
     }
-    sum
+    assert_eq!((sum.acked, sum.stale), (messages as u64, 0), "{sum:?}");
+    assert_eq!(sum.received, sum.acked + sum.returned, "{sum:?}");
+    assert!(sum.returned > 0, "{sum:?}");
+    sum.returned
 }
 
 /// When requests were answered with success, in order.
