@@ -22,7 +22,7 @@ const SLOW: Duration = Duration::from_millis(1_500);
 /// What each new replica does before the next old one goes.
 const SHARE: usize = 50;
 /// No moment of this length may pass without a finished message.
-const SILENCE: Duration = Duration::from_secs(1);
+const SILENCE: Duration = Duration::from_secs(4);
 
 /// Publishes a message at each pace until told to stop; answers the ids.
 async fn publish_until(vhost: &VHost, stop: &watch::Sender<bool>) -> Vec<String> {
