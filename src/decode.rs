@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use crate::{
     broker::Delivery,
     config::Decode,
-    handler::{Failure, Outcome},
     message::Message,
+    outcome::{Failure, Outcome},
 };
 
 /// The message in a delivery. Never fails: what is wrong with a body is the outcome that

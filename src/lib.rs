@@ -32,38 +32,62 @@
 //! `session -> Delivery -> decode -> Message -> dispatch -> Handler -> execute under timeout ->
 //! Outcome -> policy::decide -> Settlement -> settle -> Settled | Stale`
 //!
-//! The source is laid out along that path: [`broker`], `decode`, [`message`], `dispatch`,
-//! [`handler`], `execute`, [`policy`], and `worker`, whose `path` module holds it all together.
-//! Five patterns are its heart: bounded concurrency (`slots`, one for each running
-//! handler), timeouts (`execute`, and every await on broker, pool and actor), retry with
-//! exponential backoff ([`backoff`]), a state actor ([`state`]), and graceful shutdown
-//! (`worker::lane`).
+//! The modules below stand in the order in which a message meets them. Five patterns are the heart of
+//! the crate: bounded concurrency (`flight::slots`, one slot for each running handler), timeouts
+//! (`path::execute`, and every await on broker, pool and actor), retry with exponential backoff
+//! ([`backoff`] and [`policy`]), a state actor ([`state`]), and graceful shutdown (`lane::drain`).
 
-pub mod admin;
-pub mod backoff;
+// The broker hands over a delivery, which is decoded into a message.
 pub mod broker;
-pub mod config;
-mod dead_letters;
+
 mod decode;
-pub mod deletion_cost;
-mod dispatch;
-mod execute;
-pub mod handler;
 pub mod message;
+
+// The delivery is in flight: it waits for a slot, its handler runs, and the broker is told the end.
+mod flight;
+
+mod path;
+
+pub mod handler;
+mod outcome;
+
+// What follows an outcome: an ack, a retry after a delay, a dead letter.
 pub mod policy;
-mod run;
-mod slots;
-pub mod state;
-pub mod telemetry;
-mod text;
+
+pub mod backoff;
+mod ladder;
+
+mod dead_letters;
+
+// Who carries it out: one actor for each consumer, in a worker; and an actor for handlers' state.
+mod lane;
+
 mod worker;
 
-pub use handler::{Context, Failure, Handler, Outcome};
+pub mod state;
+
+// What others see of it.
+mod status;
+
+pub mod telemetry;
+
+pub mod admin;
+pub mod kubernetes;
+
+// Beside the path: publishing new messages, settings, text.
+mod client;
+
+pub mod config;
+mod text;
+
+pub use client::{Client, NewMessage};
+pub use flight::Phase;
+pub use handler::{Context, Handler};
+pub use lane::{CallError, CancelError};
 pub use message::Message;
-pub use run::Phase;
-pub use worker::{
-    CallError, CancelError, ConcurrencyError, DeliveryId, InFlight, InFlightPage,
-    InvalidDeliveryId, LaneHealth, LaneReport, LaneReports, LaneState, Ledger, OutcomeKind,
-    OutcomeRecord, Readiness, Report, RunError, SettlementKind, Worker, WorkerHandle,
-    shutdown_signal,
+pub use outcome::{Failure, Outcome};
+pub use status::{
+    DeliveryId, InFlight, InFlightPage, InvalidDeliveryId, LaneHealth, LaneReport, LaneReports,
+    LaneState, Ledger, OutcomeKind, OutcomeRecord, Readiness, SettlementKind,
 };
+pub use worker::{ConcurrencyError, Report, RunError, Worker, WorkerHandle, shutdown_signal};

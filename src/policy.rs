@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use crate::{
     backoff::exponential_backoff,
     config::{RetrySettings, Rule, RuleAction},
-    handler::{Failure, Outcome},
+    outcome::{Failure, Outcome},
 };
 
 /// What is to become of a delivery.

@@ -31,10 +31,7 @@ use super::{
     Scrape, console, error::ApiError, events, guard, liveness::Liveness, monitor::Monitor, probes,
     reads, views, writes,
 };
-use crate::{
-    LaneReport, LaneState, Ledger, WorkerHandle, config::Settings, text::rfc3339,
-    worker::worker_name,
-};
+use crate::{LaneReport, LaneState, Ledger, WorkerHandle, config::Settings, text::rfc3339};
 
 /// Streams of events at a time.
 const STREAMS: usize = 32;
@@ -79,7 +76,7 @@ impl App {
             streams: Arc::new(Semaphore::new(STREAMS)),
             state: watch::Sender::new("{}".into()),
             document: OnceLock::new(),
-            name: worker_name(&settings.broker.name),
+            name: settings.broker.worker_name(),
             started_at: SystemTime::now(),
             started: AtomicBool::new(false),
         }

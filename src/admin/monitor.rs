@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     LaneReport,
-    telemetry::{Added, Counts, Durations, Tally},
+    status::{Added, Counts, Durations, Tally},
     text::rfc3339,
 };
 

@@ -10,9 +10,8 @@ use utoipa::ToSchema;
 use crate::{
     LaneHealth, LaneReport, LaneState, Ledger, OutcomeRecord, Readiness,
     config::{HandlerKind, QueueType, Topology},
-    telemetry::Counts,
+    status::{Counts, Vitals},
     text::rfc3339,
-    worker::Vitals,
 };
 
 /// The worker as a whole.

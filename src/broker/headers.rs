@@ -145,7 +145,7 @@ impl Properties {
 
 impl Properties {
     /// Properties of a new message: persistent, with a message-id and the time.
-    pub(super) fn new(
+    pub(crate) fn new(
         message_id: &str,
         content_type: Option<&str>,
         message_type: Option<&str>,

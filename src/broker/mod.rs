@@ -1,6 +1,5 @@
 //! Everything that knows AMQP. Only this module imports lapin, and only `settle` acks and nacks.
 
-mod client;
 mod connection;
 mod copies;
 mod delivery;
@@ -14,7 +13,6 @@ mod settle;
 mod topology;
 mod wire;
 
-pub use client::{Client, NewMessage};
 pub use error::BrokerError;
 pub use headers::{HeaderValue, Properties};
 pub use publisher::PublishError;

@@ -12,15 +12,11 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{ArgGroup, Args};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lapwing::{
-    broker::{Client, NewMessage},
-    config::Settings,
-    telemetry,
-};
+use lapwing::{Client, NewMessage, config::Settings, telemetry};
 use tokio::time::{Instant, sleep_until};
 
-use self::under_way::{Cut, Tally, UnderWay};
 use super::{ConfigFile, say, signals::Signals};
+use under_way::{Cut, Tally, UnderWay};
 
 /// Publish messages, persistent and mandatory, and wait for the broker to confirm each.
 #[derive(Args)]

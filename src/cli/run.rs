@@ -7,7 +7,7 @@ use lapwing::{
     Report, RunError, Worker, WorkerHandle,
     admin::{Server, ServerError},
     config::Settings,
-    deletion_cost,
+    kubernetes,
     telemetry::{self, Telemetry},
 };
 use tracing::{error, info, warn};
@@ -74,7 +74,7 @@ async fn work(
         Err(error) => return Ok(Err(CannotRun::Admin(error))),
     };
     // Ends with the runtime.
-    let told = deletion_cost::keep(worker.handle(), settings.pod_deletion_cost.clone());
+    let told = kubernetes::keep(worker.handle(), settings.pod_deletion_cost.clone());
     tokio::spawn(told);
     let shutdown = shutdown_then_hurry(worker.handle(), signals);
     let ended = worker.run(shutdown).await;

@@ -36,6 +36,18 @@ pub struct BrokerSettings {
     pub tls: TlsSettings,
 }
 
+impl BrokerSettings {
+    /// This process, for the broker's lists, headers and logs: name, host and process id.
+    pub(crate) fn worker_name(&self) -> String {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = match host.trim() {
+            "" => "localhost",
+            host => host,
+        };
+        format!("{}@{host}:{}", self.name, std::process::id())
+    }
+}
+
 impl Default for BrokerSettings {
     fn default() -> Self {
         Self {

@@ -8,8 +8,13 @@ use std::{
 
 use serde::de::DeserializeOwned;
 
-use super::{Cancellation, Context, Failure, Outcome};
-use crate::{decode, message::Message, state::StateHandle};
+use super::{Cancellation, Context};
+use crate::{
+    decode,
+    message::Message,
+    outcome::{Failure, Outcome},
+    state::StateHandle,
+};
 
 /// An argument of a handler function, taken from the context before the function runs.
 pub trait FromContext: Sized {

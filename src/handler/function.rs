@@ -2,7 +2,8 @@
 
 use std::{future::Future, marker::PhantomData};
 
-use super::{Context, FromContext, Handler, HandlerFuture, IntoOutcome, Requirements};
+use super::{Context, FromContext, Handler, HandlerFuture, Requirements};
+use crate::outcome::IntoOutcome;
 
 /// What can be registered on a worker: a [`Handler`], or an async function of up to six arguments
 /// that each implement [`FromContext`].

@@ -17,10 +17,11 @@ use reqwest::{
 };
 use tokio::time::{Instant, timeout_at};
 
-use super::{Context, Failure, Handler, HandlerError, HandlerFuture, Outcome};
+use super::{Context, Handler, HandlerError, HandlerFuture};
 use crate::{
     broker::headers::names::{TRACEPARENT, TRACESTATE},
     config::HandlerSettings,
+    outcome::{Failure, Outcome},
     telemetry::RequestTrace,
     text::cut,
 };

@@ -1,7 +1,7 @@
 //! A handler for looking at a queue: it writes each message to the log, and succeeds.
 
-use super::{Context, Handler, HandlerFuture, Outcome};
-use crate::text;
+use super::{Context, Handler, HandlerFuture};
+use crate::{outcome::Outcome, text};
 
 /// Logs id, type, routing key, headers and the start of the body at level `info`.
 #[derive(Clone, Copy, Debug, Default)]

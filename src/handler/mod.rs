@@ -7,16 +7,17 @@ mod extract;
 mod function;
 mod http;
 mod log;
-mod outcome;
 
-pub use context::{CancelReason, Cancellation, Context};
+pub use context::{Cancellation, Context};
 pub use extract::{Attempt, Body, FromContext, Headers, Json, Requirements, Shared};
 pub use function::{FunctionHandler, IntoHandler};
 pub use http::HttpHandler;
 pub use log::LogHandler;
-pub use outcome::{Failure, IntoOutcome, Outcome};
 
-pub(crate) use context::{Cancel, Extensions};
+pub use crate::{
+    flight::CancelReason,
+    outcome::{Failure, IntoOutcome, Outcome},
+};
 
 use std::{future::Future, pin::Pin, sync::Arc};
 

@@ -13,7 +13,7 @@ use opentelemetry::{
 };
 
 use super::catalogue::{self, BUCKETS, Instrument, attributes};
-use crate::handler::Outcome;
+use crate::outcome::Outcome;
 
 /// The attributes of a handler run.
 pub(super) fn process_attributes(lane: &Arc<str>, queue: &Arc<str>) -> [KeyValue; 4] {

@@ -2,8 +2,6 @@
 //! measured.
 
 pub mod catalogue;
-mod counters;
-mod durations;
 mod environment;
 mod lane;
 mod logs;
@@ -13,16 +11,13 @@ mod otlp;
 mod propagation;
 mod request;
 mod spans;
-mod stats;
 
 use std::{
-    future::poll_fn,
-    pin::pin,
     sync::mpsc,
     time::{Duration, Instant},
 };
 
-use opentelemetry::{Context, global, propagation::TextMapCompositePropagator};
+use opentelemetry::{global, propagation::TextMapCompositePropagator};
 use opentelemetry_appender_tracing::layer::OpenTelemetryTracingBridge;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use prometheus::TextEncoder;
@@ -31,21 +26,13 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
-pub(crate) use counters::Counters;
-pub use counters::Counts;
-pub(crate) use durations::{Added, Durations, Tally};
 pub(crate) use lane::{LaneTelemetry, Untold};
 pub(crate) use metrics::{LaneMetrics, drained};
 pub(crate) use observed::{Observed, ObservedLane, observe};
-pub(crate) use propagation::traceparent;
 pub(crate) use request::{PublishTrace, RequestTrace};
-pub(crate) use spans::{AttemptTrace, LaneTraces, SCOPE, fail};
-pub(crate) use stats::LaneStats;
+pub(crate) use spans::{LaneTraces, SCOPE, attempt_ended, fail};
 
-use crate::{
-    config::{AdminSettings, Settings, TraceParent},
-    worker::worker_name,
-};
+use crate::config::{AdminSettings, Settings, TraceParent};
 use environment::Plan;
 use otlp::Providers;
 
@@ -131,7 +118,7 @@ fn export(settings: &Settings, scraped: bool) -> Result<Telemetry, TelemetryErro
         true => Some(exporter_runtime()?),
         false => None,
     };
-    let resource = otlp::resource(&plan, &worker_name(&settings.broker.name));
+    let resource = otlp::resource(&plan, &settings.broker.worker_name());
     let entered = runtime.as_ref().map(tokio::runtime::Runtime::enter);
     let providers = Providers::start(&plan, &resource, settings.consumers.len(), scraped)?;
     drop(entered);
@@ -357,14 +344,4 @@ fn together(all: Vec<Job>, until: Instant) -> Vec<String> {
     }
     told.retain(|text| !text.is_empty());
     told
-}
-
-/// Runs a future inside of a context, where there is one.
-pub(crate) async fn within<F: Future>(context: Option<&Context>, future: F) -> F::Output {
-    let mut future = pin!(future);
-    poll_fn(|task| {
-        let _current = context.map(|context| context.clone().attach());
-        future.as_mut().poll(task)
-    })
-    .await
 }

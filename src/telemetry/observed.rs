@@ -12,12 +12,11 @@ use tokio::sync::watch;
 use super::{
     catalogue::{self, Instrument, Kind, attributes},
     metrics::process_attributes,
-    stats::LaneStats,
 };
 use crate::{
     broker::connections_opened,
     state::MailboxGauge,
-    worker::{LaneHealth, LaneState},
+    status::{LaneHealth, LaneState, LaneStats},
 };
 
 /// A worker, as it is observed.

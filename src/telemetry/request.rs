@@ -12,7 +12,7 @@ use super::{
     propagation::{TextHeaders, inject},
     spans::{ROUTING_KEY, SCOPE, server},
 };
-use crate::{broker::PublishError, handler::Failure};
+use crate::{broker::PublishError, outcome::Failure};
 
 /// The span of publishing a new message, which creates the message's context.
 pub(crate) struct PublishTrace(Context);

@@ -31,14 +31,14 @@ use super::{
         DESTINATION, ERROR_TYPE, LANE, OPERATION, OPERATION_TYPE, OUTCOME, SYSTEM,
     },
     metrics::error_type,
-    propagation::{extract, parse_traceparent, remote},
+    propagation::{extract, remote},
 };
 use crate::{
     broker::{HeaderValue, headers::names},
     config::TraceParent,
-    handler::Outcome,
+    flight::{AttemptTrace, Flight, parse_traceparent},
     message::Message,
-    run::Run,
+    outcome::Outcome,
 };
 
 /// A shorter wait for a handler slot is no span of its own.
@@ -60,16 +60,6 @@ pub(crate) struct LaneTraces {
     worker: Arc<str>,
     /// The broker's address, of the live session.
     server: Mutex<Option<(Arc<str>, u16)>>,
-}
-
-/// The trace of one attempt. Cheap to clone.
-#[derive(Clone, Debug)]
-pub(crate) struct AttemptTrace {
-    /// The context of its `process` span, to be current while the handler runs and while its end is
-    /// carried out.
-    pub(crate) context: Context,
-    /// When it ended; `None` while it runs.
-    ended: Option<SystemTime>,
 }
 
 impl LaneTraces {
@@ -108,12 +98,12 @@ impl LaneTraces {
     }
 
     /// Begins an attempt: its `process` span, and those of the waits before it.
-    pub(crate) fn begin(&self, run: &Run) -> Context {
-        let created = extract(&run.message.properties);
-        let before = run.attempt_trace();
+    pub(crate) fn begin(&self, flight: &Flight) -> Context {
+        let created = extract(&flight.message.properties);
+        let before = flight.attempt_trace();
         let last = match &before {
             Some(before) => Some(before.span_context()),
-            None => header(&run.message, names::LAST_ATTEMPT).and_then(parse_traceparent),
+            None => header(&flight.message, names::LAST_ATTEMPT).and_then(parse_traceparent),
         };
         let creation = created.span().span_context().clone();
         let links = [Some(creation), last.clone()].into_iter().flatten();
@@ -140,21 +130,21 @@ impl LaneTraces {
         let recording = span.is_recording();
         if recording {
             span.update_name(self.name("process"));
-            self.describe(&mut span, run);
+            self.describe(&mut span, flight);
         }
         let context = parent.with_span(span);
         if recording {
-            self.tell_of_waits(run, before, last, &context);
+            self.tell_of_waits(flight, before, last, &context);
         }
-        run.set_attempt_trace(AttemptTrace {
+        flight.set_attempt_trace(AttemptTrace {
             context: context.clone(),
             ended: None,
         });
         context
     }
 
-    fn describe(&self, span: &mut BoxedSpan, run: &Run) {
-        let message = &run.message;
+    fn describe(&self, span: &mut BoxedSpan, flight: &Flight) {
+        let message = &flight.message;
         let mut all = vec![
             KeyValue::new(SYSTEM, "rabbitmq"),
             KeyValue::new(OPERATION, "process"),
@@ -164,10 +154,10 @@ impl LaneTraces {
             KeyValue::new("messaging.client.id", Arc::clone(&self.worker)),
             KeyValue::new(
                 "messaging.rabbitmq.message.delivery_tag",
-                i64::try_from(run.tag).unwrap_or(i64::MAX),
+                i64::try_from(flight.tag).unwrap_or(i64::MAX),
             ),
             KeyValue::new(LANE, Arc::clone(&self.lane)),
-            KeyValue::new("lapwing.attempt", i64::from(run.attempt())),
+            KeyValue::new("lapwing.attempt", i64::from(flight.attempt())),
         ];
         let mut text = |key: &'static str, value: Option<&str>| {
             let value = value.filter(|value| !value.is_empty());
@@ -192,13 +182,13 @@ impl LaneTraces {
     /// Where the message was before this attempt: in the buffer, or between two attempts.
     fn tell_of_waits(
         &self,
-        run: &Run,
+        flight: &Flight,
         before: Option<AttemptTrace>,
         last: Option<SpanContext>,
         process: &Context,
     ) {
         let now = SystemTime::now();
-        let received = now - run.received.elapsed();
+        let received = now - flight.received.elapsed();
         match (before, last) {
             // The last attempt was in this stay: it waited here.
             (Some(before), _) => {
@@ -207,7 +197,7 @@ impl LaneTraces {
                 return;
             }
             (None, Some(last)) => {
-                let parked = header(&run.message, names::PARKED_AT);
+                let parked = header(&flight.message, names::PARKED_AT);
                 let parked = parked.and_then(|text| humantime::parse_rfc3339(text).ok());
                 if let Some(parked) = parked.filter(|parked| *parked <= received) {
                     self.internal("wait", &remote(last), parked, received);
@@ -293,31 +283,24 @@ impl LaneTraces {
     }
 }
 
-impl AttemptTrace {
-    /// Its `process` span.
-    pub(crate) fn span_context(&self) -> SpanContext {
-        self.context.span().span_context().clone()
-    }
-
-    /// The handler has ended, so: ends the `process` span.
-    pub(crate) fn ended(mut self, run: &Run, outcome: &Outcome) {
-        {
-            let span = self.context.span();
-            if span.is_recording() {
-                span.set_attribute(KeyValue::new(OUTCOME, outcome.name()));
-                if let Some(class) = error_type(outcome) {
-                    span.set_attribute(KeyValue::new(ERROR_TYPE, class));
-                }
-                if let Some(failure) = outcome.failure() {
-                    let text = crate::text::cut(&failure.error, STATUS_ROOM).to_owned();
-                    span.set_status(Status::error(text));
-                }
+/// The handler has ended: ends the attempt's `process` span.
+pub(crate) fn attempt_ended(mut trace: AttemptTrace, flight: &Flight, outcome: &Outcome) {
+    {
+        let span = trace.context.span();
+        if span.is_recording() {
+            span.set_attribute(KeyValue::new(OUTCOME, outcome.name()));
+            if let Some(class) = error_type(outcome) {
+                span.set_attribute(KeyValue::new(ERROR_TYPE, class));
             }
-            span.end();
+            if let Some(failure) = outcome.failure() {
+                let text = crate::text::cut(&failure.error, STATUS_ROOM).to_owned();
+                span.set_status(Status::error(text));
+            }
         }
-        self.ended = Some(SystemTime::now());
-        run.set_attempt_trace(self);
+        span.end();
     }
+    trace.ended = Some(SystemTime::now());
+    flight.set_attempt_trace(trace);
 }
 
 /// The attributes of the server that a span's operation asks.

@@ -19,22 +19,21 @@ use tracing::error;
 use super::{
     Report, RunError,
     handle::{Calls, LaneCalls},
-    lane::{Lane, LaneChannels, LaneReport},
-    shared::{LaneParts, LaneShared},
 };
 use crate::{
     backoff::Reconnect,
     broker::{BrokerError, Link, LinkState, Publisher, Purpose},
     config::{BrokerSettings, ConsumerSettings, PublishSettings, Settings, TimeoutSettings},
-    dispatch::Dispatch,
-    handler::Extensions,
-    run::SharedByHandlers,
+    flight::{Extensions, Resources},
+    lane::{LaneActor, LaneChannels},
+    path::{Dispatch, Lane, LaneParts},
     state,
+    status::{LaneReport, LaneReports},
     telemetry::{self, Observed, ObservedLane, SCOPE, Signals},
 };
 
 /// What the thread needs.
-pub(super) struct Plan {
+pub(super) struct Setup {
     pub(super) settings: Settings,
     pub(super) dispatch: HashMap<String, Dispatch>,
     pub(super) extensions: Extensions,
@@ -44,24 +43,24 @@ pub(super) struct Plan {
 }
 
 /// The thread's whole life.
-pub(super) fn run(plan: Plan) -> Result<Report, RunError> {
+pub(super) fn run(setup: Setup) -> Result<Report, RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("lapwing-core")
         .build()
         .map_err(|error| RunError::Thread(error.to_string()))?;
-    let result = runtime.block_on(work(plan));
+    let result = runtime.block_on(work(setup));
     // Nothing of ours is left; a name lookup may be.
     runtime.shutdown_background();
     result
 }
 
-async fn work(plan: Plan) -> Result<Report, RunError> {
-    let settings = plan.settings;
-    let calls = plan.calls;
+async fn work(setup: Setup) -> Result<Report, RunError> {
+    let settings = setup.settings;
+    let calls = setup.calls;
     let broker = Arc::new(settings.broker);
     let timeouts = Arc::new(settings.timeouts);
-    let worker: Arc<str> = worker_name(&broker.name).into();
+    let worker: Arc<str> = broker.worker_name().into();
     let state = state::start_in_thread(settings.state.mailbox, timeouts.call)
         .map_err(|error| RunError::Thread(error.to_string()))?;
     let links = Links::start(&broker, &timeouts, &worker);
@@ -77,17 +76,17 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
         consuming: links.consuming.clone(),
         publisher: Publisher::new(links.publishing.clone(), channels, Arc::clone(&timeouts)),
         backoff: Reconnect::new(&broker.reconnect),
-        signals: plan.signals,
-        by_handlers: Arc::new(SharedByHandlers {
+        signals: setup.signals,
+        resources: Arc::new(Resources {
             state,
-            extensions: plan.extensions,
+            extensions: setup.extensions,
         }),
-        runtime: plan.handlers,
+        runtime: setup.handlers,
         drain: calls.drain.clone(),
         hard_stop: calls.hard_stop.clone(),
     };
-    let (lanes, observed, starts) = common.lanes(settings.consumers, plan.dispatch, calls.lanes);
-    let signals = plan.signals;
+    let (lanes, observed, starts) = common.lanes(settings.consumers, setup.dispatch, calls.lanes);
+    let signals = setup.signals;
     let meter = signals.metrics.then(|| opentelemetry::global::meter(SCOPE));
     if let Some(meter) = &meter {
         let observed = Observed {
@@ -162,20 +161,20 @@ struct Common {
     publisher: Publisher,
     backoff: Reconnect,
     signals: Signals,
-    by_handlers: Arc<SharedByHandlers>,
+    resources: Arc<Resources>,
     runtime: Handle,
     drain: CancellationToken,
     hard_stop: CancellationToken,
 }
 
 impl Common {
-    /// Starts the lanes; how they are observed, and where they tell how that went.
+    /// FirstAttempts the lanes; how they are observed, and where they tell how that went.
     fn lanes(
         &self,
         consumers: BTreeMap<String, ConsumerSettings>,
         mut dispatch: HashMap<String, Dispatch>,
         mut calls: BTreeMap<String, LaneCalls>,
-    ) -> (Lanes, Vec<ObservedLane>, Started) {
+    ) -> (Lanes, Vec<ObservedLane>, FirstResults) {
         let (started, starts) = mpsc::unbounded_channel();
         let mut lanes = JoinSet::new();
         let mut observed = Vec::new();
@@ -198,10 +197,10 @@ impl Common {
         settings: ConsumerSettings,
         dispatch: Dispatch,
         call: LaneCalls,
-        started: Starts,
-    ) -> (Lane, ObservedLane) {
+        started: FirstAttempts,
+    ) -> (LaneActor, ObservedLane) {
         let prefetch = settings.prefetch;
-        let shared = LaneShared::new(LaneParts {
+        let shared = Lane::new(LaneParts {
             name: name.into(),
             worker: Arc::clone(&self.worker),
             settings,
@@ -212,7 +211,7 @@ impl Common {
             publisher: self.publisher.clone(),
             signals: self.signals,
             vitals: call.vitals,
-            by_handlers: Arc::clone(&self.by_handlers),
+            resources: Arc::clone(&self.resources),
             runtime: self.runtime.clone(),
             drain: self.drain.clone(),
             hard_stop: self.hard_stop.clone(),
@@ -230,7 +229,7 @@ impl Common {
             started,
         };
         let backoff = self.backoff.clone();
-        let lane = Lane::new(shared, self.consuming.clone(), channels, backoff);
+        let lane = LaneActor::new(shared, self.consuming.clone(), channels, backoff);
         (lane, observed)
     }
 }
@@ -238,14 +237,14 @@ impl Common {
 /// The lanes that run, with their names.
 type Lanes = JoinSet<(String, LaneReport)>;
 /// Where lanes tell how their attempts to subscribe went, each up to its first success.
-type Starts = mpsc::UnboundedSender<(String, Result<(), BrokerError>)>;
+type FirstAttempts = mpsc::UnboundedSender<(String, Result<(), BrokerError>)>;
 /// How they went.
-type Started = mpsc::UnboundedReceiver<(String, Result<(), BrokerError>)>;
+type FirstResults = mpsc::UnboundedReceiver<(String, Result<(), BrokerError>)>;
 
 /// Looks at how the lanes' first subscriptions go, until a drain begins. An attempt that can never
 /// succeed, or any that fails with `fail_fast`, ends the worker.
 async fn check_start(
-    mut starts: Started,
+    mut starts: FirstResults,
     fail_fast: bool,
     drain: &CancellationToken,
 ) -> Option<RunError> {
@@ -262,8 +261,8 @@ async fn check_start(
     }
 }
 
-async fn collect(mut lanes: Lanes) -> super::LaneReports {
-    let mut reports = super::LaneReports::new();
+async fn collect(mut lanes: Lanes) -> LaneReports {
+    let mut reports = LaneReports::new();
     while let Some(ended) = lanes.join_next().await {
         match ended {
             Ok((name, report)) => {
@@ -317,14 +316,4 @@ async fn watch_publishing(mut link: Link, publishing: watch::Sender<Option<Strin
             }
         }
     }
-}
-
-/// This process, for the broker's lists, headers and logs: name, host and process id.
-pub(crate) fn worker_name(name: &str) -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    let host = match host.trim() {
-        "" => "localhost",
-        host => host,
-    };
-    format!("{name}@{host}:{}", std::process::id())
 }

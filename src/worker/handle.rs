@@ -8,44 +8,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    health::{LaneHealth, LaneState, Readiness},
-    in_flight::{DeliveryId, InFlight, InFlightPage},
-    lane::{Command, Depths, LaneReport},
-    outcomes::{OutcomeKind, OutcomeRecord, Outcomes},
-    vitals::Vitals,
+use crate::{
+    broker::BrokerError,
+    config::Settings,
+    lane::{CallError, CancelError, Command, Depths},
+    status::{
+        DeliveryId, InFlight, InFlightPage, LaneHealth, LaneReport, LaneState, OutcomeKind,
+        OutcomeRecord, Outcomes, Readiness, Vitals,
+    },
 };
-use crate::{broker::BrokerError, config::Settings, run::Phase};
-
-/// Why a call to a lane gave no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CallError {
-    /// There is no lane of this name.
-    #[error("no such lane")]
-    NoSuchLane,
-    /// The lane did not answer within `timeouts.call`.
-    #[error("the lane did not answer in time")]
-    TimedOut,
-    /// The lane has ended, or has not begun.
-    #[error("the lane is not running")]
-    NotRunning,
-}
-
-/// Why a message in flight was not cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CancelError {
-    /// The lane gave no answer.
-    #[error(transparent)]
-    Call(#[from] CallError),
-    /// It is no longer in flight, or never was.
-    #[error("the message is not in flight any more")]
-    Gone,
-    /// There is no handler to cancel.
-    #[error("the message is not at its handler")]
-    NotHandling(Phase),
-}
 
 /// Why a lane's concurrency was not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,37 +1,21 @@
 //! A worker: its lanes, their supervision, and the graceful shutdown of all of it.
 
 mod core;
-mod ends;
 mod handle;
-mod health;
-mod in_flight;
-mod lane;
-mod ledger;
-mod outcomes;
-mod path;
-mod shared;
-mod starts;
-mod unsettled;
-mod vitals;
+mod report;
 
 use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::oneshot;
 
-pub(crate) use core::worker_name;
-pub use handle::{CallError, CancelError, ConcurrencyError, WorkerHandle};
-pub use health::{LaneHealth, LaneState, Readiness};
-pub use in_flight::{DeliveryId, InFlight, InFlightPage, InvalidDeliveryId};
-pub use lane::{LaneReport, LaneReports};
-pub use ledger::Ledger;
-pub use outcomes::{OutcomeKind, OutcomeRecord, SettlementKind};
-pub(crate) use vitals::Vitals;
+pub use handle::{ConcurrencyError, WorkerHandle};
+pub use report::{Report, RunError};
 
 use crate::{
-    broker::BrokerError,
-    config::{ConfigError, Settings},
-    dispatch::Dispatch,
-    handler::{self, Extensions, Handler, HandlerError, IntoHandler, Requirements},
+    config::Settings,
+    flight::Extensions,
+    handler::{self, Handler, IntoHandler, Requirements},
+    path::Dispatch,
     telemetry::Signals,
 };
 
@@ -65,77 +49,6 @@ pub struct Worker {
     handle: WorkerHandle,
     calls: handle::Calls,
     signals: Signals,
-}
-
-/// Why a worker did not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RunError {
-    /// The settings cannot work.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    /// A handler could not be made.
-    #[error("consumer {consumer:?}: {error}")]
-    Handler {
-        /// The lane.
-        consumer: String,
-        /// Why.
-        error: HandlerError,
-    },
-    /// A lane has nothing to run.
-    #[error("consumer {0:?} has no handler: set `handler` or register one in code")]
-    NoHandler(String),
-    /// A handler was registered for a lane that is not configured.
-    #[error("a handler was registered for consumer {0:?}, which is not configured")]
-    NoConsumer(String),
-    /// A handler takes a value that was not given to the worker.
-    #[error(
-        "a handler of consumer {consumer:?} takes Shared<{type_name}>, which was not given to the worker"
-    )]
-    NotShared {
-        /// The lane.
-        consumer: String,
-        /// The type.
-        type_name: &'static str,
-    },
-    /// The broker could not be used, and `broker.fail_fast` is set; or what exists there is not
-    /// what is configured.
-    #[error("consumer {consumer:?}: {error}")]
-    Broker {
-        /// The lane.
-        consumer: String,
-        /// Why.
-        error: BrokerError,
-    },
-    /// The worker's own thread could not be started, or died.
-    #[error("worker thread: {0}")]
-    Thread(String),
-}
-
-/// How a worker ended.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Report {
-    /// Each lane's account.
-    pub lanes: LaneReports,
-}
-
-impl Report {
-    /// The account of all lanes together.
-    #[must_use]
-    pub fn ledger(&self) -> Ledger {
-        let mut sum = Ledger::default();
-        for lane in self.lanes.values() {
-            sum += lane.ledger;
-        }
-        sum
-    }
-
-    /// Deliveries that were left unsettled when the time was up; the broker redelivers them.
-    #[must_use]
-    pub fn left(&self) -> usize {
-        self.lanes.values().map(|lane| lane.in_flight).sum()
-    }
 }
 
 impl Worker {
@@ -204,7 +117,7 @@ impl Worker {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<Report, RunError> {
         self.settings.validate()?;
         self.settings.require_consumers()?;
-        let plan = core::Plan {
+        let setup = core::Setup {
             dispatch: self.make_handlers()?,
             settings: self.settings,
             extensions: self.extensions,
@@ -219,7 +132,7 @@ impl Worker {
             .name("lapwing-core".to_owned())
             .spawn(move || {
                 // Whoever waited may have gone away.
-                let _ = sender.send(core::run(plan));
+                let _ = sender.send(core::run(setup));
             })
             .map_err(|error| RunError::Thread(error.to_string()))?;
         let mut ended = std::pin::pin!(ended);

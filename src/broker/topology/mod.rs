@@ -11,16 +11,14 @@ use lapin::{
     types::FieldTable,
 };
 
-use self::{
-    difference::Difference,
-    plan::{QueuePlan, plan},
-};
 use super::{
     connection::Connection,
     error::{BrokerError, reply_code},
     headers::short,
 };
 use crate::config::{Binding, ConsumerSettings, Topology};
+use difference::Difference;
+use plan::{QueuePlan, plan};
 
 /// Brings the broker and the plan together, as `topology` says.
 ///

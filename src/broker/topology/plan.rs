@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use lapin::types::{AMQPValue, FieldTable};
 
 use crate::{
-    backoff::{Ladder, Rung},
     broker::headers::short,
     config::{ConsumerSettings, QueueType},
+    ladder::{Ladder, Rung},
 };
 
 /// A queue as a lane wants it: durable, not exclusive, not auto-deleted, with these arguments.

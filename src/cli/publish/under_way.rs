@@ -4,13 +4,11 @@ use std::{collections::BTreeMap, pin::pin, time::Duration};
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use indicatif::ProgressBar;
-use lapwing::broker::{Client, NewMessage, PublishError};
+use lapwing::{Client, NewMessage, broker::PublishError};
 use tokio::time::sleep;
 
-use super::{
-    super::{say, signals::Signals},
-    CHANNELS,
-};
+use super::CHANNELS;
+use crate::cli::{say, signals::Signals};
 
 /// How long the broker has to confirm what is under way when a signal comes.
 const GRACE: Duration = Duration::from_secs(2);

@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn the_longest_rung_fits_the_brokers_time_to_live() {
-        let ladder = crate::backoff::Ladder::new("orders", RETRY_CAP_MAX);
+        let ladder = crate::ladder::Ladder::new("orders", RETRY_CAP_MAX);
         let longest = ladder.rungs().last().unwrap().length;
         assert!(longest.as_millis() < u128::from(u32::MAX), "{longest:?}");
     }

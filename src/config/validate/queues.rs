@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::{Findings, NAME_BYTES, consumer::RETRY_CAP_MAX};
 use crate::{
-    backoff::Ladder,
     config::{ConsumerSettings, problem::KeyPath},
+    ladder::Ladder,
 };
 
 type Consumers = BTreeMap<String, ConsumerSettings>;

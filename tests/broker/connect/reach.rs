@@ -1,10 +1,6 @@
 //! Which broker is reached, and when.
 
-use lapwing::{
-    Readiness,
-    broker::{BrokerError, Client},
-    config::Settings,
-};
+use lapwing::{Client, Readiness, broker::BrokerError, config::Settings};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;

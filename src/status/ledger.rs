@@ -51,7 +51,7 @@ impl AddAssign for Ledger {
 
 /// How one delivery's path ended: what is left is to tell the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// Ack it.
     Done,
     /// Ack it; the handler did not want it.
@@ -70,7 +70,7 @@ pub(super) enum End {
 
 impl End {
     /// Whether the broker is told by an ack.
-    pub(super) fn is_acked(self) -> bool {
+    pub(crate) fn is_acked(self) -> bool {
         match self {
             Self::Done | Self::Dropped | Self::Parked | Self::DeadLettered => true,
             Self::Return | Self::Hold | Self::Stale => false,
@@ -80,7 +80,7 @@ impl End {
 
 impl Ledger {
     /// Books an end that the broker was told of.
-    pub(super) fn settled(&mut self, end: End) {
+    pub(crate) fn settled(&mut self, end: End) {
         match end {
             End::Done => self.acked += 1,
             End::Dropped => {
@@ -95,7 +95,7 @@ impl Ledger {
     }
 
     /// Books an end that the broker could not be told of.
-    pub(super) fn unsettled(&mut self, end: End) {
+    pub(crate) fn unsettled(&mut self, end: End) {
         self.stale += 1;
         if end.is_acked() {
             self.duplicates += 1;

@@ -12,74 +12,73 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{ends::Ends, starts::Starts, vitals::Vitals};
+use super::{dispatch::Dispatch, ends::Ends, execute::Limits, start_queue::StartQueue};
 use crate::{
-    backoff::Ladder,
     broker::{self, Link, Publisher},
     config::{ConsumerSettings, PublishSettings, TimeoutSettings, Topology},
-    dispatch::Dispatch,
-    execute::Limits,
-    run::SharedByHandlers,
-    telemetry::{Counters, LaneStats, LaneTelemetry, Signals},
+    flight::Resources,
+    ladder::Ladder,
+    status::{Counters, LaneStats, Vitals},
+    telemetry::{LaneTelemetry, Signals},
 };
 
 /// See the module.
-pub(super) struct LaneShared {
-    pub(super) name: Arc<str>,
-    pub(super) queue: Arc<str>,
+pub(crate) struct Lane {
+    pub(crate) name: Arc<str>,
+    pub(crate) queue: Arc<str>,
     /// This process, in headers.
-    pub(super) worker: Arc<str>,
-    pub(super) settings: ConsumerSettings,
-    pub(super) publish: PublishSettings,
-    pub(super) timeouts: Arc<TimeoutSettings>,
+    pub(crate) worker: Arc<str>,
+    pub(crate) settings: ConsumerSettings,
+    pub(crate) publish: PublishSettings,
+    pub(crate) timeouts: Arc<TimeoutSettings>,
     /// The longest wait for the broker to apply the last acks.
-    pub(super) drain_settle: Duration,
-    pub(super) limits: Limits,
-    pub(super) ladder: Ladder,
-    pub(super) dispatch: Dispatch,
-    pub(super) publisher: Publisher,
-    pub(super) counters: Arc<Counters>,
-    pub(super) stats: Arc<LaneStats>,
-    pub(super) telemetry: LaneTelemetry,
-    pub(super) vitals: Arc<Vitals>,
-    pub(super) by_handlers: Arc<SharedByHandlers>,
+    pub(crate) drain_settle: Duration,
+    pub(crate) limits: Limits,
+    pub(crate) ladder: Ladder,
+    pub(crate) dispatch: Dispatch,
+    pub(crate) publisher: Publisher,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) stats: Arc<LaneStats>,
+    pub(crate) telemetry: LaneTelemetry,
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) resources: Arc<Resources>,
     /// A drain has begun.
-    pub(super) drain: CancellationToken,
+    pub(crate) drain: CancellationToken,
     /// The drain's grace has ended.
-    pub(super) hard_stop: CancellationToken,
+    pub(crate) hard_stop: CancellationToken,
     /// The live session's epoch; 0 when there is none.
     epoch: AtomicU64,
     /// Retries that wait here.
     inline: AtomicUsize,
     restoring: AtomicBool,
     /// What is to be carried along its path, once there is a slot for it.
-    pub(super) starts: Starts,
+    pub(crate) starts: StartQueue,
     /// Where handlers run.
-    pub(super) runtime: Handle,
+    pub(crate) runtime: Handle,
     /// What the lane has yet to book. One that is gone has booked its open deliveries.
-    pub(super) ends: Ends,
+    pub(crate) ends: Ends,
 }
 
-/// What a [`LaneShared`] is made of.
-pub(super) struct LaneParts {
-    pub(super) name: Arc<str>,
-    pub(super) worker: Arc<str>,
-    pub(super) settings: ConsumerSettings,
-    pub(super) publish: PublishSettings,
-    pub(super) timeouts: Arc<TimeoutSettings>,
-    pub(super) drain_settle: Duration,
-    pub(super) dispatch: Dispatch,
-    pub(super) publisher: Publisher,
-    pub(super) signals: Signals,
-    pub(super) vitals: Arc<Vitals>,
-    pub(super) by_handlers: Arc<SharedByHandlers>,
-    pub(super) runtime: Handle,
-    pub(super) drain: CancellationToken,
-    pub(super) hard_stop: CancellationToken,
+/// What a [`Lane`] is made of.
+pub(crate) struct LaneParts {
+    pub(crate) name: Arc<str>,
+    pub(crate) worker: Arc<str>,
+    pub(crate) settings: ConsumerSettings,
+    pub(crate) publish: PublishSettings,
+    pub(crate) timeouts: Arc<TimeoutSettings>,
+    pub(crate) drain_settle: Duration,
+    pub(crate) dispatch: Dispatch,
+    pub(crate) publisher: Publisher,
+    pub(crate) signals: Signals,
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) resources: Arc<Resources>,
+    pub(crate) runtime: Handle,
+    pub(crate) drain: CancellationToken,
+    pub(crate) hard_stop: CancellationToken,
 }
 
-impl LaneShared {
-    pub(super) fn new(parts: LaneParts) -> Arc<Self> {
+impl Lane {
+    pub(crate) fn new(parts: LaneParts) -> Arc<Self> {
         let settings = parts.settings;
         let queue: Arc<str> = settings.queue.as_str().into();
         let ladder = Ladder::new(&settings.queue, settings.retry.cap);
@@ -106,14 +105,14 @@ impl LaneShared {
             counters: Arc::clone(&parts.vitals.counters),
             stats: Arc::new(stats),
             telemetry,
-            by_handlers: parts.by_handlers,
+            resources: parts.resources,
             drain: parts.drain,
             hard_stop: parts.hard_stop,
             settings,
             epoch: AtomicU64::new(0),
             inline: AtomicUsize::new(0),
             restoring: AtomicBool::new(false),
-            starts: Starts::new(Arc::clone(&parts.vitals.slots)),
+            starts: StartQueue::new(Arc::clone(&parts.vitals.slots)),
             runtime: parts.runtime,
             ends: Ends::default(),
             vitals: parts.vitals,
@@ -121,18 +120,18 @@ impl LaneShared {
         Arc::new(shared)
     }
 
-    pub(super) fn set_epoch(&self, epoch: u64) {
+    pub(crate) fn set_epoch(&self, epoch: u64) {
         self.epoch.store(epoch, Ordering::Release);
     }
 
     /// Whether deliveries of this epoch can still be settled.
-    pub(super) fn is_current(&self, epoch: u64) -> bool {
+    pub(crate) fn is_current(&self, epoch: u64) -> bool {
         self.epoch.load(Ordering::Acquire) == epoch
     }
 
     /// A place among the retries that wait here: at most half of the prefetch, so that new
     /// messages keep coming, and none when a drain has begun.
-    pub(super) fn wait_inline(&self) -> Option<Waiting<'_>> {
+    pub(crate) fn wait_inline(&self) -> Option<Waiting<'_>> {
         let most = usize::from(self.settings.prefetch / 2);
         let waiting = Waiting(&self.inline);
         let before = self.inline.fetch_add(1, Ordering::AcqRel);
@@ -140,12 +139,12 @@ impl LaneShared {
     }
 
     /// Retries that wait here.
-    pub(super) fn waiting_inline(&self) -> usize {
+    pub(crate) fn waiting_inline(&self) -> usize {
         self.inline.load(Ordering::Acquire)
     }
 
     /// Declares a queue again that publishes to it were returned from, where we may.
-    pub(super) async fn restore(&self, queue: &str) {
+    pub(crate) async fn restore(&self, queue: &str) {
         if self.settings.topology != Topology::Declare {
             return;
         }
@@ -165,7 +164,7 @@ impl LaneShared {
 }
 
 /// A retry that waits here.
-pub(super) struct Waiting<'a>(&'a AtomicUsize);
+pub(crate) struct Waiting<'a>(&'a AtomicUsize);
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {

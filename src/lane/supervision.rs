@@ -5,15 +5,16 @@ use std::{future::pending, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::{Lane, Opened, STUCK_SLACK, next_epoch};
+use super::{LaneActor, Opened, STUCK_SLACK, next_epoch, unsettled::Unsettled};
 use crate::{
     broker::{BrokerError, Session},
-    handler::Outcome,
-    run::Run,
-    worker::{health::LaneState, ledger::End, path, unsettled::Unsettled},
+    flight::Flight,
+    outcome::Outcome,
+    path,
+    status::{End, LaneState},
 };
 
-impl Lane {
+impl LaneActor {
     pub(super) async fn opened(&mut self, opened: Result<Opened, BrokerError>) {
         self.opening = None;
         if !self.has_subscribed {
@@ -23,14 +24,14 @@ impl Lane {
             let _ = self
                 .channels
                 .started
-                .send((self.shared.name.to_string(), result));
+                .send((self.lane.name.to_string(), result));
         }
         match (opened, self.session.as_mut()) {
             (Ok(Opened::Session(session)), None) => {
                 let (host, port) = session.server();
-                self.shared.telemetry.connected_to(host, port);
+                self.lane.telemetry.connected_to(host, port);
                 self.epoch = next_epoch();
-                self.shared.set_epoch(self.epoch);
+                self.lane.set_epoch(self.epoch);
                 self.session = Some(*session);
                 self.unsettled = Unsettled::default();
             }
@@ -48,8 +49,8 @@ impl Lane {
             // The drain began while this was under way.
             return self.stop_consuming().await;
         }
-        info!(lane = %self.shared.name, queue = %self.shared.queue, "consuming");
-        self.shared.counters.sessions.add_one();
+        info!(lane = %self.lane.name, queue = %self.lane.queue, "consuming");
+        self.lane.counters.sessions.add_one();
         self.opened_at = Instant::now();
         match self.paused {
             // It was paused while this was under way.
@@ -79,9 +80,9 @@ impl Lane {
         self.open_at = Instant::now() + wait;
         self.awaits_link = !self.link.is_up();
         if loud {
-            error!(lane = %self.shared.name, reason, retry_in = ?wait, "not consuming");
+            error!(lane = %self.lane.name, reason, retry_in = ?wait, "not consuming");
         } else {
-            warn!(lane = %self.shared.name, reason, retry_in = ?wait, "not consuming");
+            warn!(lane = %self.lane.name, reason, retry_in = ?wait, "not consuming");
         }
         if !self.draining && !self.paused {
             self.tell(LaneState::Connecting, Some(reason.to_owned()));
@@ -101,15 +102,10 @@ impl Lane {
             return;
         }
         self.ledger.stale += self.withdraw().len() as u64;
-        self.untold.told(
-            &self.shared.telemetry,
-            "ack",
-            Some(u64::MAX - 1),
-            &[],
-            false,
-        );
+        self.untold
+            .told(&self.lane.telemetry, "ack", Some(u64::MAX - 1), &[], false);
         self.epoch = 0;
-        self.shared.set_epoch(0);
+        self.lane.set_epoch(0);
         for tag in std::mem::take(&mut self.held) {
             if self.unsettled.settle(tag) {
                 self.ledger.unsettled(End::Stale);
@@ -143,20 +139,20 @@ impl Lane {
 
     pub(super) fn open(&mut self) {
         if let Some(session) = &mut self.session {
-            let subscription = session.subscribe_again(&self.shared.settings);
+            let subscription = session.subscribe_again(&self.lane.settings);
             self.opening = Some(Box::pin(async move {
                 Ok(Opened::Subscription(subscription.await?))
             }));
             return;
         }
-        let (shared, mut link) = (Arc::clone(&self.shared), self.link.clone());
+        let (lane, mut link) = (Arc::clone(&self.lane), self.link.clone());
         self.opening = Some(Box::pin(async move {
             let connection = match link.connected().await {
                 Some(connected) => connected?,
                 None => pending().await,
             };
-            let timeouts = Arc::clone(&shared.timeouts);
-            let session = Session::open(connection, &shared.settings, timeouts, &shared.worker);
+            let timeouts = Arc::clone(&lane.timeouts);
+            let session = Session::open(connection, &lane.settings, timeouts, &lane.worker);
             Ok(Opened::Session(Box::new(session.await?)))
         }));
     }
@@ -198,29 +194,30 @@ impl Lane {
     /// A handler that blocks its thread sees no timeout: the lane settles its delivery, and gives
     /// its slot to others.
     pub(super) fn look_for_stuck_handlers(&mut self) {
-        let limits = self.shared.limits;
+        let limits = self.lane.limits;
         let most = limits.timeout + limits.cancel_grace + STUCK_SLACK;
         let after_stop = self
             .hard_stopped
             .is_some_and(|at| at.elapsed() > limits.cancel_grace + STUCK_SLACK);
-        let stuck = |run: &&Arc<Run>| {
-            run.handling_for()
+        let stuck = |flight: &&Arc<Flight>| {
+            flight
+                .handling_for()
                 .is_some_and(|time| time > most || after_stop)
-                && run.claim()
+                && flight.claim()
         };
         let runs = self.unsettled.runs().chain(&self.orphans);
         let stuck: Vec<_> = runs.filter(stuck).map(Arc::clone).collect();
-        for run in stuck {
-            error!(lane = %self.shared.name, id = run.message.id(), "handler blocks its thread: its message is settled without it");
-            self.shared.counters.handler_stuck.add_one();
-            run.permit().release();
+        for flight in stuck {
+            error!(lane = %self.lane.name, id = flight.message.id(), "handler blocks its thread: its message is settled without it");
+            self.lane.counters.handler_stuck.add_one();
+            flight.permit().release();
             let outcome = match after_stop {
                 true => Outcome::Interrupted,
                 false => Outcome::TimedOut {
                     after: limits.timeout,
                 },
             };
-            tokio::spawn(path::settle_stuck(Arc::clone(&self.shared), run, outcome));
+            tokio::spawn(path::settle_stuck(Arc::clone(&self.lane), flight, outcome));
         }
     }
 }

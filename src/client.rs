@@ -5,13 +5,13 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{
-    connection::{Link, Purpose},
-    error::BrokerError,
-    headers::Properties,
-    publisher::{Publication, PublishError, Publisher, Written},
+use crate::{
+    broker::{
+        BrokerError, Link, Properties, Publication, PublishError, Publisher, Purpose, Written,
+    },
+    config::Settings,
+    telemetry::PublishTrace,
 };
-use crate::{config::Settings, telemetry::PublishTrace};
 
 /// A message to publish: persistent and mandatory.
 #[derive(Clone, Debug, Default)]

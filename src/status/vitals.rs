@@ -5,15 +5,16 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use super::outcomes::{LaneOutcomes, Outcomes};
+use super::{
+    Counters,
+    outcomes::{LaneOutcomes, Outcomes},
+};
 use crate::{
-    backoff::{Ladder, Rung},
     config::ConsumerSettings,
-    handler::Outcome,
+    flight::{Flight, Slots},
+    ladder::{Ladder, Rung},
+    outcome::Outcome,
     policy::Settlement,
-    run::Run,
-    slots::Slots,
-    telemetry::Counters,
 };
 
 /// See the module.
@@ -30,7 +31,7 @@ pub(crate) struct Vitals {
 }
 
 impl Vitals {
-    pub(super) fn new(name: &str, settings: &ConsumerSettings, outcomes: &Outcomes) -> Self {
+    pub(crate) fn new(name: &str, settings: &ConsumerSettings, outcomes: &Outcomes) -> Self {
         Self {
             settings: settings.clone(),
             counters: Arc::default(),
@@ -52,7 +53,7 @@ impl Vitals {
         self.turns.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_registered(&self) {
+    pub(crate) fn set_registered(&self) {
         self.registered.store(true, Ordering::Relaxed);
     }
 
@@ -70,8 +71,8 @@ impl Vitals {
     }
 
     /// Keeps an outcome, or, of those that are no failures, a few a second.
-    pub(super) fn note(&self, run: &Run, outcome: &Outcome, settlement: &Settlement) {
-        self.outcomes.note(run, outcome, settlement);
+    pub(crate) fn note(&self, flight: &Flight, outcome: &Outcome, settlement: &Settlement) {
+        self.outcomes.note(flight, outcome, settlement);
     }
 
     /// Lets this lane keep a few more outcomes that are no failures.

@@ -9,15 +9,16 @@ mod drain;
 mod pace;
 mod settlement;
 mod supervision;
+mod unsettled;
 
 use std::{
-    collections::BTreeMap,
     future::pending,
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
 };
 
+pub use commands::{CallError, CancelError};
 pub(crate) use commands::{Command, Depths};
 use tokio::{
     sync::{mpsc, watch},
@@ -26,43 +27,22 @@ use tokio::{
 
 use pace::Pace;
 
-use super::{
-    health::{LaneHealth, LaneState},
-    ledger::{End, Ledger},
-    shared::LaneShared,
-    unsettled::Unsettled,
-};
 use crate::{
     backoff::Reconnect,
     broker::{Acks, BrokerError, Delivery, Link, Session, Subscription},
-    run::Run,
-    telemetry::{Counts, Untold},
+    flight::Flight,
+    path::Lane,
+    status::{End, LaneHealth, LaneReport, LaneState, Ledger},
+    telemetry::Untold,
 };
-
-/// What a lane knows about itself.
-#[derive(Clone, Debug, Default, serde::Serialize)]
-#[non_exhaustive]
-pub struct LaneReport {
-    /// Its account.
-    pub ledger: Ledger,
-    /// What it counted.
-    pub counts: Counts,
-    /// Deliveries on their path now; after a drain, those that were left unsettled.
-    pub in_flight: usize,
-    /// Handler slots in use.
-    pub running: usize,
-    /// Deliveries that wait for a handler slot.
-    pub buffered: usize,
-    /// Retries that wait in the worker.
-    pub waiting: usize,
-}
+use unsettled::Unsettled;
 
 /// The lane's channels to the rest of the worker.
-pub(super) struct LaneChannels {
-    pub(super) commands: mpsc::Receiver<Command>,
-    pub(super) health: watch::Sender<LaneHealth>,
+pub(crate) struct LaneChannels {
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) health: watch::Sender<LaneHealth>,
     /// Told how each attempt to subscribe ended, up to the first that succeeded.
-    pub(super) started: mpsc::UnboundedSender<(String, Result<(), BrokerError>)>,
+    pub(crate) started: mpsc::UnboundedSender<(String, Result<(), BrokerError>)>,
 }
 
 type Opening = Pin<Box<dyn Future<Output = Result<Opened, BrokerError>> + Send>>;
@@ -93,8 +73,8 @@ const STUCK_SLACK: Duration = Duration::from_millis(500);
 const LAST_CHANCE: Duration = Duration::from_millis(1500);
 
 /// See the module.
-pub(super) struct Lane {
-    shared: Arc<LaneShared>,
+pub(crate) struct LaneActor {
+    lane: Arc<Lane>,
     link: Link,
     channels: LaneChannels,
     session: Option<Session>,
@@ -108,11 +88,11 @@ pub(super) struct Lane {
     opened_at: Instant,
     unsettled: Unsettled,
     /// Deliveries to be started at the end of this turn.
-    starting: Vec<Arc<Run>>,
+    starting: Vec<Arc<Flight>>,
     pace: Pace,
     /// Paths under way whose session died. The broker has their deliveries back, but their handlers
     /// hold slots.
-    orphans: Vec<Arc<Run>>,
+    orphans: Vec<Arc<Flight>>,
     /// Paths that have not ended, also of sessions that died, and those that wait for a slot.
     under_way: usize,
     flushing: Option<Flushing>,
@@ -137,16 +117,16 @@ pub(super) struct Lane {
     has_subscribed: bool,
 }
 
-impl Lane {
-    pub(super) fn new(
-        shared: Arc<LaneShared>,
+impl LaneActor {
+    pub(crate) fn new(
+        lane: Arc<Lane>,
         link: Link,
         channels: LaneChannels,
         backoff: Reconnect,
     ) -> Self {
         let now = Instant::now();
         Self {
-            shared,
+            lane,
             link,
             channels,
             session: None,
@@ -180,17 +160,17 @@ impl Lane {
     }
 
     /// Runs the lane until its drain is over, and gives its account.
-    pub(super) async fn run(mut self) -> LaneReport {
+    pub(crate) async fn run(mut self) -> LaneReport {
         let mut ends = Vec::new();
         // Made once and not each turn: registering with a token or the timer costs more than a
         // small message does.
-        let mut drain = pin!(self.shared.drain.clone().cancelled_owned());
-        let mut hard_stop = pin!(self.shared.hard_stop.clone().cancelled_owned());
+        let mut drain = pin!(self.lane.drain.clone().cancelled_owned());
+        let mut hard_stop = pin!(self.lane.hard_stop.clone().cancelled_owned());
         let mut timer = pin!(sleep_until(Instant::now()));
         while !(self.draining && self.is_finished()) {
             // With much to do it never waits, and would let no other lane have the thread.
             tokio::task::coop::consume_budget().await;
-            self.shared.vitals.beat();
+            self.lane.vitals.beat();
             let now = Instant::now();
             self.begin_flush(now);
             let wanted = self.ends_wanted(now);
@@ -205,7 +185,7 @@ impl Lane {
                 () = &mut drain, if !self.draining => self.begin_drain().await,
                 () = &mut hard_stop, if self.hard_stopped.is_none() => self.cancel_handlers(),
                 Some(command) = self.channels.commands.recv() => self.obey(command).await,
-                () = self.shared.ends.gathered(wanted) => {}
+                () = self.lane.ends.gathered(wanted) => {}
                 (acks, result) = settled(self.flushing.as_mut()) => self.flushed(&acks, result),
                 opened = settled(self.opening.as_mut()) => self.opened(opened).await,
                 () = self.link.up(), if self.awaits_link => self.link_is_up(),
@@ -242,7 +222,7 @@ impl Lane {
         let settled = self.unsettled.is_empty() && self.flushing.is_none() && self.held.is_empty();
         let given_up = self
             .hard_stopped
-            .is_some_and(|at| at.elapsed() > self.shared.limits.cancel_grace + LAST_CHANCE);
+            .is_some_and(|at| at.elapsed() > self.lane.limits.cancel_grace + LAST_CHANCE);
         (settled && self.under_way == 0) || given_up
     }
 
@@ -252,7 +232,7 @@ impl Lane {
         if self.flushing.is_none()
             && let Some(since) = self.unsettled.oldest_finished()
         {
-            wake = wake.min(self.next_flush.max(since + self.shared.settings.ack.delay));
+            wake = wake.min(self.next_flush.max(since + self.lane.settings.ack.delay));
         }
         if self.wants_session() {
             wake = wake.min(self.open_at);
@@ -295,16 +275,16 @@ impl Lane {
 
     /// Deliveries on their path that do not wait for a slot.
     fn started(&self) -> usize {
-        self.under_way - self.shared.starts.waiting()
+        self.under_way - self.lane.starts.waiting()
     }
 
     /// What this turn of the loop has changed, for whoever measures.
     fn publish_stats(&self) {
-        let stats = &self.shared.stats;
+        let stats = &self.lane.stats;
         stats.book(&self.ledger);
         stats.in_flight.set(self.started() as u64);
-        stats.buffered.set(self.shared.starts.waiting() as u64);
-        stats.waiting.set(self.shared.waiting_inline() as u64);
+        stats.buffered.set(self.lane.starts.waiting() as u64);
+        stats.waiting.set(self.lane.waiting_inline() as u64);
     }
 
     fn tell(&self, state: LaneState, reason: Option<String>) {
@@ -313,9 +293,6 @@ impl Lane {
             .send_replace(LaneHealth::new(state, reason));
     }
 }
-
-/// The reports of a worker's lanes, by name.
-pub type LaneReports = BTreeMap<String, LaneReport>;
 
 /// Numbers sessions, over all lanes; 0 is none.
 fn next_epoch() -> u64 {

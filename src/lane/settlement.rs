@@ -5,15 +5,16 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
-use super::{DRAIN_PACE, DRAIN_SINGLES, Lane, PATIENCE, SINGLES, pace::TOGETHER};
+use super::{DRAIN_PACE, DRAIN_SINGLES, LaneActor, PATIENCE, SINGLES, pace::TOGETHER};
 use crate::{
     broker::{Acks, BrokerError, Delivery, Session},
     decode::decode,
-    run::{Permit, Run},
-    worker::{ends::Ended, health::LaneState, ledger::End},
+    flight::{Flight, Permit},
+    path::Ended,
+    status::{End, LaneState},
 };
 
-impl Lane {
+impl LaneActor {
     /// One delivery, and whatever else has arrived.
     pub(super) fn received(&mut self, delivery: Option<Result<Delivery, BrokerError>>) {
         let mut taken = 0;
@@ -43,25 +44,25 @@ impl Lane {
             return;
         }
         let tag = delivery.tag;
-        let shared = &self.shared;
+        let lane = &self.lane;
         let received = delivery.received;
-        let message = decode(delivery, &shared.queue, shared.settings.decode);
-        let run = Arc::new(Run::new(
-            Arc::clone(&shared.name),
+        let message = decode(delivery, &lane.queue, lane.settings.decode);
+        let flight = Arc::new(Flight::new(
+            Arc::clone(&lane.name),
             message,
-            Arc::clone(&shared.by_handlers),
+            Arc::clone(&lane.resources),
             (self.epoch, tag),
             received,
-            Permit::new(Arc::clone(&shared.vitals.slots)),
+            Permit::new(Arc::clone(&lane.vitals.slots)),
         ));
-        if !self.unsettled.push(tag, Arc::clone(&run)) {
-            error!(lane = %shared.name, tag, "delivery tag out of order, replacing the session");
+        if !self.unsettled.push(tag, Arc::clone(&flight)) {
+            error!(lane = %lane.name, tag, "delivery tag out of order, replacing the session");
             self.ledger.unsettled(End::Stale);
             return self.lose_session(&BrokerError::Lost("tag out of order".to_owned()));
         }
         self.under_way += 1;
         self.pace.stirred = true;
-        self.starting.push(run);
+        self.starting.push(flight);
         if self.starting.len() == TOGETHER {
             self.send_off();
         }
@@ -69,7 +70,7 @@ impl Lane {
 
     /// Finished messages that make an ack go out at once.
     pub(super) fn ack_batch(&self) -> usize {
-        let settings = &self.shared.settings;
+        let settings = &self.lane.settings;
         // A small prefetch must not fill with finished messages that wait for company.
         usize::from(settings.ack.batch.min(settings.prefetch / 4).max(1))
     }
@@ -77,21 +78,22 @@ impl Lane {
     /// Books the end of a path.
     pub(super) fn book(&mut self, ended: &Ended, since: Instant) {
         self.under_way -= 1;
-        let (tag, end) = (ended.run.tag, ended.end);
-        if ended.run.epoch != self.epoch {
+        let (tag, end) = (ended.flight.tag, ended.end);
+        if ended.flight.epoch != self.epoch {
             // Its session died, and it was booked then.
-            self.orphans.retain(|run| !Arc::ptr_eq(run, &ended.run));
-            self.shared.counters.stale_settles.add_one();
+            self.orphans
+                .retain(|flight| !Arc::ptr_eq(flight, &ended.flight));
+            self.lane.counters.stale_settles.add_one();
             if end.is_acked() {
                 self.ledger.duplicates += 1;
             }
             return;
         }
-        self.untold.note(&self.shared.telemetry, &ended.run);
+        self.untold.note(&self.lane.telemetry, &ended.flight);
         match end {
             End::Hold => self.hold(tag),
             End::Return => self.held.push(tag),
-            End::Stale => debug!(lane = %self.shared.name, tag, "session is gone"),
+            End::Stale => debug!(lane = %self.lane.name, tag, "session is gone"),
             _ => {
                 let open = self.unsettled.finish(tag, end, since);
                 debug_assert!(open, "a path reports once");
@@ -108,7 +110,7 @@ impl Lane {
         if self.flushing.is_some() || (self.draining && now < self.next_flush) {
             return;
         }
-        let settings = &self.shared.settings;
+        let settings = &self.lane.settings;
         let batch = self.ack_batch();
         let idle = self.unsettled.open() == 0 && self.acks_at_rest(now);
         let due = now.duration_since(since) >= settings.ack.delay;
@@ -138,7 +140,7 @@ impl Lane {
     /// Books what was written, or what could not be.
     pub(super) fn flushed(&mut self, acks: &Acks, result: Result<(), BrokerError>) {
         self.flushing = None;
-        let (telemetry, written) = (&self.shared.telemetry, result.is_ok());
+        let (telemetry, written) = (&self.lane.telemetry, result.is_ok());
         telemetry.acked(self.flush_began.elapsed(), written);
         let Acks { through, singles } = acks;
         self.untold
@@ -147,7 +149,7 @@ impl Lane {
         match result {
             Ok(()) => ends.into_iter().for_each(|end| self.ledger.settled(end)),
             Err(error) => {
-                warn!(lane = %self.shared.name, %error, through = acks.through, singles = acks.singles.len(), "acks not written, the broker redelivers");
+                warn!(lane = %self.lane.name, %error, through = acks.through, singles = acks.singles.len(), "acks not written, the broker redelivers");
                 ends.into_iter().for_each(|end| self.ledger.unsettled(end));
                 if let (BrokerError::TimedOut { .. }, Some(session)) = (&error, &self.session) {
                     session.kill();
@@ -162,8 +164,8 @@ impl Lane {
         self.held.push(tag);
         // A drain or pause takes nothing new anyway, and does not wait to give back.
         if self.hold_until.is_none() && !self.draining && !self.paused {
-            self.hold_until = Some(Instant::now() + self.shared.publish.hold);
-            self.shared.starts.hold(true);
+            self.hold_until = Some(Instant::now() + self.lane.publish.hold);
+            self.lane.starts.hold(true);
             self.tell_held();
         }
     }
@@ -173,17 +175,19 @@ impl Lane {
         self.tell(LaneState::Held, Some(reason.to_owned()));
     }
 
-    /// Starts again what waits, if it was held.
+    /// StartQueue again what waits, if it was held.
     pub(super) fn end_hold(&mut self) {
         self.hold_until = None;
-        self.shared.starts.hold(false);
+        self.lane.starts.hold(false);
         self.pace.start_at(Instant::now());
     }
 
     /// Takes back what has yet to start: the tags, in order.
     pub(super) fn withdraw(&mut self) -> Vec<u64> {
-        let waiting = self.shared.starts.withdraw().into_iter();
-        let tags = waiting.chain(self.starting.drain(..)).map(|run| run.tag);
+        let waiting = self.lane.starts.withdraw().into_iter();
+        let tags = waiting
+            .chain(self.starting.drain(..))
+            .map(|flight| flight.tag);
         let tags: Vec<_> = tags.filter(|tag| self.unsettled.settle(*tag)).collect();
         self.under_way -= tags.len();
         tags
@@ -209,7 +213,7 @@ impl Lane {
         }
         let result = session.give_back(&tags).await;
         self.wrote_singly(tags.len());
-        let telemetry = &self.shared.telemetry;
+        let telemetry = &self.lane.telemetry;
         self.untold
             .told(telemetry, "nack", None, &tags, result.is_ok());
         self.gave_back(tags.len(), result);

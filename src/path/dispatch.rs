@@ -2,10 +2,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use crate::{
-    handler::{Handler, Outcome},
-    message::Message,
-};
+use crate::{handler::Handler, message::Message, outcome::Outcome};
 
 /// A lane's handlers: by message type, and one for the rest.
 #[derive(Clone, Default)]

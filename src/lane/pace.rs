@@ -4,8 +4,8 @@ use std::{mem, time::Duration};
 
 use tokio::time::Instant;
 
-use super::Lane;
-use crate::worker::{ends::Ended, path};
+use super::LaneActor;
+use crate::path::{self, Ended};
 
 /// Deliveries that are started together.
 pub(super) const TOGETHER: usize = 64;
@@ -61,7 +61,7 @@ impl Pace {
     }
 }
 
-impl Lane {
+impl LaneActor {
     /// After `taken` deliveries: a busy lane takes no more for a moment, so that the next come
     /// together. It must not slow down the broker: what is to be expected meanwhile must find room
     /// in the prefetch.
@@ -72,7 +72,7 @@ impl Lane {
             return;
         }
         let expected = taken as u128 * HORIZON.as_micros() / time.as_micros().max(1);
-        let prefetch = u128::from(self.shared.settings.prefetch);
+        let prefetch = u128::from(self.lane.settings.prefetch);
         let there = self.unsettled.open() + self.unsettled.finished();
         if expected + there as u128 <= prefetch * 3 / 4 {
             self.pace.rest_until = Some(now + REST);
@@ -86,24 +86,24 @@ impl Lane {
 
     /// Sends what was started on its way, and sees that what went before is being taken up.
     pub(super) fn send_off(&mut self) {
-        let shared = &self.shared;
+        let lane = &self.lane;
         if self.starting.is_empty() && self.pace.take_up_at.is_none() {
             return;
         }
         let now = Instant::now();
-        if !self.starting.is_empty() && shared.starts.put(&mut self.starting, now) {
-            path::run_on(shared);
+        if !self.starting.is_empty() && lane.starts.put(&mut self.starting, now) {
+            path::run_on(lane);
         }
         let take_up_at = self.pace.take_up_at.get_or_insert(now + TAKE_UP);
         if *take_up_at <= now {
-            (0..shared.starts.missing(now)).for_each(|_| path::run_on(shared));
-            self.pace.take_up_at = shared.starts.is_behind().then(|| now + TAKE_UP);
+            (0..lane.starts.missing(now)).for_each(|_| path::run_on(lane));
+            self.pace.take_up_at = lane.starts.is_behind().then(|| now + TAKE_UP);
         }
     }
 
     /// Books the ends that have gathered. `ends` is an empty list, and is one again.
     pub(super) fn book_ends(&mut self, ends: &mut Vec<Ended>) {
-        self.shared.ends.take(ends);
+        self.lane.ends.take(ends);
         if ends.is_empty() {
             return;
         }
@@ -120,7 +120,7 @@ impl Lane {
     pub(super) fn ends_wanted(&mut self, now: Instant) -> usize {
         let pace = &mut self.pace;
         if mem::take(&mut pace.stirred) {
-            pace.gather_until = Some(now + self.shared.settings.ack.delay.min(GATHER));
+            pace.gather_until = Some(now + self.lane.settings.ack.delay.min(GATHER));
         }
         if self.under_way == 0 {
             pace.take_up_at = None;

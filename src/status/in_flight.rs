@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use crate::run::{Phase, Run};
+use crate::flight::{Flight, Phase};
 
 /// Names a delivery for as long as it is in flight: its session's number and its tag, `3-17`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -93,31 +93,33 @@ pub struct InFlightPage {
 /// What a lane answers: how many it has, and some of them, oldest first. Making texts of them is
 /// left to whoever asked.
 #[derive(Debug, Default)]
-pub(super) struct Window {
-    pub(super) total: usize,
-    pub(super) runs: Vec<Arc<Run>>,
+pub(crate) struct Window {
+    pub(crate) total: usize,
+    pub(crate) runs: Vec<Arc<Flight>>,
 }
 
 impl InFlight {
     /// As it stood at `now`, which the messages of a page share.
-    pub(super) fn of(run: &Run, now: Instant) -> Self {
-        let age = now.saturating_duration_since(run.received);
-        let message = &run.message;
+    pub(crate) fn of(flight: &Flight, now: Instant) -> Self {
+        let age = now.saturating_duration_since(flight.received);
+        let message = &flight.message;
         Self {
-            lane: run.lane.to_string(),
+            lane: flight.lane.to_string(),
             delivery: DeliveryId {
-                epoch: run.epoch,
-                tag: run.tag,
+                epoch: flight.epoch,
+                tag: flight.tag,
             },
             id: message.id().map(str::to_owned),
             message_type: message.message_type().map(str::to_owned),
             routing_key: message.routing_key().to_owned(),
-            phase: run.phase(),
+            phase: flight.phase(),
             age_seconds: age.as_secs_f64(),
             // It is a look at the clock later.
-            handling_seconds: run.handling_for().map(|time| time.min(age).as_secs_f64()),
-            attempt: run.attempt(),
-            trace_id: run.trace_id(),
+            handling_seconds: flight
+                .handling_for()
+                .map(|time| time.min(age).as_secs_f64()),
+            attempt: flight.attempt(),
+            trace_id: flight.trace_id(),
         }
     }
 }

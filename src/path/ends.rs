@@ -12,19 +12,18 @@ use std::{
     task::{Poll, Waker},
 };
 
-use super::ledger::End;
-use crate::run::Run;
+use crate::{flight::Flight, status::End};
 
 /// The end of one delivery's path.
 #[derive(Debug)]
-pub(super) struct Ended<R = Arc<Run>> {
-    pub(super) run: R,
-    pub(super) end: End,
+pub(crate) struct Ended<R = Arc<Flight>> {
+    pub(crate) flight: R,
+    pub(crate) end: End,
 }
 
 /// See the module. Unbounded, but never longer than the prefetch: a path reports once.
 #[derive(Debug)]
-pub(super) struct Ends<R = Arc<Run>>(Mutex<Queue<R>>);
+pub(crate) struct Ends<R = Arc<Flight>>(Mutex<Queue<R>>);
 
 #[derive(Debug)]
 struct Queue<R> {
@@ -50,7 +49,7 @@ impl<R> Default for Ends<R> {
 
 impl<R> Ends<R> {
     /// Reports an end.
-    pub(super) fn report(&self, ended: Ended<R>) {
+    pub(crate) fn report(&self, ended: Ended<R>) {
         let mut queue = self.lock();
         queue.urgent |= !ended.end.is_acked();
         queue.ended.push(ended);
@@ -66,7 +65,7 @@ impl<R> Ends<R> {
     }
 
     /// Takes what has gathered, in exchange for an empty list.
-    pub(super) fn take(&self, ended: &mut Vec<Ended<R>>) {
+    pub(crate) fn take(&self, ended: &mut Vec<Ended<R>>) {
         debug_assert!(ended.is_empty(), "what was in it would come back as new");
         let mut queue = self.lock();
         mem::swap(&mut queue.ended, ended);
@@ -74,7 +73,7 @@ impl<R> Ends<R> {
     }
 
     /// Waits until `wanted` ends have gathered, or one that is not acked. Takes none of them.
-    pub(super) async fn gathered(&self, wanted: usize) {
+    pub(crate) async fn gathered(&self, wanted: usize) {
         poll_fn(|cx| {
             let mut queue = self.lock();
             queue.wanted = wanted;
@@ -107,7 +106,7 @@ mod tests {
     use futures_util::FutureExt;
 
     fn ended(end: End) -> Ended<()> {
-        Ended { run: (), end }
+        Ended { flight: (), end }
     }
 
     #[tokio::test]

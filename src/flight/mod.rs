@@ -1,5 +1,16 @@
 //! One delivery's stay in the worker: what its path, its handler and its lane share.
 
+mod cancel;
+mod extensions;
+mod slots;
+mod trace;
+
+pub(crate) use cancel::Cancel;
+pub use cancel::CancelReason;
+pub(crate) use extensions::Extensions;
+pub(crate) use slots::Slots;
+pub(crate) use trace::{AttemptTrace, parse_traceparent, traceparent, within};
+
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
@@ -12,26 +23,23 @@ use tokio::time::Instant;
 
 use crate::{
     broker::Moment,
-    handler::{Cancel, Extensions},
     message::{self, Message, Past},
-    slots::Slots,
     state::StateHandle,
-    telemetry::{AttemptTrace, traceparent},
 };
 
 /// What all handlers of a worker share.
 #[derive(Debug)]
-pub(crate) struct SharedByHandlers {
+pub(crate) struct Resources {
     pub(crate) state: StateHandle,
     pub(crate) extensions: Extensions,
 }
 
 /// One delivery's stay in the worker.
 #[derive(Debug)]
-pub(crate) struct Run {
+pub(crate) struct Flight {
     pub(crate) lane: Arc<str>,
     pub(crate) message: Message,
-    pub(crate) shared: Arc<SharedByHandlers>,
+    pub(crate) resources: Arc<Resources>,
     /// Tells the handler to end.
     pub(crate) cancel: Cancel,
     /// Its delivery tag.
@@ -122,11 +130,11 @@ impl Drop for Permit {
     }
 }
 
-impl Run {
+impl Flight {
     pub(crate) fn new(
         lane: Arc<str>,
         message: Message,
-        shared: Arc<SharedByHandlers>,
+        resources: Arc<Resources>,
         (epoch, tag): (u64, u64),
         received: Moment,
         permit: Permit,
@@ -135,7 +143,7 @@ impl Run {
         Self {
             lane,
             message,
-            shared,
+            resources,
             cancel: Cancel::default(),
             tag,
             epoch,

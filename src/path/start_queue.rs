@@ -22,17 +22,14 @@ use std::{
 
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::{
-    run::{Permit, Run},
-    slots::Slots,
-};
+use crate::flight::{Flight, Permit, Slots};
 
 /// A path that takes this long without waiting is slow.
 const SLOW: Duration = Duration::from_micros(200);
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Starts<R = Arc<Run>> {
+pub(crate) struct StartQueue<R = Arc<Flight>> {
     slots: Arc<Slots>,
     state: Mutex<State<R>>,
 }
@@ -56,8 +53,8 @@ struct State<R> {
     held: bool,
 }
 
-impl<R> Starts<R> {
-    pub(super) fn new(slots: Arc<Slots>) -> Self {
+impl<R> StartQueue<R> {
+    pub(crate) fn new(slots: Arc<Slots>) -> Self {
         let state = Mutex::new(State {
             waiting: VecDeque::new(),
             again: VecDeque::new(),
@@ -72,7 +69,7 @@ impl<R> Starts<R> {
 
     /// Puts deliveries in the queue; true when they need a runner.
     #[must_use]
-    pub(super) fn put(&self, runs: &mut Vec<R>, now: Instant) -> bool {
+    pub(crate) fn put(&self, runs: &mut Vec<R>, now: Instant) -> bool {
         let mut state = self.lock();
         state.waiting.extend(runs.drain(..));
         let busy = state.runners > 0 && now.saturating_duration_since(state.taken_at) < SLOW;
@@ -85,18 +82,18 @@ impl<R> Starts<R> {
     }
 
     /// Takes back what waits.
-    pub(super) fn withdraw(&self) -> VecDeque<R> {
+    pub(crate) fn withdraw(&self) -> VecDeque<R> {
         mem::take(&mut self.lock().waiting)
     }
 
     /// Lets nothing be started, or lets it again.
-    pub(super) fn hold(&self, held: bool) {
+    pub(crate) fn hold(&self, held: bool) {
         self.lock().held = held;
     }
 
     /// A runner takes a delivery and a slot for it, its `first` or a further one, and gives slots to
     /// the paths whose turn it is. When there is none of either its work is done.
-    pub(super) fn take(&self, first: bool, now: Instant) -> Option<R> {
+    pub(crate) fn take(&self, first: bool, now: Instant) -> Option<R> {
         let mut state = self.lock();
         state.coming -= usize::from(first);
         // A slot that comes free after this look brings a runner: see `pass_on`.
@@ -117,7 +114,7 @@ impl<R> Starts<R> {
     }
 
     /// Waits for a slot for a further attempt, in turn with those that wait for their first.
-    pub(super) async fn retake(&self, permit: &Permit) {
+    pub(crate) async fn retake(&self, permit: &Permit) {
         let slot = {
             let mut state = self.lock();
             if state.wanted() == 0 && self.slots.try_take() {
@@ -137,7 +134,7 @@ impl<R> Starts<R> {
     /// A runner's path has to wait, and the runner with it; true when another is needed in its
     /// place.
     #[must_use]
-    pub(super) fn leave(&self) -> bool {
+    pub(crate) fn leave(&self) -> bool {
         let mut state = self.lock();
         state.runners -= 1;
         self.add_one(&mut state)
@@ -146,7 +143,7 @@ impl<R> Starts<R> {
     /// A runner that stays with its path has given its slot back; true when another is needed to
     /// take that.
     #[must_use]
-    pub(super) fn pass_on(&self) -> bool {
+    pub(crate) fn pass_on(&self) -> bool {
         self.add_one(&mut self.lock())
     }
 
@@ -157,13 +154,13 @@ impl<R> Starts<R> {
     }
 
     /// A runner is back from a path that had to wait.
-    pub(super) fn join(&self) {
+    pub(crate) fn join(&self) {
         self.lock().runners += 1;
     }
 
     /// A runner has taken this long for one path; true when two are to go on in its place.
     #[must_use]
-    pub(super) fn split(&self, took: Duration) -> bool {
+    pub(crate) fn split(&self, took: Duration) -> bool {
         if took < SLOW {
             return false;
         }
@@ -177,7 +174,7 @@ impl<R> Starts<R> {
     }
 
     /// How many runners to add because nothing was taken for a while: as many as are coming, or one.
-    pub(super) fn missing(&self, now: Instant) -> usize {
+    pub(crate) fn missing(&self, now: Instant) -> usize {
         let mut state = self.lock();
         if now.saturating_duration_since(state.taken_at) < SLOW {
             return 0;
@@ -189,12 +186,12 @@ impl<R> Starts<R> {
     }
 
     /// Deliveries that wait.
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.lock().waiting.len()
     }
 
     /// Whether any of them could be started.
-    pub(super) fn is_behind(&self) -> bool {
+    pub(crate) fn is_behind(&self) -> bool {
         self.startable(&self.lock()) > 0
     }
 

@@ -4,17 +4,42 @@ use std::sync::Arc;
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{Lane, LaneReport};
+use super::LaneActor;
 use crate::{
     broker::{self, BrokerError, Link},
-    handler::CancelReason,
-    run::Phase,
-    worker::{
-        handle::CancelError,
-        health::LaneState,
-        in_flight::{DeliveryId, Window},
-    },
+    flight::{CancelReason, Phase},
+    status::{DeliveryId, LaneReport, LaneState, Window},
 };
+
+/// Why a call to a lane gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CallError {
+    /// There is no lane of this name.
+    #[error("no such lane")]
+    NoSuchLane,
+    /// The lane did not answer within `timeouts.call`.
+    #[error("the lane did not answer in time")]
+    TimedOut,
+    /// The lane has ended, or has not begun.
+    #[error("the lane is not running")]
+    NotRunning,
+}
+
+/// Why a message in flight was not cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CancelError {
+    /// The lane gave no answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// It is no longer in flight, or never was.
+    #[error("the message is not in flight any more")]
+    Gone,
+    /// There is no handler to cancel.
+    #[error("the message is not at its handler")]
+    NotHandling(Phase),
+}
 
 /// What can be asked of a lane.
 pub(crate) enum Command {
@@ -36,7 +61,7 @@ pub(crate) enum Command {
 /// messages; `None` for a queue that does not exist.
 pub(crate) type Depths = Vec<(String, Option<u32>)>;
 
-impl Lane {
+impl LaneActor {
     pub(super) async fn obey(&mut self, command: Command) {
         // An asker that has gone away does not matter.
         match command {
@@ -73,14 +98,14 @@ impl Lane {
     }
 
     pub(super) fn report(&self) -> LaneReport {
-        let shared = &self.shared;
+        let lane = &self.lane;
         LaneReport {
             ledger: self.ledger,
-            counts: shared.counters.counts(),
+            counts: lane.counters.counts(),
             in_flight: self.started(),
-            running: shared.vitals.slots.in_use(),
-            buffered: shared.starts.waiting(),
-            waiting: shared.waiting_inline(),
+            running: lane.vitals.slots.in_use(),
+            buffered: lane.starts.waiting(),
+            waiting: lane.waiting_inline(),
         }
     }
 
@@ -98,11 +123,11 @@ impl Lane {
         if epoch != self.epoch {
             return Err(CancelError::Gone);
         }
-        let Some(run) = self.unsettled.run(tag) else {
+        let Some(flight) = self.unsettled.run(tag) else {
             return Err(CancelError::Gone);
         };
-        match run.phase() {
-            Phase::Handling => run.cancel.request(CancelReason::Operator),
+        match flight.phase() {
+            Phase::Handling => flight.cancel.request(CancelReason::Operator),
             phase => return Err(CancelError::NotHandling(phase)),
         }
         Ok(())
@@ -111,16 +136,16 @@ impl Lane {
     /// Beside the lane, which does not wait for it. On the consuming connection: the broker may
     /// have blocked the other one.
     fn count(&self, answer: oneshot::Sender<Result<Depths, BrokerError>>) {
-        let shared = Arc::clone(&self.shared);
+        let lane = Arc::clone(&self.lane);
         let connection = Link::current(&self.link);
         tokio::spawn(async move {
             let Some(connection) = connection else {
                 let _ = answer.send(Err(BrokerError::Lost("not connected".to_owned())));
                 return;
             };
-            let rungs = shared.ladder.rungs().map(|rung| rung.queue);
-            let queues = rungs.chain([shared.settings.dead_letter_queue()]).collect();
-            let limit = shared.timeouts.declare;
+            let rungs = lane.ladder.rungs().map(|rung| rung.queue);
+            let queues = rungs.chain([lane.settings.dead_letter_queue()]).collect();
+            let limit = lane.timeouts.declare;
             let _ = answer.send(broker::depths(&connection, queues, limit).await);
         });
     }

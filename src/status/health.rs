@@ -76,7 +76,7 @@ impl LaneState {
 }
 
 impl LaneHealth {
-    pub(super) fn new(state: LaneState, reason: Option<String>) -> Self {
+    pub(crate) fn new(state: LaneState, reason: Option<String>) -> Self {
         Self {
             state,
             since: SystemTime::now(),
@@ -85,7 +85,7 @@ impl LaneHealth {
     }
 
     /// Whether the lane does what it should.
-    pub(super) fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         matches!(self.state, LaneState::Consuming | LaneState::Paused)
     }
 }

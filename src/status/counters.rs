@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Durations;
-use crate::handler::Outcome;
+use crate::outcome::Outcome;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {

@@ -8,8 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::ledger::End;
-use crate::{broker::Acks, run::Run};
+use crate::{broker::Acks, flight::Flight, status::End};
 
 /// What became of a tag.
 #[derive(Debug)]
@@ -24,7 +23,7 @@ enum Slot<R> {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Unsettled<R = Arc<Run>> {
+pub(crate) struct Unsettled<R = Arc<Flight>> {
     /// The tag of the first slot.
     first: u64,
     slots: VecDeque<Slot<R>>,
@@ -35,9 +34,9 @@ pub(super) struct Unsettled<R = Arc<Run>> {
 
 /// Acks to write, and the ends they stand for.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Flush {
-    pub(super) acks: Acks,
-    pub(super) ends: Vec<End>,
+pub(crate) struct Flush {
+    pub(crate) acks: Acks,
+    pub(crate) ends: Vec<End>,
 }
 
 impl<R> Default for Unsettled<R> {
@@ -55,10 +54,10 @@ impl<R> Unsettled<R> {
     /// A delivery has come. Tags are consecutive on a channel; one that is not would make a
     /// `multiple` ack cover what it must not, so it is refused.
     #[must_use]
-    pub(super) fn push(&mut self, tag: u64, run: R) -> bool {
+    pub(crate) fn push(&mut self, tag: u64, flight: R) -> bool {
         let expected = self.first + self.slots.len() as u64;
         if tag == expected {
-            self.slots.push_back(Slot::Open(run));
+            self.slots.push_back(Slot::Open(flight));
             self.open += 1;
         }
         tag == expected
@@ -66,7 +65,7 @@ impl<R> Unsettled<R> {
 
     /// A delivery is to be acked; false for a tag that is not open.
     #[must_use]
-    pub(super) fn finish(&mut self, tag: u64, end: End, now: Instant) -> bool {
+    pub(crate) fn finish(&mut self, tag: u64, end: End, now: Instant) -> bool {
         let Some(slot @ Slot::Open(_)) = self.slot(tag) else {
             return false;
         };
@@ -78,7 +77,7 @@ impl<R> Unsettled<R> {
 
     /// A delivery is nacked, and needs no ack; false for a tag that is not open.
     #[must_use]
-    pub(super) fn settle(&mut self, tag: u64) -> bool {
+    pub(crate) fn settle(&mut self, tag: u64) -> bool {
         let Some(slot @ Slot::Open(_)) = self.slot(tag) else {
             return false;
         };
@@ -88,7 +87,7 @@ impl<R> Unsettled<R> {
     }
 
     /// Deliveries up to and with `tag` came and were nacked before they started.
-    pub(super) fn skip_to(&mut self, tag: u64) {
+    pub(crate) fn skip_to(&mut self, tag: u64) {
         let next = self.first + self.slots.len() as u64;
         let skipped = (tag + 1).saturating_sub(next);
         self.slots.extend((0..skipped).map(|_| Slot::Settled));
@@ -100,45 +99,45 @@ impl<R> Unsettled<R> {
     }
 
     /// Deliveries on their path.
-    pub(super) fn open(&self) -> usize {
+    pub(crate) fn open(&self) -> usize {
         self.open
     }
 
     /// Whether the broker was told everything.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.open == 0 && self.finished.is_empty()
     }
 
     /// Deliveries to be acked.
-    pub(super) fn finished(&self) -> usize {
+    pub(crate) fn finished(&self) -> usize {
         self.finished.len()
     }
 
     /// Since when the oldest finished delivery has been waiting for its ack.
-    pub(super) fn oldest_finished(&self) -> Option<Instant> {
+    pub(crate) fn oldest_finished(&self) -> Option<Instant> {
         self.finished.front().map(|(_, since)| *since)
     }
 
     /// The run of a tag that is on its path.
-    pub(super) fn run(&self, tag: u64) -> Option<&R> {
+    pub(crate) fn run(&self, tag: u64) -> Option<&R> {
         let index = usize::try_from(tag.checked_sub(self.first)?).ok()?;
         match self.slots.get(index)? {
-            Slot::Open(run) => Some(run),
+            Slot::Open(flight) => Some(flight),
             _ => None,
         }
     }
 
     /// The runs on their path, oldest first.
-    pub(super) fn runs(&self) -> impl Iterator<Item = &R> {
+    pub(crate) fn runs(&self) -> impl Iterator<Item = &R> {
         self.slots.iter().filter_map(|slot| match slot {
-            Slot::Open(run) => Some(run),
+            Slot::Open(flight) => Some(flight),
             _ => None,
         })
     }
 
     /// What can be acked now: the finished front in one ack; of those behind an open one, at most
     /// `singles`, and only if they have waited for `patience`: the front may reach them first.
-    pub(super) fn flush(&mut self, now: Instant, patience: Duration, singles: usize) -> Flush {
+    pub(crate) fn flush(&mut self, now: Instant, patience: Duration, singles: usize) -> Flush {
         let mut flush = Flush::default();
         while let Some(slot) = self.slots.front() {
             match slot {
@@ -174,7 +173,7 @@ impl<R> Unsettled<R> {
 
     /// Everything that is left, when the channel is gone: the ends that are known, and the count
     /// of those still on their path.
-    pub(super) fn abandon(&mut self) -> (Vec<End>, usize) {
+    pub(crate) fn abandon(&mut self) -> (Vec<End>, usize) {
         let slots = std::mem::take(self).slots;
         let mut open = 0;
         let mut ends = Vec::new();

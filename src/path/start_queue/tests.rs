@@ -2,13 +2,13 @@ use super::*;
 use futures_util::FutureExt;
 
 /// A queue with these in it, and the moment at which they were put there.
-fn queue(runs: std::ops::Range<u32>) -> (Starts<u32>, Instant) {
+fn queue(runs: std::ops::Range<u32>) -> (StartQueue<u32>, Instant) {
     queue_with(usize::MAX >> 3, runs)
 }
 
 /// With so many slots.
-fn queue_with(slots: usize, runs: std::ops::Range<u32>) -> (Starts<u32>, Instant) {
-    let (starts, now) = (Starts::new(Arc::new(Slots::new(slots))), Instant::now());
+fn queue_with(slots: usize, runs: std::ops::Range<u32>) -> (StartQueue<u32>, Instant) {
+    let (starts, now) = (StartQueue::new(Arc::new(Slots::new(slots))), Instant::now());
     assert!(
         starts.put(&mut runs.collect(), now),
         "nobody is there to take them"

@@ -20,7 +20,7 @@ struct Path {
 }
 
 struct Model {
-    starts: Arc<Starts<u32>>,
+    starts: Arc<StartQueue<u32>>,
     now: Instant,
     next: u32,
     /// What is to be taken next, or withdrawn.
@@ -35,7 +35,7 @@ struct Model {
 impl Model {
     fn new(slots: usize) -> Self {
         Self {
-            starts: Arc::new(Starts::new(Arc::new(Slots::new(slots)))),
+            starts: Arc::new(StartQueue::new(Arc::new(Slots::new(slots)))),
             now: Instant::now(),
             next: 0,
             due: 0,
@@ -54,10 +54,10 @@ impl Model {
     /// A runner looks for a delivery.
     fn take(&mut self, first: bool) {
         self.coming -= usize::from(first);
-        let Some(run) = self.starts.take(first, self.now) else {
+        let Some(flight) = self.starts.take(first, self.now) else {
             return;
         };
-        assert_eq!(run, self.due, "each once and in order");
+        assert_eq!(flight, self.due, "each once and in order");
         self.due += 1;
         let permit = Permit::new(Arc::clone(&self.starts.slots));
         permit.granted();
@@ -137,8 +137,8 @@ impl Model {
                 self.look = true;
             }
             (13, _) => {
-                for run in self.starts.withdraw() {
-                    assert_eq!(run, self.due, "each once and in order");
+                for flight in self.starts.withdraw() {
+                    assert_eq!(flight, self.due, "each once and in order");
                     self.due += 1;
                 }
             }
@@ -181,7 +181,11 @@ impl Model {
                 }
             }
         }
-        assert_eq!((self.due, self.paths.len()), (self.next, 0), "all have run");
+        assert_eq!(
+            (self.due, self.paths.len()),
+            (self.next, 0),
+            "all have run"
+        );
         assert_eq!(self.starts.slots.in_use(), 0);
         self.check(0);
     }

@@ -5,24 +5,27 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::info;
 
-use super::{Lane, LaneReport};
-use crate::{handler::CancelReason, worker::health::LaneState};
+use super::LaneActor;
+use crate::{
+    flight::CancelReason,
+    status::{LaneReport, LaneState},
+};
 
-impl Lane {
+impl LaneActor {
     pub(super) async fn begin_drain(&mut self) {
         self.draining = true;
         self.stale_before_drain = self.ledger.stale;
         self.tell(LaneState::Draining, None);
         self.stop_consuming().await;
         self.end_hold();
-        info!(lane = %self.shared.name, running = self.under_way, "draining");
+        info!(lane = %self.lane.name, running = self.under_way, "draining");
     }
 
     /// The grace has ended: handlers are told to end, and their messages go back.
     pub(super) fn cancel_handlers(&mut self) {
         self.hard_stopped = Some(Instant::now());
-        for run in self.unsettled.runs().chain(&self.orphans) {
-            run.cancel.request(CancelReason::Drain);
+        for flight in self.unsettled.runs().chain(&self.orphans) {
+            flight.cancel.request(CancelReason::Drain);
         }
     }
 
@@ -34,10 +37,10 @@ impl Lane {
         if let Some(session) = self.session.take() {
             const AT_LEAST: Duration = Duration::from_millis(50);
             let wait = self.applied_by.saturating_duration_since(Instant::now());
-            tokio::time::sleep(wait.max(AT_LEAST).min(self.shared.drain_settle)).await;
+            tokio::time::sleep(wait.max(AT_LEAST).min(self.lane.drain_settle)).await;
             session.close().await;
         }
-        self.shared.set_epoch(0);
+        self.lane.set_epoch(0);
         // What is left now was given up on.
         self.abandon();
         self.publish_stats();

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::{Counters, counters::Counter};
-use crate::{policy::Reason, slots::Slots, worker::Ledger};
+use super::{Counters, Ledger, counters::Counter};
+use crate::{flight::Slots, policy::Reason};
 
 /// See the module.
 #[derive(Debug)]
