@@ -21,9 +21,9 @@ help: ## List these targets
 run: ## Show the worker at work on a real RabbitMQ: six orders, and how each ends
 	@scripts/demo
 
-# The targets in tests/ are not here: they need a broker, or helm and Python.
+# The other targets in tests/ need a broker, or helm and Python.
 unit: ## Run the unit tests and the examples of the documentation: nothing but cargo is needed
-	cargo test --lib --bins $(ARGS)
+	cargo test --lib --bins --test structure $(ARGS)
 	cargo test --doc
 
 # A node that ran a green suite has nothing to tell; after a red one its logs are kept.
