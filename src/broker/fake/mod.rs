@@ -9,6 +9,7 @@
 //! Time is tokio's, so that a test under paused time takes no time.
 
 mod queue;
+mod record;
 mod script;
 mod session;
 
@@ -25,6 +26,7 @@ use tokio::{
 
 pub(crate) use queue::Stored;
 use queue::{Queue, Type};
+pub(crate) use record::Command;
 pub(crate) use script::{Confirm, Fault};
 use session::Channel;
 pub(crate) use session::FakeSession;
@@ -102,6 +104,7 @@ struct Model {
     publishing: bool,
     script: script::Script,
     violations: Vec<String>,
+    record: record::Record,
 }
 
 impl FakeBroker {
@@ -120,6 +123,7 @@ impl FakeBroker {
             publishing: true,
             script: script::Script::default(),
             violations: Vec::new(),
+            record: record::Record::default(),
         };
         Self {
             model: Arc::new(Mutex::new(model)),
@@ -262,6 +266,7 @@ impl Model {
             if let Some(message) = queue.ready.pop_front() {
                 channel.deliver(message, name);
             }
+            self.record.note_unacked(&self.channels);
         }
     }
 

@@ -87,6 +87,7 @@ impl FakeBroker {
             Fault::QueueDeleted(queue) => {
                 model.queues.remove(&queue);
                 model.cancel_consumers(&queue);
+                model.forget_queue(&queue);
             }
             Fault::PublishingLost => model.publishing = false,
             Fault::Blocked => {
@@ -117,6 +118,7 @@ impl FakeBroker {
     pub(super) async fn answer_late(&self) {
         let delay = self.read().script.delay;
         if !delay.is_zero() {
+            let _asked = self.note_request();
             tokio::time::sleep(delay).await;
         }
     }

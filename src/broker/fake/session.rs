@@ -164,6 +164,15 @@ impl Model {
         }
     }
 
+    /// The queue is gone, and its messages with it: also those that are delivered. They can still be
+    /// settled, but go nowhere.
+    pub(super) fn forget_queue(&mut self, name: &str) {
+        let channels = self.channels.values_mut();
+        let unacked = channels.flat_map(|channel| channel.unacked.values_mut());
+        let gone = unacked.filter(|(_, queue, _)| queue == name);
+        gone.for_each(|(_, queue, _)| queue.clear());
+    }
+
     /// Settles these tags: they are done, or go back. An unknown tag closes the channel.
     fn settle(
         &mut self,
@@ -174,6 +183,7 @@ impl Model {
     ) -> Result<(), BrokerError> {
         let closed = || BrokerError::Lost("channel closed".to_owned());
         let channel = self.channels.get_mut(&number).ok_or_else(closed)?;
+        self.record.note_settled(tags, multiple, back);
         match channel.settle(tags, multiple) {
             Ok(settled) if back => {
                 let raises_count = self.release != Release::V43;

@@ -189,3 +189,33 @@ impl Kit {
         ended
     }
 }
+
+impl Kit {
+    /// Waits for a state of the consumer and, where one is shown, for its reason.
+    pub(super) async fn until(&mut self, state: LaneState, reason: Option<&str>) {
+        let is_wanted = |it: &crate::Readiness| {
+            let lane = &it.lanes["orders"];
+            let shown = lane.reason.as_deref();
+            lane.state == state && reason.is_none_or(|why| shown.is_some_and(|it| it.contains(why)))
+        };
+        let wait = self.worker.until(is_wanted);
+        let reached = timeout(SOON, wait).await.map(|it| is_wanted(&it));
+        let now = self.worker.handle().readiness();
+        assert_eq!(
+            reached,
+            Ok(true),
+            "{state:?} for {reason:?} wanted: {now:?}"
+        );
+    }
+
+    /// Begins the drain, and waits until the consumer does.
+    pub(super) async fn begin_drain(&mut self) {
+        self.worker.shutdown.cancel();
+        self.until(LaneState::Draining, None).await;
+    }
+
+    /// The consumer's account so far.
+    pub(super) async fn report(&self) -> crate::LaneReport {
+        self.worker.handle().report("orders").await.unwrap()
+    }
+}

@@ -2,4 +2,7 @@
 
 mod kit;
 mod outcomes;
+mod places;
 mod returns;
+mod scene;
+mod states;
