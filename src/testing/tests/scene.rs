@@ -6,7 +6,7 @@ use super::{
     kit::{Handling, Kit, Step},
     places::Published,
 };
-use crate::{LaneState, broker::fake::Fault, testing::TestBroker};
+use crate::{LaneState, Report, broker::fake::Fault, testing::TestBroker};
 
 /// Two handlers at once, and room for two further messages; a lane that cannot publish is held for
 /// 30 s.
@@ -15,7 +15,7 @@ const SETTINGS: &str = "
     prefetch = 4
     timeout = '1h'
     [publish]
-    budget = '100ms'
+    budget = '1s'
     hold = '30s'
 ";
 
@@ -119,20 +119,21 @@ impl Scene {
     }
 
     /// The lane must handle what it has, and what comes.
-    pub(super) async fn works(mut self) {
+    pub(super) async fn works(mut self) -> Report {
         self.kit.until_state(LaneState::Consuming).await;
         self.kit.handling.open();
         self.published.another(&self.kit);
         self.kit.finished().await;
         self.published.all_handled(&self.kit);
-        self.ends().await;
+        self.ends().await
     }
 
     /// The drain ends, and nothing is lost.
-    pub(super) async fn ends(self) {
+    pub(super) async fn ends(self) -> Report {
         let Self { kit, published } = self;
         let (broker, handling) = (kit.broker.clone(), kit.handling.clone());
         let report = kit.drain().await.unwrap();
         published.are_kept(&broker, &handling, &report);
+        report
     }
 }

@@ -49,8 +49,11 @@ impl Trouble {
             }
             Self::PublishingBlocked => {
                 broker.fail(Fault::Blocked);
-                let blocked = scene.kit.worker.until(|it| it.publishing.is_some()).await;
-                assert_eq!(blocked.publishing.as_deref(), Some("blocked by the broker"));
+                let is_told = |it: &crate::Readiness| {
+                    it.publishing.as_deref() == Some("blocked by the broker")
+                };
+                let told = timeout(SOON, scene.kit.worker.until(is_told));
+                assert!(told.await.is_ok(), "nothing is told of the alarm");
             }
             Self::SubscriptionRefused => {
                 broker.refuse_subscriptions([BrokerError::Refused("no access".to_owned())]);
@@ -106,23 +109,38 @@ async fn pair(situation: Situation, trouble: Trouble, then: LaneState, why: Opti
     trouble.cause(&mut scene, situation).await;
     scene.kit.until(then, why).await;
     let handling = scene.kit.handling.clone();
-    match then {
+    let report = match then {
         LaneState::Stopped => scene.ends().await,
         LaneState::Draining => {
             let began = Instant::now();
-            if !situation.drains() || trouble != Trouble::AcksHang {
-                handling.open();
-            }
+            handling.open();
             if trouble != Trouble::Drain {
                 trouble.end(&mut scene, situation).await;
             }
-            scene.ends().await;
-            assert!(began.elapsed() < Duration::from_secs(12));
+            let report = scene.ends().await;
+            assert!(began.elapsed() < Duration::from_secs(16));
+            report
         }
         _ => {
             trouble.end(&mut scene, situation).await;
-            scene.works().await;
+            scene.works().await
         }
+    };
+    // What the drain could not tell the broker. A second signal does not wait for the broker's answer.
+    let left = match (situation, trouble) {
+        (Situation::Cancelling, Trouble::SecondSignal) => 3,
+        (Situation::Cancelling, _) if trouble.ends_session() => 3,
+        (Situation::Draining, _) if trouble.ends_session() => 2,
+        _ => 0,
+    };
+    assert_eq!(report.left(), left);
+    if trouble == Trouble::AcksHang {
+        let handled_in_vain = match situation {
+            Situation::Connecting => 0,
+            Situation::Resubscribing | Situation::Consuming => 3,
+            _ => 2,
+        };
+        assert_eq!(report.ledger().duplicates, handled_in_vain);
     }
     if !trouble.ends_session() {
         let mut ids: Vec<_> = handling.runs().into_iter().map(|run| run.id).collect();
