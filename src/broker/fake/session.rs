@@ -352,7 +352,9 @@ impl Session for FakeSession {
     ) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static {
         let (broker, number, consumer) = (self.broker.clone(), self.number, consumer.clone());
         let subscribe = async move {
+            let abandoned = CloseWhenDropped(Some((broker.clone(), number)));
             broker.answer_late().await;
+            abandoned.keep();
             let mut model = broker.lock();
             if let Some(refusal) = model.script.refusals.pop_front() {
                 return Err(refusal);
@@ -384,6 +386,26 @@ impl Session for FakeSession {
 
     fn request_limit(&self) -> Duration {
         LIMIT
+    }
+}
+
+/// A request to subscribe that nobody waits for any more. The broker would make the subscription all
+/// the same, so a session closes the channel.
+struct CloseWhenDropped(Option<(FakeBroker, u64)>);
+
+impl CloseWhenDropped {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CloseWhenDropped {
+    fn drop(&mut self) {
+        if let Some((broker, number)) = self.0.take() {
+            broker
+                .lock()
+                .close_channel(number, "subscription abandoned");
+        }
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -37,6 +40,12 @@ pub(super) enum Step {
     HeedCancellation,
     /// Waits for [`Handling::open`], then succeeds.
     WaitForGate,
+    /// Waits for [`Handling::open`], then takes this step.
+    AtGate(Box<Step>),
+    /// Waits for its cancellation, then takes this step.
+    WhenCancelled(Box<Step>),
+    /// Never ends; what the handler holds panics when it is dropped.
+    HangThenPanicInDrop,
 }
 
 /// One run of the handler.
@@ -56,6 +65,8 @@ struct Shared {
     otherwise: Step,
     runs: watch::Sender<Vec<Run>>,
     gate: watch::Sender<bool>,
+    running: AtomicUsize,
+    most_running: AtomicUsize,
 }
 
 impl Handling {
@@ -66,6 +77,8 @@ impl Handling {
             otherwise,
             runs: watch::Sender::default(),
             gate: watch::Sender::default(),
+            running: AtomicUsize::new(0),
+            most_running: AtomicUsize::new(0),
         }))
     }
 
@@ -88,7 +101,12 @@ impl Handling {
 
     async fn carry_out(&self, context: &Context) -> Outcome {
         let step = self.0.steps.lock().unwrap().pop_front();
-        match step.unwrap_or_else(|| self.0.otherwise.clone()) {
+        match self.come_to(step, context).await {
+            Step::AtGate(_) | Step::WhenCancelled(_) => unreachable!("waited for"),
+            Step::HangThenPanicInDrop => {
+                let _held = PanicsInDrop;
+                std::future::pending().await
+            }
             Step::Succeed => Outcome::Succeeded,
             Step::Fail => Outcome::Failed(Failure::retryable("test", "failed")),
             Step::FailForGood => Outcome::Failed(Failure::permanent("test", "failed for good")),
@@ -103,11 +121,38 @@ impl Handling {
                 Outcome::Failed(Failure::retryable("cancelled", "heeded"))
             }
             Step::WaitForGate => {
-                let mut gate = self.0.gate.subscribe();
-                gate.wait_for(|open| *open).await.unwrap();
+                self.gate().await;
                 Outcome::Succeeded
             }
         }
+    }
+
+    async fn gate(&self) {
+        let mut gate = self.0.gate.subscribe();
+        gate.wait_for(|open| *open).await.unwrap();
+    }
+
+    /// The step behind those that wait for something, which has come then.
+    async fn come_to(&self, step: Option<Step>, context: &Context) -> Step {
+        let mut step = step.unwrap_or_else(|| self.0.otherwise.clone());
+        loop {
+            step = match step {
+                Step::AtGate(then) => {
+                    self.gate().await;
+                    *then
+                }
+                Step::WhenCancelled(then) => {
+                    context.cancellation().cancelled().await;
+                    *then
+                }
+                other => return other,
+            };
+        }
+    }
+
+    /// The most handlers that ran at once.
+    pub(super) fn most_running(&self) -> usize {
+        self.0.most_running.load(Ordering::SeqCst)
     }
 }
 
@@ -120,7 +165,36 @@ impl Handler for Handling {
             at: Instant::now(),
         };
         self.0.runs.send_modify(|runs| runs.push(run));
-        Box::pin(async move { self.carry_out(&context).await })
+        let running = Running::start(&self.0);
+        Box::pin(async move {
+            let _running = running;
+            self.carry_out(&context).await
+        })
+    }
+}
+
+/// Counts a handler as running.
+struct Running(Arc<Shared>);
+
+impl Running {
+    fn start(shared: &Arc<Shared>) -> Self {
+        let now = shared.running.fetch_add(1, Ordering::SeqCst) + 1;
+        shared.most_running.fetch_max(now, Ordering::SeqCst);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+struct PanicsInDrop;
+
+impl Drop for PanicsInDrop {
+    fn drop(&mut self) {
+        panic!("the test wants it");
     }
 }
 
@@ -187,35 +261,5 @@ impl Kit {
             assert_eq!(report.ledger().open(), 0, "{:?}", report.ledger());
         }
         ended
-    }
-}
-
-impl Kit {
-    /// Waits for a state of the consumer and, where one is shown, for its reason.
-    pub(super) async fn until(&mut self, state: LaneState, reason: Option<&str>) {
-        let is_wanted = |it: &crate::Readiness| {
-            let lane = &it.lanes["orders"];
-            let shown = lane.reason.as_deref();
-            lane.state == state && reason.is_none_or(|why| shown.is_some_and(|it| it.contains(why)))
-        };
-        let wait = self.worker.until(is_wanted);
-        let reached = timeout(SOON, wait).await.map(|it| is_wanted(&it));
-        let now = self.worker.handle().readiness();
-        assert_eq!(
-            reached,
-            Ok(true),
-            "{state:?} for {reason:?} wanted: {now:?}"
-        );
-    }
-
-    /// Begins the drain, and waits until the consumer does.
-    pub(super) async fn begin_drain(&mut self) {
-        self.worker.shutdown.cancel();
-        self.until(LaneState::Draining, None).await;
-    }
-
-    /// The consumer's account so far.
-    pub(super) async fn report(&self) -> crate::LaneReport {
-        self.worker.handle().report("orders").await.unwrap()
     }
 }
