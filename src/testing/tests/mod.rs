@@ -1,7 +1,10 @@
 //! Whole workers on the broker in memory, under paused time.
 
 mod acks;
+mod drain;
+mod faults;
 mod kit;
+mod limits;
 mod outcomes;
 mod places;
 mod returns;
