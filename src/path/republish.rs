@@ -165,6 +165,7 @@ async fn republish<B: Broker>(
         tokio::select! {
             () = sleep(wait) => {}
             () = lane.hard_stop.cancelled() => return End::Return,
+            () = blocked_in_drain(lane) => return End::Return,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Whole workers on the broker in memory, under paused time.
 
 mod acks;
+mod anything;
 mod drain;
 mod faults;
 mod kit;
