@@ -279,4 +279,9 @@ impl Flight {
         let trace = self.attempt_trace()?;
         Some(traceparent(&trace.span_context()))
     }
+
+    /// How long the handler has been running, or how long its last run took.
+    pub(crate) fn handling_time(&self) -> Option<Duration> {
+        self.handling_for().or_else(|| self.handled_for())
+    }
 }

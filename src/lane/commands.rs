@@ -8,7 +8,7 @@ use super::LaneActor;
 use crate::{
     broker::{self, BrokerError, Link},
     flight::{CancelReason, Phase},
-    status::{DeliveryId, LaneReport, LaneState, Window},
+    status::{DeliveryId, LaneState, Window},
 };
 
 /// Why a call to a lane gave no answer.
@@ -43,14 +43,19 @@ pub enum CancelError {
 
 /// What can be asked of a lane.
 pub(crate) enum Command {
-    /// Its account.
-    Report(oneshot::Sender<LaneReport>),
     /// Take nothing new, give back what has not started.
     Pause(oneshot::Sender<()>),
     /// Consume again.
     Resume(oneshot::Sender<()>),
-    /// Messages in flight: leave out so many, and tell at most so many.
-    InFlight(usize, usize, oneshot::Sender<Window>),
+    /// Messages in flight, oldest first.
+    InFlight {
+        /// Leave out this many of the oldest.
+        skip: usize,
+        /// Answer with this many at most.
+        limit: usize,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Window>,
+    },
     /// Cancel the handler that has this message.
     Cancel(DeliveryId, oneshot::Sender<Result<(), CancelError>>),
     /// How many messages wait in its retry rungs and its dead-letter queue.
@@ -65,15 +70,14 @@ impl LaneActor {
     pub(super) async fn obey(&mut self, command: Command) {
         // An asker that has gone away does not matter.
         match command {
-            Command::Report(answer) => {
-                let _ = answer.send(self.report());
-            }
             // A drain has taken over: there is nothing to pause or resume.
             Command::Pause(answer) | Command::Resume(answer) if self.draining => {
                 let _ = answer.send(());
             }
             Command::Pause(answer) => {
                 self.pause().await;
+                // Whoever paused it reads its figures next.
+                self.publish_figures();
                 let _ = answer.send(());
             }
             // Nothing would ever tell that it consumes.
@@ -87,8 +91,12 @@ impl LaneActor {
                 self.tell(LaneState::Connecting, None);
                 let _ = answer.send(());
             }
-            Command::InFlight(skip, most, answer) => {
-                let _ = answer.send(self.in_flight(skip, most));
+            Command::InFlight {
+                skip,
+                limit,
+                answer,
+            } => {
+                let _ = answer.send(self.in_flight(skip, limit));
             }
             Command::Cancel(delivery, answer) => {
                 let _ = answer.send(self.cancel(delivery));
@@ -97,20 +105,8 @@ impl LaneActor {
         }
     }
 
-    pub(super) fn report(&self) -> LaneReport {
-        let lane = &self.lane;
-        LaneReport {
-            ledger: self.ledger,
-            counts: lane.counters.counts(),
-            in_flight: self.started(),
-            running: lane.vitals.slots.in_use(),
-            buffered: lane.starts.waiting(),
-            waiting: lane.waiting_inline(),
-        }
-    }
-
-    fn in_flight(&self, skip: usize, most: usize) -> Window {
-        let runs = self.unsettled.runs().skip(skip).take(most);
+    fn in_flight(&self, skip: usize, limit: usize) -> Window {
+        let runs = self.unsettled.runs().skip(skip).take(limit);
         Window {
             total: self.unsettled.open(),
             runs: runs.map(Arc::clone).collect(),

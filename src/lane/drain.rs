@@ -8,7 +8,7 @@ use tracing::info;
 use super::LaneActor;
 use crate::{
     flight::CancelReason,
-    status::{LaneReport, LaneState},
+    status::{LaneReport, LaneState, Standing},
 };
 
 impl LaneActor {
@@ -43,13 +43,14 @@ impl LaneActor {
         self.lane.set_epoch(0);
         // What is left now was given up on.
         self.abandon();
-        self.publish_stats();
-        self.tell(LaneState::Stopped, None);
         // The same goes for what a drain could not tell because its session died.
         let left = self.ledger.stale - self.stale_before_drain;
-        LaneReport {
-            in_flight: usize::try_from(left).unwrap_or(usize::MAX),
-            ..self.report()
-        }
+        let figures = &self.lane.watch.figures;
+        figures.turned(Standing {
+            left,
+            ..self.standing()
+        });
+        self.tell(LaneState::Stopped, None);
+        figures.report()
     }
 }

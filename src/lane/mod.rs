@@ -32,10 +32,9 @@ use crate::{
     broker::{Acks, BrokerError, Delivery, Link, Session, Subscription},
     flight::Flight,
     path::Lane,
-    status::{End, LaneHealth, LaneReport, LaneState, Ledger},
-    telemetry::Untold,
+    status::{LaneHealth, LaneReport, LaneState, Ledger, Standing},
 };
-use unsettled::Unsettled;
+use unsettled::{Finished, Unsettled};
 
 /// The lane's channels to the rest of the worker.
 pub(crate) struct LaneChannels {
@@ -96,10 +95,8 @@ pub(crate) struct LaneActor {
     /// Paths that have not ended, also of sessions that died, and those that wait for a slot.
     under_way: usize,
     flushing: Option<Flushing>,
-    flushing_ends: Vec<End>,
+    flushing_ends: Vec<Finished>,
     flush_began: Instant,
-    /// Traced attempts of which the broker has yet to be told.
-    untold: Untold,
     /// Deliveries whose copies could not be published; given back when the hold ends.
     held: Vec<u64>,
     hold_until: Option<Instant>,
@@ -144,7 +141,6 @@ impl LaneActor {
             flushing: None,
             flushing_ends: Vec::new(),
             flush_began: now,
-            untold: Untold::default(),
             held: Vec::new(),
             hold_until: None,
             paused: false,
@@ -170,12 +166,11 @@ impl LaneActor {
         while !(self.draining && self.is_finished()) {
             // With much to do it never waits, and would let no other lane have the thread.
             tokio::task::coop::consume_budget().await;
-            self.lane.vitals.beat();
             let now = Instant::now();
             self.begin_flush(now);
             let wanted = self.ends_wanted(now);
             let takes = self.takes_deliveries() && !self.is_resting(now);
-            self.publish_stats();
+            self.publish_figures();
             let wake = self.next_wake();
             if timer.deadline() != wake {
                 timer.as_mut().reset(wake);
@@ -262,6 +257,7 @@ impl LaneActor {
             self.look_at = now + LOOK;
             // There may be more slots than before.
             self.pace.start_at(now);
+            self.lane.watch.figures.outcomes.tick();
             self.look_for_stuck_handlers();
             if self
                 .session
@@ -273,18 +269,19 @@ impl LaneActor {
         }
     }
 
-    /// Deliveries on their path that do not wait for a slot.
-    fn started(&self) -> usize {
-        self.under_way - self.lane.starts.waiting()
+    fn standing(&self) -> Standing {
+        Standing {
+            ledger: self.ledger,
+            in_flight: self.unsettled.open(),
+            buffered: self.lane.starts.waiting(),
+            waiting: self.lane.waiting_inline(),
+            left: 0,
+        }
     }
 
-    /// What this turn of the loop has changed, for whoever measures.
-    fn publish_stats(&self) {
-        let stats = &self.lane.stats;
-        stats.book(&self.ledger);
-        stats.in_flight.set(self.started() as u64);
-        stats.buffered.set(self.lane.starts.waiting() as u64);
-        stats.waiting.set(self.lane.waiting_inline() as u64);
+    /// Writes down what this turn of the loop has changed.
+    fn publish_figures(&self) {
+        self.lane.watch.figures.turned(self.standing());
     }
 
     fn tell(&self, state: LaneState, reason: Option<String>) {

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
-use super::{DRAIN_PACE, DRAIN_SINGLES, LaneActor, PATIENCE, SINGLES, pace::TOGETHER};
+use super::{
+    DRAIN_PACE, DRAIN_SINGLES, LaneActor, PATIENCE, SINGLES, pace::TOGETHER, unsettled::Finished,
+};
 use crate::{
     broker::{Acks, BrokerError, Delivery, Session},
     decode::decode,
@@ -53,7 +55,7 @@ impl LaneActor {
             Arc::clone(&lane.resources),
             (self.epoch, tag),
             received,
-            Permit::new(Arc::clone(&lane.vitals.slots)),
+            Permit::new(Arc::clone(&lane.watch.figures.slots)),
         ));
         if !self.unsettled.push(tag, Arc::clone(&flight)) {
             error!(lane = %lane.name, tag, "delivery tag out of order, replacing the session");
@@ -83,19 +85,19 @@ impl LaneActor {
             // Its session died, and it was booked then.
             self.orphans
                 .retain(|flight| !Arc::ptr_eq(flight, &ended.flight));
-            self.lane.counters.stale_settles.add_one();
+            self.lane.watch.stale_end();
             if end.is_acked() {
                 self.ledger.duplicates += 1;
             }
             return;
         }
-        self.untold.note(&self.lane.telemetry, &ended.flight);
         match end {
             End::Hold => self.hold(tag),
             End::Return => self.held.push(tag),
             End::Stale => debug!(lane = %self.lane.name, tag, "session is gone"),
             _ => {
-                let open = self.unsettled.finish(tag, end, since);
+                let span = self.lane.watch.ack_span(&ended.flight);
+                let open = self.unsettled.finish(tag, Finished { end, span }, since);
                 debug_assert!(open, "a path reports once");
             }
         }
@@ -140,17 +142,18 @@ impl LaneActor {
     /// Books what was written, or what could not be.
     pub(super) fn flushed(&mut self, acks: &Acks, result: Result<(), BrokerError>) {
         self.flushing = None;
-        let (telemetry, written) = (&self.lane.telemetry, result.is_ok());
-        telemetry.acked(self.flush_began.elapsed(), written);
-        let Acks { through, singles } = acks;
-        self.untold
-            .told(telemetry, "ack", *through, singles, written);
-        let ends = std::mem::take(&mut self.flushing_ends);
+        let (watch, written) = (&self.lane.watch, result.is_ok());
+        watch.acks_written(self.flush_began.elapsed(), written);
+        let ends = std::mem::take(&mut self.flushing_ends).into_iter();
+        let ends = ends.map(|Finished { end, span }| {
+            watch.told_broker("ack", span, written);
+            end
+        });
         match result {
-            Ok(()) => ends.into_iter().for_each(|end| self.ledger.settled(end)),
+            Ok(()) => ends.for_each(|end| self.ledger.settled(end)),
             Err(error) => {
                 warn!(lane = %self.lane.name, %error, through = acks.through, singles = acks.singles.len(), "acks not written, the broker redelivers");
-                ends.into_iter().for_each(|end| self.ledger.unsettled(end));
+                ends.for_each(|end| self.ledger.unsettled(end));
                 if let (BrokerError::TimedOut { .. }, Some(session)) = (&error, &self.session) {
                     session.kill();
                 }
@@ -188,7 +191,9 @@ impl LaneActor {
         let tags = waiting
             .chain(self.starting.drain(..))
             .map(|flight| flight.tag);
-        let tags: Vec<_> = tags.filter(|tag| self.unsettled.settle(*tag)).collect();
+        let tags: Vec<_> = tags
+            .filter(|tag| self.unsettled.settle(*tag).is_some())
+            .collect();
         self.under_way -= tags.len();
         tags
     }
@@ -203,19 +208,24 @@ impl LaneActor {
 
     /// Gives deliveries back to the queue.
     pub(super) async fn give_back(&mut self, tags: Vec<u64>) {
-        let tags: Vec<_> = tags
-            .into_iter()
-            .filter(|tag| self.unsettled.settle(*tag))
-            .collect();
+        let mut spans = Vec::new();
+        let settled = tags.into_iter().filter(|tag| {
+            let flight = self.unsettled.settle(*tag);
+            let span = flight.as_ref().and_then(|f| self.lane.watch.nack_span(f));
+            spans.extend(span);
+            flight.is_some()
+        });
+        let tags: Vec<_> = settled.collect();
         let Some(session) = &self.session else { return };
         if tags.is_empty() {
             return;
         }
         let result = session.give_back(&tags).await;
         self.wrote_singly(tags.len());
-        let telemetry = &self.lane.telemetry;
-        self.untold
-            .told(telemetry, "nack", None, &tags, result.is_ok());
+        for span in spans {
+            let watch = &self.lane.watch;
+            watch.told_broker("nack", Some(span), result.is_ok());
+        }
         self.gave_back(tags.len(), result);
     }
 

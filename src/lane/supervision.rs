@@ -3,13 +3,16 @@
 use std::{future::pending, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
-use super::{LaneActor, Opened, STUCK_SLACK, next_epoch, unsettled::Unsettled};
+use super::{
+    LaneActor, Opened, STUCK_SLACK, next_epoch,
+    unsettled::{Finished, Unsettled},
+};
 use crate::{
     broker::{BrokerError, Session},
     flight::Flight,
-    outcome::Outcome,
+    outcome::Ending,
     path,
     status::{End, LaneState},
 };
@@ -29,7 +32,7 @@ impl LaneActor {
         match (opened, self.session.as_mut()) {
             (Ok(Opened::Session(session)), None) => {
                 let (host, port) = session.server();
-                self.lane.telemetry.connected_to(host, port);
+                self.lane.watch.connected_to(host, port);
                 self.epoch = next_epoch();
                 self.lane.set_epoch(self.epoch);
                 self.session = Some(*session);
@@ -49,8 +52,7 @@ impl LaneActor {
             // The drain began while this was under way.
             return self.stop_consuming().await;
         }
-        info!(lane = %self.lane.name, queue = %self.lane.queue, "consuming");
-        self.lane.counters.sessions.add_one();
+        self.lane.watch.subscribed(&self.lane.name);
         self.opened_at = Instant::now();
         match self.paused {
             // It was paused while this was under way.
@@ -102,12 +104,12 @@ impl LaneActor {
             return;
         }
         self.ledger.stale += self.withdraw().len() as u64;
-        self.untold
-            .told(&self.lane.telemetry, "ack", Some(u64::MAX - 1), &[], false);
         self.epoch = 0;
         self.lane.set_epoch(0);
         for tag in std::mem::take(&mut self.held) {
-            if self.unsettled.settle(tag) {
+            if let Some(flight) = self.unsettled.settle(tag) {
+                let span = self.lane.watch.nack_span(&flight);
+                self.lane.watch.told_broker("nack", span, false);
                 self.ledger.unsettled(End::Stale);
             }
         }
@@ -125,8 +127,10 @@ impl LaneActor {
         // Acks that were being written and whose fate is not known count as lost.
         self.flushing = None;
         let written = std::mem::take(&mut self.flushing_ends);
-        let ends = ends.into_iter().chain(written);
-        ends.for_each(|end| self.ledger.unsettled(end));
+        for Finished { end, span } in ends.into_iter().chain(written) {
+            self.lane.watch.told_broker("ack", span, false);
+            self.ledger.unsettled(end);
+        }
     }
 
     /// A subscription that lasted ends a run of failures.
@@ -208,16 +212,15 @@ impl LaneActor {
         let runs = self.unsettled.runs().chain(&self.orphans);
         let stuck: Vec<_> = runs.filter(stuck).map(Arc::clone).collect();
         for flight in stuck {
-            error!(lane = %self.lane.name, id = flight.message.id(), "handler blocks its thread: its message is settled without it");
-            self.lane.counters.handler_stuck.add_one();
+            self.lane.watch.blocks_its_thread(&flight);
             flight.permit().release();
-            let outcome = match after_stop {
-                true => Outcome::Interrupted,
-                false => Outcome::TimedOut {
+            let ending = match after_stop {
+                true => Ending::Interrupted,
+                false => Ending::TimedOut {
                     after: limits.timeout,
                 },
             };
-            tokio::spawn(path::settle_stuck(Arc::clone(&self.lane), flight, outcome));
+            tokio::spawn(path::settle_stuck(Arc::clone(&self.lane), flight, ending));
         }
     }
 }

@@ -8,17 +8,25 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{broker::Acks, flight::Flight, status::End};
+use crate::{broker::Acks, flight::Flight, status::End, telemetry::AckSpan};
 
 /// What became of a tag.
 #[derive(Debug)]
 enum Slot<R> {
     /// On its path.
     Open(R),
-    /// To be acked, since then.
-    Finished(End),
+    /// To be acked.
+    Finished(Finished),
     /// The broker was told.
     Settled,
+}
+
+/// A delivery whose path has ended, and that is to be acked.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Finished {
+    pub(crate) end: End,
+    /// The span of its ack, where its attempt is traced.
+    pub(crate) span: Option<Box<AckSpan>>,
 }
 
 /// See the module.
@@ -36,7 +44,7 @@ pub(crate) struct Unsettled<R = Arc<Flight>> {
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Flush {
     pub(crate) acks: Acks,
-    pub(crate) ends: Vec<End>,
+    pub(crate) ends: Vec<Finished>,
 }
 
 impl<R> Default for Unsettled<R> {
@@ -65,25 +73,29 @@ impl<R> Unsettled<R> {
 
     /// A delivery is to be acked; false for a tag that is not open.
     #[must_use]
-    pub(crate) fn finish(&mut self, tag: u64, end: End, now: Instant) -> bool {
+    pub(crate) fn finish(&mut self, tag: u64, finished: Finished, now: Instant) -> bool {
         let Some(slot @ Slot::Open(_)) = self.slot(tag) else {
             return false;
         };
-        *slot = Slot::Finished(end);
+        *slot = Slot::Finished(finished);
         self.open -= 1;
         self.finished.push_back((tag, now));
         true
     }
 
-    /// A delivery is nacked, and needs no ack; false for a tag that is not open.
-    #[must_use]
-    pub(crate) fn settle(&mut self, tag: u64) -> bool {
-        let Some(slot @ Slot::Open(_)) = self.slot(tag) else {
-            return false;
-        };
-        *slot = Slot::Settled;
-        self.open -= 1;
-        true
+    /// A delivery is nacked, and needs no ack; nothing for a tag that is not open.
+    pub(crate) fn settle(&mut self, tag: u64) -> Option<R> {
+        let slot = self.slot(tag)?;
+        match std::mem::replace(slot, Slot::Settled) {
+            Slot::Open(flight) => {
+                self.open -= 1;
+                Some(flight)
+            }
+            other => {
+                *slot = other;
+                None
+            }
+        }
     }
 
     /// Deliveries up to and with `tag` came and were nacked before they started.
@@ -139,16 +151,12 @@ impl<R> Unsettled<R> {
     /// `singles`, and only if they have waited for `patience`: the front may reach them first.
     pub(crate) fn flush(&mut self, now: Instant, patience: Duration, singles: usize) -> Flush {
         let mut flush = Flush::default();
-        while let Some(slot) = self.slots.front() {
-            match slot {
-                Slot::Open(_) => break,
-                Slot::Finished(end) => {
-                    flush.ends.push(*end);
-                    flush.acks.through = Some(self.first);
-                }
-                Slot::Settled => {}
+        let is_open = |slot: &Slot<R>| matches!(slot, Slot::Open(_));
+        while let Some(slot) = self.slots.pop_front_if(|slot| !is_open(slot)) {
+            if let Slot::Finished(finished) = slot {
+                flush.ends.push(finished);
+                flush.acks.through = Some(self.first);
             }
-            self.slots.pop_front();
             self.first += 1;
         }
         if flush.acks.through.is_some() {
@@ -161,10 +169,10 @@ impl<R> Unsettled<R> {
             }
             self.finished.pop_front();
             if let Some(slot @ Slot::Finished(_)) = self.slot(tag) {
-                let Slot::Finished(end) = std::mem::replace(slot, Slot::Settled) else {
+                let Slot::Finished(finished) = std::mem::replace(slot, Slot::Settled) else {
                     unreachable!("matched above");
                 };
-                flush.ends.push(end);
+                flush.ends.push(finished);
                 flush.acks.singles.push(tag);
             }
         }
@@ -173,14 +181,14 @@ impl<R> Unsettled<R> {
 
     /// Everything that is left, when the channel is gone: the ends that are known, and the count
     /// of those still on their path.
-    pub(crate) fn abandon(&mut self) -> (Vec<End>, usize) {
+    pub(crate) fn abandon(&mut self) -> (Vec<Finished>, usize) {
         let slots = std::mem::take(self).slots;
         let mut open = 0;
         let mut ends = Vec::new();
         for slot in slots {
             match slot {
                 Slot::Open(_) => open += 1,
-                Slot::Finished(end) => ends.push(end),
+                Slot::Finished(finished) => ends.push(finished),
                 Slot::Settled => {}
             }
         }
@@ -193,6 +201,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    fn untraced(end: End) -> Finished {
+        Finished { end, span: None }
+    }
 
     fn table(count: u64) -> Unsettled<()> {
         let mut table = Unsettled::default();
@@ -207,7 +219,7 @@ mod tests {
         let now = Instant::now();
         let mut table = table(5);
         for tag in [2, 1, 3, 5] {
-            assert!(table.finish(tag, End::Done, now));
+            assert!(table.finish(tag, untraced(End::Done), now));
         }
         let flush = table.flush(now, Duration::from_millis(10), 99);
         assert_eq!(
@@ -227,7 +239,7 @@ mod tests {
                 singles: vec![5]
             }
         );
-        assert!(table.finish(4, End::Parked, later));
+        assert!(table.finish(4, untraced(End::Parked), later));
         let flush = table.flush(later, Duration::from_millis(10), 99);
         assert_eq!(
             flush.acks,
@@ -236,19 +248,38 @@ mod tests {
                 singles: vec![]
             }
         );
-        assert_eq!(flush.ends, [End::Parked]);
+        assert_eq!(flush.ends, [untraced(End::Parked)]);
         assert!(table.is_empty());
+    }
+
+    #[test]
+    fn the_span_of_a_traced_delivery_comes_out_with_its_end() {
+        let now = Instant::now();
+        let mut table = table(4);
+        let traced = |tag| Finished {
+            end: End::Done,
+            span: Some(AckSpan::of_tag(tag)),
+        };
+        for tag in [1, 3, 4] {
+            assert!(table.finish(tag, traced(tag), now));
+        }
+        let flush = table.flush(now, Duration::ZERO, 1);
+        assert_eq!(flush.ends, [traced(1), traced(3)], "in front, then single");
+        assert_eq!(table.abandon(), (vec![traced(4)], 1));
     }
 
     #[test]
     fn a_gap_in_the_tags_and_a_second_end_are_refused() {
         let mut table = table(2);
         assert!(!table.push(4, ()));
-        assert!(table.settle(1));
-        assert!(!table.finish(1, End::Done, Instant::now()));
-        assert!(!table.settle(1));
-        assert!(!table.settle(9));
-        assert!(!table.settle(0));
+        assert!(table.settle(1).is_some());
+        assert!(!table.finish(1, untraced(End::Done), Instant::now()));
+        for tag in [1, 9, 0] {
+            assert!(table.settle(tag).is_none());
+        }
+        assert!(table.finish(2, untraced(End::Done), Instant::now()));
+        assert!(table.settle(2).is_none(), "it is to be acked");
+        assert_eq!((table.open(), table.finished()), (0, 1));
     }
 
     proptest! {
@@ -274,11 +305,11 @@ mod tests {
                         next += 1;
                     }
                     (1, Some(tag)) => {
-                        prop_assert!(table.finish(tag, End::Done, now));
+                        prop_assert!(table.finish(tag, untraced(End::Done), now));
                         open.remove(&tag);
                     }
                     (2, Some(tag)) => {
-                        prop_assert!(table.settle(tag));
+                        prop_assert!(table.settle(tag).is_some());
                         open.remove(&tag);
                         prop_assert!(outstanding.remove(&tag));
                     }

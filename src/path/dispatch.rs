@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use crate::{handler::Handler, message::Message, outcome::Outcome};
+use crate::{handler::Handler, message::Message, outcome::Ending};
 
 /// A lane's handlers: by message type, and one for the rest.
 #[derive(Clone, Default)]
@@ -21,8 +21,8 @@ impl Dispatch {
         self.by_type.values().chain(&self.any)
     }
 
-    /// The message's handler, or the outcome `Unroutable`.
-    pub(crate) fn route(&self, message: &Message) -> Result<&Arc<dyn Handler>, Outcome> {
+    /// The message's handler, or the ending `Unroutable`.
+    pub(crate) fn route(&self, message: &Message) -> Result<&Arc<dyn Handler>, Ending> {
         let message_type = message.message_type().unwrap_or_default();
         let typed = match self.by_type.is_empty() {
             true => None,
@@ -30,7 +30,7 @@ impl Dispatch {
         };
         typed
             .or(self.any.as_ref())
-            .ok_or_else(|| Outcome::Unroutable {
+            .ok_or_else(|| Ending::Unroutable {
                 message_type: message_type.to_owned(),
             })
     }

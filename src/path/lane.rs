@@ -18,8 +18,8 @@ use crate::{
     config::{ConsumerSettings, PublishSettings, TimeoutSettings, Topology},
     flight::Resources,
     ladder::Ladder,
-    status::{Counters, LaneStats, Vitals},
-    telemetry::{LaneTelemetry, Signals},
+    status::Figures,
+    telemetry::{Signals, Watch},
 };
 
 /// See the module.
@@ -37,10 +37,7 @@ pub(crate) struct Lane {
     pub(crate) ladder: Ladder,
     pub(crate) dispatch: Dispatch,
     pub(crate) publisher: Publisher,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) stats: Arc<LaneStats>,
-    pub(crate) telemetry: LaneTelemetry,
-    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) watch: Watch,
     pub(crate) resources: Arc<Resources>,
     /// A drain has begun.
     pub(crate) drain: CancellationToken,
@@ -70,7 +67,7 @@ pub(crate) struct LaneParts {
     pub(crate) dispatch: Dispatch,
     pub(crate) publisher: Publisher,
     pub(crate) signals: Signals,
-    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) figures: Arc<Figures>,
     pub(crate) resources: Arc<Resources>,
     pub(crate) runtime: Handle,
     pub(crate) drain: CancellationToken,
@@ -82,12 +79,14 @@ impl Lane {
         let settings = parts.settings;
         let queue: Arc<str> = settings.queue.as_str().into();
         let ladder = Ladder::new(&settings.queue, settings.retry.cap);
-        let stats = LaneStats::new(
-            Arc::clone(&parts.vitals.counters),
-            Arc::clone(&parts.vitals.slots),
-            ladder.rungs().map(|rung| rung.queue),
+        let slots = Arc::clone(&parts.figures.slots);
+        let watch = Watch::new(
+            parts.figures,
+            parts.signals,
+            &parts.name,
+            &queue,
+            &parts.worker,
         );
-        let telemetry = LaneTelemetry::new(parts.signals, &parts.name, &queue, &parts.worker);
         let shared = Self {
             name: parts.name,
             queue,
@@ -102,9 +101,7 @@ impl Lane {
             ladder,
             dispatch: parts.dispatch,
             publisher: parts.publisher,
-            counters: Arc::clone(&parts.vitals.counters),
-            stats: Arc::new(stats),
-            telemetry,
+            watch,
             resources: parts.resources,
             drain: parts.drain,
             hard_stop: parts.hard_stop,
@@ -112,10 +109,9 @@ impl Lane {
             epoch: AtomicU64::new(0),
             inline: AtomicUsize::new(0),
             restoring: AtomicBool::new(false),
-            starts: StartQueue::new(Arc::clone(&parts.vitals.slots)),
+            starts: StartQueue::new(slots),
             runtime: parts.runtime,
             ends: Ends::default(),
-            vitals: parts.vitals,
         };
         Arc::new(shared)
     }

@@ -21,7 +21,7 @@ use std::{
 
 use futures_util::FutureExt;
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::error;
 
 use crate::{
     backoff::Reconnect,
@@ -29,7 +29,7 @@ use crate::{
     config::ReconnectSettings,
     dead_letters, decode,
     flight::{Flight, within},
-    outcome::{Failure, Outcome},
+    outcome::{Ending, Failure, OutcomeKind},
     policy::{self, Facts, Reason, Settlement},
     status::End,
 };
@@ -120,17 +120,15 @@ async fn travel(lane: &Lane, flight: &Arc<Flight>) -> Option<End> {
         if !lane.is_current(flight.epoch) {
             return Some(End::Stale);
         }
-        let trace = lane.telemetry.begin(flight);
-        let outcome = within(trace.as_ref(), handle(lane, flight)).await;
+        let trace = lane.watch.attempt_began(flight);
+        let ending = within(trace.as_ref(), handle(lane, flight)).await;
         flight.permit().release();
         if !flight.claim() {
-            lane.counters.stale_settles.add_one();
+            lane.watch.stale_end();
             return None;
         }
-        let took = flight.handled_for();
-        lane.counters.ended(&outcome, took);
-        lane.telemetry.ended(flight, &outcome, took);
-        match within(trace.as_ref(), settle(lane, flight, &outcome)).await {
+        lane.watch.attempt_ended(flight, &ending);
+        match within(trace.as_ref(), settle(lane, flight, &ending)).await {
             Next::End(end) => return Some(end),
             Next::Again => {
                 flight.unclaim();
@@ -152,12 +150,10 @@ async fn travel(lane: &Lane, flight: &Arc<Flight>) -> Option<End> {
 }
 
 /// Settles a delivery whose handler blocks its thread and will not come back in time.
-pub(crate) async fn settle_stuck(lane: Arc<Lane>, flight: Arc<Flight>, outcome: Outcome) {
+pub(crate) async fn settle_stuck(lane: Arc<Lane>, flight: Arc<Flight>, ending: Ending) {
     let settled = async {
-        let took = flight.handling_for();
-        lane.counters.ended(&outcome, took);
-        lane.telemetry.ended(&flight, &outcome, took);
-        match settle(&lane, &flight, &outcome).await {
+        lane.watch.attempt_ended(&flight, &ending);
+        match settle(&lane, &flight, &ending).await {
             Next::End(end) => Some(end),
             Next::Again => Some(park(&lane, &flight, Duration::ZERO).await),
         }
@@ -169,25 +165,24 @@ pub(crate) async fn settle_stuck(lane: Arc<Lane>, flight: Arc<Flight>, outcome: 
     }
 }
 
-async fn handle(lane: &Lane, flight: &Arc<Flight>) -> Outcome {
+async fn handle(lane: &Lane, flight: &Arc<Flight>) -> Ending {
     let handler = match lane.dispatch.route(&flight.message) {
         Ok(handler) => handler,
-        Err(outcome) => return outcome,
+        Err(ending) => return ending,
     };
     if handler.wants_checked_json()
-        && let Err(outcome) = decode::check(&flight.message)
+        && let Err(failure) = decode::check(&flight.message)
     {
-        return outcome;
+        return Ending::Undecodable(failure);
     }
     let Executed {
-        outcome,
+        ending,
         ignored_cancellation,
     } = execute(handler.as_ref(), flight, lane.limits).await;
     if ignored_cancellation {
-        lane.counters.handler_stuck.add_one();
-        warn!(lane = %flight.lane, id = flight.message.id(), "handler ignored its cancellation and was dropped");
+        lane.watch.ignored_cancellation(flight);
     }
-    outcome
+    ending
 }
 
 /// What a settled outcome leads to.
@@ -200,40 +195,27 @@ enum Next {
 
 /// Decides what follows, and carries it out. Nearly always that is an ack; what else it can be is
 /// boxed, so that the future of a path, which is moved into its task, stays small.
-async fn settle(lane: &Lane, flight: &Flight, outcome: &Outcome) -> Next {
+async fn settle(lane: &Lane, flight: &Flight, ending: &Ending) -> Next {
     let facts = || Facts {
         attempt: flight.attempt(),
         age: flight.age(),
         random: rand::random(),
     };
-    let settlement = policy::decide(&lane.settings.retry, outcome, facts);
-    lane.vitals.note(flight, outcome, &settlement);
+    let settlement = policy::decide(&lane.settings.retry, ending, facts);
+    lane.watch.settled(flight, ending, &settlement);
     match settlement {
-        Settlement::Ack => {
-            debug!(lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(), outcome = outcome.name(), "message acked");
-            lane.telemetry.done(&flight.message);
-            Next::End(match outcome {
-                Outcome::Dropped { .. } => End::Dropped,
-                _ => End::Done,
-            })
-        }
+        Settlement::Ack => Next::End(match ending.kind() {
+            OutcomeKind::Dropped => End::Dropped,
+            _ => End::Done,
+        }),
         Settlement::Return => Next::End(End::Return),
         Settlement::DeadLetter { reason } => {
-            Next::End(Box::pin(dead_letter(lane, flight, outcome, reason)).await)
+            Next::End(Box::pin(dead_letter(lane, flight, ending, reason)).await)
         }
         Settlement::Retry { after, charged } => {
-            Box::pin(retry(lane, flight, outcome, after, charged)).await
+            Box::pin(retry(lane, flight, ending, after, charged)).await
         }
     }
-}
-
-fn note_failure(lane: &Lane, flight: &Flight, failure: &Failure, after: Duration) {
-    dead_letters::charge(flight, failure, &lane.worker);
-    info!(
-        lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(),
-        class = %failure.class, status = failure.status, error = %failure.error,
-        retry_in = ?after, "attempt failed",
-    );
 }
 
 /// Retry with backoff: a short delay waits here, without a handler slot; a longer one at the
@@ -241,7 +223,7 @@ fn note_failure(lane: &Lane, flight: &Flight, failure: &Failure, after: Duration
 async fn retry(
     lane: &Lane,
     flight: &Flight,
-    outcome: &Outcome,
+    ending: &Ending,
     after: Duration,
     charged: bool,
 ) -> Next {
@@ -250,8 +232,9 @@ async fn retry(
     if !lane.is_current(flight.epoch) {
         return Next::End(End::Stale);
     }
-    if let (true, Some(failure)) = (charged, outcome.failure()) {
-        note_failure(lane, flight, &failure, after);
+    if let (true, Some(failure)) = (charged, ending.failure()) {
+        dead_letters::charge(flight, &failure, &lane.worker);
+        lane.watch.failed(flight, &failure, after);
     }
     let waiting = match after < lane.settings.retry.inline_below {
         true => lane.wait_inline(),
@@ -260,7 +243,7 @@ async fn retry(
     let Some(_waiting) = waiting else {
         return Next::End(park(lane, flight, after).await);
     };
-    lane.counters.inline_retries.add_one();
+    lane.watch.waits_inline();
     flight.wait_begins();
     let until = Instant::now() + after;
     tokio::select! {
@@ -289,27 +272,21 @@ async fn park(lane: &Lane, flight: &Flight, delay: Duration) -> End {
     let headers = dead_letters::parked(flight, stay, not_before);
     let end = republish(lane, flight, &rung.queue, headers, End::Parked).await;
     if end == End::Parked {
-        lane.stats.parked_on(&rung.queue);
-        info!(lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(), delay = ?delay, rung = rung.queue, "message parked for retry");
+        lane.watch.parked(flight, &rung.queue, delay);
     }
     end
 }
 
 /// Puts a copy in the dead-letter queue, with the whole record.
-async fn dead_letter(lane: &Lane, flight: &Flight, outcome: &Outcome, reason: Reason) -> End {
-    let failure = outcome.failure();
-    let failure = failure.unwrap_or_else(|| Failure::permanent("unknown", outcome.name()));
+async fn dead_letter(lane: &Lane, flight: &Flight, ending: &Ending, reason: Reason) -> End {
+    let failure = ending.failure();
+    let failure = failure.unwrap_or_else(|| Failure::permanent("unknown", ending.kind().name()));
     dead_letters::charge(flight, &failure, &lane.worker);
     let headers = dead_letters::dead_lettered(flight, &failure, reason, &lane.worker);
     let queue = lane.settings.dead_letter_queue();
     let end = republish(lane, flight, &queue, headers, End::DeadLettered).await;
     if end == End::DeadLettered {
-        lane.stats.dead_lettered(reason);
-        warn!(
-            lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(), %reason,
-            class = %failure.class, status = failure.status, error = %failure.error,
-            queue, "message dead-lettered",
-        );
+        lane.watch.dead_lettered(flight, &failure, reason, &queue);
     }
     end
 }
@@ -339,7 +316,7 @@ async fn republish(
         if !lane.is_current(flight.epoch) {
             return End::Stale;
         }
-        let publishing = lane.telemetry.publish(queue, &flight.message);
+        let publishing = lane.watch.publishing(queue, &flight.message);
         let published = tokio::select! {
             // What is confirmed need not go back, and be there twice.
             biased;
@@ -347,21 +324,20 @@ async fn republish(
             () = lane.hard_stop.cancelled() => return End::Return,
             () = blocked_in_drain(lane) => return End::Return,
         };
-        lane.telemetry.published(queue, publishing, &published);
+        lane.watch.published(queue, publishing, &published);
         let Err(failed) = published else {
             return confirmed;
         };
-        lane.counters.publish_failures.add_one();
         let wait = backoff.next();
         if !draining && lane.drain.is_cancelled() {
             draining = true;
             give_up = give_up.min(Instant::now() + DRAIN_BUDGET);
         }
         if Instant::now() + wait > give_up {
-            error!(lane = %flight.lane, id = flight.message.id(), queue, error = %failed, "copy not confirmed: lane held, message stays in its queue");
+            lane.watch.not_confirmed(flight, queue, &failed, None);
             return End::Hold;
         }
-        debug!(lane = %flight.lane, id = flight.message.id(), queue, error = %failed, retry_in = ?wait, "copy not confirmed");
+        lane.watch.not_confirmed(flight, queue, &failed, Some(wait));
         if let PublishError::Returned(_) = failed {
             lane.restore(queue).await;
         }

@@ -3,7 +3,6 @@
 
 pub mod catalogue;
 mod environment;
-mod lane;
 mod logs;
 mod metrics;
 mod observed;
@@ -11,6 +10,7 @@ mod otlp;
 mod propagation;
 mod request;
 mod spans;
+mod watch;
 
 use std::{
     sync::mpsc,
@@ -26,11 +26,11 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
-pub(crate) use lane::{LaneTelemetry, Untold};
 pub(crate) use metrics::{LaneMetrics, drained};
 pub(crate) use observed::{Observed, ObservedLane, observe};
 pub(crate) use request::{PublishTrace, RequestTrace};
 pub(crate) use spans::{LaneTraces, SCOPE, attempt_ended, fail};
+pub(crate) use watch::{AckSpan, Watch};
 
 use crate::config::{AdminSettings, Settings, TraceParent};
 use environment::Plan;

@@ -199,7 +199,6 @@ impl Common {
         call: LaneCalls,
         started: FirstAttempts,
     ) -> (LaneActor, ObservedLane) {
-        let prefetch = settings.prefetch;
         let shared = Lane::new(LaneParts {
             name: name.into(),
             worker: Arc::clone(&self.worker),
@@ -210,7 +209,7 @@ impl Common {
             dispatch,
             publisher: self.publisher.clone(),
             signals: self.signals,
-            vitals: call.vitals,
+            figures: Arc::clone(&call.figures),
             resources: Arc::clone(&self.resources),
             runtime: self.runtime.clone(),
             drain: self.drain.clone(),
@@ -219,8 +218,7 @@ impl Common {
         let observed = ObservedLane {
             name: Arc::clone(&shared.name),
             queue: Arc::clone(&shared.queue),
-            prefetch,
-            stats: Arc::clone(&shared.stats),
+            figures: call.figures,
             health: call.health.subscribe(),
         };
         let channels = LaneChannels {

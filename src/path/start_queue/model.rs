@@ -181,11 +181,7 @@ impl Model {
                 }
             }
         }
-        assert_eq!(
-            (self.due, self.paths.len()),
-            (self.next, 0),
-            "all have run"
-        );
+        assert_eq!((self.due, self.paths.len()), (self.next, 0), "all have run");
         assert_eq!(self.starts.slots.in_use(), 0);
         self.check(0);
     }

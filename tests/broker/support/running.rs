@@ -67,7 +67,7 @@ impl RunningWorker {
 
     /// A lane's account.
     pub async fn report(&self, lane: &str) -> LaneReport {
-        self.handle.report(lane).await.expect("the lane runs")
+        self.handle.report(lane).expect("there is such a lane")
     }
 
     /// How its run ended without anyone's wish.
