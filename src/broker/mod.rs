@@ -16,6 +16,7 @@ mod wire;
 pub use error::BrokerError;
 pub use headers::{HeaderValue, Properties};
 pub use publisher::PublishError;
+pub use topology::{Difference, Values};
 
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
 pub(crate) use copies::{CopyHeaders, Header};
