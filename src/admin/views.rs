@@ -107,7 +107,7 @@ impl Lane {
             handler,
             health,
             prefetch: settings.prefetch,
-            concurrency: figures.slots.wanted(),
+            concurrency: figures.slots.limit(),
             queue_type: settings.queue_type,
             topology: settings.topology,
             dead_letter_queue: settings.dead_letter_queue(),

@@ -1,14 +1,14 @@
 //! What a lane is asked and told while it runs.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
 
 use super::LaneActor;
 use crate::{
-    broker::{self, BrokerError, Link},
+    broker::{Broker, BrokerError},
     flight::{CancelReason, Phase},
-    status::{DeliveryId, LaneState, Window},
+    status::{DeliveryId, Window},
 };
 
 /// Why a call to a lane gave no answer.
@@ -66,8 +66,8 @@ pub(crate) enum Command {
 /// messages; `None` for a queue that does not exist.
 pub(crate) type Depths = Vec<(String, Option<u32>)>;
 
-impl LaneActor {
-    pub(super) async fn obey(&mut self, command: Command) {
+impl<B: Broker> LaneActor<B> {
+    pub(super) fn obey(&mut self, command: Command) {
         // An asker that has gone away does not matter.
         match command {
             // A drain has taken over: there is nothing to pause or resume.
@@ -75,21 +75,18 @@ impl LaneActor {
                 let _ = answer.send(());
             }
             Command::Pause(answer) => {
-                self.pause().await;
-                // Whoever paused it reads its figures next.
-                self.publish_figures();
-                let _ = answer.send(());
-            }
-            // Nothing would ever tell that it consumes.
-            Command::Resume(answer) if !self.paused => {
-                let _ = answer.send(());
+                self.paused = true;
+                self.stop_consuming();
+                self.pausing.push(answer);
             }
             Command::Resume(answer) => {
-                // The next turn of the loop subscribes.
-                self.paused = false;
-                self.open_at = Instant::now();
-                self.tell(LaneState::Connecting, None);
-                let _ = answer.send(());
+                // The loop subscribes at its next turn, or once the consumer is cancelled.
+                if mem::take(&mut self.paused) {
+                    self.subscription.subscribe_now();
+                }
+                for superseded in self.pausing.drain(..).chain([answer]) {
+                    let _ = superseded.send(());
+                }
             }
             Command::InFlight {
                 skip,
@@ -106,7 +103,7 @@ impl LaneActor {
     }
 
     fn in_flight(&self, skip: usize, limit: usize) -> Window {
-        let runs = self.unsettled.runs().skip(skip).take(limit);
+        let runs = self.unsettled.flights().skip(skip).take(limit);
         Window {
             total: self.unsettled.open(),
             runs: runs.map(Arc::clone).collect(),
@@ -115,11 +112,11 @@ impl LaneActor {
 
     /// Its path does the rest: the outcome is `Interrupted`, and the message is returned.
     fn cancel(&self, delivery: DeliveryId) -> Result<(), CancelError> {
-        let DeliveryId { epoch, tag } = delivery;
-        if epoch != self.epoch {
+        let DeliveryId { session, tag } = delivery;
+        if Some(session) != self.subscription.session_id {
             return Err(CancelError::Gone);
         }
-        let Some(flight) = self.unsettled.run(tag) else {
+        let Some(flight) = self.unsettled.flight(tag) else {
             return Err(CancelError::Gone);
         };
         match flight.phase() {
@@ -129,20 +126,13 @@ impl LaneActor {
         Ok(())
     }
 
-    /// Beside the lane, which does not wait for it. On the consuming connection: the broker may
-    /// have blocked the other one.
+    /// Counts beside the lane, which does not wait for the broker's answers.
     fn count(&self, answer: oneshot::Sender<Result<Depths, BrokerError>>) {
-        let lane = Arc::clone(&self.lane);
-        let connection = Link::current(&self.link);
+        let (lane, broker) = (Arc::clone(&self.lane), self.broker.clone());
         tokio::spawn(async move {
-            let Some(connection) = connection else {
-                let _ = answer.send(Err(BrokerError::Lost("not connected".to_owned())));
-                return;
-            };
             let rungs = lane.ladder.rungs().map(|rung| rung.queue);
             let queues = rungs.chain([lane.settings.dead_letter_queue()]).collect();
-            let limit = lane.timeouts.declare;
-            let _ = answer.send(broker::depths(&connection, queues, limit).await);
+            let _ = answer.send(broker.depths(queues).await);
         });
     }
 }

@@ -17,6 +17,8 @@ enum Slot<R> {
     Open(R),
     /// To be acked.
     Finished(Finished),
+    /// To be returned. It stops a `multiple` ack until the nack is written.
+    Returning(Option<Box<AckSpan>>),
     /// The broker was told.
     Settled,
 }
@@ -29,6 +31,17 @@ pub(crate) struct Finished {
     pub(crate) span: Option<Box<AckSpan>>,
 }
 
+/// What the broker had yet to be told when the channel died.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Abandoned {
+    /// Deliveries that were to be acked.
+    pub(crate) finished: Vec<Finished>,
+    /// The spans, where there are any, of deliveries that were to be returned.
+    pub(crate) returning: Vec<Option<Box<AckSpan>>>,
+    /// The number of deliveries on their path.
+    pub(crate) open: usize,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Unsettled<R = Arc<Flight>> {
@@ -36,6 +49,7 @@ pub(crate) struct Unsettled<R = Arc<Flight>> {
     first: u64,
     slots: VecDeque<Slot<R>>,
     open: usize,
+    returning: usize,
     /// Finished tags, oldest first; some may have gone out with a `multiple` ack since.
     finished: VecDeque<(u64, Instant)>,
 }
@@ -53,6 +67,7 @@ impl<R> Default for Unsettled<R> {
             first: 1,
             slots: VecDeque::new(),
             open: 0,
+            returning: 0,
             finished: VecDeque::new(),
         }
     }
@@ -63,12 +78,28 @@ impl<R> Unsettled<R> {
     /// `multiple` ack cover what it must not, so it is refused.
     #[must_use]
     pub(crate) fn push(&mut self, tag: u64, flight: R) -> bool {
-        let expected = self.first + self.slots.len() as u64;
-        if tag == expected {
+        let is_next = tag == self.next();
+        if is_next {
             self.slots.push_back(Slot::Open(flight));
             self.open += 1;
         }
-        tag == expected
+        is_next
+    }
+
+    /// A delivery has come that goes back without having started; false for a tag out of order.
+    #[must_use]
+    pub(crate) fn push_returning(&mut self, tag: u64) -> bool {
+        let is_next = tag == self.next();
+        if is_next {
+            self.slots.push_back(Slot::Returning(None));
+            self.returning += 1;
+        }
+        is_next
+    }
+
+    /// The tag that comes next.
+    fn next(&self) -> u64 {
+        self.first + self.slots.len() as u64
     }
 
     /// A delivery is to be acked; false for a tag that is not open.
@@ -83,26 +114,37 @@ impl<R> Unsettled<R> {
         true
     }
 
-    /// A delivery is nacked, and needs no ack; nothing for a tag that is not open.
-    pub(crate) fn settle(&mut self, tag: u64) -> Option<R> {
-        let slot = self.slot(tag)?;
-        match std::mem::replace(slot, Slot::Settled) {
-            Slot::Open(flight) => {
-                self.open -= 1;
-                Some(flight)
-            }
-            other => {
-                *slot = other;
-                None
-            }
-        }
+    /// A delivery is to be returned; false for a tag that is not open.
+    #[must_use]
+    pub(crate) fn withhold(&mut self, tag: u64, span: Option<Box<AckSpan>>) -> bool {
+        let Some(slot @ Slot::Open(_)) = self.slot(tag) else {
+            return false;
+        };
+        *slot = Slot::Returning(span);
+        self.open -= 1;
+        self.returning += 1;
+        true
     }
 
-    /// Deliveries up to and with `tag` came and were nacked before they started.
-    pub(crate) fn skip_to(&mut self, tag: u64) {
-        let next = self.first + self.slots.len() as u64;
-        let skipped = (tag + 1).saturating_sub(next);
-        self.slots.extend((0..skipped).map(|_| Slot::Settled));
+    /// The nack of a delivery was written. Gives the span that the delivery came with.
+    pub(crate) fn returned(&mut self, tag: u64) -> Option<Box<AckSpan>> {
+        let mut span = None;
+        if let Some(slot @ Slot::Returning(_)) = self.slot(tag) {
+            if let Slot::Returning(its) = std::mem::replace(slot, Slot::Settled) {
+                span = its;
+            }
+            self.returning -= 1;
+        }
+        while let Some(Slot::Settled) = self.slots.front() {
+            self.slots.pop_front();
+            self.first += 1;
+        }
+        span
+    }
+
+    /// Whether everything that the broker waits for is to be returned.
+    pub(crate) fn is_all_returning(&self) -> bool {
+        self.open == 0 && self.finished.is_empty()
     }
 
     fn slot(&mut self, tag: u64) -> Option<&mut Slot<R>> {
@@ -117,7 +159,7 @@ impl<R> Unsettled<R> {
 
     /// Whether the broker was told everything.
     pub(crate) fn is_empty(&self) -> bool {
-        self.open == 0 && self.finished.is_empty()
+        self.open == 0 && self.returning == 0 && self.finished.is_empty()
     }
 
     /// Deliveries to be acked.
@@ -130,8 +172,8 @@ impl<R> Unsettled<R> {
         self.finished.front().map(|(_, since)| *since)
     }
 
-    /// The run of a tag that is on its path.
-    pub(crate) fn run(&self, tag: u64) -> Option<&R> {
+    /// The delivery of a tag that is on its path.
+    pub(crate) fn flight(&self, tag: u64) -> Option<&R> {
         let index = usize::try_from(tag.checked_sub(self.first)?).ok()?;
         match self.slots.get(index)? {
             Slot::Open(flight) => Some(flight),
@@ -139,8 +181,8 @@ impl<R> Unsettled<R> {
         }
     }
 
-    /// The runs on their path, oldest first.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = &R> {
+    /// The deliveries on their path, oldest first.
+    pub(crate) fn flights(&self) -> impl Iterator<Item = &R> {
         self.slots.iter().filter_map(|slot| match slot {
             Slot::Open(flight) => Some(flight),
             _ => None,
@@ -151,8 +193,8 @@ impl<R> Unsettled<R> {
     /// `singles`, and only if they have waited for `patience`: the front may reach them first.
     pub(crate) fn flush(&mut self, now: Instant, patience: Duration, singles: usize) -> Flush {
         let mut flush = Flush::default();
-        let is_open = |slot: &Slot<R>| matches!(slot, Slot::Open(_));
-        while let Some(slot) = self.slots.pop_front_if(|slot| !is_open(slot)) {
+        let can_go = |slot: &mut Slot<R>| matches!(slot, Slot::Finished(_) | Slot::Settled);
+        while let Some(slot) = self.slots.pop_front_if(can_go) {
             if let Slot::Finished(finished) = slot {
                 flush.ends.push(finished);
                 flush.acks.through = Some(self.first);
@@ -179,20 +221,21 @@ impl<R> Unsettled<R> {
         flush
     }
 
-    /// Everything that is left, when the channel is gone: the ends that are known, and the count
-    /// of those still on their path.
-    pub(crate) fn abandon(&mut self) -> (Vec<Finished>, usize) {
-        let slots = std::mem::take(self).slots;
-        let mut open = 0;
-        let mut ends = Vec::new();
-        for slot in slots {
+    /// Everything that is left, when the channel is gone.
+    pub(crate) fn abandon(&mut self) -> Abandoned {
+        let mut left = Abandoned {
+            finished: Vec::new(),
+            returning: Vec::new(),
+            open: self.open,
+        };
+        for slot in std::mem::take(self).slots {
             match slot {
-                Slot::Open(_) => open += 1,
-                Slot::Finished(finished) => ends.push(finished),
-                Slot::Settled => {}
+                Slot::Finished(finished) => left.finished.push(finished),
+                Slot::Returning(span) => left.returning.push(span),
+                Slot::Open(_) | Slot::Settled => {}
             }
         }
-        (ends, open)
+        left
     }
 }
 
@@ -255,31 +298,39 @@ mod tests {
     #[test]
     fn the_span_of_a_traced_delivery_comes_out_with_its_end() {
         let now = Instant::now();
-        let mut table = table(4);
+        let mut table = table(6);
+        let span = |tag| Some(AckSpan::of_tag(tag));
         let traced = |tag| Finished {
             end: End::Done,
-            span: Some(AckSpan::of_tag(tag)),
+            span: span(tag),
         };
         for tag in [1, 3, 4] {
             assert!(table.finish(tag, traced(tag), now));
         }
+        for tag in [5, 6] {
+            assert!(table.withhold(tag, span(tag)));
+        }
         let flush = table.flush(now, Duration::ZERO, 1);
         assert_eq!(flush.ends, [traced(1), traced(3)], "in front, then single");
-        assert_eq!(table.abandon(), (vec![traced(4)], 1));
+        assert_eq!(table.returned(5), span(5));
+        assert_eq!(table.returned(5), None, "once");
+        let left = Abandoned {
+            finished: vec![traced(4)],
+            returning: vec![span(6)],
+            open: 1,
+        };
+        assert_eq!(table.abandon(), left);
     }
 
     #[test]
     fn a_gap_in_the_tags_and_a_second_end_are_refused() {
         let mut table = table(2);
         assert!(!table.push(4, ()));
-        assert!(table.settle(1).is_some());
+        assert!(table.withhold(1, None));
         assert!(!table.finish(1, untraced(End::Done), Instant::now()));
-        for tag in [1, 9, 0] {
-            assert!(table.settle(tag).is_none());
-        }
-        assert!(table.finish(2, untraced(End::Done), Instant::now()));
-        assert!(table.settle(2).is_none(), "it is to be acked");
-        assert_eq!((table.open(), table.finished()), (0, 1));
+        assert!(!table.withhold(1, None));
+        assert!(!table.withhold(9, None));
+        assert!(!table.withhold(0, None));
     }
 
     proptest! {
@@ -309,7 +360,7 @@ mod tests {
                         open.remove(&tag);
                     }
                     (2, Some(tag)) => {
-                        prop_assert!(table.settle(tag).is_some());
+                        prop_assert!(table.withhold(tag, None));
                         open.remove(&tag);
                         prop_assert!(outstanding.remove(&tag));
                     }
@@ -333,9 +384,9 @@ mod tests {
                 prop_assert_eq!(table.open(), open.len());
                 prop_assert_eq!(table.finished(), outstanding.len() - open.len());
             }
-            let (ends, left) = table.abandon();
-            prop_assert_eq!(left, open.len());
-            prop_assert_eq!(ends.len(), outstanding.len() - open.len());
+            let left = table.abandon();
+            prop_assert_eq!(left.open, open.len());
+            prop_assert_eq!(left.finished.len(), outstanding.len() - open.len());
         }
     }
 }

@@ -122,7 +122,7 @@ mod tests {
 
         taken.clear();
         assert!(ends.gathered(1).now_or_never().is_none());
-        ends.report(ended(End::Hold));
+        ends.report(ended(End::NotPublished));
         assert!(ends.gathered(9).now_or_never().is_some());
         ends.take(&mut taken);
         taken.clear();

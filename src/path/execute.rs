@@ -6,6 +6,7 @@ use futures_util::FutureExt;
 use tokio::time::{sleep_until, timeout};
 
 use crate::{
+    config::ConsumerSettings,
     flight::{CancelReason, Flight},
     handler::{Context, Handler},
     outcome::{Ending, Outcome},
@@ -18,6 +19,16 @@ pub(crate) struct Limits {
     pub(crate) timeout: Duration,
     /// To heed its cancellation, where it asked for it.
     pub(crate) cancel_grace: Duration,
+}
+
+impl Limits {
+    /// Those of a lane.
+    pub(crate) fn of(settings: &ConsumerSettings) -> Self {
+        Self {
+            timeout: settings.timeout,
+            cancel_grace: settings.cancel_grace,
+        }
+    }
 }
 
 /// How an execution ended, and whether the handler ignored its cancellation.
@@ -80,7 +91,8 @@ async fn supervise(handler: &dyn Handler, flight: &Arc<Flight>, limits: Limits) 
             }
         }
         (cancelled, last, ignored_cancellation)
-        // Here it is dropped: to what it holds, that can block its thread too, it still runs.
+        // The handler's future is dropped here, before `handler_ended`. Destructors of what it owns
+        // are user code and can block, and must still count as the handler running.
     };
     flight.handler_ended();
     let ending = match (cancelled, last) {

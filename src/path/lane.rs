@@ -1,9 +1,9 @@
-//! What a lane and the paths of its deliveries share.
+//! The description of a lane, which its actor and the paths of its deliveries share.
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -14,155 +14,110 @@ use tracing::warn;
 
 use super::{dispatch::Dispatch, ends::Ends, execute::Limits, start_queue::StartQueue};
 use crate::{
-    broker::{self, Link, Publisher},
-    config::{ConsumerSettings, PublishSettings, TimeoutSettings, Topology},
-    flight::Resources,
+    broker::{Broker, Publication, PublishError},
+    config::{ConsumerSettings, PublishSettings, Topology},
+    flight::{CurrentSession, Resources, SessionId},
     ladder::Ladder,
-    status::Figures,
-    telemetry::{Signals, Watch},
+    telemetry::Watch,
 };
 
-/// See the module.
-pub(crate) struct Lane {
+/// One consumer with its limits, policy and handlers. Whoever assembles a worker fills in the fields.
+pub(crate) struct Lane<B> {
     pub(crate) name: Arc<str>,
     pub(crate) queue: Arc<str>,
-    /// This process, in headers.
+    /// The name of this worker, for headers.
     pub(crate) worker: Arc<str>,
     pub(crate) settings: ConsumerSettings,
     pub(crate) publish: PublishSettings,
-    pub(crate) timeouts: Arc<TimeoutSettings>,
     /// The longest wait for the broker to apply the last acks.
     pub(crate) drain_settle: Duration,
+    /// The limits of all its routes.
     pub(crate) limits: Limits,
     pub(crate) ladder: Ladder,
     pub(crate) dispatch: Dispatch,
-    pub(crate) publisher: Publisher,
+    pub(crate) broker: B,
     pub(crate) watch: Watch,
     pub(crate) resources: Arc<Resources>,
     /// A drain has begun.
     pub(crate) drain: CancellationToken,
     /// The drain's grace has ended.
     pub(crate) hard_stop: CancellationToken,
-    /// The live session's epoch; 0 when there is none.
-    epoch: AtomicU64,
-    /// Retries that wait here.
-    inline: AtomicUsize,
-    restoring: AtomicBool,
-    /// What is to be carried along its path, once there is a slot for it.
+    /// The runtime on which handlers run.
+    pub(crate) runtime: Handle,
+    /// Deliveries that have yet to start.
     pub(crate) starts: StartQueue,
-    /// Where handlers run.
-    pub(crate) runtime: Handle,
-    /// What the lane has yet to book. One that is gone has booked its open deliveries.
+    /// Finished paths that the actor has not yet booked. Once the actor has ended nobody reads this:
+    /// it has booked its remaining deliveries as stale.
     pub(crate) ends: Ends,
+    pub(crate) live: Live,
 }
 
-/// What a [`Lane`] is made of.
-pub(crate) struct LaneParts {
-    pub(crate) name: Arc<str>,
-    pub(crate) worker: Arc<str>,
-    pub(crate) settings: ConsumerSettings,
-    pub(crate) publish: PublishSettings,
-    pub(crate) timeouts: Arc<TimeoutSettings>,
-    pub(crate) drain_settle: Duration,
-    pub(crate) dispatch: Dispatch,
-    pub(crate) publisher: Publisher,
-    pub(crate) signals: Signals,
-    pub(crate) figures: Arc<Figures>,
-    pub(crate) resources: Arc<Resources>,
-    pub(crate) runtime: Handle,
-    pub(crate) drain: CancellationToken,
-    pub(crate) hard_stop: CancellationToken,
+/// What the actor and the paths change while a lane runs.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    session: CurrentSession,
+    /// Retries that wait for their delay in the worker.
+    inline: AtomicUsize,
+    /// A path is declaring a queue again.
+    restoring: AtomicBool,
 }
 
-impl Lane {
-    pub(crate) fn new(parts: LaneParts) -> Arc<Self> {
-        let settings = parts.settings;
-        let queue: Arc<str> = settings.queue.as_str().into();
-        let ladder = Ladder::new(&settings.queue, settings.retry.cap);
-        let slots = Arc::clone(&parts.figures.slots);
-        let watch = Watch::new(
-            parts.figures,
-            parts.signals,
-            &parts.name,
-            &queue,
-            &parts.worker,
-        );
-        let shared = Self {
-            name: parts.name,
-            queue,
-            worker: parts.worker,
-            publish: parts.publish,
-            timeouts: parts.timeouts,
-            drain_settle: parts.drain_settle,
-            limits: Limits {
-                timeout: settings.timeout,
-                cancel_grace: settings.cancel_grace,
-            },
-            ladder,
-            dispatch: parts.dispatch,
-            publisher: parts.publisher,
-            watch,
-            resources: parts.resources,
-            drain: parts.drain,
-            hard_stop: parts.hard_stop,
-            settings,
-            epoch: AtomicU64::new(0),
-            inline: AtomicUsize::new(0),
-            restoring: AtomicBool::new(false),
-            starts: StartQueue::new(slots),
-            runtime: parts.runtime,
-            ends: Ends::default(),
-        };
-        Arc::new(shared)
+impl<B: Broker> Lane<B> {
+    /// Sets the session that deliveries can be settled on, if there is one.
+    pub(crate) fn set_session(&self, session: Option<SessionId>) {
+        self.live.session.set(session);
     }
 
-    pub(crate) fn set_epoch(&self, epoch: u64) {
-        self.epoch.store(epoch, Ordering::Release);
+    /// Whether deliveries of this session can still be settled.
+    pub(crate) fn is_current(&self, session: SessionId) -> bool {
+        self.live.session.is(session)
     }
 
-    /// Whether deliveries of this epoch can still be settled.
-    pub(crate) fn is_current(&self, epoch: u64) -> bool {
-        self.epoch.load(Ordering::Acquire) == epoch
-    }
-
-    /// A place among the retries that wait here: at most half of the prefetch, so that new
-    /// messages keep coming, and none when a drain has begun.
-    pub(crate) fn wait_inline(&self) -> Option<Waiting<'_>> {
+    /// A place among the retries that wait in the worker. Half of the prefetch may wait there, so
+    /// that new messages keep coming. Once a drain has begun there is no place.
+    pub(super) fn wait_inline(&self) -> Option<InlinePlace<'_>> {
         let most = usize::from(self.settings.prefetch / 2);
-        let waiting = Waiting(&self.inline);
-        let before = self.inline.fetch_add(1, Ordering::AcqRel);
-        (before < most && !self.drain.is_cancelled()).then_some(waiting)
+        let place = InlinePlace(&self.live.inline);
+        let before = self.live.inline.fetch_add(1, Ordering::AcqRel);
+        (before < most && !self.drain.is_cancelled()).then_some(place)
     }
 
-    /// Retries that wait here.
+    /// Retries that wait for their delay in the worker.
     pub(crate) fn waiting_inline(&self) -> usize {
-        self.inline.load(Ordering::Acquire)
+        self.live.inline.load(Ordering::Acquire)
     }
 
-    /// Declares a queue again that publishes to it were returned from, where we may.
-    pub(crate) async fn restore(&self, queue: &str) {
+    /// Publishes a copy, and waits for the broker's confirm.
+    pub(super) async fn publish(&self, copy: &Publication<'_>) -> Result<(), PublishError> {
+        self.broker.publish(copy).await
+    }
+
+    /// Waits until the broker has blocked publishing.
+    pub(super) async fn blocked(&self) {
+        self.broker.blocked().await;
+    }
+
+    /// Declares a queue again that the broker returned a copy for, where the settings allow it.
+    pub(super) async fn restore(&self, queue: &str) {
         if self.settings.topology != Topology::Declare {
             return;
         }
-        if self.restoring.swap(true, Ordering::AcqRel) {
+        if self.live.restoring.swap(true, Ordering::AcqRel) {
             return;
         }
-        if let Some(connection) = Link::current(self.publisher.link()) {
-            let limit = self.timeouts.declare;
-            let restored = broker::restore(&connection, &self.settings, queue, limit).await;
-            match restored {
-                Ok(()) => warn!(lane = %self.name, queue, "queue was missing, declared again"),
-                Err(error) => warn!(lane = %self.name, queue, %error, "queue is missing"),
-            }
+        match self.broker.restore(&self.settings, queue).await {
+            Some(Ok(())) => warn!(lane = %self.name, queue, "queue was missing, declared again"),
+            Some(Err(error)) => warn!(lane = %self.name, queue, %error, "queue is missing"),
+            None => {}
         }
-        self.restoring.store(false, Ordering::Release);
+        self.live.restoring.store(false, Ordering::Release);
     }
 }
 
-/// A retry that waits here.
-pub(crate) struct Waiting<'a>(&'a AtomicUsize);
+/// The place of one retry that waits in the worker. Dropping it frees the place.
+pub(super) struct InlinePlace<'a>(&'a AtomicUsize);
 
-impl Drop for Waiting<'_> {
+impl Drop for InlinePlace<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }

@@ -1,33 +1,39 @@
-//! Bounded concurrency: deliveries that wait for a handler slot, and their way to a thread that
-//! carries them along their paths.
+//! Bounded concurrency: deliveries that wait for a handler slot, and the tasks that carry them.
 //!
-//! A task for each delivery would be made on one thread and ended on another, and most paths end
-//! without ever waiting. So the lane puts what arrives in a queue, and a runner, which is a task on
-//! the handlers' runtime, takes one after the other. When a path has to wait, its runner stays with
-//! it, and a new runner takes the rest. So each path that waits has a task of its own, and those
-//! that do not share one. A runner takes a delivery when there is a slot for it, so a slot that comes
-//! free goes from one path to the next where it is, and nobody has to be asked.
+//! A task for each delivery would be created on one thread and end on another, and most paths end
+//! without ever waiting. So the lane puts deliveries in a queue, and runners serve it. A runner is a
+//! task on the handlers' runtime. It takes a delivery together with a slot, carries the delivery
+//! along its path, and takes the next one.
 //!
-//! A handler that blocks its thread, or computes for long, must not hold up those behind it: a
-//! runner that has been slow makes two of itself, of which another thread can take one; the lane
-//! adds runners when none has taken anything for a while; and what arrives meanwhile brings its own.
+//! Paths that never wait share one task. A path that waits keeps its runner for itself, and another
+//! runner serves the rest of the queue. A freed slot is reused on the thread that freed it, without
+//! waking the lane.
+//!
+//! A handler that blocks its thread, or computes for long, must not hold up the deliveries behind
+//! it. Three rules see to that:
+//!
+//! - A runner that was slow replaces itself by two, of which another thread can take one.
+//! - The lane adds runners when no delivery was taken for a while.
+//! - Deliveries that arrive during that time bring a runner of their own.
 
 use std::{
     collections::VecDeque,
     future::pending,
-    mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::flight::{Flight, Permit, Slots};
+use crate::flight::{Flight, Slot, Slots};
+use order::Fifo;
+
+mod order;
 
 /// A path that takes this long without waiting is slow.
 const SLOW: Duration = Duration::from_micros(200);
 
-/// See the module.
+/// The deliveries of one lane that wait for a slot, and the count of the runners that serve them.
 #[derive(Debug)]
 pub(crate) struct StartQueue<R = Arc<Flight>> {
     slots: Arc<Slots>,
@@ -36,103 +42,123 @@ pub(crate) struct StartQueue<R = Arc<Flight>> {
 
 #[derive(Debug)]
 struct State<R> {
-    waiting: VecDeque<R>,
+    /// Deliveries that wait for their first attempt.
+    first: Fifo<R>,
+    /// Whether first attempts may start. Further attempts always may.
+    gate: Gate,
     /// Paths that wait for a slot for a further attempt, and the way to give them one.
-    again: VecDeque<oneshot::Sender<Permit>>,
-    /// Whether the next slot is for one of those, where both wait. Turn by turn: a handler that
-    /// puts its message off again and again must not keep others from their first attempt.
-    again_next: bool,
-    /// Runners that will come back for more, unless a handler keeps them.
+    further: VecDeque<oneshot::Sender<Slot>>,
+    /// Whether the next slot is for a further attempt, where both kinds wait. They take turns: a
+    /// handler that snoozes its message again and again must not keep others from their first
+    /// attempt.
+    further_is_next: bool,
+    /// Runners that will take another delivery, unless a handler keeps them.
     runners: usize,
-    /// Those of them that have yet to take their first. Each takes one at least, so that no more
-    /// are of use than deliveries wait.
+    /// Of `runners`, those that have yet to take their first delivery. Each takes at least one, so
+    /// more of them than waiting deliveries would be of no use.
     coming: usize,
     /// When a delivery was last taken.
     taken_at: Instant,
-    /// None is to be started for now.
-    held: bool,
+}
+
+/// Whether first attempts may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// They start as slots come free.
+    Open,
+    /// None starts until the gate is opened.
+    Closed {
+        /// The reason, for people.
+        why: &'static str,
+    },
 }
 
 impl<R> StartQueue<R> {
     pub(crate) fn new(slots: Arc<Slots>) -> Self {
         let state = Mutex::new(State {
-            waiting: VecDeque::new(),
-            again: VecDeque::new(),
-            again_next: true,
+            first: Fifo::default(),
+            gate: Gate::Open,
+            further: VecDeque::new(),
+            further_is_next: true,
             runners: 0,
             coming: 0,
             taken_at: Instant::now(),
-            held: false,
         });
         Self { slots, state }
     }
 
     /// Puts deliveries in the queue; true when they need a runner.
     #[must_use]
-    pub(crate) fn put(&self, runs: &mut Vec<R>, now: Instant) -> bool {
+    pub(crate) fn put(&self, arrived: &mut Vec<R>, now: Instant) -> bool {
         let mut state = self.lock();
-        state.waiting.extend(runs.drain(..));
+        state.first.add(arrived);
         let busy = state.runners > 0 && now.saturating_duration_since(state.taken_at) < SLOW;
         let needed = !busy && self.startable(&state) > state.coming;
         if needed {
-            state.add(1);
+            state.add_runners(1);
             state.taken_at = now;
         }
         needed
     }
 
-    /// Takes back what waits.
+    /// Takes back the deliveries that have not started.
     pub(crate) fn withdraw(&self) -> VecDeque<R> {
-        mem::take(&mut self.lock().waiting)
+        self.lock().first.take_all()
     }
 
-    /// Lets nothing be started, or lets it again.
-    pub(crate) fn hold(&self, held: bool) {
-        self.lock().held = held;
+    /// Opens or closes the gate. Whoever opens it sees to a runner: see [`missing`](Self::missing).
+    pub(crate) fn set_gate(&self, gate: Gate) {
+        self.lock().gate = gate;
+    }
+
+    pub(crate) fn gate(&self) -> Gate {
+        self.lock().gate
     }
 
     /// A runner takes a delivery and a slot for it, its `first` or a further one, and gives slots to
-    /// the paths whose turn it is. When there is none of either its work is done.
-    pub(crate) fn take(&self, first: bool, now: Instant) -> Option<R> {
+    /// the paths whose turn it is. `None`: nothing can start, and the runner ends.
+    pub(crate) fn take(&self, first: bool, now: Instant) -> Option<(R, Slot)> {
         let mut state = self.lock();
         state.coming -= usize::from(first);
         // A slot that comes free after this look brings a runner: see `pass_on`.
-        while state.wanted() > 0 && self.slots.try_take() {
+        while state.wanted() > 0
+            && let Some(slot) = self.slots.try_take()
+        {
             state.taken_at = now;
-            let again = state.again_next || state.held || state.waiting.is_empty();
-            state.again_next = !again;
-            let Some(path) = again.then(|| state.again.pop_front()).flatten() else {
-                return state.waiting.pop_front();
-            };
-            let slot = Permit::new(Arc::clone(&self.slots));
-            slot.granted();
-            // A path that waits no longer leaves it here, and it is free again.
-            drop(path.send(slot));
+            let further = state.further_is_next || state.first_wanted() == 0;
+            state.further_is_next = !further;
+            match further.then(|| state.further.pop_front()).flatten() {
+                // A path that waits no longer drops the slot, and it is free again.
+                Some(path) => drop(path.send(slot)),
+                None => return state.first.pop().map(|delivery| (delivery, slot)),
+            }
         }
         state.runners -= 1;
         None
     }
 
-    /// Waits for a slot for a further attempt, in turn with those that wait for their first.
-    pub(crate) async fn retake(&self, permit: &Permit) {
+    /// Waits for a slot for a further attempt, in turn with the deliveries that wait for their first.
+    pub(crate) async fn retake(&self) -> Slot {
         let slot = {
             let mut state = self.lock();
-            if state.wanted() == 0 && self.slots.try_take() {
-                return permit.granted();
+            if state.wanted() == 0
+                && let Some(slot) = self.slots.try_take()
+            {
+                return slot;
             }
             let (path, slot) = oneshot::channel();
-            state.again.push_back(path);
+            state.further.push_back(path);
             slot
         };
         match slot.await {
-            Ok(slot) => permit.take_over(&slot),
-            // Nobody takes it out of the queue but to give it a slot.
+            Ok(slot) => slot,
+            // A sender leaves the queue only to send.
             Err(_) => pending().await,
         }
     }
 
-    /// A runner's path has to wait, and the runner with it; true when another is needed in its
-    /// place.
+    /// A runner's path waits for the first time, and keeps the runner; true when another runner is
+    /// needed in its place.
     #[must_use]
     pub(crate) fn leave(&self) -> bool {
         let mut state = self.lock();
@@ -140,8 +166,8 @@ impl<R> StartQueue<R> {
         self.add_one(&mut state)
     }
 
-    /// A runner that stays with its path has given its slot back; true when another is needed to
-    /// take that.
+    /// A path that keeps its runner has given its slot back; true when another runner is needed to
+    /// use the slot.
     #[must_use]
     pub(crate) fn pass_on(&self) -> bool {
         self.add_one(&mut self.lock())
@@ -149,11 +175,11 @@ impl<R> StartQueue<R> {
 
     fn add_one(&self, state: &mut State<R>) -> bool {
         let needed = self.startable(state) > state.coming;
-        state.add(usize::from(needed));
+        state.add_runners(usize::from(needed));
         needed
     }
 
-    /// A runner is back from a path that had to wait.
+    /// A runner is back from a path that waited.
     pub(crate) fn join(&self) {
         self.lock().runners += 1;
     }
@@ -168,7 +194,7 @@ impl<R> StartQueue<R> {
         let useful = self.startable(&state) > state.coming + 1;
         if useful {
             state.runners -= 1;
-            state.add(2);
+            state.add_runners(2);
         }
         useful
     }
@@ -181,16 +207,16 @@ impl<R> StartQueue<R> {
         }
         let useful = self.startable(&state).saturating_sub(state.coming);
         let add = state.coming.max(1).min(useful);
-        state.add(add);
+        state.add_runners(add);
         add
     }
 
-    /// Deliveries that wait.
+    /// Deliveries that wait for their first attempt.
     pub(crate) fn waiting(&self) -> usize {
-        self.lock().waiting.len()
+        self.lock().first.len()
     }
 
-    /// Whether any of them could be started.
+    /// Whether anything that waits could start.
     pub(crate) fn is_behind(&self) -> bool {
         self.startable(&self.lock()) > 0
     }
@@ -205,18 +231,22 @@ impl<R> StartQueue<R> {
 }
 
 impl<R> State<R> {
-    /// Slots that could be used.
-    fn wanted(&self) -> usize {
-        let first = match self.held {
-            true => 0,
-            false => self.waiting.len(),
-        };
-        first + self.again.len()
+    /// Slots that first attempts could use.
+    fn first_wanted(&self) -> usize {
+        match self.gate {
+            Gate::Open => self.first.startable(),
+            Gate::Closed { .. } => 0,
+        }
     }
 
-    fn add(&mut self, runners: usize) {
-        self.runners += runners;
-        self.coming += runners;
+    /// Slots that could be used.
+    fn wanted(&self) -> usize {
+        self.first_wanted() + self.further.len()
+    }
+
+    fn add_runners(&mut self, count: usize) {
+        self.runners += count;
+        self.coming += count;
     }
 }
 

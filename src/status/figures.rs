@@ -171,7 +171,7 @@ mod tests {
         figures.turned(standing);
         figures.attempt_ended(OutcomeKind::TimedOut, None);
         figures.attempt_ended(OutcomeKind::Unroutable, None);
-        assert!(figures.slots.try_take());
+        let _slot = figures.slots.try_take().unwrap();
 
         let report = figures.report();
         assert_ne!(figures.turns(), before);

@@ -229,7 +229,7 @@ fn record(lane: &str, flight: &Flight, ending: &Ending, settlement: &Settlement)
             .map(|failure| dead_letters::class(failure).to_owned()),
         status: failure.as_ref().and_then(|failure| failure.status),
         error: error.map(|error| cut(error, ERROR_ROOM).to_owned()),
-        handling: flight.handling_time(),
+        handling: flight.handled_for(),
         trace_id: flight.trace_id(),
     }
 }

@@ -63,7 +63,7 @@ const NUMBERS: [(Instrument, Number); 13] = [
     (catalogue::BUFFERED, |_, report| report.buffered as u64),
     (catalogue::WAITING, |_, report| report.waiting as u64),
     (catalogue::CONCURRENCY, |lane, _| {
-        lane.figures.slots.wanted() as u64
+        lane.figures.slots.limit() as u64
     }),
     (catalogue::PREFETCH, |lane, _| {
         u64::from(lane.figures.settings.prefetch)

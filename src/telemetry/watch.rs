@@ -99,7 +99,7 @@ impl Watch {
 
     /// An attempt has ended.
     pub(crate) fn attempt_ended(&self, flight: &Flight, ending: &Ending) {
-        let took = flight.handling_time();
+        let took = flight.handled_for();
         self.figures.attempt_ended(ending.kind(), took);
         if let (Some(metrics), Some(took)) = (&self.metrics, took) {
             metrics.ran(ending, took);
@@ -235,7 +235,7 @@ impl Watch {
         }
     }
 
-    /// Begins the span of a delivery's ack, where its attempt is traced.
+    /// Begins the span of a delivery's ack or nack, where its attempt is traced.
     pub(crate) fn ack_span(&self, flight: &Flight) -> Option<Box<AckSpan>> {
         self.traces.as_ref()?;
         let attempt = flight.attempt_trace()?.span_context();
@@ -245,13 +245,6 @@ impl Watch {
             since: SystemTime::now(),
         };
         attempt.is_sampled().then(|| Box::new(span(attempt)))
-    }
-
-    /// Begins the span of a delivery's nack, from the end of its attempt, where that is traced.
-    pub(crate) fn nack_span(&self, flight: &Flight) -> Option<Box<AckSpan>> {
-        let mut span = self.ack_span(flight)?;
-        span.since = flight.attempt_trace()?.ended.unwrap_or(span.since);
-        Some(span)
     }
 
     /// The ack or nack of a traced delivery was written, or was not.

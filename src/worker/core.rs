@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    mem,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -18,28 +19,30 @@ use tracing::error;
 
 use super::{
     Report, RunError,
-    handle::{Calls, LaneCalls},
+    handle::{Calls, FirstAttempt},
 };
 use crate::{
     backoff::Reconnect,
-    broker::{BrokerError, Link, LinkState, Publisher, Purpose},
-    config::{BrokerSettings, ConsumerSettings, PublishSettings, Settings, TimeoutSettings},
+    broker::{BrokerError, Link, LinkState, Publisher, Purpose, Rabbit},
+    config::{BrokerSettings, ConsumerSettings, Settings, TimeoutSettings},
     flight::{Extensions, Resources},
+    ladder::Ladder,
     lane::{LaneActor, LaneChannels},
-    path::{Dispatch, Lane, LaneParts},
+    path::{Dispatch, Ends, Handlers, Lane, Limits, Live, StartQueue},
     state,
-    status::{LaneReport, LaneReports},
-    telemetry::{self, Observed, ObservedLane, SCOPE, Signals},
+    status::{Figures, LaneReport, LaneReports},
+    telemetry::{self, Observed, ObservedLane, SCOPE, Signals, Watch},
 };
 
 /// What the thread needs.
 pub(super) struct Setup {
     pub(super) settings: Settings,
-    pub(super) dispatch: HashMap<String, Dispatch>,
+    pub(super) handlers: HashMap<String, Handlers>,
     pub(super) extensions: Extensions,
     pub(super) calls: Calls,
     pub(super) signals: Signals,
-    pub(super) handlers: Handle,
+    /// Where handlers run.
+    pub(super) runtime: Handle,
 }
 
 /// The thread's whole life.
@@ -56,37 +59,35 @@ pub(super) fn run(setup: Setup) -> Result<Report, RunError> {
 }
 
 async fn work(setup: Setup) -> Result<Report, RunError> {
-    let settings = setup.settings;
-    let calls = setup.calls;
-    let broker = Arc::new(settings.broker);
-    let timeouts = Arc::new(settings.timeouts);
-    let worker: Arc<str> = broker.worker_name().into();
+    let Setup {
+        mut settings,
+        handlers,
+        extensions,
+        calls,
+        signals,
+        runtime,
+    } = setup;
+    let consumers = mem::take(&mut settings.consumers);
+    let timeouts = Arc::new(settings.timeouts.clone());
+    let worker: Arc<str> = settings.broker.worker_name().into();
     let state = state::start_in_thread(settings.state.mailbox, timeouts.call)
         .map_err(|error| RunError::Thread(error.to_string()))?;
-    let links = Links::start(&broker, &timeouts, &worker);
+    let mailbox = state.gauge();
+    let links = Links::start(&Arc::new(settings.broker.clone()), &timeouts, &worker);
     let publishing = calls.publishing.subscribe();
     tokio::spawn(watch_publishing(links.publishing.clone(), calls.publishing));
-    let mailbox = state.gauge();
-    let channels = settings.publish.channels;
+
     let common = Common {
+        broker: links.broker(settings.publish.channels, &timeouts),
+        resources: Arc::new(Resources { state, extensions }),
+        drain: calls.drain,
+        hard_stop: calls.hard_stop,
         worker,
-        publish: settings.publish,
-        timeouts: Arc::clone(&timeouts),
-        drain_settle: settings.drain.settle,
-        consuming: links.consuming.clone(),
-        publisher: Publisher::new(links.publishing.clone(), channels, Arc::clone(&timeouts)),
-        backoff: Reconnect::new(&broker.reconnect),
-        signals: setup.signals,
-        resources: Arc::new(Resources {
-            state,
-            extensions: setup.extensions,
-        }),
-        runtime: setup.handlers,
-        drain: calls.drain.clone(),
-        hard_stop: calls.hard_stop.clone(),
+        signals,
+        runtime,
+        settings,
     };
-    let (lanes, observed, starts) = common.lanes(settings.consumers, setup.dispatch, calls.lanes);
-    let signals = setup.signals;
+    let (lanes, observed) = common.start_lanes(consumers, handlers, calls.lanes);
     let meter = signals.metrics.then(|| opentelemetry::global::meter(SCOPE));
     if let Some(meter) = &meter {
         let observed = Observed {
@@ -98,14 +99,8 @@ async fn work(setup: Setup) -> Result<Report, RunError> {
     }
 
     let drain_began = Arc::<OnceLock<Instant>>::default();
-    let grace = end_grace(
-        calls.drain.clone(),
-        calls.hard_stop,
-        settings.drain.grace,
-        Arc::clone(&drain_began),
-    );
-    let grace = tokio::spawn(grace);
-    let failed = check_start(starts, broker.fail_fast, &calls.drain).await;
+    let grace = tokio::spawn(common.end_grace(Arc::clone(&drain_began)));
+    let failed = common.watch_first_attempts(calls.first_attempts).await;
     let lanes = collect(lanes).await;
     grace.abort();
     if let (Some(meter), Some(since)) = (&meter, drain_began.get()) {
@@ -143,6 +138,12 @@ impl Links {
         }
     }
 
+    /// What lanes use of them.
+    fn broker(&self, channels: usize, timeouts: &Arc<TimeoutSettings>) -> Rabbit {
+        let publisher = Publisher::new(self.publishing.clone(), channels, Arc::clone(timeouts));
+        Rabbit::new(self.consuming.clone(), publisher, Arc::clone(timeouts))
+    }
+
     /// Closes both.
     async fn close(self, limit: Duration) {
         self.stop.cancel();
@@ -153,108 +154,114 @@ impl Links {
 
 /// What all lanes of a worker share.
 struct Common {
+    /// Without the consumers.
+    settings: Settings,
     worker: Arc<str>,
-    publish: PublishSettings,
-    timeouts: Arc<TimeoutSettings>,
-    drain_settle: Duration,
-    consuming: Link,
-    publisher: Publisher,
-    backoff: Reconnect,
-    signals: Signals,
+    broker: Rabbit,
     resources: Arc<Resources>,
+    signals: Signals,
     runtime: Handle,
     drain: CancellationToken,
     hard_stop: CancellationToken,
 }
 
+/// The lanes that run, with their names.
+type Lanes = JoinSet<(String, LaneReport)>;
+
 impl Common {
-    /// FirstAttempts the lanes; how they are observed, and where they tell how that went.
-    fn lanes(
+    /// Starts the lanes. Returns them, and how each is observed.
+    fn start_lanes(
         &self,
         consumers: BTreeMap<String, ConsumerSettings>,
-        mut dispatch: HashMap<String, Dispatch>,
-        mut calls: BTreeMap<String, LaneCalls>,
-    ) -> (Lanes, Vec<ObservedLane>, FirstResults) {
-        let (started, starts) = mpsc::unbounded_channel();
+        mut handlers: HashMap<String, Handlers>,
+        mut calls: BTreeMap<String, (LaneChannels, Arc<Figures>)>,
+    ) -> (Lanes, Vec<ObservedLane>) {
         let mut lanes = JoinSet::new();
         let mut observed = Vec::new();
         for (name, consumer) in consumers {
-            let Some(call) = calls.remove(&name) else {
+            let Some((channels, figures)) = calls.remove(&name) else {
                 continue;
             };
-            let dispatch = dispatch.remove(&name).unwrap_or_default();
-            let (lane, seen) = self.lane(&name, consumer, dispatch, call, started.clone());
-            observed.push(seen);
-            lanes.spawn(async move { (name, lane.run().await) });
+            let handlers = handlers.remove(&name).unwrap_or_default();
+            let lane = Arc::new(self.lane(&name, consumer, handlers, figures));
+            observed.push(ObservedLane {
+                name: Arc::clone(&lane.name),
+                queue: Arc::clone(&lane.queue),
+                figures: Arc::clone(&lane.watch.figures),
+                health: channels.health.subscribe(),
+            });
+            let backoff = Reconnect::new(&self.settings.broker.reconnect);
+            let actor = LaneActor::new(lane, self.broker.clone(), channels, backoff);
+            lanes.spawn(async move { (name, actor.run().await) });
         }
-        (lanes, observed, starts)
+        (lanes, observed)
     }
 
-    /// A lane, and how it is observed.
+    /// The description of one lane.
     fn lane(
         &self,
         name: &str,
         settings: ConsumerSettings,
-        dispatch: Dispatch,
-        call: LaneCalls,
-        started: FirstAttempts,
-    ) -> (LaneActor, ObservedLane) {
-        let shared = Lane::new(LaneParts {
-            name: name.into(),
+        handlers: Handlers,
+        figures: Arc<Figures>,
+    ) -> Lane<Rabbit> {
+        let name: Arc<str> = name.into();
+        let queue: Arc<str> = settings.queue.as_str().into();
+        let ladder = Ladder::new(&settings.queue, settings.retry.cap);
+        let slots = Arc::clone(&figures.slots);
+        Lane {
+            watch: Watch::new(figures, self.signals, &name, &queue, &self.worker),
+            name,
+            queue,
             worker: Arc::clone(&self.worker),
+            publish: self.settings.publish.clone(),
+            drain_settle: self.settings.drain.settle,
+            limits: Limits::of(&settings),
+            dispatch: Dispatch::new(handlers, &settings),
             settings,
-            publish: self.publish.clone(),
-            timeouts: Arc::clone(&self.timeouts),
-            drain_settle: self.drain_settle,
-            dispatch,
-            publisher: self.publisher.clone(),
-            signals: self.signals,
-            figures: Arc::clone(&call.figures),
+            ladder,
+            broker: self.broker.clone(),
             resources: Arc::clone(&self.resources),
-            runtime: self.runtime.clone(),
             drain: self.drain.clone(),
             hard_stop: self.hard_stop.clone(),
-        });
-        let observed = ObservedLane {
-            name: Arc::clone(&shared.name),
-            queue: Arc::clone(&shared.queue),
-            figures: call.figures,
-            health: call.health.subscribe(),
-        };
-        let channels = LaneChannels {
-            commands: call.commands,
-            health: call.health,
-            started,
-        };
-        let backoff = self.backoff.clone();
-        let lane = LaneActor::new(shared, self.consuming.clone(), channels, backoff);
-        (lane, observed)
+            runtime: self.runtime.clone(),
+            starts: StartQueue::new(slots),
+            ends: Ends::default(),
+            live: Live::default(),
+        }
     }
-}
 
-/// The lanes that run, with their names.
-type Lanes = JoinSet<(String, LaneReport)>;
-/// Where lanes tell how their attempts to subscribe went, each up to its first success.
-type FirstAttempts = mpsc::UnboundedSender<(String, Result<(), BrokerError>)>;
-/// How they went.
-type FirstResults = mpsc::UnboundedReceiver<(String, Result<(), BrokerError>)>;
+    /// Watches the lanes' first attempts to subscribe until each has succeeded or a drain begins. An
+    /// attempt that can never succeed, or any that fails with `fail_fast`, begins the drain and is
+    /// returned.
+    async fn watch_first_attempts(
+        &self,
+        mut attempts: mpsc::UnboundedReceiver<FirstAttempt>,
+    ) -> Option<RunError> {
+        loop {
+            let (consumer, result) = tokio::select! {
+                attempt = attempts.recv() => attempt?,
+                () = self.drain.cancelled() => return None,
+            };
+            let Err(error) = result else { continue };
+            if self.settings.broker.fail_fast || matches!(error, BrokerError::Topology(_)) {
+                self.drain.cancel();
+                return Some(RunError::Broker { consumer, error });
+            }
+        }
+    }
 
-/// Looks at how the lanes' first subscriptions go, until a drain begins. An attempt that can never
-/// succeed, or any that fails with `fail_fast`, ends the worker.
-async fn check_start(
-    mut starts: FirstResults,
-    fail_fast: bool,
-    drain: &CancellationToken,
-) -> Option<RunError> {
-    loop {
-        let (consumer, result) = tokio::select! {
-            start = starts.recv() => start?,
-            () = drain.cancelled() => return None,
-        };
-        let Err(error) = result else { continue };
-        if fail_fast || matches!(error, BrokerError::Topology(_)) {
-            drain.cancel();
-            return Some(RunError::Broker { consumer, error });
+    /// Notes when the drain begins, and ends its grace when its time is up.
+    fn end_grace(&self, began: Arc<OnceLock<Instant>>) -> impl Future<Output = ()> + 'static {
+        let (drain, hard_stop) = (self.drain.clone(), self.hard_stop.clone());
+        let grace = self.settings.drain.grace;
+        async move {
+            drain.cancelled().await;
+            began.get_or_init(Instant::now);
+            tokio::select! {
+                () = tokio::time::sleep(grace) => hard_stop.cancel(),
+                () = hard_stop.cancelled() => {}
+            }
         }
     }
 }
@@ -272,21 +279,6 @@ async fn collect(mut lanes: Lanes) -> LaneReports {
         }
     }
     reports
-}
-
-/// Notes when the drain begins, and ends its grace when its time is up.
-async fn end_grace(
-    drain: CancellationToken,
-    hard_stop: CancellationToken,
-    grace: Duration,
-    began: Arc<OnceLock<Instant>>,
-) {
-    drain.cancelled().await;
-    began.get_or_init(Instant::now);
-    tokio::select! {
-        () = tokio::time::sleep(grace) => hard_stop.cancel(),
-        () = hard_stop.cancelled() => {}
-    }
 }
 
 /// Tells readiness why nothing can be published.

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     broker::BrokerError,
     config::Settings,
-    lane::{CallError, CancelError, Command, Depths},
+    lane::{CallError, CancelError, Command, Depths, LaneChannels},
     outcome::OutcomeKind,
     status::{
         DeliveryId, Figures, InFlight, InFlightPage, LaneHealth, LaneReport, LaneState,
@@ -54,17 +54,16 @@ struct LaneHandle {
 
 /// The worker's side of a [`WorkerHandle`].
 pub(super) struct Calls {
-    pub(super) lanes: BTreeMap<String, LaneCalls>,
+    pub(super) lanes: BTreeMap<String, (LaneChannels, Arc<Figures>)>,
+    /// How the lanes' attempts to subscribe went, each up to its first success.
+    pub(super) first_attempts: mpsc::UnboundedReceiver<FirstAttempt>,
     pub(super) publishing: watch::Sender<Option<String>>,
     pub(super) drain: CancellationToken,
     pub(super) hard_stop: CancellationToken,
 }
 
-pub(super) struct LaneCalls {
-    pub(super) commands: mpsc::Receiver<Command>,
-    pub(super) health: watch::Sender<LaneHealth>,
-    pub(super) figures: Arc<Figures>,
-}
+/// A lane's name, and how its attempt to subscribe went.
+pub(super) type FirstAttempt = (String, Result<(), BrokerError>);
 
 /// Commands that may wait for a lane.
 const MAILBOX: usize = 16;
@@ -73,6 +72,7 @@ pub(super) fn channel(settings: &Settings) -> (WorkerHandle, Calls) {
     let mut handles = BTreeMap::new();
     let mut calls = BTreeMap::new();
     let outcomes = Outcomes::default();
+    let (started, first_attempts) = mpsc::unbounded_channel();
     for (name, consumer) in &settings.consumers {
         let (sender, commands) = mpsc::channel(MAILBOX);
         let (health, receiver) = watch::channel(LaneHealth::new(LaneState::Connecting, None));
@@ -83,12 +83,12 @@ pub(super) fn channel(settings: &Settings) -> (WorkerHandle, Calls) {
         };
         let figures = Arc::clone(&handle.figures);
         handles.insert(name.clone(), handle);
-        let call = LaneCalls {
+        let channels = LaneChannels {
             commands,
             health,
-            figures,
+            started: started.clone(),
         };
-        calls.insert(name.clone(), call);
+        calls.insert(name.clone(), (channels, figures));
     }
     let (sender, publishing) = watch::channel(Some("not connected".to_owned()));
     let handle = WorkerHandle {
@@ -101,6 +101,7 @@ pub(super) fn channel(settings: &Settings) -> (WorkerHandle, Calls) {
     };
     let calls = Calls {
         lanes: calls,
+        first_attempts,
         publishing: sender,
         drain: handle.drain.clone(),
         hard_stop: handle.hard_stop.clone(),
@@ -187,7 +188,7 @@ impl WorkerHandle {
         if !(1..=prefetch).contains(&concurrency) {
             return Err(ConcurrencyError::OutOfRange { prefetch });
         }
-        figures.slots.set(concurrency.into());
+        figures.slots.set_limit(concurrency.into());
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use crate::{
     config::Settings,
     flight::Extensions,
     handler::{self, Handler, IntoHandler, Requirements},
-    path::Dispatch,
+    path::Handlers,
     telemetry::Signals,
 };
 
@@ -44,7 +44,7 @@ use crate::{
 #[must_use = "a worker does nothing until it runs"]
 pub struct Worker {
     settings: Settings,
-    dispatch: HashMap<String, Dispatch>,
+    handlers: HashMap<String, Handlers>,
     extensions: Extensions,
     handle: WorkerHandle,
     calls: handle::Calls,
@@ -57,7 +57,7 @@ impl Worker {
         let (handle, calls) = handle::channel(&settings);
         Self {
             settings,
-            dispatch: HashMap::new(),
+            handlers: HashMap::new(),
             extensions: Extensions::default(),
             handle,
             calls,
@@ -67,7 +67,7 @@ impl Worker {
 
     /// Registers what runs for the messages of a consumer, in place of its configured handler.
     pub fn handler<M>(mut self, consumer: &str, handler: impl IntoHandler<M>) -> Self {
-        let lane = self.dispatch.entry(consumer.to_owned()).or_default();
+        let lane = self.handlers.entry(consumer.to_owned()).or_default();
         lane.any = Some(Arc::new(handler.into_handler()));
         self.handle.set_registered(consumer);
         self
@@ -80,7 +80,7 @@ impl Worker {
         message_type: &str,
         handler: impl IntoHandler<M>,
     ) -> Self {
-        let lane = self.dispatch.entry(consumer.to_owned()).or_default();
+        let lane = self.handlers.entry(consumer.to_owned()).or_default();
         let handler: Arc<dyn Handler> = Arc::new(handler.into_handler());
         lane.by_type.insert(message_type.to_owned(), handler);
         self
@@ -118,12 +118,12 @@ impl Worker {
         self.settings.validate()?;
         self.settings.require_consumers()?;
         let setup = core::Setup {
-            dispatch: self.make_handlers()?,
+            handlers: self.make_handlers()?,
             settings: self.settings,
             extensions: self.extensions,
             calls: self.calls,
             signals: self.signals,
-            handlers: tokio::runtime::Handle::current(),
+            runtime: tokio::runtime::Handle::current(),
         };
         let drain = self.handle.drain_token().clone();
         let _drain_when_dropped = drain.clone().drop_guard();
@@ -148,9 +148,9 @@ impl Worker {
     }
 
     /// The handlers of each lane: registered ones before configured ones.
-    fn make_handlers(&self) -> Result<HashMap<String, Dispatch>, RunError> {
+    fn make_handlers(&self) -> Result<HashMap<String, Handlers>, RunError> {
         if let Some(stray) = self
-            .dispatch
+            .handlers
             .keys()
             .find(|name| !self.settings.consumers.contains_key(*name))
         {
@@ -162,7 +162,7 @@ impl Worker {
                 consumer: name.clone(),
                 error,
             };
-            let mut lane = self.dispatch.get(name).cloned().unwrap_or_default();
+            let mut lane = self.handlers.get(name).cloned().unwrap_or_default();
             if lane.any.is_none() {
                 lane.any = handler::from_settings(&consumer.handler).map_err(failed)?;
             }
@@ -180,9 +180,9 @@ impl Worker {
         Ok(made)
     }
 
-    fn check_requirements(&self, consumer: &str, lane: &Dispatch) -> Result<(), RunError> {
+    fn check_requirements(&self, consumer: &str, lane: &Handlers) -> Result<(), RunError> {
         let mut requirements = Requirements::default();
-        for handler in lane.handlers() {
+        for handler in lane.all() {
             handler.requirements(&mut requirements);
         }
         let missing = requirements

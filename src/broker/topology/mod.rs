@@ -20,7 +20,7 @@ use crate::config::{Binding, ConsumerSettings, Topology};
 use difference::Refusal;
 pub(super) use difference::joined;
 pub use difference::{Difference, Values};
-use plan::{QueuePlan, plan};
+pub(super) use plan::{Argument, QueuePlan, plan};
 
 /// Brings the broker and the plan together, as `topology` says.
 ///

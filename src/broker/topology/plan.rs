@@ -12,13 +12,13 @@ use crate::{
 
 /// A queue as a lane wants it: durable, not exclusive, not auto-deleted, with these arguments.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct QueuePlan {
-    pub(super) name: String,
+pub(in crate::broker) struct QueuePlan {
+    pub(in crate::broker) name: String,
     arguments: BTreeMap<&'static str, Argument>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Argument {
+pub(in crate::broker) enum Argument {
     Text(String),
     Int(i64),
     /// None that we set, but what exists may have some.
@@ -71,6 +71,11 @@ impl QueuePlan {
         }
     }
 
+    /// One of its arguments.
+    pub(in crate::broker) fn argument(&self, key: &str) -> Option<&Argument> {
+        self.arguments.get(key)
+    }
+
     pub(super) fn table(&self) -> FieldTable {
         let mut table = FieldTable::default();
         for (key, value) in &self.arguments {
@@ -81,7 +86,7 @@ impl QueuePlan {
 }
 
 /// Everything a lane needs at the broker: its queue, its rungs and its dead-letter queue.
-pub(super) fn plan(consumer: &ConsumerSettings) -> Vec<QueuePlan> {
+pub(in crate::broker) fn plan(consumer: &ConsumerSettings) -> Vec<QueuePlan> {
     let dead = consumer.dead_letter_queue();
     let queue_type = consumer.queue_type;
     // The net under our own dead-lettering: what kills the process again and again still ends
