@@ -280,6 +280,12 @@ impl WorkerHandle {
         self.lanes.keys().map(String::as_str)
     }
 
+    /// The queues that the lanes consume.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = &str> {
+        let lanes = self.lanes.values();
+        lanes.map(|lane| lane.figures.settings.queue.as_str())
+    }
+
     /// What a lane reports about itself.
     pub(crate) fn figures(&self, lane: &str) -> Option<&Figures> {
         self.lanes.get(lane).map(|lane| &*lane.figures)
