@@ -21,13 +21,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    dial::{Dial, amqp_uri, lock, tls_config, urls},
+    dial::{Dial, amqp_uri, tls_config, urls},
     error::{BrokerError, within},
     wire,
 };
 use crate::{
     backoff::Reconnect,
     config::{BrokerSettings, TimeoutSettings},
+    lock::lock,
 };
 
 /// What a connection is for.

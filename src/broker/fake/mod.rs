@@ -15,7 +15,7 @@ mod session;
 use std::{
     collections::BTreeMap,
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use tokio::{
@@ -35,7 +35,10 @@ use super::{
     seam::Broker,
     topology::{Difference, plan},
 };
-use crate::config::{ConsumerSettings, Topology};
+use crate::{
+    config::{ConsumerSettings, Topology},
+    lock::lock,
+};
 
 /// The releases of RabbitMQ whose semantics differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,7 +142,7 @@ impl FakeBroker {
     }
 
     fn read(&self) -> MutexGuard<'_, Model> {
-        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.model)
     }
 
     /// Waits until `wanted` is true of the broker. It is asked again after each change.
