@@ -74,7 +74,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
         let ledger = worker.drain().await?.ledger();
         println!("{ledger:?}");
-        assert_eq!((ledger.acked, ledger.parked, ledger.dead_lettered), (1, 2, 1));
+        assert_eq!(
+            (ledger.acked, ledger.parked, ledger.dead_lettered),
+            (1, 2, 1)
+        );
         Ok(())
     })
 }
