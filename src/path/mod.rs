@@ -166,3 +166,6 @@ async fn settle<B: Broker>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
