@@ -2,14 +2,28 @@
 
 use std::sync::Arc;
 
-use serde::de::DeserializeOwned;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     broker::Delivery,
-    config::Decode,
     message::Message,
     outcome::{Failure, Outcome},
 };
+
+/// How the worker reads a body before a handler sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Decode {
+    /// JSON if the content type says so (`application/json`, `…+json`) and no content encoding other
+    /// than `identity` hides it, bytes otherwise.
+    Auto,
+    /// Always JSON, also if the body is compressed. A body that is not JSON is dead-lettered as
+    /// `decode`.
+    Json,
+    /// Always bytes.
+    Bytes,
+}
 
 /// The message in a delivery. Never fails: what is wrong with a body is the outcome that
 /// [`check`] or an extractor reports.

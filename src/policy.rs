@@ -3,9 +3,8 @@
 use std::{fmt, time::Duration};
 
 use crate::{
-    backoff::exponential_backoff,
-    config::{RetrySettings, Rule, RuleAction},
     outcome::{Failure, Outcome},
+    retry::{RetrySettings, Rule, RuleAction, exponential_backoff},
 };
 
 /// What is to become of a delivery.

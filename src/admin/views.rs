@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 
 use crate::{
     LaneHealth, LaneReport, LaneState, Ledger, OutcomeRecord, Readiness,
-    config::{HandlerKind, QueueType, Topology},
+    broker::{QueueType, Topology},
+    handler::HandlerSettings,
     status::{Counts, Vitals},
     text::rfc3339,
 };
@@ -43,18 +44,6 @@ pub(super) struct Worker {
     pub(super) totals: Ledger,
 }
 
-/// What runs for the messages of a lane.
-#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Handling {
-    /// They are POSTed to a URL.
-    Http,
-    /// They are written to the log.
-    Log,
-    /// A function in the program.
-    Function,
-}
-
 /// One lane.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Lane {
@@ -62,8 +51,8 @@ pub(super) struct Lane {
     pub(super) name: String,
     /// The queue it consumes.
     pub(super) queue: String,
-    /// What runs for its messages.
-    pub(super) handler: Handling,
+    /// What runs for its messages: the kind of its handler, or `function` for one in the program.
+    pub(super) handler: &'static str,
     /// What it is doing.
     pub(super) state: LaneState,
     /// Since when.
@@ -112,11 +101,9 @@ impl Lane {
         (rates, latency): (Rates, Latency),
     ) -> Self {
         let settings = &vitals.settings;
-        let handler = match settings.handler.kind {
-            _ if vitals.is_registered() => Handling::Function,
-            HandlerKind::Http => Handling::Http,
-            HandlerKind::Log => Handling::Log,
-            HandlerKind::None => Handling::Function,
+        let handler = match &settings.handler {
+            handler if vitals.is_registered() || *handler == HandlerSettings::None => "function",
+            handler => handler.kind(),
         };
         Self {
             name: name.to_owned(),
@@ -291,6 +278,8 @@ pub(super) struct Ready {
     pub(super) publishing: Option<String>,
     /// What each lane is doing.
     pub(super) lanes: BTreeMap<String, LaneView>,
+    /// Why handlers cannot work, by consumer: those that cannot.
+    pub(super) handlers: BTreeMap<String, String>,
 }
 
 /// What a lane is doing.
@@ -318,6 +307,7 @@ impl From<Readiness> for Ready {
             draining: readiness.draining,
             publishing: readiness.publishing,
             lanes: lanes.map(|(name, health)| (name, view(health))).collect(),
+            handlers: readiness.handlers,
         }
     }
 }

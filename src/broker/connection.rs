@@ -21,13 +21,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
+    BrokerSettings, Reconnect, TimeoutSettings,
     dial::{Dial, amqp_uri, lock, tls_config, urls},
     error::{BrokerError, within},
     wire,
-};
-use crate::{
-    backoff::Reconnect,
-    config::{BrokerSettings, TimeoutSettings},
 };
 
 /// What a connection is for.

@@ -8,7 +8,9 @@ mod dial;
 mod error;
 pub mod headers;
 mod publisher;
+mod reconnect;
 mod session;
+mod settings;
 mod settle;
 mod topology;
 mod wire;
@@ -16,12 +18,17 @@ mod wire;
 pub use error::BrokerError;
 pub use headers::{HeaderValue, Properties};
 pub use publisher::PublishError;
+pub use settings::{
+    Binding, BrokerSettings, BrokerUrls, PublishSettings, QueueSpec, QueueType, ReconnectSettings,
+    TimeoutSettings, TlsSettings, Topology,
+};
 
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
 pub(crate) use copies::{CopyHeaders, Header};
 pub(crate) use delivery::{Delivery, Moment};
 pub(crate) use depths::depths;
 pub(crate) use publisher::{Publication, Publisher, Written};
+pub(crate) use reconnect::Reconnect;
 pub(crate) use session::{Session, Subscription};
 pub(crate) use settle::Acks;
 pub(crate) use topology::restore;

@@ -9,7 +9,7 @@ pub(crate) use cancel::Cancel;
 pub use cancel::CancelReason;
 pub(crate) use extensions::Extensions;
 pub(crate) use slots::Slots;
-pub(crate) use trace::{AttemptTrace, parse_traceparent, traceparent, within};
+pub(crate) use trace::{AttemptTrace, SCOPE, inject, parse_traceparent, traceparent, within};
 
 use std::{
     sync::{

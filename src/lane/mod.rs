@@ -28,8 +28,7 @@ use tokio::{
 use pace::Pace;
 
 use crate::{
-    backoff::Reconnect,
-    broker::{Acks, BrokerError, Delivery, Link, Session, Subscription},
+    broker::{Acks, BrokerError, Delivery, Link, Reconnect, Session, Subscription},
     flight::Run,
     path::shared::LaneShared,
     status::{End, LaneHealth, LaneReport, LaneState, Ledger},

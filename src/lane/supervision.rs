@@ -144,7 +144,7 @@ impl Lane {
 
     pub(super) fn open(&mut self) {
         if let Some(session) = &mut self.session {
-            let subscription = session.subscribe_again(&self.shared.settings);
+            let subscription = session.subscribe_again(&self.shared.settings.queue_spec());
             self.opening = Some(Box::pin(async move {
                 Ok(Opened::Subscription(subscription.await?))
             }));
@@ -157,7 +157,8 @@ impl Lane {
                 None => pending().await,
             };
             let timeouts = Arc::clone(&shared.timeouts);
-            let session = Session::open(connection, &shared.settings, timeouts, &shared.worker);
+            let queue = shared.settings.queue_spec();
+            let session = Session::open(connection, &queue, timeouts, &shared.worker);
             Ok(Opened::Session(Box::new(session.await?)))
         }));
     }

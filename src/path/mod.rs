@@ -24,9 +24,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    backoff::Reconnect,
-    broker::{CopyHeaders, Publication, PublishError, Written},
-    config::ReconnectSettings,
+    broker::{CopyHeaders, Publication, PublishError, Reconnect, ReconnectSettings, Written},
     dead_letters, decode,
     flight::{Run, within},
     outcome::{Failure, Outcome},

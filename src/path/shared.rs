@@ -14,10 +14,10 @@ use tracing::warn;
 
 use super::{dispatch::Dispatch, ends::Ends, execute::Limits, starts::Starts};
 use crate::{
-    broker::{self, Link, Publisher},
-    config::{ConsumerSettings, PublishSettings, TimeoutSettings, Topology},
+    broker::{self, Link, PublishSettings, Publisher, TimeoutSettings, Topology},
+    consumer::ConsumerSettings,
     flight::SharedByHandlers,
-    ladder::Ladder,
+    retry::Ladder,
     status::{Counters, LaneStats, Vitals},
     telemetry::{LaneTelemetry, Signals},
 };
@@ -153,7 +153,8 @@ impl LaneShared {
         }
         if let Some(connection) = Link::current(self.publisher.link()) {
             let limit = self.timeouts.declare;
-            let restored = broker::restore(&connection, &self.settings, queue, limit).await;
+            let restored =
+                broker::restore(&connection, &self.settings.queue_spec(), queue, limit).await;
             match restored {
                 Ok(()) => warn!(lane = %self.name, queue, "queue was missing, declared again"),
                 Err(error) => warn!(lane = %self.name, queue, %error, "queue is missing"),

@@ -10,11 +10,11 @@ use super::{
     outcomes::{LaneOutcomes, Outcomes},
 };
 use crate::{
-    config::ConsumerSettings,
+    consumer::ConsumerSettings,
     flight::{Run, Slots},
-    ladder::{Ladder, Rung},
     outcome::Outcome,
     policy::Settlement,
+    retry::{Ladder, Rung},
 };
 
 /// See the module.

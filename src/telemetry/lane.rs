@@ -13,10 +13,10 @@ use opentelemetry::{
 };
 use tokio::time::Instant;
 
-use super::{LaneMetrics, LaneTraces, SCOPE, Signals, attempt_ended, fail};
+use super::{LaneMetrics, LaneTraces, Signals, attempt_ended, fail};
 use crate::{
     broker::{HeaderValue, PublishError, headers::names},
-    flight::Run,
+    flight::{Run, SCOPE},
     message::Message,
     outcome::Outcome,
 };

@@ -17,14 +17,17 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::{
-    Report, RunError,
+    Report, RunError, WorkerSettings,
     handle::{Calls, LaneCalls},
+    handlers::Handlers,
 };
 use crate::{
-    backoff::Reconnect,
-    broker::{BrokerError, Link, LinkState, Publisher, Purpose},
-    config::{BrokerSettings, ConsumerSettings, PublishSettings, Settings, TimeoutSettings},
-    flight::{Extensions, SharedByHandlers},
+    broker::{
+        BrokerError, BrokerSettings, Link, LinkState, PublishSettings, Publisher, Purpose,
+        Reconnect, TimeoutSettings,
+    },
+    consumer::ConsumerSettings,
+    flight::{Extensions, SCOPE, SharedByHandlers},
     lane::{Lane, LaneChannels},
     path::{
         dispatch::Dispatch,
@@ -32,12 +35,12 @@ use crate::{
     },
     state,
     status::{LaneReport, LaneReports},
-    telemetry::{self, Observed, ObservedLane, SCOPE, Signals},
+    telemetry::{self, Observed, ObservedLane, Signals},
 };
 
 /// What the thread needs.
 pub(super) struct Plan {
-    pub(super) settings: Settings,
+    pub(super) settings: WorkerSettings,
     pub(super) dispatch: HashMap<String, Dispatch>,
     pub(super) extensions: Extensions,
     pub(super) calls: Calls,
@@ -88,6 +91,11 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
         drain: calls.drain.clone(),
         hard_stop: calls.hard_stop.clone(),
     };
+    let handlers = Handlers::new(&plan.dispatch, &settings.consumers, common.runtime.clone());
+    if let Err(error) = handlers.start().await {
+        links.close(timeouts.close).await;
+        return Err(error);
+    }
     let (lanes, observed, starts) = common.lanes(settings.consumers, plan.dispatch, calls.lanes);
     let signals = plan.signals;
     let meter = signals.metrics.then(|| opentelemetry::global::meter(SCOPE));
@@ -111,6 +119,7 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
     let failed = check_start(starts, broker.fail_fast, &calls.drain).await;
     let lanes = collect(lanes).await;
     grace.abort();
+    handlers.stop().await;
     if let (Some(meter), Some(since)) = (&meter, drain_began.get()) {
         telemetry::drained(meter, since.elapsed());
     }

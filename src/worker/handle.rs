@@ -8,10 +8,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::{WorkerSettings, handlers::Health};
 use crate::{
     broker::BrokerError,
-    config::Settings,
     lane::{CallError, CancelError, Command, Depths},
+    path::dispatch::Dispatch,
     status::{
         DeliveryId, InFlight, InFlightPage, LaneHealth, LaneReport, LaneState, OutcomeKind,
         OutcomeRecord, Outcomes, Readiness, Vitals,
@@ -49,6 +50,7 @@ struct LaneHandle {
     commands: mpsc::Sender<Command>,
     health: watch::Receiver<LaneHealth>,
     vitals: Arc<Vitals>,
+    handlers: Health,
 }
 
 /// The worker's side of a [`WorkerHandle`].
@@ -68,7 +70,7 @@ pub(super) struct LaneCalls {
 /// Commands that may wait for a lane.
 const MAILBOX: usize = 16;
 
-pub(super) fn channel(settings: &Settings) -> (WorkerHandle, Calls) {
+pub(super) fn channel(settings: &WorkerSettings) -> (WorkerHandle, Calls) {
     let mut handles = BTreeMap::new();
     let mut calls = BTreeMap::new();
     let outcomes = Outcomes::default();
@@ -79,6 +81,7 @@ pub(super) fn channel(settings: &Settings) -> (WorkerHandle, Calls) {
             commands: sender,
             health: receiver,
             vitals: Arc::new(Vitals::new(name, consumer, &outcomes)),
+            handlers: Health::default(),
         };
         let vitals = Arc::clone(&handle.vitals);
         handles.insert(name.clone(), handle);
@@ -117,11 +120,18 @@ impl WorkerHandle {
             .iter()
             .map(|(name, lane)| (name.clone(), health(lane)))
             .collect();
+        let errors = self.lanes.iter().filter_map(|(name, lane)| {
+            let error = lane.handlers.error()?;
+            Some((name.clone(), error))
+        });
+        let handlers: BTreeMap<_, _> = errors.collect();
         let draining = self.drain.is_cancelled();
+        let is_ready = lanes.values().all(LaneHealth::is_ready) && handlers.is_empty();
         Readiness {
-            ready: !draining && lanes.values().all(LaneHealth::is_ready),
+            ready: !draining && is_ready,
             draining,
             lanes,
+            handlers,
             publishing: self.publishing.borrow().clone(),
         }
     }
@@ -308,6 +318,12 @@ impl WorkerHandle {
     pub(super) fn set_registered(&self, lane: &str) {
         if let Some(vitals) = self.vitals(lane) {
             vitals.set_registered();
+        }
+    }
+
+    pub(super) fn ask_handlers(&self, lane: &str, handlers: &Dispatch) {
+        if let Some(lane) = self.lanes.get(lane) {
+            lane.handlers.ask(handlers);
         }
     }
 

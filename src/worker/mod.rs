@@ -2,7 +2,9 @@
 
 mod core;
 mod handle;
+mod handlers;
 mod report;
+mod settings;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -10,11 +12,12 @@ use tokio::sync::oneshot;
 
 pub use handle::{ConcurrencyError, WorkerHandle};
 pub use report::{Report, RunError};
+pub use settings::{DrainSettings, WorkerSettings};
 
 use crate::{
-    config::Settings,
+    config, consumer,
     flight::Extensions,
-    handler::{self, Handler, IntoHandler, Requirements},
+    handler::{Handler, IntoHandler, Requirements},
     path::dispatch::Dispatch,
     telemetry::Signals,
 };
@@ -22,7 +25,7 @@ use crate::{
 /// Consumes queues and runs handlers until it is told to stop.
 ///
 /// ```no_run
-/// use lapwing::{config::Settings, handler::Json, Failure, Worker};
+/// use lapwing::{Failure, Settings, Worker, handler::Json};
 ///
 /// #[derive(serde::Deserialize)]
 /// struct Order { id: u64 }
@@ -43,7 +46,7 @@ use crate::{
 /// ```
 #[must_use = "a worker does nothing until it runs"]
 pub struct Worker {
-    settings: Settings,
+    settings: WorkerSettings,
     dispatch: HashMap<String, Dispatch>,
     extensions: Extensions,
     handle: WorkerHandle,
@@ -53,7 +56,8 @@ pub struct Worker {
 
 impl Worker {
     /// A worker with these settings. Handlers that the settings name are made when it runs.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: impl Into<WorkerSettings>) -> Self {
+        let settings = settings.into();
         let (handle, calls) = handle::channel(&settings);
         Self {
             settings,
@@ -115,8 +119,8 @@ impl Worker {
     /// # Errors
     /// When it could not start.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<Report, RunError> {
-        self.settings.validate()?;
-        self.settings.require_consumers()?;
+        config::validate(&self.settings)?;
+        consumer::require(&self.settings.consumers)?;
         let plan = core::Plan {
             dispatch: self.make_handlers()?,
             settings: self.settings,
@@ -164,10 +168,10 @@ impl Worker {
             };
             let mut lane = self.dispatch.get(name).cloned().unwrap_or_default();
             if lane.any.is_none() {
-                lane.any = handler::from_settings(&consumer.handler).map_err(failed)?;
+                lane.any = consumer.handler.make().map_err(failed)?;
             }
             for (message_type, settings) in &consumer.types {
-                if let Some(handler) = handler::from_settings(settings).map_err(failed)? {
+                if let Some(handler) = settings.make().map_err(failed)? {
                     lane.by_type.entry(message_type.clone()).or_insert(handler);
                 }
             }
@@ -175,6 +179,7 @@ impl Worker {
                 return Err(RunError::NoHandler(name.clone()));
             }
             self.check_requirements(name, &lane)?;
+            self.handle.ask_handlers(name, &lane);
             made.insert(name.clone(), lane);
         }
         Ok(made)

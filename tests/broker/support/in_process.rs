@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use lapwing::config::Settings;
+use lapwing::Settings;
 use lapwing::{Context, LaneReport, Report, RunError, Worker, WorkerHandle};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;

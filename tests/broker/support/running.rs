@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use lapwing::config::Settings;
+use lapwing::Settings;
 use lapwing::{LaneReport, Readiness, Report, RunError, Worker, WorkerHandle};
 use tokio::task::JoinHandle;
 
