@@ -82,7 +82,7 @@ impl Documents {
 
     fn add_tables_inside(&self, tables: &mut Vec<Table>, path: &[String], table: &Value) {
         for (key, schema) in properties(table) {
-            let path = [path, &[key.clone()]].concat();
+            let path = [path, std::slice::from_ref(key)].concat();
             let inner = self.of_type(schema);
             let (any, items) = (&inner["additionalProperties"], &inner["items"]);
             if inner.get("properties").is_some() {
