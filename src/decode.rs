@@ -1,12 +1,10 @@
-//! From a delivery to a message: whether a body is JSON, and whether it is what it claims to be.
-
-use std::sync::Arc;
+//! Whether a body must be JSON, and whether it is what it claims to be.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    broker::Delivery,
+    broker::Properties,
     message::Message,
     outcome::{Failure, Outcome},
 };
@@ -25,26 +23,10 @@ pub enum Decode {
     Bytes,
 }
 
-/// The message in a delivery. Never fails: what is wrong with a body is the outcome that
-/// [`check`] or an extractor reports.
-pub(crate) fn decode(delivery: Delivery, queue: &Arc<str>, mode: Decode) -> Message {
-    let json = match mode {
-        Decode::Json => true,
-        Decode::Bytes => false,
-        // What is compressed is JSON to whoever unpacks it, and bytes here.
-        Decode::Auto => {
-            let properties = &delivery.properties;
-            properties.content_type().is_some_and(is_json)
-                && !properties.content_encoding().is_some_and(is_encoded)
-        }
-    };
-    Message::new(delivery, Arc::clone(queue), json)
-}
-
 /// Whether a body that must be JSON is JSON. Handlers that parse the body themselves (the `Json`
 /// extractor) find out anyway, so this is asked for those that pass it on unread.
-pub(crate) fn check(message: &Message) -> Result<(), Outcome> {
-    if message.json {
+pub(crate) fn check(message: &Message, decode: Decode) -> Result<(), Outcome> {
+    if must_be_json(&message.properties, decode) {
         // A parser that ignores what it reads does not look into strings.
         std::str::from_utf8(message.body()).map_err(|error| {
             let text = format!("invalid JSON: {error}");
@@ -53,6 +35,18 @@ pub(crate) fn check(message: &Message) -> Result<(), Outcome> {
         json::<serde::de::IgnoredAny>(message.body())?;
     }
     Ok(())
+}
+
+fn must_be_json(properties: &Properties, decode: Decode) -> bool {
+    match decode {
+        Decode::Json => true,
+        Decode::Bytes => false,
+        // A compressed body is JSON to whoever unpacks it, and bytes here.
+        Decode::Auto => {
+            properties.content_type().is_some_and(is_json)
+                && !properties.content_encoding().is_some_and(is_encoded)
+        }
+    }
 }
 
 /// The body as `T`, or the outcome `Undecodable` that names the place in the document.

@@ -20,8 +20,6 @@ pub struct Message {
     pub(crate) redelivered: bool,
     pub(crate) properties: Properties,
     pub(crate) body: Vec<u8>,
-    /// Whether the body is to be read as JSON.
-    pub(crate) json: bool,
     /// The story that earlier attempts left in the headers.
     pub(crate) past: Past,
 }
@@ -103,7 +101,7 @@ fn source<'a>(properties: &'a Properties, name: &str, arrived: &'a str) -> &'a s
 }
 
 impl Message {
-    pub(crate) fn new(delivery: Delivery, queue: Arc<str>, json: bool) -> Self {
+    pub(crate) fn new(delivery: Delivery, queue: Arc<str>) -> Self {
         let past = Past::read(&delivery.properties);
         Self {
             queue,
@@ -112,7 +110,6 @@ impl Message {
             redelivered: delivery.redelivered,
             properties: delivery.properties,
             body: delivery.body,
-            json,
             past,
         }
     }

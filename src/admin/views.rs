@@ -113,7 +113,7 @@ impl Lane {
             since: rfc3339(health.since),
             reason: health.reason,
             prefetch: settings.prefetch,
-            concurrency: vitals.slots.wanted(),
+            concurrency: vitals.slots.limit(),
             queue_type: settings.queue_type,
             topology: settings.topology,
             dead_letter_queue: settings.dead_letter_queue(),

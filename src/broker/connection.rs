@@ -141,8 +141,6 @@ impl Link {
 /// One live connection.
 pub(crate) struct Connection {
     lapin: lapin::Connection,
-    /// Differs from every other connection's of this process.
-    pub(crate) epoch: u64,
     /// The broker's host and port, as the URL names them.
     pub(crate) server: (String, u16),
     socket: Socket,
@@ -152,7 +150,7 @@ pub(crate) struct Connection {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Connection({})", self.epoch)
+        write!(f, "Connection({}:{})", self.server.0, self.server.1)
     }
 }
 
@@ -318,7 +316,6 @@ impl Supervisor {
         &self,
         url: &str,
     ) -> Result<(Arc<Connection>, watch::Sender<bool>), BrokerError> {
-        static EPOCH: AtomicU64 = AtomicU64::new(1);
         let uri = amqp_uri(url, &self.broker).await?;
         let tls = tls_config(&self.broker.tls).await?;
         let gate = Arc::default();
@@ -351,7 +348,6 @@ impl Supervisor {
         let (sender, blocked) = watch::channel(lapin.status().blocked());
         let connection = Connection {
             lapin,
-            epoch: EPOCH.fetch_add(1, Ordering::Relaxed),
             server,
             socket,
             blocked,

@@ -6,9 +6,13 @@ mod delivery;
 mod depths;
 mod dial;
 mod error;
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod headers;
 mod publisher;
+mod rabbit;
 mod reconnect;
+mod seam;
 mod session;
 mod settings;
 mod settle;
@@ -26,9 +30,8 @@ pub use settings::{
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
 pub(crate) use copies::{CopyHeaders, Header};
 pub(crate) use delivery::{Delivery, Moment};
-pub(crate) use depths::depths;
 pub(crate) use publisher::{Publication, Publisher, Written};
+pub(crate) use rabbit::Rabbit;
 pub(crate) use reconnect::Reconnect;
-pub(crate) use session::{Session, Subscription};
+pub(crate) use seam::{Broker, Returns, Session};
 pub(crate) use settle::Acks;
-pub(crate) use topology::restore;

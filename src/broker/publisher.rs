@@ -281,8 +281,9 @@ impl Manager for Channels {
     }
 
     async fn recycle(&self, pooled: &mut PooledChannel, _: &Metrics) -> RecycleResult<BrokerError> {
-        let current = self.link.current().map(|connection| connection.epoch);
-        if current != Some(pooled.connection.epoch) || !pooled.channel.status().connected() {
+        let current = self.link.current();
+        let is_current = current.is_some_and(|current| Arc::ptr_eq(&current, &pooled.connection));
+        if !is_current || !pooled.channel.status().connected() {
             return Err(RecycleError::message("its connection or channel is gone"));
         }
         if pooled.busy.load(std::sync::atomic::Ordering::Relaxed) {

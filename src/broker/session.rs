@@ -15,6 +15,7 @@ use super::{
     delivery::{Delivery, Moment},
     error::{BrokerError, within},
     headers::short,
+    seam::{Returns, Session},
     settle::{self, Acks},
     topology,
     wire::Gated,
@@ -24,7 +25,7 @@ use super::{
 pub(crate) struct Subscription(Consumer);
 
 /// A lane's live subscription.
-pub(crate) struct Session {
+pub(crate) struct RabbitSession {
     connection: Arc<Connection>,
     channel: Channel,
     consumer: Consumer,
@@ -39,7 +40,7 @@ pub(crate) struct Session {
     ended: bool,
 }
 
-impl Session {
+impl RabbitSession {
     /// Verifies or declares the lane's queues, sets the prefetch and subscribes.
     pub(crate) async fn open(
         connection: Arc<Connection>,
@@ -69,31 +70,6 @@ impl Session {
         })
     }
 
-    /// The next delivery; `None` when the subscription has ended, for good.
-    pub(crate) async fn next(&mut self) -> Option<Result<Delivery, BrokerError>> {
-        // lapin's stream is not fused: after its end it would be pending for ever.
-        if self.ended {
-            return None;
-        }
-        let (consumer, gated) = (&mut self.consumer, &mut self.gated);
-        let next = poll_fn(|cx| {
-            let waker = gated.waker(cx.waker());
-            consumer.poll_next_unpin(&mut Context::from_waker(waker))
-        });
-        let next = next.await;
-        self.woken = Moment::now();
-        self.seen(next)
-    }
-
-    /// The next delivery, if it is here already.
-    pub(crate) fn try_next(&mut self) -> Option<Result<Delivery, BrokerError>> {
-        if self.ended {
-            return None;
-        }
-        let next = self.consumer.next().now_or_never()?;
-        self.seen(next)
-    }
-
     fn seen(
         &mut self,
         next: Option<lapin::Result<lapin::message::Delivery>>,
@@ -110,15 +86,43 @@ impl Session {
             }
         }
     }
+}
 
-    /// Whether the channel is open: deliveries of one that is not are dead, and the broker has
-    /// them back already.
-    pub(crate) fn is_usable(&self) -> bool {
+impl Session for RabbitSession {
+    type Subscription = Subscription;
+
+    async fn next(&mut self) -> Option<Result<Delivery, BrokerError>> {
+        // lapin's stream is not fused: after its end it would be pending for ever.
+        if self.ended {
+            return None;
+        }
+        let (consumer, gated) = (&mut self.consumer, &mut self.gated);
+        let next = poll_fn(|cx| {
+            let waker = gated.waker(cx.waker());
+            consumer.poll_next_unpin(&mut Context::from_waker(waker))
+        });
+        let next = next.await;
+        self.woken = Moment::now();
+        self.seen(next)
+    }
+
+    fn try_next(&mut self) -> Option<Result<Delivery, BrokerError>> {
+        if self.ended {
+            return None;
+        }
+        let next = self.consumer.next().now_or_never()?;
+        self.seen(next)
+    }
+
+    fn is_usable(&self) -> bool {
         self.channel.status().connected()
     }
 
-    /// A future that writes these acks; it does not borrow the session.
-    pub(crate) fn ack(
+    fn is_subscribed(&self) -> bool {
+        !self.ended && !self.cancelled
+    }
+
+    fn ack(
         &self,
         acks: Acks,
     ) -> impl Future<Output = (Acks, Result<(), BrokerError>)> + Send + 'static {
@@ -130,37 +134,31 @@ impl Session {
         }
     }
 
-    /// Returns single deliveries to the queue.
-    pub(crate) async fn give_back(&self, tags: &[u64]) -> Result<(), BrokerError> {
-        settle::give_back(&self.channel, tags, self.timeouts.ack).await
-    }
-
-    /// Returns every unsettled delivery up to and with `tag` to the queue.
-    pub(crate) async fn give_back_through(&self, tag: u64) -> Result<(), BrokerError> {
-        settle::give_back_through(&self.channel, tag, self.timeouts.ack).await
-    }
-
-    /// Stops the deliveries, and waits until the broker says that it has. What has arrived until
-    /// then is still there to be taken, and must be settled.
-    pub(crate) async fn cancel(&mut self) -> Result<(), BrokerError> {
-        if self.cancelled || self.ended {
-            return Ok(());
+    fn give_back(
+        &self,
+        returns: Returns,
+    ) -> impl Future<Output = (Returns, Result<(), BrokerError>)> + Send + 'static {
+        let channel = self.channel.clone();
+        let limit = self.timeouts.ack;
+        async move {
+            let result = settle::give_back(&channel, &returns, limit).await;
+            (returns, result)
         }
-        self.cancelled = true;
-        let tag = self.consumer.tag();
-        let cancel = self
-            .channel
-            .basic_cancel(tag, BasicCancelOptions::default());
-        within(self.timeouts.declare, "cancelling the consumer", cancel).await
     }
 
-    /// A future that subscribes again, on the same channel, so that what is unsettled on it can
-    /// still be settled. It does not borrow the session; its result goes to
-    /// [`resume`](Self::resume).
-    ///
+    fn cancel(&mut self) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static {
+        self.cancelled = true;
+        let (channel, tag) = (self.channel.clone(), self.consumer.tag());
+        let limit = self.timeouts.declare;
+        async move {
+            let cancel = channel.basic_cancel(tag, BasicCancelOptions::default());
+            within(limit, "cancelling the consumer", cancel).await
+        }
+    }
+
     /// Under a new tag: to a quorum queue a consumer that comes back under its old one is the same
     /// consumer, and gets what it still holds a second time (measured on 3.10).
-    pub(crate) fn subscribe_again(
+    fn subscribe_again(
         &mut self,
         queue: &QueueSpec,
     ) -> impl Future<Output = Result<Subscription, BrokerError>> + Send + 'static {
@@ -176,20 +174,13 @@ impl Session {
         }
     }
 
-    /// Goes on with a new subscription.
-    pub(crate) fn resume(&mut self, subscription: Subscription) {
+    fn resume(&mut self, subscription: Subscription) {
         self.consumer = subscription.0;
         self.cancelled = false;
         self.ended = false;
     }
 
-    /// Whether the subscription has ended, by our wish or the broker's.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.ended || self.cancelled
-    }
-
-    /// Closes the channel. Whatever is unsettled on it goes back to the queue.
-    pub(crate) async fn close(self) {
+    async fn close(self) {
         if !self.is_usable() {
             return;
         }
@@ -202,19 +193,16 @@ impl Session {
         }
     }
 
-    /// The broker's host and port.
-    pub(crate) fn server(&self) -> (&str, u16) {
+    fn server(&self) -> (&str, u16) {
         let (host, port) = &self.connection.server;
         (host, *port)
     }
 
-    /// Ends the whole connection the hard way: for one that takes no acks any more.
-    pub(crate) fn kill(&self) {
+    fn kill(&self) {
         self.connection.kill();
     }
 
-    /// How long each request may take.
-    pub(crate) fn request_limit(&self) -> Duration {
+    fn request_limit(&self) -> Duration {
         self.timeouts.declare
     }
 }

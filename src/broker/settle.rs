@@ -16,7 +16,10 @@ use lapin::{
     options::{BasicAckOptions, BasicNackOptions},
 };
 
-use super::error::{BrokerError, within};
+use super::{
+    error::{BrokerError, within},
+    seam::Returns,
+};
 
 /// What is settled in one go: first everything up to one tag, then single tags.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,32 +60,18 @@ pub(crate) async fn ack(
 /// and a reject does (measured).
 pub(crate) async fn give_back(
     channel: &Channel,
-    tags: &[u64],
+    returns: &Returns,
     limit: Duration,
 ) -> Result<(), BrokerError> {
+    let (tags, multiple) = match returns {
+        Returns::Single(tags) => (tags.as_slice(), false),
+        Returns::Through(tags) => (tags.last().map_or(&[][..], std::slice::from_ref), true),
+    };
     let options = BasicNackOptions {
-        multiple: false,
+        multiple,
         requeue: true,
     };
     let write = tags.iter().map(|tag| channel.basic_nack(*tag, options));
     let write = futures_util::future::try_join_all(write);
     within(limit, "returning messages", write).await.map(drop)
-}
-
-/// Returns every unsettled delivery up to and with `tag`, in one command.
-pub(crate) async fn give_back_through(
-    channel: &Channel,
-    tag: u64,
-    limit: Duration,
-) -> Result<(), BrokerError> {
-    let options = BasicNackOptions {
-        multiple: true,
-        requeue: true,
-    };
-    within(
-        limit,
-        "returning messages",
-        channel.basic_nack(tag, options),
-    )
-    .await
 }

@@ -11,7 +11,7 @@ use crate::{
             SOURCE_ROUTING_KEY, TRACEPARENT, WORKER,
         },
     },
-    flight::Run,
+    flight::Flight,
     message::PastAttempt,
     outcome::Failure,
     policy::Reason,
@@ -35,17 +35,17 @@ pub(crate) fn class(failure: &Failure) -> &str {
 const TRANSIENT: &[&str] = &[NOT_BEFORE, PARKED_AT, LAST_ATTEMPT];
 
 /// Charges the attempt that has just failed: it is counted and goes into the history.
-pub(crate) fn charge(run: &Run, failure: &Failure, worker: &str) {
+pub(crate) fn charge(flight: &Flight, failure: &Failure, worker: &str) {
     let entry = PastAttempt {
         at: rfc3339(SystemTime::now()),
-        attempt: run.attempt(),
+        attempt: flight.attempt(),
         kind: class(failure).to_owned(),
         error: cut(&failure.error, HISTORY_ROOM).to_owned(),
         worker: worker.to_owned(),
-        trace: run.trace_id(),
+        trace: flight.trace_id(),
     };
-    run.story(|story| {
-        story.attempts = run.attempt();
+    flight.story(|story| {
+        story.attempts = flight.attempt();
         let spare = (story.history.len() + 1).saturating_sub(HISTORY_LENGTH);
         story.history.drain(..spare);
         story.history.push(entry);
@@ -53,12 +53,16 @@ pub(crate) fn charge(run: &Run, failure: &Failure, worker: &str) {
 }
 
 /// The headers of a copy that comes back after `stay`, and not before `not_before`.
-pub(crate) fn parked(run: &Run, stay: Duration, not_before: Option<SystemTime>) -> CopyHeaders {
-    let mut set = told(run);
+pub(crate) fn parked(
+    flight: &Flight,
+    stay: Duration,
+    not_before: Option<SystemTime>,
+) -> CopyHeaders {
+    let mut set = told(flight);
     set.extend(not_before.map(|time| (NOT_BEFORE, Header::Text(rfc3339(time)))));
     // To the microsecond: a span begins here, and must not before the attempt has ended.
     set.push((PARKED_AT, Header::Text(rfc3339_micros(SystemTime::now()))));
-    let attempt = run.attempt_traceparent();
+    let attempt = flight.attempt_traceparent();
     set.extend(attempt.map(|span| (LAST_ATTEMPT, Header::Text(span))));
     // The broker counts in whole milliseconds, and early is worse than late.
     let millis = stay.as_nanos().div_ceil(1_000_000);
@@ -71,19 +75,19 @@ pub(crate) fn parked(run: &Run, stay: Duration, not_before: Option<SystemTime>) 
 
 /// The headers of a dead letter.
 pub(crate) fn dead_lettered(
-    run: &Run,
+    flight: &Flight,
     failure: &Failure,
     reason: Reason,
     worker: &str,
 ) -> CopyHeaders {
-    let message = &run.message;
+    let message = &flight.message;
     let int = |name| {
         message
             .properties
             .header(name)
             .and_then(HeaderValue::as_i64)
     };
-    let mut set = told(run);
+    let mut set = told(flight);
     set.extend([
         (REASON, Header::Text(reason.as_str().to_owned())),
         (
@@ -102,7 +106,7 @@ pub(crate) fn dead_lettered(
         (REPLAYS, Header::Int(int(REPLAYS).unwrap_or(0).max(0))),
     ]);
     // Whoever looks at a dead letter looks for what happened last.
-    let attempt = run.attempt_traceparent();
+    let attempt = flight.attempt_traceparent();
     set.extend(attempt.map(|span| (TRACEPARENT, Header::Text(span))));
     CopyHeaders {
         expiration: None,
@@ -112,17 +116,17 @@ pub(crate) fn dead_lettered(
 }
 
 /// What every copy says.
-fn told(run: &Run) -> Vec<(&'static str, Header)> {
-    let message = &run.message;
+fn told(flight: &Flight) -> Vec<(&'static str, Header)> {
+    let message = &flight.message;
     let mut set = vec![
-        (FIRST_SEEN, Header::Text(rfc3339(run.first_seen()))),
+        (FIRST_SEEN, Header::Text(rfc3339(flight.first_seen()))),
         (SOURCE_EXCHANGE, Header::Text(message.exchange().to_owned())),
         (
             SOURCE_ROUTING_KEY,
             Header::Text(message.routing_key().to_owned()),
         ),
     ];
-    run.story(|story| {
+    flight.story(|story| {
         set.push((ATTEMPTS, Header::Int(story.attempts.into())));
         if !story.history.is_empty() {
             let history = serde_json::to_string(&story.history);

@@ -1,102 +1,113 @@
-//! Bounded concurrency: a lane's handler slots, whose number can be changed while they are in use.
+//! Bounded concurrency: a lane's handler slots, whose limit can change while they are in use.
 
 use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+    Arc, OnceLock,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use tokio::sync::Semaphore;
-
-/// The handler slots of a lane: one permit of the semaphore for each.
+/// The handler slots of a lane: each running handler holds one.
 ///
-/// Fewer slots never cost a running handler its own: what cannot be taken from the semaphore at
-/// once is owed, and each slot that comes back pays for one.
+/// Lowering the limit never interrupts a running handler. Until enough handlers end, more slots are
+/// in use than the limit allows, and no new slot is given out.
 #[derive(Debug)]
 pub(crate) struct Slots {
-    free: Semaphore,
-    /// Slots that are in use and will not be free again.
-    owed: AtomicUsize,
-    /// How many there are to be. Held while that changes.
-    wanted: Mutex<usize>,
+    limit: AtomicUsize,
+    in_use: AtomicUsize,
 }
 
 impl Slots {
-    pub(crate) fn new(count: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self {
-            free: Semaphore::new(count),
-            owed: AtomicUsize::new(0),
-            wanted: Mutex::new(count),
+            limit: AtomicUsize::new(limit),
+            in_use: AtomicUsize::new(0),
         }
     }
 
     /// Takes a slot, if one is free.
-    #[must_use]
-    pub(crate) fn try_take(&self) -> bool {
-        let Ok(permit) = self.free.try_acquire() else {
-            return false;
-        };
-        permit.forget();
-        true
+    pub(crate) fn try_take(self: &Arc<Self>) -> Option<Slot> {
+        let one_more = |in_use| (in_use < self.limit()).then_some(in_use + 1);
+        self.in_use
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more)
+            .ok()?;
+        Some(Slot(Some(Arc::clone(self))))
     }
 
-    /// Gives a slot back.
-    pub(crate) fn give_back(&self) {
-        if self.owed.load(Ordering::SeqCst) > 0 && self.pay(1) == 1 {
-            return;
-        }
-        self.free.add_permits(1);
-        // Whoever lowered the number in between looked for free slots before this one was.
-        if self.owed.load(Ordering::SeqCst) > 0 {
-            self.collect(1);
-        }
-    }
-
-    /// Slots that are free.
+    /// Slots that can be taken now.
     pub(crate) fn free(&self) -> usize {
-        self.free.available_permits()
+        self.limit().saturating_sub(self.in_use())
     }
 
-    /// How many slots there are to be.
-    pub(crate) fn wanted(&self) -> usize {
-        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn limit(&self) -> usize {
+        self.limit.load(Ordering::Acquire)
     }
 
-    /// Slots in use.
     pub(crate) fn in_use(&self) -> usize {
-        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        let exist = *wanted + self.owed.load(Ordering::SeqCst);
-        exist.saturating_sub(self.free.available_permits())
+        self.in_use.load(Ordering::Acquire)
     }
 
-    /// Changes how many there are: more at once, fewer as they come back.
-    pub(crate) fn set(&self, count: usize) {
-        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
-        if count >= *wanted {
-            let more = count - *wanted;
-            self.free.add_permits(more - self.pay(more));
-        } else {
-            let fewer = *wanted - count;
-            self.owed.fetch_add(fewer, Ordering::SeqCst);
-            self.collect(fewer);
+    /// Changes the limit. A lower one takes effect as slots come back.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Release);
+    }
+
+    fn give_back(&self) {
+        self.in_use.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// One slot in use. Dropping it gives it back.
+#[derive(Debug)]
+#[must_use = "a slot that is dropped is given back"]
+pub(crate) struct Slot(
+    /// `None` once a flight has taken it over.
+    Option<Arc<Slots>>,
+);
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(slots) = &self.0 {
+            slots.give_back();
         }
-        *wanted = count;
+    }
+}
+
+/// A flight's place for the slot of its handler. The path puts the slot in; the path or the lane
+/// gives it back, whichever is first; dropping the flight gives it back too.
+///
+/// A flag and not a lock: each message passes here three times.
+#[derive(Debug, Default)]
+pub(crate) struct SlotPlace {
+    /// Those of the lane, from the first slot on.
+    slots: OnceLock<Arc<Slots>>,
+    held: AtomicBool,
+}
+
+impl SlotPlace {
+    pub(crate) fn put(&self, mut slot: Slot) {
+        let Some(slots) = slot.0.take() else { return };
+        // The slots of a later attempt are the same: a flight stays in its lane.
+        let _ = self.slots.set(slots);
+        let had_one = self.held.swap(true, Ordering::AcqRel);
+        debug_assert!(!had_one, "a flight holds one slot at a time");
     }
 
-    /// Takes free slots away for as many that are owed.
-    fn collect(&self, most: usize) {
-        let taken = self.free.forget_permits(most);
-        // Others may have paid meanwhile.
-        self.free.add_permits(taken - self.pay(taken));
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.load(Ordering::Acquire)
     }
 
-    /// Owes so many slots less, as far as any are owed; how many that was.
-    fn pay(&self, most: usize) -> usize {
-        let before = self
-            .owed
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |owed| {
-                Some(owed.saturating_sub(most))
-            });
-        before.map_or(0, |owed| owed.min(most))
+    /// Gives the slot back, if there is one.
+    pub(crate) fn give_back(&self) {
+        if self.held.swap(false, Ordering::AcqRel)
+            && let Some(slots) = self.slots.get()
+        {
+            slots.give_back();
+        }
+    }
+}
+
+impl Drop for SlotPlace {
+    fn drop(&mut self) {
+        self.give_back();
     }
 }
 
@@ -107,86 +118,94 @@ mod tests {
 
     #[test]
     fn fewer_slots_take_effect_as_they_come_back() {
-        let slots = Slots::new(4);
-        for _ in 0..3 {
-            assert!(slots.try_take());
-        }
-        slots.set(1);
-        assert_eq!((slots.wanted(), slots.in_use()), (1, 3));
-        assert!(!slots.try_take());
-        slots.give_back();
-        slots.give_back();
-        assert!(!slots.try_take(), "one still runs, and one may");
-        slots.give_back();
-        assert!(slots.try_take());
-        assert!(!slots.try_take());
+        let slots = Arc::new(Slots::new(4));
+        let mut taken: Vec<_> = (0..3).map(|_| slots.try_take().unwrap()).collect();
+        slots.set_limit(1);
+        assert_eq!((slots.limit(), slots.in_use()), (1, 3));
+        assert!(slots.try_take().is_none());
+        taken.truncate(1);
+        assert!(slots.try_take().is_none(), "one still runs, and one may");
+        taken.clear();
+        let _slot = slots.try_take().unwrap();
+        assert!(slots.try_take().is_none());
     }
 
     #[test]
-    fn more_slots_take_effect_at_once_and_cancel_what_is_owed() {
-        let slots = Slots::new(3);
-        for _ in 0..3 {
-            assert!(slots.try_take());
-        }
-        slots.set(1);
-        slots.set(4);
-        assert!(slots.try_take());
-        assert!(!slots.try_take());
+    fn more_slots_take_effect_at_once_also_after_a_lower_limit() {
+        let slots = Arc::new(Slots::new(3));
+        let _taken: Vec<_> = (0..3).map(|_| slots.try_take().unwrap()).collect();
+        slots.set_limit(1);
+        slots.set_limit(4);
+        let _slot = slots.try_take().unwrap();
+        assert!(slots.try_take().is_none());
         assert_eq!(slots.in_use(), 4);
     }
 
     proptest! {
         #[test]
-        fn no_more_are_taken_than_wanted(
+        fn no_more_are_taken_than_the_limit_allows(
             steps in prop::collection::vec((0u8..3, 1usize..9), 1..200),
         ) {
-            let slots = Slots::new(3);
-            let (mut taken, mut wanted) = (0, 3);
+            let slots = Arc::new(Slots::new(3));
+            let (mut taken, mut limit) = (Vec::new(), 3);
             for (step, count) in steps {
                 match step {
                     0 => {
                         let got = slots.try_take();
-                        prop_assert_eq!(got, taken < wanted);
-                        taken += usize::from(got);
+                        prop_assert_eq!(got.is_some(), taken.len() < limit);
+                        taken.extend(got);
                     }
-                    1 if taken > 0 => {
-                        slots.give_back();
-                        taken -= 1;
-                    }
-                    1 => {}
+                    1 => drop(taken.pop()),
                     _ => {
-                        slots.set(count);
-                        wanted = count;
+                        slots.set_limit(count);
+                        limit = count;
                     }
                 }
-                prop_assert_eq!(slots.in_use(), taken);
-                prop_assert_eq!(slots.wanted(), wanted);
+                prop_assert_eq!(slots.in_use(), taken.len());
+                prop_assert_eq!(slots.limit(), limit);
             }
         }
     }
 
     #[test]
     fn changes_while_slots_come_and_go_lose_none_and_make_none() {
-        let slots = Slots::new(8);
+        let slots = Arc::new(Slots::new(8));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        if slots.try_take() {
-                            slots.give_back();
-                        }
+                        drop(slots.try_take());
                     }
                 });
             }
             scope.spawn(|| {
                 for round in 0..5_000 {
-                    slots.set(1 + round % 8);
+                    slots.set_limit(1 + round % 8);
                 }
             });
         });
-        slots.set(5);
+        slots.set_limit(5);
         assert_eq!(slots.in_use(), 0);
-        let taken = std::iter::repeat_with(|| slots.try_take()).take_while(|taken| *taken);
-        assert_eq!(taken.count(), 5);
+        let taken = std::iter::from_fn(|| slots.try_take());
+        assert_eq!(taken.collect::<Vec<_>>().len(), 5);
+    }
+
+    #[test]
+    fn a_flight_gives_each_slot_back_once() {
+        let slots = Arc::new(Slots::new(2));
+        let place = SlotPlace::default();
+        place.give_back();
+        for _ in 0..2 {
+            place.put(slots.try_take().unwrap());
+            assert!(place.is_held());
+            assert_eq!(slots.in_use(), 1);
+            place.give_back();
+            place.give_back();
+            assert!(!place.is_held());
+            assert_eq!(slots.in_use(), 0);
+        }
+        place.put(slots.try_take().unwrap());
+        drop(place);
+        assert_eq!(slots.in_use(), 0);
     }
 }

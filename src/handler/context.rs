@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    flight::{CancelReason, Run},
+    flight::{CancelReason, Flight},
     message::Message,
     state::StateHandle,
 };
@@ -14,51 +14,51 @@ use crate::{
 /// One run of a handler: the message and what surrounds it. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
-    run: Arc<Run>,
+    flight: Arc<Flight>,
 }
 
 impl Context {
-    pub(crate) fn new(run: Arc<Run>) -> Self {
-        Self { run }
+    pub(crate) fn new(flight: Arc<Flight>) -> Self {
+        Self { flight }
     }
 
     /// The message.
     #[must_use]
     pub fn message(&self) -> &Message {
-        &self.run.message
+        &self.flight.message
     }
 
     /// The number of this attempt: 1 the first time.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.run.attempt()
+        self.flight.attempt()
     }
 
     /// The lane's name.
     #[must_use]
     pub fn lane(&self) -> &str {
-        &self.run.lane
+        &self.flight.lane
     }
 
     /// The state actor that all handlers of the worker share.
     #[must_use]
     pub fn state(&self) -> &StateHandle {
-        &self.run.shared.state
+        &self.flight.resources.state
     }
 
     /// A value that was given to the worker by its type.
     pub(crate) fn extension<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
-        self.run.shared.extensions.get()
+        self.flight.resources.extensions.get()
     }
 
     /// This run's cancellation. A handler that asks for it gets `cancel_grace` to end by itself
     /// when it is cancelled; one that does not is dropped at once.
     #[must_use]
     pub fn cancellation(&self) -> Cancellation {
-        self.run.cancel.observed.store(true, Ordering::Relaxed);
+        self.flight.cancel.observed.store(true, Ordering::Relaxed);
         Cancellation {
-            run: Arc::clone(&self.run),
-            attempt: self.run.attempt(),
+            flight: Arc::clone(&self.flight),
+            attempt: self.flight.attempt(),
         }
     }
 }
@@ -76,7 +76,7 @@ impl fmt::Debug for Context {
 /// Tells a handler that its run is to end: the worker waits `cancel_grace` for it, then drops it.
 #[derive(Clone)]
 pub struct Cancellation {
-    run: Arc<Run>,
+    flight: Arc<Flight>,
     attempt: u32,
 }
 
@@ -90,7 +90,7 @@ impl Cancellation {
     /// Waits until the run is cancelled.
     pub async fn cancelled(&self) -> CancelReason {
         loop {
-            let woken = self.run.cancel.wake.notified();
+            let woken = self.flight.cancel.wake.notified();
             if let Some(reason) = self.reason() {
                 return reason;
             }
@@ -101,8 +101,8 @@ impl Cancellation {
     fn reason(&self) -> Option<CancelReason> {
         // Attempts that follow in the worker share the switch, which each begins anew; what a
         // handler left behind with this one's cancellation is not part of the next.
-        match self.run.attempt() == self.attempt {
-            true => self.run.cancel.reason(),
+        match self.flight.attempt() == self.attempt {
+            true => self.flight.cancel.reason(),
             false => Some(CancelReason::Timeout),
         }
     }

@@ -1,14 +1,14 @@
 //! What a lane is asked and told while it runs.
 
-use std::sync::Arc;
+use std::{mem, sync::Arc};
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
 
-use super::Lane;
+use super::LaneActor;
 use crate::{
-    broker::{self, BrokerError, Link},
+    broker::{Broker, BrokerError},
     flight::{CancelReason, Phase},
-    status::{DeliveryId, LaneReport, LaneState, Window},
+    status::{DeliveryId, LaneReport, Window},
 };
 
 /// Why a call to a lane gave no answer.
@@ -61,8 +61,8 @@ pub(crate) enum Command {
 /// messages; `None` for a queue that does not exist.
 pub(crate) type Depths = Vec<(String, Option<u32>)>;
 
-impl Lane {
-    pub(super) async fn obey(&mut self, command: Command) {
+impl<B: Broker> LaneActor<B> {
+    pub(super) fn obey(&mut self, command: Command) {
         // An asker that has gone away does not matter.
         match command {
             Command::Report(answer) => {
@@ -73,19 +73,18 @@ impl Lane {
                 let _ = answer.send(());
             }
             Command::Pause(answer) => {
-                self.pause().await;
-                let _ = answer.send(());
-            }
-            // Nothing would ever tell that it consumes.
-            Command::Resume(answer) if !self.paused => {
-                let _ = answer.send(());
+                self.paused = true;
+                self.stop_consuming();
+                self.pausing.push(answer);
             }
             Command::Resume(answer) => {
-                // The next turn of the loop subscribes.
-                self.paused = false;
-                self.open_at = Instant::now();
-                self.tell(LaneState::Connecting, None);
-                let _ = answer.send(());
+                // The loop subscribes at its next turn, or once the consumer is cancelled.
+                if mem::take(&mut self.paused) {
+                    self.subscription.subscribe_now();
+                }
+                for superseded in self.pausing.drain(..).chain([answer]) {
+                    let _ = superseded.send(());
+                }
             }
             Command::InFlight(skip, most, answer) => {
                 let _ = answer.send(self.in_flight(skip, most));
@@ -98,19 +97,19 @@ impl Lane {
     }
 
     pub(super) fn report(&self) -> LaneReport {
-        let shared = &self.shared;
+        let lane = &self.lane;
         LaneReport {
             ledger: self.ledger,
-            counts: shared.counters.counts(),
+            counts: lane.counters.counts(),
             in_flight: self.started(),
-            running: shared.vitals.slots.in_use(),
-            buffered: shared.starts.waiting(),
-            waiting: shared.waiting_inline(),
+            running: lane.vitals.slots.in_use(),
+            buffered: lane.starts.waiting(),
+            waiting: lane.waiting_inline(),
         }
     }
 
     fn in_flight(&self, skip: usize, most: usize) -> Window {
-        let runs = self.unsettled.runs().skip(skip).take(most);
+        let runs = self.unsettled.flights().skip(skip).take(most);
         Window {
             total: self.unsettled.open(),
             runs: runs.map(Arc::clone).collect(),
@@ -119,34 +118,27 @@ impl Lane {
 
     /// Its path does the rest: the outcome is `Interrupted`, and the message is returned.
     fn cancel(&self, delivery: DeliveryId) -> Result<(), CancelError> {
-        let DeliveryId { epoch, tag } = delivery;
-        if epoch != self.epoch {
+        let DeliveryId { session, tag } = delivery;
+        if Some(session) != self.subscription.session_id {
             return Err(CancelError::Gone);
         }
-        let Some(run) = self.unsettled.run(tag) else {
+        let Some(flight) = self.unsettled.flight(tag) else {
             return Err(CancelError::Gone);
         };
-        match run.phase() {
-            Phase::Handling => run.cancel.request(CancelReason::Operator),
+        match flight.phase() {
+            Phase::Handling => flight.cancel.request(CancelReason::Operator),
             phase => return Err(CancelError::NotHandling(phase)),
         }
         Ok(())
     }
 
-    /// Beside the lane, which does not wait for it. On the consuming connection: the broker may
-    /// have blocked the other one.
+    /// Counts beside the lane, which does not wait for the broker's answers.
     fn count(&self, answer: oneshot::Sender<Result<Depths, BrokerError>>) {
-        let shared = Arc::clone(&self.shared);
-        let connection = Link::current(&self.link);
+        let (lane, broker) = (Arc::clone(&self.lane), self.broker.clone());
         tokio::spawn(async move {
-            let Some(connection) = connection else {
-                let _ = answer.send(Err(BrokerError::Lost("not connected".to_owned())));
-                return;
-            };
-            let rungs = shared.ladder.rungs().map(|rung| rung.queue);
-            let queues = rungs.chain([shared.settings.dead_letter_queue()]).collect();
-            let limit = shared.timeouts.declare;
-            let _ = answer.send(broker::depths(&connection, queues, limit).await);
+            let rungs = lane.ladder.rungs().map(|rung| rung.queue);
+            let queues = rungs.chain([lane.settings.dead_letter_queue()]).collect();
+            let _ = answer.send(broker.depths(queues).await);
         });
     }
 }

@@ -1,32 +1,41 @@
-//! Graceful shutdown of a lane.
+//! Graceful shutdown of a lane: the consumer is cancelled, what has not started goes back, running
+//! handlers finish within the grace, everything is settled, and the session is closed.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::info;
 
-use super::Lane;
+use super::LaneActor;
 use crate::{
+    broker::{Broker, Session},
     flight::CancelReason,
     status::{LaneReport, LaneState},
 };
 
-impl Lane {
-    pub(super) async fn begin_drain(&mut self) {
+/// How long after the end of the grace, and of its handlers' cancellation, a lane still settles.
+const LAST_CHANCE: Duration = Duration::from_millis(1500);
+
+impl<B: Broker> LaneActor<B> {
+    pub(super) fn begin_drain(&mut self) {
         self.draining = true;
         self.stale_before_drain = self.ledger.stale;
-        self.tell(LaneState::Draining, None);
-        self.stop_consuming().await;
-        self.end_hold();
-        info!(lane = %self.shared.name, running = self.under_way, "draining");
+        self.stop_consuming();
+        info!(lane = %self.lane.name, running = self.under_way, "draining");
     }
 
-    /// The grace has ended: handlers are told to end, and their messages go back.
+    /// The grace has ended: handlers are asked to end, and their messages go back.
     pub(super) fn cancel_handlers(&mut self) {
         self.hard_stopped = Some(Instant::now());
-        for run in self.unsettled.runs().chain(&self.orphans) {
-            run.cancel.request(CancelReason::Drain);
+        for flight in self.unsettled.flights().chain(&self.orphans) {
+            flight.cancel.request(CancelReason::Drain);
         }
+    }
+
+    /// Whether the time after the hard stop is used up.
+    pub(super) fn has_given_up(&self) -> bool {
+        let most = self.lane.limits.cancel_grace + LAST_CHANCE;
+        self.hard_stopped.is_some_and(|at| at.elapsed() > most)
     }
 
     /// Ends the session in order. Everything has been written; what remains is to give the broker
@@ -34,18 +43,19 @@ impl Lane {
     /// the rest in the channel's process, and closing the channel throws those away: finished
     /// messages would run again (measured on 3.10, 4.0 and 4.3 alike).
     pub(super) async fn finish(mut self) -> LaneReport {
-        if let Some(session) = self.session.take() {
+        if let Some(session) = self.subscription.session.take() {
             const AT_LEAST: Duration = Duration::from_millis(50);
-            let wait = self.applied_by.saturating_duration_since(Instant::now());
-            tokio::time::sleep(wait.max(AT_LEAST).min(self.shared.drain_settle)).await;
+            let now = Instant::now();
+            let wait = self.acking.applied_by.saturating_duration_since(now);
+            tokio::time::sleep(wait.max(AT_LEAST).min(self.lane.drain_settle)).await;
             session.close().await;
         }
-        self.shared.set_epoch(0);
+        self.lane.set_session(None);
         // What is left now was given up on.
         self.abandon();
         self.publish_stats();
-        self.tell(LaneState::Stopped, None);
-        // The same goes for what a drain could not tell because its session died.
+        self.publish(LaneState::Stopped, None);
+        // A drain whose session died could not settle what that session had delivered.
         let left = self.ledger.stale - self.stale_before_drain;
         LaneReport {
             in_flight: usize::try_from(left).unwrap_or(usize::MAX),

@@ -1,14 +1,22 @@
-//! A lane: one consumer with its limits, policy and handler, as an actor.
+//! A lane: the actor that runs one consumer.
 //!
-//! One task owns the session, the table of unsettled deliveries and the ledger. What arrives goes to
-//! [`starts`](super::starts), its end comes back by [`ends`](super::ends); questions and orders come
-//! by `mpsc`, answers go by `oneshot`. Nothing else settles.
+//! One task owns the subscription, the table of unsettled deliveries and the ledger. Deliveries go to
+//! the start queue of the [path](crate::path), and the ends of their paths come back from there.
+//! Questions and orders come by `mpsc`, answers go by `oneshot`. Nothing else settles.
+//!
+//! The loop never waits for the broker: each request (subscribing, cancelling the consumer, writing
+//! acks, returning messages) is a future among the other events of [`LaneActor::run`].
 
+mod acks;
+mod arrivals;
 mod commands;
 mod drain;
 mod pace;
-mod settlement;
-mod supervision;
+mod returns;
+mod stuck;
+mod subscription;
+#[cfg(test)]
+mod tests;
 mod unsettled;
 
 use std::{
@@ -18,143 +26,105 @@ use std::{
     time::Duration,
 };
 
-pub use commands::{CallError, CancelError};
-pub(crate) use commands::{Command, Depths};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     time::{Instant, sleep_until},
 };
 
-use pace::Pace;
+pub use commands::{CallError, CancelError};
+pub(crate) use commands::{Command, Depths};
 
 use crate::{
-    broker::{Acks, BrokerError, Delivery, Link, Reconnect, Session, Subscription},
-    flight::Run,
-    path::shared::LaneShared,
-    status::{End, LaneHealth, LaneReport, LaneState, Ledger},
+    broker::{Broker, BrokerError, Delivery, Reconnect, Session},
+    flight::Flight,
+    path::{Gate, Lane},
+    status::{LaneHealth, LaneReport, LaneState, Ledger},
     telemetry::Untold,
 };
+use acks::Acking;
+use pace::Pace;
+use returns::Returning;
+use subscription::Subscription;
 use unsettled::Unsettled;
 
 /// The lane's channels to the rest of the worker.
 pub(crate) struct LaneChannels {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) health: watch::Sender<LaneHealth>,
-    /// Told how each attempt to subscribe ended, up to the first that succeeded.
+    /// Receives the result of each attempt to subscribe, up to the first that succeeds.
     pub(crate) started: mpsc::UnboundedSender<(String, Result<(), BrokerError>)>,
 }
 
-type Opening = Pin<Box<dyn Future<Output = Result<Opened, BrokerError>> + Send>>;
-type Flushing = Pin<Box<dyn Future<Output = (Acks, Result<(), BrokerError>)> + Send>>;
+/// A request to the broker that the loop waits for among other events.
+type Request<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// What a lane gets when it subscribes.
-enum Opened {
-    /// A new session.
-    Session(Box<Session>),
-    /// A new subscription of the session that it has.
-    Subscription(Subscription),
-}
+/// How often a lane looks for what no event announces: stuck handlers, and a channel that died while
+/// all handlers were busy.
+const TICK: Duration = Duration::from_millis(250);
 
-/// How often a lane looks at what no event tells: stuck handlers, a channel that died while all
-/// handlers were busy.
-const LOOK: Duration = Duration::from_millis(250);
-/// A finished message behind one that is still open waits this many times the ack delay before it
-/// gets an ack of its own.
-const PATIENCE: u32 = 5;
-/// Acks of single messages that go out together, and the pause after them. A quorum queue takes
-/// about 32 commands of a channel at a time (measured).
-const SINGLES: usize = 64;
-const DRAIN_SINGLES: usize = 16;
-const DRAIN_PACE: Duration = Duration::from_millis(5);
-/// What a handler that blocks its thread gets beyond its timeout and cancellation grace.
-const STUCK_SLACK: Duration = Duration::from_millis(500);
-/// How long after the end of the grace, and of its handlers' cancellation, a lane still settles.
-const LAST_CHANCE: Duration = Duration::from_millis(1500);
-
-/// See the module.
-pub(crate) struct Lane {
-    shared: Arc<LaneShared>,
-    link: Link,
+/// The loop of one consumer, and all that only the loop may touch.
+pub(crate) struct LaneActor<B: Broker> {
+    lane: Arc<Lane<B>>,
+    broker: B,
     channels: LaneChannels,
-    session: Option<Session>,
-    epoch: u64,
-    /// When to subscribe, while there is no subscription.
-    open_at: Instant,
-    /// There was no connection, and subscribing is for when there is one.
-    awaits_link: bool,
-    opening: Option<Opening>,
-    backoff: Reconnect,
-    opened_at: Instant,
+    subscription: Subscription<B::Session>,
     unsettled: Unsettled,
     /// Deliveries to be started at the end of this turn.
-    starting: Vec<Arc<Run>>,
-    pace: Pace,
+    starting: Vec<Arc<Flight>>,
     /// Paths under way whose session died. The broker has their deliveries back, but their handlers
     /// hold slots.
-    orphans: Vec<Arc<Run>>,
-    /// Paths that have not ended, also of sessions that died, and those that wait for a slot.
+    orphans: Vec<Arc<Flight>>,
+    /// Paths that have not ended, including those of sessions that died and those that wait for a
+    /// slot.
     under_way: usize,
-    flushing: Option<Flushing>,
-    flushing_ends: Vec<End>,
-    flush_began: Instant,
-    /// Traced attempts of which the broker has yet to be told.
+    acking: Acking,
+    returning: Returning,
+    pace: Pace,
+    /// Traced attempts whose ack or nack has not been written yet.
     untold: Untold,
-    /// Deliveries whose copies could not be published; given back when the hold ends.
-    held: Vec<u64>,
-    hold_until: Option<Instant>,
     paused: bool,
+    /// Callers that wait until the pause is complete.
+    pausing: Vec<oneshot::Sender<()>>,
     draining: bool,
-    /// Deliveries that the broker had taken back when the drain began.
-    stale_before_drain: u64,
-    /// When the grace of the drain ended.
+    /// When the drain's grace ended.
     hard_stopped: Option<Instant>,
-    /// When the broker has surely applied the commands that were written singly.
-    applied_by: Instant,
-    next_flush: Instant,
-    look_at: Instant,
+    /// `ledger.stale` when the drain began.
+    stale_before_drain: u64,
+    tick_at: Instant,
     ledger: Ledger,
-    has_subscribed: bool,
+    /// The state and its reason as they were last published.
+    published: (LaneState, Option<String>),
 }
 
-impl Lane {
+impl<B: Broker> LaneActor<B> {
     pub(crate) fn new(
-        shared: Arc<LaneShared>,
-        link: Link,
+        lane: Arc<Lane<B>>,
+        broker: B,
         channels: LaneChannels,
         backoff: Reconnect,
     ) -> Self {
         let now = Instant::now();
         Self {
-            shared,
-            link,
+            lane,
+            broker,
             channels,
-            session: None,
-            epoch: 0,
-            open_at: now,
-            awaits_link: false,
-            opening: None,
-            backoff,
-            opened_at: now,
+            subscription: Subscription::new(backoff, now),
             unsettled: Unsettled::default(),
             starting: Vec::new(),
-            pace: Pace::new(now),
             orphans: Vec::new(),
             under_way: 0,
-            flushing: None,
-            flushing_ends: Vec::new(),
-            flush_began: now,
+            acking: Acking::new(now),
+            returning: Returning::default(),
+            pace: Pace::new(now),
             untold: Untold::default(),
-            held: Vec::new(),
-            hold_until: None,
             paused: false,
+            pausing: Vec::new(),
             draining: false,
-            stale_before_drain: 0,
             hard_stopped: None,
-            applied_by: now,
-            next_flush: now,
-            look_at: now + LOOK,
+            stale_before_drain: 0,
+            tick_at: now + TICK,
             ledger: Ledger::default(),
-            has_subscribed: false,
+            published: (LaneState::Connecting, None),
         }
     }
 
@@ -163,17 +133,20 @@ impl Lane {
         let mut ends = Vec::new();
         // Made once and not each turn: registering with a token or the timer costs more than a
         // small message does.
-        let mut drain = pin!(self.shared.drain.clone().cancelled_owned());
-        let mut hard_stop = pin!(self.shared.hard_stop.clone().cancelled_owned());
+        let mut drain = pin!(self.lane.drain.clone().cancelled_owned());
+        let mut hard_stop = pin!(self.lane.hard_stop.clone().cancelled_owned());
         let mut timer = pin!(sleep_until(Instant::now()));
         while !(self.draining && self.is_finished()) {
-            // With much to do it never waits, and would let no other lane have the thread.
+            // A lane with much to do never waits, and would let no other lane have the thread.
             tokio::task::coop::consume_budget().await;
-            self.shared.vitals.beat();
+            self.lane.vitals.beat();
             let now = Instant::now();
             self.begin_flush(now);
+            self.begin_return(now);
             let wanted = self.ends_wanted(now);
             let takes = self.takes_deliveries() && !self.is_resting(now);
+            self.publish_state();
+            self.answer_pauses();
             self.publish_stats();
             let wake = self.next_wake();
             if timer.deadline() != wake {
@@ -181,92 +154,125 @@ impl Lane {
             }
             tokio::select! {
                 biased;
-                () = &mut drain, if !self.draining => self.begin_drain().await,
+                () = &mut drain, if !self.draining => self.begin_drain(),
                 () = &mut hard_stop, if self.hard_stopped.is_none() => self.cancel_handlers(),
-                Some(command) = self.channels.commands.recv() => self.obey(command).await,
-                () = self.shared.ends.gathered(wanted) => {}
-                (acks, result) = settled(self.flushing.as_mut()) => self.flushed(&acks, result),
-                opened = settled(self.opening.as_mut()) => self.opened(opened).await,
-                () = self.link.up(), if self.awaits_link => self.link_is_up(),
-                delivery = arrival(self.session.as_mut()), if takes => {
+                Some(command) = self.channels.commands.recv() => self.obey(command),
+                () = self.lane.ends.gathered(wanted) => {}
+                (acks, result) = answer(self.acking.writing.as_mut()) => self.flushed(&acks, result),
+                (returns, result) = answer(self.returning.writing.as_mut()) => {
+                    self.returned(&returns, result);
+                }
+                event = self.subscription.task.answer() => self.subscription_changed(event),
+                () = self.broker.up(), if self.subscription.awaits_connection => {
+                    self.subscription.connection_is_up();
+                }
+                delivery = arrival(self.subscription.session.as_mut()), if takes => {
                     self.received(delivery);
                 }
-                () = &mut timer => self.look().await,
+                () = &mut timer => self.tick(),
             }
-            // Whatever woke it: what has come meanwhile need not wake it again.
+            // Whatever woke the loop: ends that have come meanwhile need not wake it again.
             self.send_off();
             self.book_ends(&mut ends);
         }
         self.finish().await
     }
 
-    fn takes_deliveries(&self) -> bool {
-        let subscribed = self
-            .session
-            .as_ref()
-            .is_some_and(|session| !session.has_ended());
-        subscribed && !self.draining && self.hold_until.is_none()
+    /// What the lane is doing, and why, where it is not consuming.
+    fn state(&self) -> (LaneState, Option<&str>) {
+        if self.draining {
+            (LaneState::Draining, None)
+        } else if self.paused {
+            (LaneState::Paused, Some("paused by an operator"))
+        } else if !self.subscription.is_live() {
+            (LaneState::Connecting, self.subscription.reason())
+        } else if self.returning.is_held()
+            && let Gate::Closed { why } = self.lane.starts.gate()
+        {
+            (LaneState::Held, Some(why))
+        } else {
+            (LaneState::Consuming, None)
+        }
     }
 
-    fn wants_session(&self) -> bool {
-        let subscribed = self
-            .session
-            .as_ref()
-            .is_some_and(|session| !session.has_ended());
-        !subscribed && self.opening.is_none() && !self.draining && !self.paused
+    /// Publishes the state if it has changed since the last turn.
+    fn publish_state(&mut self) {
+        let (state, reason) = self.state();
+        if state == self.published.0 && reason == self.published.1.as_deref() {
+            return;
+        }
+        let reason = reason.map(str::to_owned);
+        self.publish(state, reason);
+    }
+
+    fn publish(&mut self, state: LaneState, reason: Option<String>) {
+        self.published = (state, reason.clone());
+        let health = LaneHealth::new(state, reason);
+        self.channels.health.send_replace(health);
+    }
+
+    /// What this turn of the loop has changed, for those who measure.
+    fn publish_stats(&self) {
+        let stats = &self.lane.stats;
+        stats.book(&self.ledger);
+        stats.in_flight.set(self.started() as u64);
+        stats.buffered.set(self.lane.starts.waiting() as u64);
+        stats.waiting.set(self.lane.waiting_inline() as u64);
+    }
+
+    /// Whether the loop takes deliveries from the session. While the consumer is being cancelled it
+    /// takes what is still on its way, to return it.
+    fn takes_deliveries(&self) -> bool {
+        self.subscription.is_stopping()
+            || (self.subscription.is_live() && !self.draining && !self.returning.is_held())
+    }
+
+    fn wants_subscription(&self) -> bool {
+        self.subscription.is_idle() && !self.draining && !self.paused
     }
 
     /// Whether nothing is left to do, or what is left will never be done.
     fn is_finished(&self) -> bool {
-        let settled = self.unsettled.is_empty() && self.flushing.is_none() && self.held.is_empty();
-        let given_up = self
-            .hard_stopped
-            .is_some_and(|at| at.elapsed() > self.shared.limits.cancel_grace + LAST_CHANCE);
-        (settled && self.under_way == 0) || given_up
+        let settled = self.unsettled.is_empty()
+            && self.acking.writing.is_none()
+            && !self.subscription.is_stopping();
+        (settled && self.under_way == 0) || self.has_given_up()
     }
 
     fn next_wake(&self) -> Instant {
-        let mut wake = self.look_at;
-        wake = wake.min(self.pace.next_wake().unwrap_or(wake));
-        if self.flushing.is_none()
-            && let Some(since) = self.unsettled.oldest_finished()
-        {
-            wake = wake.min(self.next_flush.max(since + self.shared.settings.ack.delay));
+        let mut wake = self.tick_at;
+        let times = [
+            self.pace.next_wake(),
+            self.next_flush(),
+            self.returning.hold_until,
+            self.subscription.stop_by(),
+            self.wants_subscription()
+                .then_some(self.subscription.open_at),
+        ];
+        for time in times.into_iter().flatten() {
+            wake = wake.min(time);
         }
-        if self.wants_session() {
-            wake = wake.min(self.open_at);
-        }
-        if !self.held.is_empty() && self.hold_until.is_none() {
-            wake = Instant::now();
-        }
-        wake.min(self.hold_until.unwrap_or(wake))
+        wake
     }
 
-    async fn look(&mut self) {
+    /// The timer has fired: does what is due.
+    fn tick(&mut self) {
         let now = Instant::now();
-        if !self.held.is_empty() && self.hold_until.is_none_or(|until| until <= now) {
-            let held = std::mem::take(&mut self.held);
-            self.give_back(held).await;
-        }
-        if self.hold_until.is_some_and(|until| until <= now) {
+        if self.returning.hold_until.is_some_and(|until| until <= now) {
             self.end_hold();
-            if self.takes_deliveries() {
-                self.tell(LaneState::Consuming, None);
-            }
         }
-        if self.wants_session() && now >= self.open_at {
-            self.open();
+        if self.subscription.stop_by().is_some_and(|by| by <= now) {
+            self.subscription.stopped();
         }
-        if now >= self.look_at {
-            self.look_at = now + LOOK;
-            // There may be more slots than before.
+        if self.wants_subscription() && now >= self.subscription.open_at {
+            self.subscribe();
+        }
+        if now >= self.tick_at {
+            self.tick_at = now + TICK;
+            // The limit of slots may have been raised.
             self.pace.start_at(now);
-            self.look_for_stuck_handlers();
-            if self
-                .session
-                .as_ref()
-                .is_some_and(|session| !session.is_usable())
-            {
+            self.settle_stuck_handlers();
+            if self.subscription.has_dead_channel() {
                 self.lose_session(&BrokerError::Lost("channel lost".to_owned()));
             }
         }
@@ -274,44 +280,22 @@ impl Lane {
 
     /// Deliveries on their path that do not wait for a slot.
     fn started(&self) -> usize {
-        self.under_way - self.shared.starts.waiting()
+        self.under_way - self.lane.starts.waiting()
     }
-
-    /// What this turn of the loop has changed, for whoever measures.
-    fn publish_stats(&self) {
-        let stats = &self.shared.stats;
-        stats.book(&self.ledger);
-        stats.in_flight.set(self.started() as u64);
-        stats.buffered.set(self.shared.starts.waiting() as u64);
-        stats.waiting.set(self.shared.waiting_inline() as u64);
-    }
-
-    fn tell(&self, state: LaneState, reason: Option<String>) {
-        self.channels
-            .health
-            .send_replace(LaneHealth::new(state, reason));
-    }
-}
-
-/// Numbers sessions, over all lanes; 0 is none.
-fn next_epoch() -> u64 {
-    use std::sync::atomic::{AtomicU64, Ordering};
-    static EPOCH: AtomicU64 = AtomicU64::new(1);
-    EPOCH.fetch_add(1, Ordering::Relaxed)
 }
 
 /// The session's next delivery, or its end.
-async fn arrival(session: Option<&mut Session>) -> Option<Result<Delivery, BrokerError>> {
+async fn arrival<S: Session>(session: Option<&mut S>) -> Option<Result<Delivery, BrokerError>> {
     match session {
         Some(session) => session.next().await,
         None => pending().await,
     }
 }
 
-/// The future's end, or never where there is none.
-async fn settled<F: Future + Unpin>(future: Option<F>) -> F::Output {
-    match future {
-        Some(future) => future.await,
+/// The answer to a request; never, where none is under way.
+async fn answer<F: Future + Unpin>(request: Option<F>) -> F::Output {
+    match request {
+        Some(request) => request.await,
         None => pending().await,
     }
 }

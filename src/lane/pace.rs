@@ -4,15 +4,15 @@ use std::{mem, time::Duration};
 
 use tokio::time::Instant;
 
-use super::Lane;
-use crate::path::{self, ends::Ended};
+use super::LaneActor;
+use crate::broker::Broker;
 
 /// Deliveries that are started together.
 pub(super) const TOGETHER: usize = 64;
 /// The longest that ends gather before a lane books them, where `ack.delay` is longer.
 const GATHER: Duration = Duration::from_millis(2);
 /// How long deliveries that were started may wait for a thread before others are asked.
-const TAKE_UP: Duration = Duration::from_millis(1);
+pub(super) const TAKE_UP: Duration = Duration::from_millis(1);
 /// So many deliveries, taken so soon after others, make a lane a busy one.
 const BUSY: usize = 8;
 const SOON: Duration = Duration::from_millis(3);
@@ -29,9 +29,9 @@ pub(super) struct Pace {
     /// nothing has for a while, the first wakes it.
     gather_until: Option<Instant>,
     /// Since when they have.
-    gathering_since: Option<Instant>,
+    pub(super) gathering_since: Option<Instant>,
     /// When to see whether the deliveries that can start have been taken up.
-    take_up_at: Option<Instant>,
+    pub(super) take_up_at: Option<Instant>,
     /// When deliveries were taken from the session.
     took_at: Instant,
     /// Until when they gather there.
@@ -61,7 +61,7 @@ impl Pace {
     }
 }
 
-impl Lane {
+impl<B: Broker> LaneActor<B> {
     /// After `taken` deliveries: a busy lane takes no more for a moment, so that the next come
     /// together. It must not slow down the broker: what is to be expected meanwhile must find room
     /// in the prefetch.
@@ -72,7 +72,7 @@ impl Lane {
             return;
         }
         let expected = taken as u128 * HORIZON.as_micros() / time.as_micros().max(1);
-        let prefetch = u128::from(self.shared.settings.prefetch);
+        let prefetch = u128::from(self.lane.settings.prefetch);
         let there = self.unsettled.open() + self.unsettled.finished();
         if expected + there as u128 <= prefetch * 3 / 4 {
             self.pace.rest_until = Some(now + REST);
@@ -84,43 +84,12 @@ impl Lane {
         self.pace.rest_until.is_some()
     }
 
-    /// Sends what was started on its way, and sees that what went before is being taken up.
-    pub(super) fn send_off(&mut self) {
-        let shared = &self.shared;
-        if self.starting.is_empty() && self.pace.take_up_at.is_none() {
-            return;
-        }
-        let now = Instant::now();
-        if !self.starting.is_empty() && shared.starts.put(&mut self.starting, now) {
-            path::run_on(shared);
-        }
-        let take_up_at = self.pace.take_up_at.get_or_insert(now + TAKE_UP);
-        if *take_up_at <= now {
-            (0..shared.starts.missing(now)).for_each(|_| path::run_on(shared));
-            self.pace.take_up_at = shared.starts.is_behind().then(|| now + TAKE_UP);
-        }
-    }
-
-    /// Books the ends that have gathered. `ends` is an empty list, and is one again.
-    pub(super) fn book_ends(&mut self, ends: &mut Vec<Ended>) {
-        self.shared.ends.take(ends);
-        if ends.is_empty() {
-            return;
-        }
-        self.pace.stirred = true;
-        // They have come since then: what gathers unseen waits no longer for its ack.
-        let since = self.pace.gathering_since.unwrap_or_else(Instant::now);
-        for ended in ends.drain(..) {
-            self.book(&ended, since);
-        }
-    }
-
     /// How many ends are to wake the lane: as many as complete a batch of acks, all that can still
     /// come, or the first.
     pub(super) fn ends_wanted(&mut self, now: Instant) -> usize {
         let pace = &mut self.pace;
         if mem::take(&mut pace.stirred) {
-            pace.gather_until = Some(now + self.shared.settings.ack.delay.min(GATHER));
+            pace.gather_until = Some(now + self.lane.settings.ack.delay.min(GATHER));
         }
         if self.under_way == 0 {
             pace.take_up_at = None;
@@ -137,11 +106,5 @@ impl Lane {
             true => missing.min(self.under_way),
             false => missing,
         }
-    }
-
-    /// Whether an ack that nothing else can join may go out at once. Not behind another one: when
-    /// messages come in handfuls, each would get an ack of its own.
-    pub(super) fn acks_at_rest(&self, now: Instant) -> bool {
-        self.draining || now >= self.next_flush
     }
 }

@@ -8,26 +8,29 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{broker::Acks, flight::Run, status::End};
+use crate::{broker::Acks, flight::Flight, status::End};
 
 /// What became of a tag.
 #[derive(Debug)]
 enum Slot<R> {
     /// On its path.
     Open(R),
-    /// To be acked, since then.
+    /// To be acked.
     Finished(End),
+    /// To be returned. It stops a `multiple` ack until the nack is written.
+    Returning,
     /// The broker was told.
     Settled,
 }
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Unsettled<R = Arc<Run>> {
+pub(crate) struct Unsettled<R = Arc<Flight>> {
     /// The tag of the first slot.
     first: u64,
     slots: VecDeque<Slot<R>>,
     open: usize,
+    returning: usize,
     /// Finished tags, oldest first; some may have gone out with a `multiple` ack since.
     finished: VecDeque<(u64, Instant)>,
 }
@@ -45,6 +48,7 @@ impl<R> Default for Unsettled<R> {
             first: 1,
             slots: VecDeque::new(),
             open: 0,
+            returning: 0,
             finished: VecDeque::new(),
         }
     }
@@ -54,13 +58,29 @@ impl<R> Unsettled<R> {
     /// A delivery has come. Tags are consecutive on a channel; one that is not would make a
     /// `multiple` ack cover what it must not, so it is refused.
     #[must_use]
-    pub(crate) fn push(&mut self, tag: u64, run: R) -> bool {
-        let expected = self.first + self.slots.len() as u64;
-        if tag == expected {
-            self.slots.push_back(Slot::Open(run));
+    pub(crate) fn push(&mut self, tag: u64, flight: R) -> bool {
+        let is_next = tag == self.next();
+        if is_next {
+            self.slots.push_back(Slot::Open(flight));
             self.open += 1;
         }
-        tag == expected
+        is_next
+    }
+
+    /// A delivery has come that goes back without having started; false for a tag out of order.
+    #[must_use]
+    pub(crate) fn push_returning(&mut self, tag: u64) -> bool {
+        let is_next = tag == self.next();
+        if is_next {
+            self.slots.push_back(Slot::Returning);
+            self.returning += 1;
+        }
+        is_next
+    }
+
+    /// The tag that comes next.
+    fn next(&self) -> u64 {
+        self.first + self.slots.len() as u64
     }
 
     /// A delivery is to be acked; false for a tag that is not open.
@@ -75,22 +95,33 @@ impl<R> Unsettled<R> {
         true
     }
 
-    /// A delivery is nacked, and needs no ack; false for a tag that is not open.
+    /// A delivery is to be returned; false for a tag that is not open.
     #[must_use]
-    pub(crate) fn settle(&mut self, tag: u64) -> bool {
+    pub(crate) fn withhold(&mut self, tag: u64) -> bool {
         let Some(slot @ Slot::Open(_)) = self.slot(tag) else {
             return false;
         };
-        *slot = Slot::Settled;
+        *slot = Slot::Returning;
         self.open -= 1;
+        self.returning += 1;
         true
     }
 
-    /// Deliveries up to and with `tag` came and were nacked before they started.
-    pub(crate) fn skip_to(&mut self, tag: u64) {
-        let next = self.first + self.slots.len() as u64;
-        let skipped = (tag + 1).saturating_sub(next);
-        self.slots.extend((0..skipped).map(|_| Slot::Settled));
+    /// The nack of a delivery was written.
+    pub(crate) fn returned(&mut self, tag: u64) {
+        if let Some(slot @ Slot::Returning) = self.slot(tag) {
+            *slot = Slot::Settled;
+            self.returning -= 1;
+        }
+        while let Some(Slot::Settled) = self.slots.front() {
+            self.slots.pop_front();
+            self.first += 1;
+        }
+    }
+
+    /// Whether everything that the broker waits for is to be returned.
+    pub(crate) fn is_all_returning(&self) -> bool {
+        self.open == 0 && self.finished.is_empty()
     }
 
     fn slot(&mut self, tag: u64) -> Option<&mut Slot<R>> {
@@ -105,7 +136,7 @@ impl<R> Unsettled<R> {
 
     /// Whether the broker was told everything.
     pub(crate) fn is_empty(&self) -> bool {
-        self.open == 0 && self.finished.is_empty()
+        self.open == 0 && self.returning == 0 && self.finished.is_empty()
     }
 
     /// Deliveries to be acked.
@@ -118,19 +149,19 @@ impl<R> Unsettled<R> {
         self.finished.front().map(|(_, since)| *since)
     }
 
-    /// The run of a tag that is on its path.
-    pub(crate) fn run(&self, tag: u64) -> Option<&R> {
+    /// The delivery of a tag that is on its path.
+    pub(crate) fn flight(&self, tag: u64) -> Option<&R> {
         let index = usize::try_from(tag.checked_sub(self.first)?).ok()?;
         match self.slots.get(index)? {
-            Slot::Open(run) => Some(run),
+            Slot::Open(flight) => Some(flight),
             _ => None,
         }
     }
 
-    /// The runs on their path, oldest first.
-    pub(crate) fn runs(&self) -> impl Iterator<Item = &R> {
+    /// The deliveries on their path, oldest first.
+    pub(crate) fn flights(&self) -> impl Iterator<Item = &R> {
         self.slots.iter().filter_map(|slot| match slot {
-            Slot::Open(run) => Some(run),
+            Slot::Open(flight) => Some(flight),
             _ => None,
         })
     }
@@ -141,7 +172,7 @@ impl<R> Unsettled<R> {
         let mut flush = Flush::default();
         while let Some(slot) = self.slots.front() {
             match slot {
-                Slot::Open(_) => break,
+                Slot::Open(_) | Slot::Returning => break,
                 Slot::Finished(end) => {
                     flush.ends.push(*end);
                     flush.acks.through = Some(self.first);
@@ -172,19 +203,19 @@ impl<R> Unsettled<R> {
     }
 
     /// Everything that is left, when the channel is gone: the ends that are known, and the count
-    /// of those still on their path.
+    /// of those still on their path or to be returned.
     pub(crate) fn abandon(&mut self) -> (Vec<End>, usize) {
         let slots = std::mem::take(self).slots;
-        let mut open = 0;
+        let mut unfinished = 0;
         let mut ends = Vec::new();
         for slot in slots {
             match slot {
-                Slot::Open(_) => open += 1,
+                Slot::Open(_) | Slot::Returning => unfinished += 1,
                 Slot::Finished(end) => ends.push(end),
                 Slot::Settled => {}
             }
         }
-        (ends, open)
+        (ends, unfinished)
     }
 }
 
@@ -244,11 +275,11 @@ mod tests {
     fn a_gap_in_the_tags_and_a_second_end_are_refused() {
         let mut table = table(2);
         assert!(!table.push(4, ()));
-        assert!(table.settle(1));
+        assert!(table.withhold(1));
         assert!(!table.finish(1, End::Done, Instant::now()));
-        assert!(!table.settle(1));
-        assert!(!table.settle(9));
-        assert!(!table.settle(0));
+        assert!(!table.withhold(1));
+        assert!(!table.withhold(9));
+        assert!(!table.withhold(0));
     }
 
     proptest! {
@@ -278,7 +309,7 @@ mod tests {
                         open.remove(&tag);
                     }
                     (2, Some(tag)) => {
-                        prop_assert!(table.settle(tag));
+                        prop_assert!(table.withhold(tag));
                         open.remove(&tag);
                         prop_assert!(outstanding.remove(&tag));
                     }

@@ -1,28 +1,65 @@
-//! Which handler a message goes to.
+//! Which handler a message goes to, and under which terms.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use crate::{handler::Handler, message::Message, outcome::Outcome};
+use super::execute::Limits;
+use crate::{
+    consumer::ConsumerSettings, decode::Decode, handler::Handler, message::Message,
+    outcome::Outcome, retry::RetrySettings,
+};
 
-/// A lane's handlers: by message type, and one for the rest.
+/// The handlers of a lane: by message type, and one for the rest.
 #[derive(Clone, Default)]
-pub(crate) struct Dispatch {
+pub(crate) struct Handlers {
     pub(crate) by_type: HashMap<String, Arc<dyn Handler>>,
     pub(crate) any: Option<Arc<dyn Handler>>,
 }
 
-impl Dispatch {
+impl Handlers {
     pub(crate) fn is_empty(&self) -> bool {
         self.by_type.is_empty() && self.any.is_none()
     }
 
     /// All handlers.
-    pub(crate) fn handlers(&self) -> impl Iterator<Item = &Arc<dyn Handler>> {
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<dyn Handler>> {
         self.by_type.values().chain(&self.any)
     }
+}
 
-    /// The message's handler, or the outcome `Unroutable`.
-    pub(crate) fn route(&self, message: &Message) -> Result<&Arc<dyn Handler>, Outcome> {
+/// A handler, and the terms under which it gets its messages.
+pub(crate) struct Route {
+    pub(crate) handler: Arc<dyn Handler>,
+    pub(crate) limits: Limits,
+    pub(crate) retry: RetrySettings,
+    pub(crate) decode: Decode,
+}
+
+/// The routes of a lane.
+pub(crate) struct Dispatch {
+    by_type: HashMap<String, Route>,
+    any: Option<Route>,
+}
+
+impl Dispatch {
+    /// A route for each handler. All routes of a lane have the lane's terms.
+    pub(crate) fn new(handlers: Handlers, settings: &ConsumerSettings) -> Self {
+        let route = |handler| Route {
+            handler,
+            limits: Limits::of(settings),
+            retry: settings.retry.clone(),
+            decode: settings.decode,
+        };
+        let by_type = handlers.by_type.into_iter();
+        Self {
+            by_type: by_type
+                .map(|(name, handler)| (name, route(handler)))
+                .collect(),
+            any: handlers.any.map(route),
+        }
+    }
+
+    /// The message's route, or the outcome `Unroutable`.
+    pub(crate) fn route(&self, message: &Message) -> Result<&Route, Outcome> {
         let message_type = message.message_type().unwrap_or_default();
         let typed = match self.by_type.is_empty() {
             true => None,

@@ -12,18 +12,18 @@ use std::{
     task::{Poll, Waker},
 };
 
-use crate::{flight::Run, status::End};
+use crate::{flight::Flight, status::End};
 
 /// The end of one delivery's path.
 #[derive(Debug)]
-pub(crate) struct Ended<R = Arc<Run>> {
-    pub(crate) run: R,
+pub(crate) struct Ended<R = Arc<Flight>> {
+    pub(crate) flight: R,
     pub(crate) end: End,
 }
 
 /// See the module. Unbounded, but never longer than the prefetch: a path reports once.
 #[derive(Debug)]
-pub(crate) struct Ends<R = Arc<Run>>(Mutex<Queue<R>>);
+pub(crate) struct Ends<R = Arc<Flight>>(Mutex<Queue<R>>);
 
 #[derive(Debug)]
 struct Queue<R> {
@@ -106,7 +106,7 @@ mod tests {
     use futures_util::FutureExt;
 
     fn ended(end: End) -> Ended<()> {
-        Ended { run: (), end }
+        Ended { flight: (), end }
     }
 
     #[tokio::test]
@@ -122,7 +122,7 @@ mod tests {
 
         taken.clear();
         assert!(ends.gathered(1).now_or_never().is_none());
-        ends.report(ended(End::Hold));
+        ends.report(ended(End::NotPublished));
         assert!(ends.gathered(9).now_or_never().is_some());
         ends.take(&mut taken);
         taken.clear();

@@ -6,7 +6,8 @@ use futures_util::FutureExt;
 use tokio::time::{sleep_until, timeout};
 
 use crate::{
-    flight::{CancelReason, Run},
+    consumer::ConsumerSettings,
+    flight::{CancelReason, Flight},
     handler::{Context, Handler},
     outcome::Outcome,
 };
@@ -20,6 +21,16 @@ pub(crate) struct Limits {
     pub(crate) cancel_grace: Duration,
 }
 
+impl Limits {
+    /// Those of a lane.
+    pub(crate) fn of(settings: &ConsumerSettings) -> Self {
+        Self {
+            timeout: settings.timeout,
+            cancel_grace: settings.cancel_grace,
+        }
+    }
+}
+
 /// How an execution ended, and whether the handler ignored its cancellation.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Executed {
@@ -29,12 +40,16 @@ pub(crate) struct Executed {
 
 /// Runs a handler once. Always comes back, unless the handler blocks its thread; the lane looks
 /// for those.
-pub(crate) async fn execute(handler: &dyn Handler, run: &Arc<Run>, limits: Limits) -> Executed {
-    run.cancel.begin();
+pub(crate) async fn execute(
+    handler: &dyn Handler,
+    flight: &Arc<Flight>,
+    limits: Limits,
+) -> Executed {
+    flight.cancel.begin();
     // What a handler holds can panic too, when it is dropped with it.
-    let supervised = AssertUnwindSafe(supervise(handler, run, limits)).catch_unwind();
+    let supervised = AssertUnwindSafe(supervise(handler, flight, limits)).catch_unwind();
     supervised.await.unwrap_or_else(|payload| {
-        run.handler_ended();
+        flight.handler_ended();
         Executed {
             outcome: panicked(payload),
             ignored_cancellation: false,
@@ -42,43 +57,44 @@ pub(crate) async fn execute(handler: &dyn Handler, run: &Arc<Run>, limits: Limit
     })
 }
 
-async fn supervise(handler: &dyn Handler, run: &Arc<Run>, limits: Limits) -> Executed {
+async fn supervise(handler: &dyn Handler, flight: &Arc<Flight>, limits: Limits) -> Executed {
     let (cancelled, last, ignored_cancellation) = {
-        let context = Context::new(Arc::clone(run));
+        let context = Context::new(Arc::clone(flight));
         // Inside the future, so that a handler that panics before its first await is caught too.
         let handling =
             AssertUnwindSafe(async move { handler.handle(context).await }).catch_unwind();
         let mut handling = pin!(handling);
-        let started = run.handler_started();
+        let started = flight.handler_started();
         let mut last = None;
         let cancelled = tokio::select! {
             biased;
             ended = &mut handling => {
                 let ended = ended.unwrap_or_else(panicked);
                 // A handler that heeds its cancellation can end before this sees the cancellation.
-                let Some(reason) = run.cancel.reason() else {
-                    run.handler_ended();
+                let Some(reason) = flight.cancel.reason() else {
+                    flight.handler_ended();
                     return Executed { outcome: ended, ignored_cancellation: false };
                 };
                 last = Some(ended);
                 reason
             }
-            reason = run.cancel.requested() => reason,
+            reason = flight.cancel.requested() => reason,
             // Made only when the handler waits: a timer costs more than a small message does.
             () = async { sleep_until(started + limits.timeout).await } => CancelReason::Timeout,
         };
-        run.cancel.request(cancelled);
+        flight.cancel.request(cancelled);
         let mut ignored_cancellation = false;
-        if last.is_none() && run.cancel.is_observed() {
+        if last.is_none() && flight.cancel.is_observed() {
             match timeout(limits.cancel_grace, &mut handling).await {
                 Ok(ended) => last = Some(ended.unwrap_or_else(panicked)),
                 Err(_) => ignored_cancellation = true,
             }
         }
         (cancelled, last, ignored_cancellation)
-        // Here it is dropped: to what it holds, that can block its thread too, it still runs.
+        // The handler's future is dropped here, before `handler_ended`. Destructors of what it owns
+        // are user code and can block, and must still count as the handler running.
     };
-    run.handler_ended();
+    flight.handler_ended();
     let outcome = match (cancelled, last) {
         // It finished in the end, and what is done need not be done again.
         (_, Some(done @ (Outcome::Succeeded | Outcome::Dropped { .. }))) => done,

@@ -6,12 +6,12 @@ use serde::{Serialize, Serializer};
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use crate::flight::{Phase, Run};
+use crate::flight::{Flight, Phase, SessionId};
 
 /// Names a delivery for as long as it is in flight: its session's number and its tag, `3-17`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DeliveryId {
-    pub(crate) epoch: u64,
+    pub(crate) session: SessionId,
     pub(crate) tag: u64,
 }
 
@@ -22,7 +22,7 @@ pub struct InvalidDeliveryId;
 
 impl fmt::Display for DeliveryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.epoch, self.tag)
+        write!(f, "{}-{}", self.session, self.tag)
     }
 }
 
@@ -31,11 +31,10 @@ impl FromStr for DeliveryId {
 
     fn from_str(text: &str) -> Result<Self, InvalidDeliveryId> {
         // Only what is printed is read: no sign, no leading zero.
-        let (epoch, tag) = text.split_once('-').ok_or(InvalidDeliveryId)?;
-        let number = |text: &str| text.parse().map_err(|_| InvalidDeliveryId);
+        let (session, tag) = text.split_once('-').ok_or(InvalidDeliveryId)?;
         let id = Self {
-            epoch: number(epoch)?,
-            tag: number(tag)?,
+            session: session.parse().map_err(|_| InvalidDeliveryId)?,
+            tag: tag.parse().map_err(|_| InvalidDeliveryId)?,
         };
         match id.to_string() == text {
             true => Ok(id),
@@ -95,29 +94,31 @@ pub struct InFlightPage {
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     pub(crate) total: usize,
-    pub(crate) runs: Vec<Arc<Run>>,
+    pub(crate) runs: Vec<Arc<Flight>>,
 }
 
 impl InFlight {
     /// As it stood at `now`, which the messages of a page share.
-    pub(crate) fn of(run: &Run, now: Instant) -> Self {
-        let age = now.saturating_duration_since(run.received);
-        let message = &run.message;
+    pub(crate) fn of(flight: &Flight, now: Instant) -> Self {
+        let age = now.saturating_duration_since(flight.received);
+        let message = &flight.message;
         Self {
-            lane: run.lane.to_string(),
+            lane: flight.lane.to_string(),
             delivery: DeliveryId {
-                epoch: run.epoch,
-                tag: run.tag,
+                session: flight.session,
+                tag: flight.tag,
             },
             id: message.id().map(str::to_owned),
             message_type: message.message_type().map(str::to_owned),
             routing_key: message.routing_key().to_owned(),
-            phase: run.phase(),
+            phase: flight.phase(),
             age_seconds: age.as_secs_f64(),
             // It is a look at the clock later.
-            handling_seconds: run.handling_for().map(|time| time.min(age).as_secs_f64()),
-            attempt: run.attempt(),
-            trace_id: run.trace_id(),
+            handling_seconds: flight
+                .handling_for()
+                .map(|time| time.min(age).as_secs_f64()),
+            attempt: flight.attempt(),
+            trace_id: flight.trace_id(),
         }
     }
 }
@@ -128,11 +129,11 @@ mod tests {
 
     #[test]
     fn a_delivery_is_read_as_it_is_printed() {
-        let id = DeliveryId { epoch: 3, tag: 17 };
-        assert_eq!("3-17".parse(), Ok(id));
+        let id: DeliveryId = "3-17".parse().unwrap();
+        assert_eq!(id.tag, 17);
         assert_eq!(id.to_string(), "3-17");
         for text in [
-            "", "3", "3-", "-17", "3-17-1", "+3-17", "3-017", "a-b", "3--17",
+            "", "3", "3-", "0-17", "-17", "3-17-1", "+3-17", "3-017", "a-b", "3--17",
         ] {
             assert_eq!(text.parse::<DeliveryId>(), Err(InvalidDeliveryId), "{text}");
         }

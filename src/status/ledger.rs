@@ -62,8 +62,10 @@ pub(crate) enum End {
     DeadLettered,
     /// Nack it: it goes back to the queue.
     Return,
-    /// Its copy cannot be published: pause the lane, and nack it later.
-    Hold,
+    /// Its copy could not be published: hold the lane, and nack it later.
+    NotPublished,
+    /// Its path panicked: hold the lane, and nack it later.
+    Fault,
     /// Its channel died: there is nobody to tell.
     Stale,
 }
@@ -73,7 +75,7 @@ impl End {
     pub(crate) fn is_acked(self) -> bool {
         match self {
             Self::Done | Self::Dropped | Self::Parked | Self::DeadLettered => true,
-            Self::Return | Self::Hold | Self::Stale => false,
+            Self::Return | Self::NotPublished | Self::Fault | Self::Stale => false,
         }
     }
 }
@@ -89,7 +91,7 @@ impl Ledger {
             }
             End::Parked => self.parked += 1,
             End::DeadLettered => self.dead_lettered += 1,
-            End::Return | End::Hold => self.returned += 1,
+            End::Return | End::NotPublished | End::Fault => self.returned += 1,
             End::Stale => self.stale += 1,
         }
     }

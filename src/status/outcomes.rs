@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use crate::{
     dead_letters,
-    flight::Run,
+    flight::Flight,
     outcome::Outcome,
     policy::Settlement,
     text::{cut, rfc3339},
@@ -265,15 +265,21 @@ impl LaneOutcomes {
                 .is_ok()
     }
 
-    pub(crate) fn note(&self, run: &Run, outcome: &Outcome, settlement: &Settlement) {
+    pub(crate) fn note(&self, flight: &Flight, outcome: &Outcome, settlement: &Settlement) {
         let kind = OutcomeKind::from(outcome);
         if kind.is_always_kept() || self.has_token() {
-            self.all.keep(record(&self.lane, run, outcome, settlement));
+            self.all
+                .keep(record(&self.lane, flight, outcome, settlement));
         }
     }
 }
 
-fn record(lane: &str, run: &Run, outcome: &Outcome, settlement: &Settlement) -> OutcomeRecord {
+fn record(
+    lane: &str,
+    flight: &Flight,
+    outcome: &Outcome,
+    settlement: &Settlement,
+) -> OutcomeRecord {
     let failure = outcome.failure();
     let error = match (&failure, outcome) {
         (Some(failure), _) => Some(failure.error.as_str()),
@@ -284,9 +290,9 @@ fn record(lane: &str, run: &Run, outcome: &Outcome, settlement: &Settlement) -> 
         seq: 0,
         at: SystemTime::now(),
         lane: lane.to_owned(),
-        id: run.message.id().map(str::to_owned),
-        message_type: run.message.message_type().map(str::to_owned),
-        attempt: run.attempt(),
+        id: flight.message.id().map(str::to_owned),
+        message_type: flight.message.message_type().map(str::to_owned),
+        attempt: flight.attempt(),
         kind: outcome.into(),
         settlement: settlement.into(),
         retry: match settlement {
@@ -302,8 +308,8 @@ fn record(lane: &str, run: &Run, outcome: &Outcome, settlement: &Settlement) -> 
             .map(|failure| dead_letters::class(failure).to_owned()),
         status: failure.as_ref().and_then(|failure| failure.status),
         error: error.map(|error| cut(error, ERROR_ROOM).to_owned()),
-        handling: run.handling_for().or_else(|| run.handled_for()),
-        trace_id: run.trace_id(),
+        handling: flight.handling_for().or_else(|| flight.handled_for()),
+        trace_id: flight.trace_id(),
     }
 }
 

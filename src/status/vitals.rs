@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     consumer::ConsumerSettings,
-    flight::{Run, Slots},
+    flight::{Flight, Slots},
     outcome::Outcome,
     policy::Settlement,
     retry::{Ladder, Rung},
@@ -71,8 +71,8 @@ impl Vitals {
     }
 
     /// Keeps an outcome, or, of those that are no failures, a few a second.
-    pub(crate) fn note(&self, run: &Run, outcome: &Outcome, settlement: &Settlement) {
-        self.outcomes.note(run, outcome, settlement);
+    pub(crate) fn note(&self, flight: &Flight, outcome: &Outcome, settlement: &Settlement) {
+        self.outcomes.note(flight, outcome, settlement);
     }
 
     /// Lets this lane keep a few more outcomes that are no failures.

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::{LaneMetrics, LaneTraces, Signals, attempt_ended, fail};
 use crate::{
     broker::{HeaderValue, PublishError, headers::names},
-    flight::{Run, SCOPE},
+    flight::{Flight, SCOPE},
     message::Message,
     outcome::Outcome,
 };
@@ -60,19 +60,19 @@ impl LaneTelemetry {
     }
 
     /// An attempt begins. What is returned is to be current until its end is carried out.
-    pub(crate) fn begin(&self, run: &Run) -> Option<Context> {
-        self.traces.as_ref().map(|traces| traces.begin(run))
+    pub(crate) fn begin(&self, flight: &Flight) -> Option<Context> {
+        self.traces.as_ref().map(|traces| traces.begin(flight))
     }
 
     /// An attempt has ended, after a handler run of this length where one ran.
-    pub(crate) fn ended(&self, run: &Run, outcome: &Outcome, took: Option<Duration>) {
+    pub(crate) fn ended(&self, flight: &Flight, outcome: &Outcome, took: Option<Duration>) {
         if let (Some(metrics), Some(took)) = (&self.metrics, took) {
             metrics.ran(outcome, took);
         }
         if self.traces.is_some()
-            && let Some(trace) = run.attempt_trace()
+            && let Some(trace) = flight.attempt_trace()
         {
-            attempt_ended(trace, run, outcome);
+            attempt_ended(trace, flight, outcome);
         }
     }
 
@@ -128,13 +128,13 @@ pub(crate) struct Untold(BTreeMap<u64, (SpanContext, SystemTime)>);
 
 impl Untold {
     /// A path has ended.
-    pub(crate) fn note(&mut self, telemetry: &LaneTelemetry, run: &Run) {
+    pub(crate) fn note(&mut self, telemetry: &LaneTelemetry, flight: &Flight) {
         if telemetry.traces.is_none() {
             return;
         }
-        let span = run.attempt_trace().map(|trace| trace.span_context());
+        let span = flight.attempt_trace().map(|trace| trace.span_context());
         if let Some(span) = span.filter(SpanContext::is_sampled) {
-            self.0.insert(run.tag, (span, SystemTime::now()));
+            self.0.insert(flight.tag, (span, SystemTime::now()));
         }
     }
 

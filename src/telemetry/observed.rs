@@ -69,7 +69,7 @@ const NUMBERS: [(Instrument, Number); 13] = [
     (catalogue::BUFFERED, |lane| lane.stats.buffered.get()),
     (catalogue::WAITING, |lane| lane.stats.waiting.get()),
     (catalogue::CONCURRENCY, |lane| {
-        lane.stats.slots.wanted() as u64
+        lane.stats.slots.limit() as u64
     }),
     (catalogue::PREFETCH, |lane| u64::from(lane.prefetch)),
     (catalogue::RUNNING, |lane| lane.stats.slots.in_use() as u64),

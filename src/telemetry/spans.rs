@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     broker::{HeaderValue, headers::names},
-    flight::{AttemptTrace, Run, SCOPE, parse_traceparent},
+    flight::{AttemptTrace, Flight, SCOPE, parse_traceparent},
     message::Message,
     outcome::Outcome,
 };
@@ -95,12 +95,12 @@ impl LaneTraces {
     }
 
     /// Begins an attempt: its `process` span, and those of the waits before it.
-    pub(crate) fn begin(&self, run: &Run) -> Context {
-        let created = extract(&run.message.properties);
-        let before = run.attempt_trace();
+    pub(crate) fn begin(&self, flight: &Flight) -> Context {
+        let created = extract(&flight.message.properties);
+        let before = flight.attempt_trace();
         let last = match &before {
             Some(before) => Some(before.span_context()),
-            None => header(&run.message, names::LAST_ATTEMPT).and_then(parse_traceparent),
+            None => header(&flight.message, names::LAST_ATTEMPT).and_then(parse_traceparent),
         };
         let creation = created.span().span_context().clone();
         let links = [Some(creation), last.clone()].into_iter().flatten();
@@ -127,21 +127,21 @@ impl LaneTraces {
         let recording = span.is_recording();
         if recording {
             span.update_name(self.name("process"));
-            self.describe(&mut span, run);
+            self.describe(&mut span, flight);
         }
         let context = parent.with_span(span);
         if recording {
-            self.tell_of_waits(run, before, last, &context);
+            self.tell_of_waits(flight, before, last, &context);
         }
-        run.set_attempt_trace(AttemptTrace {
+        flight.set_attempt_trace(AttemptTrace {
             context: context.clone(),
             ended: None,
         });
         context
     }
 
-    fn describe(&self, span: &mut BoxedSpan, run: &Run) {
-        let message = &run.message;
+    fn describe(&self, span: &mut BoxedSpan, flight: &Flight) {
+        let message = &flight.message;
         let mut all = vec![
             KeyValue::new(SYSTEM, "rabbitmq"),
             KeyValue::new(OPERATION, "process"),
@@ -151,10 +151,10 @@ impl LaneTraces {
             KeyValue::new("messaging.client.id", Arc::clone(&self.worker)),
             KeyValue::new(
                 "messaging.rabbitmq.message.delivery_tag",
-                i64::try_from(run.tag).unwrap_or(i64::MAX),
+                i64::try_from(flight.tag).unwrap_or(i64::MAX),
             ),
             KeyValue::new(LANE, Arc::clone(&self.lane)),
-            KeyValue::new("lapwing.attempt", i64::from(run.attempt())),
+            KeyValue::new("lapwing.attempt", i64::from(flight.attempt())),
         ];
         let mut text = |key: &'static str, value: Option<&str>| {
             let value = value.filter(|value| !value.is_empty());
@@ -179,13 +179,13 @@ impl LaneTraces {
     /// Where the message was before this attempt: in the buffer, or between two attempts.
     fn tell_of_waits(
         &self,
-        run: &Run,
+        flight: &Flight,
         before: Option<AttemptTrace>,
         last: Option<SpanContext>,
         process: &Context,
     ) {
         let now = SystemTime::now();
-        let received = now - run.received.elapsed();
+        let received = now - flight.received.elapsed();
         match (before, last) {
             // The last attempt was in this stay: it waited here.
             (Some(before), _) => {
@@ -194,7 +194,7 @@ impl LaneTraces {
                 return;
             }
             (None, Some(last)) => {
-                let parked = header(&run.message, names::PARKED_AT);
+                let parked = header(&flight.message, names::PARKED_AT);
                 let parked = parked.and_then(|text| humantime::parse_rfc3339(text).ok());
                 if let Some(parked) = parked.filter(|parked| *parked <= received) {
                     self.internal("wait", &remote(last), parked, received);
@@ -281,7 +281,7 @@ impl LaneTraces {
 }
 
 /// The handler has ended: ends the attempt's `process` span.
-pub(crate) fn attempt_ended(mut trace: AttemptTrace, run: &Run, outcome: &Outcome) {
+pub(crate) fn attempt_ended(mut trace: AttemptTrace, flight: &Flight, outcome: &Outcome) {
     {
         let span = trace.context.span();
         if span.is_recording() {
@@ -297,7 +297,7 @@ pub(crate) fn attempt_ended(mut trace: AttemptTrace, run: &Run, outcome: &Outcom
         span.end();
     }
     trace.ended = Some(SystemTime::now());
-    run.set_attempt_trace(trace);
+    flight.set_attempt_trace(trace);
 }
 
 /// The attributes of the server that a span's operation asks.

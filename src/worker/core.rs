@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    mem,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -18,86 +19,83 @@ use tracing::error;
 
 use super::{
     Report, RunError, WorkerSettings,
-    handle::{Calls, LaneCalls},
-    handlers::Handlers,
+    handle::{Calls, FirstAttempt},
+    lifecycle::Lifecycle,
 };
 use crate::{
     broker::{
-        BrokerError, BrokerSettings, Link, LinkState, PublishSettings, Publisher, Purpose,
-        Reconnect, TimeoutSettings,
+        BrokerError, BrokerSettings, Link, LinkState, Publisher, Purpose, Rabbit, Reconnect,
+        TimeoutSettings,
     },
     consumer::ConsumerSettings,
-    flight::{Extensions, SCOPE, SharedByHandlers},
-    lane::{Lane, LaneChannels},
-    path::{
-        dispatch::Dispatch,
-        shared::{LaneParts, LaneShared},
-    },
+    flight::{Extensions, Resources, SCOPE},
+    lane::{LaneActor, LaneChannels},
+    path::{Dispatch, Ends, Handlers, Lane, Limits, Live, StartQueue},
+    retry::Ladder,
     state,
-    status::{LaneReport, LaneReports},
-    telemetry::{self, Observed, ObservedLane, Signals},
+    status::{LaneReport, LaneReports, LaneStats, Vitals},
+    telemetry::{self, LaneTelemetry, Observed, ObservedLane, Signals},
 };
 
 /// What the thread needs.
-pub(super) struct Plan {
+pub(super) struct Setup {
     pub(super) settings: WorkerSettings,
-    pub(super) dispatch: HashMap<String, Dispatch>,
+    pub(super) handlers: HashMap<String, Handlers>,
     pub(super) extensions: Extensions,
     pub(super) calls: Calls,
     pub(super) signals: Signals,
-    pub(super) handlers: Handle,
+    /// Where handlers run.
+    pub(super) runtime: Handle,
 }
 
 /// The thread's whole life.
-pub(super) fn run(plan: Plan) -> Result<Report, RunError> {
+pub(super) fn run(setup: Setup) -> Result<Report, RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .thread_name("lapwing-core")
         .build()
         .map_err(|error| RunError::Thread(error.to_string()))?;
-    let result = runtime.block_on(work(plan));
+    let result = runtime.block_on(work(setup));
     // Nothing of ours is left; a name lookup may be.
     runtime.shutdown_background();
     result
 }
 
-async fn work(plan: Plan) -> Result<Report, RunError> {
-    let settings = plan.settings;
-    let calls = plan.calls;
-    let broker = Arc::new(settings.broker);
-    let timeouts = Arc::new(settings.timeouts);
-    let worker: Arc<str> = broker.worker_name().into();
+async fn work(setup: Setup) -> Result<Report, RunError> {
+    let Setup {
+        mut settings,
+        handlers,
+        extensions,
+        calls,
+        signals,
+        runtime,
+    } = setup;
+    let consumers = mem::take(&mut settings.consumers);
+    let timeouts = Arc::new(settings.timeouts.clone());
+    let worker: Arc<str> = settings.broker.worker_name().into();
     let state = state::start_in_thread(settings.state.mailbox, timeouts.call)
         .map_err(|error| RunError::Thread(error.to_string()))?;
-    let links = Links::start(&broker, &timeouts, &worker);
+    let mailbox = state.gauge();
+    let links = Links::start(&Arc::new(settings.broker.clone()), &timeouts, &worker);
     let publishing = calls.publishing.subscribe();
     tokio::spawn(watch_publishing(links.publishing.clone(), calls.publishing));
-    let mailbox = state.gauge();
-    let channels = settings.publish.channels;
+
     let common = Common {
+        broker: links.broker(settings.publish.channels, &timeouts),
+        resources: Arc::new(Resources { state, extensions }),
+        drain: calls.drain,
+        hard_stop: calls.hard_stop,
         worker,
-        publish: settings.publish,
-        timeouts: Arc::clone(&timeouts),
-        drain_settle: settings.drain.settle,
-        consuming: links.consuming.clone(),
-        publisher: Publisher::new(links.publishing.clone(), channels, Arc::clone(&timeouts)),
-        backoff: Reconnect::new(&broker.reconnect),
-        signals: plan.signals,
-        by_handlers: Arc::new(SharedByHandlers {
-            state,
-            extensions: plan.extensions,
-        }),
-        runtime: plan.handlers,
-        drain: calls.drain.clone(),
-        hard_stop: calls.hard_stop.clone(),
+        signals,
+        runtime,
+        settings,
     };
-    let handlers = Handlers::new(&plan.dispatch, &settings.consumers, common.runtime.clone());
-    if let Err(error) = handlers.start().await {
+    let lifecycle = Lifecycle::new(&handlers, &consumers, common.runtime.clone());
+    if let Err(error) = lifecycle.start().await {
         links.close(timeouts.close).await;
         return Err(error);
     }
-    let (lanes, observed, starts) = common.lanes(settings.consumers, plan.dispatch, calls.lanes);
-    let signals = plan.signals;
+    let (lanes, observed) = common.start_lanes(consumers, handlers, calls.lanes);
     let meter = signals.metrics.then(|| opentelemetry::global::meter(SCOPE));
     if let Some(meter) = &meter {
         let observed = Observed {
@@ -109,17 +107,11 @@ async fn work(plan: Plan) -> Result<Report, RunError> {
     }
 
     let drain_began = Arc::<OnceLock<Instant>>::default();
-    let grace = end_grace(
-        calls.drain.clone(),
-        calls.hard_stop,
-        settings.drain.grace,
-        Arc::clone(&drain_began),
-    );
-    let grace = tokio::spawn(grace);
-    let failed = check_start(starts, broker.fail_fast, &calls.drain).await;
+    let grace = tokio::spawn(common.end_grace(Arc::clone(&drain_began)));
+    let failed = common.watch_first_attempts(calls.first_attempts).await;
     let lanes = collect(lanes).await;
     grace.abort();
-    handlers.stop().await;
+    lifecycle.stop().await;
     if let (Some(meter), Some(since)) = (&meter, drain_began.get()) {
         telemetry::drained(meter, since.elapsed());
     }
@@ -155,6 +147,12 @@ impl Links {
         }
     }
 
+    /// What lanes use of them.
+    fn broker(&self, channels: usize, timeouts: &Arc<TimeoutSettings>) -> Rabbit {
+        let publisher = Publisher::new(self.publishing.clone(), channels, Arc::clone(timeouts));
+        Rabbit::new(self.consuming.clone(), publisher, Arc::clone(timeouts))
+    }
+
     /// Closes both.
     async fn close(self, limit: Duration) {
         self.stop.cancel();
@@ -165,110 +163,124 @@ impl Links {
 
 /// What all lanes of a worker share.
 struct Common {
+    /// Without the consumers.
+    settings: WorkerSettings,
     worker: Arc<str>,
-    publish: PublishSettings,
-    timeouts: Arc<TimeoutSettings>,
-    drain_settle: Duration,
-    consuming: Link,
-    publisher: Publisher,
-    backoff: Reconnect,
+    broker: Rabbit,
+    resources: Arc<Resources>,
     signals: Signals,
-    by_handlers: Arc<SharedByHandlers>,
     runtime: Handle,
     drain: CancellationToken,
     hard_stop: CancellationToken,
 }
 
+/// The lanes that run, with their names.
+type Lanes = JoinSet<(String, LaneReport)>;
+
 impl Common {
-    /// Starts the lanes; how they are observed, and where they tell how that went.
-    fn lanes(
+    /// Starts the lanes. Returns them, and how each is observed.
+    fn start_lanes(
         &self,
         consumers: BTreeMap<String, ConsumerSettings>,
-        mut dispatch: HashMap<String, Dispatch>,
-        mut calls: BTreeMap<String, LaneCalls>,
-    ) -> (Lanes, Vec<ObservedLane>, Started) {
-        let (started, starts) = mpsc::unbounded_channel();
+        mut handlers: HashMap<String, Handlers>,
+        mut calls: BTreeMap<String, (LaneChannels, Arc<Vitals>)>,
+    ) -> (Lanes, Vec<ObservedLane>) {
         let mut lanes = JoinSet::new();
         let mut observed = Vec::new();
         for (name, consumer) in consumers {
-            let Some(call) = calls.remove(&name) else {
+            let Some((channels, vitals)) = calls.remove(&name) else {
                 continue;
             };
-            let dispatch = dispatch.remove(&name).unwrap_or_default();
-            let (lane, seen) = self.lane(&name, consumer, dispatch, call, started.clone());
-            observed.push(seen);
-            lanes.spawn(async move { (name, lane.run().await) });
+            let handlers = handlers.remove(&name).unwrap_or_default();
+            let lane = Arc::new(self.lane(&name, consumer, handlers, vitals));
+            observed.push(ObservedLane {
+                name: Arc::clone(&lane.name),
+                queue: Arc::clone(&lane.queue),
+                prefetch: lane.settings.prefetch,
+                stats: Arc::clone(&lane.stats),
+                health: channels.health.subscribe(),
+            });
+            let backoff = Reconnect::new(&self.settings.broker.reconnect);
+            let actor = LaneActor::new(lane, self.broker.clone(), channels, backoff);
+            lanes.spawn(async move { (name, actor.run().await) });
         }
-        (lanes, observed, starts)
+        (lanes, observed)
     }
 
-    /// A lane, and how it is observed.
+    /// The description of one lane.
     fn lane(
         &self,
         name: &str,
         settings: ConsumerSettings,
-        dispatch: Dispatch,
-        call: LaneCalls,
-        started: Starts,
-    ) -> (Lane, ObservedLane) {
-        let prefetch = settings.prefetch;
-        let shared = LaneShared::new(LaneParts {
-            name: name.into(),
+        handlers: Handlers,
+        vitals: Arc<Vitals>,
+    ) -> Lane<Rabbit> {
+        let name: Arc<str> = name.into();
+        let queue: Arc<str> = settings.queue.as_str().into();
+        let ladder = Ladder::new(&settings.queue, settings.retry.cap);
+        let counters = Arc::clone(&vitals.counters);
+        let slots = Arc::clone(&vitals.slots);
+        let rungs = ladder.rungs().map(|rung| rung.queue);
+        Lane {
+            stats: Arc::new(LaneStats::new(
+                Arc::clone(&counters),
+                Arc::clone(&slots),
+                rungs,
+            )),
+            telemetry: LaneTelemetry::new(self.signals, &name, &queue, &self.worker),
+            name,
+            queue,
             worker: Arc::clone(&self.worker),
+            publish: self.settings.publish.clone(),
+            drain_settle: self.settings.drain.settle,
+            limits: Limits::of(&settings),
+            dispatch: Dispatch::new(handlers, &settings),
             settings,
-            publish: self.publish.clone(),
-            timeouts: Arc::clone(&self.timeouts),
-            drain_settle: self.drain_settle,
-            dispatch,
-            publisher: self.publisher.clone(),
-            signals: self.signals,
-            vitals: call.vitals,
-            by_handlers: Arc::clone(&self.by_handlers),
-            runtime: self.runtime.clone(),
+            ladder,
+            broker: self.broker.clone(),
+            counters,
+            vitals,
+            resources: Arc::clone(&self.resources),
             drain: self.drain.clone(),
             hard_stop: self.hard_stop.clone(),
-        });
-        let observed = ObservedLane {
-            name: Arc::clone(&shared.name),
-            queue: Arc::clone(&shared.queue),
-            prefetch,
-            stats: Arc::clone(&shared.stats),
-            health: call.health.subscribe(),
-        };
-        let channels = LaneChannels {
-            commands: call.commands,
-            health: call.health,
-            started,
-        };
-        let backoff = self.backoff.clone();
-        let lane = Lane::new(shared, self.consuming.clone(), channels, backoff);
-        (lane, observed)
+            runtime: self.runtime.clone(),
+            starts: StartQueue::new(slots),
+            ends: Ends::default(),
+            live: Live::default(),
+        }
     }
-}
 
-/// The lanes that run, with their names.
-type Lanes = JoinSet<(String, LaneReport)>;
-/// Where lanes tell how their attempts to subscribe went, each up to its first success.
-type Starts = mpsc::UnboundedSender<(String, Result<(), BrokerError>)>;
-/// How they went.
-type Started = mpsc::UnboundedReceiver<(String, Result<(), BrokerError>)>;
+    /// Watches the lanes' first attempts to subscribe until each has succeeded or a drain begins. An
+    /// attempt that can never succeed, or any that fails with `fail_fast`, begins the drain and is
+    /// returned.
+    async fn watch_first_attempts(
+        &self,
+        mut attempts: mpsc::UnboundedReceiver<FirstAttempt>,
+    ) -> Option<RunError> {
+        loop {
+            let (consumer, result) = tokio::select! {
+                attempt = attempts.recv() => attempt?,
+                () = self.drain.cancelled() => return None,
+            };
+            let Err(error) = result else { continue };
+            if self.settings.broker.fail_fast || matches!(error, BrokerError::Topology(_)) {
+                self.drain.cancel();
+                return Some(RunError::Broker { consumer, error });
+            }
+        }
+    }
 
-/// Looks at how the lanes' first subscriptions go, until a drain begins. An attempt that can never
-/// succeed, or any that fails with `fail_fast`, ends the worker.
-async fn check_start(
-    mut starts: Started,
-    fail_fast: bool,
-    drain: &CancellationToken,
-) -> Option<RunError> {
-    loop {
-        let (consumer, result) = tokio::select! {
-            start = starts.recv() => start?,
-            () = drain.cancelled() => return None,
-        };
-        let Err(error) = result else { continue };
-        if fail_fast || matches!(error, BrokerError::Topology(_)) {
-            drain.cancel();
-            return Some(RunError::Broker { consumer, error });
+    /// Notes when the drain begins, and ends its grace when its time is up.
+    fn end_grace(&self, began: Arc<OnceLock<Instant>>) -> impl Future<Output = ()> + 'static {
+        let (drain, hard_stop) = (self.drain.clone(), self.hard_stop.clone());
+        let grace = self.settings.drain.grace;
+        async move {
+            drain.cancelled().await;
+            began.get_or_init(Instant::now);
+            tokio::select! {
+                () = tokio::time::sleep(grace) => hard_stop.cancel(),
+                () = hard_stop.cancelled() => {}
+            }
         }
     }
 }
@@ -286,21 +298,6 @@ async fn collect(mut lanes: Lanes) -> LaneReports {
         }
     }
     reports
-}
-
-/// Notes when the drain begins, and ends its grace when its time is up.
-async fn end_grace(
-    drain: CancellationToken,
-    hard_stop: CancellationToken,
-    grace: Duration,
-    began: Arc<OnceLock<Instant>>,
-) {
-    drain.cancelled().await;
-    began.get_or_init(Instant::now);
-    tokio::select! {
-        () = tokio::time::sleep(grace) => hard_stop.cancel(),
-        () = hard_stop.cancelled() => {}
-    }
 }
 
 /// Tells readiness why nothing can be published.

@@ -8,11 +8,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{WorkerSettings, handlers::Health};
+use super::{WorkerSettings, lifecycle::Health};
 use crate::{
     broker::BrokerError,
-    lane::{CallError, CancelError, Command, Depths},
-    path::dispatch::Dispatch,
+    lane::{CallError, CancelError, Command, Depths, LaneChannels},
+    path::Handlers,
     status::{
         DeliveryId, InFlight, InFlightPage, LaneHealth, LaneReport, LaneState, OutcomeKind,
         OutcomeRecord, Outcomes, Readiness, Vitals,
@@ -55,17 +55,16 @@ struct LaneHandle {
 
 /// The worker's side of a [`WorkerHandle`].
 pub(super) struct Calls {
-    pub(super) lanes: BTreeMap<String, LaneCalls>,
+    pub(super) lanes: BTreeMap<String, (LaneChannels, Arc<Vitals>)>,
+    /// How the lanes' attempts to subscribe went, each up to its first success.
+    pub(super) first_attempts: mpsc::UnboundedReceiver<FirstAttempt>,
     pub(super) publishing: watch::Sender<Option<String>>,
     pub(super) drain: CancellationToken,
     pub(super) hard_stop: CancellationToken,
 }
 
-pub(super) struct LaneCalls {
-    pub(super) commands: mpsc::Receiver<Command>,
-    pub(super) health: watch::Sender<LaneHealth>,
-    pub(super) vitals: Arc<Vitals>,
-}
+/// A lane's name, and how its attempt to subscribe went.
+pub(super) type FirstAttempt = (String, Result<(), BrokerError>);
 
 /// Commands that may wait for a lane.
 const MAILBOX: usize = 16;
@@ -74,6 +73,7 @@ pub(super) fn channel(settings: &WorkerSettings) -> (WorkerHandle, Calls) {
     let mut handles = BTreeMap::new();
     let mut calls = BTreeMap::new();
     let outcomes = Outcomes::default();
+    let (started, first_attempts) = mpsc::unbounded_channel();
     for (name, consumer) in &settings.consumers {
         let (sender, commands) = mpsc::channel(MAILBOX);
         let (health, receiver) = watch::channel(LaneHealth::new(LaneState::Connecting, None));
@@ -85,12 +85,12 @@ pub(super) fn channel(settings: &WorkerSettings) -> (WorkerHandle, Calls) {
         };
         let vitals = Arc::clone(&handle.vitals);
         handles.insert(name.clone(), handle);
-        let call = LaneCalls {
+        let channels = LaneChannels {
             commands,
             health,
-            vitals,
+            started: started.clone(),
         };
-        calls.insert(name.clone(), call);
+        calls.insert(name.clone(), (channels, vitals));
     }
     let (sender, publishing) = watch::channel(Some("not connected".to_owned()));
     let handle = WorkerHandle {
@@ -103,6 +103,7 @@ pub(super) fn channel(settings: &WorkerSettings) -> (WorkerHandle, Calls) {
     };
     let calls = Calls {
         lanes: calls,
+        first_attempts,
         publishing: sender,
         drain: handle.drain.clone(),
         hard_stop: handle.hard_stop.clone(),
@@ -194,7 +195,7 @@ impl WorkerHandle {
         if !(1..=prefetch).contains(&concurrency) {
             return Err(ConcurrencyError::OutOfRange { prefetch });
         }
-        vitals.slots.set(concurrency.into());
+        vitals.slots.set_limit(concurrency.into());
         Ok(())
     }
 
@@ -321,7 +322,7 @@ impl WorkerHandle {
         }
     }
 
-    pub(super) fn ask_handlers(&self, lane: &str, handlers: &Dispatch) {
+    pub(super) fn ask_handlers(&self, lane: &str, handlers: &Handlers) {
         if let Some(lane) = self.lanes.get(lane) {
             lane.handlers.ask(handlers);
         }

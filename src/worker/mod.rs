@@ -2,7 +2,7 @@
 
 mod core;
 mod handle;
-mod handlers;
+mod lifecycle;
 mod report;
 mod settings;
 
@@ -18,7 +18,7 @@ use crate::{
     config, consumer,
     flight::Extensions,
     handler::{Handler, IntoHandler, Requirements},
-    path::dispatch::Dispatch,
+    path::Handlers,
     telemetry::Signals,
 };
 
@@ -47,7 +47,7 @@ use crate::{
 #[must_use = "a worker does nothing until it runs"]
 pub struct Worker {
     settings: WorkerSettings,
-    dispatch: HashMap<String, Dispatch>,
+    handlers: HashMap<String, Handlers>,
     extensions: Extensions,
     handle: WorkerHandle,
     calls: handle::Calls,
@@ -61,7 +61,7 @@ impl Worker {
         let (handle, calls) = handle::channel(&settings);
         Self {
             settings,
-            dispatch: HashMap::new(),
+            handlers: HashMap::new(),
             extensions: Extensions::default(),
             handle,
             calls,
@@ -71,7 +71,7 @@ impl Worker {
 
     /// Registers what runs for the messages of a consumer, in place of its configured handler.
     pub fn handler<M>(mut self, consumer: &str, handler: impl IntoHandler<M>) -> Self {
-        let lane = self.dispatch.entry(consumer.to_owned()).or_default();
+        let lane = self.handlers.entry(consumer.to_owned()).or_default();
         lane.any = Some(Arc::new(handler.into_handler()));
         self.handle.set_registered(consumer);
         self
@@ -84,7 +84,7 @@ impl Worker {
         message_type: &str,
         handler: impl IntoHandler<M>,
     ) -> Self {
-        let lane = self.dispatch.entry(consumer.to_owned()).or_default();
+        let lane = self.handlers.entry(consumer.to_owned()).or_default();
         let handler: Arc<dyn Handler> = Arc::new(handler.into_handler());
         lane.by_type.insert(message_type.to_owned(), handler);
         self
@@ -121,13 +121,13 @@ impl Worker {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<Report, RunError> {
         config::validate(&self.settings)?;
         consumer::require(&self.settings.consumers)?;
-        let plan = core::Plan {
-            dispatch: self.make_handlers()?,
+        let setup = core::Setup {
+            handlers: self.make_handlers()?,
             settings: self.settings,
             extensions: self.extensions,
             calls: self.calls,
             signals: self.signals,
-            handlers: tokio::runtime::Handle::current(),
+            runtime: tokio::runtime::Handle::current(),
         };
         let drain = self.handle.drain_token().clone();
         let _drain_when_dropped = drain.clone().drop_guard();
@@ -136,7 +136,7 @@ impl Worker {
             .name("lapwing-core".to_owned())
             .spawn(move || {
                 // Whoever waited may have gone away.
-                let _ = sender.send(core::run(plan));
+                let _ = sender.send(core::run(setup));
             })
             .map_err(|error| RunError::Thread(error.to_string()))?;
         let mut ended = std::pin::pin!(ended);
@@ -152,9 +152,9 @@ impl Worker {
     }
 
     /// The handlers of each lane: registered ones before configured ones.
-    fn make_handlers(&self) -> Result<HashMap<String, Dispatch>, RunError> {
+    fn make_handlers(&self) -> Result<HashMap<String, Handlers>, RunError> {
         if let Some(stray) = self
-            .dispatch
+            .handlers
             .keys()
             .find(|name| !self.settings.consumers.contains_key(*name))
         {
@@ -166,7 +166,7 @@ impl Worker {
                 consumer: name.clone(),
                 error,
             };
-            let mut lane = self.dispatch.get(name).cloned().unwrap_or_default();
+            let mut lane = self.handlers.get(name).cloned().unwrap_or_default();
             if lane.any.is_none() {
                 lane.any = consumer.handler.make().map_err(failed)?;
             }
@@ -185,9 +185,9 @@ impl Worker {
         Ok(made)
     }
 
-    fn check_requirements(&self, consumer: &str, lane: &Dispatch) -> Result<(), RunError> {
+    fn check_requirements(&self, consumer: &str, lane: &Handlers) -> Result<(), RunError> {
         let mut requirements = Requirements::default();
-        for handler in lane.handlers() {
+        for handler in lane.all() {
             handler.requirements(&mut requirements);
         }
         let missing = requirements

@@ -18,7 +18,7 @@ use super::{
     headers::short,
 };
 use difference::Difference;
-use plan::{QueuePlan, plan};
+pub(super) use plan::{Argument, QueuePlan, plan};
 
 /// Brings the broker and the plan together, as `topology` says.
 ///

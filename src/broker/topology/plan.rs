@@ -11,13 +11,13 @@ use crate::{
 
 /// A queue as a lane wants it: durable, not exclusive, not auto-deleted, with these arguments.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct QueuePlan {
-    pub(super) name: String,
+pub(in crate::broker) struct QueuePlan {
+    pub(in crate::broker) name: String,
     arguments: BTreeMap<&'static str, Argument>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Argument {
+pub(in crate::broker) enum Argument {
     Text(String),
     Int(i64),
     /// None that we set, but what exists may have some.
@@ -70,6 +70,11 @@ impl QueuePlan {
         }
     }
 
+    /// One of its arguments.
+    pub(in crate::broker) fn argument(&self, key: &str) -> Option<&Argument> {
+        self.arguments.get(key)
+    }
+
     pub(super) fn table(&self) -> FieldTable {
         let mut table = FieldTable::default();
         for (key, value) in &self.arguments {
@@ -80,7 +85,7 @@ impl QueuePlan {
 }
 
 /// Everything a lane needs at the broker: its queue, its rungs and its dead-letter queue.
-pub(super) fn plan(spec: &QueueSpec) -> Vec<QueuePlan> {
+pub(in crate::broker) fn plan(spec: &QueueSpec) -> Vec<QueuePlan> {
     let dead = &spec.dead_letter_queue;
     let queue_type = spec.queue_type;
     // The net under our own dead-lettering: what kills the process again and again still ends
@@ -116,7 +121,7 @@ mod tests {
 
     #[test]
     fn a_lane_gets_its_queue_a_net_below_and_a_ladder() {
-        let mut consumer = QueueSpec {
+        let mut spec = QueueSpec {
             queue: "q".to_owned(),
             prefetch: 64,
             topology: Topology::Declare,
@@ -126,19 +131,19 @@ mod tests {
             delivery_limit: 100,
             retry_cap: Duration::from_secs(4),
         };
-        let names: Vec<_> = plan(&consumer).into_iter().map(|plan| plan.name).collect();
+        let names: Vec<_> = plan(&spec).into_iter().map(|plan| plan.name).collect();
         assert_eq!(
             names,
             ["q.dead", "q", "q.retry.1s", "q.retry.2s", "q.retry.4s"]
         );
-        let work = &plan(&consumer)[1];
+        let work = &plan(&spec)[1];
         assert_eq!(
             work.arguments["x-dead-letter-routing-key"],
             Argument::Text("q.dead".into())
         );
         assert_eq!(work.arguments["x-delivery-limit"], Argument::Int(100));
-        consumer.queue_type = QueueType::Classic;
-        let classic = plan(&consumer);
+        spec.queue_type = QueueType::Classic;
+        let classic = plan(&spec);
         assert_eq!(
             classic[2].arguments["x-queue-type"],
             Argument::Text("classic".into())

@@ -27,7 +27,7 @@ async fn the_end_of_one_lane_is_not_the_end_of_the_worker() {
     calls.lanes.remove("ends");
     assert!(waiting.as_mut().now_or_never().is_none());
 
-    let health = &calls.lanes["other"].health;
+    let (LaneChannels { health, .. }, _) = &calls.lanes["other"];
     health.send_replace(LaneHealth::new(LaneState::Consuming, None));
     assert!(is_consuming(&waiting.await));
 }

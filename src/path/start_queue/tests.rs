@@ -2,13 +2,19 @@ use super::*;
 use futures_util::FutureExt;
 
 /// A queue with these in it, and the moment at which they were put there.
-fn queue(runs: std::ops::Range<u32>) -> (Starts<u32>, Instant) {
+fn queue(runs: std::ops::Range<u32>) -> (StartQueue<u32>, Instant) {
     queue_with(usize::MAX >> 3, runs)
 }
 
+/// The delivery that a runner takes, where slots do not matter: this one is given back at once.
+fn take(starts: &StartQueue<u32>, first: bool, now: Instant) -> Option<u32> {
+    let (delivery, _slot) = starts.take(first, now)?;
+    Some(delivery)
+}
+
 /// With so many slots.
-fn queue_with(slots: usize, runs: std::ops::Range<u32>) -> (Starts<u32>, Instant) {
-    let (starts, now) = (Starts::new(Arc::new(Slots::new(slots))), Instant::now());
+fn queue_with(slots: usize, runs: std::ops::Range<u32>) -> (StartQueue<u32>, Instant) {
+    let (starts, now) = (StartQueue::new(Arc::new(Slots::new(slots))), Instant::now());
     assert!(
         starts.put(&mut runs.collect(), now),
         "nobody is there to take them"
@@ -19,73 +25,77 @@ fn queue_with(slots: usize, runs: std::ops::Range<u32>) -> (Starts<u32>, Instant
 #[test]
 fn a_slot_that_comes_free_is_taken_by_the_path_that_had_it_or_by_a_runner_for_it() {
     let (starts, now) = queue_with(2, 0..5);
-    assert_eq!(starts.take(true, now), Some(0));
+    let (delivery, first) = starts.take(true, now).unwrap();
+    assert_eq!(delivery, 0);
     assert!(starts.leave());
-    assert_eq!(starts.take(true, now), Some(1));
+    let (delivery, second) = starts.take(true, now).unwrap();
+    assert_eq!(delivery, 1);
     assert!(!starts.leave(), "no slot is free");
     assert!(!starts.put(&mut vec![5], now));
     assert_eq!(starts.missing(now + SLOW), 0);
     assert!(!starts.is_behind());
 
-    starts.slots.give_back();
+    drop(first);
     starts.join();
-    assert_eq!(starts.take(false, now), Some(2), "from path to path");
+    let (delivery, _third) = starts.take(false, now).unwrap();
+    assert_eq!(delivery, 2, "from path to path");
     assert!(!starts.leave());
 
-    starts.slots.give_back();
+    drop(second);
     assert!(starts.is_behind());
     assert!(starts.pass_on(), "its path goes on without it");
     assert!(!starts.pass_on(), "one comes for it");
-    assert_eq!(starts.take(true, now), Some(3));
-    assert_eq!(starts.take(false, now), None);
+    let (delivery, _fourth) = starts.take(true, now).unwrap();
+    assert_eq!(delivery, 3);
+    assert!(starts.take(false, now).is_none());
     assert_eq!(starts.waiting(), 2);
 }
 
 #[test]
-fn what_is_held_is_not_started_and_what_is_withdrawn_never_will_be() {
+fn nothing_starts_while_the_gate_is_closed_and_what_is_withdrawn_never_does() {
     let (starts, now) = queue(0..3);
-    assert_eq!(starts.take(true, now), Some(0));
-    starts.hold(true);
-    assert_eq!(starts.take(false, now), None);
+    assert_eq!(take(&starts, true, now), Some(0));
+    starts.set_gate(Gate::Closed { why: "a test" });
+    assert_eq!(take(&starts, false, now), None);
     assert!(!starts.put(&mut vec![3], now + SLOW));
     assert_eq!(starts.missing(now + SLOW), 0);
-    starts.hold(false);
+    starts.set_gate(Gate::Open);
     assert_eq!(starts.missing(now + SLOW), 1);
-    assert_eq!(starts.take(true, now), Some(1));
+    assert_eq!(take(&starts, true, now), Some(1));
     assert_eq!(starts.withdraw(), [2, 3]);
-    assert_eq!(starts.take(false, now), None);
+    assert_eq!(take(&starts, false, now), None);
 }
 
 #[test]
 fn one_runner_takes_all_in_order_and_what_comes_meanwhile() {
     let (starts, now) = queue(0..2);
-    assert_eq!(starts.take(true, now), Some(0));
+    assert_eq!(take(&starts, true, now), Some(0));
     assert!(!starts.put(&mut vec![2], now));
-    assert_eq!(starts.take(false, now), Some(1));
-    assert_eq!(starts.take(false, now), Some(2));
-    assert_eq!(starts.take(false, now), None);
+    assert_eq!(take(&starts, false, now), Some(1));
+    assert_eq!(take(&starts, false, now), Some(2));
+    assert_eq!(take(&starts, false, now), None);
     assert!(starts.put(&mut vec![3], now), "it has gone");
 }
 
 #[test]
 fn a_runner_that_stays_with_its_path_is_replaced_where_others_wait() {
     let (starts, now) = queue(0..2);
-    assert_eq!(starts.take(true, now), Some(0));
+    assert_eq!(take(&starts, true, now), Some(0));
     assert!(starts.leave());
-    assert_eq!(starts.take(true, now), Some(1));
+    assert_eq!(take(&starts, true, now), Some(1));
     assert!(!starts.leave());
     assert!(starts.put(&mut vec![2], now));
     starts.join();
-    assert_eq!(starts.take(false, now), Some(2));
-    assert_eq!(starts.take(false, now), None);
-    assert_eq!(starts.take(true, now), None);
+    assert_eq!(take(&starts, false, now), Some(2));
+    assert_eq!(take(&starts, false, now), None);
+    assert_eq!(take(&starts, true, now), None);
     assert!(starts.put(&mut vec![3], now), "both have gone");
 }
 
 #[test]
 fn what_arrives_behind_a_handler_that_keeps_its_thread_brings_its_own_runner() {
     let (starts, now) = queue(0..1);
-    assert_eq!(starts.take(true, now), Some(0));
+    assert_eq!(take(&starts, true, now), Some(0));
     assert!(!starts.put(&mut vec![1], now + SLOW / 2));
     assert!(starts.put(&mut vec![2], now + SLOW));
 }
@@ -97,7 +107,7 @@ fn runners_are_added_while_none_takes_anything_up_to_one_for_each_that_waits() {
     let later = now + SLOW;
     let added: Vec<_> = (0..6).map(|_| starts.missing(later)).collect();
     assert_eq!(added, [1, 2, 4, 2, 0, 0], "beside the first one");
-    assert_eq!(starts.take(true, later), Some(0));
+    assert_eq!(take(&starts, true, later), Some(0));
     assert_eq!(starts.missing(later), 0);
     assert_eq!(starts.missing(later + SLOW), 0, "nine wait for nine");
 }
@@ -105,10 +115,10 @@ fn runners_are_added_while_none_takes_anything_up_to_one_for_each_that_waits() {
 #[test]
 fn a_slow_runner_becomes_two_where_there_is_work_for_two() {
     let (starts, now) = queue(0..3);
-    assert_eq!(starts.take(true, now), Some(0));
+    assert_eq!(take(&starts, true, now), Some(0));
     assert!(!starts.split(SLOW / 2));
     assert!(starts.split(SLOW));
-    assert_eq!(starts.take(true, now), Some(1));
+    assert_eq!(take(&starts, true, now), Some(1));
     assert!(!starts.split(SLOW), "one is left, and another runner comes");
 }
 
@@ -123,7 +133,7 @@ fn runners_do_not_pile_up_while_slow_handlers_have_a_backlog() {
         now += SLOW;
         first.extend((0..starts.missing(now)).map(|_| true));
         let runner = first.pop_front().expect("one is left");
-        if starts.take(runner, now).is_some() {
+        if take(&starts, runner, now).is_some() {
             now += SLOW;
             first.extend(starts.put(&mut vec![next], now).then_some(true));
             match (next % 3 == 0, starts.split(SLOW)) {
@@ -141,21 +151,20 @@ fn runners_do_not_pile_up_while_slow_handlers_have_a_backlog() {
 #[test]
 fn first_and_further_attempts_get_slots_in_turn() {
     let (starts, now) = queue_with(1, 0..3);
-    assert_eq!(starts.take(true, now), Some(0));
-    let permits = [(); 2].map(|()| Permit::new(Arc::clone(&starts.slots)));
-    let mut paths = permits
-        .each_ref()
-        .map(|permit| Box::pin(starts.retake(permit)));
+    let (delivery, mut slot) = starts.take(true, now).unwrap();
+    assert_eq!(delivery, 0);
+    let mut paths = [(); 2].map(|()| Box::pin(starts.retake()));
     for path in &mut paths {
         assert!(path.now_or_never().is_none(), "no slot is free");
     }
 
     for (path, next) in paths.iter_mut().zip([1, 2]) {
-        starts.slots.give_back();
-        assert_eq!(starts.take(false, now), Some(next));
-        starts.slots.give_back();
-        assert_eq!(starts.take(false, now), None);
-        assert!(path.now_or_never().is_some(), "it has the slot");
+        drop(slot);
+        let (delivery, first_attempt) = starts.take(false, now).unwrap();
+        assert_eq!(delivery, next);
+        drop(first_attempt);
+        assert!(starts.take(false, now).is_none());
+        slot = path.now_or_never().expect("it has the slot");
         assert!(!starts.pass_on(), "no other is free");
         starts.join();
     }

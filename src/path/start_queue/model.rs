@@ -8,11 +8,11 @@ use proptest::{prelude::*, sample::Index};
 
 use super::*;
 
-type Retake = Pin<Box<dyn Future<Output = ()>>>;
+type Retake = Pin<Box<dyn Future<Output = Slot>>>;
 
 /// A runner and the path it carries.
 struct Path {
-    permit: Arc<Permit>,
+    slot: Option<Slot>,
     /// Whether it has had to wait, and so is no runner for now.
     left: bool,
     /// It waits for a slot for a further attempt.
@@ -20,7 +20,7 @@ struct Path {
 }
 
 struct Model {
-    starts: Arc<Starts<u32>>,
+    starts: Arc<StartQueue<u32>>,
     now: Instant,
     next: u32,
     /// What is to be taken next, or withdrawn.
@@ -35,7 +35,7 @@ struct Model {
 impl Model {
     fn new(slots: usize) -> Self {
         Self {
-            starts: Arc::new(Starts::new(Arc::new(Slots::new(slots)))),
+            starts: Arc::new(StartQueue::new(Arc::new(Slots::new(slots)))),
             now: Instant::now(),
             next: 0,
             due: 0,
@@ -54,15 +54,13 @@ impl Model {
     /// A runner looks for a delivery.
     fn take(&mut self, first: bool) {
         self.coming -= usize::from(first);
-        let Some(run) = self.starts.take(first, self.now) else {
+        let Some((flight, slot)) = self.starts.take(first, self.now) else {
             return;
         };
-        assert_eq!(run, self.due, "each once and in order");
+        assert_eq!(flight, self.due, "each once and in order");
         self.due += 1;
-        let permit = Permit::new(Arc::clone(&self.starts.slots));
-        permit.granted();
         self.paths.push(Path {
-            permit: Arc::new(permit),
+            slot: Some(slot),
             left: false,
             retake: None,
         });
@@ -73,7 +71,7 @@ impl Model {
         let path = &mut self.paths[index];
         let needs_runner = match path.left {
             false => self.starts.leave(),
-            true => !path.permit.is_held() && self.starts.pass_on(),
+            true => path.slot.is_none() && self.starts.pass_on(),
         };
         path.left = true;
         self.coming += usize::from(needs_runner);
@@ -82,7 +80,7 @@ impl Model {
     /// A path comes to its end.
     fn end(&mut self, index: usize) {
         let path = self.paths.swap_remove(index);
-        path.permit.release();
+        drop(path.slot);
         if path.left {
             self.starts.join();
         }
@@ -92,13 +90,10 @@ impl Model {
     /// A path waits for a slot, or gets it.
     fn retake(&mut self, index: usize) {
         let (starts, path) = (Arc::clone(&self.starts), &mut self.paths[index]);
-        let permit = Arc::clone(&path.permit);
-        let mut retake = path
-            .retake
-            .take()
-            .unwrap_or_else(|| Box::pin(async move { starts.retake(&permit).await }));
+        let new = || -> Retake { Box::pin(async move { starts.retake().await }) };
+        let mut retake = path.retake.take().unwrap_or_else(new);
         match (&mut retake).now_or_never() {
-            Some(()) => assert!(path.permit.is_held()),
+            Some(slot) => path.slot = Some(slot),
             None => path.retake = Some(retake),
         }
         self.pending(index);
@@ -109,36 +104,39 @@ impl Model {
         match (step, some) {
             (0 | 1, _) => self.put(count),
             (2 | 3, _) if self.coming > 0 => self.take(true),
-            (4, Some(index)) if self.paths[index].permit.is_held() => self.pending(index),
-            (5, Some(index)) if self.paths[index].permit.is_held() => self.end(index),
+            (4, Some(index)) if self.paths[index].slot.is_some() => self.pending(index),
+            (5, Some(index)) if self.paths[index].slot.is_some() => self.end(index),
             // A retry waits for its time, or is published.
-            (6, Some(index)) if self.paths[index].permit.is_held() => {
-                self.paths[index].permit.release();
+            (6, Some(index)) if self.paths[index].slot.is_some() => {
+                self.paths[index].slot = None;
                 self.pending(index);
             }
-            (7, Some(index)) if !self.paths[index].permit.is_held() => self.retake(index),
+            (7, Some(index)) if self.paths[index].slot.is_none() => self.retake(index),
             // A drain, or the end of a publish.
-            (8, Some(index)) if !self.paths[index].permit.is_held() => {
+            (8, Some(index)) if self.paths[index].slot.is_none() => {
                 self.paths[index].retake = None;
                 self.pending(index);
             }
             (9, Some(index)) if self.paths[index].retake.is_none() => self.end(index),
             // A handler is stuck.
             (10, Some(index)) => {
-                self.paths[index].permit.release();
+                self.paths[index].slot = None;
                 self.look = true;
             }
             (11, _) => {
-                self.starts.hold(count > 2);
+                self.starts.set_gate(match count > 2 {
+                    true => Gate::Closed { why: "a test" },
+                    false => Gate::Open,
+                });
                 self.look = true;
             }
             (12, _) => {
-                self.starts.slots.set(count as usize);
+                self.starts.slots.set_limit(count as usize);
                 self.look = true;
             }
             (13, _) => {
-                for run in self.starts.withdraw() {
-                    assert_eq!(run, self.due, "each once and in order");
+                for flight in self.starts.withdraw() {
+                    assert_eq!(flight, self.due, "each once and in order");
                     self.due += 1;
                 }
             }
@@ -153,7 +151,7 @@ impl Model {
 
     fn check(&self, used_before: usize) {
         let used = self.starts.slots.in_use();
-        assert!(used <= used_before.max(self.starts.slots.wanted()));
+        assert!(used <= used_before.max(self.starts.slots.limit()));
         let state = self.starts.lock();
         let on_the_first_poll = self.paths.iter().filter(|path| !path.left).count();
         assert_eq!(state.coming, self.coming);
@@ -166,8 +164,8 @@ impl Model {
 
     /// Lets everything come to its end, without a look of the lane beyond one.
     fn finish(mut self) {
-        self.starts.hold(false);
-        self.starts.slots.set(1);
+        self.starts.set_gate(Gate::Open);
+        self.starts.slots.set_limit(1);
         self.look();
         let most = 10 * (self.next as usize + self.paths.len() + self.coming + 1);
         for _ in 0..most {

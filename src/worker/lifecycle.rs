@@ -15,11 +15,11 @@ use super::RunError;
 use crate::{
     consumer::ConsumerSettings,
     handler::{Handler, HandlerError},
-    path::dispatch::Dispatch,
+    path::Handlers,
 };
 
 /// All handlers of a worker.
-pub(super) struct Handlers {
+pub(super) struct Lifecycle {
     all: Vec<OfConsumer>,
     /// Where handlers run.
     runtime: runtime::Handle,
@@ -32,15 +32,15 @@ struct OfConsumer {
     stop_limit: Duration,
 }
 
-impl Handlers {
+impl Lifecycle {
     pub(super) fn new(
-        dispatch: &HashMap<String, Dispatch>,
+        handlers: &HashMap<String, Handlers>,
         consumers: &BTreeMap<String, ConsumerSettings>,
         runtime: runtime::Handle,
     ) -> Self {
         let mut all = Vec::new();
         for (name, settings) in consumers {
-            let handlers = dispatch.get(name).into_iter().flat_map(Dispatch::handlers);
+            let handlers = handlers.get(name).into_iter().flat_map(Handlers::all);
             all.extend(handlers.map(|handler| OfConsumer {
                 consumer: name.clone(),
                 handler: Arc::clone(handler),
@@ -110,8 +110,8 @@ pub(super) struct Health(Arc<OnceLock<Vec<Weak<dyn Handler>>>>);
 
 impl Health {
     /// From now on these are asked.
-    pub(super) fn ask(&self, handlers: &Dispatch) {
-        let handlers = handlers.handlers().map(Arc::downgrade).collect();
+    pub(super) fn ask(&self, handlers: &Handlers) {
+        let handlers = handlers.all().map(Arc::downgrade).collect();
         // A worker runs once.
         let _ = self.0.set(handlers);
     }
@@ -177,17 +177,17 @@ mod tests {
         }
     }
 
-    fn handlers(pools: &[Arc<Pool>]) -> Handlers {
-        let dispatch = |pool: &Arc<Pool>| Dispatch {
+    fn lifecycle(pools: &[Arc<Pool>]) -> Lifecycle {
+        let dispatch = |pool: &Arc<Pool>| Handlers {
             any: Some(Arc::clone(pool) as Arc<dyn Handler>),
-            ..Dispatch::default()
+            ..Handlers::default()
         };
         let named = pools.iter().enumerate();
         let dispatch = named
             .clone()
             .map(|(name, pool)| (name.to_string(), dispatch(pool)));
         let settings = named.map(|(name, _)| (name.to_string(), ConsumerSettings::default()));
-        Handlers::new(
+        Lifecycle::new(
             &dispatch.collect(),
             &settings.collect(),
             runtime::Handle::current(),
@@ -201,10 +201,10 @@ mod tests {
     #[tokio::test]
     async fn a_handler_is_started_and_stopped_once() {
         let pool = Arc::<Pool>::default();
-        let handlers = handlers(&[Arc::clone(&pool)]);
-        handlers.start().await.unwrap();
+        let lifecycle = lifecycle(&[Arc::clone(&pool)]);
+        lifecycle.start().await.unwrap();
         assert_eq!(calls(&pool), ["start"]);
-        handlers.stop().await;
+        lifecycle.stop().await;
         assert_eq!(calls(&pool), ["start", "stop"]);
     }
 
@@ -227,8 +227,8 @@ mod tests {
                 "its start takes longer than 30s",
             ),
         ] {
-            let handlers = handlers(&[Arc::clone(&good), Arc::new(broken)]);
-            let error = handlers.start().await.unwrap_err();
+            let lifecycle = lifecycle(&[Arc::clone(&good), Arc::new(broken)]);
+            let error = lifecycle.start().await.unwrap_err();
             assert_eq!(error.to_string(), format!("consumer \"1\": {why}"));
             assert_eq!(calls(&good), ["start", "stop"]);
             good.calls.lock().unwrap().clear();
@@ -243,9 +243,9 @@ mod tests {
             is_broken: true,
             ..Pool::default()
         };
-        let dispatch = Dispatch {
+        let dispatch = Handlers {
             any: Some(Arc::new(broken)),
-            ..Dispatch::default()
+            ..Handlers::default()
         };
         health.ask(&dispatch);
         assert_eq!(health.error().as_deref(), Some("no database"));

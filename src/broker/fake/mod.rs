@@ -1,0 +1,411 @@
+//! A broker in memory: queues with their messages, and what a test wants to go wrong.
+//!
+//! The fake answers as RabbitMQ does, as far as the worker can notice: prefetch for each subscription,
+//! tags for each channel, requeued messages back in their place, delivery counts and limits by
+//! release, delay queues whose messages expire at the head, dead-lettering, confirms and returns. A
+//! message is always in exactly one place. What RabbitMQ would close a channel for (an ack of a tag
+//! that it does not know) closes it here too, and is kept as a [violation](FakeBroker::violations).
+//!
+//! Time is tokio's, so that a test under paused time takes no time.
+
+mod queue;
+mod script;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeMap,
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+pub(crate) use queue::Stored;
+use queue::{Queue, Type};
+pub(crate) use script::{Confirm, Fault};
+use session::Channel;
+pub(crate) use session::FakeSession;
+
+use super::{
+    BrokerError, Properties, Publication, PublishError, QueueSpec, Topology, Written,
+    copies::copy_properties, seam::Broker, topology::plan,
+};
+
+/// The releases of RabbitMQ whose semantics differ.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Release {
+    /// 3.10: returning a message raises its delivery count.
+    V3,
+    /// 4.0 to 4.2: as 3.10.
+    V40,
+    /// 4.3: returning a message does not raise its delivery count.
+    #[default]
+    V43,
+}
+
+/// The frame size that copies must fit, as RabbitMQ's default.
+const FRAME_MAX: usize = 131_072;
+
+/// A broker in memory. Clones are the same broker.
+#[derive(Clone)]
+pub(crate) struct FakeBroker {
+    model: Arc<Mutex<Model>>,
+    /// Whether the consuming connection is up.
+    connected: watch::Receiver<bool>,
+    /// Whether publishing is blocked.
+    blocked: watch::Receiver<bool>,
+    /// Changes whenever the model may have changed.
+    changed: watch::Sender<()>,
+}
+
+/// The model, to be changed. Whoever waits in [`FakeBroker::until`] looks again afterwards.
+struct Changing<'a> {
+    model: MutexGuard<'a, Model>,
+    changed: &'a watch::Sender<()>,
+}
+
+impl Deref for Changing<'_> {
+    type Target = Model;
+
+    fn deref(&self) -> &Model {
+        &self.model
+    }
+}
+
+impl DerefMut for Changing<'_> {
+    fn deref_mut(&mut self) -> &mut Model {
+        &mut self.model
+    }
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.changed.send_replace(());
+    }
+}
+
+struct Model {
+    release: Release,
+    queues: BTreeMap<String, Queue>,
+    /// The open channels of consumers, by number.
+    channels: BTreeMap<u64, Channel>,
+    last_channel: u64,
+    /// Numbers messages in the order of their first arrival.
+    last_message: u64,
+    connected: watch::Sender<bool>,
+    blocked: watch::Sender<bool>,
+    /// Whether the publishing connection is up.
+    publishing: bool,
+    script: script::Script,
+    violations: Vec<String>,
+}
+
+impl FakeBroker {
+    /// A broker without queues, both of whose connections are up.
+    pub(crate) fn new(release: Release) -> Self {
+        let (connected, is_connected) = watch::channel(true);
+        let (blocked, is_blocked) = watch::channel(false);
+        let model = Model {
+            release,
+            queues: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            last_channel: 0,
+            last_message: 0,
+            connected,
+            blocked,
+            publishing: true,
+            script: script::Script::default(),
+            violations: Vec::new(),
+        };
+        Self {
+            model: Arc::new(Mutex::new(model)),
+            connected: is_connected,
+            blocked: is_blocked,
+            changed: watch::Sender::new(()),
+        }
+    }
+
+    fn lock(&self) -> Changing<'_> {
+        Changing {
+            model: self.read(),
+            changed: &self.changed,
+        }
+    }
+
+    fn read(&self) -> MutexGuard<'_, Model> {
+        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `wanted` is true of the broker. It is asked again after each change.
+    pub(crate) async fn until(&self, wanted: impl Fn(&Self) -> bool) {
+        let mut changed = self.changed.subscribe();
+        while !wanted(self) {
+            // This handle holds the sender.
+            let _ = changed.changed().await;
+        }
+    }
+
+    /// Declares a queue without arguments.
+    pub(crate) fn declare(&self, queue: &str) {
+        let mut model = self.lock();
+        let missing = Queue::new(Type::Quorum);
+        model.queues.entry(queue.to_owned()).or_insert(missing);
+    }
+
+    /// Publishes to a queue as some other client does; false if there is no such queue.
+    pub(crate) fn send(&self, queue: &str, body: &[u8], properties: Properties) -> bool {
+        self.route(queue, body, properties).is_some()
+    }
+
+    /// Waits until these queues are empty, nothing is delivered, and no message waits for its
+    /// expiration.
+    pub(crate) async fn wait_until_idle(&self, queues: &[&str]) {
+        self.until(|it| {
+            let model = it.read();
+            let is_idle = |(name, queue): (&String, &Queue)| {
+                !queue.will_expire() && (queue.ready.is_empty() || !queues.contains(&name.as_str()))
+            };
+            let unacked = model.channels.values().any(|it| !it.unacked.is_empty());
+            !unacked && model.queues.iter().all(is_idle)
+        })
+        .await;
+    }
+
+    /// The messages that are ready in a queue, oldest first.
+    pub(crate) fn ready(&self, queue: &str) -> Vec<Stored> {
+        let model = self.read();
+        let queue = model.queues.get(queue);
+        queue.map_or_else(Vec::new, |queue| queue.ready.iter().cloned().collect())
+    }
+
+    /// The messages that are delivered and not settled, of all queues.
+    pub(crate) fn unacked(&self) -> usize {
+        let model = self.read();
+        model.channels.values().map(|it| it.unacked.len()).sum()
+    }
+
+    /// What the worker did that RabbitMQ closes a channel for.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.read().violations.clone()
+    }
+
+    /// Stores a message, and hands it to a consumer that has room.
+    fn route(&self, queue: &str, body: &[u8], properties: Properties) -> Option<()> {
+        let mut model = self.lock();
+        model.last_message += 1;
+        let message = Stored::new(model.last_message, body.to_vec(), properties);
+        let expires_at = model.store(queue, message)?;
+        if let Some(time) = expires_at {
+            self.expire_at(time, queue);
+        }
+        Some(())
+    }
+
+    /// Looks at a queue again when a message expires there.
+    fn expire_at(&self, time: Instant, queue: &str) {
+        let (broker, queue) = (self.clone(), queue.to_owned());
+        tokio::spawn(async move {
+            sleep_until(time).await;
+            let targets = broker.lock().expire(&queue, Instant::now());
+            for (time, queue) in targets {
+                broker.expire_at(time, &queue);
+            }
+        });
+    }
+}
+
+impl Model {
+    /// Puts a message at the end of a queue; `None` without such a queue, otherwise when the message
+    /// expires there.
+    fn store(&mut self, name: &str, message: Stored) -> Option<Option<Instant>> {
+        let now = Instant::now();
+        let expires_at = self.queues.get_mut(name)?.push(message, now);
+        self.deliver(name);
+        Some(expires_at)
+    }
+
+    /// Dead-letters what has expired at the head of a queue. Gives the queues that got messages which
+    /// expire in their turn, and when.
+    fn expire(&mut self, name: &str, now: Instant) -> Vec<(Instant, String)> {
+        let Some(queue) = self.queues.get_mut(name) else {
+            return Vec::new();
+        };
+        let mut expired = Vec::new();
+        while let Some(message) = queue.pop_expired(now) {
+            expired.push(message);
+        }
+        let target = queue.dead_letters_to.clone();
+        let mut later = Vec::new();
+        for message in expired {
+            let Some(target) = &target else { continue };
+            if let Some(Some(time)) = self.store(target, message.dead_lettered()) {
+                later.push((time, target.clone()));
+            }
+        }
+        later
+    }
+
+    /// Hands the messages of a queue to its consumers, as far as their prefetch goes.
+    fn deliver(&mut self, name: &str) {
+        let Some(queue) = self.queues.get_mut(name) else {
+            return;
+        };
+        while !queue.ready.is_empty() {
+            let mut channels = self.channels.values_mut();
+            let Some(channel) = channels.find(|channel| channel.takes_from(name)) else {
+                return;
+            };
+            if let Some(message) = queue.ready.pop_front() {
+                channel.deliver(message, name);
+            }
+        }
+    }
+
+    /// Puts messages back where they stood, and dead-letters those over the delivery limit.
+    fn requeue(&mut self, messages: Vec<(String, Stored)>, raises_count: bool) {
+        let mut touched = Vec::new();
+        for (name, mut message) in messages {
+            let Some(queue) = self.queues.get_mut(&name) else {
+                // The queue was deleted, and its messages with it.
+                continue;
+            };
+            message.redelivered = true;
+            if raises_count && queue.kind == Type::Quorum {
+                message.delivery_count += 1;
+            }
+            let is_over = |limit: u64| message.delivery_count > limit;
+            if queue.delivery_limit.is_some_and(is_over) {
+                if let Some(target) = queue.dead_letters_to.clone() {
+                    self.store(&target, message.dead_lettered());
+                }
+                continue;
+            }
+            queue.put_back(message);
+            touched.push(name);
+        }
+        for name in touched {
+            self.deliver(&name);
+        }
+    }
+
+    /// Makes the queues that the consumer wants, or looks for them.
+    fn ensure(&mut self, spec: &QueueSpec) -> Result<(), BrokerError> {
+        if spec.topology == Topology::None {
+            return Ok(());
+        }
+        for plan in plan(spec) {
+            if spec.topology == Topology::Verify && !self.queues.contains_key(&plan.name) {
+                let text = format!("queue {:?} does not exist", plan.name);
+                return Err(BrokerError::Topology(text));
+            }
+            let missing = Queue::planned(&plan);
+            self.queues.entry(plan.name).or_insert(missing);
+        }
+        Ok(())
+    }
+}
+
+impl Broker for FakeBroker {
+    type Session = FakeSession;
+
+    fn is_up(&self) -> bool {
+        *self.connected.borrow()
+    }
+
+    async fn up(&mut self) {
+        // The model holds the sender, and this handle the model.
+        let _ = self.connected.wait_for(|is| *is).await;
+    }
+
+    async fn open(&mut self, spec: &QueueSpec, _tag: &str) -> Result<FakeSession, BrokerError> {
+        self.answer_late().await;
+        let mut model = self.lock();
+        if !*model.connected.borrow() {
+            return Err(BrokerError::Lost("not connected".to_owned()));
+        }
+        if let Some(refusal) = model.script.refusals.pop_front() {
+            return Err(refusal);
+        }
+        model.ensure(spec)?;
+        let (number, events, usable) = model.open_channel();
+        model.subscribe(number, &spec.queue, spec.prefetch)?;
+        let session = FakeSession::new(self.clone(), number, events, usable);
+        model.deliver(&spec.queue);
+        Ok(session)
+    }
+
+    async fn depths(&self, queues: Vec<String>) -> Result<Vec<(String, Option<u32>)>, BrokerError> {
+        let model = self.read();
+        let depth = |name: &String| {
+            let queue = model.queues.get(name)?;
+            Some(u32::try_from(queue.ready.len()).unwrap_or(u32::MAX))
+        };
+        let found = queues.into_iter().map(|name| {
+            let depth = depth(&name);
+            (name, depth)
+        });
+        Ok(found.collect())
+    }
+
+    async fn publish(&self, message: &Publication<'_>) -> Result<(), PublishError> {
+        let confirm = {
+            let mut model = self.lock();
+            if !model.publishing {
+                return Err(PublishError::NoChannel("not connected".to_owned()));
+            }
+            if *model.blocked.borrow() {
+                return Err(PublishError::Blocked);
+            }
+            model.script.confirms.pop_front().unwrap_or_default()
+        };
+        let properties = match &message.properties {
+            Written::Copy(original, headers) => {
+                copy_properties(original, headers, FRAME_MAX).into()
+            }
+            Written::New(properties) => (*properties).clone(),
+        };
+        let store = || {
+            let stored = self.route(message.routing_key, message.body, properties);
+            stored.ok_or_else(|| PublishError::Returned("NO_ROUTE (312)".to_owned()))
+        };
+        match confirm {
+            Confirm::Ack => store(),
+            Confirm::AckAfter(delay) => {
+                let stored = store();
+                tokio::time::sleep(delay).await;
+                stored
+            }
+            Confirm::Nack => Err(PublishError::Nacked),
+            Confirm::Return => Err(PublishError::Returned("NO_ROUTE (312)".to_owned())),
+            Confirm::Lost => {
+                store()?;
+                Err(PublishError::Unconfirmed("connection lost".to_owned()))
+            }
+            Confirm::NeverWritten => Err(PublishError::Unconfirmed("connection lost".to_owned())),
+        }
+    }
+
+    async fn blocked(&self) {
+        let mut blocked = self.blocked.clone();
+        // The model holds the sender, and this handle the model.
+        let _ = blocked.wait_for(|is| *is).await;
+    }
+
+    async fn restore(&self, spec: &QueueSpec, queue: &str) -> Option<Result<(), BrokerError>> {
+        let mut model = self.lock();
+        if !model.publishing {
+            return None;
+        }
+        let missing = plan(spec).into_iter().find(|plan| plan.name == queue);
+        if let Some(plan) = missing {
+            let made = Queue::planned(&plan);
+            model.queues.entry(plan.name).or_insert(made);
+        }
+        Some(Ok(()))
+    }
+}

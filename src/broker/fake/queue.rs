@@ -1,0 +1,166 @@
+//! A queue of the fake broker.
+
+use std::{collections::VecDeque, time::Duration};
+
+use lapin::types::{AMQPValue, FieldTable};
+use tokio::time::Instant;
+
+use crate::broker::{
+    Properties,
+    headers::short,
+    topology::{Argument, QueuePlan},
+};
+
+/// The types of queues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Type {
+    Quorum,
+    Classic,
+}
+
+/// A queue: its arguments as far as they matter, and its messages.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub(super) kind: Type,
+    ttl: Option<Duration>,
+    pub(super) dead_letters_to: Option<String>,
+    pub(super) delivery_limit: Option<u64>,
+    /// The messages that can be delivered, oldest first.
+    pub(super) ready: VecDeque<Stored>,
+}
+
+/// A message in a queue, or with a consumer.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    /// The order of first arrival, over all queues.
+    number: u64,
+    pub(crate) body: Vec<u8>,
+    pub(crate) properties: Properties,
+    pub(crate) redelivered: bool,
+    pub(crate) delivery_count: u64,
+    expires_at: Option<Instant>,
+}
+
+impl Stored {
+    pub(super) fn new(number: u64, body: Vec<u8>, properties: Properties) -> Self {
+        Self {
+            number,
+            body,
+            properties,
+            redelivered: false,
+            delivery_count: 0,
+            expires_at: None,
+        }
+    }
+
+    /// The message as the queue that it is dead-lettered to gets it: RabbitMQ takes the expiration
+    /// off, so that the message does not expire again at once.
+    pub(super) fn dead_lettered(self) -> Self {
+        let properties = self.properties.to_amqp();
+        let mut kept = lapin::BasicProperties::default();
+        macro_rules! keep {
+            ($($get:ident => $set:ident),*) => {
+                $(if let Some(value) = properties.$get().clone() { kept = kept.$set(value); })*
+            };
+        }
+        keep!(
+            content_type => with_content_type,
+            content_encoding => with_content_encoding,
+            headers => with_headers,
+            delivery_mode => with_delivery_mode,
+            priority => with_priority,
+            correlation_id => with_correlation_id,
+            reply_to => with_reply_to,
+            message_id => with_message_id,
+            timestamp => with_timestamp,
+            kind => with_type,
+            user_id => with_user_id,
+            app_id => with_app_id
+        );
+        Self::new(self.number, self.body, kept.into())
+    }
+
+    /// The properties as a consumer sees them: with the delivery count of a quorum queue.
+    pub(super) fn delivered_properties(&self) -> Properties {
+        if self.delivery_count == 0 {
+            return self.properties.clone();
+        }
+        let properties = self.properties.to_amqp();
+        let mut headers: FieldTable = properties.headers().clone().unwrap_or_default();
+        let count = i64::try_from(self.delivery_count).unwrap_or(i64::MAX);
+        headers.insert(short("x-delivery-count"), AMQPValue::LongLongInt(count));
+        properties.with_headers(headers).into()
+    }
+
+    fn expiration(&self) -> Option<Duration> {
+        let properties = self.properties.to_amqp();
+        let milliseconds = properties.expiration().as_ref()?.as_str().parse().ok()?;
+        Some(Duration::from_millis(milliseconds))
+    }
+}
+
+impl Queue {
+    pub(super) fn new(kind: Type) -> Self {
+        Self {
+            kind,
+            ttl: None,
+            dead_letters_to: None,
+            delivery_limit: None,
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// A queue with the arguments of this plan.
+    pub(super) fn planned(plan: &QueuePlan) -> Self {
+        let text = |key| match plan.argument(key) {
+            Some(Argument::Text(text)) => Some(text.clone()),
+            _ => None,
+        };
+        let int = |key| match plan.argument(key) {
+            Some(Argument::Int(n)) => u64::try_from(*n).ok(),
+            _ => None,
+        };
+        let kind = match text("x-queue-type").as_deref() {
+            Some("classic") => Type::Classic,
+            _ => Type::Quorum,
+        };
+        Self {
+            ttl: int("x-message-ttl").map(Duration::from_millis),
+            dead_letters_to: text("x-dead-letter-routing-key"),
+            delivery_limit: int("x-delivery-limit"),
+            ..Self::new(kind)
+        }
+    }
+
+    /// Adds a message at the end; when it expires, if it does.
+    pub(super) fn push(&mut self, mut message: Stored, now: Instant) -> Option<Instant> {
+        let limits = [self.ttl, message.expiration()];
+        let stay = limits.into_iter().flatten().min();
+        message.expires_at = stay.map(|stay| now + stay);
+        let expires_at = message.expires_at;
+        self.ready.push_back(message);
+        expires_at
+    }
+
+    /// Takes the message at the head if it has expired. Only the head is looked at: as in RabbitMQ a
+    /// message behind one that stays longer waits for it.
+    pub(super) fn pop_expired(&mut self, now: Instant) -> Option<Stored> {
+        let head = self.ready.front()?;
+        let expired = head.expires_at.is_some_and(|at| at <= now);
+        expired.then(|| self.ready.pop_front()).flatten()
+    }
+
+    /// Whether a message waits for its expiration.
+    pub(super) fn will_expire(&self) -> bool {
+        self.ready
+            .iter()
+            .any(|message| message.expires_at.is_some())
+    }
+
+    /// Puts a message back where it stood.
+    pub(super) fn put_back(&mut self, message: Stored) {
+        let older = |other: &Stored| other.number < message.number;
+        let place = self.ready.partition_point(older);
+        self.ready.insert(place, message);
+    }
+}

@@ -1,0 +1,123 @@
+//! What a test wants to go wrong.
+
+use std::{collections::VecDeque, time::Duration};
+
+use super::{FakeBroker, Queue, Type};
+use crate::broker::BrokerError;
+
+/// How the broker answers one publish.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Confirm {
+    /// Stored and confirmed.
+    #[default]
+    Ack,
+    /// Stored at once, confirmed after this time.
+    AckAfter(Duration),
+    /// Refused, as a full queue with `reject-publish` does.
+    Nack,
+    /// Returned: no queue takes it.
+    Return,
+    /// Stored, but the confirm is lost with the connection.
+    Lost,
+    /// Lost with the connection before the broker had it.
+    NeverWritten,
+}
+
+/// Something that goes wrong now.
+#[derive(Clone, Debug)]
+pub(crate) enum Fault {
+    /// The consuming connection breaks, and stays down until [`FakeBroker::reconnect`].
+    ConnectionLost,
+    /// All consuming channels close; the connection stays.
+    ChannelLost,
+    /// The broker cancels the consumers of a queue.
+    ConsumerCancelled(String),
+    /// A queue is deleted, with its messages; its consumers are cancelled.
+    QueueDeleted(String),
+    /// The publishing connection breaks, and stays down until [`FakeBroker::reconnect`].
+    PublishingLost,
+    /// A memory or disk alarm blocks publishing, until [`FakeBroker::unblock`].
+    Blocked,
+}
+
+/// What has been arranged.
+#[derive(Default)]
+pub(super) struct Script {
+    /// How the next publishes are answered.
+    pub(super) confirms: VecDeque<Confirm>,
+    /// Why the next requests to subscribe are refused.
+    pub(super) refusals: VecDeque<BrokerError>,
+    /// The time before each answer to a request of a consumer.
+    pub(super) delay: Duration,
+    /// Acks and nacks are not written: the socket is full.
+    pub(super) stalled: bool,
+}
+
+impl FakeBroker {
+    /// Answers the next publishes so, one after the other; later ones are confirmed.
+    pub(crate) fn answer_publishes(&self, confirms: impl IntoIterator<Item = Confirm>) {
+        self.lock().script.confirms.extend(confirms);
+    }
+
+    /// Refuses the next requests to subscribe.
+    pub(crate) fn refuse_subscriptions(&self, errors: impl IntoIterator<Item = BrokerError>) {
+        self.lock().script.refusals.extend(errors);
+    }
+
+    /// Answers subscriptions and cancellations only after this time.
+    pub(crate) fn answer_after(&self, delay: Duration) {
+        self.lock().script.delay = delay;
+    }
+
+    /// Lets acks and nacks hang, or write again.
+    pub(crate) fn stall(&self, stalled: bool) {
+        self.lock().script.stalled = stalled;
+    }
+
+    /// Lets something go wrong now.
+    pub(crate) fn fail(&self, fault: Fault) {
+        let mut model = self.lock();
+        match fault {
+            Fault::ConnectionLost => {
+                model.connected.send_replace(false);
+                model.close_channels("connection lost");
+            }
+            Fault::ChannelLost => model.close_channels("channel lost"),
+            Fault::ConsumerCancelled(queue) => model.cancel_consumers(&queue),
+            Fault::QueueDeleted(queue) => {
+                model.queues.remove(&queue);
+                model.cancel_consumers(&queue);
+            }
+            Fault::PublishingLost => model.publishing = false,
+            Fault::Blocked => {
+                model.blocked.send_replace(true);
+            }
+        }
+    }
+
+    /// Both connections are up again.
+    pub(crate) fn reconnect(&self) {
+        let mut model = self.lock();
+        model.publishing = true;
+        model.connected.send_replace(true);
+    }
+
+    /// The alarm has ended.
+    pub(crate) fn unblock(&self) {
+        self.lock().blocked.send_replace(false);
+    }
+
+    /// Declares a queue of another type than the worker wants.
+    pub(crate) fn declare_classic(&self, queue: &str) {
+        let made = Queue::new(Type::Classic);
+        self.lock().queues.insert(queue.to_owned(), made);
+    }
+
+    /// Waits as long as the script says before an answer.
+    pub(super) async fn answer_late(&self) {
+        let delay = self.read().script.delay;
+        if !delay.is_zero() {
+            tokio::time::sleep(delay).await;
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! RabbitMQ, as a [`Broker`]: one supervised connection that consumes, one that publishes.
+
+use std::sync::Arc;
+
+use super::{
+    BrokerError, Link, Publication, PublishError, Publisher, QueueSpec, TimeoutSettings,
+    connection::Connection, depths::depths, seam::Broker, session::RabbitSession, topology,
+};
+
+/// The worker's two connections. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Rabbit {
+    consuming: Link,
+    publisher: Publisher,
+    timeouts: Arc<TimeoutSettings>,
+}
+
+impl Rabbit {
+    pub(crate) fn new(
+        consuming: Link,
+        publisher: Publisher,
+        timeouts: Arc<TimeoutSettings>,
+    ) -> Self {
+        Self {
+            consuming,
+            publisher,
+            timeouts,
+        }
+    }
+}
+
+impl Broker for Rabbit {
+    type Session = RabbitSession;
+
+    fn is_up(&self) -> bool {
+        self.consuming.is_up()
+    }
+
+    async fn up(&mut self) {
+        self.consuming.up().await;
+    }
+
+    async fn open(&mut self, spec: &QueueSpec, tag: &str) -> Result<RabbitSession, BrokerError> {
+        let connection: Arc<Connection> = match self.consuming.connected().await {
+            Some(connected) => connected?,
+            // The supervisor has ended, and the worker with it.
+            None => std::future::pending().await,
+        };
+        RabbitSession::open(connection, spec, Arc::clone(&self.timeouts), tag).await
+    }
+
+    /// On the consuming connection: the broker may have blocked the other one.
+    async fn depths(&self, queues: Vec<String>) -> Result<Vec<(String, Option<u32>)>, BrokerError> {
+        let connection = self.consuming.current();
+        let connection = connection.ok_or_else(|| BrokerError::Lost("not connected".to_owned()))?;
+        depths(&connection, queues, self.timeouts.declare).await
+    }
+
+    async fn publish(&self, message: &Publication<'_>) -> Result<(), PublishError> {
+        self.publisher.publish(message).await
+    }
+
+    async fn blocked(&self) {
+        self.publisher.blocked().await;
+    }
+
+    async fn restore(&self, spec: &QueueSpec, queue: &str) -> Option<Result<(), BrokerError>> {
+        let connection = self.publisher.link().current()?;
+        let limit = self.timeouts.declare;
+        Some(topology::restore(&connection, spec, queue, limit).await)
+    }
+}

@@ -1,0 +1,279 @@
+//! A lane's subscription: getting one, cancelling it, losing it, getting another.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::{LaneActor, Request};
+use crate::{
+    broker::{Broker, BrokerError, Reconnect, Session},
+    flight::SessionId,
+};
+
+/// The lane's session, and the request to the broker that is under way about it.
+pub(super) struct Subscription<S: Session> {
+    pub(super) session: Option<S>,
+    /// The number of `session`.
+    pub(super) session_id: Option<SessionId>,
+    pub(super) task: Task<S>,
+    /// When to subscribe, while there is no subscription.
+    pub(super) open_at: Instant,
+    /// The connection was down at the last failure: subscribe as soon as it is up.
+    pub(super) awaits_connection: bool,
+    backoff: Reconnect,
+    opened_at: Instant,
+    /// Why there is no subscription.
+    reason: Option<String>,
+    has_subscribed: bool,
+}
+
+/// What is under way.
+pub(super) enum Task<S: Session> {
+    None,
+    Opening(Request<Result<Opened<S>, BrokerError>>),
+    /// The consumer is being cancelled. After the broker's cancel-ok the stream of deliveries ends;
+    /// the lane waits for that end until `by`.
+    Stopping {
+        cancel: Option<Request<Result<(), BrokerError>>>,
+        by: Instant,
+    },
+}
+
+/// What a request to subscribe gives.
+pub(super) enum Opened<S: Session> {
+    /// A new session.
+    Session(Box<S>),
+    /// A new subscription of the session that the lane has.
+    Subscription(S::Subscription),
+}
+
+/// The answer to the request under way.
+pub(super) enum Event<S: Session> {
+    Opened(Result<Opened<S>, BrokerError>),
+    Cancelled(Result<(), BrokerError>),
+}
+
+impl<S: Session> Task<S> {
+    /// The answer to the request under way; never, where there is none.
+    pub(super) async fn answer(&mut self) -> Event<S> {
+        match self {
+            Self::Opening(opening) => Event::Opened(opening.await),
+            Self::Stopping {
+                cancel: Some(cancel),
+                ..
+            } => Event::Cancelled(cancel.await),
+            Self::Stopping { cancel: None, .. } | Self::None => pending().await,
+        }
+    }
+}
+
+impl<S: Session> Subscription<S> {
+    pub(super) fn new(backoff: Reconnect, now: Instant) -> Self {
+        Self {
+            session: None,
+            session_id: None,
+            task: Task::None,
+            open_at: now,
+            awaits_connection: false,
+            backoff,
+            opened_at: now,
+            reason: None,
+            has_subscribed: false,
+        }
+    }
+
+    /// Whether the broker sends deliveries.
+    pub(super) fn is_live(&self) -> bool {
+        self.session.as_ref().is_some_and(Session::is_subscribed)
+    }
+
+    /// Whether there is no subscription, and no request for one is under way.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.task, Task::None) && !self.is_live()
+    }
+
+    /// Whether the consumer is being cancelled.
+    pub(super) fn is_stopping(&self) -> bool {
+        matches!(self.task, Task::Stopping { .. })
+    }
+
+    pub(super) fn stop_by(&self) -> Option<Instant> {
+        match self.task {
+            Task::Stopping { by, .. } => Some(by),
+            _ => None,
+        }
+    }
+
+    /// Why there is no subscription.
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    pub(super) fn has_dead_channel(&self) -> bool {
+        self.session.as_ref().is_some_and(|it| !it.is_usable())
+    }
+
+    /// The stream of a cancelled consumer has ended, or its end was waited for long enough.
+    pub(super) fn stopped(&mut self) {
+        self.task = Task::None;
+    }
+
+    /// Subscribe now: the connection was waited for with a backoff of its own.
+    pub(super) fn connection_is_up(&mut self) {
+        self.awaits_connection = false;
+        self.subscribe_now();
+    }
+
+    /// Subscribe at the next turn of the loop.
+    pub(super) fn subscribe_now(&mut self) {
+        self.backoff.reset();
+        self.open_at = Instant::now();
+    }
+
+    /// A subscription that lasted ends a series of failures.
+    fn forget_quick_failures(&mut self) {
+        const STABLE: Duration = Duration::from_secs(30);
+        if self.opened_at.elapsed() > STABLE {
+            self.backoff.reset();
+        }
+    }
+}
+
+impl<B: Broker> LaneActor<B> {
+    /// Begins to subscribe: on the session's channel where there is one, otherwise with a new session.
+    pub(super) fn subscribe(&mut self) {
+        let opening: Request<_> = match &mut self.subscription.session {
+            Some(session) => {
+                let subscription = session.subscribe_again(&self.lane.settings.queue_spec());
+                Box::pin(async move { subscription.await.map(Opened::Subscription) })
+            }
+            None => {
+                let (lane, mut broker) = (Arc::clone(&self.lane), self.broker.clone());
+                Box::pin(async move {
+                    let session = broker
+                        .open(&lane.settings.queue_spec(), &lane.worker)
+                        .await?;
+                    Ok(Opened::Session(Box::new(session)))
+                })
+            }
+        };
+        self.subscription.task = Task::Opening(opening);
+    }
+
+    pub(super) fn subscription_changed(&mut self, event: Event<B::Session>) {
+        match event {
+            Event::Opened(result) => self.opened(result),
+            Event::Cancelled(Ok(())) => {
+                if let Task::Stopping { cancel, .. } = &mut self.subscription.task {
+                    *cancel = None;
+                }
+            }
+            Event::Cancelled(Err(error)) => self.lose_session(&error),
+        }
+    }
+
+    fn opened(&mut self, result: Result<Opened<B::Session>, BrokerError>) {
+        self.subscription.task = Task::None;
+        self.report_start(&result);
+        let opened = match result {
+            Ok(opened) => opened,
+            Err(error) if self.subscription.has_dead_channel() => return self.lose_session(&error),
+            Err(error) => {
+                return self.subscribe_later(&error.to_string(), error.needs_people());
+            }
+        };
+        match (opened, &mut self.subscription.session) {
+            (Opened::Session(session), None) => {
+                let (host, port) = session.server();
+                self.lane.telemetry.connected_to(host, port);
+                self.subscription.session_id = Some(SessionId::next());
+                self.lane.set_session(self.subscription.session_id);
+                self.subscription.session = Some(*session);
+                self.unsettled = Default::default();
+            }
+            (Opened::Subscription(subscription), Some(session)) => session.resume(subscription),
+            // The session that the answer belongs to is gone.
+            (Opened::Session(_), Some(_)) | (Opened::Subscription(_), None) => return,
+        }
+        if self.draining || self.paused {
+            // The drain or the pause began while the request was under way.
+            return self.stop_consuming();
+        }
+        info!(lane = %self.lane.name, queue = %self.lane.queue, "consuming");
+        self.lane.counters.sessions.add_one();
+        self.subscription.opened_at = Instant::now();
+        self.subscription.reason = None;
+    }
+
+    /// Reports the result of an attempt to subscribe, up to the first success.
+    fn report_start(&mut self, result: &Result<Opened<B::Session>, BrokerError>) {
+        if self.subscription.has_subscribed {
+            return;
+        }
+        self.subscription.has_subscribed = result.is_ok();
+        let result = result.as_ref().map(drop).map_err(Clone::clone);
+        // Nobody listens once the worker has started.
+        let _ = self
+            .channels
+            .started
+            .send((self.lane.name.to_string(), result));
+    }
+
+    /// The broker has cancelled the consumer. The channel is open, and running handlers can be
+    /// settled on it.
+    pub(super) fn consumer_cancelled(&mut self) {
+        self.subscription.forget_quick_failures();
+        self.subscribe_later("the broker cancelled the consumer", false);
+    }
+
+    fn subscribe_later(&mut self, reason: &str, loud: bool) {
+        let wait = self.subscription.backoff.next();
+        self.subscription.open_at = Instant::now() + wait;
+        self.subscription.awaits_connection = !self.broker.is_up();
+        self.subscription.reason = Some(reason.to_owned());
+        if loud {
+            error!(lane = %self.lane.name, reason, retry_in = ?wait, "not consuming");
+        } else {
+            warn!(lane = %self.lane.name, reason, retry_in = ?wait, "not consuming");
+        }
+    }
+
+    /// Cancels the consumer, and returns what has arrived but not started: at once, so that other
+    /// workers can run it. Calling it again does no harm.
+    pub(super) fn stop_consuming(&mut self) {
+        self.withdraw();
+        self.end_hold();
+        let Some(session) = &mut self.subscription.session else {
+            // A request for a session is given up: nothing was delivered yet.
+            self.subscription.task = Task::None;
+            return;
+        };
+        // A subscription of this session that is under way goes on: the broker makes it, and may
+        // send messages by it. `opened` cancels it.
+        if session.is_subscribed() {
+            let by = Instant::now() + session.request_limit() * 2;
+            let cancel = Some(Box::pin(session.cancel()) as Request<_>);
+            self.subscription.task = Task::Stopping { cancel, by };
+        }
+    }
+
+    /// The session has ended without our wish: the broker has back whatever it had delivered.
+    pub(super) fn lose_session(&mut self, error: &BrokerError) {
+        if self.subscription.session.take().is_none() {
+            return;
+        }
+        self.subscription.task = Task::None;
+        self.withdraw();
+        self.end_hold();
+        self.untold
+            .told(&self.lane.telemetry, "ack", Some(u64::MAX - 1), &[], false);
+        self.subscription.session_id = None;
+        self.lane.set_session(None);
+        self.orphans
+            .extend(self.unsettled.flights().map(Arc::clone));
+        self.abandon();
+        self.subscription.forget_quick_failures();
+        self.subscribe_later(&error.to_string(), false);
+    }
+}

@@ -1,0 +1,132 @@
+//! The description of a lane, which its actor and the paths of its deliveries share.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+
+use super::{dispatch::Dispatch, ends::Ends, execute::Limits, start_queue::StartQueue};
+use crate::{
+    broker::{Broker, Publication, PublishError, PublishSettings, Topology},
+    consumer::ConsumerSettings,
+    flight::{CurrentSession, Resources, SessionId},
+    retry::Ladder,
+    status::{Counters, LaneStats, Vitals},
+    telemetry::LaneTelemetry,
+};
+
+/// One consumer with its limits, policy and handlers. Whoever assembles a worker fills in the fields.
+pub(crate) struct Lane<B> {
+    pub(crate) name: Arc<str>,
+    pub(crate) queue: Arc<str>,
+    /// The name of this worker, for headers.
+    pub(crate) worker: Arc<str>,
+    pub(crate) settings: ConsumerSettings,
+    pub(crate) publish: PublishSettings,
+    /// The longest wait for the broker to apply the last acks.
+    pub(crate) drain_settle: Duration,
+    /// The limits of all its routes.
+    pub(crate) limits: Limits,
+    pub(crate) ladder: Ladder,
+    pub(crate) dispatch: Dispatch,
+    pub(crate) broker: B,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) stats: Arc<LaneStats>,
+    pub(crate) telemetry: LaneTelemetry,
+    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) resources: Arc<Resources>,
+    /// A drain has begun.
+    pub(crate) drain: CancellationToken,
+    /// The drain's grace has ended.
+    pub(crate) hard_stop: CancellationToken,
+    /// The runtime on which handlers run.
+    pub(crate) runtime: Handle,
+    /// Deliveries that have yet to start.
+    pub(crate) starts: StartQueue,
+    /// Finished paths that the actor has not yet booked. Once the actor has ended nobody reads this:
+    /// it has booked its remaining deliveries as stale.
+    pub(crate) ends: Ends,
+    pub(crate) live: Live,
+}
+
+/// What the actor and the paths change while a lane runs.
+#[derive(Debug, Default)]
+pub(crate) struct Live {
+    session: CurrentSession,
+    /// Retries that wait for their delay in the worker.
+    inline: AtomicUsize,
+    /// A path is declaring a queue again.
+    restoring: AtomicBool,
+}
+
+impl<B: Broker> Lane<B> {
+    /// Sets the session that deliveries can be settled on, if there is one.
+    pub(crate) fn set_session(&self, session: Option<SessionId>) {
+        self.live.session.set(session);
+    }
+
+    /// Whether deliveries of this session can still be settled.
+    pub(crate) fn is_current(&self, session: SessionId) -> bool {
+        self.live.session.is(session)
+    }
+
+    /// A place among the retries that wait in the worker. Half of the prefetch may wait there, so
+    /// that new messages keep coming. Once a drain has begun there is no place.
+    pub(super) fn wait_inline(&self) -> Option<InlinePlace<'_>> {
+        let most = usize::from(self.settings.prefetch / 2);
+        let place = InlinePlace(&self.live.inline);
+        let before = self.live.inline.fetch_add(1, Ordering::AcqRel);
+        (before < most && !self.drain.is_cancelled()).then_some(place)
+    }
+
+    /// Retries that wait for their delay in the worker.
+    pub(crate) fn waiting_inline(&self) -> usize {
+        self.live.inline.load(Ordering::Acquire)
+    }
+
+    /// Publishes a copy, and waits for the broker's confirm.
+    pub(super) async fn publish(&self, copy: &Publication<'_>) -> Result<(), PublishError> {
+        self.broker.publish(copy).await
+    }
+
+    /// Waits until the broker has blocked publishing.
+    pub(super) async fn blocked(&self) {
+        self.broker.blocked().await;
+    }
+
+    /// Declares a queue again that the broker returned a copy for, where the settings allow it.
+    pub(super) async fn restore(&self, queue: &str) {
+        if self.settings.topology != Topology::Declare {
+            return;
+        }
+        if self.live.restoring.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        match self
+            .broker
+            .restore(&self.settings.queue_spec(), queue)
+            .await
+        {
+            Some(Ok(())) => warn!(lane = %self.name, queue, "queue was missing, declared again"),
+            Some(Err(error)) => warn!(lane = %self.name, queue, %error, "queue is missing"),
+            None => {}
+        }
+        self.live.restoring.store(false, Ordering::Release);
+    }
+}
+
+/// The place of one retry that waits in the worker. Dropping it frees the place.
+pub(super) struct InlinePlace<'a>(&'a AtomicUsize);
+
+impl Drop for InlinePlace<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,177 @@
+//! Copies: of a message that is retried later, and of a dead letter.
+//!
+//! The broker confirms the copy before it is told to forget the original. A crash in between makes a
+//! duplicate; the other order would make a loss.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use super::Lane;
+use crate::{
+    broker::{
+        Broker, CopyHeaders, Publication, PublishError, Reconnect, ReconnectSettings, Written,
+    },
+    dead_letters,
+    flight::Flight,
+    outcome::{Failure, Outcome},
+    policy::Reason,
+    retry::RetrySettings,
+    status::End,
+};
+
+/// Longer delays, from a handler's snooze or a header, mean never, and are cut to this: ten years.
+/// A time must fit its header.
+const LONGEST_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// After a drain has begun, publishing is tried for this much longer. The original goes back to the
+/// queue as well, and no handler is waited for.
+const DRAIN_BUDGET: Duration = Duration::from_secs(1);
+
+/// Retry with backoff. A short delay waits in the worker, without a handler slot; a longer one waits
+/// at the broker. `None`: the delay is over, and the flight has a slot for its next attempt.
+pub(super) async fn retry<B: Broker>(
+    lane: &Lane<B>,
+    flight: &Flight,
+    settings: &RetrySettings,
+    after: Duration,
+    charged: bool,
+) -> Option<End> {
+    let place = match after < settings.inline_below {
+        true => lane.wait_inline(),
+        false => None,
+    };
+    let Some(place) = place else {
+        return Some(park(lane, flight, after).await);
+    };
+    lane.counters.inline_retries.add_one();
+    flight.wait();
+    let until = Instant::now() + after;
+    let slot = async move {
+        sleep_until(until).await;
+        drop(place);
+        if charged {
+            flight.next_attempt();
+        }
+        lane.starts.retake().await
+    };
+    tokio::select! {
+        biased;
+        // A drain waits for handlers that run, not for those that have yet to start.
+        () = lane.drain.cancelled() => {
+            flight.claim();
+            let left = until.saturating_duration_since(Instant::now());
+            Some(park(lane, flight, left).await)
+        }
+        slot = slot => {
+            flight.slot.put(slot);
+            None
+        }
+    }
+}
+
+/// Parks a copy on the rung for this delay.
+pub(super) async fn park<B: Broker>(lane: &Lane<B>, flight: &Flight, delay: Duration) -> End {
+    const MILLISECOND: Duration = Duration::from_millis(1);
+    let delay = delay.clamp(MILLISECOND, LONGEST_DELAY);
+    let (rung, stay) = lane.ladder.park(delay);
+    // A delay beyond the longest rung: the copy comes back before its time, and is parked again. The
+    // header has whole milliseconds, and early is worse than late.
+    let not_before = (stay < delay).then(|| SystemTime::now() + delay + MILLISECOND);
+    let headers = dead_letters::parked(flight, stay, not_before);
+    let end = republish(lane, flight, &rung.queue, headers, End::Parked).await;
+    if end == End::Parked {
+        lane.stats.parked_on(&rung.queue);
+        info!(lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(), delay = ?delay, rung = rung.queue, "message parked for retry");
+    }
+    end
+}
+
+/// Puts a copy in the dead-letter queue, with the whole record.
+pub(super) async fn dead_letter<B: Broker>(
+    lane: &Lane<B>,
+    flight: &Flight,
+    outcome: &Outcome,
+    reason: Reason,
+) -> End {
+    let failure = outcome.failure();
+    let failure = failure.unwrap_or_else(|| Failure::permanent("unknown", outcome.name()));
+    dead_letters::charge(flight, &failure, &lane.worker);
+    let headers = dead_letters::dead_lettered(flight, &failure, reason, &lane.worker);
+    let queue = lane.settings.dead_letter_queue();
+    let end = republish(lane, flight, &queue, headers, End::DeadLettered).await;
+    if end == End::DeadLettered {
+        lane.stats.dead_lettered(reason);
+        warn!(
+            lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(), %reason,
+            class = %failure.class, status = failure.status, error = %failure.error,
+            queue, "message dead-lettered",
+        );
+    }
+    end
+}
+
+/// Publishes a copy again and again until the broker confirms it, and then returns `confirmed`. Gives
+/// up at the end of the budget.
+async fn republish<B: Broker>(
+    lane: &Lane<B>,
+    flight: &Flight,
+    queue: &str,
+    headers: CopyHeaders,
+    confirmed: End,
+) -> End {
+    let message = Publication {
+        exchange: "",
+        routing_key: queue,
+        body: flight.message.body(),
+        properties: Written::Copy(&flight.message.properties, headers),
+    };
+    let mut give_up = Instant::now() + lane.publish.budget;
+    let mut draining = false;
+    let mut backoff = Reconnect::new(&ReconnectSettings {
+        base: Duration::from_millis(50),
+        cap: Duration::from_secs(2),
+    });
+    loop {
+        if !lane.is_current(flight.session) {
+            return End::Stale;
+        }
+        let publishing = lane.telemetry.publish(queue, &flight.message);
+        let published = tokio::select! {
+            // A copy that is confirmed must not be returned as well.
+            biased;
+            published = lane.publish(&message) => published,
+            () = lane.hard_stop.cancelled() => return End::Return,
+            () = blocked_in_drain(lane) => return End::Return,
+        };
+        lane.telemetry.published(queue, publishing, &published);
+        let Err(failed) = published else {
+            return confirmed;
+        };
+        lane.counters.publish_failures.add_one();
+        let wait = backoff.next();
+        if !draining && lane.drain.is_cancelled() {
+            draining = true;
+            give_up = give_up.min(Instant::now() + DRAIN_BUDGET);
+        }
+        if Instant::now() + wait > give_up {
+            error!(lane = %flight.lane, id = flight.message.id(), queue, error = %failed, "copy not confirmed: lane held, message stays in its queue");
+            return End::NotPublished;
+        }
+        debug!(lane = %flight.lane, id = flight.message.id(), queue, error = %failed, retry_in = ?wait, "copy not confirmed");
+        if let PublishError::Returned(_) = failed {
+            lane.restore(queue).await;
+        }
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = lane.hard_stop.cancelled() => return End::Return,
+        }
+    }
+}
+
+/// An alarm of the broker can last for hours. A drain does not use up its grace for it.
+async fn blocked_in_drain<B: Broker>(lane: &Lane<B>) {
+    lane.drain.cancelled().await;
+    lane.blocked().await;
+}

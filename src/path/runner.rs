@@ -1,0 +1,84 @@
+//! Runners: the tasks that carry deliveries along their paths. See [`StartQueue`] for when there is
+//! one.
+//!
+//! [`StartQueue`]: super::start_queue::StartQueue
+
+use std::{future::poll_fn, mem, panic::AssertUnwindSafe, pin::pin, sync::Arc};
+
+use futures_util::FutureExt;
+use tokio::time::Instant;
+use tracing::error;
+
+use super::{Ended, Lane, travel};
+use crate::{broker::Broker, flight::Flight, status::End};
+
+/// Starts a runner on the handlers' runtime.
+pub(crate) fn run_on<B: Broker>(lane: &Arc<Lane<B>>) {
+    lane.runtime.spawn(carry_all(Arc::clone(lane)));
+}
+
+/// Carries deliveries along their paths until none can start.
+async fn carry_all<B: Broker>(lane: Arc<Lane<B>>) {
+    let (mut now, mut first) = (Instant::now(), true);
+    while let Some((flight, slot)) = lane.starts.take(mem::take(&mut first), now) {
+        flight.slot.put(slot);
+        let waited = carry(&lane, flight).await;
+        let began = mem::replace(&mut now, Instant::now());
+        if waited {
+            lane.starts.join();
+        } else if lane.starts.split(now - began) {
+            // tokio keeps the most recently spawned task for the current worker thread (its LIFO
+            // slot), where other threads cannot steal it. So spawn two runners and end: the first
+            // can be stolen, the second runs here.
+            run_on(&lane);
+            run_on(&lane);
+            return;
+        }
+        // Without this tokio would see one task that never yields.
+        tokio::task::coop::consume_budget().await;
+    }
+}
+
+/// Carries one delivery along its path and reports its end; true when the path had to wait.
+async fn carry<B: Broker>(lane: &Arc<Lane<B>>, flight: Arc<Flight>) -> bool {
+    let mut waited = false;
+    let end = {
+        let mut path = pin!(or_fault(&flight, travel(lane, &flight)));
+        let step = poll_fn(|cx| {
+            let end = path.as_mut().poll(cx);
+            if end.is_pending() {
+                let needs_runner = match mem::replace(&mut waited, true) {
+                    false => lane.starts.leave(),
+                    // The path has released its slot but keeps this task, so another runner must
+                    // use the slot.
+                    true => !flight.slot.is_held() && lane.starts.pass_on(),
+                };
+                if needs_runner {
+                    run_on(lane);
+                }
+            }
+            end
+        });
+        step.await
+    };
+    flight.slot.give_back();
+    if let Some(end) = end {
+        lane.ends.report(Ended { flight, end });
+    }
+    waited
+}
+
+/// A panic in the path is a fault of the worker: a handler's panic is an outcome. The lane returns
+/// the delivery after a while.
+pub(super) async fn or_fault(
+    flight: &Flight,
+    path: impl Future<Output = Option<End>>,
+) -> Option<End> {
+    let end = AssertUnwindSafe(path).catch_unwind().await;
+    end.unwrap_or_else(|_| {
+        // From here on the lane must not take it for one with a stuck handler.
+        flight.claim();
+        error!(lane = %flight.lane, id = flight.message.id(), "path panicked: lane held, message stays in its queue");
+        Some(End::Fault)
+    })
+}

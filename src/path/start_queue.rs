@@ -1,0 +1,256 @@
+//! Bounded concurrency: deliveries that wait for a handler slot, and the tasks that carry them.
+//!
+//! A task for each delivery would be created on one thread and end on another, and most paths end
+//! without ever waiting. So the lane puts deliveries in a queue, and runners serve it. A runner is a
+//! task on the handlers' runtime. It takes a delivery together with a slot, carries the delivery
+//! along its path, and takes the next one.
+//!
+//! Paths that never wait share one task. A path that waits keeps its runner for itself, and another
+//! runner serves the rest of the queue. A freed slot is reused on the thread that freed it, without
+//! waking the lane.
+//!
+//! A handler that blocks its thread, or computes for long, must not hold up the deliveries behind
+//! it. Three rules see to that:
+//!
+//! - A runner that was slow replaces itself by two, of which another thread can take one.
+//! - The lane adds runners when no delivery was taken for a while.
+//! - Deliveries that arrive during that time bring a runner of their own.
+
+use std::{
+    collections::VecDeque,
+    future::pending,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::flight::{Flight, Slot, Slots};
+use order::Fifo;
+
+mod order;
+
+/// A path that takes this long without waiting is slow.
+const SLOW: Duration = Duration::from_micros(200);
+
+/// The deliveries of one lane that wait for a slot, and the count of the runners that serve them.
+#[derive(Debug)]
+pub(crate) struct StartQueue<R = Arc<Flight>> {
+    slots: Arc<Slots>,
+    state: Mutex<State<R>>,
+}
+
+#[derive(Debug)]
+struct State<R> {
+    /// Deliveries that wait for their first attempt.
+    first: Fifo<R>,
+    /// Whether first attempts may start. Further attempts always may.
+    gate: Gate,
+    /// Paths that wait for a slot for a further attempt, and the way to give them one.
+    further: VecDeque<oneshot::Sender<Slot>>,
+    /// Whether the next slot is for a further attempt, where both kinds wait. They take turns: a
+    /// handler that snoozes its message again and again must not keep others from their first
+    /// attempt.
+    further_is_next: bool,
+    /// Runners that will take another delivery, unless a handler keeps them.
+    runners: usize,
+    /// Of `runners`, those that have yet to take their first delivery. Each takes at least one, so
+    /// more of them than waiting deliveries would be of no use.
+    coming: usize,
+    /// When a delivery was last taken.
+    taken_at: Instant,
+}
+
+/// Whether first attempts may start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Gate {
+    /// They start as slots come free.
+    Open,
+    /// None starts until the gate is opened.
+    Closed {
+        /// The reason, for people.
+        why: &'static str,
+    },
+}
+
+impl<R> StartQueue<R> {
+    pub(crate) fn new(slots: Arc<Slots>) -> Self {
+        let state = Mutex::new(State {
+            first: Fifo::default(),
+            gate: Gate::Open,
+            further: VecDeque::new(),
+            further_is_next: true,
+            runners: 0,
+            coming: 0,
+            taken_at: Instant::now(),
+        });
+        Self { slots, state }
+    }
+
+    /// Puts deliveries in the queue; true when they need a runner.
+    #[must_use]
+    pub(crate) fn put(&self, arrived: &mut Vec<R>, now: Instant) -> bool {
+        let mut state = self.lock();
+        state.first.add(arrived);
+        let busy = state.runners > 0 && now.saturating_duration_since(state.taken_at) < SLOW;
+        let needed = !busy && self.startable(&state) > state.coming;
+        if needed {
+            state.add_runners(1);
+            state.taken_at = now;
+        }
+        needed
+    }
+
+    /// Takes back the deliveries that have not started.
+    pub(crate) fn withdraw(&self) -> VecDeque<R> {
+        self.lock().first.take_all()
+    }
+
+    /// Opens or closes the gate. Whoever opens it sees to a runner: see [`missing`](Self::missing).
+    pub(crate) fn set_gate(&self, gate: Gate) {
+        self.lock().gate = gate;
+    }
+
+    pub(crate) fn gate(&self) -> Gate {
+        self.lock().gate
+    }
+
+    /// A runner takes a delivery and a slot for it, its `first` or a further one, and gives slots to
+    /// the paths whose turn it is. `None`: nothing can start, and the runner ends.
+    pub(crate) fn take(&self, first: bool, now: Instant) -> Option<(R, Slot)> {
+        let mut state = self.lock();
+        state.coming -= usize::from(first);
+        // A slot that comes free after this look brings a runner: see `pass_on`.
+        while state.wanted() > 0
+            && let Some(slot) = self.slots.try_take()
+        {
+            state.taken_at = now;
+            let further = state.further_is_next || state.first_wanted() == 0;
+            state.further_is_next = !further;
+            match further.then(|| state.further.pop_front()).flatten() {
+                // A path that waits no longer drops the slot, and it is free again.
+                Some(path) => drop(path.send(slot)),
+                None => return state.first.pop().map(|delivery| (delivery, slot)),
+            }
+        }
+        state.runners -= 1;
+        None
+    }
+
+    /// Waits for a slot for a further attempt, in turn with the deliveries that wait for their first.
+    pub(crate) async fn retake(&self) -> Slot {
+        let slot = {
+            let mut state = self.lock();
+            if state.wanted() == 0
+                && let Some(slot) = self.slots.try_take()
+            {
+                return slot;
+            }
+            let (path, slot) = oneshot::channel();
+            state.further.push_back(path);
+            slot
+        };
+        match slot.await {
+            Ok(slot) => slot,
+            // A sender leaves the queue only to send.
+            Err(_) => pending().await,
+        }
+    }
+
+    /// A runner's path waits for the first time, and keeps the runner; true when another runner is
+    /// needed in its place.
+    #[must_use]
+    pub(crate) fn leave(&self) -> bool {
+        let mut state = self.lock();
+        state.runners -= 1;
+        self.add_one(&mut state)
+    }
+
+    /// A path that keeps its runner has given its slot back; true when another runner is needed to
+    /// use the slot.
+    #[must_use]
+    pub(crate) fn pass_on(&self) -> bool {
+        self.add_one(&mut self.lock())
+    }
+
+    fn add_one(&self, state: &mut State<R>) -> bool {
+        let needed = self.startable(state) > state.coming;
+        state.add_runners(usize::from(needed));
+        needed
+    }
+
+    /// A runner is back from a path that waited.
+    pub(crate) fn join(&self) {
+        self.lock().runners += 1;
+    }
+
+    /// A runner has taken this long for one path; true when two are to go on in its place.
+    #[must_use]
+    pub(crate) fn split(&self, took: Duration) -> bool {
+        if took < SLOW {
+            return false;
+        }
+        let mut state = self.lock();
+        let useful = self.startable(&state) > state.coming + 1;
+        if useful {
+            state.runners -= 1;
+            state.add_runners(2);
+        }
+        useful
+    }
+
+    /// How many runners to add because nothing was taken for a while: as many as are coming, or one.
+    pub(crate) fn missing(&self, now: Instant) -> usize {
+        let mut state = self.lock();
+        if now.saturating_duration_since(state.taken_at) < SLOW {
+            return 0;
+        }
+        let useful = self.startable(&state).saturating_sub(state.coming);
+        let add = state.coming.max(1).min(useful);
+        state.add_runners(add);
+        add
+    }
+
+    /// Deliveries that wait for their first attempt.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().first.len()
+    }
+
+    /// Whether anything that waits could start.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.startable(&self.lock()) > 0
+    }
+
+    fn startable(&self, state: &State<R>) -> usize {
+        state.wanted().min(self.slots.free())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<R>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<R> State<R> {
+    /// Slots that first attempts could use.
+    fn first_wanted(&self) -> usize {
+        match self.gate {
+            Gate::Open => self.first.startable(),
+            Gate::Closed { .. } => 0,
+        }
+    }
+
+    /// Slots that could be used.
+    fn wanted(&self) -> usize {
+        self.first_wanted() + self.further.len()
+    }
+
+    fn add_runners(&mut self, count: usize) {
+        self.runners += count;
+        self.coming += count;
+    }
+}
+
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;

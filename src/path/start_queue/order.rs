@@ -1,0 +1,43 @@
+//! The order in which deliveries start.
+
+use std::{collections::VecDeque, mem};
+
+/// Deliveries that wait for their first attempt, in the order of their arrival.
+///
+/// The start queue asks only for what is here, so another order replaces this type alone. An order
+/// by key counts in [`startable`](Self::startable) the keys of which no message is in flight.
+#[derive(Debug)]
+pub(super) struct Fifo<R>(VecDeque<R>);
+
+impl<R> Default for Fifo<R> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<R> Fifo<R> {
+    /// Adds deliveries that have arrived.
+    pub(super) fn add(&mut self, arrived: &mut Vec<R>) {
+        self.0.extend(arrived.drain(..));
+    }
+
+    /// Deliveries that wait.
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Deliveries that could start now if there were slots for them.
+    pub(super) fn startable(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The delivery that starts next.
+    pub(super) fn pop(&mut self) -> Option<R> {
+        self.0.pop_front()
+    }
+
+    /// All deliveries, in the order of their arrival.
+    pub(super) fn take_all(&mut self) -> VecDeque<R> {
+        mem::take(&mut self.0)
+    }
+}
