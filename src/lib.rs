@@ -74,6 +74,9 @@ pub mod telemetry;
 pub mod admin;
 pub mod kubernetes;
 
+// A worker on a broker in memory, for tests.
+pub mod testing;
+
 // Beside the path: publishing new messages, settings as a whole and how they are read, text.
 mod client;
 

@@ -6,7 +6,6 @@ mod delivery;
 mod depths;
 mod dial;
 mod error;
-#[cfg(test)]
 pub(crate) mod fake;
 pub mod headers;
 mod publisher;

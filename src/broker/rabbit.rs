@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use tokio::sync::watch;
+
 use super::{
-    BrokerError, Link, Publication, PublishError, Publisher, QueueSpec, TimeoutSettings,
+    BrokerError, Link, LinkState, Publication, PublishError, Publisher, QueueSpec, TimeoutSettings,
     connection::Connection, depths::depths, seam::Broker, session::RabbitSession, topology,
 };
 
@@ -68,5 +70,33 @@ impl Broker for Rabbit {
         let connection = self.publisher.link().current()?;
         let limit = self.timeouts.declare;
         Some(topology::restore(&connection, spec, queue, limit).await)
+    }
+
+    async fn watch_publishing(self, publishing: watch::Sender<Option<String>>) {
+        let mut link = self.publisher.link().clone();
+        loop {
+            match link.state() {
+                LinkState::Down(error) => {
+                    let reason =
+                        error.map_or_else(|| "not connected".to_owned(), |e| e.to_string());
+                    publishing.send_replace(Some(reason));
+                    if !link.changed().await {
+                        return;
+                    }
+                }
+                LinkState::Up(connection) => {
+                    let mut blocked = connection.blocked();
+                    let reason = blocked
+                        .borrow_and_update()
+                        .then(|| "blocked by the broker".to_owned());
+                    publishing.send_replace(reason);
+                    tokio::select! {
+                        changed = link.changed() => if !changed { return },
+                        // When the connection is gone the link says so.
+                        Ok(()) = blocked.changed() => {}
+                    }
+                }
+            }
+        }
     }
 }

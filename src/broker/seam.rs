@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use super::{Acks, BrokerError, Delivery, Publication, PublishError, QueueSpec};
 
 /// A connection that consumes and one that publishes, both replaced whenever they are lost. Cheap to
@@ -39,6 +41,12 @@ pub(crate) trait Broker: Clone + Send + Sync + 'static {
 
     /// Waits until the broker has blocked publishing.
     fn blocked(&self) -> impl Future<Output = ()> + Send;
+
+    /// Keeps `publishing` at the reason why nothing can be published, `None` while something can.
+    fn watch_publishing(
+        self,
+        publishing: watch::Sender<Option<String>>,
+    ) -> impl Future<Output = ()> + Send + 'static;
 
     /// Declares one of the consumer's queues again, on the publishing connection; `None` while that
     /// is down.

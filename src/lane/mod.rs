@@ -15,8 +15,6 @@ mod pace;
 mod returns;
 mod stuck;
 mod subscription;
-#[cfg(test)]
-mod tests;
 mod unsettled;
 
 use std::{

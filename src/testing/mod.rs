@@ -71,7 +71,10 @@ impl TestWorker {
     pub async fn start(worker: Worker) -> Self {
         let mut started = Self::start_on(worker, &TestBroker::new());
         let readiness = started.until(|it| it.ready).await;
-        assert!(readiness.ready, "the worker does not consume: {readiness:?}");
+        assert!(
+            readiness.ready,
+            "the worker does not consume: {readiness:?}"
+        );
         started
     }
 
@@ -113,7 +116,8 @@ impl TestWorker {
     /// After 1,000 hours on tokio's clock.
     pub async fn finished(&self) {
         let queues: Vec<_> = self.handle.queues().collect();
-        let wait = self.broker.inner().wait_until_idle(&queues);
+        let broker = self.broker.inner();
+        let wait = broker.wait_until_idle(&queues);
         let ended = tokio::time::timeout(LONGEST_WAIT, wait).await;
         assert!(ended.is_ok(), "messages are still on their way");
     }

@@ -282,6 +282,12 @@ impl WorkerHandle {
         self.lanes.keys().map(String::as_str)
     }
 
+    /// The queues that the lanes consume.
+    pub(crate) fn queues(&self) -> impl Iterator<Item = &str> {
+        let lanes = self.lanes.values();
+        lanes.map(|lane| lane.vitals.settings.queue.as_str())
+    }
+
     /// What is known of a lane without asking it.
     pub(crate) fn vitals(&self, lane: &str) -> Option<&Arc<Vitals>> {
         self.lanes.get(lane).map(|lane| &lane.vitals)

@@ -1,5 +1,6 @@
 //! A worker: its lanes, their supervision, and the graceful shutdown of all of it.
 
+mod assembly;
 mod core;
 mod handle;
 mod lifecycle;
@@ -9,16 +10,21 @@ mod settings;
 use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 pub use handle::{ConcurrencyError, WorkerHandle};
 pub use report::{Report, RunError};
 pub use settings::{DrainSettings, WorkerSettings};
 
+use assembly::Setup;
+
 use crate::{
+    broker::Broker,
     config, consumer,
     flight::Extensions,
     handler::{Handler, IntoHandler, Requirements},
     path::Handlers,
+    state,
     telemetry::Signals,
 };
 
@@ -119,17 +125,7 @@ impl Worker {
     /// # Errors
     /// When it could not start.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<Report, RunError> {
-        config::validate(&self.settings)?;
-        consumer::require(&self.settings.consumers)?;
-        let setup = core::Setup {
-            handlers: self.make_handlers()?,
-            settings: self.settings,
-            extensions: self.extensions,
-            calls: self.calls,
-            signals: self.signals,
-            runtime: tokio::runtime::Handle::current(),
-        };
-        let drain = self.handle.drain_token().clone();
+        let (setup, drain) = self.setup()?;
         let _drain_when_dropped = drain.clone().drop_guard();
         let (sender, ended) = oneshot::channel();
         std::thread::Builder::new()
@@ -139,16 +135,35 @@ impl Worker {
                 let _ = sender.send(core::run(setup));
             })
             .map_err(|error| RunError::Thread(error.to_string()))?;
-        let mut ended = std::pin::pin!(ended);
-        let ended = tokio::select! {
-            biased;
-            ended = &mut ended => ended,
-            () = shutdown => {
-                drain.cancel();
-                ended.await
-            }
-        };
+        let ended = drain_at(shutdown, &drain, ended).await;
         ended.unwrap_or_else(|_| Err(RunError::Thread("it panicked".to_owned())))
+    }
+
+    /// As [`run`](Self::run), but on this broker, and all of it on the current runtime.
+    pub(crate) async fn run_on(
+        self,
+        broker: impl Broker,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<Report, RunError> {
+        let (setup, drain) = self.setup()?;
+        let _drain_when_dropped = drain.clone().drop_guard();
+        let state = state::start(setup.settings.state.mailbox, setup.settings.timeouts.call);
+        drain_at(shutdown, &drain, setup.run(broker, state)).await
+    }
+
+    /// Checks everything that can be checked before a connection is made.
+    fn setup(self) -> Result<(Setup, CancellationToken), RunError> {
+        config::validate(&self.settings)?;
+        consumer::require(&self.settings.consumers)?;
+        let setup = Setup {
+            handlers: self.make_handlers()?,
+            settings: self.settings,
+            extensions: self.extensions,
+            calls: self.calls,
+            signals: self.signals,
+            runtime: tokio::runtime::Handle::current(),
+        };
+        Ok((setup, self.handle.drain_token().clone()))
     }
 
     /// The handlers of each lane: registered ones before configured ones.
@@ -200,6 +215,23 @@ impl Worker {
                 consumer: consumer.to_owned(),
                 type_name,
             }),
+        }
+    }
+}
+
+/// Waits for the end of `running`, and begins the drain when `shutdown` ends.
+async fn drain_at<T>(
+    shutdown: impl Future<Output = ()>,
+    drain: &CancellationToken,
+    running: impl Future<Output = T>,
+) -> T {
+    let mut running = std::pin::pin!(running);
+    tokio::select! {
+        biased;
+        ended = &mut running => ended,
+        () = shutdown => {
+            drain.cancel();
+            running.await
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{cases, lapwing, objects, printed, read, the};
+use crate::support::{cases, lapwing, objects, printed, the};
 
 /// PEM, though nothing stands behind it.
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";

@@ -11,8 +11,6 @@
 mod queue;
 mod script;
 mod session;
-#[cfg(test)]
-mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -394,6 +392,28 @@ impl Broker for FakeBroker {
         let mut blocked = self.blocked.clone();
         // The model holds the sender, and this handle the model.
         let _ = blocked.wait_for(|is| *is).await;
+    }
+
+    async fn watch_publishing(self, publishing: watch::Sender<Option<String>>) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            let (is_up, is_blocked) = {
+                let model = self.read();
+                (model.publishing, *model.blocked.borrow())
+            };
+            let reason = match (is_up, is_blocked) {
+                (false, _) => Some("not connected"),
+                (true, true) => Some("blocked by the broker"),
+                (true, false) => None,
+            };
+            publishing.send_if_modified(|known| {
+                let is_new = known.as_deref() != reason;
+                *known = reason.map(str::to_owned);
+                is_new
+            });
+            // This handle holds the sender.
+            let _ = changed.changed().await;
+        }
     }
 
     async fn restore(&self, spec: &QueueSpec, queue: &str) -> Option<Result<(), BrokerError>> {

@@ -1,0 +1,4 @@
+//! Whole workers on the broker in memory, under paused time.
+
+mod kit;
+mod outcomes;
