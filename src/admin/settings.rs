@@ -1,8 +1,8 @@
 //! `[admin]`.
 
-use std::{borrow::Cow, fmt, net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, path::PathBuf};
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use url::Url;
 
@@ -19,9 +19,11 @@ pub struct AdminSettings {
     /// Where the server listens: an IP address and a port, or `off`. With port 0 it takes any free
     /// port, which the log names. Reading needs no token: whoever reaches the address sees ids,
     /// errors and settings. Default: `127.0.0.1:9090`.
+    #[schemars(with = "String")]
     pub listen: Listen,
     /// A second address for probes and metrics alone, such as `0.0.0.0:9091`, for orchestrators and
     /// scrapers on other hosts. Default: `off`.
+    #[schemars(with = "String")]
     pub probes: Listen,
     /// The bearer token that a change needs: 16 to 1024 visible ASCII characters. Without a token
     /// nobody can change anything. Lapwing never shows the token. Default: none.
@@ -198,16 +200,6 @@ impl Serialize for Listen {
 impl<'de> Deserialize<'de> for Listen {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_str(Written)
-    }
-}
-
-impl JsonSchema for Listen {
-    fn schema_name() -> Cow<'static, str> {
-        "Listen".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string" })
     }
 }
 

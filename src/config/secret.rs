@@ -1,8 +1,8 @@
 //! Values that must never be printed.
 
-use std::{borrow::Cow, fmt};
+use std::fmt;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 use url::{Position, Url};
@@ -12,9 +12,9 @@ const REDACTED: &str = "[redacted]";
 const HIDDEN: &str = "***";
 
 /// A string that prints as `[redacted]`, in `Debug` and when serialised.
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct Secret(SecretString);
+pub struct Secret(#[schemars(with = "String")] SecretString);
 
 impl Secret {
     /// The value itself, for the one place that needs it.
@@ -45,16 +45,6 @@ impl fmt::Debug for Secret {
 impl Serialize for Secret {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(REDACTED)
-    }
-}
-
-impl JsonSchema for Secret {
-    fn schema_name() -> Cow<'static, str> {
-        "Secret".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string" })
     }
 }
 

@@ -1,9 +1,9 @@
 //! `[consumers.NAME.retry]`.
 
-use std::{borrow::Cow, fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 
 use humantime::format_duration;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::config::{DAY, Findings, KeyPath, Span};
@@ -118,6 +118,7 @@ pub struct Rule {
     /// The failure's status, such as `409`, `"500-599"` or `"5xx"`. Without it: any status.
     /// Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", extend("type" = ["integer", "string"], "pattern" = STATUS))]
     pub status: Option<StatusPattern>,
     /// What the worker does with the failure. Required.
     pub action: RuleAction,
@@ -173,6 +174,9 @@ impl From<u16> for StatusPattern {
 #[error("expected {EXPECTED}")]
 pub struct InvalidStatus;
 
+/// What the schema takes for one.
+const STATUS: &str = "^([0-9]xx|[0-9]+( *- *[0-9]+)?)$";
+
 const EXPECTED: &str = "a status such as 409, \"500-599\" or \"5xx\"";
 
 impl FromStr for StatusPattern {
@@ -211,16 +215,6 @@ impl fmt::Display for StatusPattern {
 impl Serialize for StatusPattern {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
-    }
-}
-
-impl JsonSchema for StatusPattern {
-    fn schema_name() -> Cow<'static, str> {
-        "StatusPattern".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": ["integer", "string"], "pattern": "^([0-9]xx|[0-9]+( *- *[0-9]+)?)$" })
     }
 }
 

@@ -19,7 +19,7 @@ pub use crate::{
     config::{ConfigError, Problem, Secret, Source, environment},
     consumer::{AckSettings, ConsumerSettings},
     decode::Decode,
-    handler::{HandlerSettings, HttpHandlerSettings, LogHandlerSettings},
+    handler::HandlerSettings,
     kubernetes::PodDeletionCostSettings,
     retry::{InvalidStatus, RetrySettings, Rule, RuleAction, StatusPattern},
     state::StateSettings,

@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 use super::{complete, flatten, keys};
 use crate::{
     config::{meaning, range, words},
-    settings::{ConsumerSettings, HandlerSettings, HttpHandlerSettings, Settings},
+    handler::HttpHandlerSettings,
+    settings::{ConsumerSettings, HandlerSettings, Settings},
 };
 
 const DEFAULT_TOML: &str = "config/default.toml";
