@@ -6,14 +6,14 @@ SHELL := bash
 
 # The RabbitMQ release under test: 3.10, 4.0 or 4.3.
 export LAPWING_TEST_RELEASE ?= 3.10
-# Options for the test runner: make test ARGS='drain --no-capture'
+# Options for the test runner: make test ARGS='drain --no-capture', make unit ARGS=backoff
 ARGS ?=
 
 shell_scripts = $(shell grep -lE '^\#!.*bash' scripts/* .ci/*)
 
 SOAK_SECONDS ?= 300
 
-.PHONY: help run test test-4.0 test-4.3 matrix test-backends soak lint audit fmt docs chart bench fuzz-api picture clean setup
+.PHONY: help run unit test test-4.0 test-4.3 matrix test-backends soak lint audit fmt docs chart bench fuzz-api picture clean setup
 
 help: ## List these targets
 	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -21,8 +21,13 @@ help: ## List these targets
 run: ## Show the worker at work on a real RabbitMQ: six orders, and how each ends
 	@scripts/demo
 
+# The other targets in tests/ need a broker, or helm and Python.
+unit: ## Run the unit tests and the examples of the documentation: nothing but cargo is needed
+	cargo test --lib --bins --test structure $(ARGS)
+	cargo test --doc
+
 # A node that ran a green suite has nothing to tell; after a red one its logs are kept.
-test: setup ## Run all tests; ARGS='...' goes to cargo nextest
+test: setup ## Run the whole suite; ARGS='...' goes to cargo nextest
 	@trap 'if (($$? == 0)); then end=down; else end=stop; fi; scripts/rabbitmq $$end "suite*"' EXIT; \
 	[[ -n "$${AMQP_URL:-}" ]] || scripts/rabbitmq up suite --release $(LAPWING_TEST_RELEASE) >/dev/null; \
 	cargo test --doc; \

@@ -6,6 +6,13 @@ mod delivery;
 mod depths;
 mod dial;
 mod error;
+#[cfg_attr(
+    not(test),
+    expect(
+        dead_code,
+        reason = "lapwing::testing shows a part of it, our own tests use all"
+    )
+)]
 pub(crate) mod fake;
 pub mod headers;
 mod publisher;

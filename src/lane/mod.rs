@@ -182,14 +182,14 @@ impl<B: Broker> LaneActor<B> {
             (LaneState::Draining, None)
         } else if self.paused {
             (LaneState::Paused, Some("paused by an operator"))
-        } else if !self.subscription.is_live() {
-            (LaneState::Connecting, self.subscription.reason())
         } else if self.returning.is_held()
             && let Gate::Closed { why } = self.lane.starts.gate()
         {
             (LaneState::Held, Some(why))
-        } else {
+        } else if self.subscription.is_live() {
             (LaneState::Consuming, None)
+        } else {
+            (LaneState::Connecting, self.subscription.reason())
         }
     }
 

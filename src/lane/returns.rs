@@ -73,7 +73,9 @@ impl<B: Broker> LaneActor<B> {
         let Some(session) = &self.subscription.session else {
             return;
         };
-        let tags = mem::take(&mut self.returning.due);
+        // Paths end in any order, and one command for all names the last tag.
+        let mut tags = mem::take(&mut self.returning.due);
+        tags.sort_unstable();
         // One command for all, where nothing else is unsettled: see `finish`.
         let returns = match self.unsettled.is_all_returning() && self.acking.writing.is_none() {
             true => Returns::Through(tags),

@@ -1,9 +1,9 @@
-//! The ends of a lane's paths, on their way back to it.
+//! The ends of paths, on their way to the lane.
 //!
-//! Waking the lane's thread costs more than handling a small message does, and a lane has little to
-//! do with a single end: an ack goes out when a batch has gathered, when its time has come, or when
-//! nothing else runs. So an end wakes the lane only when it makes up the number that the lane has
-//! asked for; the lane's timer does the rest.
+//! Waking the lane's thread costs more than handling a small message. A single end gives the lane
+//! little to do: an ack goes out when a batch has gathered, when its time has come, or when nothing
+//! else runs. So the lane asks for a number of ends, and only the end that completes the number wakes
+//! it. The lane's timer finds the others.
 
 use std::{
     future::poll_fn,
@@ -21,18 +21,19 @@ pub(crate) struct Ended<R = Arc<Flight>> {
     pub(crate) end: End,
 }
 
-/// See the module. Unbounded, but never longer than the prefetch: a path reports once.
+/// Ends that the lane has not taken yet. The list has no bound of its own, but a path reports once, so
+/// it is never longer than the deliveries under way.
 #[derive(Debug)]
 pub(crate) struct Ends<R = Arc<Flight>>(Mutex<Queue<R>>);
 
 #[derive(Debug)]
 struct Queue<R> {
     ended: Vec<Ended<R>>,
-    /// So many ends wake the lane.
+    /// The number of ends that wakes the lane.
     wanted: usize,
-    /// One of them is none that can wait.
+    /// One of the ends is not acked, and wakes the lane at once.
     urgent: bool,
-    /// The lane, while it waits.
+    /// The lane's waker, while the lane waits.
     lane: Option<Waker>,
 }
 
@@ -57,7 +58,7 @@ impl<R> Ends<R> {
             true => queue.lane.take(),
             false => None,
         };
-        // It would wait for this lock.
+        // Unlock first: the lane's thread would wake only to wait for this lock.
         drop(queue);
         if let Some(lane) = lane {
             lane.wake();

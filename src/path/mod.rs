@@ -187,3 +187,6 @@ fn note_failure<B: Broker>(lane: &Lane<B>, flight: &Flight, outcome: &Outcome, a
         retry_in = ?after, "attempt failed",
     );
 }
+
+#[cfg(test)]
+mod tests;

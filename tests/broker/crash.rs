@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    Account, Broker, DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, Request, VHost,
-    WorkerProcess, exchange::Seen, lane_config, wait_until,
+    Account, DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, Request, VHost, WorkerProcess,
+    exchange::Seen, lane, vhost, wait_until,
 };
 
 const MESSAGES: usize = 4_000;
@@ -70,14 +70,14 @@ async fn all_settled(vhost: &VHost) {
 }
 
 async fn killed_five_times(kind: QueueType) {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let handler = HttpHandler::answering(answer).await;
     let changes = format!(
         "[consumers.orders]\nqueue_type = '{}'\nprefetch = {PREFETCH}\nconcurrency = 24\n\
          [consumers.orders.retry]\nbase = '500ms'\njitter = 0.0\ncap = '1s'\ninline_below = '0s'",
         kind.name()
     );
-    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), &changes);
+    let config = lane(&vhost, "orders").http(&handler).with(&changes).toml();
     let mut worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "orders", 1).await;
     let make = |n| PublishSpec::of(format!("{{\"n\":{n}}}"));

@@ -15,7 +15,6 @@ mod delays;
 mod drain;
 mod faults;
 mod handlers;
-mod harness;
 mod http;
 mod load;
 mod phoenix;

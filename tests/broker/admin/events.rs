@@ -4,9 +4,8 @@ use lapwing::{Failure, Worker};
 use reqwest::Method;
 use serde_json::Value;
 
-use super::{settings, start_both, vhost};
-use crate::support::admin::answer;
-use crate::support::{DEADLINE, Events, PublishSpec, wait_until};
+use super::{settings, start_both};
+use crate::support::{DEADLINE, Events, PublishSpec, admin::answer, vhost, wait_until};
 
 #[tokio::test]
 async fn a_stream_tells_changed_numbers_and_new_failures() {
@@ -38,7 +37,7 @@ async fn a_stream_tells_changed_numbers_and_new_failures() {
     let stopping = tokio::spawn(admin.stop());
     events.ended().await;
     stopping.await.expect("no panic");
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test]
@@ -71,5 +70,5 @@ async fn streams_are_bounded_and_a_client_that_goes_away_gives_its_place_back() 
         *status == 200
     })
     .await;
-    worker.stop().await;
+    worker.drain().await;
 }

@@ -11,12 +11,12 @@ use lapwing::{
 };
 use tokio::sync::{Semaphore, watch};
 
-use super::{gated, start, start_both, vhost};
+use super::{gated, start_both};
 use crate::support::{
-    DEADLINE, Gate, InProcess, Notes, PublishSpec, lane_settings, wait_until, within,
+    BUSY, DEADLINE, Gate, Notes, PublishSpec, RunningWorker, lane, lanes, vhost, wait_until, within,
 };
 
-async fn in_flight(worker: &InProcess, lane: &str) -> Vec<InFlight> {
+async fn in_flight(worker: &RunningWorker, lane: &str) -> Vec<InFlight> {
     let page = worker.handle.in_flight(Some(lane), 0, 1000).await;
     page.expect("the lane answers").messages
 }
@@ -24,21 +24,20 @@ async fn in_flight(worker: &InProcess, lane: &str) -> Vec<InFlight> {
 #[tokio::test]
 async fn messages_in_flight_are_listed_oldest_first_with_their_phase() {
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["q", "other"],
+    let lanes = lanes(&vhost, &["q", "other"]).with(
         "[consumers.q]\nconcurrency = 2\nprefetch = 9\n\
          [consumers.q.retry]\nbase = '20s'\njitter = 0.0\ninline_below = '30s'",
     );
     let (gate, notes) = (Gate::default(), Notes::default());
     let holding = gated(&notes, &gate);
-    let worker = Worker::new(settings)
+    let worker = lanes
+        .worker()
         .handler("q", holding)
         .handler_for_type("q", "fails", async || {
             Err::<(), _>(Failure::retryable("x", "not now"))
         })
         .handler("other", gated(&notes, &gate));
-    let worker = start(worker).await;
+    let worker = RunningWorker::start(worker).await;
     let trace = "0af7651916cd43dd8448eb211c80319c";
     let fails = PublishSpec::to("q").id("fails");
     let fails = fails.with(|properties| properties.with_type("fails".into()));
@@ -89,13 +88,13 @@ async fn messages_in_flight_are_listed_oldest_first_with_their_phase() {
     assert_eq!(messages[0].delivery, listed[4].delivery);
 
     gate.open();
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test]
 async fn a_cancelled_message_is_returned_uncharged_and_runs_again() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["q"], "[consumers.q]\nconcurrency = 1");
+    let lane = lane(&vhost, "q").with("[consumers.q]\nconcurrency = 1");
     let notes = Notes::default();
     let noting = notes.clone();
     let (sender, mut told) = watch::channel(None);
@@ -110,7 +109,7 @@ async fn a_cancelled_message_is_returned_uncharged_and_runs_again() {
             Err(Failure::permanent("cancelled", "cut short"))
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     vhost.publish_many("q", 2, |_| PublishSpec::of("x")).await;
     notes.wait_for(1).await;
     let both = |report: &lapwing::LaneReport| report.buffered == 1;
@@ -139,7 +138,7 @@ async fn a_cancelled_message_is_returned_uncharged_and_runs_again() {
     let first = kept.last().expect("it is no success, so it is kept");
     assert_eq!(first.kind, OutcomeKind::Interrupted);
     assert_eq!(first.settlement, SettlementKind::Return);
-    worker.stop().await;
+    worker.drain().await;
 }
 
 /// How many handlers run, and the most since the last reset.
@@ -174,7 +173,7 @@ impl Gauge {
 async fn concurrency_is_raised_and_lowered_under_load_and_no_handler_is_cancelled() {
     let vhost = vhost().await;
     let changes = "[consumers.q]\nconcurrency = 2\nprefetch = 20";
-    let settings = lane_settings(&vhost, &["q"], changes);
+    let lane = lane(&vhost, "q").with(changes);
     let (gauge, turnstile) = (Gauge::default(), Arc::new(Semaphore::new(0)));
     let (counted, passing) = (gauge.clone(), Arc::clone(&turnstile));
     let handler = move || {
@@ -185,7 +184,7 @@ async fn concurrency_is_raised_and_lowered_under_load_and_no_handler_is_cancelle
             gauge.leave();
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     vhost.publish_many("q", 100, |_| PublishSpec::of("x")).await;
     gauge.wait_for(2).await;
 
@@ -213,7 +212,7 @@ async fn concurrency_is_raised_and_lowered_under_load_and_no_handler_is_cancelle
     let nowhere = worker.handle.set_concurrency("other", 1);
     assert_eq!(nowhere, Err(ConcurrencyError::NoSuchLane));
     turnstile.add_permits(100);
-    let report = worker.stop().await;
+    let report = worker.drain().await;
     let ledger = report.ledger();
     assert_eq!(
         ledger.received,
@@ -229,7 +228,7 @@ async fn a_lane_with_10_000_messages_in_flight_lists_them_quickly() {
     let vhost = vhost().await;
     let changes = "[admin]\nlisten = '127.0.0.1:0'\n\
                    [consumers.q]\nconcurrency = 5000\nprefetch = 10000\nqueue_type = 'classic'";
-    let settings = lane_settings(&vhost, &["q"], changes);
+    let settings = lane(&vhost, "q").with(changes).settings();
     let (gate, notes) = (Gate::default(), Notes::default());
     let worker = Worker::new(settings.clone()).handler("q", gated(&notes, &gate));
     let (worker, admin) = start_both(settings, worker).await;
@@ -246,21 +245,21 @@ async fn a_lane_with_10_000_messages_in_flight_lists_them_quickly() {
         let messages = page["messages"].as_array().expect("it is a list");
         assert_eq!(messages.len(), 1000);
         assert_eq!(messages[999]["id"], format!("q-{:05}", offset + 999));
-        // A debug build on a busy machine; a release build takes a few milliseconds.
-        assert!(took < Duration::from_secs(1), "{took:?}");
+        // A release build takes a few milliseconds.
+        assert!(took < BUSY, "{took:?}");
         eprintln!("{path}: {took:?}");
     }
     gate.open();
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test]
 async fn outcomes_of_failures_are_kept_with_what_followed() {
     let vhost = vhost().await;
     let changes = "[consumers.q.retry]\nbase = '10ms'\nmax_attempts = 2\njitter = 0.0";
-    let settings = lane_settings(&vhost, &["q"], changes);
+    let lane = lane(&vhost, "q").with(changes);
     let handler = async || Err::<(), _>(Failure::retryable("http", "broken").status(503));
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     vhost.publish_many("q", 1, |_| PublishSpec::of("x")).await;
 
     let look = async || worker.handle.outcomes(None, None, 10);
@@ -284,5 +283,5 @@ async fn outcomes_of_failures_are_kept_with_what_followed() {
         assert!(outcome.handling.is_some());
     }
     assert_eq!(worker.handle.outcomes(Some("other"), None, 10), []);
-    worker.stop().await;
+    worker.drain().await;
 }

@@ -12,24 +12,18 @@ mod reads;
 use lapwing::Settings;
 use lapwing::{Context, Worker};
 
-use crate::support::{ADMIN, Admin, Broker, Gate, InProcess, Notes, VHost, lane_settings};
-
-async fn vhost() -> VHost {
-    Broker::shared().await.vhost().await
-}
-
-async fn start(worker: Worker) -> InProcess {
-    InProcess::start(worker).await
-}
+use crate::support::{ADMIN, Admin, Gate, Notes, RunningWorker, VHost, lane};
 
 /// Settings for the lane `q` and an admin server with a token.
 fn settings(vhost: &VHost, changes: &str) -> Settings {
-    lane_settings(vhost, &["q"], &format!("{ADMIN}{changes}"))
+    lane(vhost, "q")
+        .with(&format!("{ADMIN}{changes}"))
+        .settings()
 }
 
 /// A worker with its admin server.
-async fn start_both(settings: Settings, worker: Worker) -> (InProcess, Admin) {
-    let worker = start(worker).await;
+async fn start_both(settings: Settings, worker: Worker) -> (RunningWorker, Admin) {
+    let worker = RunningWorker::start(worker).await;
     let admin = Admin::start(&settings, &worker.handle);
     (worker, admin)
 }

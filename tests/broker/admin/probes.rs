@@ -6,8 +6,10 @@ use lapwing::Settings;
 use lapwing::{Context, Worker};
 use serde_json::Value;
 
-use super::{settings, vhost};
-use crate::support::{ADMIN, Admin, DEADLINE, InProcess, Notes, Proxy, PublishSpec, wait_until};
+use super::settings;
+use crate::support::{
+    ADMIN, Admin, DEADLINE, Notes, Proxy, PublishSpec, RunningWorker, vhost, wait_until,
+};
 
 #[tokio::test]
 async fn a_broker_that_is_down_makes_the_worker_unready_but_not_dead() {
@@ -19,7 +21,7 @@ async fn a_broker_that_is_down_makes_the_worker_unready_but_not_dead() {
     let settings = settings(&vhost, &format!("{changes}{fast}"));
     let worker = Worker::new(settings.clone()).handler("q", async || {});
     let admin = Admin::start(&settings, &worker.handle());
-    let worker = InProcess::begin(worker);
+    let worker = RunningWorker::begin(worker);
     let is =
         |path: &'static str, wanted: u16| admin.until(path, move |(status, _)| *status == wanted);
 
@@ -52,7 +54,7 @@ async fn a_broker_that_is_down_makes_the_worker_unready_but_not_dead() {
     assert_eq!(admin.get("/livez").await.0, 200);
     proxy.accept_again();
     is("/readyz", 200).await;
-    worker.stop().await;
+    worker.drain().await;
     let (status, body) = admin.get("/readyz").await;
     assert_eq!((status, &body["draining"]), (503, &Value::Bool(true)));
     assert_eq!(body["lanes"]["q"]["state"], "stopped");
@@ -72,7 +74,7 @@ async fn a_lane_that_is_paused_is_ready_and_one_paused_before_it_began_has_start
     let settings = settings(&vhost, &changes);
     let worker = Worker::new(settings.clone()).handler("q", async || {});
     let admin = Admin::start(&settings, &worker.handle());
-    let worker = InProcess::begin(worker);
+    let worker = RunningWorker::begin(worker);
     proxy.wait_for_accepted(1).await;
     assert_eq!(admin.get("/startupz").await.0, 503);
 
@@ -90,7 +92,7 @@ async fn a_lane_that_is_paused_is_ready_and_one_paused_before_it_began_has_start
         })
         .await;
     assert_eq!(admin.get("/startupz").await.0, 200);
-    worker.stop().await;
+    worker.drain().await;
 }
 
 /// Blocks the threads of handlers until it is opened.

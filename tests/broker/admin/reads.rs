@@ -4,9 +4,8 @@ use lapwing::{Failure, Worker};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{settings, start_both, vhost};
-use crate::support::admin::answer;
-use crate::support::{DEADLINE, PublishSpec, QueueType, TOKEN, wait_until};
+use super::{settings, start_both};
+use crate::support::{DEADLINE, PublishSpec, QueueType, TOKEN, admin::answer, vhost, wait_until};
 
 #[tokio::test]
 async fn a_lane_tells_its_settings_its_ledger_and_how_much_it_does() {
@@ -81,7 +80,7 @@ async fn a_lane_tells_its_settings_its_ledger_and_how_much_it_does() {
         (1..=20).contains(&kept),
         "successes are thinned out: {kept}"
     );
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test]
@@ -137,7 +136,7 @@ async fn failures_and_what_waits_at_the_broker_are_told() {
         (&dead["settlement"], &dead["reason"]),
         (&json!("dead-letter"), &json!("rejected"))
     );
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test]
@@ -154,7 +153,7 @@ async fn a_ladder_without_a_broker_or_with_missing_queues_says_so() {
     assert_eq!(missing["dead_letters"]["messages"], Value::Null);
     assert_eq!(missing["error"], Value::Null);
 
-    worker.stop().await;
+    worker.drain().await;
     let look = async || admin.read("/api/v1/lanes/q/ladder").await;
     let gone = |ladder: &Value| ladder["error"] == "the lane is not running";
     wait_until("the broker cannot be asked", DEADLINE, look, gone).await;
@@ -205,7 +204,7 @@ async fn what_is_asked_wrongly_is_refused_in_json() {
     );
     let metrics = admin.get("/metrics").await;
     assert_eq!(metrics, (200, json!("up 1\n")));
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test]
@@ -250,5 +249,5 @@ async fn every_answer_has_the_headers_that_keep_pages_apart() {
         .await
         .expect("it answers");
     assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
-    worker.stop().await;
+    worker.drain().await;
 }

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use tokio::task::JoinHandle;
 
 use super::{GOOD, Rig};
-use crate::support::{Broker, DEADLINE, Got, PublishSpec, VHost, lane_config, within};
+use crate::support::{DEADLINE, Got, PublishSpec, VHost, lane, vhost, within};
 
 /// The default limit of 4.x, to the byte; 3.10 takes more.
 const LARGEST: usize = 16 * 1024 * 1024;
@@ -42,7 +42,7 @@ fn arrays(depth: usize) -> String {
 
 #[tokio::test]
 async fn what_is_no_json_is_a_dead_letter_unseen_by_a_handler_that_wants_json() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let rig = Rig::start_in(vhost, "[consumers.orders]\ndecode = 'json'\n").await;
     let bodies: [(&str, &[u8]); 7] = [
         ("nan", b"{\"n\": NaN}"),
@@ -76,7 +76,7 @@ async fn what_is_no_json_is_a_dead_letter_unseen_by_a_handler_that_wants_json() 
 
 #[tokio::test]
 async fn json_that_is_odd_but_json_is_passed_on_as_it_is() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let rig = Rig::start_in(vhost, "[consumers.orders]\ndecode = 'json'\n").await;
     let bodies = [
         "{\"n\": 1, \"n\": 2}".to_owned(),
@@ -111,12 +111,10 @@ struct Item {
 
 /// The worker as a library, in this process, with a typed handler.
 async fn typed(vhost: &VHost) -> (lapwing::WorkerHandle, JoinHandle<Result<Report, RunError>>) {
-    let config = lane_config(
-        &vhost.amqp_url(),
-        "orders",
-        "http://127.0.0.1:9/",
-        super::TWO_ATTEMPTS,
-    );
+    let config = lane(&vhost, "orders")
+        .http_at("http://127.0.0.1:9/")
+        .with(super::TWO_ATTEMPTS)
+        .toml();
     let settings = Settings::from_toml(&config).expect("the settings are good");
     let handler = async |Json(order): Json<Order>| {
         assert!(order.items.iter().all(|item| item.n > 0) && !order.extra.is_string());
@@ -130,7 +128,7 @@ async fn typed(vhost: &VHost) -> (lapwing::WorkerHandle, JoinHandle<Result<Repor
 
 #[tokio::test]
 async fn json_of_the_wrong_shape_is_a_dead_letter_that_names_the_place() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let (handle, running) = typed(&vhost).await;
     let bodies = [
         (

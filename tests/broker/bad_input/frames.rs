@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::Rig;
 use crate::support::raw::{entry, long, nested_arrays, nested_tables};
-use crate::support::{Broker, DEADLINE, PublishSpec, RawMessage, within};
+use crate::support::{Broker, DEADLINE, PublishSpec, RawMessage, require, vhost, within};
 
 /// Bytes that are not UTF-8 wherever one looks.
 const BAD: &[u8] = b"a\xff\xfeb";
@@ -30,7 +30,7 @@ async fn a_header_value_that_is_not_utf8_is_kept_byte_for_byte() {
 
 #[tokio::test]
 async fn short_strings_that_are_not_utf8_are_mended_and_the_message_goes_on() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     vhost.declare_exchange("shop", ExchangeKind::Topic).await;
     let binding = "[[consumers.orders.bindings]]\nexchange = 'shop'\nrouting_key = '#'\n";
     let rig = Rig::start_in(vhost, binding).await;
@@ -232,9 +232,7 @@ async fn a_header_of_every_type_the_broker_takes_is_carried_along() {
 
 #[tokio::test]
 async fn own_node_whose_frames_were_longer_or_have_no_limit_does_not_jam_the_lane() {
-    let Some(broker) = Broker::own("frames").await else {
-        return;
-    };
+    let broker = require!(OwnNode, Broker::own("frames").await);
     let frame_max = async |bytes: u32| {
         let set = format!("application:set_env(rabbit, frame_max, {bytes}).");
         broker.ctl(&["eval", &set]).await;

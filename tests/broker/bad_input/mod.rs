@@ -8,9 +8,9 @@ mod settings;
 mod story;
 
 use crate::support::{
-    ADMIN, Broker, DEADLINE, Got, HttpHandler, PublishSpec, Reply, Request, VHost, WorkerProcess,
+    ADMIN, DEADLINE, Got, HttpHandler, PublishSpec, Reply, Request, VHost, WorkerProcess,
     exchange::{Exchange, Seen},
-    lane_config,
+    lane, vhost,
 };
 
 /// Every failure is parked on the one rung there is, for an instant; the second one ends it.
@@ -39,7 +39,7 @@ struct Fate {
 impl Rig {
     /// Started, and consuming `orders`.
     async fn start() -> Self {
-        Self::start_in(Broker::shared().await.vhost().await, "").await
+        Self::start_in(vhost().await, "").await
     }
 
     /// The same in a virtual host that the test has prepared, with further settings.
@@ -60,7 +60,7 @@ impl Rig {
         })
         .await;
         let changes = format!("{TWO_ATTEMPTS}{changes}");
-        let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), &changes);
+        let config = lane(&vhost, "orders").http(&handler).with(&changes).toml();
         let worker = start(&config);
         worker.wait_for_consumers(&vhost, "orders", 1).await;
         Self {

@@ -4,7 +4,7 @@ use lapin::types::AMQPValue;
 
 use super::Rig;
 use crate::support::{
-    ADMIN, Admin, Broker, DEADLINE, HttpHandler, PublishSpec, Reply, WorkerProcess, lane_config,
+    ADMIN, Admin, DEADLINE, HttpHandler, PublishSpec, Reply, WorkerProcess, lane, vhost,
 };
 
 /// Traces are on; nobody takes them.
@@ -58,7 +58,7 @@ fn messages() -> Vec<PublishSpec> {
 
 #[tokio::test]
 async fn times_and_traces_that_cannot_be_cost_no_message() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let rig = Rig::start_with_admin(vhost, OBSERVED).await;
     let admin = Admin::of(&rig.worker).await;
     for (index, spec) in messages().into_iter().enumerate() {
@@ -79,10 +79,10 @@ async fn times_and_traces_that_cannot_be_cost_no_message() {
 
 #[tokio::test]
 async fn times_that_cannot_be_are_measured_as_far_as_they_can() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
     let config = format!("{ADMIN}{OBSERVED}");
-    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), &config);
+    let config = lane(&vhost, "orders").http(&handler).with(&config).toml();
     let mut worker = WorkerProcess::start_with_admin(&config);
     worker.wait_for_consumers(&vhost, "orders", 1).await;
     let count = messages().len();

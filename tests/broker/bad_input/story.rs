@@ -9,8 +9,9 @@ use serde_json::json;
 use url::Url;
 
 use super::Rig;
-use crate::support::management::encode;
-use crate::support::{DEADLINE, PublishSpec, QueueType, VHost, log_message, wait_until, within};
+use crate::support::{
+    DEADLINE, PublishSpec, QueueType, VHost, log_message, management::encode, wait_until, within,
+};
 
 fn bad(id: &str) -> PublishSpec {
     PublishSpec::to("orders").id(id).body("{}")

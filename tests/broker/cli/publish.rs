@@ -9,7 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::{Ended, ended, file, lapwing, output, output_of, piped};
-use crate::support::{Broker, DEADLINE, Got, QueueType, VHost, ms, within};
+use crate::support::{DEADLINE, Got, QueueType, VHost, ms, vhost, within};
 
 /// `lapwing publish` to the broker of this virtual host.
 pub(super) fn publish(vhost: &VHost, arguments: &[&str]) -> Command {
@@ -21,7 +21,7 @@ pub(super) fn publish(vhost: &VHost, arguments: &[&str]) -> Command {
 }
 
 pub(super) async fn with_queue() -> VHost {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     vhost.declare("q", QueueType::Quorum).await;
     vhost
 }
@@ -233,7 +233,7 @@ async fn what_reaches_no_queue_fails_with_the_counts() {
 #[tokio::test]
 async fn a_full_queue_that_refuses_is_told() {
     use lapin::types::AMQPValue;
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let limits = [
         ("x-max-length", AMQPValue::LongInt(5)),
         ("x-overflow", AMQPValue::LongString("reject-publish".into())),

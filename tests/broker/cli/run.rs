@@ -4,18 +4,14 @@ use serde_json::Value;
 
 use super::{lapwing, output};
 use crate::support::{
-    Broker, DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, VHost, WorkerProcess, field,
-    lane_config, log_message, within,
+    DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, WorkerProcess, field, lane, log_message,
+    vhost, within,
 };
 
 /// A worker with the lane `q` that logs its messages.
 fn logging(url: &str, changes: &str) -> String {
     let base = format!("[broker]\nurl = '{url}'\n[consumers.q]\nqueue = 'q'\n");
     format!("{base}handler.kind = 'log'\n{changes}")
-}
-
-async fn vhost() -> VHost {
-    Broker::shared().await.vhost().await
 }
 
 /// The exit code of a worker that ends by itself, and its log.
@@ -161,7 +157,7 @@ async fn sigint_drains_as_sigterm_does_and_a_second_signal_does_not_wait() {
     let vhost = vhost().await;
     let gate = crate::support::Gate::default();
     let server = HttpHandler::behind(&gate, |_| Reply::ok()).await;
-    let config = lane_config(&vhost.amqp_url(), "q", &server.url(), "");
+    let config = lane(&vhost, "q").http(&server).toml();
     let mut worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "q", 1).await;
     vhost.publish("q", "x").await;

@@ -6,46 +6,20 @@ mod reach;
 mod secrets;
 mod tls;
 
-use std::path::Path;
-
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::{HttpHandler, Reply, VHost, WorkerProcess, lane_config, management::encode};
+use crate::support::{
+    HttpHandler, Lanes, Reply, VHost, WorkerProcess, lane, lane::BrokerUrl, management::encode,
+};
 
 const QUEUE: &str = "orders";
 
-/// Quick tries, and a log of everything.
-const QUICK: &str = "
-    [broker.reconnect]
-    base = '100ms'
-    cap = '300ms'
-    [timeouts]
-    connect = '2s'
-    handshake = '5s'
-    [log]
-    filter = 'trace'
-    [consumers.orders.retry]
-    cap = '1s'
-";
-
-fn config(url: &str, handler: &HttpHandler, changes: &str) -> String {
-    let quick = lane_config(url, QUEUE, &handler.url(), QUICK);
-    crate::support::config::changed(&quick, changes)
-}
-
-/// The same with the url in `file`, which is allowed only where no other is set.
-fn config_with_url_in(file: &Path, handler: &HttpHandler) -> String {
-    let mut config: toml::Table = config("", handler, "").parse().expect("our own");
-    let from_file = toml::Table::from_iter([
-        ("url_file".to_owned(), file.display().to_string().into()),
-        (
-            "reconnect".to_owned(),
-            config["broker"]["reconnect"].clone(),
-        ),
-    ]);
-    config.insert("broker".to_owned(), from_file.into());
-    config.to_string()
+/// The lane, with quick tries and a log of everything.
+fn orders(broker: &(impl BrokerUrl + ?Sized), handler: &HttpHandler) -> Lanes {
+    let quick = "timeouts = { connect = '2s', handshake = '5s' }\nlog.filter = 'trace'\n\
+                 consumers.orders.retry.cap = '1s'";
+    lane(broker, QUEUE).http(handler).quick().with(quick)
 }
 
 async fn handler() -> HttpHandler {

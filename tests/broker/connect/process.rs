@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::{QUEUE, User, assert_never_says, config, handler};
+use super::{QUEUE, User, assert_never_says, handler, orders};
 use crate::support::{
-    Broker, DEADLINE, Proxy, QueueType, WorkerProcess, field, log_message, wait_until,
+    Broker, DEADLINE, Proxy, QueueType, WorkerProcess, field, log_message, vhost, wait_until,
 };
 
 /// Long enough for a start, too short for a wait.
@@ -16,7 +16,7 @@ const AT_ONCE: Duration = Duration::from_secs(10);
 /// The exit code of a worker with `fail_fast` at `url`, and what it said last.
 async fn fail_fast(url: &str, secret: &str) -> (Option<i32>, String) {
     let fast = "[broker]\nfail_fast = true";
-    let mut worker = WorkerProcess::start(&config(url, &handler().await, fast));
+    let mut worker = WorkerProcess::start(&orders(url, &handler().await).with(fast).toml());
     let exit = worker.exited(AT_ONCE).await;
     assert_never_says(&worker, secret);
     let log = worker.log();
@@ -27,7 +27,7 @@ async fn fail_fast(url: &str, secret: &str) -> (Option<i32>, String) {
 
 #[tokio::test]
 async fn fail_fast_exits_69_at_once_where_the_broker_is_down() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let user = User::create(&vhost).await;
     let proxy = Proxy::to(&vhost).await;
     proxy.refuse().await;
@@ -42,7 +42,7 @@ async fn fail_fast_exits_69_at_once_where_the_broker_is_down() {
 
 #[tokio::test]
 async fn fail_fast_exits_78_over_a_wrong_password_or_a_missing_virtual_host() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let user = User::create(&vhost).await;
 
     let wrong = user.url(&vhost.amqp_url(), "not-the-password");
@@ -62,7 +62,7 @@ async fn fail_fast_exits_78_over_a_wrong_password_or_a_missing_virtual_host() {
 
 #[tokio::test]
 async fn fail_fast_gives_every_url_a_chance() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let dead = Proxy::to(&vhost).await;
     dead.refuse().await;
     let both = format!(
@@ -71,7 +71,7 @@ async fn fail_fast_gives_every_url_a_chance() {
         vhost.amqp_url()
     );
     let handler = handler().await;
-    let mut worker = WorkerProcess::start(&config("amqp://replaced", &handler, &both));
+    let mut worker = WorkerProcess::start(&orders("amqp://replaced", &handler).with(&both).toml());
     worker.wait_for_consumers(&vhost, QUEUE, 1).await;
     worker.drain(DEADLINE).await;
 }
@@ -93,7 +93,7 @@ async fn a_peer_that_accepts_and_says_nothing_is_given_up_and_leaves_no_thread()
         [log]
         filter = 'info'
     ";
-    let mut worker = WorkerProcess::start(&config(&url, &handler().await, hasty));
+    let mut worker = WorkerProcess::start(&orders(&url, &handler().await).with(hasty).toml());
     let mut open = Vec::new();
     let mut accept = async |n: usize| {
         while open.len() < n {
@@ -137,7 +137,7 @@ async fn a_conflict_that_is_found_when_the_broker_is_there_at_last_ends_the_work
     let proxy = Proxy::to(&vhost).await;
     proxy.refuse().await;
     let url = proxy.url(&vhost);
-    let mut worker = WorkerProcess::start(&config(&url, &handler().await, ""));
+    let mut worker = WorkerProcess::start(&orders(&url, &handler().await).toml());
     worker.wait_for_message("not consuming", DEADLINE).await;
 
     proxy.accept_again();

@@ -5,19 +5,17 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 
-use super::{QUEUE, User, config, config_with_url_in, handler};
+use super::{QUEUE, User, handler, orders};
 use crate::support::{
-    Account, Broker, DEADLINE, HttpHandler, Proxy, RunningWorker, VHost, all_succeeded, wait_until,
-    within,
+    Account, Broker, DEADLINE, HttpHandler, Proxy, RunningWorker, VHost, require, vhost,
+    wait_until, within,
 };
 
 /// A message goes all the way.
 async fn handles_a_message(worker: RunningWorker, vhost: &VHost, handler: &HttpHandler) {
     worker.ready().await;
     let ids = vec![vhost.publish(QUEUE, "{}").await];
-    handler
-        .wait_for("it succeeds", DEADLINE, |seen| all_succeeded(&ids, seen))
-        .await;
+    handler.wait_for_success(&ids).await;
     worker.drain().await;
     Account::take(vhost, ids, &handler.seen(), &[QUEUE])
         .await
@@ -26,11 +24,11 @@ async fn handles_a_message(worker: RunningWorker, vhost: &VHost, handler: &HttpH
 
 #[tokio::test]
 async fn a_broker_that_is_down_at_start_is_waited_for_and_then_consumed() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     proxy.refuse().await;
     let handler = handler().await;
-    let worker = RunningWorker::start(&config(&proxy.url(&vhost), &handler, ""));
+    let worker = orders(&proxy.url(&vhost), &handler).begin();
     let why = worker.not_ready().await;
     assert!(why.contains("refused"), "{why}");
     assert_eq!(vhost.consumers(QUEUE).await, 0);
@@ -50,7 +48,7 @@ async fn a_wrong_password_and_a_missing_virtual_host_are_said_and_mended() {
     let write = |url: String| std::fs::write(&file, url).expect("our own file");
     write(user.url(&vhost.amqp_url(), "wrong"));
     let handler = handler().await;
-    let worker = RunningWorker::start(&config_with_url_in(&file, &handler));
+    let worker = orders(file.as_path(), &handler).begin();
 
     let says = |text: &'static str| {
         move |readiness: &Readiness| {
@@ -73,17 +71,17 @@ async fn a_wrong_password_and_a_missing_virtual_host_are_said_and_mended() {
 
 #[tokio::test]
 async fn of_several_urls_a_dead_one_is_passed_over_and_a_lost_one_replaced() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let (dead, first) = (Proxy::to(&vhost).await, Proxy::to(&vhost).await);
     let second = Proxy::to(&vhost).await;
     dead.refuse().await;
     let urls = [&dead, &first, &second].map(|proxy| format!("'{}'", proxy.url(&vhost)));
     let several = format!("[broker]\nurl = [{}]", urls.join(", "));
     let handler = handler().await;
-    let worker = RunningWorker::start(&config("amqp://replaced", &handler, &several));
-    worker.ready().await;
-    let published = |readiness: &Readiness| readiness.publishing.is_none();
-    worker.until("can publish", published).await;
+    let worker = orders("amqp://replaced", &handler)
+        .with(&several)
+        .start()
+        .await;
     assert_eq!((first.open(), second.open()), (2, 0), "in turn");
 
     first.refuse().await;
@@ -91,18 +89,16 @@ async fn of_several_urls_a_dead_one_is_passed_over_and_a_lost_one_replaced() {
     worker.not_ready().await;
 
     worker.ready().await;
-    worker.until("can publish", published).await;
+    worker.publishes().await;
     assert_eq!((first.open(), second.open()), (0, 2), "the next in turn");
     handles_a_message(worker, &vhost, &handler).await;
 }
 
 #[tokio::test]
 async fn an_ipv6_literal_is_an_address() {
-    let vhost = Broker::shared().await.vhost().await;
-    let Ok(listener) = TcpListener::bind("[::1]:0").await else {
-        println!("skipped: the loopback has no IPv6");
-        return;
-    };
+    let vhost = vhost().await;
+    let listener = TcpListener::bind("[::1]:0").await;
+    let listener = require!(Ipv6, listener.map_err(|error| error.to_string()));
     let address = listener.local_addr().expect("it is bound");
     let upstream = url::Url::parse(&vhost.amqp_url()).expect("our own url is one");
     let port = upstream.port().expect("it names its port");
@@ -119,7 +115,7 @@ async fn an_ipv6_literal_is_an_address() {
     let handler = handler().await;
     let url = vhost.amqp_url_through(address);
     assert!(url.contains("[::1]"), "{url}");
-    let worker = RunningWorker::start(&config(&url, &handler, ""));
+    let worker = orders(&url, &handler).begin();
     handles_a_message(worker, &vhost, &handler).await;
     relaying.abort();
 }
@@ -135,7 +131,7 @@ fn client_settings(url: &str) -> Settings {
 #[tokio::test]
 async fn a_client_that_could_not_connect_leaves_nothing_behind() {
     const TRIES: usize = 5;
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let mut nobody = url::Url::parse(&vhost.amqp_url()).expect("our own url is one");
     nobody.set_username("nobody").expect("it can have one");
     let nowhere = "amqp://127.0.0.1:1";
@@ -176,7 +172,7 @@ async fn a_client_that_nobody_waits_for_hangs_up_on_a_silent_peer() {
 
 #[tokio::test]
 async fn a_client_that_is_dropped_closes_its_connection() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let connected = Client::connect(&client_settings(&vhost.amqp_url()), 1).await;
     let (client, closed) = connected.expect("the broker takes it");
     let other = client.clone();

@@ -2,24 +2,24 @@
 
 use std::path::Path;
 
-use super::{QUEUE, User, assert_never_says, config, config_with_url_in, handler};
+use super::{QUEUE, User, assert_never_says, handler, orders};
 use crate::support::{
-    Broker, DEADLINE, HttpHandler, VHost, WorkerProcess, log_message, wait_until,
+    DEADLINE, HttpHandler, Lanes, VHost, WorkerProcess, log_message, vhost, wait_until,
 };
 
-/// Runs a worker with `config`, gives its user another password in between, lets `write` put
+/// Runs a worker that is `configured`, gives its user another password in between, lets `write` put
 /// that into its file, and makes the worker connect anew.
 async fn rotated(
     vhost: &VHost,
     mut user: User<'_>,
-    config: impl Fn(&Path, &User<'_>, &HttpHandler) -> String,
+    configured: impl Fn(&Path, &User<'_>, &HttpHandler) -> Lanes,
     write: impl Fn(&Path, &User<'_>),
 ) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("secret");
     write(&file, &user);
     let handler = handler().await;
-    let mut worker = WorkerProcess::start(&config(&file, &user, &handler));
+    let mut worker = WorkerProcess::start(&configured(&file, &user, &handler).toml());
     worker.wait_for_consumers(vhost, QUEUE, 1).await;
     vhost.publish(QUEUE, "{}").await;
     handler.wait_for_answered(1, DEADLINE).await;
@@ -55,28 +55,27 @@ async fn rotated(
 
 #[tokio::test]
 async fn a_changed_password_file_is_read_at_the_next_connect() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let user = User::create(&vhost).await;
-    let config = |file: &Path, user: &User<'_>, handler: &HttpHandler| {
+    let configured = |file: &Path, user: &User<'_>, handler: &HttpHandler| {
         let from_file = format!("[broker]\npassword_file = '{}'", file.display());
         let url = user.url(&vhost.amqp_url(), "not-this-one");
-        config(&url, handler, &from_file)
+        orders(&url, handler).with(&from_file)
     };
     let write = |file: &Path, user: &User<'_>| {
         std::fs::write(file, format!("{}\n", user.password)).expect("our own file");
     };
-    rotated(&vhost, user, config, write).await;
+    rotated(&vhost, user, configured, write).await;
 }
 
 #[tokio::test]
 async fn a_changed_url_file_is_read_at_the_next_connect() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let user = User::create(&vhost).await;
-    let config =
-        |file: &Path, _: &User<'_>, handler: &HttpHandler| config_with_url_in(file, handler);
+    let configured = |file: &Path, _: &User<'_>, handler: &HttpHandler| orders(file, handler);
     let write = |file: &Path, user: &User<'_>| {
         let url = user.url(&vhost.amqp_url(), &user.password);
         std::fs::write(file, format!("{url}\n")).expect("our own file");
     };
-    rotated(&vhost, user, config, write).await;
+    rotated(&vhost, user, configured, write).await;
 }

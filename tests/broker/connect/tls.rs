@@ -2,18 +2,8 @@
 
 use lapwing::Readiness;
 
-use super::{QUEUE, config, handler};
-use crate::support::broker::TlsFiles;
-use crate::support::{Broker, DEADLINE, RunningWorker, VHost};
-
-/// The node's address over TLS and its files; says so where the broker has none.
-fn tls(vhost: &VHost) -> Option<(String, TlsFiles)> {
-    let found = vhost.amqps_url().zip(vhost.broker().tls());
-    if found.is_none() {
-        println!("skipped: needs AMQPS_URL and RABBITMQ_TLS_DIR");
-    }
-    found
-}
+use super::{QUEUE, handler, orders};
+use crate::support::{DEADLINE, VHost, require, vhost};
 
 /// What the broker says about the certificates of this virtual host's clients.
 async fn peer_certificates(vhost: &VHost) -> Vec<String> {
@@ -29,10 +19,8 @@ async fn peer_certificates(vhost: &VHost) -> Vec<String> {
 
 #[tokio::test]
 async fn a_broker_is_trusted_by_its_own_authority_and_shown_the_client_certificate() {
-    let vhost = Broker::shared().await.vhost().await;
-    let Some((url, files)) = tls(&vhost) else {
-        return;
-    };
+    let vhost = vhost().await;
+    let (url, files) = require!(Tls, vhost.tls());
     let trust = format!("[broker.tls]\nca_file = '{}'", files.ca.display());
     let identity = format!(
         "{trust}\ncert_file = '{}'\nkey_file = '{}'",
@@ -41,11 +29,7 @@ async fn a_broker_is_trusted_by_its_own_authority_and_shown_the_client_certifica
     );
     for (changes, shown) in [(&trust, 0), (&identity, 2)] {
         let handler = handler().await;
-        let worker = RunningWorker::start(&config(&url, &handler, changes));
-        worker.ready().await;
-        worker
-            .until("can publish", |readiness| readiness.publishing.is_none())
-            .await;
+        let worker = orders(&url, &handler).with(changes).start().await;
         vhost.publish(QUEUE, "{}").await;
         handler.wait_for_answered(1, DEADLINE).await;
         let certificates = async || {
@@ -60,10 +44,8 @@ async fn a_broker_is_trusted_by_its_own_authority_and_shown_the_client_certifica
 
 #[tokio::test]
 async fn a_broker_that_another_authority_signed_is_refused_and_the_reason_said() {
-    let vhost = Broker::shared().await.vhost().await;
-    let Some((url, files)) = tls(&vhost) else {
-        return;
-    };
+    let vhost = vhost().await;
+    let (url, files) = require!(Tls, vhost.tls());
     // A certificate, but nobody's authority; and none but the system's.
     let other = format!(
         "[broker.tls]\nca_file = '{}'",
@@ -71,7 +53,7 @@ async fn a_broker_that_another_authority_signed_is_refused_and_the_reason_said()
     );
     for changes in [other.as_str(), ""] {
         let handler = handler().await;
-        let worker = RunningWorker::start(&config(&url, &handler, changes));
+        let worker = orders(&url, &handler).with(changes).begin();
         let says = |readiness: &Readiness| {
             let reason = readiness.lanes[QUEUE].reason.as_deref();
             !readiness.ready

@@ -5,12 +5,12 @@ use std::fmt::Write;
 use super::browser::Browser;
 use super::{Console, address};
 use crate::support::{
-    Broker, DEADLINE, Gate, HttpHandler, PublishSpec, QueueType, Reply, WorkerProcess, wait_until,
+    DEADLINE, Gate, HttpHandler, PublishSpec, QueueType, Reply, WorkerProcess, vhost, wait_until,
 };
 
 #[tokio::test]
 async fn of_two_hundred_lanes_those_in_view_are_drawn() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     vhost.declare("q", QueueType::Classic).await;
     let mut config = format!(
         "[broker]\nurl = '{}'\n[admin]\nlisten = '127.0.0.1:0'\n",

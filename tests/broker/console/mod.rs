@@ -7,7 +7,7 @@ mod page;
 mod picture;
 
 use self::browser::Browser;
-use crate::support::{ADMIN, Admin, Broker, HttpHandler, TOKEN, VHost, WorkerProcess, lane_config};
+use crate::support::{ADMIN, Admin, HttpHandler, TOKEN, VHost, WorkerProcess, lane, vhost};
 
 /// A worker with the lane `q` and a browser on its console.
 struct Console {
@@ -26,9 +26,9 @@ impl Console {
 
     /// One with this admin server.
     async fn open_with(server: HttpHandler, admin: &str, changes: &str) -> Self {
-        let vhost = Broker::shared().await.vhost().await;
-        let config = config(&vhost, &server, admin, changes);
-        let worker = WorkerProcess::start_with_admin(&config);
+        let vhost = vhost().await;
+        let lane = lane(&vhost, "q").http(&server).with(admin).with(changes);
+        let worker = WorkerProcess::start_with_admin(&lane.toml());
         worker.wait_for_consumers(&vhost, "q", 1).await;
         let (url, browser) = tokio::join!(address(&worker), Browser::start());
         browser.open(&url).await;
@@ -50,12 +50,6 @@ impl Console {
         self.browser.press(TOKEN).await;
         self.browser.press(&browser::ENTER.to_string()).await;
     }
-}
-
-/// The lane `q`, an admin server, and changes.
-fn config(vhost: &VHost, server: &HttpHandler, admin: &str, changes: &str) -> String {
-    let config = lane_config(&vhost.amqp_url(), "q", &server.url(), admin);
-    crate::support::config::changed(&config, changes)
 }
 
 /// Where the worker's console is, once it listens.

@@ -3,7 +3,7 @@
 use super::browser::Browser;
 use super::{Console, address};
 use crate::support::{
-    ADMIN, Account, DEADLINE, Gate, HttpHandler, PublishSpec, Reply, WorkerProcess,
+    ADMIN, Account, DEADLINE, Gate, HttpHandler, PublishSpec, Reply, Request, WorkerProcess, lane,
 };
 
 /// A handler that answers messages whose id begins with "bad" by `status` and a reason.
@@ -135,12 +135,13 @@ async fn a_drain_an_end_and_a_new_worker_are_said() {
         .trim_start_matches("http://")
         .trim_end_matches('/');
     let changes = format!("[admin]\nlisten = '{listen}'");
-    let next = WorkerProcess::start_with_admin(&super::config(
-        &console.vhost,
-        &console.server,
-        ADMIN,
-        &changes,
-    ));
+    let next = WorkerProcess::start_with_admin(
+        &lane(&console.vhost, "q")
+            .http(&console.server)
+            .with(ADMIN)
+            .with(&changes)
+            .toml(),
+    );
     assert_eq!(address(&next).await, console.url);
     browser.wait_for_text("#verdict", "Healthy").await;
     browser.wait_for("#gone", "nothing", str::is_empty).await;
@@ -175,16 +176,9 @@ const UNNAMED: &str = r#"[
 #[tokio::test]
 async fn it_fits_a_phone_in_the_light_and_in_the_dark_and_names_what_it_shows() {
     let gate = Gate::default();
-    let server = HttpHandler::answering_async(move |request| {
-        let gate = gate.clone();
-        async move {
-            if request.message_id().starts_with("held") {
-                gate.passed().await;
-            }
-            Reply::status(500).body("no ".repeat(200))
-        }
-    })
-    .await;
+    let held = |request: &Request| request.message_id().starts_with("held");
+    let server =
+        HttpHandler::holding(&gate, held, |_| Reply::status(500).body("no ".repeat(200))).await;
     let long = "[consumers.a_lane_whose_name_is_much_longer_than_a_phone_is_wide]\n\
                 queue = 'other'\nhandler = { kind = 'log' }";
     let console = Console::open(server, long).await;

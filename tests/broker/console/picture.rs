@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::address;
 use super::browser::Browser;
-use crate::support::{Broker, HttpHandler, PublishSpec, Reply, TOKEN, VHost, WorkerProcess, ms};
+use crate::support::{HttpHandler, PublishSpec, Reply, TOKEN, VHost, WorkerProcess, ms, vhost};
 
 /// What the charts show, and a little more.
 const FULL: Duration = Duration::from_secs(305);
@@ -18,7 +18,7 @@ const BEAT: Duration = Duration::from_millis(250);
 #[tokio::test]
 #[ignore = "takes docs/console.png, in more than five minutes"]
 async fn the_console_of_a_worker_with_four_lanes() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let server = HttpHandler::answering(answer).await;
     let mut config = format!(
         "[broker]\nurl = '{}'\nname = 'shop'\n[admin]\nlisten = '127.0.0.1:0'\ntoken = '{TOKEN}'\n\

@@ -12,7 +12,7 @@ use lapwing::{LaneState, Report, Settings, Worker, WorkerHandle};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use crate::support::{Broker, DEADLINE, PublishSpec, QueueType, VHost, wait_until, within};
+use crate::support::{DEADLINE, PublishSpec, QueueType, VHost, vhost, wait_until, within};
 
 /// Handlers that wait until the test lets each of them finish.
 struct Held {
@@ -135,7 +135,7 @@ fn shuffled(first: usize, n: usize) -> Vec<usize> {
 /// All handlers finish in the same millisecond of a drain.
 async fn all_at_once(kind: QueueType) {
     const N: usize = 200;
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let mut busy = Busy::with(&vhost, kind, N).await;
     busy.drains().await;
     busy.held.let_finish(0..N);
@@ -157,7 +157,7 @@ async fn of_200_handlers_that_finish_at_once_none_runs_again_from_a_classic_queu
 /// All but the first finish, in any order, so that no ack can cover many; then the first is
 /// cancelled, before the others are acked. Only it comes back.
 async fn singly_behind_a_slow_one(kind: QueueType, n: usize) {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let mut busy = Busy::with(&vhost, kind, n).await;
     busy.drains().await;
     busy.held.let_finish(shuffled(1, n));
@@ -193,7 +193,7 @@ async fn of_1000_acks_that_go_out_singly_none_is_lost_by_a_quorum_queue() {
 /// go out: acks and returns alternate.
 async fn every_second(kind: QueueType) {
     const N: usize = 400;
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let mut busy = Busy::with(&vhost, kind, N).await;
     busy.drains().await;
     busy.held.let_finish((1..N).step_by(2));
@@ -219,7 +219,7 @@ async fn a_hard_stop_amid_the_acks_of_a_drain_returns_only_the_unfinished_to_a_c
 #[tokio::test]
 async fn acks_that_were_written_just_before_a_drain_are_not_lost() {
     const N: usize = 1_001;
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let busy = Busy::with(&vhost, QueueType::Quorum, N).await;
     busy.held.let_finish(shuffled(1, N));
     let account = async || busy.handle.report("orders").await.map(|lane| lane.ledger);

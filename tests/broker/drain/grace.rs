@@ -5,14 +5,12 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::support::{
-    Broker, DEADLINE, Exit, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess, lane_config,
+    BUSY, DEADLINE, Exit, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess, assert_adds_up,
+    lane, vhost,
 };
 
 const N: usize = 20;
 const RUNNING: usize = 8;
-
-/// What a drain may take beside its grace.
-const BEYOND: Duration = Duration::from_secs(2);
 
 /// A worker whose handlers do not end.
 struct Stuck {
@@ -23,12 +21,12 @@ struct Stuck {
 
 impl Stuck {
     async fn with(grace: &str) -> Self {
-        let vhost = Broker::shared().await.vhost().await;
+        let vhost = vhost().await;
         let handler = HttpHandler::answering_async(|_| std::future::pending::<Reply>()).await;
         let changes = format!(
             "[drain]\ngrace = '{grace}'\n[consumers.orders]\nprefetch = {N}\nconcurrency = {RUNNING}"
         );
-        let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), &changes);
+        let config = lane(&vhost, "orders").http(&handler).with(&changes).toml();
         let worker = WorkerProcess::start(&config);
         worker.wait_for_consumers(&vhost, "orders", 1).await;
         let make = |_| PublishSpec::of("{}");
@@ -46,7 +44,7 @@ impl Stuck {
     async fn assert_returned(&self, exit: Exit) {
         assert!(exit.status.success(), "{exit:?}");
         let ledger = self.worker.ledger();
-        ledger.assert_adds_up();
+        assert_adds_up(&ledger);
         assert_eq!((ledger.received, ledger.returned), (20, 20), "{ledger:?}");
         let seen = self
             .handler
@@ -56,7 +54,7 @@ impl Stuck {
 
         // No attempt is charged: the next worker's is the first.
         let fresh = HttpHandler::answering(|_| Reply::ok()).await;
-        let config = lane_config(&self.vhost.amqp_url(), "orders", &fresh.url(), "");
+        let config = lane(&self.vhost, "orders").http(&fresh).toml();
         let mut next = WorkerProcess::start(&config);
         let seen = fresh.wait_for_answered(N, DEADLINE).await;
         for exchange in &seen.exchanges {
@@ -73,7 +71,7 @@ async fn handlers_longer_than_the_grace_are_cancelled_and_their_messages_returne
     stuck.worker.terminate();
     let exit = stuck.worker.exited(DEADLINE).await;
     let grace = Duration::from_millis(300);
-    assert!((grace..grace + BEYOND).contains(&exit.took), "{exit:?}");
+    assert!((grace..grace + BUSY).contains(&exit.took), "{exit:?}");
     stuck.assert_returned(exit).await;
 }
 
@@ -98,6 +96,6 @@ async fn a_second_signal_ends_the_grace_at_once() {
     stuck.worker.wait_for_message(waiting, DEADLINE).await;
     stuck.worker.interrupt();
     let exit = stuck.worker.exited(DEADLINE).await;
-    assert!(exit.took < BEYOND, "{exit:?}");
+    assert!(exit.took < BUSY, "{exit:?}");
     stuck.assert_returned(exit).await;
 }

@@ -6,25 +6,12 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::support::{
-    ADMIN, Account, Admin, Broker, DEADLINE, Gate, Got, HttpHandler, PublishSpec, Reply, Request,
-    VHost, WorkerProcess, admin::Answer, exchange::Seen, lane_config, log_message,
+    ADMIN, Account, Admin, DEADLINE, Gate, Got, HttpHandler, PublishSpec, Reply, Request, VHost,
+    WorkerProcess, admin::Answer, assert_adds_up, exchange::Seen, lane, vhost,
 };
 
 const N: usize = 20;
 const RUNG: &str = "orders.retry.8s";
-
-/// Waits until `n` attempts have been charged, by the worker's log.
-async fn charged(worker: &WorkerProcess, n: usize) {
-    let is_last = |worker: &WorkerProcess| {
-        let log = worker.log();
-        log.iter()
-            .filter(|line| log_message(line) == "attempt failed")
-            .count()
-            >= n
-    };
-    let what = format!("{n} attempts have failed");
-    crate::support::wait_until(&what, DEADLINE, async || is_last(worker), |all| *all).await;
-}
 
 /// One failure is charged, and told as it was.
 fn assert_charged_once(got: &Got) {
@@ -41,17 +28,17 @@ fn assert_charged_once(got: &Got) {
 #[tokio::test]
 async fn retries_that_wait_in_the_worker_are_parked_with_what_is_left_of_their_delay() {
     const DELAY: Duration = Duration::from_secs(8);
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let handler = HttpHandler::answering(|_| Reply::status(503)).await;
     let changes = "[consumers.orders]\nprefetch = 64\n[consumers.orders.retry]\n\
         base = '8s'\njitter = 0.0\ninline_below = '10s'\ncap = '16s'";
-    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), changes);
+    let config = lane(&vhost, "orders").http(&handler).with(changes).toml();
     let mut worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "orders", 1).await;
     let published = Instant::now();
     let make = |_| PublishSpec::of("{}");
     let ids = vhost.publish_many("orders", N, make).await;
-    charged(&worker, N).await;
+    worker.wait_for_messages("attempt failed", N).await;
     let waiting = Instant::now();
 
     worker.terminate();
@@ -60,7 +47,7 @@ async fn retries_that_wait_in_the_worker_are_parked_with_what_is_left_of_their_d
 
     assert!(exit.status.success(), "{exit:?}");
     let ledger = worker.ledger();
-    ledger.assert_adds_up();
+    assert_adds_up(&ledger);
     assert_eq!((ledger.received, ledger.parked), (20, 20), "{ledger:?}");
     assert_eq!(handler.seen().exchanges.len(), N, "no further attempt");
     assert!(gone - waiting < DELAY / 2, "the wait was cut short");
@@ -94,7 +81,7 @@ async fn expiring(vhost: &VHost) -> Vec<(String, Duration, Got)> {
 
 #[tokio::test]
 async fn retries_that_wait_for_a_handler_slot_do_not_hold_up_a_drain() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let (first, second) = (Gate::default(), Gate::default());
     let gates = (first.clone(), second.clone());
     let handler = HttpHandler::answering_async(move |request: Arc<Request>| {
@@ -113,7 +100,7 @@ async fn retries_that_wait_for_a_handler_slot_do_not_hold_up_a_drain() {
         "{ADMIN}[consumers.orders]\nprefetch = 64\nconcurrency = {N}\n\
          [consumers.orders.retry]\nbase = '10ms'\njitter = 0.0\ncap = '1s'"
     );
-    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), &changes);
+    let config = lane(&vhost, "orders").http(&handler).with(&changes).toml();
     let mut worker = WorkerProcess::start_with_admin(&config);
     let admin = Admin::of(&worker).await;
     worker.wait_for_consumers(&vhost, "orders", 1).await;
@@ -125,7 +112,7 @@ async fn retries_that_wait_for_a_handler_slot_do_not_hold_up_a_drain() {
     let two = admin.patch("/api/v1/lanes/orders", r#"{"concurrency": 2}"#);
     assert_eq!(two.await.0, 200);
     first.open();
-    charged(&worker, N).await;
+    worker.wait_for_messages("attempt failed", N).await;
     let again = |seen: &Seen| seen.answered == N && seen.running == 2;
     handler.wait_for("two run again", DEADLINE, again).await;
     // The others are on their path, and no delay is left that they wait for.

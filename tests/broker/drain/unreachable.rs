@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::support::{
-    ADMIN, Account, Admin, Broker, DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, Reply, VHost,
-    WorkerProcess, admin::Answer, lane_config,
+    ADMIN, Account, Admin, BUSY, DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, Reply, VHost,
+    WorkerProcess, admin::Answer, assert_adds_up, lane, vhost,
 };
 
 const N: usize = 20;
@@ -18,8 +18,8 @@ const CHANGES: &str = "
     prefetch = 20
     concurrency = 4";
 
-/// Grace or a request, then closing a channel and two connections, and some time to start and stop.
-const BOUND: Duration = Duration::from_millis(1_000 + 500 + 2 * 500 + 1_500);
+/// Grace or a request, then closing a channel and two connections.
+const BOUND: Duration = Duration::from_millis(1_000 + 500 + 2 * 500).saturating_add(BUSY);
 
 /// A worker behind a proxy, its handlers at a gate.
 struct Behind {
@@ -34,12 +34,15 @@ struct Behind {
 
 impl Behind {
     async fn new() -> Self {
-        let vhost = Broker::shared().await.vhost().await;
+        let vhost = vhost().await;
         let proxy = Proxy::to(&vhost).await;
         let gate = Gate::default();
         let handler = HttpHandler::behind(&gate, |_| Reply::ok()).await;
         let changes = format!("{CHANGES}\n{ADMIN}");
-        let config = lane_config(&proxy.url(&vhost), "orders", &handler.url(), &changes);
+        let config = lane(&proxy.url(&vhost), "orders")
+            .http(&handler)
+            .with(&changes)
+            .toml();
         let worker = WorkerProcess::start_with_admin(&config);
         let admin = Admin::of(&worker).await;
         worker.wait_for_consumers(&vhost, "orders", 1).await;
@@ -69,7 +72,7 @@ impl Behind {
         assert!(exit.took <= BOUND, "{exit:?}");
         assert_eq!(exit.status.code(), Some(code), "{exit:?}");
         let ledger = self.worker.ledger();
-        ledger.assert_adds_up();
+        assert_adds_up(&ledger);
         assert_eq!(ledger.stale, ledger.received, "{ledger:?}");
         assert!(ledger.stale >= RUNNING as u64, "{ledger:?}");
         // The broker still holds what a stalled connection had, until it sees it gone.
@@ -104,11 +107,14 @@ async fn a_drain_ends_within_its_bounds_when_the_broker_refuses_connections() {
 
 #[tokio::test]
 async fn a_worker_that_never_reached_the_broker_drains_at_once() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     proxy.stall();
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
-    let config = lane_config(&proxy.url(&vhost), "orders", &handler.url(), CHANGES);
+    let config = lane(&proxy.url(&vhost), "orders")
+        .http(&handler)
+        .with(CHANGES)
+        .toml();
     let mut worker = WorkerProcess::start(&config);
     proxy.wait_for_accepted(2).await;
     let ledger = worker.drain(BOUND).await;

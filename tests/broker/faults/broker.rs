@@ -2,24 +2,21 @@
 
 use std::time::Duration;
 
-use lapwing::LaneState;
+use lapwing::{LaneState, Readiness};
 
-use super::{QUEUE, QUEUES, config, first_forty_pass, publish};
+use super::{QUEUE, QUEUES, first_forty_pass, orders, publish};
 use crate::support::{
-    Account, Broker, DEADLINE, Gate, HttpHandler, Release, Reply, RunningWorker, all_succeeded,
+    Account, BUSY, Broker, DEADLINE, Gate, HttpHandler, Release, Reply, Request, require,
     wait_until,
 };
 
 #[tokio::test]
 async fn own_node_stopped_and_killed_under_load_is_waited_for_and_loses_nothing() {
-    let Some(broker) = Broker::own("restarts").await else {
-        return;
-    };
+    let broker = require!(OwnNode, Broker::own("restarts").await);
     let vhost = broker.vhost().await;
     let gate = Gate::default();
     let handler = first_forty_pass(&gate).await;
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, ""));
-    worker.ready().await;
+    let worker = orders(&vhost, &handler).start().await;
     let mut ids = Vec::new();
     for (round, name) in ["stop", "kill"].into_iter().enumerate() {
         gate.close();
@@ -32,7 +29,7 @@ async fn own_node_stopped_and_killed_under_load_is_waited_for_and_loses_nothing(
             _ => broker.kill().await,
         }
         worker.not_ready().await;
-        let down = worker.handle().readiness();
+        let down = worker.handle.readiness();
         assert_eq!(down.lanes[QUEUE].state, LaneState::Connecting);
         assert!(down.publishing.is_some(), "nothing can be published either");
         gate.open();
@@ -40,10 +37,7 @@ async fn own_node_stopped_and_killed_under_load_is_waited_for_and_loses_nothing(
 
         let up = worker.ready().await;
         assert_eq!(up.lanes[QUEUE].state, LaneState::Consuming);
-        let what = format!("all are handled after the {name}");
-        handler
-            .wait_for(&what, DEADLINE, |seen| all_succeeded(&ids, seen))
-            .await;
+        handler.wait_for_success(&ids).await;
         let sessions = worker.report(QUEUE).await.counts.sessions;
         assert_eq!(
             sessions,
@@ -56,6 +50,11 @@ async fn own_node_stopped_and_killed_under_load_is_waited_for_and_loses_nothing(
     Account::take(&vhost, ids, &handler.seen(), &QUEUES)
         .await
         .assert_nothing_lost();
+}
+
+fn is_blocked(readiness: &Readiness) -> bool {
+    let why = readiness.publishing.as_deref();
+    why.is_some_and(|why| why.contains("blocked"))
 }
 
 /// Blocks publishing on the node as a shortage of memory does.
@@ -76,30 +75,25 @@ async fn alarm(broker: &Broker, on: bool) {
 
 #[tokio::test]
 async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its_end() {
-    let Some(broker) = Broker::own("alarm").await else {
-        return;
-    };
+    let broker = require!(OwnNode, Broker::own("alarm").await);
     let vhost = broker.vhost().await;
     let gate = Gate::default();
-    let held = gate.clone();
     // Of 41 messages the first half fails once; "trigger" meets no gate.
-    let handler = HttpHandler::answering_async(move |request| {
-        let held = held.clone();
-        async move {
-            let id = request.message_id();
-            if !id.starts_with("trigger") {
-                held.passed().await;
-            }
-            match request.attempt() == 1 && !id.starts_with("well") {
-                true => Reply::status(503),
-                false => Reply::ok(),
-            }
+    let waits = |request: &Request| !request.message_id().starts_with("trigger");
+    let handler = HttpHandler::holding(&gate, waits, |request| {
+        match request.attempt() == 1 && !request.message_id().starts_with("well") {
+            true => Reply::status(503),
+            false => Reply::ok(),
         }
     })
     .await;
-    let wide = "[consumers.orders]\nprefetch = 64\nconcurrency = 64";
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, wide));
-    worker.ready().await;
+    // An alarm may last as long as it takes a busy machine to end it.
+    let patient = "publish.budget = '60s'";
+    let worker = orders(&vhost, &handler)
+        .at_once(64)
+        .with(patient)
+        .start()
+        .await;
     let mut ids = publish(&vhost, "well", 20).await;
     ids.extend(publish(&vhost, "failing", 20).await);
     handler.wait_for_requests(40, DEADLINE).await;
@@ -108,12 +102,8 @@ async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its
 
     alarm(&broker, true).await;
     // The broker blocks a connection when it publishes: the next retry does.
-    let blocked = |readiness: &lapwing::Readiness| {
-        let why = readiness.publishing.as_deref();
-        why.is_some_and(|why| why.contains("blocked"))
-    };
     gate.open();
-    let during = worker.until("is blocked", blocked).await;
+    let during = worker.until("is blocked", is_blocked).await;
     assert!(during.ready, "consuming goes on: {during:?}");
     handler
         .wait_for("all have run once", DEADLINE, |seen| seen.answered >= 42)
@@ -128,14 +118,8 @@ async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its
     assert!(ledger.acked >= 21, "{ledger:?}");
 
     alarm(&broker, false).await;
-    worker
-        .until("publishes again", |readiness| {
-            readiness.publishing.is_none()
-        })
-        .await;
-    handler
-        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
-        .await;
+    worker.publishes().await;
+    handler.wait_for_success(&ids).await;
     let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.parked, ledger.acked), (21, 41), "{ledger:?}");
     assert_eq!((ledger.returned, ledger.stale), (0, 0), "{ledger:?}");
@@ -152,32 +136,25 @@ async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its
 
 #[tokio::test]
 async fn own_node_with_a_memory_alarm_does_not_hold_up_a_drain() {
-    let Some(broker) = Broker::own("alarm-drain").await else {
-        return;
-    };
+    let broker = require!(OwnNode, Broker::own("alarm-drain").await);
     let vhost = broker.vhost().await;
     let gate = Gate::default();
     let handler = HttpHandler::behind(&gate, |_| Reply::status(503)).await;
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, ""));
-    worker.ready().await;
+    let worker = orders(&vhost, &handler).start().await;
     let ids = publish(&vhost, "failing", 8).await;
     handler.wait_for_requests(8, DEADLINE).await;
     alarm(&broker, true).await;
     // The first copies are written before the broker blocks the connection, and wait for their
     // confirms; the others are not.
     gate.open();
-    let blocked = |readiness: &lapwing::Readiness| {
-        let why = readiness.publishing.as_deref();
-        why.is_some_and(|why| why.contains("blocked"))
-    };
-    worker.until("is blocked", blocked).await;
+    worker.until("is blocked", is_blocked).await;
     handler.wait_for_answered(8, DEADLINE).await;
 
     let began = std::time::Instant::now();
     let ledger = worker.drain().await.ledger();
     let took = began.elapsed();
 
-    assert!(took < std::time::Duration::from_secs(2), "{took:?}");
+    assert!(took < BUSY, "{took:?}");
     assert_eq!((ledger.received, ledger.returned), (8, 8), "{ledger:?}");
     alarm(&broker, false).await;
     Account::take(&vhost, ids, &handler.seen(), &QUEUES)
@@ -187,9 +164,7 @@ async fn own_node_with_a_memory_alarm_does_not_hold_up_a_drain() {
 
 #[tokio::test]
 async fn own_node_with_a_long_memory_alarm_holds_the_lane_and_lets_it_go() {
-    let Some(broker) = Broker::own("long-alarm").await else {
-        return;
-    };
+    let broker = require!(OwnNode, Broker::own("long-alarm").await);
     let vhost = broker.vhost().await;
     let gate = Gate::default();
     let handler = HttpHandler::behind(&gate, |request| match request.attempt() {
@@ -205,20 +180,17 @@ async fn own_node_with_a_long_memory_alarm_holds_the_lane_and_lets_it_go() {
         prefetch = 64
         concurrency = 64
     ";
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, hasty));
-    worker.ready().await;
+    let worker = orders(&vhost, &handler).with(hasty).start().await;
     let ids = publish(&vhost, "failing", 30).await;
     handler.wait_for_requests(30, DEADLINE).await;
     alarm(&broker, true).await;
     gate.open();
 
-    let is_held = |readiness: &lapwing::Readiness| readiness.lanes[QUEUE].state == LaneState::Held;
+    let is_held = |readiness: &Readiness| readiness.lanes[QUEUE].state == LaneState::Held;
     let held = worker.until("holds its lane", is_held).await;
     assert!(!held.ready, "a lane that cannot settle is not ready");
     alarm(&broker, false).await;
-    handler
-        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
-        .await;
+    handler.wait_for_success(&ids).await;
     worker.ready().await;
 
     let ledger = worker.drain().await.ledger();
@@ -239,25 +211,13 @@ async fn make_impatient(broker: &Broker) {
 
 #[tokio::test]
 async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connection() {
-    let Some(broker) = Broker::own("impatient").await else {
-        return;
-    };
+    let broker = require!(OwnNode, Broker::own("impatient").await);
     make_impatient(&broker).await;
     let vhost = broker.vhost().await;
     let gate = Gate::default();
-    let held = gate.clone();
-    let handler = HttpHandler::answering_async(move |request| {
-        let held = held.clone();
-        async move {
-            if request.index == 0 {
-                held.passed().await;
-            }
-            Reply::ok()
-        }
-    })
-    .await;
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, ""));
-    worker.ready().await;
+    let first = |request: &Request| request.index == 0;
+    let handler = HttpHandler::holding(&gate, first, |_| Reply::ok()).await;
+    let worker = orders(&vhost, &handler).start().await;
     let connections = || async {
         let mut names: Vec<_> = vhost
             .connections()
@@ -277,9 +237,7 @@ async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connec
     let why = worker.not_ready().await;
     println!("seen as: {why}");
     worker.ready().await;
-    handler
-        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
-        .await;
+    handler.wait_for_success(&ids).await;
     gate.open();
     handler.wait_for_answered(11, Duration::from_secs(5)).await;
 

@@ -6,29 +6,18 @@ mod broker;
 mod network;
 mod queue;
 
-use crate::support::{Gate, HttpHandler, PublishSpec, Reply, VHost, lane_config};
+use crate::support::{
+    Gate, HttpHandler, Lanes, PublishSpec, Reply, Request, VHost, lane, lane::BrokerUrl,
+};
 
 /// The queue of these tests, and their lane.
 const QUEUE: &str = "orders";
 
-/// Quick to come back, with every retry at the broker and few messages in hand.
-const QUICK: &str = "
-    [broker.reconnect]
-    base = '200ms'
-    cap = '500ms'
-    [consumers.orders]
-    prefetch = 16
-    concurrency = 8
-    [consumers.orders.retry]
-    base = '100ms'
-    cap = '1s'
-    inline_below = '0s'
-";
-
-/// A lane at `url`, with these changes over [`QUICK`].
-fn config(url: &str, handler: &HttpHandler, changes: &str) -> String {
-    let quick = lane_config(url, QUEUE, &handler.url(), QUICK);
-    crate::support::config::changed(&quick, changes)
+/// The lane, quick to come back, with every retry at the broker and few messages in hand.
+fn orders(broker: &(impl BrokerUrl + ?Sized), handler: &HttpHandler) -> Lanes {
+    let few = "consumers.orders = { prefetch = 16, concurrency = 8 }";
+    let lane = lane(broker, QUEUE).http(handler).quick();
+    lane.retry_at_broker().with(few)
 }
 
 /// Every queue a message of these tests can be in.
@@ -47,16 +36,9 @@ async fn publish(vhost: &VHost, name: &str, n: usize) -> Vec<String> {
 
 /// A handler that holds back all messages of a run but the first 40.
 async fn first_forty_pass(gate: &Gate) -> HttpHandler {
-    let held = gate.clone();
-    HttpHandler::answering_async(move |request| {
-        let held = held.clone();
-        async move {
-            let (_, index) = request.message_id().split_once('-').expect("as published");
-            if index >= "040" {
-                held.passed().await;
-            }
-            Reply::ok()
-        }
-    })
-    .await
+    let later = |request: &Request| {
+        let (_, index) = request.message_id().split_once('-').expect("as published");
+        index >= "040"
+    };
+    HttpHandler::holding(gate, later, |_| Reply::ok()).await
 }

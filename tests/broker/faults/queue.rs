@@ -2,34 +2,25 @@
 
 use lapwing::LaneState;
 
-use super::{QUEUE, QUEUES, config, publish, slow_handler};
-use crate::support::{
-    Account, Broker, DEADLINE, Gate, HttpHandler, QueueType, Reply, RunningWorker, all_succeeded,
-};
+use super::{QUEUE, QUEUES, orders, publish, slow_handler};
+use crate::support::{Account, DEADLINE, Gate, HttpHandler, QueueType, Reply, Request, vhost};
 
 /// A handler whose first request waits for the gate and then fails.
 async fn first_waits(gate: &Gate) -> HttpHandler {
-    let held = gate.clone();
-    HttpHandler::answering_async(move |request| {
-        let held = held.clone();
-        async move {
-            if request.index > 0 {
-                return Reply::ok();
-            }
-            held.passed().await;
-            Reply::status(503)
-        }
+    let first = |request: &Request| request.index == 0;
+    HttpHandler::holding(gate, first, move |request| match first(request) {
+        true => Reply::status(503),
+        false => Reply::ok(),
     })
     .await
 }
 
 #[tokio::test]
 async fn a_deleted_queue_is_declared_again_and_consumed() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let gate = Gate::default();
     let handler = first_waits(&gate).await;
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, ""));
-    worker.ready().await;
+    let worker = orders(&vhost, &handler).start().await;
     let gone = publish(&vhost, "gone", 1).await;
     handler.wait_for_requests(1, DEADLINE).await;
 
@@ -38,15 +29,11 @@ async fn a_deleted_queue_is_declared_again_and_consumed() {
     worker.ready().await;
     assert!(vhost.exists(QUEUE).await);
     let ids = publish(&vhost, "new", 20).await;
-    handler
-        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
-        .await;
+    handler.wait_for_success(&ids).await;
     // What ran when its queue was deleted is not lost for it: it fails, is parked and comes back.
     gate.open();
     let all: Vec<_> = ids.into_iter().chain(gone).collect();
-    handler
-        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&all, seen))
-        .await;
+    handler.wait_for_success(&all).await;
 
     let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.received, ledger.acked), (22, 21), "{ledger:?}");
@@ -58,12 +45,11 @@ async fn a_deleted_queue_is_declared_again_and_consumed() {
 
 #[tokio::test]
 async fn a_deleted_queue_is_waited_for_where_the_worker_may_not_declare_it() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     vhost.declare(QUEUE, QueueType::Quorum).await;
     let handler = slow_handler().await;
     let none = "[consumers.orders]\ntopology = 'none'";
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, none));
-    worker.ready().await;
+    let worker = orders(&vhost, &handler).with(none).start().await;
     let mut ids = publish(&vhost, "before", 5).await;
     handler.wait_for_answered(5, DEADLINE).await;
     vhost.wait_for_counts(QUEUE, 0, 0, DEADLINE).await;
@@ -89,9 +75,7 @@ async fn a_deleted_queue_is_waited_for_where_the_worker_may_not_declare_it() {
     vhost.declare(QUEUE, QueueType::Quorum).await;
     worker.ready().await;
     ids.extend(publish(&vhost, "after", 5).await);
-    handler
-        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
-        .await;
+    handler.wait_for_success(&ids).await;
     let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.received, ledger.acked), (10, 10), "{ledger:?}");
     Account::take(&vhost, ids, &handler.seen(), &QUEUES)

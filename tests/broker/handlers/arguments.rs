@@ -7,8 +7,10 @@ use lapwing::state::StateHandle;
 use lapwing::{Context, Failure, Outcome, RunError, Worker};
 use serde_json::json;
 
-use super::{dead_letter, start, vhost};
-use crate::support::{DEADLINE, Notes, PublishSpec, lane_settings, within};
+use super::dead_letter;
+use crate::support::{
+    DEADLINE, HandlerRun, Notes, PublishSpec, RunningWorker, lane, lanes, vhost, within,
+};
 
 #[derive(serde::Deserialize)]
 struct Order {
@@ -71,13 +73,14 @@ async fn handlers_are_given_what_they_ask_for() {
     vhost
         .declare_exchange("shop", lapin::ExchangeKind::Topic)
         .await;
-    let settings = lane_settings(&vhost, &["orders", "blobs"], changes);
+    let lanes = lanes(&vhost, &["orders", "blobs"]).with(changes);
     let seen = Seen::default();
-    let worker = Worker::new(settings)
+    let worker = lanes
+        .worker()
         .handler("orders", six)
         .handler("blobs", raw)
         .share(seen.clone());
-    let worker = start(worker).await;
+    let worker = RunningWorker::start(worker).await;
 
     let order = PublishSpec::to("orders")
         .body(r#"{"id":7}"#)
@@ -101,18 +104,16 @@ async fn handlers_are_given_what_they_ask_for() {
         r#"[0, 255, 10] in lane blobs from "blobs" by "shop" with "blob.small""#,
     ];
     assert_eq!(seen.all(), expected);
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test]
 async fn a_body_that_does_not_fit_is_dead_lettered_untouched_with_the_place() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["orders"], "");
+    let lane = lane(&vhost, "orders");
     let seen = Seen::default();
-    let worker = Worker::new(settings)
-        .handler("orders", six)
-        .share(seen.clone());
-    let worker = start(worker).await;
+    let worker = lane.worker().handler("orders", six).share(seen.clone());
+    let worker = RunningWorker::start(worker).await;
     let body = r#"{ "id" : "seven" }"#;
 
     vhost.publish("orders", body).await;
@@ -127,13 +128,13 @@ async fn a_body_that_does_not_fit_is_dead_lettered_untouched_with_the_place() {
         "{error}"
     );
     assert_eq!(seen.all(), [""; 0]);
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test]
 async fn messages_go_to_the_handler_of_their_type_and_others_are_dead_lettered() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["typed", "rest"], "");
+    let lanes = lanes(&vhost, &["typed", "rest"]);
     let (paid, sent, rest) = (Notes::default(), Notes::default(), Notes::default());
     let noting = |notes: &Notes| {
         let notes = notes.clone();
@@ -142,12 +143,13 @@ async fn messages_go_to_the_handler_of_their_type_and_others_are_dead_lettered()
             async {}
         }
     };
-    let worker = Worker::new(settings)
+    let worker = lanes
+        .worker()
         .handler_for_type("typed", "order.paid", noting(&paid))
         .handler_for_type("typed", "order.sent", noting(&sent))
         .handler_for_type("rest", "order.paid", noting(&paid))
         .handler("rest", noting(&rest));
-    let worker = start(worker).await;
+    let worker = RunningWorker::start(worker).await;
     let publish = async |queue: &str, id: &str, kind: &str| {
         let spec = PublishSpec::to(queue).id(id);
         let spec = spec.with(|properties| properties.with_type(kind.into()));
@@ -161,7 +163,7 @@ async fn messages_go_to_the_handler_of_their_type_and_others_are_dead_lettered()
     publish("rest", "e", "order.lost").await;
     vhost.publish_with(PublishSpec::to("rest").id("f")).await;
 
-    let ids = |runs: Vec<crate::support::in_process::HandlerRun>| {
+    let ids = |runs: Vec<HandlerRun>| {
         let mut ids: Vec<_> = runs.into_iter().map(|run| run.id).collect();
         ids.sort();
         ids
@@ -176,14 +178,14 @@ async fn messages_go_to_the_handler_of_their_type_and_others_are_dead_lettered()
         dead.header("lapwing-error"),
         r#"no handler for message type "order.lost""#
     );
-    let ledger = worker.stop().await.ledger();
+    let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.acked, ledger.dead_lettered), (5, 1));
 }
 
 #[tokio::test]
 async fn a_worker_that_lacks_what_its_handlers_take_does_not_start() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["orders"], "");
+    let settings = lane(&vhost, "orders").settings();
 
     let run = |worker: Worker| within("the refusal", worker.run(std::future::pending()));
     let not_shared = run(Worker::new(settings.clone()).handler("orders", six)).await;
@@ -209,14 +211,14 @@ async fn a_worker_that_lacks_what_its_handlers_take_does_not_start() {
 #[tokio::test]
 async fn what_a_handler_drops_is_acked_and_counted_apart() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["q"], "");
+    let lane = lane(&vhost, "q");
     let handler = |context: Context| async move {
         match context.message().body() {
             b"old" => Outcome::dropped("too old"),
             _ => Outcome::Succeeded,
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     for body in ["old", "new", "old"] {
         vhost.publish("q", body).await;
     }
@@ -226,16 +228,14 @@ async fn what_a_handler_drops_is_acked_and_counted_apart() {
 
     vhost.wait_for_counts("q", 0, 0, DEADLINE).await;
     assert_eq!(vhost.ready("q.dead").await, 0);
-    let ledger = worker.stop().await.ledger();
+    let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.received, ledger.acked, ledger.dropped), (3, 3, 2));
 }
 
 #[tokio::test]
 async fn rules_by_class_and_status_override_the_handler() {
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["q"],
+    let lane = lane(&vhost, "q").with(
         "[consumers.q.retry]\nbase = '10ms'\nrules = [\n\
          { class = 'upstream', status = '409', action = 'retry' },\n\
          { status = '5xx', action = 'dead-letter' },\n\
@@ -258,7 +258,7 @@ async fn rules_by_class_and_status_override_the_handler() {
             })
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     for id in ["conflict", "gone", "broken", "panic", "other"] {
         vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }
@@ -266,7 +266,7 @@ async fn rules_by_class_and_status_override_the_handler() {
     vhost.wait_for_counts("q.dead", 3, 0, DEADLINE).await;
     notes.wait_for(7).await;
 
-    let ledger = worker.stop().await.ledger();
+    let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.acked, ledger.dead_lettered), (2, 3));
     let runs = |id: &str| notes.of(id).len();
     assert_eq!(["conflict", "other"].map(runs), [2, 2]);

@@ -1,12 +1,12 @@
 //! Several lanes in a worker: each has its own limits; they can be paused; they share state.
 
 use lapwing::state::StateHandle;
-use lapwing::{Context, Failure, LaneState, Readiness, Worker};
+use lapwing::{Context, Failure, LaneState, Readiness};
 use serde_json::json;
 
-use super::{start, vhost};
 use crate::support::{
-    DEADLINE, Gate, InProcess, Meter, Notes, Proxy, PublishSpec, QueueType, lane_settings, within,
+    DEADLINE, Gate, HandlerRun, Meter, Notes, Proxy, PublishSpec, QueueType, RunningWorker, lanes,
+    vhost, within,
 };
 
 /// A handler that is counted and held back.
@@ -29,30 +29,28 @@ fn gated(
 #[tokio::test]
 async fn each_lane_keeps_its_own_concurrency_and_prefetch() {
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["wide", "narrow", "single"],
+    let lanes = lanes(&vhost, &["wide", "narrow", "single"]).with(
         "[consumers.wide]\nconcurrency = 7\nprefetch = 11\n\
          [consumers.narrow]\nconcurrency = 2\nprefetch = 9\nqueue_type = 'classic'\n\
          [consumers.single]\nconcurrency = 1\nprefetch = 1",
     );
-    let lanes = [("wide", 7, 11), ("narrow", 2, 9), ("single", 1, 1)];
+    let limits = [("wide", 7, 11), ("narrow", 2, 9), ("single", 1, 1)];
     let gate = Gate::default();
     let (notes, meters) = (Notes::default(), [(); 3].map(|()| Meter::default()));
-    let mut worker = Worker::new(settings);
-    for ((lane, ..), meter) in lanes.iter().zip(&meters) {
+    let mut worker = lanes.worker();
+    for ((lane, ..), meter) in limits.iter().zip(&meters) {
         worker = worker.handler(lane, gated(&notes, meter, &gate));
     }
-    let worker = start(worker).await;
-    for (lane, ..) in lanes {
+    let worker = RunningWorker::start(worker).await;
+    for (lane, ..) in limits {
         vhost.publish_many(lane, 40, |_| PublishSpec::of("x")).await;
     }
 
-    for (lane, concurrency, prefetch) in lanes {
+    for (lane, concurrency, prefetch) in limits {
         vhost
             .wait_for_counts(lane, 40 - prefetch, prefetch, DEADLINE)
             .await;
-        let full = |runs: &[crate::support::in_process::HandlerRun]| {
+        let full = |runs: &[HandlerRun]| {
             runs.iter().filter(|run| run.id.starts_with(lane)).count() >= concurrency
         };
         notes.wait_until(&format!("{lane} is full"), full).await;
@@ -60,8 +58,8 @@ async fn each_lane_keeps_its_own_concurrency_and_prefetch() {
     gate.open();
     notes.wait_for(120).await;
 
-    let report = worker.stop().await;
-    for ((lane, concurrency, _), meter) in lanes.into_iter().zip(&meters) {
+    let report = worker.drain().await;
+    for ((lane, concurrency, _), meter) in limits.into_iter().zip(&meters) {
         assert_eq!(meter.peak(), concurrency, "{lane}");
         assert_eq!(report.lanes[lane].ledger.acked, 40);
     }
@@ -70,23 +68,20 @@ async fn each_lane_keeps_its_own_concurrency_and_prefetch() {
 #[tokio::test]
 async fn a_paused_lane_finishes_what_runs_gives_the_rest_back_and_resumes() {
     let vhost = vhost().await;
-    let settings = lane_settings(
-        &vhost,
-        &["q", "other"],
-        "[consumers.q]\nconcurrency = 2\nprefetch = 10",
-    );
+    let lanes =
+        lanes(&vhost, &["q", "other"]).with("[consumers.q]\nconcurrency = 2\nprefetch = 10");
     let (gate, notes, meter) = (Gate::default(), Notes::default(), Meter::default());
     let handler = gated(&notes, &meter, &gate);
     let other = Notes::default();
     let noting = other.clone();
-    let worker =
-        Worker::new(settings)
-            .handler("q", handler)
-            .handler("other", move |context: Context| {
-                noting.note(&context);
-                async {}
-            });
-    let mut worker = start(worker).await;
+    let worker = lanes
+        .worker()
+        .handler("q", handler)
+        .handler("other", move |context: Context| {
+            noting.note(&context);
+            async {}
+        });
+    let mut worker = RunningWorker::start(worker).await;
     vhost.publish_many("q", 10, |_| PublishSpec::of("x")).await;
     vhost.wait_for_counts("q", 0, 10, DEADLINE).await;
     notes.wait_for(2).await;
@@ -131,7 +126,7 @@ async fn a_paused_lane_finishes_what_runs_gives_the_rest_back_and_resumes() {
     worker.wait_for_report("all are done", "q", all).await;
 
     assert_eq!(notes.runs().len(), 15, "each ran once");
-    let report = worker.stop().await.lanes["q"].clone();
+    let report = worker.drain().await.lanes["q"].clone();
     assert_eq!(
         report.counts.sessions, 3,
         "one, and one for each time it resumed"
@@ -158,7 +153,7 @@ async fn a_lane_that_is_paused_while_it_connects_takes_nothing_until_it_is_resum
         "broker.url = '{}'\nconsumers.q.topology = 'none'",
         proxy.url(&vhost)
     );
-    let settings = lane_settings(&vhost, &["q", "other"], &changes);
+    let lanes = lanes(&vhost, &["q", "other"]).with(&changes);
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -167,8 +162,8 @@ async fn a_lane_that_is_paused_while_it_connects_takes_nothing_until_it_is_resum
     };
     vhost.publish("q", "x").await;
     proxy.stall();
-    let worker = Worker::new(settings).handler("q", handler);
-    let mut worker = InProcess::begin(worker.handler("other", async || {}));
+    let worker = lanes.worker().handler("q", handler);
+    let mut worker = RunningWorker::begin(worker.handler("other", async || {}));
     proxy.wait_for_accepted(2).await;
     // Nothing tells that the lane waits for its connection; it takes it one turn.
     for _ in 0..100 {
@@ -192,14 +187,14 @@ async fn a_lane_that_is_paused_while_it_connects_takes_nothing_until_it_is_resum
     worker.handle.resume("q").await.expect("the lane answers");
     within("the resumed lane", worker.handle.until(consuming("q"))).await;
     notes.wait_for(1).await;
-    let ledger = worker.stop().await.lanes["q"].ledger;
+    let ledger = worker.drain().await.lanes["q"].ledger;
     assert_eq!(ledger.acked, 1, "{ledger:?}");
 }
 
 #[tokio::test]
 async fn handlers_of_two_lanes_share_the_state_actor() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["a", "b"], "");
+    let lanes = lanes(&vhost, &["a", "b"]);
     let count = |context: Context, state: StateHandle| async move {
         state.increment("total", 1).await?;
         state.increment(context.lane(), 1).await?;
@@ -231,11 +226,12 @@ async fn handlers_of_two_lanes_share_the_state_actor() {
             other => Err(Failure::permanent("state", format!("{other:?}"))),
         }
     };
-    let worker = Worker::new(settings)
+    let worker = lanes
+        .worker()
         .handler("a", count)
         .handler("b", count)
         .handler_for_type("b", "report", report);
-    let worker = start(worker).await;
+    let worker = RunningWorker::start(worker).await;
     for lane in ["a", "b"] {
         vhost
             .publish_many(lane, 100, |_| PublishSpec::of("x"))
@@ -256,7 +252,7 @@ async fn handlers_of_two_lanes_share_the_state_actor() {
         worker.wait_for_report("it has reported", "b", done).await;
     }
 
-    let ledger = worker.stop().await.lanes["b"].ledger;
+    let ledger = worker.drain().await.lanes["b"].ledger;
     assert_eq!((ledger.acked, ledger.dead_lettered), (101, 1), "{ledger:?}");
     let dead = super::dead_letter(&vhost, "b").await;
     assert_eq!(dead.id(), "second");

@@ -7,21 +7,11 @@ mod slots;
 mod subscriptions;
 mod threads;
 
-use lapwing::Worker;
-
-use crate::support::{Broker, Got, InProcess, VHost, wait::DEADLINE};
-
-async fn vhost() -> VHost {
-    Broker::shared().await.vhost().await
-}
+use crate::support::{DEADLINE, Got, VHost};
 
 /// The only dead letter of a queue, once it is there.
 async fn dead_letter(vhost: &VHost, queue: &str) -> Got {
     let dead = format!("{queue}.dead");
     vhost.wait_for_counts(&dead, 1, 0, DEADLINE).await;
     vhost.drain_all(&dead).await.pop().expect("it was counted")
-}
-
-async fn start(worker: Worker) -> InProcess {
-    InProcess::start(worker).await
 }

@@ -1,50 +1,23 @@
 //! Handler slots: others get them when handlers never end, or end and come back.
 
 use std::future::pending;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use lapwing::{Context, Failure, Outcome, Worker};
+use lapwing::{Context, Failure, Outcome};
 
-use super::{start, vhost};
-use crate::support::{Notes, Proxy, PublishSpec, lane_settings, ms};
+use crate::support::{Block, HandlerRun, Notes, Proxy, PublishSpec, lane, ms, vhost};
 
 const ONE: &str = "[consumers.q]\nconcurrency = 1\ntimeout = '300ms'\ncancel_grace = '100ms'";
-
-/// Blocks threads until it is dropped in the test.
-#[derive(Clone, Default)]
-struct Block(Arc<(Mutex<bool>, Condvar)>);
-
-impl Block {
-    fn pass(&self) {
-        let (open, changed) = &*self.0;
-        let open = open.lock().expect("no panic");
-        drop(changed.wait_while(open, |open| !*open).expect("no panic"));
-    }
-
-    fn open(&self) {
-        *self.0.0.lock().expect("no panic") = true;
-        self.0.1.notify_all();
-    }
-}
-
-/// Lets the threads go, also when the test fails: its runtime would wait for them.
-struct Release(Block);
-
-impl Drop for Release {
-    fn drop(&mut self) {
-        self.0.open();
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_blocks_its_thread_gives_its_slot_after_its_session_is_lost() {
     let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let changes = format!("broker.url = '{}'\n{ONE}", proxy.url(&vhost));
-    let settings = lane_settings(&vhost, &["q"], &changes);
-    let (notes, block) = (Notes::default(), Block::default());
-    let release = Release(block.clone());
+    let lane = lane(&vhost, "q").with(&changes);
+    let notes = Notes::default();
+    let (block, release) = Block::new();
     let noting = notes.clone();
     let handler = move |context: Context| {
         let first = noting.note(&context) == 1;
@@ -55,7 +28,7 @@ async fn a_handler_that_blocks_its_thread_gives_its_slot_after_its_session_is_lo
             }
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     let id = vhost.publish("q", "x").await;
     notes.wait_for(1).await;
 
@@ -72,7 +45,7 @@ async fn a_handler_that_blocks_its_thread_gives_its_slot_after_its_session_is_lo
     let late = |lane: &lapwing::LaneReport| lane.counts.stale_settles >= 2;
     let report = worker.wait_for_report("its end was seen", "q", late).await;
     assert_eq!((report.running, report.ledger.acked), (0, 1), "{report:?}");
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -84,9 +57,9 @@ async fn a_handler_that_blocks_its_thread_when_it_is_dropped_gives_its_slot() {
         }
     }
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["q"], ONE);
-    let (notes, block) = (Notes::default(), Block::default());
-    let release = Release(block.clone());
+    let lane = lane(&vhost, "q").with(ONE);
+    let notes = Notes::default();
+    let (block, release) = Block::new();
     let noting = notes.clone();
     let handler = move |context: Context| {
         noting.note(&context);
@@ -99,23 +72,22 @@ async fn a_handler_that_blocks_its_thread_when_it_is_dropped_gives_its_slot() {
             pending::<()>().await;
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     for id in ["first", "next"] {
         vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }
 
-    let next =
-        |runs: &[crate::support::in_process::HandlerRun]| runs.iter().any(|run| run.id == "next");
+    let next = |runs: &[HandlerRun]| runs.iter().any(|run| run.id == "next");
     notes.wait_until("the next one runs", next).await;
 
     drop(release);
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_are_put_off_again_and_again_leave_room_for_others() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["q"], "consumers.q.concurrency = 1");
+    let lane = lane(&vhost, "q").with("consumers.q.concurrency = 1");
     let notes = Notes::default();
     let noting = notes.clone();
     // Two that wait for what comes behind them: one of them wants the slot at any time.
@@ -130,7 +102,7 @@ async fn messages_that_are_put_off_again_and_again_leave_room_for_others() {
             Outcome::snooze(ms(5))
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     vhost.publish_many("q", 2, |_| PublishSpec::of("x")).await;
     notes.wait_for(5).await;
 
@@ -138,7 +110,7 @@ async fn messages_that_are_put_off_again_and_again_leave_room_for_others() {
 
     let done = |lane: &lapwing::LaneReport| lane.ledger.acked == 3;
     worker.wait_for_report("all are done", "q", done).await;
-    worker.stop().await;
+    worker.drain().await;
 }
 
 /// The lane looks after slots four times a second: what waits for that is late each time.
@@ -148,7 +120,7 @@ async fn a_slot_goes_on_while_the_path_that_had_it_waits() {
     let vhost = vhost().await;
     let changes = "[consumers.q]\nconcurrency = 1\nprefetch = 40\n\
         [consumers.q.retry]\nbase = '900ms'\njitter = 0.0";
-    let settings = lane_settings(&vhost, &["q"], changes);
+    let lane = lane(&vhost, "q").with(changes);
     let notes = Notes::default();
     let noting = notes.clone();
     let ended = Arc::new(Mutex::new(Vec::new()));
@@ -165,7 +137,7 @@ async fn a_slot_goes_on_while_the_path_that_had_it_waits() {
             Ok(())
         }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     vhost
         .publish_many("q", MESSAGES, |_| PublishSpec::of("x"))
         .await;
@@ -179,5 +151,5 @@ async fn a_slot_goes_on_while_the_path_that_had_it_waits() {
         .map(|(next, before)| next.at.duration_since(*before))
         .filter(|empty| *empty > ms(100));
     assert!(late.count() < MESSAGES / 2, "{runs:#?} {ended:#?}");
-    worker.stop().await;
+    worker.drain().await;
 }

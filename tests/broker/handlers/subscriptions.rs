@@ -1,11 +1,10 @@
 //! A subscription that nobody waits for any more: the broker may make it all the same, and must not
 //! hand it messages that nobody takes.
 
-use lapwing::{LaneReport, LaneState, Readiness, Worker};
+use lapwing::{LaneReport, LaneState, Readiness};
 
-use super::{start, vhost};
 use crate::support::{
-    DEADLINE, Gate, InProcess, Notes, Proxy, PublishSpec, QueueType, VHost, lane_settings, within,
+    DEADLINE, Gate, Notes, Proxy, PublishSpec, QueueType, RunningWorker, VHost, lane, vhost, within,
 };
 
 fn is_paused(readiness: &Readiness) -> bool {
@@ -17,7 +16,12 @@ fn consumes(readiness: &Readiness) -> bool {
 }
 
 /// A lane that subscribes without asking the broker anything before, and its way to it.
-async fn worker(vhost: &VHost, changes: &str, gate: &Gate, notes: &Notes) -> (InProcess, Proxy) {
+async fn worker(
+    vhost: &VHost,
+    changes: &str,
+    gate: &Gate,
+    notes: &Notes,
+) -> (RunningWorker, Proxy) {
     vhost.declare("q", QueueType::Classic).await;
     let proxy = Proxy::to(vhost).await;
     let changes = format!(
@@ -25,21 +29,18 @@ async fn worker(vhost: &VHost, changes: &str, gate: &Gate, notes: &Notes) -> (In
          consumers.q.queue_type = 'classic'\n{changes}",
         proxy.url(vhost)
     );
-    let settings = lane_settings(vhost, &["q"], &changes);
+    let lane = lane(vhost, "q").with(&changes);
     let (gate, notes) = (gate.clone(), notes.clone());
     let handler = move |context: lapwing::Context| {
         let gate = gate.clone();
         notes.note(&context);
         async move { gate.passed().await }
     };
-    (
-        start(Worker::new(settings).handler("q", handler)).await,
-        proxy,
-    )
+    (lane.start_with(handler).await, proxy)
 }
 
 /// Resumes the lane while nothing passes: it subscribes, and gets no answer.
-async fn resume_in_vain(worker: &InProcess, proxy: &Proxy) {
+async fn resume_in_vain(worker: &RunningWorker, proxy: &Proxy) {
     proxy.stall();
     worker.handle.resume("q").await.expect("the lane answers");
     // Nothing tells that it waits for the broker; it takes it one turn.
@@ -72,7 +73,7 @@ async fn a_lane_that_is_paused_while_it_resumes_holds_no_message() {
     worker.handle.resume("q").await.expect("the lane answers");
     let all = |lane: &LaneReport| lane.ledger.acked == 6;
     worker.wait_for_report("all are done", "q", all).await;
-    let ledger = worker.stop().await.ledger();
+    let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.stale, ledger.duplicates), (0, 0), "{ledger:?}");
 }
 
@@ -92,7 +93,7 @@ async fn a_lane_that_drains_while_it_resumes_settles_what_runs() {
 
     vhost.wait_for_counts("q", 5, 1, DEADLINE).await;
     gate.open();
-    let ledger = worker.stop().await.ledger();
+    let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.acked, ledger.duplicates), (1, 0), "{ledger:?}");
     vhost.wait_for_counts("q", 5, 0, DEADLINE).await;
 }
@@ -119,5 +120,5 @@ async fn a_subscription_that_comes_too_late_holds_no_message() {
     let all = |lane: &LaneReport| lane.ledger.acked == 5;
     worker.wait_for_report("all are done", "q", all).await;
     vhost.wait_for_counts("q", 0, 0, DEADLINE).await;
-    worker.stop().await;
+    worker.drain().await;
 }

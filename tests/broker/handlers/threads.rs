@@ -1,13 +1,12 @@
 //! Handlers that keep their thread, and those that arrived with them.
 
 use std::sync::{Arc, Barrier, Condvar, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use lapwing::{Context, Worker, state::StateHandle};
+use lapwing::{Context, state::StateHandle};
 
-use super::{start, vhost};
 use crate::support::{
-    DEADLINE, Gate, Notes, PublishSpec, QueueType, lane_settings, ms, wait_until, within,
+    Block, DEADLINE, Gate, Notes, PublishSpec, QueueType, lane, ms, vhost, wait_until, within,
 };
 
 /// The queue is there, with messages in it, before the worker is.
@@ -24,17 +23,17 @@ fn keep_thread(time: Duration) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_blocks_its_thread_holds_up_none_that_came_with_it() {
-    const BLOCKED: Duration = Duration::from_secs(3);
     let vhost = vhost().await;
     vhost.declare("q", QueueType::Classic).await;
-    let settings = lane_settings(&vhost, &["q"], LANE);
+    let lane = lane(&vhost, "q").with(LANE);
     let notes = Notes::default();
     let noting = notes.clone();
+    let (block, release) = Block::new();
     let handler = move |context: Context| {
-        let notes = noting.clone();
+        let (notes, block) = (noting.clone(), block.clone());
         async move {
             match context.message().id() {
-                Some("blocking") => keep_thread(BLOCKED),
+                Some("blocking") => block.pass(),
                 // These wait first, so that they are in the hands of the thread that is blocked.
                 Some("waiting") => tokio::time::sleep(ms(50)).await,
                 _ => {}
@@ -50,15 +49,14 @@ async fn a_handler_that_blocks_its_thread_holds_up_none_that_came_with_it() {
     vhost
         .publish_many("q", 30, |n| PublishSpec::of("x").id(ids(n)))
         .await;
-    let began = Instant::now();
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
 
+    // It notes its run when it no longer blocks.
+    notes.wait_for(29).await;
+    drop(release);
     let runs = notes.wait_for(30).await;
-
     assert_eq!(runs.last().expect("30 of them").id, "blocking");
-    let last_other = runs[28].at.duration_since(began);
-    assert!(last_other < BLOCKED, "{last_other:?}");
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,7 +64,7 @@ async fn handlers_that_block_in_place_run_all_at_once() {
     const ALL: usize = 20;
     let vhost = vhost().await;
     vhost.declare("q", QueueType::Classic).await;
-    let settings = lane_settings(&vhost, &["q"], LANE);
+    let lane = lane(&vhost, "q").with(LANE);
     let notes = Notes::default();
     let (noting, met) = (notes.clone(), Arc::new((Mutex::new(0), Condvar::new())));
     let handler = move |context: Context| {
@@ -89,21 +87,21 @@ async fn handlers_that_block_in_place_run_all_at_once() {
         }
     };
     vhost.publish_many("q", ALL, |_| PublishSpec::of("x")).await;
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
 
     notes.wait_for(ALL).await;
 
     let done = |lane: &lapwing::LaneReport| lane.ledger.acked == ALL as u64;
     let report = worker.wait_for_report("all succeeded", "q", done).await;
     assert_eq!(report.counts.panicked, 0);
-    worker.stop().await;
+    worker.drain().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn handlers_that_compute_are_spread_over_the_threads() {
     let vhost = vhost().await;
     vhost.declare("q", QueueType::Classic).await;
-    let settings = lane_settings(&vhost, &["q"], LANE);
+    let lane = lane(&vhost, "q").with(LANE);
     let notes = Notes::default();
     let threads = Arc::new(Mutex::new(std::collections::BTreeMap::new()));
     let (noting, seen) = (notes.clone(), Arc::clone(&threads));
@@ -117,7 +115,7 @@ async fn handlers_that_compute_are_spread_over_the_threads() {
         }
     };
     vhost.publish_many("q", 30, |_| PublishSpec::of("x")).await;
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
 
     notes.wait_for(30).await;
 
@@ -126,7 +124,7 @@ async fn handlers_that_compute_are_spread_over_the_threads() {
         threads.len() == 2 && threads.values().all(|runs| *runs >= 8),
         "{threads:?}"
     );
-    worker.stop().await;
+    worker.drain().await;
 }
 
 /// The most tasks that the runtime had at once until there are so many notes.
@@ -146,7 +144,7 @@ async fn handlers_that_keep_all_threads_leave_no_pile_of_tasks() {
     for (time, count) in [(ms(150), 40), (Duration::from_micros(300), 4_000)] {
         let vhost = vhost().await;
         vhost.declare("q", QueueType::Classic).await;
-        let settings = lane_settings(&vhost, &["q"], LANE);
+        let lane = lane(&vhost, "q").with(LANE);
         let notes = Notes::default();
         let noting = notes.clone();
         let handler = move |context: Context| {
@@ -159,19 +157,19 @@ async fn handlers_that_keep_all_threads_leave_no_pile_of_tasks() {
         vhost
             .publish_many("q", count, |_| PublishSpec::of("x"))
             .await;
-        let worker = start(Worker::new(settings).handler("q", handler)).await;
+        let worker = lane.start_with(handler).await;
 
         let most = most_tasks(&notes, count).await;
 
         assert!(most < 150, "{most} tasks for 40 slots, at {time:?} each");
-        worker.stop().await;
+        worker.drain().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_update_of_the_state_that_takes_long_holds_up_no_lane() {
     let vhost = vhost().await;
-    let settings = lane_settings(&vhost, &["q"], "[timeouts]\ncall = '5s'");
+    let lane = lane(&vhost, "q").with("[timeouts]\ncall = '5s'");
     let (begun, end) = (Gate::default(), Arc::new(Barrier::new(2)));
     let held = (begun.clone(), Arc::clone(&end));
     let handler = move |state: StateHandle| {
@@ -183,7 +181,7 @@ async fn an_update_of_the_state_that_takes_long_holds_up_no_lane() {
         };
         async move { state.update("k", update).await.map(drop) }
     };
-    let worker = start(Worker::new(settings).handler("q", handler)).await;
+    let worker = lane.start_with(handler).await;
     vhost.publish("q", "x").await;
     within("the update", begun.passed()).await;
 
@@ -193,5 +191,5 @@ async fn an_update_of_the_state_that_takes_long_holds_up_no_lane() {
     end.wait();
     let acked = |report: &lapwing::LaneReport| report.ledger.acked == 1;
     worker.wait_for_report("it is acked", "q", acked).await;
-    worker.stop().await;
+    worker.drain().await;
 }

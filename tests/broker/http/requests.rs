@@ -3,7 +3,7 @@
 use lapin::types::{AMQPValue, FieldArray};
 
 use super::Setup;
-use crate::support::{DEADLINE, HttpHandler, PublishSpec, Reply};
+use crate::support::{DEADLINE, HttpHandler, PublishSpec, Reply, lane};
 
 #[tokio::test]
 async fn a_body_goes_as_it_is_with_the_content_type_it_has() {
@@ -54,16 +54,14 @@ async fn what_is_known_about_a_message_goes_in_headers() {
                    retry = { base = '10ms' }\n\
                    handler.headers = { authorization = 'Bearer abc', x-from = 'lapwing' }";
     // The exchange has to be there before the worker binds to it.
-    let vhost = crate::support::Broker::shared().await.vhost().await;
+    let vhost = crate::support::vhost().await;
     vhost
         .declare_exchange("shop", lapin::ExchangeKind::Topic)
         .await;
-    let config = crate::support::lane_config(
-        &vhost.amqp_url(),
-        "q",
-        &server.url(),
-        &format!("[consumers.q]\n{changes}"),
-    );
+    let config = lane(&vhost, "q")
+        .http(&server)
+        .with(&format!("[consumers.q]\n{changes}"))
+        .toml();
     let worker = crate::support::WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "q", 1).await;
 
@@ -148,7 +146,7 @@ async fn more_headers_than_a_server_takes_do_not_keep_a_message_from_it() {
 #[tokio::test]
 async fn a_message_that_was_delivered_before_says_so() {
     let server = HttpHandler::answering(|_| Reply::ok()).await;
-    let vhost = crate::support::Broker::shared().await.vhost().await;
+    let vhost = crate::support::vhost().await;
     vhost.declare("q", crate::support::QueueType::Classic).await;
     let id = vhost.publish("q", "x").await;
     // A consumer takes it and goes away.
@@ -160,7 +158,7 @@ async fn a_message_that_was_delivered_before_says_so() {
     vhost.wait_for_counts("q", 1, 0, DEADLINE).await;
 
     let changes = "[consumers.q]\ntopology = 'none'";
-    let config = crate::support::lane_config(&vhost.amqp_url(), "q", &server.url(), changes);
+    let config = lane(&vhost, "q").http(&server).with(changes).toml();
     let _worker = crate::support::WorkerProcess::start(&config);
 
     let seen = server.wait_for_answered(1, DEADLINE).await;
@@ -304,9 +302,9 @@ async fn a_proxy_of_the_environment_is_used_for_loopback_too_but_where_it_is_exc
         ("127.0.0.1", false),
         ("*", true),
     ] {
-        let vhost = crate::support::Broker::shared().await.vhost().await;
+        let vhost = crate::support::vhost().await;
         let changes = "[consumers.q]\nretry = { max_attempts = 1 }";
-        let config = crate::support::lane_config(&vhost.amqp_url(), "q", NOBODY, changes);
+        let config = lane(&vhost, "q").http_at(NOBODY).with(changes).toml();
         let worker = crate::support::WorkerProcess::start_with(&config, |command| {
             command
                 .env("HTTP_PROXY", proxy.url())

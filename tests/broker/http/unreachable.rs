@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Setup;
 use crate::support::{
-    Broker, DEADLINE, HttpHandler, Proxy, Reply, WorkerProcess, field, lane_config,
+    DEADLINE, HttpHandler, Proxy, Reply, WorkerProcess, field, lane, require, vhost,
 };
 
 #[tokio::test]
@@ -119,11 +119,8 @@ fn serve(config: Arc<rustls::ServerConfig>, socket: std::net::TcpStream) -> std:
 
 #[tokio::test]
 async fn a_server_behind_a_private_authority_is_trusted_by_its_ca_file_only() {
-    let vhost = Broker::shared().await.vhost().await;
-    let Some(tls) = vhost.broker().tls() else {
-        println!("skipped: needs RABBITMQ_TLS_DIR");
-        return;
-    };
+    let vhost = vhost().await;
+    let (_, tls) = require!(Tls, vhost.tls());
     let port = https_server(
         &tls.ca.with_file_name("server.pem"),
         &tls.ca.with_file_name("server.key"),
@@ -131,7 +128,7 @@ async fn a_server_behind_a_private_authority_is_trusted_by_its_ca_file_only() {
     let url = format!("https://localhost:{port}/");
     let start = |queue: &str, changes: &str| {
         let changes = format!("[consumers.{queue}]\ntimeout = '5s'\n{changes}");
-        WorkerProcess::start(&lane_config(&vhost.amqp_url(), queue, &url, &changes))
+        WorkerProcess::start(&lane(&vhost, queue).http_at(&url).with(&changes).toml())
     };
     let ca = format!("handler.ca_file = '{}'", tls.ca.display());
     let mut trusting = start("trusting", &ca);

@@ -12,7 +12,7 @@ use lapwing::handler::{Context, Json, Shared};
 use lapwing::{Failure, Settings, Worker};
 use tokio::sync::watch;
 
-use crate::support::Broker;
+use crate::support::vhost;
 
 const MESSAGES: usize = 20_000;
 const CONCURRENCY: usize = 64;
@@ -131,7 +131,7 @@ fn settings(url: &str) -> Settings {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_of_20_000_messages_is_settled_exactly_as_the_rules_say() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     vhost
         .declare_exchange(EXCHANGE, lapin::ExchangeKind::Direct)
         .await;

@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::support::{
-    Broker, DEADLINE, HttpHandler, Reply, VHost, WorkerProcess, backends, get_json, lane_config,
-    wait_until,
+    DEADLINE, HttpHandler, Reply, VHost, WorkerProcess, backends, get_json, lane, vhost, wait_until,
 };
 
 /// How spans get there.
@@ -154,7 +153,7 @@ async fn publish(vhost: &VHost, project: &Project, id: &str) {
 /// Publishes a message that succeeds, one that is parked once, one that is dead-lettered, and asks
 /// Phoenix what became of them.
 async fn three_messages(transport: Transport) {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let server =
         HttpHandler::answering(|request| match (request.message_id(), request.attempt()) {
             ("late", 1) => Reply::status(503).body("come back"),
@@ -164,7 +163,7 @@ async fn three_messages(transport: Transport) {
         .await;
     let project = Project::new(vhost.name(), transport).await;
     let changes = "[consumers.q.retry]\nbase = '1s'\njitter = 0";
-    let config = lane_config(&vhost.amqp_url(), "q", &server.url(), changes);
+    let config = lane(&vhost, "q").http(&server).with(changes).toml();
     let mut worker = WorkerProcess::start_with(&config, |command| project.observe(command));
     worker.wait_for_consumers(&vhost, "q", 1).await;
     for id in ["ok", "late", "never"] {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 use crate::support::{
-    Broker, DEADLINE, Gate, HttpHandler, Reply, VHost, WorkerProcess, backends, field, lane_config,
+    DEADLINE, Gate, HttpHandler, Reply, Request, VHost, WorkerProcess, backends, field, lane, vhost,
 };
 
 /// The alert rules that come with Lapwing.
@@ -44,26 +44,19 @@ const REQUESTS: usize = 4;
 
 impl Setup {
     async fn new() -> Self {
-        let vhost = Broker::shared().await.vhost().await;
+        let vhost = vhost().await;
         let gate = Gate::default();
-        let held = gate.clone();
-        let server = HttpHandler::answering_async(move |request| {
-            let held = held.clone();
-            async move {
-                match (request.message_id(), request.attempt()) {
-                    ("late", 1) => Reply::status(503),
-                    ("never", _) => Reply::status(400),
-                    ("held", _) => {
-                        held.passed().await;
-                        Reply::ok()
-                    }
-                    _ => Reply::ok(),
-                }
+        let held = |request: &Request| request.message_id() == "held";
+        let server = HttpHandler::holding(&gate, held, |request| {
+            match (request.message_id(), request.attempt()) {
+                ("late", 1) => Reply::status(503),
+                ("never", _) => Reply::status(400),
+                _ => Reply::ok(),
             }
         })
         .await;
         let changes = "[consumers.q.retry]\nbase = '1s'\njitter = 0";
-        let config = lane_config(&vhost.amqp_url(), "q", &server.url(), changes);
+        let config = lane(&vhost, "q").http(&server).with(changes).toml();
         let worker = WorkerProcess::start_with(&config, |command| {
             command.env("LAPWING__ADMIN__LISTEN", "127.0.0.1:0");
         });

@@ -7,14 +7,13 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::JoinHandle;
 
+use lapwing::Ledger;
+
 use crate::support::exchange::{Exchange, Seen};
 use crate::support::{
-    DEADLINE, DrainLedger, Ending, Exit, HttpHandler, QueueType, VHost, WorkerProcess, field,
-    lane_config, wait_until,
+    DEADLINE, Ending, Exit, HttpHandler, QueueType, VHost, WorkerProcess, assert_adds_up, field,
+    lane, wait_until,
 };
-
-/// What a drain may take beside the slowest handler.
-const BEYOND: Duration = Duration::from_secs(2);
 
 /// One of several workers. Its requests have a path of their own, which tells whose they are.
 struct Replica {
@@ -27,7 +26,7 @@ impl Replica {
     /// A worker on the queue `orders`.
     fn start(number: usize, vhost: &VHost, handler: &HttpHandler, changes: &str) -> Self {
         let url = format!("{}{number}", handler.url());
-        let config = lane_config(&vhost.amqp_url(), "orders", &url, changes);
+        let config = lane(&vhost, "orders").http_at(&url).with(changes).toml();
         Self {
             number,
             started: Instant::now(),
@@ -75,7 +74,7 @@ impl Replica {
     }
 
     /// SIGTERM, and its end to be waited for beside what goes on.
-    fn ends(mut self) -> JoinHandle<(Exit, DrainLedger)> {
+    fn ends(mut self) -> JoinHandle<(Exit, Ledger)> {
         self.worker.terminate();
         tokio::spawn(async move {
             let exit = self.worker.exited(DEADLINE).await;
@@ -84,31 +83,27 @@ impl Replica {
     }
 }
 
-/// The ledgers of replicas that have all ended well, added up.
-async fn sum(ended: Vec<JoinHandle<(Exit, DrainLedger)>>, longest: Duration) -> DrainLedger {
-    let mut sum = DrainLedger {
-        received: 0,
-        acked: 0,
-        parked: 0,
-        dead_lettered: 0,
-        returned: 0,
-        stale: 0,
-    };
+/// All replicas have ended well, within this time of their signals, and have handled all messages
+/// together. How many they gave back for others: some, as the signals came amid the load.
+async fn all_done(
+    messages: usize,
+    ended: Vec<JoinHandle<(Exit, Ledger)>>,
+    longest: Duration,
+) -> u64 {
+    let mut sum = Ledger::default();
     for replica in ended {
         let (exit, ledger) = replica.await.expect("no panic");
         assert!(
             exit.status.success() && exit.took <= longest,
             "{exit:?} {ledger:?}"
         );
-        ledger.assert_adds_up();
-        sum.received += ledger.received;
-        sum.acked += ledger.acked;
-        sum.parked += ledger.parked;
-        sum.dead_lettered += ledger.dead_lettered;
-        sum.returned += ledger.returned;
-        sum.stale += ledger.stale;
+        assert_adds_up(&ledger);
+        sum += ledger;
     }
-    sum
+    assert_eq!((sum.acked, sum.stale), (messages as u64, 0), "{sum:?}");
+    assert_eq!(sum.received, sum.acked + sum.returned, "{sum:?}");
+    assert!(sum.returned > 0, "{sum:?}");
+    sum.returned
 }
 
 /// When requests were answered with success, in order.

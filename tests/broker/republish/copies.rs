@@ -4,10 +4,10 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, DecimalValue, FieldArray, FieldTable};
 use serde_json::json;
 
-use super::{DEAD, QUEUE, QUEUES, config};
+use super::{DEAD, QUEUE, QUEUES, orders};
 use crate::support::{
-    Account, Broker, DEADLINE, Got, HttpHandler, PublishSpec, QueueType, Reply, RunningWorker,
-    VHost, management::encode,
+    Account, DEADLINE, Got, HttpHandler, PublishSpec, QueueType, Reply, VHost, management::encode,
+    vhost,
 };
 
 /// Two failures that can be retried, then one that cannot: a message is parked twice and then
@@ -24,8 +24,7 @@ async fn twice_then_never() -> HttpHandler {
 /// ids that the handler was told.
 async fn dead_letter_of(vhost: &VHost, url: &str, spec: PublishSpec) -> (Got, Vec<String>) {
     let handler = twice_then_never().await;
-    let worker = RunningWorker::start(&config(url, &handler, ""));
-    worker.ready().await;
+    let worker = orders(url, &handler).start().await;
     vhost.publish_with(spec).await;
     vhost.wait_for_counts(DEAD, 1, 0, DEADLINE).await;
     let ledger = worker.drain().await.ledger();
@@ -56,7 +55,7 @@ async fn create_user(vhost: &VHost, name: &str) -> String {
 
 #[tokio::test]
 async fn what_would_make_the_broker_refuse_or_misroute_a_copy_is_moved_aside() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let name = format!("copies-{}", uuid::Uuid::now_v7().simple());
     let url = create_user(&vhost, &name).await;
     vhost.declare("other", QueueType::Classic).await;
@@ -101,7 +100,7 @@ async fn what_would_make_the_broker_refuse_or_misroute_a_copy_is_moved_aside() {
 
 #[tokio::test]
 async fn a_message_without_an_id_is_given_one_that_it_keeps() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let spec = PublishSpec::to(QUEUE).body("{}");
 
     let (dead, told) = dead_letter_of(&vhost, &vhost.amqp_url(), spec).await;
@@ -158,7 +157,7 @@ fn all_types() -> FieldTable {
 
 #[tokio::test]
 async fn every_property_and_every_type_of_header_outlives_retries_and_dead_letter() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let properties = BasicProperties::default()
         .with_delivery_mode(2)
         .with_message_id("order-1".into())

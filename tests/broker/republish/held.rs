@@ -2,10 +2,10 @@
 
 use lapwing::{LaneReport, LaneState, Readiness};
 
-use super::{DEAD, QUEUE, config};
+use super::{DEAD, QUEUE, orders};
 use crate::support::{
-    Broker, DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, QueueType, Reply, RunningWorker,
-    VHost, wait_until,
+    DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, QueueType, Reply, RunningWorker, VHost, vhost,
+    wait_until,
 };
 
 /// There is no rung, and nobody declares one: the first failure holds the lane, for good.
@@ -15,8 +15,8 @@ fn is_held(readiness: &Readiness) -> bool {
     readiness.lanes[QUEUE].state == LaneState::Held
 }
 
-async fn vhost() -> VHost {
-    let vhost = Broker::shared().await.vhost().await;
+async fn vhost_without_rung() -> VHost {
+    let vhost = vhost().await;
     vhost.declare(QUEUE, QueueType::Quorum).await;
     vhost.declare(DEAD, QueueType::Quorum).await;
     vhost
@@ -45,12 +45,11 @@ async fn report(worker: &RunningWorker, what: &str, accept: impl Fn(&LaneReport)
 
 #[tokio::test]
 async fn a_held_lane_starts_nothing_in_a_slot_that_comes_free() {
-    let (vhost, gate, open) = (vhost().await, Gate::default(), Gate::default());
+    let (vhost, gate, open) = (vhost_without_rung().await, Gate::default(), Gate::default());
     open.open();
     let handler = handler(&open, &gate).await;
     let one = format!("{FOR_GOOD}concurrency = 1");
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, &one));
-    worker.ready().await;
+    let worker = orders(&vhost, &handler).with(&one).start().await;
     for id in ["fails", "gated", "waits"] {
         vhost.publish_with(PublishSpec::to(QUEUE).id(id)).await;
     }
@@ -69,18 +68,20 @@ async fn a_held_lane_starts_nothing_in_a_slot_that_comes_free() {
 
 #[tokio::test]
 async fn a_lane_that_is_held_while_it_subscribes_says_so_when_it_has() {
-    let (vhost, gate) = (vhost().await, Gate::default());
+    let (vhost, gate) = (vhost_without_rung().await, Gate::default());
     let (handler, proxy) = (handler(&gate, &gate).await, Proxy::to(&vhost).await);
     let impatient = format!("timeouts.confirm = '200ms'\n{FOR_GOOD}");
-    let worker = RunningWorker::start(&config(&proxy.url(&vhost), &handler, &impatient));
+    let worker = orders(&proxy.url(&vhost), &handler)
+        .with(&impatient)
+        .begin();
     let all = |seen: &Readiness| seen.ready && seen.publishing.is_none();
     worker.until("can publish", all).await;
     vhost.publish_with(PublishSpec::to(QUEUE).id("fails")).await;
     handler.wait_for_requests(1, DEADLINE).await;
-    let pause = worker.handle().pause(QUEUE);
+    let pause = worker.handle.pause(QUEUE);
     pause.await.expect("the lane answers");
     proxy.stall();
-    let resume = worker.handle().resume(QUEUE);
+    let resume = worker.handle.resume(QUEUE);
     resume.await.expect("the lane answers");
 
     gate.open();
@@ -88,7 +89,7 @@ async fn a_lane_that_is_held_while_it_subscribes_says_so_when_it_has() {
     proxy.resume();
 
     report(&worker, "it subscribed", |lane| lane.counts.sessions == 2).await;
-    let readiness = worker.handle().readiness();
+    let readiness = worker.handle.readiness();
     assert!(is_held(&readiness), "{readiness:?}");
     worker.drain().await;
 }

@@ -7,33 +7,17 @@ mod obstacles;
 
 use lapin::types::AMQPValue;
 
-use crate::support::{HttpHandler, QueueType, VHost, lane_config};
+use crate::support::{HttpHandler, Lanes, QueueType, VHost, lane, lane::BrokerUrl};
 
 const QUEUE: &str = "orders";
 const RUNG: &str = "orders.retry.1s";
 const DEAD: &str = "orders.dead";
 const QUEUES: [&str; 3] = [QUEUE, RUNG, DEAD];
 
-/// Every retry goes to the rung of one second; a lane that cannot publish is held soon.
-const QUICK: &str = "
-    [publish]
-    budget = '300ms'
-    hold = '500ms'
-    [broker.reconnect]
-    base = '100ms'
-    cap = '500ms'
-    [consumers.orders]
-    prefetch = 64
-    concurrency = 64
-    [consumers.orders.retry]
-    base = '100ms'
-    cap = '1s'
-    inline_below = '0s'
-";
-
-fn config(url: &str, handler: &HttpHandler, changes: &str) -> String {
-    let quick = lane_config(url, QUEUE, &handler.url(), QUICK);
-    crate::support::config::changed(&quick, changes)
+/// The lane. Every retry goes to the rung of one second; a lane that cannot publish is held soon.
+fn orders(broker: &(impl BrokerUrl + ?Sized), handler: &HttpHandler) -> Lanes {
+    let lane = lane(broker, QUEUE).http(handler).quick();
+    lane.retry_at_broker().soon_held().at_once(64)
 }
 
 /// Declares the rung as its user would who has `topology = "none"`.

@@ -4,29 +4,26 @@
 use std::collections::BTreeSet;
 
 use lapin::types::AMQPValue;
-use lapwing::{LaneState, Readiness};
+use lapwing::{LaneReport, LaneState, Readiness};
 use serde_json::Value;
 
-use super::{DEAD, QUEUE, QUEUES, RUNG, config, declare_rung};
+use super::{DEAD, QUEUE, QUEUES, RUNG, declare_rung, orders};
 use crate::support::{
-    Account, Broker, DEADLINE, Gate, HttpHandler, PublishSpec, QueueType, Reply, RunningWorker,
-    WorkerProcess, all_succeeded, field, log_message, wait_until,
+    Account, DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, QueueType, Reply, Request,
+    WorkerProcess, field, log_message, vhost, wait_until,
 };
 
-/// Fails every first attempt, once the gate is open.
+/// Fails every first attempt.
+fn fail_first(request: &Request) -> Reply {
+    match request.attempt() {
+        1 => Reply::status(503),
+        _ => Reply::ok(),
+    }
+}
+
+/// The same, once the gate is open.
 async fn first_attempts_fail(gate: &Gate) -> HttpHandler {
-    let held = gate.clone();
-    HttpHandler::answering_async(move |request| {
-        let held = held.clone();
-        async move {
-            held.passed().await;
-            match request.attempt() {
-                1 => Reply::status(503),
-                _ => Reply::ok(),
-            }
-        }
-    })
-    .await
+    HttpHandler::behind(gate, fail_first).await
 }
 
 fn is_held(readiness: &Readiness) -> bool {
@@ -35,12 +32,11 @@ fn is_held(readiness: &Readiness) -> bool {
 
 #[tokio::test]
 async fn a_rung_deleted_under_load_is_declared_again_and_every_retry_parked_once() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let gate = Gate::default();
     let handler = first_attempts_fail(&gate).await;
     let patient = "[publish]\nbudget = '20s'";
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, patient));
-    worker.ready().await;
+    let worker = orders(&vhost, &handler).with(patient).start().await;
     let ids = vhost
         .publish_many(QUEUE, 200, |_| PublishSpec::of("{}"))
         .await;
@@ -48,9 +44,7 @@ async fn a_rung_deleted_under_load_is_declared_again_and_every_retry_parked_once
 
     vhost.delete(RUNG).await;
     gate.open();
-    handler
-        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
-        .await;
+    handler.wait_for_success(&ids).await;
 
     assert!(vhost.exists(RUNG).await);
     let report = worker.drain().await;
@@ -67,15 +61,14 @@ async fn a_rung_deleted_under_load_is_declared_again_and_every_retry_parked_once
 
 #[tokio::test]
 async fn without_its_rung_a_failed_message_stays_in_its_queue_and_the_lane_is_held() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     vhost.declare(QUEUE, QueueType::Quorum).await;
     vhost.declare(DEAD, QueueType::Quorum).await;
     let gate = Gate::default();
     gate.open();
     let handler = first_attempts_fail(&gate).await;
     let none = "[consumers.orders]\ntopology = 'none'";
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, none));
-    worker.ready().await;
+    let worker = orders(&vhost, &handler).with(none).start().await;
     let ids = vhost
         .publish_many(QUEUE, 50, |_| PublishSpec::of("{}"))
         .await;
@@ -93,9 +86,7 @@ async fn without_its_rung_a_failed_message_stays_in_its_queue_and_the_lane_is_he
     assert_eq!((ledger.acked, ledger.parked), (0, 0), "{ledger:?}");
 
     declare_rung(&vhost).await;
-    handler
-        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
-        .await;
+    handler.wait_for_success(&ids).await;
     worker.ready().await;
     let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.parked, ledger.acked), (50, 50), "{ledger:?}");
@@ -106,30 +97,29 @@ async fn without_its_rung_a_failed_message_stays_in_its_queue_and_the_lane_is_he
 
 #[tokio::test]
 async fn a_paused_lane_whose_retry_cannot_be_published_stays_paused_and_gives_it_back() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     vhost.declare(QUEUE, QueueType::Quorum).await;
     vhost.declare(DEAD, QueueType::Quorum).await;
     let gate = Gate::default();
     let handler = first_attempts_fail(&gate).await;
     let none = "publish.hold = '10m'\n[consumers.orders]\ntopology = 'none'";
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, none));
-    worker.ready().await;
+    let worker = orders(&vhost, &handler).with(none).start().await;
     vhost.publish(QUEUE, "{}").await;
     handler.wait_for_requests(1, DEADLINE).await;
-    let pause = worker.handle().pause(QUEUE);
+    let pause = worker.handle.pause(QUEUE);
     pause.await.expect("the lane answers");
 
     gate.open();
 
     vhost.wait_for_counts(QUEUE, 1, 0, DEADLINE).await;
-    let readiness = worker.handle().readiness();
+    let readiness = worker.handle.readiness();
     assert_eq!(readiness.lanes[QUEUE].state, LaneState::Paused);
     assert!(readiness.ready, "{readiness:?}");
     // A lane that is held lets go when it is paused.
-    let resume = worker.handle().resume(QUEUE);
+    let resume = worker.handle.resume(QUEUE);
     resume.await.expect("the lane answers");
     worker.until("holds its lane", is_held).await;
-    let pause = worker.handle().pause(QUEUE);
+    let pause = worker.handle.pause(QUEUE);
     pause.await.expect("the lane answers");
     vhost.wait_for_counts(QUEUE, 1, 0, DEADLINE).await;
     let ledger = worker.drain().await.ledger();
@@ -138,7 +128,7 @@ async fn a_paused_lane_whose_retry_cannot_be_published_stays_paused_and_gives_it
 
 #[tokio::test]
 async fn a_full_dead_letter_queue_holds_the_lane_until_there_is_room() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let handler = HttpHandler::answering(|_| Reply::status(400)).await;
     let none = "[consumers.orders]\ntopology = 'none'";
     vhost.declare(QUEUE, QueueType::Quorum).await;
@@ -148,8 +138,7 @@ async fn a_full_dead_letter_queue_holds_the_lane_until_there_is_room() {
         ("x-overflow", AMQPValue::LongString("reject-publish".into())),
     ];
     vhost.declare_with(DEAD, QueueType::Classic, &full).await;
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, none));
-    worker.ready().await;
+    let worker = orders(&vhost, &handler).with(none).start().await;
     let ids = vhost
         .publish_many(QUEUE, 12, |_| PublishSpec::of("{}"))
         .await;
@@ -190,47 +179,54 @@ async fn a_full_dead_letter_queue_holds_the_lane_until_there_is_room() {
 
 #[tokio::test]
 async fn a_publishing_connection_that_dies_again_and_again_costs_no_retry() {
-    let vhost = Broker::shared().await.vhost().await;
+    const EACH: usize = 60;
+    let vhost = vhost().await;
+    let proxy = Proxy::to(&vhost).await;
     let gate = Gate::default();
-    gate.open();
-    let handler = first_attempts_fail(&gate).await;
-    let patient = "[publish]\nbudget = '20s'";
-    let worker = RunningWorker::start(&config(&vhost.amqp_url(), &handler, patient));
-    worker.ready().await;
-    let publisher = async || {
-        let listed = vhost.connections().await;
-        listed
-            .into_iter()
-            .find(|peer| peer.client_name.ends_with("publish"))
-    };
+    // Retries of the first half are under way when the connection dies, those of the second half
+    // begin when it is gone.
+    let late = |request: &Request| request.message_id().ends_with("late");
+    let handler = HttpHandler::holding(&gate, late, fail_first).await;
+    let patient = "publish.budget = '20s'";
+    let worker = orders(&proxy.url(&vhost), &handler)
+        .with(patient)
+        .start()
+        .await;
     let mut ids = Vec::new();
     for round in 0..4 {
-        let up = |seen: &Option<_>| seen.is_some();
-        let peer = wait_until("it publishes", DEADLINE, publisher, up).await;
-        let spec = |index| PublishSpec::of("{}").id(&format!("{round}-{index}"));
-        let seen = handler.seen().answered;
-        ids.extend(vhost.publish_many(QUEUE, 150, spec).await);
-        handler.wait_for_answered(seen + 20, DEADLINE).await;
-        vhost
-            .close_connection(&peer.expect("waited for").name)
-            .await;
-    }
-    handler
-        .wait_for("all succeed", DEADLINE, |seen| all_succeeded(&ids, seen))
-        .await;
+        let publisher = async || {
+            let mut listed = vhost.connections().await.into_iter();
+            listed.find(|peer| peer.client_name.ends_with("publish"))
+        };
+        let peer = wait_until("it publishes", DEADLINE, publisher, Option::is_some).await;
+        let failures = worker.report(QUEUE).await.counts.publish_failures;
+        gate.close();
+        let name = |index| if index < EACH / 2 { "early" } else { "late" };
+        let spec = |index| PublishSpec::of("{}").id(&format!("{round}-{index}-{}", name(index)));
+        ids.extend(vhost.publish_many(QUEUE, EACH, spec).await);
+        let some = handler.seen().answered + 10;
+        handler.wait_for_answered(some, DEADLINE).await;
 
-    let report = worker.drain().await;
-    let ledger = report.ledger();
-    assert!(
-        report.lanes[QUEUE].counts.publish_failures > 0,
-        "{report:?}"
-    );
+        proxy.refuse().await;
+        let peer = peer.expect("waited for");
+        vhost.close_connection(&peer.name).await;
+        gate.open();
+        let failed = |lane: &LaneReport| lane.counts.publish_failures > failures;
+        worker
+            .wait_for_report("a retry is not published", QUEUE, failed)
+            .await;
+        proxy.accept_again();
+
+        handler.wait_for_success(&ids).await;
+    }
+
+    let ledger = worker.drain().await.ledger();
     assert_eq!(
         (ledger.stale, ledger.returned),
         (0, 0),
         "consuming went on: {ledger:?}"
     );
-    assert_eq!(ledger.parked, 600, "{ledger:?}");
+    assert_eq!(ledger.parked, 4 * EACH as u64, "{ledger:?}");
     let account = Account::take(&vhost, ids, &handler.seen(), &QUEUES).await;
     account.assert_nothing_lost();
     println!(
@@ -242,12 +238,12 @@ async fn a_publishing_connection_that_dies_again_and_again_costs_no_retry() {
 #[tokio::test]
 async fn a_copy_that_comes_back_is_told_without_its_bytes() {
     const BODY: &str = "in confidence";
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     vhost.declare(QUEUE, QueueType::Quorum).await;
     let handler = HttpHandler::answering(|_| Reply::status(400)).await;
     let changes = "[log]\nfilter = 'trace'\n\
                    [consumers.orders]\ntopology = 'none'\n";
-    let mut worker = WorkerProcess::start(&config(&vhost.amqp_url(), &handler, changes));
+    let mut worker = WorkerProcess::start(&orders(&vhost, &handler).with(changes).toml());
     vhost.publish(QUEUE, BODY).await;
 
     let held = |line: &Value| log_message(line).contains("lane held");

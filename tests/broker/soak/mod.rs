@@ -16,7 +16,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-use crate::support::{Broker, Proxy, PublishSpec, QueueType, VHost, lane_settings, ms, within};
+use crate::support::{Broker, Proxy, PublishSpec, QueueType, VHost, lanes, ms, require, within};
 
 const LANES: [&str; 3] = ["a", "b", SHAKY];
 /// The lane whose queues are deleted, with what is in them: only what it is sent in the end must
@@ -39,9 +39,7 @@ fn from_environment(name: &str) -> Option<u64> {
 async fn own_node_whatever_happens_each_message_ends_as_its_handler_wants() {
     let time = Duration::from_secs(from_environment("LAPWING_SOAK_SECONDS").unwrap_or(60));
     let seed = from_environment("LAPWING_SOAK_SEED");
-    let Some(broker) = Broker::own("soak").await else {
-        return;
-    };
+    let broker = require!(OwnNode, Broker::own("soak").await);
     let began = Instant::now();
     for seed in seed.unwrap_or_else(|| rand::random::<u32>().into()).. {
         play(&broker, seed).await;
@@ -144,7 +142,7 @@ impl Round {
             .build();
         Self {
             seed,
-            settings: lane_settings(vhost, &LANES, &changes),
+            settings: lanes(vhost, &LANES).with(&changes).settings(),
             random,
             proxy,
             threads: Some(runtime.expect("threads can be had")),

@@ -106,23 +106,13 @@ impl Broker {
     /// A fresh node that only this test uses, for what would disturb others: stops, alarms, crashes.
     ///
     /// `name` is of small letters, digits and dashes, and no other test has it. The node is taken
-    /// down when the last clone is dropped. `None` when `AMQP_URL` names a broker and no node
-    /// can be started beside it: the test has said so and returns.
-    pub async fn own(name: &str) -> Option<Self> {
+    /// down when the last clone is dropped. The error says why none could be started.
+    pub async fn own(name: &str) -> Result<Self, String> {
         let name = format!("{SUITE_NODE}-{name}");
         // What a killed run left behind under this name would not be fresh.
-        let started = match script::down(&name).await {
-            Ok(_) => script::up(&name).await,
-            Err(error) => Err(error),
-        };
-        match started {
-            Ok(node) => Some(Self::new(Origin::Own(name), node)),
-            Err(_) if std::env::var_os("AMQP_URL").is_some() => {
-                eprintln!("skipped: needs a node of its own");
-                None
-            }
-            Err(error) => panic!("node {name} did not come up: {error}"),
-        }
+        script::down(&name).await?;
+        let node = script::up(&name).await?;
+        Ok(Self::new(Origin::Own(name), node))
     }
 
     fn new(origin: Origin, node: Node) -> Self {
@@ -171,7 +161,7 @@ impl Broker {
     }
 
     /// The certificates of the node's TLS listener; `None` where nobody said where they are.
-    pub fn tls(&self) -> Option<TlsFiles> {
+    pub(super) fn tls(&self) -> Option<TlsFiles> {
         let dir = self.node().tls_dir?;
         Some(TlsFiles {
             ca: dir.join("ca.pem"),
@@ -223,9 +213,10 @@ impl Broker {
         *known = node;
     }
 
-    /// Whether `rabbitmqctl` reaches the node: it does not reach one given by `AMQP_URL`.
-    pub fn is_ours(&self) -> bool {
-        self.script_name().is_some()
+    /// Whether `rabbitmqctl` reaches the node; the error says why not.
+    pub fn has_rabbitmqctl(&self) -> Result<(), String> {
+        let ours = self.script_name().map(drop);
+        ours.ok_or_else(|| "it does not reach the broker that AMQP_URL names".to_owned())
     }
 
     /// Whether only this test uses the node.

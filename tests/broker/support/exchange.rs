@@ -139,6 +139,17 @@ pub struct Seen {
     pub connections: usize,
 }
 
+impl Seen {
+    /// The ids of the requests that were answered with success, in the order they came.
+    pub fn succeeded(&self) -> impl Iterator<Item = &str> {
+        let succeeded = self
+            .exchanges
+            .iter()
+            .filter(|exchange| matches!(exchange.ended, Some((_, Ending::Answered(200..=299)))));
+        succeeded.map(|exchange| exchange.request.message_id())
+    }
+}
+
 /// A request that runs; recorded as abandoned when it is dropped before it ended.
 pub(super) struct Running<'log> {
     /// What runs.

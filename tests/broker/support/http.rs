@@ -1,5 +1,6 @@
 //! The worker's HTTP handler, played by the test: it records every request and answers as told.
 
+use std::collections::BTreeSet;
 use std::future::{Future, ready};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::exchange::{Ending, Reply, Request, Running, Seen};
-use super::wait::Gate;
+use super::wait::{DEADLINE, Gate};
 
 /// The server. Stops accepting when dropped.
 #[derive(Debug)]
@@ -35,11 +36,23 @@ impl HttpHandler {
         gate: &Gate,
         answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
     ) -> Self {
+        Self::holding(gate, |_| true, answer).await
+    }
+
+    /// One that holds back its answers to the requests that wait, until the gate is opened.
+    pub async fn holding(
+        gate: &Gate,
+        waits: impl Fn(&Request) -> bool + Send + Sync + 'static,
+        answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let (gate, answer) = (gate.clone(), Arc::new(answer));
         Self::answering_async(move |request| {
-            let (gate, answer) = (gate.clone(), Arc::clone(&answer));
+            let gate = waits(&request).then(|| gate.clone());
+            let answer = Arc::clone(&answer);
             async move {
-                gate.passed().await;
+                if let Some(gate) = gate {
+                    gate.passed().await;
+                }
                 answer(&request)
             }
         })
@@ -115,6 +128,16 @@ impl HttpHandler {
     pub async fn wait_for_answered(&self, n: usize, deadline: Duration) -> Seen {
         let what = format!("{n} requests have been answered");
         self.wait_for(&what, deadline, |seen| seen.answered >= n)
+            .await
+    }
+
+    /// Waits until each of these messages has been answered with success.
+    pub async fn wait_for_success(&self, ids: &[String]) -> Seen {
+        let all = |seen: &Seen| {
+            let succeeded: BTreeSet<_> = seen.succeeded().collect();
+            ids.iter().all(|id| succeeded.contains(id.as_str()))
+        };
+        self.wait_for("each message was answered with success", DEADLINE, all)
             .await
     }
 

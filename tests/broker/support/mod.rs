@@ -1,13 +1,11 @@
 //! The harness of the broker suites.
 //!
-//! A test takes a broker, makes a virtual host of its own in it, and from there everything else:
+//! A test makes a virtual host of its own in the suite's broker, and from there everything else:
 //!
 //! ```ignore
-//! let broker = Broker::shared().await;
-//! let vhost = broker.vhost().await;
-//! vhost.declare("orders", QueueType::Quorum).await;
+//! let vhost = vhost().await;
 //! let handler = HttpHandler::answering(|_| Reply::ok()).await;
-//! let worker = WorkerProcess::start(&lane_config(vhost.amqp_url(), "orders", handler.url(), "")).await;
+//! let worker = lane(&vhost, "orders").http(&handler).start().await;
 //! ```
 //!
 //! Nothing here sleeps to let something happen. What reports by itself is awaited (log lines, HTTP
@@ -25,19 +23,20 @@
 pub mod admin;
 pub mod backends;
 pub mod broker;
-pub mod config;
 pub mod counts;
 pub mod exchange;
 pub mod http;
-pub mod in_process;
+pub mod lane;
 pub mod ledger;
 pub mod management;
 pub mod message;
+pub mod notes;
 pub mod otlp;
 pub mod proxy;
 pub mod publish;
 pub mod queue;
 pub mod raw;
+pub mod require;
 pub mod running;
 pub mod script;
 pub mod vhost;
@@ -45,22 +44,25 @@ pub mod wait;
 pub mod worker;
 pub mod worker_log;
 
+mod tests;
+
 pub use admin::{ADMIN, Admin, Events, TOKEN};
 pub use backends::{backends, get, get_json, run_with_input};
 pub use broker::{Broker, Release};
-pub use config::lane_config;
 pub use counts::Counts;
 pub use exchange::{Ending, Reply, Request};
 pub use http::HttpHandler;
-pub use in_process::{InProcess, Meter, Notes, lane_settings, ms};
+pub use lane::{Lanes, lane, lanes};
 pub use ledger::Account;
 pub use message::{Got, PublishSpec};
+pub use notes::{HandlerRun, Meter, Notes};
 pub use otlp::{Collector, Received, attributes};
 pub use proxy::Proxy;
 pub use queue::QueueType;
 pub use raw::RawMessage;
-pub use running::{RunningWorker, all_succeeded};
-pub use vhost::VHost;
-pub use wait::{DEADLINE, Gate, wait_until, within};
+pub(crate) use require::require;
+pub use running::RunningWorker;
+pub use vhost::{VHost, vhost};
+pub use wait::{BUSY, Block, DEADLINE, Gate, ms, wait_until, within};
 pub use worker::{Exit, WorkerProcess};
-pub use worker_log::{DrainLedger, field, message as log_message};
+pub use worker_log::{assert_adds_up, field, message as log_message};

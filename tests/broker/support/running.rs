@@ -1,40 +1,40 @@
-//! The worker as a library, inside the test: for what only its handle tells.
+//! The worker as a library, in the test's own process: for handlers that are closures of the test,
+//! and for what only its handle tells.
 
-use std::collections::BTreeSet;
+use std::future::pending;
 
-use lapwing::Settings;
 use lapwing::{LaneReport, Readiness, Report, RunError, Worker, WorkerHandle};
 use tokio::task::JoinHandle;
 
-use super::exchange::{Ending, Seen};
-use super::wait::{DEADLINE, within};
+use super::wait::{DEADLINE, wait_until, within};
+use super::worker_log::assert_adds_up;
 
 /// A worker that runs in this process. Drained in the background when dropped.
 #[derive(Debug)]
 pub struct RunningWorker {
-    handle: WorkerHandle,
+    /// Asks and tells it.
+    pub handle: WorkerHandle,
     running: JoinHandle<Result<Report, RunError>>,
 }
 
 impl RunningWorker {
-    /// A worker with this configuration file, its handlers included.
-    pub fn start(config: &str) -> Self {
-        Self::start_with(config, |worker| worker)
-    }
-
-    /// The same, with handlers registered by `adjust`.
-    pub fn start_with(config: &str, adjust: impl FnOnce(Worker) -> Worker) -> Self {
-        let settings = Settings::from_toml(config).expect("the test's configuration is valid");
-        let worker = adjust(Worker::new(settings));
-        Self {
-            handle: worker.handle(),
-            running: tokio::spawn(worker.run(std::future::pending())),
+    /// Starts the worker and waits until every lane consumes and retries can be published.
+    pub async fn start(worker: Worker) -> Self {
+        let mut started = Self::begin(worker);
+        let mut handle = started.handle.clone();
+        let ready = handle.until(|readiness| readiness.ready && readiness.publishing.is_none());
+        tokio::select! {
+            _ = within("the worker's start", ready) => started,
+            ended = &mut started.running => panic!("the worker ended at its start: {ended:?}"),
         }
     }
 
-    /// To ask and tell it.
-    pub fn handle(&self) -> &WorkerHandle {
-        &self.handle
+    /// Starts the worker and waits for nothing.
+    pub fn begin(worker: Worker) -> Self {
+        Self {
+            handle: worker.handle(),
+            running: tokio::spawn(worker.run(pending())),
+        }
     }
 
     /// Waits until `wanted` is true of its readiness; panics with the last readiness otherwise.
@@ -54,6 +54,12 @@ impl RunningWorker {
         self.until("is ready", |readiness| readiness.ready).await
     }
 
+    /// Waits until it says that it can publish.
+    pub async fn publishes(&self) -> Readiness {
+        self.until("can publish", |readiness| readiness.publishing.is_none())
+            .await
+    }
+
     /// Waits until it says that it does not do its work; answers why, of its only lane.
     pub async fn not_ready(&self) -> String {
         let why = |readiness: &Readiness| {
@@ -65,39 +71,28 @@ impl RunningWorker {
         why(&readiness).expect("waited for above")
     }
 
-    /// A lane's account.
+    /// A lane's account now.
     pub async fn report(&self, lane: &str) -> LaneReport {
-        self.handle.report(lane).await.expect("the lane runs")
+        self.handle.report(lane).await.expect("the lane answers")
     }
 
-    /// How its run ended without anyone's wish.
-    pub async fn failed(self) -> RunError {
-        let ended = within("the end of the worker", self.running).await;
-        ended.expect("no panic").expect_err("it cannot run")
+    /// Waits until a lane's account is as `accept` wants it.
+    pub async fn wait_for_report(
+        &self,
+        what: &str,
+        lane: &str,
+        accept: impl Fn(&LaneReport) -> bool,
+    ) -> LaneReport {
+        wait_until(what, DEADLINE, async || self.report(lane).await, accept).await
     }
 
-    /// Drains it. Nothing is left open, and its ledger adds up.
+    /// Drains the worker: every delivery must have ended in one way, and none be left.
     pub async fn drain(self) -> Report {
         self.handle.stop();
-        let ended = within("the drain", self.running).await;
-        let report = ended.expect("no panic").expect("it had started");
-        let ledger = report.ledger();
-        assert_eq!((report.left(), ledger.open()), (0, 0), "{ledger:?}");
-        let ends =
-            ledger.acked + ledger.parked + ledger.dead_lettered + ledger.returned + ledger.stale;
-        assert_eq!(ledger.received, ends, "{ledger:?}");
+        let ended = within("the worker's drain", self.running).await;
+        let report = ended.expect("no panic").expect("it ran");
+        assert_eq!(report.left(), 0, "{report:?}");
+        assert_adds_up(&report.ledger());
         report
     }
-}
-
-/// Whether the handler has answered each of `ids` with success.
-pub fn all_succeeded(ids: &[String], seen: &Seen) -> bool {
-    let ended = |ended| matches!(ended, Some((_, Ending::Answered(200..=299))));
-    let succeeded: BTreeSet<&str> = seen
-        .exchanges
-        .iter()
-        .filter(|exchange| ended(exchange.ended))
-        .map(|exchange| exchange.request.message_id())
-        .collect();
-    ids.iter().all(|id| succeeded.contains(id.as_str()))
 }

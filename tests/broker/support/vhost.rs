@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use url::Url;
 use uuid::Uuid;
 
-use super::broker::Broker;
+use super::broker::{Broker, TlsFiles};
 use super::management::{Management, encode};
 use super::wait::{DEADLINE, wait_until, within};
 
@@ -44,6 +44,11 @@ pub struct Peer {
     pub client_name: String,
     /// Whether an alarm keeps it from publishing.
     pub state: String,
+}
+
+/// A virtual host of this test in the suite's broker, deleted when dropped.
+pub async fn vhost() -> VHost {
+    Broker::shared().await.vhost().await
 }
 
 impl VHost {
@@ -93,9 +98,11 @@ impl VHost {
         self.url(&self.broker.node().amqp_url)
     }
 
-    /// The same over TLS; `None` where the broker has no such listener.
-    pub fn amqps_url(&self) -> Option<String> {
-        self.broker.node().amqps_url.map(|url| self.url(&url))
+    /// Where to connect over TLS, and the files that a client needs for it.
+    pub fn tls(&self) -> Result<(String, TlsFiles), String> {
+        let url = self.broker.node().amqps_url.map(|url| self.url(&url));
+        let found = url.zip(self.broker.tls());
+        found.ok_or_else(|| "nobody said where the broker listens for it".to_owned())
     }
 
     /// Where to connect when `address` (host:port) stands between: a proxy, for instance.

@@ -1,6 +1,7 @@
 //! Deadlines: nothing in a test waits for ever, and what gave up says what it last saw.
 
 use std::fmt::Debug;
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -9,6 +10,17 @@ use tokio::sync::watch;
 ///
 /// Generous, as it costs nothing when all is well and the machine that runs the suite may be busy.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Milliseconds.
+pub const fn ms(milliseconds: u64) -> Duration {
+    Duration::from_millis(milliseconds)
+}
+
+/// What a busy machine may add to a time that a test measures.
+///
+/// A test of a bound makes sure that a worker without the bound takes much longer than this, or
+/// better, looks at the order of events and not at the clock.
+pub const BUSY: Duration = Duration::from_secs(8);
 
 /// The pause between two looks at the broker's state.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -48,6 +60,38 @@ pub async fn within<F: IntoFuture>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(output) => output,
         Err(_) => panic!("{what} took longer than {DEADLINE:?}"),
+    }
+}
+
+/// Holds threads until its [`Release`] is dropped, for handlers that block. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Block(Arc<(Mutex<bool>, Condvar)>);
+
+/// Lets the threads of a [`Block`] go when it is dropped, also by a test that fails: its runtime
+/// would wait for them.
+#[derive(Debug)]
+pub struct Release(Block);
+
+impl Block {
+    /// A block, and what ends it.
+    pub fn new() -> (Self, Release) {
+        let block = Self(Arc::default());
+        (block.clone(), Release(block))
+    }
+
+    /// Keeps the thread until the release.
+    pub fn pass(&self) {
+        let (open, changed) = &*self.0;
+        let open = open.lock().expect("no panic");
+        drop(changed.wait_while(open, |open| !*open).expect("no panic"));
+    }
+}
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        let (open, changed) = &*self.0.0;
+        *open.lock().expect("no panic") = true;
+        changed.notify_all();
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use lapwing::Ledger;
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -14,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::vhost::VHost;
 use super::wait::{DEADLINE, wait_until};
-use super::worker_log::{self, DrainLedger};
+use super::worker_log;
 
 /// How long the log may stay open after its process has ended: a child of the worker may hold it.
 const LOG_END: Duration = Duration::from_secs(2);
@@ -155,6 +156,21 @@ impl WorkerProcess {
             .await
     }
 
+    /// Waits until this many lines have this message, and returns them.
+    pub async fn wait_for_messages(&self, message: &str, n: usize) -> Vec<Value> {
+        let is_it = |line: &&Value| worker_log::message(line) == message;
+        let mut log = self.log.clone();
+        let enough = log.wait_for(|lines| lines.iter().filter(is_it).count() >= n);
+        match tokio::time::timeout(DEADLINE, enough).await {
+            Ok(Ok(lines)) => lines.iter().filter(is_it).cloned().collect(),
+            ended => panic!(
+                "{n} lines {message:?} did not come: {}; {}",
+                ended.map_or("the time is over", |_| "the log has ended"),
+                self.tail()
+            ),
+        }
+    }
+
     /// Waits until this many consumers are on the queue, this worker's among them.
     ///
     /// Panics as soon as the worker has ended instead, with its log.
@@ -210,17 +226,17 @@ impl WorkerProcess {
     }
 
     /// The account it gave in its last line; it must have exited.
-    pub fn ledger(&self) -> DrainLedger {
+    pub fn ledger(&self) -> Ledger {
         let lines = self.log.borrow();
         lines
             .last()
-            .and_then(DrainLedger::of)
+            .and_then(worker_log::ledger)
             .unwrap_or_else(|| panic!("the last line is no ledger; {}", worker_log::tail(&lines)))
     }
 
     /// SIGTERM, exit within `deadline`, code 0: what every healthy worker can do. Its ledger, which
     /// adds up.
-    pub async fn drain(&mut self, deadline: Duration) -> DrainLedger {
+    pub async fn drain(&mut self, deadline: Duration) -> Ledger {
         self.terminate();
         let exit = self.exited(deadline).await;
         assert!(
@@ -230,7 +246,7 @@ impl WorkerProcess {
             self.tail()
         );
         let ledger = self.ledger();
-        ledger.assert_adds_up();
+        worker_log::assert_adds_up(&ledger);
         ledger
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use lapwing::Ledger;
 use serde_json::Value;
 
 /// How many lines a failure shows.
@@ -36,47 +37,30 @@ pub fn tail(lines: &[Value]) -> String {
     text
 }
 
-/// What the worker says became of every delivery, in its last line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DrainLedger {
-    /// Deliveries it got.
-    pub received: u64,
-    /// Handled, or dropped at the handler's wish.
-    pub acked: u64,
-    /// Put aside for a later attempt.
-    pub parked: u64,
-    /// Moved to the dead-letter queue.
-    pub dead_lettered: u64,
-    /// Given back unhandled.
-    pub returned: u64,
-    /// Lost with their channel; the broker delivers them again.
-    pub stale: u64,
+/// The ledger in a log line: what became of every delivery. `None` where it is another line or one
+/// of the five ends is missing.
+pub fn ledger(line: &Value) -> Option<Ledger> {
+    if message(line) != DRAINED {
+        return None;
+    }
+    let figure = |name| field(line, name).as_u64();
+    let mut ledger = Ledger::default();
+    ledger.received = figure("received")?;
+    ledger.acked = figure("acked")?;
+    ledger.parked = figure("parked")?;
+    ledger.dead_lettered = figure("dead_lettered")?;
+    ledger.returned = figure("returned")?;
+    ledger.stale = figure("stale")?;
+    Some(ledger)
 }
 
-impl DrainLedger {
-    /// The ledger in a log line; `None` where it is another line or a figure is missing.
-    pub fn of(line: &Value) -> Option<Self> {
-        if message(line) != DRAINED {
-            return None;
-        }
-        let figure = |name| field(line, name).as_u64();
-        Some(Self {
-            received: figure("received")?,
-            acked: figure("acked")?,
-            parked: figure("parked")?,
-            dead_lettered: figure("dead_lettered")?,
-            returned: figure("returned")?,
-            stale: figure("stale")?,
-        })
-    }
-
-    /// Every delivery ended in exactly one way.
-    #[track_caller]
-    pub fn assert_adds_up(&self) {
-        let ended = self.acked + self.parked + self.dead_lettered + self.returned + self.stale;
-        assert_eq!(
-            self.received, ended,
-            "deliveries received and deliveries ended: {self:?}"
-        );
-    }
+/// Every delivery ended in exactly one way.
+#[track_caller]
+pub fn assert_adds_up(ledger: &Ledger) {
+    let ended =
+        ledger.acked + ledger.parked + ledger.dead_lettered + ledger.returned + ledger.stale;
+    assert_eq!(
+        ledger.received, ended,
+        "deliveries received and deliveries ended: {ledger:?}"
+    );
 }

@@ -8,8 +8,7 @@ mod traces;
 use tokio::process::Command;
 
 use crate::support::{
-    Broker, Collector, DEADLINE, HttpHandler, QueueType, Reply, Request, VHost, WorkerProcess,
-    lane_config,
+    Collector, DEADLINE, HttpHandler, QueueType, Reply, Request, VHost, WorkerProcess, lane, vhost,
 };
 
 /// A worker with a lane `q` on HTTP, observed by a collector.
@@ -43,9 +42,9 @@ impl Setup {
         answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
         adjust: impl FnOnce(&mut Command),
     ) -> Self {
-        let vhost = Broker::shared().await.vhost().await;
+        let vhost = vhost().await;
         let server = HttpHandler::answering(answer).await;
-        let config = lane_config(&vhost.amqp_url(), "q", &server.url(), changes);
+        let config = lane(&vhost, "q").http(&server).with(changes).toml();
         let endpoint = collector.endpoint();
         let worker = WorkerProcess::start_with(&config, |command| {
             export_soon(command);
@@ -81,7 +80,7 @@ impl Setup {
 
 /// A virtual host with a classic queue `q`, for workers that do not declare it.
 async fn vhost_with_queue() -> VHost {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     vhost.declare("q", QueueType::Classic).await;
     vhost
 }

@@ -3,7 +3,9 @@
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::StatusCode};
 
 use super::Setup;
-use crate::support::{DEADLINE, PublishSpec, Received, Reply, attributes};
+use crate::support::{
+    DEADLINE, HttpHandler, PublishSpec, Received, Reply, Request, RunningWorker, attributes, lane,
+};
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const UNSAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
@@ -284,25 +286,14 @@ async fn a_publisher_that_does_not_sample_is_followed_and_the_service_is_told() 
 #[tokio::test]
 async fn a_wait_for_a_handler_slot_is_a_span() {
     let gate = crate::support::Gate::default();
-    let held = gate.clone();
-    let vhost = crate::support::Broker::shared().await.vhost().await;
+    let vhost = crate::support::vhost().await;
     let collector = crate::support::Collector::grpc().await;
-    let server = crate::support::HttpHandler::answering_async(move |request| {
-        let held = held.clone();
-        async move {
-            if request.index == 0 {
-                held.passed().await;
-            }
-            Reply::ok()
-        }
-    })
-    .await;
-    let config = crate::support::lane_config(
-        &vhost.amqp_url(),
-        "q",
-        &server.url(),
-        "[consumers.q]\nconcurrency = 1\nprefetch = 2",
-    );
+    let first = |request: &Request| request.index == 0;
+    let server = HttpHandler::holding(&gate, first, |_| Reply::ok()).await;
+    let config = lane(&vhost, "q")
+        .http(&server)
+        .with("[consumers.q]\nconcurrency = 1\nprefetch = 2")
+        .toml();
     let worker = crate::support::WorkerProcess::start_with(&config, |command| {
         super::export_soon(command);
         command.env("LAPWING__TELEMETRY__ENDPOINT", collector.endpoint());
@@ -331,10 +322,10 @@ async fn a_wait_for_a_handler_slot_is_a_span() {
 
 #[tokio::test]
 async fn spans_of_a_handler_in_rust_are_children_of_its_attempt() {
-    let vhost = crate::support::Broker::shared().await.vhost().await;
+    let vhost = crate::support::vhost().await;
     let collector = crate::support::Collector::grpc().await;
     let changes = format!("[telemetry]\nendpoint = '{}'", collector.endpoint());
-    let settings = crate::support::lane_settings(&vhost, &["q"], &changes);
+    let settings = lane(&vhost, "q").with(&changes).settings();
     let telemetry = lapwing::telemetry::start(&settings).expect("it starts");
     let charge = async || {
         let span = tracing::info_span!("charge the card", cents = 250);
@@ -344,11 +335,11 @@ async fn spans_of_a_handler_in_rust_are_children_of_its_attempt() {
     let worker = lapwing::Worker::new(settings)
         .handler("q", charge)
         .observe(telemetry.signals());
-    let worker = crate::support::InProcess::start(worker).await;
+    let worker = RunningWorker::start(worker).await;
     vhost.publish_with(PublishSpec::to("q")).await;
     let acked = |report: &lapwing::LaneReport| report.ledger.acked == 1;
     worker.wait_for_report("the ack", "q", acked).await;
-    worker.stop().await;
+    worker.drain().await;
     let until = std::time::Instant::now() + DEADLINE;
     tokio::task::spawn_blocking(move || telemetry.close(until))
         .await

@@ -4,7 +4,7 @@ use lapin::{ExchangeKind, types::AMQPValue};
 use serde_json::{Value, json};
 
 use super::{SHORT_LADDER, assert_says, consuming, queue, queues, refusal, set};
-use crate::support::{Broker, DEADLINE, PublishSpec, QueueType, VHost};
+use crate::support::{Broker, DEADLINE, PublishSpec, QueueType, VHost, vhost};
 
 async fn arguments(vhost: &VHost, name: &str) -> Value {
     let queue = queue(vhost, name).await;
@@ -16,7 +16,7 @@ async fn arguments(vhost: &VHost, name: &str) -> Value {
 
 #[tokio::test]
 async fn a_quorum_lane_gets_its_queue_with_a_net_its_rungs_and_its_dead_letter_queue() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
 
     let (_handler, _worker) = consuming(&vhost, SHORT_LADDER).await;
 
@@ -53,7 +53,7 @@ async fn a_quorum_lane_gets_its_queue_with_a_net_its_rungs_and_its_dead_letter_q
 
 #[tokio::test]
 async fn a_classic_lane_gets_classic_queues_and_a_quorum_dead_letter_queue_of_its_own_name() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let changes = format!(
         "[consumers.orders]\nqueue_type = 'classic'\ndead_letter_queue = 'failed'\n{SHORT_LADDER}"
     );
@@ -81,7 +81,7 @@ async fn a_classic_lane_gets_classic_queues_and_a_quorum_dead_letter_queue_of_it
 
 #[tokio::test]
 async fn a_second_worker_finds_everything_as_it_should_be() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     for topology in ["declare", "declare", "verify"] {
         let changes = format!("[consumers.orders]\ntopology = '{topology}'\n{SHORT_LADDER}");
         let (_handler, mut worker) = consuming(&vhost, &changes).await;
@@ -91,7 +91,7 @@ async fn a_second_worker_finds_everything_as_it_should_be() {
 
 #[tokio::test]
 async fn bindings_to_exchanges_that_exist_are_made() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     vhost.declare_exchange("shop", ExchangeKind::Topic).await;
     let changes = "[[consumers.orders.bindings]]\nexchange = 'shop'\nrouting_key = 'order.*'\n\
                    [[consumers.orders.bindings]]\nexchange = 'shop'\nrouting_key = '#.refund'\n";
@@ -115,7 +115,7 @@ async fn bindings_to_exchanges_that_exist_are_made() {
 
 #[tokio::test]
 async fn a_binding_to_an_exchange_that_is_not_there_is_refused() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let changes = "[[consumers.orders.bindings]]\nexchange = 'shop'\nrouting_key = '#'\n";
 
     let error = refusal(&vhost, changes).await;
@@ -152,7 +152,7 @@ async fn a_queue_with_other_arguments_is_refused_with_every_difference_and_left_
 
 #[tokio::test]
 async fn a_higher_cap_adds_rungs_to_a_ladder_that_exists() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let (_handler, mut worker) = consuming(&vhost, "[consumers.orders.retry]\ncap = '2s'\n").await;
     worker.drain(DEADLINE).await;
     let before = [
@@ -172,7 +172,7 @@ async fn a_higher_cap_adds_rungs_to_a_ladder_that_exists() {
 
 #[tokio::test]
 async fn without_topology_a_queue_is_consumed_and_nothing_is_made_or_looked_at() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let strange = [("x-max-length", AMQPValue::LongLongInt(10))];
     vhost
         .declare_with("orders", QueueType::Classic, &strange)

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::support::management::encode;
 use crate::support::{
-    DEADLINE, HttpHandler, Reply, VHost, WorkerProcess, field, lane_config, log_message,
+    DEADLINE, HttpHandler, Reply, VHost, WorkerProcess, field, lane, log_message,
+    management::encode,
 };
 
 /// Three rungs.
@@ -38,7 +38,7 @@ async fn queue(vhost: &VHost, name: &str) -> Value {
 /// A worker on `orders` with these settings, whose handler is content with everything.
 async fn start(vhost: &VHost, changes: &str) -> (HttpHandler, WorkerProcess) {
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
-    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), changes);
+    let config = lane(&vhost, "orders").http(&handler).with(changes).toml();
     (handler, WorkerProcess::start(&config))
 }
 

@@ -3,7 +3,7 @@
 use lapin::{ExchangeKind, types::AMQPValue};
 
 use super::{SHORT_LADDER, assert_says, consuming, queue, queues, refusal, set};
-use crate::support::{Broker, DEADLINE, QueueType, VHost};
+use crate::support::{Broker, DEADLINE, QueueType, VHost, vhost};
 
 fn verify() -> String {
     format!("[consumers.orders]\ntopology = 'verify'\n{SHORT_LADDER}")
@@ -15,7 +15,7 @@ fn text(text: &str) -> AMQPValue {
 
 #[tokio::test]
 async fn everything_that_is_missing_is_named_and_nothing_is_made() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
 
     let error = refusal(&vhost, &verify()).await;
 
@@ -91,7 +91,7 @@ async fn what_is_missing_and_what_differs_in_several_queues_is_said_at_once() {
 #[tokio::test]
 async fn where_names_are_long_the_queue_and_each_argument_are_named_all_the_same() {
     // The broker's answers have 255 bytes, and this test's virtual host has a long name.
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     vhost.declare("orders", QueueType::Quorum).await;
 
     let error = refusal(&vhost, &verify()).await;

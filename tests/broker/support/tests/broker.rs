@@ -10,7 +10,8 @@ use serde_json::json;
 
 use super::stranger;
 use crate::support::{
-    Account, Broker, Counts, DEADLINE, PublishSpec, QueueType, exchange::Seen, wait_until, within,
+    Account, Broker, Counts, DEADLINE, PublishSpec, QueueType, exchange::Seen, get, require, vhost,
+    wait_until, within,
 };
 
 #[tokio::test]
@@ -37,7 +38,7 @@ async fn a_virtual_host_is_there_for_its_test_and_gone_after_it() {
 
 #[tokio::test]
 async fn a_message_comes_back_as_it_was_published() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     vhost.declare("orders", QueueType::Quorum).await;
     let spec = PublishSpec::to("orders")
         .id("order-1")
@@ -69,13 +70,13 @@ async fn a_message_comes_back_as_it_was_published() {
 #[tokio::test]
 #[should_panic(expected = "it reached no queue")]
 async fn a_publish_that_reaches_no_queue_fails_the_test() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     vhost.publish("nowhere", "lost").await;
 }
 
 #[tokio::test]
 async fn twenty_thousand_messages_are_published_and_drained_in_order() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     for kind in QueueType::ALL {
         let queue = kind.name();
         vhost.declare(queue, kind).await;
@@ -107,11 +108,8 @@ async fn twenty_thousand_messages_are_published_and_drained_in_order() {
     reason = "the test is a consumer of its own here"
 )]
 async fn counts_are_exact_at_once_on_both_queue_types() {
-    let vhost = Broker::shared().await.vhost().await;
-    if !vhost.broker().is_ours() {
-        println!("skipped: needs rabbitmqctl");
-        return;
-    }
+    let vhost = vhost().await;
+    require!(Rabbitmqctl, vhost.broker().has_rabbitmqctl());
     for kind in QueueType::ALL {
         let queue = kind.name();
         vhost.declare(queue, kind).await;
@@ -146,7 +144,7 @@ async fn counts_are_exact_at_once_on_both_queue_types() {
 
 #[tokio::test]
 async fn a_connection_of_the_worker_is_listed_and_can_be_closed() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     vhost.declare("orders", QueueType::Classic).await;
     let worker = stranger(&vhost.amqp_url()).await;
     let channel = worker.create_channel().await.expect("a channel");
@@ -198,11 +196,8 @@ fn rung_args(ttl: i64) -> [(&'static str, AMQPValue); 5] {
 
 #[tokio::test]
 async fn messages_that_expired_with_nowhere_to_go_are_counted_aside() {
-    let vhost = Broker::shared().await.vhost().await;
-    if !vhost.broker().is_ours() {
-        println!("skipped: needs rabbitmqctl");
-        return;
-    }
+    let vhost = vhost().await;
+    require!(Rabbitmqctl, vhost.broker().has_rabbitmqctl());
     let rung = rung_args(1);
     vhost.declare_with("rung", QueueType::Quorum, &rung).await;
 
@@ -221,7 +216,7 @@ async fn messages_that_expired_with_nowhere_to_go_are_counted_aside() {
 
 #[tokio::test]
 async fn taking_stock_while_messages_move_misses_none() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let rung = rung_args(200);
     vhost.declare("orders", QueueType::Quorum).await;
     vhost.declare_with("rung", QueueType::Quorum, &rung).await;
@@ -238,11 +233,8 @@ async fn taking_stock_while_messages_move_misses_none() {
 
 #[tokio::test]
 async fn the_tls_listener_takes_clients_that_trust_its_authority() {
-    let vhost = Broker::shared().await.vhost().await;
-    let (Some(url), Some(tls)) = (vhost.amqps_url(), vhost.broker().tls()) else {
-        println!("skipped: needs AMQPS_URL and RABBITMQ_TLS_DIR");
-        return;
-    };
+    let vhost = vhost().await;
+    let (url, tls) = require!(Tls, vhost.tls());
     let ca = std::fs::read_to_string(&tls.ca).expect("the script made it");
     assert!(tls.client_certificate.exists() && tls.client_key.exists());
 
@@ -261,9 +253,7 @@ async fn the_tls_listener_takes_clients_that_trust_its_authority() {
 
 #[tokio::test]
 async fn own_node_keeps_durable_messages_over_a_kill_and_a_stop() {
-    let Some(broker) = Broker::own("harness").await else {
-        return;
-    };
+    let broker = require!(OwnNode, Broker::own("harness").await);
     let vhost = broker.vhost().await;
     for kind in QueueType::ALL {
         vhost.declare(kind.name(), kind).await;

@@ -2,6 +2,7 @@
 
 mod broker;
 mod network;
+mod require;
 mod worker;
 
 use lapin::{Connection, ConnectionProperties};

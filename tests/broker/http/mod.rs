@@ -4,7 +4,7 @@ mod answers;
 mod requests;
 mod unreachable;
 
-use crate::support::{Broker, Got, HttpHandler, VHost, WorkerProcess, lane_config, wait::DEADLINE};
+use crate::support::{DEADLINE, Got, HttpHandler, VHost, WorkerProcess, lane, vhost};
 
 /// A worker with the lane `q`, and what it works on.
 struct Setup {
@@ -16,9 +16,9 @@ struct Setup {
 impl Setup {
     /// The lane is changed by `changes`, TOML without its table's name.
     async fn new(server: HttpHandler, changes: &str) -> Self {
-        let vhost = Broker::shared().await.vhost().await;
+        let vhost = vhost().await;
         let changes = format!("[consumers.q]\n{changes}");
-        let config = lane_config(&vhost.amqp_url(), "q", &server.url(), &changes);
+        let config = lane(&vhost, "q").http(&server).with(&changes).toml();
         let worker = WorkerProcess::start(&config);
         worker.wait_for_consumers(&vhost, "q", 1).await;
         Self {

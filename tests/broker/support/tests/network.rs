@@ -6,11 +6,13 @@ use futures_util::StreamExt;
 use serde_json::json;
 
 use super::stranger;
-use crate::support::{Broker, DEADLINE, Ending, Gate, HttpHandler, Proxy, Reply, VHost, within};
+use crate::support::{
+    DEADLINE, Ending, Gate, HttpHandler, Proxy, Reply, Request, VHost, vhost, within,
+};
 
 #[tokio::test]
 async fn a_cut_is_seen_by_the_client_and_the_next_connection_passes() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let worker = stranger(&proxy.url(&vhost)).await;
     let mut events = worker.events_listener();
@@ -37,7 +39,7 @@ async fn a_cut_is_seen_by_the_client_and_the_next_connection_passes() {
 
 #[tokio::test]
 async fn a_refusing_proxy_turns_clients_away_until_it_accepts_again() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let worker = stranger(&proxy.url(&vhost)).await;
 
@@ -56,7 +58,7 @@ async fn a_refusing_proxy_turns_clients_away_until_it_accepts_again() {
 
 #[tokio::test]
 async fn a_stalled_proxy_holds_everything_back_and_passes_it_on_later() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let worker = stranger(&proxy.url(&vhost)).await;
     proxy.stall();
@@ -85,15 +87,9 @@ async fn stranger_within(proxy: &Proxy, vhost: &VHost, limit: Duration) -> bool 
 #[tokio::test]
 async fn the_http_handler_knows_what_ran_at_once_what_ended_and_what_was_given_up() {
     let gate = Gate::default();
-    let held = gate.clone();
-    let handler = HttpHandler::answering_async(move |request| {
-        let held = held.clone();
-        async move {
-            if request.path == "/held" {
-                held.passed().await;
-            }
-            Reply::status(202).header("retry-after", "7").body("noted")
-        }
+    let held = |request: &Request| request.path == "/held";
+    let handler = HttpHandler::holding(&gate, held, |_| {
+        Reply::status(202).header("retry-after", "7").body("noted")
     })
     .await;
     let client = reqwest::Client::new();

@@ -4,8 +4,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use crate::support::{
-    Account, Broker, DEADLINE, HttpHandler, PublishSpec, Reply, WorkerProcess, lane_config,
-    log_message,
+    Account, DEADLINE, HttpHandler, PublishSpec, Reply, WorkerProcess, lane, log_message, vhost,
 };
 
 /// A program in the worker's place.
@@ -50,12 +49,10 @@ async fn a_worker_that_ends_early_fails_the_wait_at_once() {
 
 #[test]
 fn a_lane_is_configured_by_laying_changes_over_the_default() {
-    let config = lane_config(
-        "amqp://h/v",
-        "orders",
-        "http://h/",
-        "[consumers.orders]\nprefetch = 4",
-    );
+    let config = lane("amqp://h/v", "orders")
+        .http_at("http://h/")
+        .with("[consumers.orders]\nprefetch = 4")
+        .toml();
     let config: toml::Table = config.parse().expect("it is TOML");
     let lane = &config["consumers"]["orders"];
     assert_eq!(lane["prefetch"].as_integer(), Some(4));
@@ -89,9 +86,9 @@ async fn the_account_tells_lost_from_parked_and_twice_from_once() {
 
 #[tokio::test]
 async fn the_worker_is_started_fed_and_drained() {
-    let vhost = Broker::shared().await.vhost().await;
+    let vhost = vhost().await;
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
-    let config = lane_config(&vhost.amqp_url(), "orders", &handler.url(), "");
+    let config = lane(&vhost, "orders").http(&handler).toml();
     let mut worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "orders", 1).await;
 

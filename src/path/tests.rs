@@ -1,0 +1,314 @@
+//! Paths on a broker in memory, under paused time.
+
+use std::sync::Mutex;
+
+use futures_util::FutureExt;
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{Instant, advance},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    broker::{
+        Delivery, Moment, Properties, PublishSettings,
+        fake::{Confirm, FakeBroker, Release},
+    },
+    consumer::ConsumerSettings,
+    flight::{Extensions, Phase, Resources, SessionId},
+    handler::{Context, Handler, HandlerFuture},
+    message::Message,
+    outcome::Failure,
+    retry::Ladder,
+    state,
+    status::{LaneStats, Outcomes, Vitals},
+    telemetry::LaneTelemetry,
+};
+
+/// A handler that ends in these outcomes, one a run, each once it is let go.
+struct Scripted {
+    outcomes: Mutex<Vec<Outcome>>,
+    let_go: Arc<Notify>,
+}
+
+impl Handler for Scripted {
+    fn handle(&self, _: Context) -> HandlerFuture<'_> {
+        let outcome = self.outcomes.lock().unwrap().remove(0);
+        Box::pin(async move {
+            self.let_go.notified().await;
+            outcome
+        })
+    }
+}
+
+struct Fixture {
+    broker: FakeBroker,
+    lane: Arc<Lane<FakeBroker>>,
+    session: SessionId,
+    let_go: Arc<Notify>,
+}
+
+const QUEUE: &str = "orders";
+const FIRST_RUNG: &str = "orders.retry.1s";
+
+/// A lane with one slot, whose handler ends in these outcomes.
+fn fixture(outcomes: Vec<Outcome>) -> Fixture {
+    let mut settings = ConsumerSettings {
+        queue: QUEUE.to_owned(),
+        concurrency: 1,
+        ..ConsumerSettings::default()
+    };
+    settings.retry.jitter = 0.0;
+    let broker = FakeBroker::new(Release::V43);
+    let ladder = Ladder::new(QUEUE, settings.retry.cap);
+    let rungs = ladder.rungs().map(|rung| rung.queue);
+    rungs
+        .chain([settings.dead_letter_queue()])
+        .for_each(|queue| broker.declare(&queue));
+    let let_go = Arc::new(Notify::new());
+    let handler = Scripted {
+        outcomes: Mutex::new(outcomes),
+        let_go: Arc::clone(&let_go),
+    };
+    let handlers = Handlers {
+        any: Some(Arc::new(handler)),
+        ..Handlers::default()
+    };
+    let vitals = Arc::new(Vitals::new(QUEUE, &settings, &Outcomes::default()));
+    let state = state::start_in_thread(1, Duration::from_secs(1)).unwrap();
+    let resources = Resources {
+        state,
+        extensions: Extensions::default(),
+    };
+    let (counters, slots) = (Arc::clone(&vitals.counters), Arc::clone(&vitals.slots));
+    let stats = LaneStats::new(
+        Arc::clone(&counters),
+        Arc::clone(&slots),
+        ladder.rungs().map(|rung| rung.queue),
+    );
+    let lane = Lane {
+        name: QUEUE.into(),
+        queue: QUEUE.into(),
+        worker: "worker".into(),
+        publish: PublishSettings::default(),
+        drain_settle: Duration::ZERO,
+        limits: Limits::of(&settings),
+        dispatch: Dispatch::new(handlers, &settings),
+        settings,
+        ladder,
+        broker: broker.clone(),
+        counters,
+        stats: Arc::new(stats),
+        telemetry: LaneTelemetry::default(),
+        vitals,
+        resources: Arc::new(resources),
+        drain: CancellationToken::new(),
+        hard_stop: CancellationToken::new(),
+        runtime: Handle::current(),
+        starts: StartQueue::new(slots),
+        ends: Ends::default(),
+        live: Live::default(),
+    };
+    let session = SessionId::next();
+    lane.set_session(Some(session));
+    Fixture {
+        broker,
+        lane: Arc::new(lane),
+        session,
+        let_go,
+    }
+}
+
+impl Fixture {
+    fn message(&self) -> Message {
+        let delivery = Delivery {
+            tag: 1,
+            received: Moment::now(),
+            exchange: String::new(),
+            routing_key: QUEUE.to_owned(),
+            redelivered: false,
+            properties: Properties::new("m1", None, None, &[]),
+            body: b"body".to_vec(),
+        };
+        Message::new(delivery, Arc::clone(&self.lane.queue))
+    }
+
+    /// Sends a message on its path, and lets it get as far as it can at once.
+    async fn start(&self, message: Message) -> Arc<Flight> {
+        let lane = &self.lane;
+        let flight = Arc::new(Flight::new(
+            Arc::clone(&lane.name),
+            message,
+            Arc::clone(&lane.resources),
+            self.session,
+            1,
+            Moment::now(),
+        ));
+        if lane
+            .starts
+            .put(&mut vec![Arc::clone(&flight)], Instant::now())
+        {
+            run_on(lane);
+        }
+        settle_down().await;
+        flight
+    }
+
+    /// Lets the handler end.
+    async fn let_go(&self) {
+        self.let_go.notify_one();
+        settle_down().await;
+    }
+
+    async fn end(&self) -> End {
+        self.lane.ends.gathered(1).await;
+        let mut ends = Vec::new();
+        self.lane.ends.take(&mut ends);
+        assert_eq!(ends.len(), 1);
+        assert_eq!(ends[0].flight.phase(), Phase::Settling);
+        assert_eq!(self.slots_in_use(), 0);
+        ends[0].end
+    }
+
+    fn slots_in_use(&self) -> usize {
+        self.lane.vitals.slots.in_use()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.lane.ends.gathered(1).now_or_never().is_some()
+    }
+}
+
+/// Lets every task get as far as it can without time passing.
+async fn settle_down() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn failure() -> Outcome {
+    Outcome::Failed(Failure::retryable("test", "not yet"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_waits_without_a_slot_and_then_runs_again() {
+    let fixture = fixture(vec![failure(), Outcome::Succeeded]);
+    let flight = fixture.start(fixture.message()).await;
+    assert_eq!(
+        (flight.phase(), fixture.slots_in_use()),
+        (Phase::Handling, 1)
+    );
+    fixture.let_go().await;
+    assert_eq!(
+        (flight.phase(), fixture.slots_in_use()),
+        (Phase::Waiting, 0)
+    );
+    advance(Duration::from_millis(500)).await;
+    settle_down().await;
+    assert_eq!(
+        (flight.phase(), fixture.slots_in_use()),
+        (Phase::Handling, 1)
+    );
+    assert_eq!(flight.attempt(), 2);
+    fixture.let_go().await;
+    assert_eq!(fixture.end().await, End::Done);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_parks_a_retry_that_waits_with_what_is_left_of_its_delay() {
+    let fixture = fixture(vec![failure()]);
+    let flight = fixture.start(fixture.message()).await;
+    fixture.let_go().await;
+    advance(Duration::from_millis(200)).await;
+    fixture
+        .broker
+        .answer_publishes([Confirm::AckAfter(Duration::from_secs(1))]);
+    fixture.lane.drain.cancel();
+    settle_down().await;
+    assert_eq!(flight.phase(), Phase::Settling, "while it is published");
+    advance(Duration::from_millis(299)).await;
+    settle_down().await;
+    assert_eq!(fixture.broker.ready(FIRST_RUNG).len(), 1);
+    advance(Duration::from_millis(2)).await;
+    settle_down().await;
+    assert!(fixture.broker.ready(FIRST_RUNG).is_empty(), "it expires");
+    assert_eq!(fixture.end().await, End::Parked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_came_early_is_settling_while_it_is_parked_again() {
+    let fixture = fixture(vec![]);
+    fixture
+        .broker
+        .answer_publishes([Confirm::AckAfter(Duration::from_secs(1))]);
+    let mut message = fixture.message();
+    message.past.not_before = Some(std::time::SystemTime::now() + Duration::from_secs(60));
+    let flight = fixture.start(message).await;
+    assert_eq!(
+        (flight.phase(), fixture.slots_in_use()),
+        (Phase::Settling, 0)
+    );
+    assert_eq!(fixture.end().await, End::Parked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stuck_handler_that_comes_back_changes_nothing() {
+    let fixture = fixture(vec![Outcome::Succeeded]);
+    let flight = fixture.start(fixture.message()).await;
+    assert!(flight.claim_from_handler());
+    flight.slot.give_back();
+    fixture
+        .broker
+        .answer_publishes([Confirm::AckAfter(Duration::from_secs(1))]);
+    let outcome = Outcome::TimedOut {
+        after: Duration::from_secs(30),
+    };
+    let lane = Arc::clone(&fixture.lane);
+    let settling = tokio::spawn(settle_stuck(lane, Arc::clone(&flight), outcome));
+    settle_down().await;
+    assert_eq!(
+        flight.phase(),
+        Phase::Settling,
+        "its delay is short, but it must not wait here"
+    );
+
+    fixture.let_go().await;
+    assert!(!fixture.has_ended());
+    assert_eq!(fixture.lane.counters.stale_settles.get(), 1);
+    assert_eq!(fixture.broker.ready(FIRST_RUNG).len(), 1);
+    settling.await.unwrap();
+    assert_eq!(fixture.end().await, End::Parked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_never_confirmed_leaves_the_original_where_it_is() {
+    let fixture = fixture(vec![Outcome::Failed(Failure::permanent("test", "never"))]);
+    fixture.start(fixture.message()).await;
+    fixture
+        .broker
+        .answer_publishes(std::iter::repeat_n(Confirm::Nack, 10_000));
+    fixture.let_go().await;
+    assert_eq!(fixture.end().await, End::NotPublished);
+    assert!(fixture.broker.ready("orders.dead").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_its_session_a_failed_message_is_not_copied() {
+    let fixture = fixture(vec![failure()]);
+    fixture.start(fixture.message()).await;
+    fixture.lane.set_session(Some(SessionId::next()));
+    fixture.let_go().await;
+    assert_eq!(fixture.end().await, End::Stale);
+    assert!(fixture.broker.ready(FIRST_RUNG).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_of_the_path_is_a_fault_and_the_delivery_stays() {
+    let fixture = fixture(vec![failure()]);
+    let flight = fixture.start(fixture.message()).await;
+    let end = or_fault(&flight, async { panic!("a fault of ours") }).await;
+    assert_eq!(end, Some(End::Fault));
+    assert!(!flight.claim_from_handler(), "the lane leaves it alone");
+}
