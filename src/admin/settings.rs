@@ -28,7 +28,7 @@ pub struct AdminSettings {
     /// The bearer token that a change needs: 16 to 1024 visible ASCII characters. Without a token
     /// nobody can change anything. Lapwing never shows the token. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(example = "...")]
+    #[schemars(with = "Option<String>", example = "...")]
     pub token: Option<Secret>,
     /// A file that holds the token. It replaces `token`; setting both is refused. The worker reads
     /// the file at each change, so it uses a rotated token without a restart. Default: none.

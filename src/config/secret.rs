@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use schemars::JsonSchema;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 use url::{Position, Url};
@@ -12,9 +11,9 @@ const REDACTED: &str = "[redacted]";
 const HIDDEN: &str = "***";
 
 /// A string that prints as `[redacted]`, in `Debug` and when serialised.
-#[derive(Clone, Deserialize, JsonSchema)]
+#[derive(Clone, Deserialize)]
 #[serde(transparent)]
-pub struct Secret(#[schemars(with = "String")] SecretString);
+pub struct Secret(SecretString);
 
 impl Secret {
     /// The value itself, for the one place that needs it.

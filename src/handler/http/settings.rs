@@ -56,7 +56,7 @@ pub struct HttpHandlerSettings {
     /// `content-type`, `host`, `traceparent`, `lapwing-*` and the like itself, and refuses them here.
     /// Default: none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(example = example_headers())]
+    #[schemars(with = "BTreeMap<String, String>", example = example_headers())]
     pub headers: BTreeMap<String, Secret>,
     /// The longest wait for a connection, TLS included. The consumer's `timeout` limits the whole
     /// request. Too low: a slow server is treated as dead. Too high: a dead server is noticed late.
