@@ -287,12 +287,14 @@ mod tests {
         /// is not.
         #[test]
         fn every_ack_names_an_outstanding_tag_and_covers_only_finished_ones(
-            steps in prop::collection::vec((0u8..4, any::<prop::sample::Index>()), 1..200),
+            steps in prop::collection::vec((0u8..6, any::<prop::sample::Index>()), 1..200),
             singles in 1usize..5,
         ) {
             let now = Instant::now();
             let mut table = Unsettled::default();
             let (mut outstanding, mut open) = (BTreeSet::new(), BTreeSet::new());
+            // Deliveries whose nack has yet to be written.
+            let mut returning = BTreeSet::new();
             let mut next = 1;
             for (step, pick) in steps {
                 let some_open = (!open.is_empty())
@@ -311,7 +313,19 @@ mod tests {
                     (2, Some(tag)) => {
                         prop_assert!(table.withhold(tag));
                         open.remove(&tag);
-                        prop_assert!(outstanding.remove(&tag));
+                        returning.insert(tag);
+                    }
+                    (3, _) => {
+                        if let Some(tag) = returning.pop_first() {
+                            table.returned(tag);
+                            prop_assert!(outstanding.remove(&tag));
+                        }
+                    }
+                    (4, _) => {
+                        prop_assert!(table.push_returning(next));
+                        outstanding.insert(next);
+                        returning.insert(next);
+                        next += 1;
                     }
                     _ => {
                         let flush = table.flush(now, Duration::ZERO, singles);
@@ -320,22 +334,26 @@ mod tests {
                             prop_assert!(outstanding.contains(&through));
                             let rest = outstanding.split_off(&(through + 1));
                             prop_assert!(outstanding.is_disjoint(&open));
+                            prop_assert!(outstanding.is_disjoint(&returning));
                             acked += outstanding.len();
                             outstanding = rest;
                         }
                         for tag in flush.acks.singles {
-                            prop_assert!(outstanding.remove(&tag) && !open.contains(&tag));
+                            prop_assert!(outstanding.remove(&tag));
+                            prop_assert!(!open.contains(&tag) && !returning.contains(&tag));
                             acked += 1;
                         }
                         prop_assert_eq!(acked, flush.ends.len());
                     }
                 }
                 prop_assert_eq!(table.open(), open.len());
-                prop_assert_eq!(table.finished(), outstanding.len() - open.len());
+                let unfinished = open.len() + returning.len();
+                prop_assert_eq!(table.finished(), outstanding.len() - unfinished);
+                prop_assert_eq!(table.is_empty(), outstanding.is_empty());
             }
             let (ends, left) = table.abandon();
-            prop_assert_eq!(left, open.len());
-            prop_assert_eq!(ends.len(), outstanding.len() - open.len());
+            prop_assert_eq!(left, open.len() + returning.len());
+            prop_assert_eq!(ends.len(), outstanding.len() - left);
         }
     }
 }
