@@ -43,8 +43,8 @@ pub trait Handler: Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
-    /// Called once, after the last message. The worker waits for the consumer's `cancel_grace` at
-    /// most.
+    /// Called once, after the last message or when the worker does not start. The worker waits for
+    /// the consumer's `cancel_grace` at most.
     fn stop(&self) -> HandlerFuture<'_, ()> {
         Box::pin(async {})
     }
