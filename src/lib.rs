@@ -83,18 +83,21 @@ mod client;
 pub mod settings;
 
 mod config;
+mod lock;
 mod pem;
 mod text;
+mod words;
 
 pub use client::{Client, NewMessage};
 pub use flight::Phase;
 pub use handler::{Context, Handler};
 pub use lane::{CallError, CancelError};
 pub use message::Message;
-pub use outcome::{Failure, Outcome};
+pub use outcome::{Ending, Failure, Outcome, OutcomeKind};
+pub use policy::SettlementKind;
 pub use settings::Settings;
 pub use status::{
     DeliveryId, InFlight, InFlightPage, InvalidDeliveryId, LaneHealth, LaneReport, LaneReports,
-    LaneState, Ledger, OutcomeKind, OutcomeRecord, Readiness, SettlementKind,
+    LaneState, Ledger, OutcomeRecord, Readiness,
 };
 pub use worker::{ConcurrencyError, Report, RunError, Worker, WorkerHandle, shutdown_signal};

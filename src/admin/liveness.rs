@@ -1,14 +1,10 @@
 //! Whether the lanes' loops turn.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{WorkerHandle, worker::WorkerSettings};
+use crate::{WorkerHandle, lock::lock, worker::WorkerSettings};
 
 /// Sees when each lane's loop last turned.
 #[derive(Debug)]
@@ -42,7 +38,7 @@ impl Liveness {
     /// last turn of each is known to the second.
     pub(super) fn look(&self, worker: &WorkerHandle) -> Vec<(String, String)> {
         let now = Instant::now();
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lanes = lock(&self.lanes);
         let mut dead = Vec::new();
         for name in worker.lanes() {
             if worker.is_gone(name) {
@@ -76,7 +72,7 @@ impl Liveness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Worker, config::from_toml};
+    use crate::{Worker, config::from_toml, status::Standing};
 
     const SETTINGS: &str = "[timeouts]\ndeclare = '1s'\nack = '1s'\nclose = '1s'\n\
                             [consumers.orders]\nqueue = 'orders'";
@@ -95,7 +91,8 @@ mod tests {
         let dead = liveness.look(&handle);
         let why = "its loop has not turned for 11 s".to_owned();
         assert_eq!(dead, [("orders".to_owned(), why)]);
-        handle.vitals("orders").unwrap().beat();
+        let figures = handle.figures("orders").unwrap();
+        figures.turned(Standing::default());
         assert_eq!(liveness.look(&handle), []);
     }
 

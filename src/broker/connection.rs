@@ -22,10 +22,11 @@ use tracing::{debug, info, warn};
 
 use super::{
     BrokerSettings, Reconnect, TimeoutSettings,
-    dial::{Dial, amqp_uri, lock, tls_config, urls},
+    dial::{Dial, amqp_uri, tls_config, urls},
     error::{BrokerError, within},
     wire,
 };
+use crate::lock::lock;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

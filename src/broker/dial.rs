@@ -1,10 +1,6 @@
 //! Opening the byte stream of a connection: URLs, names, TCP, TLS, each step under a deadline.
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_compat::CompatExt;
 use lapin::{
@@ -15,12 +11,6 @@ use socket2::{SockRef, Socket};
 use tokio::{net::TcpStream, time::timeout};
 
 use super::{BrokerSettings, BrokerUrls, TimeoutSettings, TlsSettings, error::BrokerError, wire};
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
 
 /// A broker URL, with the host as the `url` crate reads it: lapin's parser takes an IPv6 literal
 /// for `localhost`.

@@ -32,6 +32,7 @@ pub use settings::{
     Binding, BrokerSettings, BrokerUrls, PublishSettings, QueueSpec, QueueType, ReconnectSettings,
     TimeoutSettings, TlsSettings, Topology,
 };
+pub use topology::{Difference, Values};
 
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
 pub(crate) use copies::{CopyHeaders, Header};

@@ -44,13 +44,12 @@ pub async fn keep(worker: WorkerHandle, settings: PodDeletionCostSettings) {
     if settings.pod.is_empty() {
         return;
     }
-    let cost = move || in_flight(worker.clone());
-    keep_at(Api::of_this_pod, cost, settings).await;
+    keep_at(Api::of_this_pod, || in_flight(&worker), settings).await;
 }
 
-async fn keep_at<F: Future<Output = i32>>(
+async fn keep_at(
     api: impl Fn() -> Result<Api, WriteError>,
-    cost: impl Fn() -> F,
+    cost: impl Fn() -> i32,
     settings: PodDeletionCostSettings,
 ) {
     let mut looks = interval(settings.interval);
@@ -60,7 +59,7 @@ async fn keep_at<F: Future<Output = i32>>(
     let mut failing = false;
     loop {
         looks.tick().await;
-        let cost = cost().await;
+        let cost = cost();
         if written == Some(cost) {
             continue;
         }
@@ -86,12 +85,10 @@ async fn keep_at<F: Future<Output = i32>>(
     }
 }
 
-/// Deliveries in flight in all lanes. One that gives no answer counts as idle: this is a hint.
-async fn in_flight(worker: WorkerHandle) -> i32 {
-    let mut sum: usize = 0;
-    for lane in worker.lanes() {
-        sum += worker.report(lane).await.map_or(0, |lane| lane.in_flight);
-    }
+/// Deliveries in flight in all lanes, those included that wait for a handler slot.
+fn in_flight(worker: &WorkerHandle) -> i32 {
+    let reports = worker.lanes().filter_map(|lane| worker.report(lane).ok());
+    let sum: usize = reports.map(|lane| lane.in_flight).sum();
     i32::try_from(sum).unwrap_or(i32::MAX)
 }
 
@@ -228,7 +225,7 @@ mod tests {
         let (seen, looked) = (Arc::clone(&cost), Arc::clone(&looks));
         let look = move || {
             looked.fetch_add(1, Ordering::Relaxed);
-            std::future::ready(seen.load(Ordering::Relaxed))
+            seen.load(Ordering::Relaxed)
         };
         tokio::spawn(keep_at(api, look, settings()));
 
@@ -256,7 +253,7 @@ mod tests {
                 account,
             })
         };
-        tokio::spawn(keep_at(api, || std::future::ready(7), settings()));
+        tokio::spawn(keep_at(api, || 7, settings()));
         for _ in 0..3 {
             assert_eq!(written(&writes.recv().await.unwrap()), "7");
         }

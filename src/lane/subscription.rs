@@ -3,7 +3,7 @@
 use std::{future::pending, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use super::{LaneActor, Request};
 use crate::{
@@ -186,7 +186,7 @@ impl<B: Broker> LaneActor<B> {
         match (opened, &mut self.subscription.session) {
             (Opened::Session(session), None) => {
                 let (host, port) = session.server();
-                self.lane.telemetry.connected_to(host, port);
+                self.lane.watch.connected_to(host, port);
                 self.subscription.session_id = Some(SessionId::next());
                 self.lane.set_session(self.subscription.session_id);
                 self.subscription.session = Some(*session);
@@ -200,8 +200,7 @@ impl<B: Broker> LaneActor<B> {
             // The drain or the pause began while the request was under way.
             return self.stop_consuming();
         }
-        info!(lane = %self.lane.name, queue = %self.lane.queue, "consuming");
-        self.lane.counters.sessions.add_one();
+        self.lane.watch.subscribed(&self.lane.name);
         self.subscription.opened_at = Instant::now();
         self.subscription.reason = None;
     }
@@ -266,8 +265,6 @@ impl<B: Broker> LaneActor<B> {
         self.subscription.task = Task::None;
         self.withdraw();
         self.end_hold();
-        self.untold
-            .told(&self.lane.telemetry, "ack", Some(u64::MAX - 1), &[], false);
         self.subscription.session_id = None;
         self.lane.set_session(None);
         self.orphans

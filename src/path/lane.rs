@@ -18,8 +18,7 @@ use crate::{
     consumer::ConsumerSettings,
     flight::{CurrentSession, Resources, SessionId},
     retry::Ladder,
-    status::{Counters, LaneStats, Vitals},
-    telemetry::LaneTelemetry,
+    telemetry::Watch,
 };
 
 /// One consumer with its limits, policy and handlers. Whoever assembles a worker fills in the fields.
@@ -37,10 +36,7 @@ pub(crate) struct Lane<B> {
     pub(crate) ladder: Ladder,
     pub(crate) dispatch: Dispatch,
     pub(crate) broker: B,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) stats: Arc<LaneStats>,
-    pub(crate) telemetry: LaneTelemetry,
-    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) watch: Watch,
     pub(crate) resources: Arc<Resources>,
     /// A drain has begun.
     pub(crate) drain: CancellationToken,

@@ -3,7 +3,6 @@
 
 pub mod catalogue;
 mod environment;
-mod lane;
 mod logs;
 mod metrics;
 mod observed;
@@ -12,6 +11,7 @@ mod propagation;
 mod request;
 mod settings;
 mod spans;
+mod watch;
 
 use std::{
     sync::mpsc,
@@ -27,11 +27,11 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
-pub(crate) use lane::{LaneTelemetry, Untold};
 pub(crate) use metrics::{LaneMetrics, drained};
 pub(crate) use observed::{Observed, ObservedLane, observe};
 pub(crate) use request::PublishTrace;
 pub(crate) use spans::{LaneTraces, attempt_ended, fail};
+pub(crate) use watch::{AckSpan, Watch};
 
 pub use settings::{
     LogFormat, LogSettings, OtlpProtocol, TelemetrySettings, TelemetrySetup, TraceParent,

@@ -15,7 +15,7 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -31,14 +31,14 @@ use super::{
     catalogue::attributes::{
         DESTINATION, ERROR_TYPE, LANE, OPERATION, OPERATION_TYPE, OUTCOME, SYSTEM,
     },
-    metrics::error_type,
     propagation::{extract, remote},
 };
 use crate::{
     broker::{HeaderValue, headers::names},
     flight::{AttemptTrace, Flight, SCOPE, parse_traceparent},
+    lock::lock,
     message::Message,
-    outcome::Outcome,
+    outcome::Ending,
 };
 
 /// A shorter wait for a handler slot is no span of its own.
@@ -281,15 +281,15 @@ impl LaneTraces {
 }
 
 /// The handler has ended: ends the attempt's `process` span.
-pub(crate) fn attempt_ended(mut trace: AttemptTrace, flight: &Flight, outcome: &Outcome) {
+pub(crate) fn attempt_ended(mut trace: AttemptTrace, flight: &Flight, ending: &Ending) {
     {
         let span = trace.context.span();
         if span.is_recording() {
-            span.set_attribute(KeyValue::new(OUTCOME, outcome.name()));
-            if let Some(class) = error_type(outcome) {
+            span.set_attribute(KeyValue::new(OUTCOME, ending.kind().name()));
+            if let Some(class) = ending.error_class() {
                 span.set_attribute(KeyValue::new(ERROR_TYPE, class));
             }
-            if let Some(failure) = outcome.failure() {
+            if let Some(failure) = ending.failure() {
                 let text = crate::text::cut(&failure.error, STATUS_ROOM).to_owned();
                 span.set_status(Status::error(text));
             }
@@ -332,8 +332,4 @@ fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
         .properties
         .header(name)
         .and_then(HeaderValue::as_str)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -15,7 +15,7 @@ mod session;
 use std::{
     collections::BTreeMap,
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use tokio::{
@@ -31,8 +31,11 @@ pub(crate) use session::FakeSession;
 
 use super::{
     BrokerError, Properties, Publication, PublishError, QueueSpec, Topology, Written,
-    copies::copy_properties, seam::Broker, topology::plan,
+    copies::copy_properties,
+    seam::Broker,
+    topology::{Difference, plan},
 };
+use crate::lock::lock;
 
 /// The releases of RabbitMQ whose semantics differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -136,7 +139,7 @@ impl FakeBroker {
     }
 
     fn read(&self) -> MutexGuard<'_, Model> {
-        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.model)
     }
 
     /// Waits until `wanted` is true of the broker. It is asked again after each change.
@@ -298,8 +301,8 @@ impl Model {
         }
         for plan in plan(spec) {
             if spec.topology == Topology::Verify && !self.queues.contains_key(&plan.name) {
-                let text = format!("queue {:?} does not exist", plan.name);
-                return Err(BrokerError::Topology(text));
+                let missing = Difference::NoQueue { queue: plan.name };
+                return Err(BrokerError::Topology(vec![missing]));
             }
             let missing = Queue::planned(&plan);
             self.queues.entry(plan.name).or_insert(missing);

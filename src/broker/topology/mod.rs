@@ -17,7 +17,9 @@ use super::{
     error::{BrokerError, reply_code},
     headers::short,
 };
-use difference::Difference;
+use difference::Refusal;
+pub(super) use difference::joined;
+pub use difference::{Difference, Values};
 pub(super) use plan::{Argument, QueuePlan, plan};
 
 /// Brings the broker and the plan together, as `topology` says.
@@ -41,7 +43,7 @@ pub(crate) async fn ensure(
         found.extend(missing_exchanges(connection, &spec.bindings, limit).await?);
     }
     if !found.is_empty() {
-        return Err(BrokerError::Topology(found.join("; ")));
+        return Err(BrokerError::Topology(found));
     }
     if spec.topology == Topology::Declare {
         bind(connection, spec, limit).await?;
@@ -62,7 +64,7 @@ pub(crate) async fn restore(
     if found.is_empty() {
         return Ok(());
     }
-    Err(BrokerError::Topology(found.join("; ")))
+    Err(BrokerError::Topology(found))
 }
 
 async fn bind(
@@ -86,7 +88,10 @@ async fn bind(
             continue;
         };
         if reply_code(&error) == Some(404) {
-            return Err(BrokerError::Topology(no_exchange(&binding.exchange)));
+            let exchange = binding.exchange.clone();
+            return Err(BrokerError::Topology(vec![Difference::NoExchange {
+                exchange,
+            }]));
         }
         return Err(error.into());
     }
@@ -94,7 +99,7 @@ async fn bind(
     Ok(())
 }
 
-/// What differs between the queue and its plan, a text each; declares it if it may and must.
+/// What differs between the queue and its plan; declares it if it may and must.
 ///
 /// AMQP cannot ask for a queue's arguments, but a declaration that differs is refused with the
 /// first difference. So the plan is bent to what was found and tried again until it fits. Each
@@ -104,11 +109,12 @@ async fn compare(
     plan: &QueuePlan,
     topology: Topology,
     limit: Duration,
-) -> Result<Vec<String>, BrokerError> {
+) -> Result<Vec<Difference>, BrokerError> {
+    let queue = || plan.name.clone();
     if topology == Topology::Verify && !queue_exists(connection, &plan.name, limit).await? {
-        return Ok(vec![format!("queue {:?} does not exist", plan.name)]);
+        return Ok(vec![Difference::NoQueue { queue: queue() }]);
     }
-    let mut found: Vec<String> = Vec::new();
+    let mut found = Vec::new();
     let mut last = None;
     let mut table = plan.table();
     let options = QueueDeclareOptions {
@@ -128,22 +134,28 @@ async fn compare(
         if reply_code(&error) != Some(406) {
             return Err(error.into());
         }
-        let Some(difference) = Difference::parse(&error.to_string()) else {
-            found.push(format!("queue {:?}: {error}", plan.name));
+        let text = error.to_string();
+        let Some(refusal) = Refusal::parse(&text) else {
+            let queue = queue();
+            found.push(Difference::Refused { queue, text });
             return Ok(found);
         };
         // Where both sides have a value the broker leaves out the type, which it tells when the
         // argument is tried without a value. What is not known then cannot be bent.
-        if last.as_ref() != Some(&difference.argument) {
-            found.push(format!("queue {:?}: {difference}", plan.name));
-        } else if difference.value.is_none() {
+        if last.as_ref() != Some(&refusal.argument) {
+            found.push(Difference::Argument {
+                queue: queue(),
+                argument: refusal.argument.clone(),
+                values: refusal.values.clone(),
+            });
+        } else if refusal.value.is_none() {
             return Ok(found);
         }
-        let Some(bent) = difference.bend(&table) else {
+        let Some(bent) = refusal.bend(&table) else {
             return Ok(found);
         };
         table = bent;
-        last = Some(difference.argument);
+        last = Some(refusal.argument);
     }
 }
 
@@ -166,7 +178,7 @@ async fn missing_exchanges(
     connection: &Connection,
     bindings: &[Binding],
     limit: Duration,
-) -> Result<Vec<String>, BrokerError> {
+) -> Result<Vec<Difference>, BrokerError> {
     let exchanges: BTreeSet<&str> = bindings
         .iter()
         .map(|binding| binding.exchange.as_str())
@@ -174,7 +186,8 @@ async fn missing_exchanges(
     let mut missing = Vec::new();
     for exchange in exchanges {
         if !exchange_exists(connection, exchange, limit).await? {
-            missing.push(no_exchange(exchange));
+            let exchange = exchange.to_owned();
+            missing.push(Difference::NoExchange { exchange });
         }
     }
     Ok(missing)
@@ -215,10 +228,6 @@ async fn is_there<T>(
         Err(error) if reply_code(&error) == Some(404) => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-fn no_exchange(exchange: &str) -> String {
-    format!("exchange {exchange:?} does not exist")
 }
 
 /// A request under a deadline, with the broker's refusal apart.

@@ -295,7 +295,7 @@ impl Round {
             while left(vhost, lane).await > 0 {
                 if began.elapsed() > PATIENCE {
                     let left = left(vhost, lane).await;
-                    let report = handle.report(lane).await;
+                    let report = handle.report(lane);
                     let held = handle.in_flight(Some(lane), 0, 20).await;
                     panic!(
                         "seed {}: {lane} has {left}\n{report:#?}\n{held:#?}\n{:?}",
