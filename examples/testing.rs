@@ -9,8 +9,7 @@ use std::sync::{
 };
 
 use lapwing::{
-    Failure, Worker,
-    config::Settings,
+    Failure, Settings, Worker,
     handler::{Json, Shared},
     testing::TestWorker,
 };

@@ -1,8 +1,23 @@
 //! Whether a body must be JSON, and whether it is what it claims to be.
 
-use serde::de::DeserializeOwned;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{broker::Properties, config::Decode, message::Message, outcome::Failure};
+use crate::{broker::Properties, message::Message, outcome::Failure};
+
+/// How the worker reads a body before a handler sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Decode {
+    /// JSON if the content type says so (`application/json`, `…+json`) and no content encoding other
+    /// than `identity` hides it, bytes otherwise.
+    Auto,
+    /// Always JSON, also if the body is compressed. A body that is not JSON is dead-lettered as
+    /// `decode`.
+    Json,
+    /// Always bytes.
+    Bytes,
+}
 
 /// Whether a body that must be JSON is JSON. Handlers that parse the body themselves (the `Json`
 /// extractor) find out anyway, so this is asked for those that pass it on unread.

@@ -6,9 +6,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    backoff::exponential_backoff,
-    config::{RetrySettings, Rule, RuleAction},
     outcome::{Ending, Failure, Outcome},
+    retry::{RetrySettings, Rule, RuleAction, exponential_backoff},
     words::words,
 };
 

@@ -28,10 +28,10 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Scrape, console, error::ApiError, events, guard, liveness::Liveness, monitor::Monitor, probes,
-    reads, views, writes,
+    Scrape, ServerSettings, console, error::ApiError, events, guard, liveness::Liveness,
+    monitor::Monitor, probes, reads, views, writes,
 };
-use crate::{LaneState, Ledger, WorkerHandle, config::Settings, text::rfc3339};
+use crate::{LaneState, Ledger, WorkerHandle, text::rfc3339};
 
 /// Streams of events at a time.
 const STREAMS: usize = 32;
@@ -39,7 +39,7 @@ const STREAMS: usize = 32;
 /// What all requests share.
 pub(super) struct App {
     pub(super) worker: WorkerHandle,
-    pub(super) settings: Settings,
+    pub(super) settings: ServerSettings,
     pub(super) scrape: Scrape,
     pub(super) monitor: Monitor,
     pub(super) liveness: Liveness,
@@ -59,7 +59,7 @@ pub(super) struct App {
 
 impl App {
     pub(super) fn new(
-        settings: &Settings,
+        settings: ServerSettings,
         worker: WorkerHandle,
         scrape: Scrape,
         stop: CancellationToken,
@@ -68,15 +68,15 @@ impl App {
         Self {
             ladders: lanes.map(|name| (name, Mutex::default())).collect(),
             worker,
-            settings: settings.clone(),
             scrape,
             monitor: Monitor::default(),
-            liveness: Liveness::new(settings),
+            liveness: Liveness::new(&settings.worker),
             stop,
             streams: Arc::new(Semaphore::new(STREAMS)),
             state: watch::Sender::new("{}".into()),
             document: OnceLock::new(),
-            name: settings.broker.worker_name(),
+            name: settings.worker.broker.worker_name(),
+            settings,
             started_at: SystemTime::now(),
             started: AtomicBool::new(false),
         }

@@ -21,7 +21,7 @@ use super::{
     refusals::{BadRequest, NoLane, Silent},
     views::{Depth, History, Ladder, Lane, Lanes, OutcomeList, Rung, Worker},
 };
-use crate::{CallError, InFlightPage, OutcomeKind, config::Settings, status::Figures};
+use crate::{CallError, InFlightPage, OutcomeKind, status::Figures};
 
 pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 pub(super) type LanePath = Result<Path<String>, PathRejection>;
@@ -94,7 +94,7 @@ pub(super) async fn ladder(State(app): State<Arc<App>>, lane: LanePath) -> Answe
 
 async fn ask_ladder(app: &App, name: &str) -> Result<Ladder, ApiError> {
     let figures = figures(app, name)?;
-    let timeouts = &app.settings.timeouts;
+    let timeouts = &app.settings.worker.timeouts;
     let asked = app
         .worker
         .depths(name, timeouts.declare + timeouts.call)
@@ -213,8 +213,8 @@ pub(super) async fn outcomes(
 #[utoipa::path(get, path = "/api/v1/config", tag = "state",
     responses((status = 200, description = "The settings", body = serde_json::Value)),
 )]
-pub(super) async fn config(State(app): State<Arc<App>>) -> Json<Settings> {
-    Json(app.settings.clone())
+pub(super) async fn config(State(app): State<Arc<App>>) -> Json<serde_json::Value> {
+    Json(app.settings.shown.clone())
 }
 
 /// This document

@@ -9,7 +9,8 @@ use utoipa::ToSchema;
 
 use crate::{
     LaneHealth, LaneReport, Ledger, OutcomeRecord,
-    config::{HandlerKind, QueueType, Topology},
+    broker::{QueueType, Topology},
+    handler::HandlerSettings,
     status::Figures,
 };
 
@@ -42,18 +43,6 @@ pub(super) struct Worker {
     pub(super) totals: Ledger,
 }
 
-/// What runs for the messages of a lane.
-#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Handling {
-    /// They are POSTed to a URL.
-    Http,
-    /// They are written to the log.
-    Log,
-    /// A function in the program.
-    Function,
-}
-
 /// One lane.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Lane {
@@ -61,8 +50,8 @@ pub(super) struct Lane {
     pub(super) name: String,
     /// The queue it consumes.
     pub(super) queue: String,
-    /// What runs for its messages.
-    pub(super) handler: Handling,
+    /// What runs for its messages: the kind of its handler, or `function` for one in the program.
+    pub(super) handler: &'static str,
     #[serde(flatten)]
     pub(super) health: LaneHealth,
     /// Unsettled messages that the broker may have outstanding to it.
@@ -95,11 +84,9 @@ impl Lane {
         (rates, latency): (Rates, Latency),
     ) -> Self {
         let settings = &figures.settings;
-        let handler = match settings.handler.kind {
-            _ if figures.is_registered() => Handling::Function,
-            HandlerKind::Http => Handling::Http,
-            HandlerKind::Log => Handling::Log,
-            HandlerKind::None => Handling::Function,
+        let handler = match &settings.handler {
+            handler if figures.is_registered() || *handler == HandlerSettings::None => "function",
+            handler => handler.kind(),
         };
         Self {
             name: name.to_owned(),

@@ -21,15 +21,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
+    BrokerSettings, Reconnect, TimeoutSettings,
     dial::{Dial, amqp_uri, tls_config, urls},
     error::{BrokerError, within},
     wire,
 };
-use crate::{
-    backoff::Reconnect,
-    config::{BrokerSettings, TimeoutSettings},
-    lock::lock,
-};
+use crate::lock::lock;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

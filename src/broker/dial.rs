@@ -10,8 +10,7 @@ use lapin::{
 use socket2::{SockRef, Socket};
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{error::BrokerError, wire};
-use crate::config::{BrokerSettings, TimeoutSettings, TlsSettings};
+use super::{BrokerSettings, BrokerUrls, TimeoutSettings, TlsSettings, error::BrokerError, wire};
 
 /// A broker URL, with the host as the `url` crate reads it: lapin's parser takes an IPv6 literal
 /// for `localhost`.
@@ -101,9 +100,7 @@ fn late(step: &str, limit: Duration) -> std::io::Error {
 pub(super) async fn urls(broker: &BrokerSettings) -> Result<Vec<String>, BrokerError> {
     let urls = match &broker.url_file {
         None => broker.url.expose().to_vec(),
-        Some(file) => crate::config::BrokerUrls::parse(&read(file).await?)
-            .expose()
-            .to_vec(),
+        Some(file) => BrokerUrls::parse(&read(file).await?).expose().to_vec(),
     };
     if urls.is_empty() {
         return Err(BrokerError::Settings("no broker URL is set".to_owned()));

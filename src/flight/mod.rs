@@ -13,7 +13,7 @@ pub(crate) use extensions::Extensions;
 pub use phase::Phase;
 pub(crate) use session_id::{CurrentSession, SessionId};
 pub(crate) use slots::{Slot, SlotPlace, Slots};
-pub(crate) use trace::{AttemptTrace, parse_traceparent, traceparent, within};
+pub(crate) use trace::{AttemptTrace, SCOPE, inject, parse_traceparent, traceparent, within};
 
 use std::{
     sync::{

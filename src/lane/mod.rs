@@ -33,8 +33,7 @@ pub use commands::{CallError, CancelError};
 pub(crate) use commands::{Command, Depths};
 
 use crate::{
-    backoff::Reconnect,
-    broker::{Broker, BrokerError, Delivery, Session},
+    broker::{Broker, BrokerError, Delivery, Reconnect, Session},
     flight::Flight,
     path::{Gate, Lane},
     status::{LaneHealth, LaneReport, LaneState, Ledger, Standing},

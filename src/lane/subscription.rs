@@ -7,8 +7,7 @@ use tracing::{error, warn};
 
 use super::{LaneActor, Request};
 use crate::{
-    backoff::Reconnect,
-    broker::{Broker, BrokerError, Session},
+    broker::{Broker, BrokerError, Reconnect, Session},
     flight::SessionId,
 };
 
@@ -146,13 +145,15 @@ impl<B: Broker> LaneActor<B> {
     pub(super) fn subscribe(&mut self) {
         let opening: Request<_> = match &mut self.subscription.session {
             Some(session) => {
-                let subscription = session.subscribe_again(&self.lane.settings);
+                let subscription = session.subscribe_again(&self.lane.settings.queue_spec());
                 Box::pin(async move { subscription.await.map(Opened::Subscription) })
             }
             None => {
                 let (lane, mut broker) = (Arc::clone(&self.lane), self.broker.clone());
                 Box::pin(async move {
-                    let session = broker.open(&lane.settings, &lane.worker).await?;
+                    let session = broker
+                        .open(&lane.settings.queue_spec(), &lane.worker)
+                        .await?;
                     Ok(Opened::Session(Box::new(session)))
                 })
             }

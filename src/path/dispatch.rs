@@ -4,10 +4,8 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use super::execute::Limits;
 use crate::{
-    config::{ConsumerSettings, Decode, RetrySettings},
-    handler::Handler,
-    message::Message,
-    outcome::Ending,
+    consumer::ConsumerSettings, decode::Decode, handler::Handler, message::Message,
+    outcome::Ending, retry::RetrySettings,
 };
 
 /// The handlers of a lane: by message type, and one for the rest.

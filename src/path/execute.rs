@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use tokio::time::{sleep_until, timeout};
 
 use crate::{
-    config::ConsumerSettings,
+    consumer::ConsumerSettings,
     flight::{CancelReason, Flight},
     handler::{Context, Handler},
     outcome::{Ending, Outcome},

@@ -14,10 +14,10 @@ use tracing::warn;
 
 use super::{dispatch::Dispatch, ends::Ends, execute::Limits, start_queue::StartQueue};
 use crate::{
-    broker::{Broker, Publication, PublishError},
-    config::{ConsumerSettings, PublishSettings, Topology},
+    broker::{Broker, Publication, PublishError, PublishSettings, Topology},
+    consumer::ConsumerSettings,
     flight::{CurrentSession, Resources, SessionId},
-    ladder::Ladder,
+    retry::Ladder,
     telemetry::Watch,
 };
 
@@ -105,7 +105,11 @@ impl<B: Broker> Lane<B> {
         if self.live.restoring.swap(true, Ordering::AcqRel) {
             return;
         }
-        match self.broker.restore(&self.settings, queue).await {
+        match self
+            .broker
+            .restore(&self.settings.queue_spec(), queue)
+            .await
+        {
             Some(Ok(())) => warn!(lane = %self.name, queue, "queue was missing, declared again"),
             Some(Err(error)) => warn!(lane = %self.name, queue, %error, "queue is missing"),
             None => {}

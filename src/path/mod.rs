@@ -16,11 +16,11 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     broker::Broker,
-    config::RetrySettings,
     dead_letters, decode,
     flight::{Flight, within},
     outcome::{Ending, OutcomeKind},
     policy::{self, Facts, Settlement},
+    retry::RetrySettings,
     status::End,
 };
 pub(crate) use dispatch::{Dispatch, Handlers};

@@ -9,13 +9,14 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Lane;
 use crate::{
-    backoff::Reconnect,
-    broker::{Broker, CopyHeaders, Publication, PublishError, Written},
-    config::{ReconnectSettings, RetrySettings},
+    broker::{
+        Broker, CopyHeaders, Publication, PublishError, Reconnect, ReconnectSettings, Written,
+    },
     dead_letters,
     flight::Flight,
     outcome::{Ending, Failure},
     policy::Reason,
+    retry::RetrySettings,
     status::End,
 };
 

@@ -13,15 +13,15 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     broker::{
-        Delivery, Moment, Properties,
+        Delivery, Moment, Properties, PublishSettings,
         fake::{Confirm, FakeBroker, Release},
     },
-    config::{ConsumerSettings, PublishSettings},
+    consumer::ConsumerSettings,
     flight::{Extensions, Phase, Resources, SessionId},
     handler::{Context, Handler, HandlerFuture},
-    ladder::Ladder,
     message::Message,
     outcome::{Failure, Outcome},
+    retry::Ladder,
     state,
     status::{Figures, Outcomes},
     telemetry::{Signals, Watch},

@@ -15,12 +15,12 @@ use super::{
     outcomes::{LaneOutcomes, Outcomes},
 };
 use crate::{
-    config::ConsumerSettings,
+    consumer::ConsumerSettings,
     flight::Slots,
-    ladder::{Ladder, Rung},
     lock::lock,
     outcome::OutcomeKind,
     policy::Reason,
+    retry::{Ladder, Rung},
 };
 
 /// Everything a lane reports about itself, but for its health, which has watchers.

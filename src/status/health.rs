@@ -12,12 +12,15 @@ use crate::{text::as_rfc3339, words::words};
 #[schema(as = Ready)]
 #[non_exhaustive]
 pub struct Readiness {
-    /// Every lane has a live consumer or was paused on purpose, and no drain has begun.
+    /// Every lane has a live consumer or was paused on purpose, its handlers can work, and no drain
+    /// has begun.
     pub ready: bool,
     /// A drain has begun.
     pub draining: bool,
     /// The lanes, by name.
     pub lanes: BTreeMap<String, LaneHealth>,
+    /// Why handlers cannot work, by consumer: those that cannot.
+    pub handlers: BTreeMap<String, String>,
     /// Why retries and dead letters cannot be published now, where they cannot. That alone does
     /// not make it unready.
     pub publishing: Option<String>,

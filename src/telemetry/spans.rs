@@ -27,6 +27,7 @@ use opentelemetry::{
 };
 
 use super::{
+    TraceParent,
     catalogue::attributes::{
         DESTINATION, ERROR_TYPE, LANE, OPERATION, OPERATION_TYPE, OUTCOME, SYSTEM,
     },
@@ -34,8 +35,7 @@ use super::{
 };
 use crate::{
     broker::{HeaderValue, headers::names},
-    config::TraceParent,
-    flight::{AttemptTrace, Flight, parse_traceparent},
+    flight::{AttemptTrace, Flight, SCOPE, parse_traceparent},
     lock::lock,
     message::Message,
     outcome::Ending,
@@ -47,9 +47,6 @@ const WORTH_A_SPAN: Duration = Duration::from_millis(1);
 const STATUS_ROOM: usize = 1024;
 
 pub(crate) const ROUTING_KEY: &str = "messaging.rabbitmq.destination.routing_key";
-
-/// The instrumentation scope of all spans and metrics.
-pub(crate) const SCOPE: &str = "lapwing";
 
 /// What a lane needs to trace its messages.
 pub(crate) struct LaneTraces {

@@ -11,25 +11,25 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::{
-    Report, RunError,
+    Report, RunError, WorkerSettings,
     handle::{Calls, FirstAttempt},
+    lifecycle::Lifecycle,
 };
 use crate::{
-    backoff::Reconnect,
-    broker::{Broker, BrokerError},
-    config::{ConsumerSettings, Settings},
-    flight::{Extensions, Resources},
-    ladder::Ladder,
+    broker::{Broker, BrokerError, Reconnect},
+    consumer::ConsumerSettings,
+    flight::{Extensions, Resources, SCOPE},
     lane::{LaneActor, LaneChannels},
     path::{Dispatch, Ends, Handlers, Lane, Limits, Live, StartQueue},
+    retry::Ladder,
     state::StateHandle,
     status::{Figures, LaneReport, LaneReports},
-    telemetry::{self, Observed, ObservedLane, SCOPE, Signals, Watch},
+    telemetry::{self, Observed, ObservedLane, Signals, Watch},
 };
 
 /// What a worker is made of.
 pub(super) struct Setup {
-    pub(super) settings: Settings,
+    pub(super) settings: WorkerSettings,
     pub(super) handlers: HashMap<String, Handlers>,
     pub(super) extensions: Extensions,
     pub(super) calls: Calls,
@@ -54,6 +54,8 @@ impl Setup {
             runtime,
         } = self;
         let consumers = mem::take(&mut settings.consumers);
+        let lifecycle = Lifecycle::new(&handlers, &consumers, runtime.clone());
+        lifecycle.start().await?;
         let mailbox = state.gauge();
         let publishing = calls.publishing.subscribe();
         let watching = tokio::spawn(broker.clone().watch_publishing(calls.publishing));
@@ -84,6 +86,7 @@ impl Setup {
         let lanes = collect(lanes).await;
         grace.abort();
         watching.abort();
+        lifecycle.stop().await;
         if let (Some(meter), Some(since)) = (&meter, drain_began.get()) {
             telemetry::drained(meter, since.elapsed());
         }
@@ -97,7 +100,7 @@ impl Setup {
 /// What all lanes of a worker share.
 struct Common<B> {
     /// Without the consumers.
-    settings: Settings,
+    settings: WorkerSettings,
     worker: Arc<str>,
     broker: B,
     resources: Arc<Resources>,

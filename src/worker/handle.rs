@@ -8,11 +8,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::{WorkerSettings, lifecycle::Health};
 use crate::{
     broker::BrokerError,
-    config::Settings,
     lane::{CallError, CancelError, Command, Depths, LaneChannels},
     outcome::OutcomeKind,
+    path::Handlers,
     status::{
         DeliveryId, Figures, InFlight, InFlightPage, LaneHealth, LaneReport, LaneState,
         OutcomeRecord, Outcomes, Readiness, Window,
@@ -50,6 +51,7 @@ struct LaneHandle {
     commands: mpsc::Sender<Command>,
     health: watch::Receiver<LaneHealth>,
     figures: Arc<Figures>,
+    handlers: Health,
 }
 
 /// The worker's side of a [`WorkerHandle`].
@@ -68,7 +70,7 @@ pub(super) type FirstAttempt = (String, Result<(), BrokerError>);
 /// Commands that may wait for a lane.
 const MAILBOX: usize = 16;
 
-pub(super) fn channel(settings: &Settings) -> (WorkerHandle, Calls) {
+pub(super) fn channel(settings: &WorkerSettings) -> (WorkerHandle, Calls) {
     let mut handles = BTreeMap::new();
     let mut calls = BTreeMap::new();
     let outcomes = Outcomes::default();
@@ -80,6 +82,7 @@ pub(super) fn channel(settings: &Settings) -> (WorkerHandle, Calls) {
             commands: sender,
             health: receiver,
             figures: Arc::new(Figures::new(name, consumer, &outcomes)),
+            handlers: Health::default(),
         };
         let figures = Arc::clone(&handle.figures);
         handles.insert(name.clone(), handle);
@@ -119,11 +122,18 @@ impl WorkerHandle {
             .iter()
             .map(|(name, lane)| (name.clone(), health(lane)))
             .collect();
+        let errors = self.lanes.iter().filter_map(|(name, lane)| {
+            let error = lane.handlers.error()?;
+            Some((name.clone(), error))
+        });
+        let handlers: BTreeMap<_, _> = errors.collect();
         let draining = self.drain.is_cancelled();
+        let is_ready = lanes.values().all(LaneHealth::is_ready) && handlers.is_empty();
         Readiness {
-            ready: !draining && lanes.values().all(LaneHealth::is_ready),
+            ready: !draining && is_ready,
             draining,
             lanes,
+            handlers,
             publishing: self.publishing.borrow().clone(),
         }
     }
@@ -323,6 +333,12 @@ impl WorkerHandle {
     pub(super) fn set_registered(&self, lane: &str) {
         if let Some(figures) = self.figures(lane) {
             figures.set_registered();
+        }
+    }
+
+    pub(super) fn ask_handlers(&self, lane: &str, handlers: &Handlers) {
+        if let Some(lane) = self.lanes.get(lane) {
+            lane.handlers.ask(handlers);
         }
     }
 

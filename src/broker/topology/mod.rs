@@ -12,11 +12,11 @@ use lapin::{
 };
 
 use super::{
+    Binding, QueueSpec, Topology,
     connection::Connection,
     error::{BrokerError, reply_code},
     headers::short,
 };
-use crate::config::{Binding, ConsumerSettings, Topology};
 use difference::Refusal;
 pub(super) use difference::joined;
 pub use difference::{Difference, Values};
@@ -29,24 +29,24 @@ pub(super) use plan::{Argument, QueuePlan, plan};
 /// was wanted, and where nothing is made each exchange that the bindings lack.
 pub(crate) async fn ensure(
     connection: &Connection,
-    consumer: &ConsumerSettings,
+    spec: &QueueSpec,
     limit: Duration,
 ) -> Result<(), BrokerError> {
-    if consumer.topology == Topology::None {
+    if spec.topology == Topology::None {
         return Ok(());
     }
     let mut found = Vec::new();
-    for plan in plan(consumer) {
-        found.extend(compare(connection, &plan, consumer.topology, limit).await?);
+    for plan in plan(spec) {
+        found.extend(compare(connection, &plan, spec.topology, limit).await?);
     }
-    if consumer.topology == Topology::Verify {
-        found.extend(missing_exchanges(connection, &consumer.bindings, limit).await?);
+    if spec.topology == Topology::Verify {
+        found.extend(missing_exchanges(connection, &spec.bindings, limit).await?);
     }
     if !found.is_empty() {
         return Err(BrokerError::Topology(found));
     }
-    if consumer.topology == Topology::Declare {
-        bind(connection, consumer, limit).await?;
+    if spec.topology == Topology::Declare {
+        bind(connection, spec, limit).await?;
     }
     Ok(())
 }
@@ -54,11 +54,11 @@ pub(crate) async fn ensure(
 /// Declares a rung that has gone missing. The others are left alone.
 pub(crate) async fn restore(
     connection: &Connection,
-    consumer: &ConsumerSettings,
+    spec: &QueueSpec,
     queue: &str,
     limit: Duration,
 ) -> Result<(), BrokerError> {
-    let missing = plan(consumer).into_iter().find(|plan| plan.name == queue);
+    let missing = plan(spec).into_iter().find(|plan| plan.name == queue);
     let Some(plan) = missing else { return Ok(()) };
     let found = compare(connection, &plan, Topology::Declare, limit).await?;
     if found.is_empty() {
@@ -69,16 +69,16 @@ pub(crate) async fn restore(
 
 async fn bind(
     connection: &Connection,
-    consumer: &ConsumerSettings,
+    spec: &QueueSpec,
     limit: Duration,
 ) -> Result<(), BrokerError> {
-    if consumer.bindings.is_empty() {
+    if spec.bindings.is_empty() {
         return Ok(());
     }
     let channel = connection.channel(limit).await?;
-    for binding in &consumer.bindings {
+    for binding in &spec.bindings {
         let bind = channel.queue_bind(
-            short(&consumer.queue),
+            short(&spec.queue),
             short(&binding.exchange),
             short(&binding.routing_key),
             QueueBindOptions::default(),

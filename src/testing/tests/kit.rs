@@ -14,8 +14,8 @@ use tokio::{
 use crate::{
     Context, Failure, Handler, LaneState, Outcome, Report, RunError, Worker,
     broker::fake::FakeBroker,
-    config::Settings,
     handler::HandlerFuture,
+    settings::Settings,
     testing::{TestBroker, TestWorker},
 };
 

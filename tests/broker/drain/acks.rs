@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lapwing::handler::{Json, Shared};
-use lapwing::{LaneState, Report, Worker, WorkerHandle, config::Settings};
+use lapwing::{LaneState, Report, Settings, Worker, WorkerHandle};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 

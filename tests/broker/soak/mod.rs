@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fate::{Fate, Seen, handle};
-use lapwing::config::Settings;
+use lapwing::Settings;
 use lapwing::{LaneState, Ledger, Readiness, Report, RunError, Worker, WorkerHandle};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::runtime::{Builder, Runtime};
