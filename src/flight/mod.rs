@@ -43,7 +43,7 @@ pub(crate) struct Resources {
 /// One delivery's stay in the worker.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    pub(crate) lane: Arc<str>,
+    pub(crate) consumer: Arc<str>,
     pub(crate) message: Message,
     pub(crate) resources: Arc<Resources>,
     /// Tells the handler to end.
@@ -72,7 +72,7 @@ pub(crate) struct Flight {
 
 impl Flight {
     pub(crate) fn new(
-        lane: Arc<str>,
+        consumer: Arc<str>,
         message: Message,
         resources: Arc<Resources>,
         session: SessionId,
@@ -81,7 +81,7 @@ impl Flight {
     ) -> Self {
         let attempt = message.past.attempts.saturating_add(1);
         Self {
-            lane,
+            consumer,
             message,
             resources,
             cancel: Cancel::default(),
