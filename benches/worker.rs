@@ -15,8 +15,8 @@ use std::{
 use lapwing::{
     Worker,
     admin::Server,
-    config::{BrokerUrls, ConsumerSettings, Listen, Settings, Topology},
     handler::{Json, Shared},
+    settings::{BrokerUrls, ConsumerSettings, Listen, Settings, Topology},
     shutdown_signal, telemetry,
 };
 use serde::Deserialize;
@@ -99,7 +99,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         telemetry.close(Instant::now() + Duration::from_secs(2));
     }
     eprintln!("{:?}", report.ledger());
-    for (name, lane) in &report.lanes {
+    for (name, lane) in &report.consumers {
         eprintln!("{name}: {:?}", lane.counts);
     }
     Ok(())

@@ -26,16 +26,9 @@ const OUTCOMES: usize = 100;
 impl App {
     /// The state as it was last looked at.
     fn state(&self) -> Arc<str> {
-        let lanes = self.worker.lanes();
-        let reports: Vec<_> = lanes
-            .map(|name| (name, self.monitor.report(name)))
-            .collect();
         let state = views::State {
-            worker: self.worker(reports.iter().map(|(_, report)| report)),
-            lanes: reports
-                .iter()
-                .filter_map(|(name, report)| self.lane(name, report.clone()))
-                .collect(),
+            worker: self.worker(),
+            consumers: self.consumers(),
         };
         json(&state).into()
     }
@@ -103,7 +96,7 @@ fn event(name: &str, json: &str) -> Event {
     Event::default().event(name).data(json)
 }
 
-/// The state of the worker and its lanes every second, and outcomes as they come
+/// The state of the worker and its consumers every second, and outcomes as they come
 ///
 /// Server-sent events: `state`, at once and every second, has the schema `State`; `outcomes`, when
 /// there are new ones, has the schema `OutcomeList`, with at most 100, newest first. At most 32

@@ -8,10 +8,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    LaneHealth, LaneReport, LaneState, Ledger, OutcomeRecord, Readiness,
-    config::{HandlerKind, QueueType, Topology},
-    status::{Counts, Vitals},
-    text::rfc3339,
+    ConsumerHealth, ConsumerReport, Ledger, OutcomeRecord,
+    broker::{QueueType, Topology},
+    handler::HandlerSettings,
+    status::Figures,
 };
 
 /// The worker as a whole.
@@ -27,7 +27,7 @@ pub(super) struct Worker {
     /// Its clock.
     #[schema(format = DateTime)]
     pub(super) now: String,
-    /// Every lane consumes or was paused on purpose, and no drain has begun.
+    /// Every consumer consumes or was paused on purpose, and no drain has begun.
     pub(super) ready: bool,
     /// A drain has begun.
     pub(super) draining: bool,
@@ -39,38 +39,21 @@ pub(super) struct Worker {
     pub(super) trace_url: Option<String>,
     /// Messages in flight.
     pub(super) in_flight: usize,
-    /// The ledgers of all lanes together.
+    /// The ledgers of all consumers together.
     pub(super) totals: Ledger,
 }
 
-/// What runs for the messages of a lane.
-#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Handling {
-    /// They are POSTed to a URL.
-    Http,
-    /// They are written to the log.
-    Log,
-    /// A function in the program.
-    Function,
-}
-
-/// One lane.
+/// One consumer.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Lane {
+pub(super) struct Consumer {
     /// Its name.
     pub(super) name: String,
     /// The queue it consumes.
     pub(super) queue: String,
-    /// What runs for its messages.
-    pub(super) handler: Handling,
-    /// What it is doing.
-    pub(super) state: LaneState,
-    /// Since when.
-    #[schema(format = DateTime)]
-    pub(super) since: String,
-    /// Why, where it is not consuming.
-    pub(super) reason: Option<String>,
+    /// What runs for its messages: the kind of its handler, or `function` for one in the program.
+    pub(super) handler: &'static str,
+    #[serde(flatten)]
+    pub(super) health: ConsumerHealth,
     /// Unsettled messages that the broker may have outstanding to it.
     pub(super) prefetch: u16,
     /// Handlers that may run at once.
@@ -85,59 +68,39 @@ pub(super) struct Lane {
     pub(super) timeout_seconds: f64,
     /// Handler runs that may fail before a message is dead-lettered.
     pub(super) max_attempts: u32,
-    /// Messages in flight.
-    pub(super) in_flight: usize,
-    /// Handler slots in use.
-    pub(super) running: usize,
-    /// Messages that wait for a handler slot.
-    pub(super) buffered: usize,
-    /// Retries that wait in the worker.
-    pub(super) waiting: usize,
-    /// How its deliveries ended.
-    pub(super) ledger: Ledger,
-    /// What it counted.
-    pub(super) counts: Counts,
+    #[serde(flatten)]
+    pub(super) report: ConsumerReport,
     /// How much it does a second.
     pub(super) rates: Rates,
     /// How long its handlers take.
     pub(super) latency: Latency,
 }
 
-impl Lane {
+impl Consumer {
     pub(super) fn new(
         name: &str,
-        vitals: &Vitals,
-        health: LaneHealth,
-        report: LaneReport,
+        figures: &Figures,
+        health: ConsumerHealth,
         (rates, latency): (Rates, Latency),
     ) -> Self {
-        let settings = &vitals.settings;
-        let handler = match settings.handler.kind {
-            _ if vitals.is_registered() => Handling::Function,
-            HandlerKind::Http => Handling::Http,
-            HandlerKind::Log => Handling::Log,
-            HandlerKind::None => Handling::Function,
+        let settings = &figures.settings;
+        let handler = match &settings.handler {
+            handler if figures.is_registered() || *handler == HandlerSettings::None => "function",
+            handler => handler.kind(),
         };
         Self {
             name: name.to_owned(),
             queue: settings.queue.clone(),
             handler,
-            state: health.state,
-            since: rfc3339(health.since),
-            reason: health.reason,
+            health,
             prefetch: settings.prefetch,
-            concurrency: vitals.slots.limit(),
+            concurrency: figures.slots.limit(),
             queue_type: settings.queue_type,
             topology: settings.topology,
             dead_letter_queue: settings.dead_letter_queue(),
             timeout_seconds: settings.timeout.as_secs_f64(),
             max_attempts: settings.retry.max_attempts,
-            in_flight: report.in_flight + report.buffered,
-            running: report.running,
-            buffered: report.buffered,
-            waiting: report.waiting,
-            ledger: report.ledger,
-            counts: report.counts,
+            report: figures.report(),
             rates,
             latency,
         }
@@ -166,14 +129,14 @@ pub(super) struct Latency {
     pub(super) p99_seconds: Option<f64>,
 }
 
-/// All lanes.
+/// All consumers.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Lanes {
+pub(super) struct Consumers {
     /// By name.
-    pub(super) lanes: Vec<Lane>,
+    pub(super) consumers: Vec<Consumer>,
 }
 
-/// What a lane did, step by step, oldest first: at most 300 steps.
+/// What a consumer did, step by step, oldest first: at most 300 steps.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct History {
     /// The length of a step.
@@ -195,11 +158,11 @@ pub(super) struct History {
     pub(super) in_flight: Vec<usize>,
 }
 
-/// What waits for a lane at the broker.
+/// What waits for a consumer at the broker.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct Ladder {
+pub(super) struct RetryQueues {
     /// The retry queues, shortest delay first.
-    pub(super) rungs: Vec<Rung>,
+    pub(super) retry_queues: Vec<RetryQueue>,
     /// The dead-letter queue.
     pub(super) dead_letters: Depth,
     /// Why the broker could not be asked, where it could not.
@@ -208,7 +171,7 @@ pub(super) struct Ladder {
 
 /// One retry queue.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct Rung {
+pub(super) struct RetryQueue {
     /// The queue.
     pub(super) queue: String,
     /// How long messages stay at the most.
@@ -257,8 +220,8 @@ impl From<Vec<Arc<OutcomeRecord>>> for OutcomeList {
 pub(super) struct State {
     /// The worker.
     pub(super) worker: Worker,
-    /// Its lanes.
-    pub(super) lanes: Vec<Lane>,
+    /// Its consumers.
+    pub(super) consumers: Vec<Consumer>,
 }
 
 /// A message's handler was told to end.
@@ -273,60 +236,17 @@ pub(super) struct Cancelled {
 pub(super) struct Live {
     /// Whether it should.
     pub(super) live: bool,
-    /// The lanes that do not, and why.
+    /// The consumers that do not, and why.
     pub(super) dead: BTreeMap<String, String>,
-    /// A lane's loop that has not turned for so long counts as dead.
+    /// A consumer's loop that has not turned for so long counts as dead.
     pub(super) limit_seconds: f64,
-}
-
-/// Whether the worker does its work.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Ready {
-    /// Whether it does.
-    pub(super) ready: bool,
-    /// A drain has begun.
-    pub(super) draining: bool,
-    /// Why retries and dead letters cannot be published now, where they cannot. That alone does
-    /// not make it unready.
-    pub(super) publishing: Option<String>,
-    /// What each lane is doing.
-    pub(super) lanes: BTreeMap<String, LaneView>,
-}
-
-/// What a lane is doing.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct LaneView {
-    /// What it is doing.
-    pub(super) state: LaneState,
-    /// Since when.
-    #[schema(format = DateTime)]
-    pub(super) since: String,
-    /// Why, where it is not consuming.
-    pub(super) reason: Option<String>,
-}
-
-impl From<Readiness> for Ready {
-    fn from(readiness: Readiness) -> Self {
-        let view = |health: LaneHealth| LaneView {
-            state: health.state,
-            since: rfc3339(health.since),
-            reason: health.reason,
-        };
-        let lanes = readiness.lanes.into_iter();
-        Self {
-            ready: readiness.ready,
-            draining: readiness.draining,
-            publishing: readiness.publishing,
-            lanes: lanes.map(|(name, health)| (name, view(health))).collect(),
-        }
-    }
 }
 
 /// Whether the worker has started.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Started {
-    /// Every lane has had a subscription, or was paused instead. Stays true.
+    /// Every consumer has had a subscription, or was paused instead. Stays true.
     pub(super) started: bool,
-    /// The lanes that have not, and why.
+    /// The consumers that have not, and why.
     pub(super) waiting: BTreeMap<String, String>,
 }

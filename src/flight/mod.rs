@@ -13,11 +13,11 @@ pub(crate) use extensions::Extensions;
 pub use phase::Phase;
 pub(crate) use session_id::{CurrentSession, SessionId};
 pub(crate) use slots::{Slot, SlotPlace, Slots};
-pub(crate) use trace::{AttemptTrace, parse_traceparent, traceparent, within};
+pub(crate) use trace::{AttemptTrace, SCOPE, inject, parse_traceparent, traceparent, within};
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use crate::{
     broker::Moment,
+    lock::lock,
     message::{self, Message, Past},
     state::StateHandle,
 };
@@ -42,7 +43,7 @@ pub(crate) struct Resources {
 /// One delivery's stay in the worker.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    pub(crate) lane: Arc<str>,
+    pub(crate) consumer: Arc<str>,
     pub(crate) message: Message,
     pub(crate) resources: Arc<Resources>,
     /// Tells the handler to end.
@@ -71,7 +72,7 @@ pub(crate) struct Flight {
 
 impl Flight {
     pub(crate) fn new(
-        lane: Arc<str>,
+        consumer: Arc<str>,
         message: Message,
         resources: Arc<Resources>,
         session: SessionId,
@@ -80,7 +81,7 @@ impl Flight {
     ) -> Self {
         let attempt = message.past.attempts.saturating_add(1);
         Self {
-            lane,
+            consumer,
             message,
             resources,
             cancel: Cancel::default(),
@@ -187,20 +188,17 @@ impl Flight {
 
     /// What earlier attempts left behind, to be read or added to.
     pub(crate) fn story<T>(&self, with: impl FnOnce(&mut Past) -> T) -> T {
-        let mut story = self.story.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut story = lock(&self.story);
         with(story.get_or_insert_with(|| self.message.past.clone()))
     }
 
     /// The trace of the attempt under way, or of the last one.
     pub(crate) fn attempt_trace(&self) -> Option<AttemptTrace> {
-        self.trace
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.trace).clone()
     }
 
     pub(crate) fn set_attempt_trace(&self, trace: AttemptTrace) {
-        *self.trace.lock().unwrap_or_else(PoisonError::into_inner) = Some(trace);
+        *lock(&self.trace) = Some(trace);
     }
 
     /// The span of the last attempt, as a header.

@@ -1,7 +1,7 @@
 //! Graceful shutdown of a lane: the consumer is cancelled, what has not started goes back, running
 //! handlers finish within the grace, everything is settled, and the session is closed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::info;
@@ -10,7 +10,7 @@ use super::LaneActor;
 use crate::{
     broker::{Broker, Session},
     flight::CancelReason,
-    status::{LaneReport, LaneState},
+    status::{ConsumerReport, ConsumerState, Standing},
 };
 
 /// How long after the end of the grace, and of its handlers' cancellation, a lane still settles.
@@ -21,7 +21,7 @@ impl<B: Broker> LaneActor<B> {
         self.draining = true;
         self.stale_before_drain = self.ledger.stale;
         self.stop_consuming();
-        info!(lane = %self.lane.name, running = self.under_way, "draining");
+        info!(consumer = %self.lane.name, running = self.under_way, "draining");
     }
 
     /// The grace has ended: handlers are asked to end, and their messages go back.
@@ -42,7 +42,7 @@ impl<B: Broker> LaneActor<B> {
     /// time to apply it. A quorum queue takes about 32 commands of a channel at a time and keeps
     /// the rest in the channel's process, and closing the channel throws those away: finished
     /// messages would run again (measured on 3.10, 4.0 and 4.3 alike).
-    pub(super) async fn finish(mut self) -> LaneReport {
+    pub(super) async fn finish(mut self) -> ConsumerReport {
         if let Some(session) = self.subscription.session.take() {
             const AT_LEAST: Duration = Duration::from_millis(50);
             let now = Instant::now();
@@ -53,13 +53,14 @@ impl<B: Broker> LaneActor<B> {
         self.lane.set_session(None);
         // What is left now was given up on.
         self.abandon();
-        self.publish_stats();
-        self.publish(LaneState::Stopped, None);
         // A drain whose session died could not settle what that session had delivered.
         let left = self.ledger.stale - self.stale_before_drain;
-        LaneReport {
-            in_flight: usize::try_from(left).unwrap_or(usize::MAX),
-            ..self.report()
-        }
+        let lane = Arc::clone(&self.lane);
+        lane.watch.figures.turned(Standing {
+            left,
+            ..self.standing()
+        });
+        self.publish(ConsumerState::Stopped, None);
+        lane.watch.figures.report()
     }
 }

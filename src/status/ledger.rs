@@ -1,4 +1,4 @@
-//! The account of a lane: every delivery ends in exactly one of five.
+//! The account of a consumer: every delivery ends in exactly one of five.
 
 use std::ops::AddAssign;
 
@@ -31,8 +31,21 @@ impl Ledger {
     /// Deliveries that have not ended.
     #[must_use]
     pub fn open(&self) -> u64 {
-        let ended = self.acked + self.parked + self.dead_lettered + self.returned + self.stale;
+        let ended = self.ends().into_iter().map(|(_, count)| count).sum();
         self.received.saturating_sub(ended)
+    }
+}
+
+impl Ledger {
+    /// The ends, with their words as attribute values.
+    pub(crate) fn ends(&self) -> [(&'static str, u64); 5] {
+        [
+            ("acked", self.acked),
+            ("parked", self.parked),
+            ("dead-lettered", self.dead_lettered),
+            ("returned", self.returned),
+            ("stale", self.stale),
+        ]
     }
 }
 
@@ -62,9 +75,9 @@ pub(crate) enum End {
     DeadLettered,
     /// Nack it: it goes back to the queue.
     Return,
-    /// Its copy could not be published: hold the lane, and nack it later.
+    /// Its copy could not be published: hold the consumer, and nack it later.
     NotPublished,
-    /// Its path panicked: hold the lane, and nack it later.
+    /// Its path panicked: hold the consumer, and nack it later.
     Fault,
     /// Its channel died: there is nobody to tell.
     Stale,

@@ -1,9 +1,9 @@
-//! The last outcomes of each lane, for whoever looks: every failure, and a few of the rest.
+//! The last outcomes of each consumer, for whoever looks: every failure, and a few of the rest.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, SystemTime},
@@ -15,17 +15,20 @@ use utoipa::ToSchema;
 use crate::{
     dead_letters,
     flight::Flight,
-    outcome::Outcome,
-    policy::Settlement,
-    text::{cut, rfc3339},
+    lock::lock,
+    outcome::{Ending, OutcomeKind},
+    policy::{Settlement, SettlementKind},
+    text::{as_rfc3339, cut},
 };
 
-/// Failures kept of each lane.
+/// Failures kept of each consumer.
 const FAILURES: usize = 500;
-/// Other outcomes kept of each lane.
+/// Other outcomes kept of each consumer.
 const OTHERS: usize = 100;
-/// Outcomes that are no failures, kept between two calls of [`LaneOutcomes::refill`].
+/// Other outcomes kept within a second.
 const TOKENS: u32 = 5;
+/// Ticks of a consumer in a second.
+const TICKS: u32 = 4;
 /// Bytes of an error's text.
 const ERROR_ROOM: usize = 500;
 
@@ -40,8 +43,8 @@ pub struct OutcomeRecord {
     #[serde(serialize_with = "as_rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub at: SystemTime,
-    /// The lane.
-    pub lane: String,
+    /// The consumer.
+    pub consumer: String,
     /// The message's `message-id` property.
     pub id: Option<String>,
     /// The message's `type` property.
@@ -73,86 +76,8 @@ pub struct OutcomeRecord {
     pub trace_id: Option<String>,
 }
 
-fn as_rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&rfc3339(*time))
-}
-
 fn as_seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     time.map(|time| time.as_secs_f64()).serialize(serializer)
-}
-
-/// What a handler run can end in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum OutcomeKind {
-    /// Done.
-    Succeeded,
-    /// Not wanted.
-    Dropped,
-    /// It failed.
-    Failed,
-    /// It ran into the lane's timeout.
-    TimedOut,
-    /// It panicked.
-    Panicked,
-    /// We cancelled it.
-    Interrupted,
-    /// The handler asked for it to come back later.
-    Snoozed,
-    /// The body is not what the handler takes.
-    Undecodable,
-    /// No handler takes its type.
-    Unroutable,
-}
-
-impl From<&Outcome> for OutcomeKind {
-    fn from(outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::Succeeded => Self::Succeeded,
-            Outcome::Dropped { .. } => Self::Dropped,
-            Outcome::Failed(_) => Self::Failed,
-            Outcome::TimedOut { .. } => Self::TimedOut,
-            Outcome::Panicked { .. } => Self::Panicked,
-            Outcome::Interrupted => Self::Interrupted,
-            Outcome::Snoozed { .. } => Self::Snoozed,
-            Outcome::Undecodable(_) => Self::Undecodable,
-            Outcome::Unroutable { .. } => Self::Unroutable,
-        }
-    }
-}
-
-impl OutcomeKind {
-    /// Whether it is always kept. The others can be as many as there are messages.
-    fn is_always_kept(self) -> bool {
-        !matches!(self, Self::Succeeded | Self::Dropped | Self::Snoozed)
-    }
-}
-
-/// What can follow an outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum SettlementKind {
-    /// It is acked.
-    Ack,
-    /// It comes back.
-    Retry,
-    /// It goes to the dead-letter queue.
-    DeadLetter,
-    /// It goes back to its queue as it is.
-    Return,
-}
-
-impl From<&Settlement> for SettlementKind {
-    fn from(settlement: &Settlement) -> Self {
-        match settlement {
-            Settlement::Ack => Self::Ack,
-            Settlement::Retry { .. } => Self::Retry,
-            Settlement::DeadLetter { .. } => Self::DeadLetter,
-            Settlement::Return => Self::Return,
-        }
-    }
 }
 
 /// The last outcomes of a worker. Clones are the same.
@@ -162,7 +87,7 @@ pub(crate) struct Outcomes(Arc<Mutex<Kept>>);
 #[derive(Debug, Default)]
 struct Kept {
     last: u64,
-    lanes: BTreeMap<String, Rings>,
+    consumers: BTreeMap<String, Rings>,
 }
 
 /// Each kind has a ring of its own, so that neither pushes the other out.
@@ -174,15 +99,16 @@ struct Rings {
 
 impl Outcomes {
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
-    /// Where a lane leaves its outcomes.
-    pub(crate) fn lane(&self, name: &str) -> LaneOutcomes {
-        LaneOutcomes {
+    /// Where a consumer leaves its outcomes.
+    pub(crate) fn consumer(&self, name: &str) -> ConsumerOutcomes {
+        ConsumerOutcomes {
             all: self.clone(),
-            lane: name.into(),
-            tokens: AtomicU32::new(0),
+            consumer: name.into(),
+            tokens: AtomicU32::new(TOKENS),
+            ticks: AtomicU32::new(0),
         }
     }
 
@@ -195,7 +121,7 @@ impl Outcomes {
     pub(crate) fn after(
         &self,
         after: u64,
-        lane: Option<&str>,
+        consumer: Option<&str>,
         kind: Option<OutcomeKind>,
         most: usize,
     ) -> Vec<Arc<OutcomeRecord>> {
@@ -205,8 +131,10 @@ impl Outcomes {
         let mut found = Vec::new();
         {
             let kept = self.lock();
-            let lanes = kept.lanes.iter();
-            for (_, rings) in lanes.filter(|(name, _)| lane.is_none_or(|lane| lane == *name)) {
+            let consumers = kept.consumers.iter();
+            for (_, rings) in
+                consumers.filter(|(name, _)| consumer.is_none_or(|consumer| consumer == *name))
+            {
                 for ring in [&rings.failures, &rings.others] {
                     found.extend(ring.iter().rev().filter(wanted).take(most).cloned());
                 }
@@ -218,22 +146,21 @@ impl Outcomes {
     }
 
     fn keep(&self, mut record: OutcomeRecord) {
-        let (most, always) = match record.kind.is_always_kept() {
-            true => (FAILURES, true),
-            false => (OTHERS, false),
-        };
+        let is_routine = record.kind.is_routine();
         let mut kept = self.lock();
         kept.last += 1;
         record.seq = kept.last;
-        if !kept.lanes.contains_key(&record.lane) {
-            kept.lanes.insert(record.lane.clone(), Rings::default());
+        if !kept.consumers.contains_key(&record.consumer) {
+            kept.consumers
+                .insert(record.consumer.clone(), Rings::default());
         }
-        let Some(rings) = kept.lanes.get_mut(&record.lane) else {
+        let Some(rings) = kept.consumers.get_mut(&record.consumer) else {
             return;
         };
-        let ring = match always {
-            true => &mut rings.failures,
-            false => &mut rings.others,
+        let (ring, most) = if is_routine {
+            (&mut rings.others, OTHERS)
+        } else {
+            (&mut rings.failures, FAILURES)
         };
         let spare = (ring.len() + 1).saturating_sub(most);
         ring.drain(..spare);
@@ -241,19 +168,24 @@ impl Outcomes {
     }
 }
 
-/// A lane's part of [`Outcomes`].
+/// A consumer's part of [`Outcomes`].
 #[derive(Debug)]
-pub(crate) struct LaneOutcomes {
+pub(crate) struct ConsumerOutcomes {
     all: Outcomes,
-    lane: Box<str>,
-    /// How many that are no failures may be kept. Nothing but a load of this is what they cost once
-    /// it is used up.
+    consumer: Box<str>,
+    /// How many more outcomes that are no failures may be kept within this second. At zero each
+    /// costs a single atomic load.
     tokens: AtomicU32,
+    ticks: AtomicU32,
 }
 
-impl LaneOutcomes {
-    pub(crate) fn refill(&self) {
-        self.tokens.store(TOKENS, Ordering::Relaxed);
+impl ConsumerOutcomes {
+    /// The consumer's timer has ticked, as it does every 250 ms.
+    pub(crate) fn tick(&self) {
+        let ticks = self.ticks.fetch_add(1, Ordering::Relaxed);
+        if ticks % TICKS == TICKS - 1 {
+            self.tokens.store(TOKENS, Ordering::Relaxed);
+        }
     }
 
     fn has_token(&self) -> bool {
@@ -265,42 +197,39 @@ impl LaneOutcomes {
                 .is_ok()
     }
 
-    pub(crate) fn note(&self, flight: &Flight, outcome: &Outcome, settlement: &Settlement) {
-        let kind = OutcomeKind::from(outcome);
-        if kind.is_always_kept() || self.has_token() {
+    /// Keeps every failure, and of the rest a few a second.
+    pub(crate) fn note(&self, flight: &Flight, ending: &Ending, settlement: &Settlement) {
+        if !ending.kind().is_routine() || self.has_token() {
             self.all
-                .keep(record(&self.lane, flight, outcome, settlement));
+                .keep(record(&self.consumer, flight, ending, settlement));
         }
     }
 }
 
 fn record(
-    lane: &str,
+    consumer: &str,
     flight: &Flight,
-    outcome: &Outcome,
+    ending: &Ending,
     settlement: &Settlement,
 ) -> OutcomeRecord {
-    let failure = outcome.failure();
-    let error = match (&failure, outcome) {
-        (Some(failure), _) => Some(failure.error.as_str()),
-        (None, Outcome::Dropped { reason }) => Some(reason.as_ref()),
-        _ => None,
-    };
+    let failure = ending.failure();
+    let error = failure.as_ref().map(|failure| failure.error.as_str());
+    let error = error.or_else(|| ending.drop_reason());
     OutcomeRecord {
         seq: 0,
         at: SystemTime::now(),
-        lane: lane.to_owned(),
+        consumer: consumer.to_owned(),
         id: flight.message.id().map(str::to_owned),
         message_type: flight.message.message_type().map(str::to_owned),
         attempt: flight.attempt(),
-        kind: outcome.into(),
-        settlement: settlement.into(),
+        kind: ending.kind(),
+        settlement: settlement.kind(),
         retry: match settlement {
             Settlement::Retry { after, .. } => Some(*after),
             _ => None,
         },
         reason: match settlement {
-            Settlement::DeadLetter { reason } => Some(reason.as_str()),
+            Settlement::DeadLetter { reason } => Some(reason.name()),
             _ => None,
         },
         class: failure
@@ -308,7 +237,7 @@ fn record(
             .map(|failure| dead_letters::class(failure).to_owned()),
         status: failure.as_ref().and_then(|failure| failure.status),
         error: error.map(|error| cut(error, ERROR_ROOM).to_owned()),
-        handling: flight.handling_for().or_else(|| flight.handled_for()),
+        handling: flight.handled_for(),
         trace_id: flight.trace_id(),
     }
 }
@@ -317,11 +246,11 @@ fn record(
 mod tests {
     use super::*;
 
-    fn kept(lane: &str, kind: OutcomeKind) -> OutcomeRecord {
+    fn kept(consumer: &str, kind: OutcomeKind) -> OutcomeRecord {
         OutcomeRecord {
             seq: 0,
             at: SystemTime::UNIX_EPOCH,
-            lane: lane.to_owned(),
+            consumer: consumer.to_owned(),
             id: None,
             message_type: None,
             attempt: 1,
@@ -338,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_one_kind_or_lane_pushes_out_no_other() {
+    fn a_flood_of_one_kind_or_consumer_pushes_out_no_other() {
         let outcomes = Outcomes::default();
         outcomes.keep(kept("a", OutcomeKind::Succeeded));
         outcomes.keep(kept("b", OutcomeKind::Failed));
@@ -359,13 +288,18 @@ mod tests {
     }
 
     #[test]
-    fn tokens_let_a_few_through_until_they_are_refilled() {
-        let lane = Outcomes::default().lane("a");
-        let through = || (0..100).filter(|_| lane.has_token()).count();
-        assert_eq!(through(), 0);
-        lane.refill();
+    fn tokens_let_a_few_through_each_second() {
+        let consumer = Outcomes::default().consumer("a");
+        let through = || (0..100).filter(|_| consumer.has_token()).count();
         assert_eq!(through(), TOKENS as usize);
-        assert_eq!(through(), 0);
+        for _ in 0..3 {
+            for _ in 1..TICKS {
+                consumer.tick();
+            }
+            assert_eq!(through(), 0, "the second is not over");
+            consumer.tick();
+            assert_eq!(through(), TOKENS as usize);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -13,15 +13,15 @@ use opentelemetry::{
 };
 
 use super::catalogue::{self, BUCKETS, Instrument, attributes};
-use crate::outcome::Outcome;
+use crate::{lock::lock, outcome::Ending};
 
 /// The attributes of a handler run.
-pub(super) fn process_attributes(lane: &Arc<str>, queue: &Arc<str>) -> [KeyValue; 4] {
+pub(super) fn process_attributes(consumer: &Arc<str>, queue: &Arc<str>) -> [KeyValue; 4] {
     [
         KeyValue::new(attributes::SYSTEM, "rabbitmq"),
         KeyValue::new(attributes::OPERATION, "process"),
         KeyValue::new(attributes::DESTINATION, Arc::clone(queue)),
-        KeyValue::new(attributes::LANE, Arc::clone(lane)),
+        KeyValue::new(attributes::CONSUMER, Arc::clone(consumer)),
     ]
 }
 
@@ -34,9 +34,9 @@ fn histogram(meter: &Meter, instrument: &Instrument) -> Histogram<f64> {
         .build()
 }
 
-/// What a lane records as it happens.
-pub(crate) struct LaneMetrics {
-    lane: Arc<str>,
+/// What a consumer records as it happens.
+pub(crate) struct ConsumerMetrics {
+    consumer: Arc<str>,
     queue: Arc<str>,
     process: Histogram<f64>,
     operation: Histogram<f64>,
@@ -47,10 +47,10 @@ pub(crate) struct LaneMetrics {
     errors: ErrorTypes,
 }
 
-impl LaneMetrics {
-    pub(crate) fn new(meter: &Meter, lane: &Arc<str>, queue: &Arc<str>) -> Self {
+impl ConsumerMetrics {
+    pub(crate) fn new(meter: &Meter, consumer: &Arc<str>, queue: &Arc<str>) -> Self {
         Self {
-            lane: Arc::clone(lane),
+            consumer: Arc::clone(consumer),
             queue: Arc::clone(queue),
             process: histogram(meter, &catalogue::PROCESS_DURATION),
             operation: histogram(meter, &catalogue::OPERATION_DURATION),
@@ -60,15 +60,15 @@ impl LaneMetrics {
                 .with_unit(catalogue::SENT.unit)
                 .with_description(catalogue::SENT.meaning)
                 .build(),
-            succeeded: process_attributes(lane, queue),
+            succeeded: process_attributes(consumer, queue),
             errors: ErrorTypes::default(),
         }
     }
 
     /// A handler run has ended.
-    pub(crate) fn ran(&self, outcome: &Outcome, took: Duration) {
+    pub(crate) fn ran(&self, ending: &Ending, took: Duration) {
         let took = took.as_secs_f64();
-        let Some(class) = error_type(outcome) else {
+        let Some(class) = ending.error_class() else {
             return self.process.record(took, &self.succeeded);
         };
         let mut labels = self.succeeded.to_vec();
@@ -79,7 +79,10 @@ impl LaneMetrics {
 
     /// A message that was handled is done.
     pub(crate) fn done(&self, since_published: Duration) {
-        let labels = [KeyValue::new(attributes::LANE, Arc::clone(&self.lane))];
+        let labels = [KeyValue::new(
+            attributes::CONSUMER,
+            Arc::clone(&self.consumer),
+        )];
         self.latency.record(since_published.as_secs_f64(), &labels);
     }
 
@@ -116,17 +119,7 @@ pub(crate) fn drained(meter: &Meter, took: Duration) {
     histogram(meter, &catalogue::DRAIN_DURATION).record(took.as_secs_f64(), &[]);
 }
 
-/// The class of an outcome that is a failure.
-pub(crate) fn error_type(outcome: &Outcome) -> Option<String> {
-    match outcome {
-        Outcome::Interrupted => Some("interrupted".to_owned()),
-        // What has not failed is told without making a failure of it.
-        Outcome::Succeeded | Outcome::Dropped { .. } | Outcome::Snoozed { .. } => None,
-        _ => outcome.failure().map(|failure| failure.class.into_owned()),
-    }
-}
-
-/// The error types that a lane has shown. Handlers make them up, and an attribute must not have
+/// The error types that a consumer has shown. Handlers make them up, and an attribute must not have
 /// many values.
 #[derive(Default)]
 struct ErrorTypes(Mutex<HashSet<String>>);
@@ -136,7 +129,7 @@ impl ErrorTypes {
     const LONGEST: usize = 64;
 
     fn bounded(&self, class: &str) -> String {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.0);
         let class = crate::text::cut(class, Self::LONGEST);
         if known.contains(class) || known.len() < Self::MOST && known.insert(class.to_owned()) {
             return class.to_owned();

@@ -15,7 +15,7 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -27,18 +27,18 @@ use opentelemetry::{
 };
 
 use super::{
+    TraceParent,
     catalogue::attributes::{
-        DESTINATION, ERROR_TYPE, LANE, OPERATION, OPERATION_TYPE, OUTCOME, SYSTEM,
+        CONSUMER, DESTINATION, ERROR_TYPE, OPERATION, OPERATION_TYPE, OUTCOME, SYSTEM,
     },
-    metrics::error_type,
     propagation::{extract, remote},
 };
 use crate::{
     broker::{HeaderValue, headers::names},
-    config::TraceParent,
-    flight::{AttemptTrace, Flight, parse_traceparent},
+    flight::{AttemptTrace, Flight, SCOPE, parse_traceparent},
+    lock::lock,
     message::Message,
-    outcome::Outcome,
+    outcome::Ending,
 };
 
 /// A shorter wait for a handler slot is no span of its own.
@@ -48,31 +48,28 @@ const STATUS_ROOM: usize = 1024;
 
 pub(crate) const ROUTING_KEY: &str = "messaging.rabbitmq.destination.routing_key";
 
-/// The instrumentation scope of all spans and metrics.
-pub(crate) const SCOPE: &str = "lapwing";
-
-/// What a lane needs to trace its messages.
-pub(crate) struct LaneTraces {
+/// What a consumer needs to trace its messages.
+pub(crate) struct ConsumerTraces {
     tracer: BoxedTracer,
     parent: TraceParent,
-    lane: Arc<str>,
+    consumer: Arc<str>,
     queue: Arc<str>,
     worker: Arc<str>,
     /// The broker's address, of the live session.
     server: Mutex<Option<(Arc<str>, u16)>>,
 }
 
-impl LaneTraces {
+impl ConsumerTraces {
     pub(crate) fn new(
         parent: TraceParent,
-        lane: Arc<str>,
+        consumer: Arc<str>,
         queue: Arc<str>,
         worker: Arc<str>,
     ) -> Self {
         Self {
             tracer: global::tracer(SCOPE),
             parent,
-            lane,
+            consumer,
             queue,
             worker,
             server: Mutex::new(None),
@@ -93,7 +90,7 @@ impl LaneTraces {
             .with_kind(SpanKind::Internal)
             .with_start_time(from);
         let mut span = self.tracer.build_with_context(span, parent);
-        span.set_attribute(KeyValue::new(LANE, Arc::clone(&self.lane)));
+        span.set_attribute(KeyValue::new(CONSUMER, Arc::clone(&self.consumer)));
         span.end_with_timestamp(to.max(from));
     }
 
@@ -156,7 +153,7 @@ impl LaneTraces {
                 "messaging.rabbitmq.message.delivery_tag",
                 i64::try_from(flight.tag).unwrap_or(i64::MAX),
             ),
-            KeyValue::new(LANE, Arc::clone(&self.lane)),
+            KeyValue::new(CONSUMER, Arc::clone(&self.consumer)),
             KeyValue::new("lapwing.attempt", i64::from(flight.attempt())),
         ];
         let mut text = |key: &'static str, value: Option<&str>| {
@@ -284,15 +281,15 @@ impl LaneTraces {
 }
 
 /// The handler has ended: ends the attempt's `process` span.
-pub(crate) fn attempt_ended(mut trace: AttemptTrace, flight: &Flight, outcome: &Outcome) {
+pub(crate) fn attempt_ended(mut trace: AttemptTrace, flight: &Flight, ending: &Ending) {
     {
         let span = trace.context.span();
         if span.is_recording() {
-            span.set_attribute(KeyValue::new(OUTCOME, outcome.name()));
-            if let Some(class) = error_type(outcome) {
+            span.set_attribute(KeyValue::new(OUTCOME, ending.kind().name()));
+            if let Some(class) = ending.error_class() {
                 span.set_attribute(KeyValue::new(ERROR_TYPE, class));
             }
-            if let Some(failure) = outcome.failure() {
+            if let Some(failure) = ending.failure() {
                 let text = crate::text::cut(&failure.error, STATUS_ROOM).to_owned();
                 span.set_status(Status::error(text));
             }
@@ -335,8 +332,4 @@ fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
         .properties
         .header(name)
         .and_then(HeaderValue::as_str)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

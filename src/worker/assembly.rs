@@ -11,25 +11,25 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::{
-    Report, RunError,
+    Report, RunError, WorkerSettings,
     handle::{Calls, FirstAttempt},
+    lifecycle::Lifecycle,
 };
 use crate::{
-    backoff::Reconnect,
-    broker::{Broker, BrokerError},
-    config::{ConsumerSettings, Settings},
-    flight::{Extensions, Resources},
-    ladder::Ladder,
+    broker::{Broker, BrokerError, Reconnect},
+    consumer::ConsumerSettings,
+    flight::{Extensions, Resources, SCOPE},
     lane::{LaneActor, LaneChannels},
     path::{Dispatch, Ends, Handlers, Lane, Limits, Live, StartQueue},
+    retry::Ladder,
     state::StateHandle,
-    status::{LaneReport, LaneReports, LaneStats, Vitals},
-    telemetry::{self, LaneTelemetry, Observed, ObservedLane, SCOPE, Signals},
+    status::{ConsumerReport, ConsumerReports, Figures},
+    telemetry::{self, Observed, ObservedConsumer, Signals, Watch},
 };
 
 /// What a worker is made of.
 pub(super) struct Setup {
-    pub(super) settings: Settings,
+    pub(super) settings: WorkerSettings,
     pub(super) handlers: HashMap<String, Handlers>,
     pub(super) extensions: Extensions,
     pub(super) calls: Calls,
@@ -54,6 +54,8 @@ impl Setup {
             runtime,
         } = self;
         let consumers = mem::take(&mut settings.consumers);
+        let lifecycle = Lifecycle::new(&handlers, &consumers, runtime.clone());
+        lifecycle.start().await?;
         let mailbox = state.gauge();
         let publishing = calls.publishing.subscribe();
         let watching = tokio::spawn(broker.clone().watch_publishing(calls.publishing));
@@ -67,11 +69,11 @@ impl Setup {
             runtime,
             settings,
         };
-        let (lanes, observed) = common.start_lanes(consumers, handlers, calls.lanes);
+        let (lanes, observed) = common.start_lanes(consumers, handlers, calls.consumers);
         let meter = signals.metrics.then(|| opentelemetry::global::meter(SCOPE));
         if let Some(meter) = &meter {
             let observed = Observed {
-                lanes: observed,
+                consumers: observed,
                 publishing,
                 mailbox,
             };
@@ -84,12 +86,13 @@ impl Setup {
         let lanes = collect(lanes).await;
         grace.abort();
         watching.abort();
+        lifecycle.stop().await;
         if let (Some(meter), Some(since)) = (&meter, drain_began.get()) {
             telemetry::drained(meter, since.elapsed());
         }
         match failed {
             Some(error) => Err(error),
-            None => Ok(Report { lanes }),
+            None => Ok(Report { consumers: lanes }),
         }
     }
 }
@@ -97,7 +100,7 @@ impl Setup {
 /// What all lanes of a worker share.
 struct Common<B> {
     /// Without the consumers.
-    settings: Settings,
+    settings: WorkerSettings,
     worker: Arc<str>,
     broker: B,
     resources: Arc<Resources>,
@@ -108,7 +111,7 @@ struct Common<B> {
 }
 
 /// The lanes that run, with their names.
-type Lanes = JoinSet<(String, LaneReport)>;
+type Lanes = JoinSet<(String, ConsumerReport)>;
 
 impl<B: Broker> Common<B> {
     /// Starts the lanes. Returns them, and how each is observed.
@@ -116,21 +119,20 @@ impl<B: Broker> Common<B> {
         &self,
         consumers: BTreeMap<String, ConsumerSettings>,
         mut handlers: HashMap<String, Handlers>,
-        mut calls: BTreeMap<String, (LaneChannels, Arc<Vitals>)>,
-    ) -> (Lanes, Vec<ObservedLane>) {
+        mut calls: BTreeMap<String, (LaneChannels, Arc<Figures>)>,
+    ) -> (Lanes, Vec<ObservedConsumer>) {
         let mut lanes = JoinSet::new();
         let mut observed = Vec::new();
         for (name, consumer) in consumers {
-            let Some((channels, vitals)) = calls.remove(&name) else {
+            let Some((channels, figures)) = calls.remove(&name) else {
                 continue;
             };
             let handlers = handlers.remove(&name).unwrap_or_default();
-            let lane = Arc::new(self.lane(&name, consumer, handlers, vitals));
-            observed.push(ObservedLane {
+            let lane = Arc::new(self.lane(&name, consumer, handlers, figures));
+            observed.push(ObservedConsumer {
                 name: Arc::clone(&lane.name),
                 queue: Arc::clone(&lane.queue),
-                prefetch: lane.settings.prefetch,
-                stats: Arc::clone(&lane.stats),
+                figures: Arc::clone(&lane.watch.figures),
                 health: channels.health.subscribe(),
             });
             let backoff = Reconnect::new(&self.settings.broker.reconnect);
@@ -146,21 +148,14 @@ impl<B: Broker> Common<B> {
         name: &str,
         settings: ConsumerSettings,
         handlers: Handlers,
-        vitals: Arc<Vitals>,
+        figures: Arc<Figures>,
     ) -> Lane<B> {
         let name: Arc<str> = name.into();
         let queue: Arc<str> = settings.queue.as_str().into();
         let ladder = Ladder::new(&settings.queue, settings.retry.cap);
-        let counters = Arc::clone(&vitals.counters);
-        let slots = Arc::clone(&vitals.slots);
-        let rungs = ladder.rungs().map(|rung| rung.queue);
+        let slots = Arc::clone(&figures.slots);
         Lane {
-            stats: Arc::new(LaneStats::new(
-                Arc::clone(&counters),
-                Arc::clone(&slots),
-                rungs,
-            )),
-            telemetry: LaneTelemetry::new(self.signals, &name, &queue, &self.worker),
+            watch: Watch::new(figures, self.signals, &name, &queue, &self.worker),
             name,
             queue,
             worker: Arc::clone(&self.worker),
@@ -171,8 +166,6 @@ impl<B: Broker> Common<B> {
             settings,
             ladder,
             broker: self.broker.clone(),
-            counters,
-            vitals,
             resources: Arc::clone(&self.resources),
             drain: self.drain.clone(),
             hard_stop: self.hard_stop.clone(),
@@ -218,15 +211,15 @@ impl<B: Broker> Common<B> {
     }
 }
 
-async fn collect(mut lanes: Lanes) -> LaneReports {
-    let mut reports = LaneReports::new();
+async fn collect(mut lanes: Lanes) -> ConsumerReports {
+    let mut reports = ConsumerReports::new();
     while let Some(ended) = lanes.join_next().await {
         match ended {
             Ok((name, report)) => {
                 reports.insert(name, report);
             }
             Err(panic) => {
-                error!(error = %panic, "a lane ended in a panic; the broker redelivers what it had")
+                error!(error = %panic, "a consumer ended in a panic; the broker redelivers what it had")
             }
         }
     }

@@ -145,7 +145,7 @@ async fn a_write_that_hangs_for_a_while_costs_no_session() {
     assert_eq!(kit.handling.runs().len(), 3, "the lane stands still");
     kit.broker.stall(false);
     kit.finished().await;
-    assert_eq!(kit.account().await.counts.sessions, 1);
+    assert_eq!(kit.account().counts.sessions, 1);
     let ledger = kit.drain().await.unwrap().ledger();
     assert_eq!((ledger.acked, ledger.stale), (3, 0));
 }
@@ -155,12 +155,12 @@ async fn a_session_that_takes_no_acks_is_replaced() {
     let mut kit = Kit::start("", Handling::new([], Step::Succeed)).await;
     kit.broker.stall(true);
     kit.publish();
-    kit.until(crate::LaneState::Connecting, Some("writing acks"))
+    kit.until(crate::ConsumerState::Connecting, Some("writing acks"))
         .await;
     assert_eq!(kit.broker.unacked(), 0, "the channel is open");
     kit.broker.stall(false);
     kit.finished().await;
-    assert_eq!(kit.account().await.counts.sessions, 2);
+    assert_eq!(kit.account().counts.sessions, 2);
     let ledger = kit.drain().await.unwrap().ledger();
     assert_eq!((ledger.acked, ledger.duplicates), (1, 1));
 }

@@ -15,9 +15,8 @@ use tokio::{
 
 use super::kit::SOON;
 use crate::{
-    Context, Failure, Handler, LaneState, Outcome, Worker,
+    ConsumerState, Context, Failure, Handler, Outcome, Settings, Worker,
     broker::fake::Fault,
-    config::Settings,
     handler::HandlerFuture,
     testing::{TestBroker, TestWorker},
 };
@@ -187,11 +186,12 @@ impl Play {
         broker.answer_after(Duration::ZERO);
         self.worker.handle().resume("orders").await.unwrap();
         self.desk.close();
-        let is_back = |it: &crate::Readiness| it.lanes["orders"].state == LaneState::Consuming;
+        let is_back =
+            |it: &crate::Readiness| it.consumers["orders"].state == ConsumerState::Consuming;
         let back = timeout(SOON, self.worker.until(is_back)).await;
         assert!(back.is_ok(), "{:?}", self.worker.handle().readiness());
         let finished = timeout(SOON, self.worker.finished()).await;
-        let report = self.worker.handle().report("orders").await;
+        let report = self.worker.handle().report("orders");
         assert!(finished.is_ok(), "it stands still: {report:?}");
 
         let report = self.worker.drain().await.unwrap();

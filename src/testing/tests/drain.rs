@@ -11,7 +11,7 @@ use super::{
     scene::{LATE, Scene, Situation},
     waits::{ack_through, nack, nack_through},
 };
-use crate::{LaneState, Report, broker::fake::Fault, testing::TestBroker};
+use crate::{ConsumerState, Report, broker::fake::Fault, testing::TestBroker};
 
 /// A grace of ten seconds.
 const GRACE: &str = "
@@ -40,7 +40,7 @@ async fn drained(settings: &str, step: Step) -> (Report, Duration, TestBroker) {
 async fn next_attempt(broker: &TestBroker) -> u32 {
     let handling = Handling::new([], Step::Succeed);
     let mut kit = Kit::start_on(broker, "", handling.clone());
-    kit.until_state(LaneState::Consuming).await;
+    kit.until_state(ConsumerState::Consuming).await;
     handling.has_run(1).await;
     kit.finished().await;
     kit.drain().await.unwrap();
@@ -91,7 +91,7 @@ async fn a_held_lane_returns_all_it_has_by_one_command() {
     let mut kit = Kit::start(settings, Handling::new([], Step::FailForGood)).await;
     kit.broker.fail(Fault::PublishingLost);
     let step = Published::to(&kit, 1);
-    kit.until_state(LaneState::Held).await;
+    kit.until_state(ConsumerState::Held).await;
     let (broker, handling) = (kit.broker.clone(), kit.handling.clone());
     let report = kit.drain().await.unwrap();
     assert_eq!(broker.commands(), [nack_through(1)]);
@@ -278,7 +278,8 @@ async fn a_session_that_died_before_the_drain_does_not_count_as_left() {
     kit.publish();
     kit.handling.has_run(1).await;
     kit.broker.fail(Fault::ChannelLost);
-    kit.until(LaneState::Connecting, Some("channel lost")).await;
+    kit.until(ConsumerState::Connecting, Some("channel lost"))
+        .await;
     kit.handling.open();
     kit.handling.has_run(2).await;
     kit.finished().await;

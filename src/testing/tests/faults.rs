@@ -9,7 +9,7 @@ use super::{
     scene::{LATE, Scene, Situation},
 };
 use crate::{
-    CallError, CancelError, LaneState, Phase, RunError,
+    CallError, CancelError, ConsumerState, Phase, RunError,
     broker::{BrokerError, fake::Fault},
     testing::TestBroker,
 };
@@ -26,7 +26,7 @@ async fn what_waited_for_a_handler_does_not_run_after_its_session_has_ended() {
     kit.publish();
     kit.handling.has_run(1).await;
     kit.broker.fail(Fault::ConnectionLost);
-    kit.until(LaneState::Connecting, None).await;
+    kit.until(ConsumerState::Connecting, None).await;
     kit.handling.open();
     sleep(Duration::from_secs(10)).await;
     assert_eq!(kit.handling.runs().len(), 1);
@@ -51,7 +51,7 @@ async fn a_subscription_whose_answer_is_too_late_holds_no_messages() {
     kit.broker.answer_after(Duration::from_secs(11));
     let orders = "orders".to_owned();
     kit.broker.fail(Fault::ConsumerCancelled(orders));
-    kit.until(LaneState::Connecting, Some("subscribing took longer"))
+    kit.until(ConsumerState::Connecting, Some("subscribing took longer"))
         .await;
     kit.publish();
     assert_eq!(kit.broker.unacked(), 0);
@@ -68,7 +68,7 @@ async fn a_pause_while_the_lane_subscribes_holds() {
     // The subscription, then its cancellation.
     sleep(LATE * 3).await;
     assert_eq!(scene.kit.broker.late_requests(), 0);
-    scene.kit.until_state(LaneState::Paused).await;
+    scene.kit.until_state(ConsumerState::Paused).await;
     scene.published.another(&scene.kit);
     assert_eq!(scene.kit.broker.ready("orders").len(), 2);
     assert_eq!(handle.resume("orders").await, Ok(()));
@@ -84,10 +84,10 @@ async fn a_resume_before_the_pause_is_complete_ends_the_pause_and_answers_both()
         let handle = handle.clone();
         tokio::spawn(async move { handle.pause("orders").await })
     };
-    scene.kit.until_state(LaneState::Paused).await;
+    scene.kit.until_state(ConsumerState::Paused).await;
     assert_eq!(handle.resume("orders").await, Ok(()));
     assert_eq!(pausing.await.unwrap(), Ok(()));
-    scene.kit.until_state(LaneState::Consuming).await;
+    scene.kit.until_state(ConsumerState::Consuming).await;
     scene.works().await;
 }
 
@@ -103,7 +103,7 @@ async fn a_paused_lane_whose_dead_letter_is_not_confirmed_stays_paused() {
     kit.handling.open();
     let took = kit.until_broker(|it| it.ready("orders").len() == 1).await;
     assert!(took < Duration::from_secs(10), "held for {took:?}");
-    kit.until(LaneState::Paused, Some("paused by an operator"))
+    kit.until(ConsumerState::Paused, Some("paused by an operator"))
         .await;
     kit.broker.reconnect();
     assert_eq!(kit.worker.handle().resume("orders").await, Ok(()));
@@ -117,11 +117,11 @@ async fn a_paused_lane_whose_dead_letter_is_not_confirmed_stays_paused() {
 async fn after_an_outage_a_lane_subscribes_as_soon_as_the_connection_is_up() {
     let mut kit = Kit::start("", Handling::new([], Step::Succeed)).await;
     kit.broker.fail(Fault::ConnectionLost);
-    kit.until(LaneState::Connecting, None).await;
+    kit.until(ConsumerState::Connecting, None).await;
     sleep(Duration::from_hours(1)).await;
     kit.broker.reconnect();
     let back = Instant::now();
-    kit.until_state(LaneState::Consuming).await;
+    kit.until_state(ConsumerState::Consuming).await;
     assert!(back.elapsed() < Duration::from_millis(10));
     kit.drain().await.unwrap();
 }
@@ -133,7 +133,7 @@ async fn a_pause_outlasts_an_outage() {
     sleep(Duration::from_secs(10)).await;
     scene.kit.broker.reconnect();
     sleep(Duration::from_secs(10)).await;
-    scene.kit.until_state(LaneState::Paused).await;
+    scene.kit.until_state(ConsumerState::Paused).await;
     assert_eq!(scene.kit.broker.unacked(), 0);
     let resumed = scene.kit.worker.handle().resume("orders").await;
     assert_eq!(resumed, Ok(()));
@@ -145,9 +145,9 @@ async fn a_queue_that_differs_ends_the_worker_at_whichever_attempt() {
     let broker = TestBroker::new();
     broker.disconnect();
     let mut kit = Kit::start_on(&broker, "", Handling::new([], Step::Succeed));
-    kit.until(LaneState::Connecting, Some("not connected"))
+    kit.until(ConsumerState::Connecting, Some("not connected"))
         .await;
-    let differs = BrokerError::Topology("it is a classic queue".to_owned());
+    let differs = BrokerError::Topology(Vec::new());
     kit.broker.refuse_subscriptions([differs]);
     kit.broker.reconnect();
     let ended = timeout(SOON, kit.worker.running).await.unwrap().unwrap();
@@ -209,7 +209,7 @@ async fn a_value_that_panics_when_it_is_dropped_costs_neither_the_message_nor_th
     kit.publish();
     kit.finished().await;
     assert_eq!(kit.handling.runs().len(), 3);
-    assert_eq!(kit.account().await.running, 0);
+    assert_eq!(kit.account().running, 0);
     kit.drain().await.unwrap();
 }
 
@@ -230,7 +230,7 @@ async fn messages_of_a_session_that_died_are_not_in_flight() {
     let before = kit.in_flight().await;
     assert_eq!(before[0].phase, Phase::Handling);
     kit.broker.fail(Fault::ConnectionLost);
-    kit.until(LaneState::Connecting, None).await;
+    kit.until(ConsumerState::Connecting, None).await;
     assert_eq!(kit.in_flight().await, []);
     assert_eq!(kit.cancel(&before[0]).await, Err(CancelError::Gone));
     kit.broker.reconnect();
@@ -256,7 +256,7 @@ async fn a_message_that_waits_for_its_retry_cannot_be_cancelled() {
 async fn a_lane_that_has_ended_says_so_to_who_asks() {
     let kit = Kit::start("", Handling::new([], Step::Succeed)).await;
     let handle = kit.worker.handle().clone();
-    assert_eq!(handle.pause("none").await, Err(CallError::NoSuchLane));
+    assert_eq!(handle.pause("none").await, Err(CallError::NoSuchConsumer));
     kit.drain().await.unwrap();
     assert_eq!(handle.pause("orders").await, Err(CallError::NotRunning));
 }

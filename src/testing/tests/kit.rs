@@ -15,10 +15,10 @@ use tokio::{
 };
 
 use crate::{
-    Context, Failure, Handler, LaneState, Outcome, Report, RunError, Worker,
+    ConsumerState, Context, Failure, Handler, Outcome, Report, RunError, Worker,
     broker::fake::FakeBroker,
-    config::Settings,
     handler::HandlerFuture,
+    settings::Settings,
     testing::{TestBroker, TestWorker},
 };
 
@@ -210,7 +210,7 @@ impl Kit {
     /// behind it.
     pub(super) async fn start(settings: &str, handling: Handling) -> Self {
         let mut kit = Self::start_on(&TestBroker::new(), settings, handling);
-        kit.until_state(LaneState::Consuming).await;
+        kit.until_state(ConsumerState::Consuming).await;
         kit
     }
 
@@ -232,8 +232,8 @@ impl Kit {
     }
 
     /// Waits for a state of the consumer.
-    pub(super) async fn until_state(&mut self, wanted: LaneState) {
-        let state = |it: &crate::Readiness| it.lanes["orders"].state;
+    pub(super) async fn until_state(&mut self, wanted: ConsumerState) {
+        let state = |it: &crate::Readiness| it.consumers["orders"].state;
         let wait = self.worker.until(|it| state(it) == wanted);
         let reached = timeout(SOON, wait).await.map(|it| state(&it));
         let now = self.worker.handle().readiness();

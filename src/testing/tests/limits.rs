@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::kit::{Handling, Kit, Step};
-use crate::{ConcurrencyError, LaneState, broker::fake::Fault};
+use crate::{ConcurrencyError, ConsumerState, broker::fake::Fault};
 
 const FOUR: &str = "
     prefetch = 4
@@ -38,9 +38,9 @@ async fn a_new_session_leaves_no_old_one_behind_that_holds_messages() {
     let mut kit = busy().await;
     for fault in [Fault::ChannelLost, Fault::ConnectionLost] {
         kit.broker.fail(fault);
-        kit.until(LaneState::Connecting, None).await;
+        kit.until(ConsumerState::Connecting, None).await;
         kit.broker.reconnect();
-        kit.until_state(LaneState::Consuming).await;
+        kit.until_state(ConsumerState::Consuming).await;
         kit.until_broker(|it| it.unacked() == 4).await;
     }
     kit.handling.open();
@@ -54,12 +54,12 @@ async fn a_new_session_leaves_no_old_one_behind_that_holds_messages() {
 async fn handlers_of_a_session_that_died_hold_their_slots() {
     let mut kit = busy().await;
     kit.broker.fail(Fault::ChannelLost);
-    kit.until(LaneState::Connecting, None).await;
-    kit.until_state(LaneState::Consuming).await;
+    kit.until(ConsumerState::Connecting, None).await;
+    kit.until_state(ConsumerState::Consuming).await;
     kit.until_broker(|it| it.unacked() == 4).await;
     sleep(Duration::from_secs(10)).await;
     assert_eq!(kit.handling.runs().len(), 2);
-    let account = kit.account().await;
+    let account = kit.account();
     assert_eq!((account.running, account.buffered), (2, 4));
     kit.handling.open();
     kit.finished().await;
@@ -72,8 +72,8 @@ async fn a_new_subscription_has_a_prefetch_of_its_own_and_no_slots_of_its_own() 
     let mut kit = busy().await;
     let orders = "orders".to_owned();
     kit.broker.fail(Fault::ConsumerCancelled(orders));
-    kit.until(LaneState::Connecting, None).await;
-    kit.until_state(LaneState::Consuming).await;
+    kit.until(ConsumerState::Connecting, None).await;
+    kit.until_state(ConsumerState::Consuming).await;
     kit.until_broker(|it| it.unacked() == 8).await;
     kit.handling.open();
     kit.finished().await;
@@ -90,7 +90,7 @@ async fn more_slots_start_what_waits_and_fewer_cancel_nothing() {
     assert_eq!(handle.set_concurrency("orders", 4), Ok(()));
     kit.handling.has_run(4).await;
     assert_eq!(handle.set_concurrency("orders", 1), Ok(()));
-    assert_eq!(kit.account().await.running, 4);
+    assert_eq!(kit.account().running, 4);
     let outside = ConcurrencyError::OutOfRange { prefetch: 4 };
     assert_eq!(handle.set_concurrency("orders", 5), Err(outside));
     kit.handling.open();
@@ -115,7 +115,7 @@ async fn a_retry_that_waits_holds_no_slot_and_at_most_half_of_the_prefetch_waits
     kit.handling.has_run(6).await;
     kit.until_broker(|it| it.ready("orders.retry.32s").len() == 1)
         .await;
-    assert_eq!(kit.account().await.waiting, 2);
+    assert_eq!(kit.account().waiting, 2);
     kit.finished().await;
     assert_eq!(kit.handling.runs().len(), 9);
     let ledger = kit.drain().await.unwrap().ledger();

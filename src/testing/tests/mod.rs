@@ -5,6 +5,7 @@ mod anything;
 mod drain;
 mod faults;
 mod kit;
+mod lifecycle;
 mod limits;
 mod outcomes;
 mod places;

@@ -6,7 +6,7 @@ use super::{
     kit::{Handling, Kit, Step},
     places::Published,
 };
-use crate::{LaneState, Report, broker::fake::Fault, testing::TestBroker};
+use crate::{ConsumerState, Report, broker::fake::Fault, testing::TestBroker};
 
 /// Two handlers at once, and room for two further messages; a lane that cannot publish is held for
 /// 30 s.
@@ -69,7 +69,7 @@ impl Scene {
         broker.disconnect();
         let mut kit = Kit::start_on(&broker, SETTINGS, Handling::new([], Step::WaitForGate));
         let published = Published::to(&kit, 3);
-        kit.until(LaneState::Connecting, Some("not connected"))
+        kit.until(ConsumerState::Connecting, Some("not connected"))
             .await;
         Self { kit, published }
     }
@@ -85,11 +85,11 @@ impl Scene {
                 kit.broker.fail(Fault::ConsumerCancelled(orders));
                 kit.broker.until(|it| it.late_requests() == 1).await;
                 let why = "the broker cancelled the consumer";
-                kit.until(LaneState::Connecting, Some(why)).await;
+                kit.until(ConsumerState::Connecting, Some(why)).await;
             }
             Situation::Paused => {
                 assert_eq!(kit.worker.handle().pause("orders").await, Ok(()));
-                kit.until_state(LaneState::Paused).await;
+                kit.until_state(ConsumerState::Paused).await;
                 assert_eq!(kit.broker.ready("orders").len(), 1);
             }
             Situation::Draining => {
@@ -113,14 +113,14 @@ impl Scene {
         let published = Published::to(&kit, 4);
         kit.handling.has_run(3).await;
         let why = "retries and dead letters are not confirmed";
-        kit.until(LaneState::Held, Some(why)).await;
+        kit.until(ConsumerState::Held, Some(why)).await;
         kit.broker.reconnect();
         Self { kit, published }
     }
 
     /// The lane must handle what it has, and what comes.
     pub(super) async fn works(mut self) -> Report {
-        self.kit.until_state(LaneState::Consuming).await;
+        self.kit.until_state(ConsumerState::Consuming).await;
         self.kit.handling.open();
         self.published.another(&self.kit);
         self.kit.finished().await;

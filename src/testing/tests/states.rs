@@ -10,7 +10,7 @@ use super::{
     scene::{LATE, Scene, Situation},
 };
 use crate::{
-    CallError, LaneState,
+    CallError, ConsumerState,
     broker::{BrokerError, fake::Fault},
 };
 
@@ -104,14 +104,14 @@ impl Trouble {
     }
 }
 
-async fn pair(situation: Situation, trouble: Trouble, then: LaneState, why: Option<&str>) {
+async fn pair(situation: Situation, trouble: Trouble, then: ConsumerState, why: Option<&str>) {
     let mut scene = Scene::set(situation).await;
     trouble.cause(&mut scene, situation).await;
     scene.kit.until(then, why).await;
     let handling = scene.kit.handling.clone();
     let report = match then {
-        LaneState::Stopped => scene.ends().await,
-        LaneState::Draining => {
+        ConsumerState::Stopped => scene.ends().await,
+        ConsumerState::Draining => {
             let began = Instant::now();
             handling.open();
             if trouble != Trouble::Drain {
@@ -148,7 +148,7 @@ async fn pair(situation: Situation, trouble: Trouble, then: LaneState, why: Opti
         ids.sort_unstable();
         ids.dedup();
         // The dead letter that was not confirmed.
-        let again = usize::from(situation == Situation::Held && then != LaneState::Stopped);
+        let again = usize::from(situation == Situation::Held && then != ConsumerState::Stopped);
         assert!(all <= ids.len() + again, "handled twice: {ids:?}");
     }
 }
@@ -164,7 +164,7 @@ macro_rules! pairs {
                 #[tokio::test(start_paused = true)]
                 async fn $test() {
                     let why = [$($why)?].first().copied();
-                    pair(Situation::$situation, Trouble::$trouble, LaneState::$then, why).await;
+                    pair(Situation::$situation, Trouble::$trouble, ConsumerState::$then, why).await;
                 }
             )*
         }

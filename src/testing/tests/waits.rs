@@ -4,15 +4,15 @@ use tokio::time::{Duration, Instant, timeout};
 
 use super::kit::{Kit, SOON};
 use crate::{
-    CancelError, InFlight, LaneReport, LaneState, Readiness,
+    CancelError, ConsumerReport, ConsumerState, InFlight, Readiness,
     broker::fake::{Command, FakeBroker},
 };
 
 impl Kit {
     /// Waits for a state of the consumer and, where one is shown, for its reason.
-    pub(super) async fn until(&mut self, state: LaneState, reason: Option<&str>) {
+    pub(super) async fn until(&mut self, state: ConsumerState, reason: Option<&str>) {
         let is_wanted = |it: &Readiness| {
-            let lane = &it.lanes["orders"];
+            let lane = &it.consumers["orders"];
             let shown = lane.reason.as_deref();
             lane.state == state && reason.is_none_or(|why| shown.is_some_and(|it| it.contains(why)))
         };
@@ -29,12 +29,12 @@ impl Kit {
     /// Begins the drain, and waits until the consumer does.
     pub(super) async fn begin_drain(&mut self) {
         self.worker.shutdown.cancel();
-        self.until(LaneState::Draining, None).await;
+        self.until(ConsumerState::Draining, None).await;
     }
 
     /// The consumer's account so far.
-    pub(super) async fn account(&self) -> LaneReport {
-        self.worker.handle().report("orders").await.unwrap()
+    pub(super) fn account(&self) -> ConsumerReport {
+        self.worker.handle().report("orders").unwrap()
     }
 
     /// The consumer's messages in flight, oldest first.

@@ -9,14 +9,14 @@ mod probes;
 mod process;
 mod reads;
 
-use lapwing::config::Settings;
+use lapwing::Settings;
 use lapwing::{Context, Worker};
 
-use crate::support::{ADMIN, Admin, Gate, Notes, RunningWorker, VHost, lane};
+use crate::support::{ADMIN, Admin, Gate, Notes, RunningWorker, VHost, consumer};
 
-/// Settings for the lane `q` and an admin server with a token.
+/// Settings for the consumer `q` and an admin server with a token.
 fn settings(vhost: &VHost, changes: &str) -> Settings {
-    lane(vhost, "q")
+    consumer(vhost, "q")
         .with(&format!("{ADMIN}{changes}"))
         .settings()
 }

@@ -1,0 +1,175 @@
+// The table of consumers: every one a row, those in trouble first.
+
+import { Spark } from "./charts.js";
+import { byId, h, mark, say, show, stranger, Table } from "./dom.js";
+import { count, duration, rate, words } from "./format.js";
+import { failing, markOf, urgency } from "./health.js";
+import { ask } from "./stream.js";
+
+const ORDER_HOLDS = 5000; // ms, so that rows do not run away from the pointer
+const SPARK_EVERY = 5000; // ms; a spark's pixel is longer than a second
+
+const ORDERS = {
+  attention: { title: "attention first", by: (consumer) => urgency(consumer), up: true },
+  name: { title: "name", by: () => 0, up: true },
+  received: { title: "received", by: (consumer) => consumer.rates.received },
+  succeeded: { title: "succeeded", by: (consumer) => consumer.rates.succeeded },
+  failed: { title: "failed", by: (consumer) => consumer.rates.failed },
+  p50: { title: "median time", by: (consumer) => consumer.latency.p50_seconds ?? -1 },
+  p95: { title: "95th percentile", by: (consumer) => consumer.latency.p95_seconds ?? -1 },
+  p99: { title: "99th percentile", by: (consumer) => consumer.latency.p99_seconds ?? -1 },
+  in_flight: { title: "in flight", by: (consumer) => consumer.in_flight },
+  waiting: { title: "waiting retries", by: (consumer) => consumer.waiting },
+  dead: { title: "dead letters", by: (consumer) => consumer.ledger.dead_lettered },
+};
+
+function text(cell, value, kind) {
+  say(cell, value);
+  cell.classList.toggle("bad", kind === "bad");
+}
+
+export class ConsumersView {
+  #order = "attention";
+  #reversed = false;
+  #sorted = [];
+  #sortedAt = -Infinity;
+  #visible = new Set();
+  #sparks = new WeakMap();
+
+  constructor(store) {
+    this.store = store;
+    this.filter = byId("consumers-filter");
+    this.select = byId("consumers-sort");
+    for (const [name, { title }] of Object.entries(ORDERS)) this.select.append(h("option", { value: name }, title));
+    this.select.addEventListener("change", () => this.#sortBy(this.select.value, false));
+    this.filter.addEventListener("input", () => this.#again());
+    this.table = new Table(byId("consumers-scroll"), "Consumers", this.#columns(), { keep: true });
+    this.seen = new IntersectionObserver((entries) => {
+      for (const { target, isIntersecting } of entries) {
+        if (isIntersecting) this.#visible.add(target);
+        else this.#visible.delete(target);
+      }
+      this.#drawSparks();
+    }, { root: null, rootMargin: "50px" });
+    this.#headings();
+  }
+
+  #columns() {
+    const head = (order, title) => h("button", { type: "button", "data-order": order, onclick: () => this.#sortBy(order, true) }, title);
+    const number = (order, title, value, kind) => ({
+      title, class: "number", head: head(order, title), fill: (cell, consumer) => text(cell, value(consumer), kind?.(consumer)),
+    });
+    return [
+      { title: "Consumer", class: "name", head: head("name", "Consumer"), fill: (cell, consumer) => this.#name(cell, consumer) },
+      { title: "State", class: "state", head: head("attention", "State"), fill: (cell, consumer) => this.#state(cell, consumer) },
+      number("received", "Received", ({ rates }) => rate(rates.received)),
+      number("succeeded", "Succeeded", ({ rates }) => rate(rates.succeeded)),
+      number("failed", "Failed", ({ rates }) => rate(rates.failed), (consumer) => (failing(consumer) ? "bad" : "")),
+      { title: "Throughput, 5 min", class: "spark", fill: (cell, _, row) => this.#spark(cell, row, ["failed", "received"], 1) },
+      number("p50", "Median", ({ latency }) => duration(latency.p50_seconds)),
+      number("p95", "95th", ({ latency }) => duration(latency.p95_seconds)),
+      number("p99", "99th", ({ latency }) => duration(latency.p99_seconds)),
+      { title: "95th, 5 min", class: "spark", fill: (cell, _, row) => this.#spark(cell, row, ["p95_seconds"], 0.001) },
+      number("in_flight", "In flight", (consumer) => `${count(consumer.in_flight)} of ${count(consumer.prefetch)}`),
+      { title: "Running", class: "number", fill: (cell, consumer) => say(cell, `${count(consumer.running)} of ${count(consumer.concurrency)}`) },
+      number("waiting", "Waiting", (consumer) => count(consumer.waiting)),
+      number("dead", "Dead letters", (consumer) => count(consumer.ledger.dead_lettered)),
+    ];
+  }
+
+  #name(cell, consumer) {
+    if (cell.firstChild) return;
+    cell.append(h("a", { href: `#consumer/${encodeURIComponent(consumer.name)}`, title: `queue ${consumer.queue}` }, stranger(consumer.name)));
+  }
+
+  #state(cell, consumer) {
+    const kind = markOf(consumer);
+    if (cell.dataset.kind !== kind) {
+      cell.dataset.kind = kind;
+      cell.replaceChildren(mark(kind), h("span"), " ", h("span", { class: "aside" }));
+    }
+    const [, state, why] = cell.children;
+    say(state, failing(consumer) && consumer.state === "consuming" ? "failing" : words(consumer.state));
+    say(why, consumer.state === "consuming" ? "" : `${duration(this.store.since(consumer.since))}${consumer.reason ? `: ${consumer.reason}` : ""}`);
+    why.title = consumer.reason ?? "";
+  }
+
+  #spark(cell, row, lines, floor) {
+    if (cell.firstChild) return;
+    const place = h("div", { "aria-hidden": "true" });
+    cell.append(place);
+    const sparks = this.#sparks.get(row) ?? { drawn: -Infinity, all: [] };
+    sparks.all.push(new Spark(place, lines, floor));
+    this.#sparks.set(row, sparks);
+    if (sparks.all.length === 1) this.seen.observe(row);
+  }
+
+  /** Histories are asked for only where a row can be seen, and its sparks are old. */
+  #drawSparks() {
+    if (document.hidden) return;
+    const at = performance.now();
+    for (const [name, row] of this.table.rows()) {
+      const sparks = this.#sparks.get(row);
+      if (!sparks || !this.#visible.has(row) || at - sparks.drawn < SPARK_EVERY) continue;
+      sparks.drawn = at;
+      ask(`consumers/${encodeURIComponent(name)}/history`)
+        .then((history) => sparks.all.forEach((spark) => spark.draw(history)))
+        .catch(() => {}); // the lost stream says it; the next round asks again
+    }
+  }
+
+  #sortBy(order, turn) {
+    this.#reversed = turn && order === this.#order && !this.#reversed;
+    this.#order = order;
+    this.#headings();
+    this.#again();
+  }
+
+  #headings() {
+    this.select.value = this.#order;
+    const up = (ORDERS[this.#order].up ?? false) !== this.#reversed;
+    for (const head of this.table.heads) {
+      const order = head.firstElementChild?.dataset.order;
+      if (order === this.#order) head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      else head.removeAttribute("aria-sort");
+    }
+  }
+
+  #again() {
+    this.#sortedAt = -Infinity;
+    this.update();
+  }
+
+  #sort(consumers) {
+    const at = performance.now();
+    const touched = this.table.element.matches(":hover, :focus-within");
+    const known = new Map(this.#sorted.map((name, index) => [name, index]));
+    const same = consumers.length === known.size && consumers.every((consumer) => known.has(consumer.name));
+    const forced = this.#sortedAt === -Infinity;
+    if (same && !forced && (touched || at - this.#sortedAt < ORDER_HOLDS)) {
+      return consumers.sort((a, b) => known.get(a.name) - known.get(b.name));
+    }
+    const { by, up } = ORDERS[this.#order];
+    const sign = (up ? 1 : -1) * (this.#reversed ? -1 : 1);
+    const names = new Intl.Collator("en", { numeric: true });
+    const turned = this.#order === "name" ? sign : 1;
+    consumers.sort((a, b) => sign * (by(a) - by(b)) || turned * names.compare(a.name, b.name));
+    this.#sorted = consumers.map((consumer) => consumer.name);
+    this.#sortedAt = at;
+    return consumers;
+  }
+
+  /** Shows the consumers as they are now. */
+  update() {
+    const wanted = this.filter.value.trim().toLowerCase();
+    const all = [...this.store.consumers.values()];
+    const fits = (consumer) => `${consumer.name} ${consumer.queue} ${consumer.state}`.toLowerCase().includes(wanted);
+    const consumers = this.#sort(all.filter(fits));
+    say(byId("consumers-count"), wanted ? `${count(consumers.length)} of ${count(all.length)}` : count(all.length));
+    this.table.update(consumers, (consumer) => consumer.name, () => byId("consumers-title").focus());
+    show(byId("consumers-scroll"), consumers.length > 0);
+    show(byId("consumers-empty"), consumers.length === 0);
+    say(byId("consumers-empty"), `No consumer fits “${this.filter.value.trim()}”.`);
+    this.#drawSparks();
+  }
+}
