@@ -1,4 +1,4 @@
-//! The end of a delivery: booked when its path has ended, acked with others.
+//! Ends of deliveries: the lane books each end, and acks finished deliveries together.
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -15,26 +15,27 @@ use crate::{
     status::End,
 };
 
-/// A finished message behind one that is still open waits this many times the ack delay before it
+/// A finished delivery behind one that is still open waits this many times `ack.delay` before it
 /// gets an ack of its own.
 const PATIENCE: u32 = 5;
-/// The most acks of single messages that go out together, and the pause after them in a drain. A
-/// quorum queue takes about 32 commands of a channel at a time (measured).
+/// The most acks of single deliveries in one write.
 const SINGLES: usize = 64;
+/// The same in a drain. A quorum queue takes about 32 commands of a channel at a time (measured),
+/// so a drain writes few acks at once and pauses for [`DRAIN_PACE`] after them.
 const DRAIN_SINGLES: usize = 16;
+/// The pause after each write in a drain.
 const DRAIN_PACE: Duration = Duration::from_millis(5);
 
 /// Acks on their way to the broker.
 pub(super) struct Acking {
-    /// The write that is under way. It does not borrow the session, and its result comes back as an
-    /// event of a later turn: see [`LaneActor::flushed`].
+    /// The write under way. A later turn of the loop gets its result: see [`LaneActor::flushed`].
     pub(super) writing: Option<Request<(Acks, Result<(), BrokerError>)>>,
-    /// The ends that `writing` stands for.
+    /// The ends of the deliveries that `writing` acks.
     ends: Vec<Finished>,
     began: Instant,
     /// No further write before this time.
     next: Instant,
-    /// When the broker has surely applied the commands that were written singly.
+    /// By this time the broker has applied all commands that name a single delivery.
     pub(super) applied_by: Instant,
 }
 
@@ -49,9 +50,9 @@ impl Acking {
         }
     }
 
-    /// Notes commands that the broker takes one by one; see [`LaneActor::finish`].
+    /// Notes commands that the broker applies one by one. [`LaneActor::finish`] waits for them.
     pub(super) fn wrote_singly(&mut self, count: usize) {
-        /// The time that the broker may take for one; a burst of 1,000 took less than 0.7 s
+        /// The time allowed for one command. RabbitMQ took less than 0.7 s for a burst of 1,000
         /// (measured).
         const EACH: Duration = Duration::from_millis(2);
         let count = u32::try_from(count).unwrap_or(u32::MAX);
@@ -60,21 +61,21 @@ impl Acking {
 }
 
 impl<B: Broker> LaneActor<B> {
-    /// The number of finished messages that makes an ack go out at once.
+    /// The number of finished deliveries at which acks go out at once.
     pub(super) fn ack_batch(&self) -> usize {
         let settings = &self.lane.settings;
-        // A small prefetch must not fill with finished messages that wait for company.
+        // Finished deliveries that wait for their ack must not fill a small prefetch.
         usize::from(settings.ack.batch.min(settings.prefetch / 4).max(1))
     }
 
-    /// Books the ends that have gathered. `ends` is an empty list, and is empty again afterwards.
+    /// Books the ends that paths have reported. `ends` is a buffer: empty before and after.
     pub(super) fn book_ends(&mut self, ends: &mut Vec<Ended>) {
         self.lane.ends.take(ends);
         if ends.is_empty() {
             return;
         }
         self.pace.stirred = true;
-        // The time that ends have waited unseen counts for their acks.
+        // The ends may have waited since the lane last looked. This time counts for `ack.delay`.
         let since = self.pace.gathering_since.unwrap_or_else(Instant::now);
         for ended in ends.drain(..) {
             self.book(&ended, since);
@@ -85,7 +86,7 @@ impl<B: Broker> LaneActor<B> {
         self.under_way -= 1;
         let (tag, end) = (ended.flight.tag, ended.end);
         if Some(ended.flight.session) != self.subscription.session_id {
-            // The session died, and the delivery was booked then.
+            // The session has died. The lane booked the delivery as stale at that time.
             self.orphans.retain(|one| !Arc::ptr_eq(one, &ended.flight));
             self.lane.watch.stale_end();
             if end.is_acked() {
@@ -103,10 +104,12 @@ impl<B: Broker> LaneActor<B> {
             End::Fault => self.hold(
                 tag,
                 span,
-                "the worker failed to carry on with a message, see its log",
+                "an internal error stopped the processing of a message, see the log",
             ),
             End::Return => self.give_back(tag, span),
-            End::Stale => debug!(consumer = %self.lane.name, tag, "session is gone"),
+            End::Stale => {
+                debug!(consumer = %self.lane.name, tag, "session is gone, the broker redelivers")
+            }
             _ => {
                 let open = self.unsettled.finish(tag, Finished { end, span }, since);
                 debug_assert!(open, "a path reports once");
@@ -114,7 +117,7 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    /// When acks are due, if nothing else happens.
+    /// When the oldest finished delivery is due for its ack.
     pub(super) fn next_flush(&self) -> Option<Instant> {
         if !self.may_flush() {
             return None;
@@ -123,15 +126,15 @@ impl<B: Broker> LaneActor<B> {
         Some(self.acking.next.max(since + self.lane.settings.ack.delay))
     }
 
-    /// Whether acks can be written now. A drain first waits for the broker's answer to the
-    /// cancellation: acks that are written to a connection which says nothing any more would count
-    /// as settled, and the worker would leave with an account that is not true.
+    /// Whether acks can be written now. A drain first waits for the broker's cancel-ok. On a
+    /// connection that no longer answers, the ledger would count acks that never reach the broker.
     fn may_flush(&self) -> bool {
         let unsure = self.draining && self.subscription.is_stopping();
         self.acking.writing.is_none() && !unsure
     }
 
-    /// Writes acks, if enough have gathered or waited long enough, and none are being written.
+    /// Begins to write acks when a batch has finished, when the oldest has waited for `ack.delay`,
+    /// or when no other delivery is open. One write is under way at a time.
     pub(super) fn begin_flush(&mut self, now: Instant) {
         let Some(session) = &self.subscription.session else {
             return;
@@ -171,7 +174,7 @@ impl<B: Broker> LaneActor<B> {
         self.acking.wrote_singly(singles);
     }
 
-    /// Books what was written, or what could not be.
+    /// Books the deliveries whose acks were written, or could not be written.
     pub(super) fn flushed(&mut self, acks: &Acks, result: Result<(), BrokerError>) {
         self.acking.writing = None;
         let (watch, written) = (&self.lane.watch, result.is_ok());
@@ -184,7 +187,7 @@ impl<B: Broker> LaneActor<B> {
         match result {
             Ok(()) => ends.for_each(|end| self.ledger.settled(end)),
             Err(error) => {
-                warn!(consumer = %self.lane.name, %error, through = acks.through, singles = acks.singles.len(), "acks not written, the broker redelivers");
+                warn!(consumer = %self.lane.name, %error, through = acks.through, singles = acks.singles.len(), "failed to write acks, the broker redelivers");
                 ends.for_each(|end| self.ledger.unsettled(end));
                 if let (BrokerError::TimedOut { .. }, Some(session)) =
                     (&error, &self.subscription.session)
@@ -196,14 +199,15 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    /// Whether an ack that nothing else can join may go out at once. Not right after another one:
-    /// when messages come in handfuls, each would get an ack of its own.
+    /// Whether acks may go out at once when no other delivery is open. They may not within
+    /// `ack.delay` of the last write: of messages that arrive a few at a time, each would get an
+    /// ack of its own.
     pub(super) fn acks_at_rest(&self, now: Instant) -> bool {
         self.draining || now >= self.acking.next
     }
 
-    /// Books what the broker was not told, and will not be: it has it back with the channel. Acks
-    /// that were being written and whose fate is not known count as lost.
+    /// Books all unsettled deliveries as stale: the broker has them back, because their channel is
+    /// gone. Acks that were being written may have reached the broker or not, and count as lost.
     pub(super) fn abandon(&mut self) {
         let watch = &self.lane.watch;
         let Abandoned {

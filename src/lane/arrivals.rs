@@ -1,4 +1,5 @@
-//! The beginning of a delivery: taken from the session, sent on its path, or taken back from there.
+//! Arrivals: the lane takes deliveries from the session, starts them on their paths, and takes back
+//! those that have not started.
 
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::{
 };
 
 impl<B: Broker> LaneActor<B> {
-    /// One delivery, and whatever else has arrived.
+    /// Takes this delivery, and all others that have arrived by now.
     pub(super) fn received(&mut self, delivery: Option<Result<Delivery, BrokerError>>) {
         let mut taken = 0;
         let mut arrived = Some(delivery);
@@ -28,7 +29,7 @@ impl<B: Broker> LaneActor<B> {
                 Some(Err(error)) => return self.lose_session(&error),
                 None if self.subscription.is_stopping() => return self.subscription.stopped(),
                 // The broker has cancelled the consumer, for instance because the queue was
-                // deleted. Only the end of the stream tells.
+                // deleted. The end of the stream is the only sign of it.
                 None => return self.consumer_cancelled(),
             }
             let session = self.subscription.session.as_mut();
@@ -38,11 +39,12 @@ impl<B: Broker> LaneActor<B> {
         self.rest_if_busy(taken);
     }
 
-    /// Sends a delivery on its path, with others. It may have to wait for a slot there, but is taken
-    /// from the session all the same, so that the session's end is seen behind it.
+    /// Starts a delivery on its path. The lane takes the delivery from the session even if it then
+    /// has to wait for a slot: the lane sees the end of the session only behind its last delivery.
     fn take(&mut self, delivery: Delivery) {
         self.ledger.received += 1;
-        // lapin hands over what it had buffered when the channel died; the broker has it back.
+        // lapin still hands over deliveries that it had buffered when the channel died. The broker
+        // has them back.
         if self.subscription.has_dead_channel() {
             return self.ledger.unsettled(End::Stale);
         }
@@ -58,7 +60,8 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    /// The delivery came after the cancellation of the consumer had begun: it goes back.
+    /// Returns a delivery that arrived while the consumer is being cancelled; false for a tag out
+    /// of order.
     fn refuse(&mut self, tag: u64) -> bool {
         let is_next = self.unsettled.push_returning(tag);
         if is_next {
@@ -67,6 +70,8 @@ impl<B: Broker> LaneActor<B> {
         is_next
     }
 
+    /// Adds a delivery to the table, and to those that start at the end of this turn; false for a
+    /// tag out of order.
     fn start(&mut self, delivery: Delivery) -> bool {
         let Some(session) = self.subscription.session_id else {
             return false;
@@ -95,7 +100,8 @@ impl<B: Broker> LaneActor<B> {
         true
     }
 
-    /// Puts started deliveries in the start queue, and sees that those before them are taken up.
+    /// Puts new deliveries in the start queue, and adds runners when deliveries there have waited
+    /// for too long.
     pub(super) fn send_off(&mut self) {
         let lane = &self.lane;
         if self.starting.is_empty() && self.pace.take_up_at.is_none() {
@@ -112,7 +118,7 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    /// Takes back what has not started, to be returned.
+    /// Takes back the deliveries that have not started, and returns them to their queue.
     pub(super) fn withdraw(&mut self) {
         let waiting = self.lane.starts.withdraw().into_iter();
         for flight in waiting.chain(self.starting.drain(..)) {

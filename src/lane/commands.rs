@@ -1,4 +1,4 @@
-//! What a lane is asked and told while it runs.
+//! Commands to a lane while it runs: pause, resume, list and cancel messages, count queues.
 
 use std::{mem, sync::Arc};
 
@@ -11,17 +11,17 @@ use crate::{
     status::{DeliveryId, Window},
 };
 
-/// Why a call to a lane gave no answer.
+/// Why a call to a consumer gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CallError {
-    /// There is no lane of this name.
+    /// There is no consumer of this name.
     #[error("no such consumer")]
     NoSuchConsumer,
-    /// The lane did not answer within `timeouts.call`.
+    /// The consumer did not answer within `timeouts.call`.
     #[error("the consumer did not answer in time")]
     TimedOut,
-    /// The lane has ended, or has not begun.
+    /// The consumer has ended, or has not started yet.
     #[error("the consumer is not running")]
     NotRunning,
 }
@@ -30,47 +30,47 @@ pub enum CallError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CancelError {
-    /// The lane gave no answer.
+    /// The consumer gave no answer.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// It is no longer in flight, or never was.
-    #[error("the message is not in flight any more")]
+    /// The message is no longer in flight, or never was.
+    #[error("the message is no longer in flight")]
     Gone,
-    /// There is no handler to cancel.
-    #[error("the message is not at its handler")]
+    /// No handler runs for the message: it is in this phase.
+    #[error("no handler is running for the message")]
     NotHandling(Phase),
 }
 
-/// What can be asked of a lane.
+/// A command to a lane, with the channel for the answer.
 pub(crate) enum Command {
-    /// Take nothing new, give back what has not started.
+    /// Take nothing new, and return what has not started. The answer comes when all is returned.
     Pause(oneshot::Sender<()>),
     /// Consume again.
     Resume(oneshot::Sender<()>),
-    /// Messages in flight, oldest first.
+    /// List the messages in flight, oldest first.
     InFlight {
         /// Leave out this many of the oldest.
         skip: usize,
         /// Answer with this many at most.
         limit: usize,
-        /// Where the answer goes.
+        /// The channel for the answer.
         answer: oneshot::Sender<Window>,
     },
-    /// Cancel the handler that has this message.
+    /// Cancel the handler that runs for this delivery.
     Cancel(DeliveryId, oneshot::Sender<Result<(), CancelError>>),
-    /// How many messages wait in its retry rungs and its dead-letter queue.
+    /// Count the messages in the retry queues and the dead-letter queue.
     Depths(oneshot::Sender<Result<Depths, BrokerError>>),
 }
 
-/// The retry rungs of a lane, shortest first, and last the dead-letter queue, each with its
-/// messages; `None` for a queue that does not exist.
+/// The number of messages in each retry queue, shortest delay first, and then in the dead-letter
+/// queue; `None` for a queue that does not exist.
 pub(crate) type Depths = Vec<(String, Option<u32>)>;
 
 impl<B: Broker> LaneActor<B> {
     pub(super) fn obey(&mut self, command: Command) {
-        // An asker that has gone away does not matter.
+        // A send fails when the caller has gone away; then nobody needs the answer.
         match command {
-            // A drain has taken over: there is nothing to pause or resume.
+            // In a drain there is nothing to pause or resume.
             Command::Pause(answer) | Command::Resume(answer) if self.draining => {
                 let _ = answer.send(());
             }
@@ -110,7 +110,8 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    /// Its path does the rest: the outcome is `Interrupted`, and the message is returned.
+    /// Asks a handler to end. Its path then ends with the outcome `Interrupted`, and the lane
+    /// returns the message.
     fn cancel(&self, delivery: DeliveryId) -> Result<(), CancelError> {
         let DeliveryId { session, tag } = delivery;
         if Some(session) != self.subscription.session_id {
@@ -126,7 +127,7 @@ impl<B: Broker> LaneActor<B> {
         Ok(())
     }
 
-    /// Counts beside the lane, which does not wait for the broker's answers.
+    /// Counts in a task of its own, so that the lane does not wait for the broker.
     fn count(&self, answer: oneshot::Sender<Result<Depths, BrokerError>>) {
         let (lane, broker) = (Arc::clone(&self.lane), self.broker.clone());
         tokio::spawn(async move {

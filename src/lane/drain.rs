@@ -1,5 +1,6 @@
-//! Graceful shutdown of a lane: the consumer is cancelled, what has not started goes back, running
-//! handlers finish within the grace, everything is settled, and the session is closed.
+//! Graceful shutdown of a lane. The lane cancels its consumer and returns what has not started.
+//! Running handlers finish within the grace. The lane settles their deliveries, and closes the
+//! session.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +14,7 @@ use crate::{
     status::{ConsumerReport, ConsumerState, Standing},
 };
 
-/// How long after the end of the grace, and of its handlers' cancellation, a lane still settles.
+/// How long a lane still settles deliveries after the hard stop and `cancel_grace`.
 const LAST_CHANCE: Duration = Duration::from_millis(1500);
 
 impl<B: Broker> LaneActor<B> {
@@ -24,7 +25,7 @@ impl<B: Broker> LaneActor<B> {
         info!(consumer = %self.lane.name, running = self.under_way, "draining");
     }
 
-    /// The grace has ended: handlers are asked to end, and their messages go back.
+    /// The hard stop: asks all handlers to end. The lane returns their messages.
     pub(super) fn cancel_handlers(&mut self) {
         self.hard_stopped = Some(Instant::now());
         for flight in self.unsettled.flights().chain(&self.orphans) {
@@ -38,10 +39,10 @@ impl<B: Broker> LaneActor<B> {
         self.hard_stopped.is_some_and(|at| at.elapsed() > most)
     }
 
-    /// Ends the session in order. Everything has been written; what remains is to give the broker
-    /// time to apply it. A quorum queue takes about 32 commands of a channel at a time and keeps
-    /// the rest in the channel's process, and closing the channel throws those away: finished
-    /// messages would run again (measured on 3.10, 4.0 and 4.3 alike).
+    /// Closes the session and gives the report. The acks and nacks have been written, but the
+    /// broker needs time to apply them. A quorum queue takes about 32 commands of a channel at a
+    /// time, and the rest wait in the channel's process. Closing the channel throws them away, and
+    /// finished messages would run again (measured on RabbitMQ 3.10, 4.0 and 4.3).
     pub(super) async fn finish(mut self) -> ConsumerReport {
         if let Some(session) = self.subscription.session.take() {
             const AT_LEAST: Duration = Duration::from_millis(50);
@@ -51,9 +52,9 @@ impl<B: Broker> LaneActor<B> {
             session.close().await;
         }
         self.lane.set_session(None);
-        // What is left now was given up on.
+        // The lane gives up on deliveries that are still unsettled.
         self.abandon();
-        // A drain whose session died could not settle what that session had delivered.
+        // If the session died during the drain, its deliveries could not be settled either.
         let left = self.ledger.stale - self.stale_before_drain;
         let lane = Arc::clone(&self.lane);
         lane.watch.figures.turned(Standing {

@@ -1,8 +1,9 @@
 //! A lane: the actor that runs one consumer.
 //!
-//! One task owns the subscription, the table of unsettled deliveries and the ledger. Deliveries go to
-//! the start queue of the [path](crate::path), and the ends of their paths come back from there.
-//! Questions and orders come by `mpsc`, answers go by `oneshot`. Nothing else settles.
+//! One task owns the subscription, the table of unsettled deliveries and the ledger, and only this
+//! task settles deliveries. Deliveries go to the start queue of the [path](crate::path), and the
+//! ends of their paths come back from there. Commands come by `mpsc`, and answers go back by
+//! `oneshot`.
 //!
 //! The loop never waits for the broker: each request (subscribing, cancelling the consumer, writing
 //! acks, returning messages) is a future among the other events of [`LaneActor::run`].
@@ -55,11 +56,11 @@ pub(crate) struct LaneChannels {
 /// A request to the broker that the loop waits for among other events.
 type Request<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// How often a lane looks for what no event announces: stuck handlers, and a channel that died while
-/// all handlers were busy.
+/// How often a lane looks for changes that no event announces: a stuck handler, or a channel that
+/// died while the lane took no deliveries.
 const TICK: Duration = Duration::from_millis(250);
 
-/// The loop of one consumer, and all that only the loop may touch.
+/// The actor of one consumer: the state that only its loop may touch.
 pub(crate) struct LaneActor<B: Broker> {
     lane: Arc<Lane<B>>,
     broker: B,
@@ -68,8 +69,8 @@ pub(crate) struct LaneActor<B: Broker> {
     unsettled: Unsettled,
     /// Deliveries to be started at the end of this turn.
     starting: Vec<Arc<Flight>>,
-    /// Paths under way whose session died. The broker has their deliveries back, but their handlers
-    /// hold slots.
+    /// Deliveries that are still on their path although their session died. The broker has them
+    /// back, but their handlers hold slots.
     orphans: Vec<Arc<Flight>>,
     /// Paths that have not ended, including those of sessions that died and those that wait for a
     /// slot.
@@ -122,16 +123,16 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    /// Runs the lane until its drain is over, and gives its account.
+    /// Runs the lane until its drain is over, and gives its report.
     pub(crate) async fn run(mut self) -> ConsumerReport {
         let mut ends = Vec::new();
-        // Made once and not each turn: registering with a token or the timer costs more than a
-        // small message does.
+        // Create these once and not each turn: registering with a token or the timer costs more
+        // than handling a small message.
         let mut drain = pin!(self.lane.drain.clone().cancelled_owned());
         let mut hard_stop = pin!(self.lane.hard_stop.clone().cancelled_owned());
         let mut timer = pin!(sleep_until(Instant::now()));
         while !(self.draining && self.is_finished()) {
-            // A lane with much to do never waits, and would let no other lane have the thread.
+            // All lanes share one thread. A busy lane never has to wait, so it yields here.
             tokio::task::coop::consume_budget().await;
             let now = Instant::now();
             self.begin_flush(now);
@@ -164,14 +165,15 @@ impl<B: Broker> LaneActor<B> {
                 }
                 () = &mut timer => self.tick(),
             }
-            // Whatever woke the loop: ends that have come meanwhile need not wake it again.
+            // After every event: ends that have arrived meanwhile then need not wake the loop
+            // again.
             self.send_off();
             self.book_ends(&mut ends);
         }
         self.finish().await
     }
 
-    /// What the lane is doing, and why, where it is not consuming.
+    /// The state of the lane, and the reason if it is not consuming.
     fn state(&self) -> (ConsumerState, Option<&str>) {
         if self.draining {
             (ConsumerState::Draining, None)
@@ -204,7 +206,7 @@ impl<B: Broker> LaneActor<B> {
         self.channels.health.send_replace(health);
     }
 
-    /// What only this loop knows of the lane's figures.
+    /// The figures that only this loop knows.
     fn standing(&self) -> Standing {
         Standing {
             ledger: self.ledger,
@@ -215,8 +217,8 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    /// Whether the loop takes deliveries from the session. While the consumer is being cancelled it
-    /// takes what is still on its way, to return it.
+    /// Whether the loop takes deliveries from the session. While the consumer is being cancelled,
+    /// the loop takes those that are still on their way, to return them.
     fn takes_deliveries(&self) -> bool {
         self.subscription.is_stopping()
             || (self.subscription.is_live() && !self.draining && !self.returning.is_held())
@@ -226,7 +228,7 @@ impl<B: Broker> LaneActor<B> {
         self.subscription.is_idle() && !self.draining && !self.paused
     }
 
-    /// Whether nothing is left to do, or what is left will never be done.
+    /// Whether everything is settled, or the lane has given up on the rest.
     fn is_finished(&self) -> bool {
         let settled = self.unsettled.is_empty()
             && self.acking.writing.is_none()
@@ -264,7 +266,7 @@ impl<B: Broker> LaneActor<B> {
         }
         if now >= self.tick_at {
             self.tick_at = now + TICK;
-            // The limit of slots may have been raised.
+            // An operator may have raised the limit of slots.
             self.pace.start_at(now);
             self.lane.watch.figures.outcomes.tick();
             self.settle_stuck_handlers();
@@ -275,7 +277,7 @@ impl<B: Broker> LaneActor<B> {
     }
 }
 
-/// The session's next delivery, or its end.
+/// Waits for the session's next delivery, or for its end; forever without a session.
 async fn arrival<S: Session>(session: Option<&mut S>) -> Option<Result<Delivery, BrokerError>> {
     match session {
         Some(session) => session.next().await,
@@ -283,7 +285,7 @@ async fn arrival<S: Session>(session: Option<&mut S>) -> Option<Result<Delivery,
     }
 }
 
-/// The answer to a request; never, where none is under way.
+/// Waits for the answer to a request; forever if none is under way.
 async fn answer<F: Future + Unpin>(request: Option<F>) -> F::Output {
     match request {
         Some(request) => request.await,

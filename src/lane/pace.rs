@@ -1,4 +1,5 @@
-//! When a lane looks: not at each delivery and each end, but when there is something to do for it.
+//! Pacing: when a lane's loop wakes for deliveries and ends. A wake-up costs more than handling a
+//! small message, so the loop wakes once for several of them.
 
 use std::{mem, time::Duration};
 
@@ -7,34 +8,36 @@ use tokio::time::Instant;
 use super::LaneActor;
 use crate::broker::Broker;
 
-/// Deliveries that are started together.
+/// The most deliveries that the lane puts in the start queue together.
 pub(super) const TOGETHER: usize = 64;
-/// The longest that ends gather before a lane books them, where `ack.delay` is longer.
+/// Ends gather for `ack.delay`, and at most for this long, before the lane books them.
 const GATHER: Duration = Duration::from_millis(2);
-/// How long deliveries that were started may wait for a thread before others are asked.
+/// How long deliveries that can start may wait for a runner before the lane adds runners.
 pub(super) const TAKE_UP: Duration = Duration::from_millis(1);
-/// So many deliveries, taken so soon after others, make a lane a busy one.
+/// A busy lane takes at least this many deliveries at once, within [`SOON`] of the last ones.
 const BUSY: usize = 8;
+/// The longest time between two takes of a busy lane.
 const SOON: Duration = Duration::from_millis(3);
-/// A busy lane lets deliveries gather for so long, and a little longer: the timer is coarse.
+/// How long a busy lane lets deliveries gather.
 const REST: Duration = Duration::from_millis(1);
+/// How long such a rest really takes: tokio's timer is coarse.
 const HORIZON: Duration = Duration::from_micros(1500);
 
-/// See the module.
+/// The times at which the loop wakes for deliveries and ends.
 #[derive(Debug)]
 pub(super) struct Pace {
-    /// A path has started or ended since this was last looked at.
+    /// A path has started or ended since the last turn.
     pub(super) stirred: bool,
-    /// Until when ends may gather before they wake the lane: while paths start and end. When
-    /// nothing has for a while, the first wakes it.
+    /// Until this time ends gather before they wake the lane. `None` if no path has started or
+    /// ended for a while: the next end wakes the lane.
     gather_until: Option<Instant>,
-    /// Since when they have.
+    /// Since when ends have been gathering.
     pub(super) gathering_since: Option<Instant>,
-    /// When to see whether the deliveries that can start have been taken up.
+    /// When to check that runners have taken the deliveries that can start.
     pub(super) take_up_at: Option<Instant>,
-    /// When deliveries were taken from the session.
+    /// When the lane last took deliveries from the session.
     took_at: Instant,
-    /// Until when they gather there.
+    /// Until when deliveries gather in the session.
     rest_until: Option<Instant>,
 }
 
@@ -50,7 +53,7 @@ impl Pace {
         }
     }
 
-    /// What waits can start, and from then on is to be taken up.
+    /// Deliveries that wait can start from this time on; the lane then adds runners for them.
     pub(super) fn start_at(&mut self, time: Instant) {
         self.take_up_at = Some(time);
     }
@@ -62,9 +65,9 @@ impl Pace {
 }
 
 impl<B: Broker> LaneActor<B> {
-    /// After `taken` deliveries: a busy lane takes no more for a moment, so that the next come
-    /// together. It must not slow down the broker: what is to be expected meanwhile must find room
-    /// in the prefetch.
+    /// Called when the lane has taken this many deliveries. A busy lane takes no more for a moment,
+    /// so that the next ones come together. The rest must not slow down the broker: the lane rests
+    /// only if the deliveries expected meanwhile fill at most three quarters of the prefetch.
     pub(super) fn rest_if_busy(&mut self, taken: usize) {
         let now = Instant::now();
         let time = now - mem::replace(&mut self.pace.took_at, now);
@@ -84,8 +87,8 @@ impl<B: Broker> LaneActor<B> {
         self.pace.rest_until.is_some()
     }
 
-    /// How many ends are to wake the lane: as many as complete a batch of acks, all that can still
-    /// come, or the first.
+    /// The number of ends that wakes the lane: 1 if no ends gather, otherwise as many as complete a
+    /// batch of acks. If acks may go out at once, the ends of all paths under way are enough.
     pub(super) fn ends_wanted(&mut self, now: Instant) -> usize {
         let pace = &mut self.pace;
         if mem::take(&mut pace.stirred) {

@@ -1,4 +1,5 @@
-//! Messages that go back to their queue, and the hold of a lane whose copies are not confirmed.
+//! Returns: deliveries that go back to their queue, and the hold of a lane whose copies are not
+//! confirmed.
 
 use std::mem;
 
@@ -14,11 +15,11 @@ use crate::{
 /// Deliveries on their way back to the queue.
 #[derive(Default)]
 pub(super) struct Returning {
-    /// Tags to be returned. The table knows them as such, so that no `multiple` ack covers them
-    /// before the broker was told.
+    /// Tags whose nacks are to be written. The table marks them as returning, so no `multiple` ack
+    /// covers them before that.
     due: Vec<u64>,
     pub(super) writing: Option<Request<(Returns, Result<(), BrokerError>)>>,
-    /// Until when the lane takes and returns nothing, because copies cannot be published.
+    /// Until when the lane is held: it takes and returns nothing.
     pub(super) hold_until: Option<Instant>,
 }
 
@@ -38,14 +39,15 @@ impl Returning {
 }
 
 impl<B: Broker> LaneActor<B> {
-    /// A delivery goes back to the queue.
+    /// Returns a delivery to its queue.
     pub(super) fn give_back(&mut self, tag: u64, span: Option<Box<AckSpan>>) {
         if self.unsettled.withhold(tag, span) {
             self.returning.add(tag);
         }
     }
 
-    /// A delivery cannot be settled: it goes back, and the lane takes nothing new for a while.
+    /// Returns a delivery that cannot be settled, and holds the lane for `publish.hold`: until then
+    /// the lane takes and returns nothing.
     pub(super) fn hold(&mut self, tag: u64, span: Option<Box<AckSpan>>, why: &'static str) {
         self.give_back(tag, span);
         // A lane that drains or is paused takes nothing new anyway, and returns at once.
@@ -55,15 +57,15 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    /// Starts again what waits, if the lane was held.
+    /// Ends the hold, if there is one: deliveries that wait can start.
     pub(super) fn end_hold(&mut self) {
         self.returning.hold_until = None;
         self.lane.starts.set_gate(Gate::Open);
         self.pace.start_at(Instant::now());
     }
 
-    /// Returns what is due, unless a hold says to wait, or the consumer is still being cancelled: the
-    /// broker would deliver the messages to this consumer again.
+    /// Returns what is due, unless a hold says to wait, or the consumer is still being cancelled:
+    /// the broker would deliver the messages to this consumer again.
     pub(super) fn begin_return(&mut self, now: Instant) {
         let waits = self.returning.writing.is_some()
             || self.subscription.is_stopping()
@@ -74,10 +76,11 @@ impl<B: Broker> LaneActor<B> {
         let Some(session) = &self.subscription.session else {
             return;
         };
-        // Paths end in any order, and one command for all names the last tag.
+        // Paths end in any order, but `Returns::Through` names the last tag.
         let mut tags = mem::take(&mut self.returning.due);
         tags.sort_unstable();
-        // One command for all, where nothing else is unsettled: see `finish`.
+        // If nothing else is unsettled, one command returns all: the broker applies single commands
+        // slowly (see `finish`).
         let returns = match self.unsettled.is_all_returning() && self.acking.writing.is_none() {
             true => Returns::Through(tags),
             false => Returns::Single(tags),
@@ -86,7 +89,7 @@ impl<B: Broker> LaneActor<B> {
         self.returning.writing = Some(Box::pin(session.give_back(returns)));
     }
 
-    /// Books what was returned, or what could not be.
+    /// Books the deliveries whose nacks were written, or could not be written.
     pub(super) fn returned(&mut self, returns: &Returns, result: Result<(), BrokerError>) {
         self.returning.writing = None;
         let tags = returns.tags();
@@ -98,20 +101,20 @@ impl<B: Broker> LaneActor<B> {
                 }
                 self.ledger.returned += tags.len() as u64;
             }
-            // The broker was not told, but takes them back with the channel.
+            // The broker takes the deliveries back when their channel closes.
             Err(error) => self.lose_session(&error),
         }
     }
 
-    /// Answers those who wait for the pause, once the consumer is cancelled and nothing is left to
-    /// return.
+    /// Answers the callers that wait for a pause, once the consumer is cancelled and nothing is
+    /// left to return.
     pub(super) fn answer_pauses(&mut self) {
         let is_complete = !self.subscription.is_stopping() && self.returning.is_empty();
         if self.pausing.is_empty() || !is_complete {
             return;
         }
         for answer in self.pausing.drain(..) {
-            // A caller that has gone away does not matter.
+            // A send fails when the caller has gone away; then nobody needs the answer.
             let _ = answer.send(());
         }
     }

@@ -1,12 +1,12 @@
-//! Handlers that block their thread. They see neither timeout nor cancellation, so the lane settles
-//! their deliveries and gives their slots to others.
+//! Stuck handlers. A handler that blocks its thread sees neither its timeout nor its cancellation.
+//! The lane settles its delivery, and gives its slot to another delivery.
 
 use std::{sync::Arc, time::Duration};
 
 use super::LaneActor;
 use crate::{broker::Broker, flight::Flight, outcome::Ending, path};
 
-/// The time that a handler gets beyond its timeout and cancellation grace.
+/// A handler counts as stuck this long after its timeout and its `cancel_grace`.
 const SLACK: Duration = Duration::from_millis(500);
 
 impl<B: Broker> LaneActor<B> {

@@ -1,4 +1,5 @@
-//! A lane's subscription: getting one, cancelling it, losing it, getting another.
+//! A lane's subscription: how the lane subscribes, cancels its consumer, and replaces a lost
+//! session.
 
 use std::{future::pending, sync::Arc, time::Duration};
 
@@ -11,7 +12,7 @@ use crate::{
     flight::SessionId,
 };
 
-/// The lane's session, and the request to the broker that is under way about it.
+/// The lane's session, and the request to subscribe or to cancel the consumer that is under way.
 pub(super) struct Subscription<S: Session> {
     pub(super) session: Option<S>,
     /// The number of `session`.
@@ -28,7 +29,7 @@ pub(super) struct Subscription<S: Session> {
     has_subscribed: bool,
 }
 
-/// What is under way.
+/// The request that is under way.
 pub(super) enum Task<S: Session> {
     None,
     Opening(Request<Result<Opened<S>, BrokerError>>),
@@ -40,7 +41,7 @@ pub(super) enum Task<S: Session> {
     },
 }
 
-/// What a request to subscribe gives.
+/// The result of a request to subscribe.
 pub(super) enum Opened<S: Session> {
     /// A new session.
     Session(Box<S>),
@@ -55,7 +56,7 @@ pub(super) enum Event<S: Session> {
 }
 
 impl<S: Session> Task<S> {
-    /// The answer to the request under way; never, where there is none.
+    /// Waits for the answer to the request under way; forever if there is none.
     pub(super) async fn answer(&mut self) -> Event<S> {
         match self {
             Self::Opening(opening) => Event::Opened(opening.await),
@@ -114,12 +115,12 @@ impl<S: Session> Subscription<S> {
         self.session.as_ref().is_some_and(|it| !it.is_usable())
     }
 
-    /// The stream of a cancelled consumer has ended, or its end was waited for long enough.
+    /// The stream of the cancelled consumer has ended, or the time to wait for its end is over.
     pub(super) fn stopped(&mut self) {
         self.task = Task::None;
     }
 
-    /// Subscribe now: the connection was waited for with a backoff of its own.
+    /// Subscribe now: the supervisor of the connection has a backoff of its own.
     pub(super) fn connection_is_up(&mut self) {
         self.awaits_connection = false;
         self.subscribe_now();
@@ -131,7 +132,7 @@ impl<S: Session> Subscription<S> {
         self.open_at = Instant::now();
     }
 
-    /// A subscription that lasted ends a series of failures.
+    /// Resets the backoff if the last subscription was stable.
     fn forget_quick_failures(&mut self) {
         const STABLE: Duration = Duration::from_secs(30);
         if self.opened_at.elapsed() > STABLE {
@@ -141,7 +142,8 @@ impl<S: Session> Subscription<S> {
 }
 
 impl<B: Broker> LaneActor<B> {
-    /// Begins to subscribe: on the session's channel where there is one, otherwise with a new session.
+    /// Begins to subscribe: on the session's channel where there is one, otherwise with a new
+    /// session.
     pub(super) fn subscribe(&mut self) {
         let opening: Request<_> = match &mut self.subscription.session {
             Some(session) => {
@@ -219,8 +221,8 @@ impl<B: Broker> LaneActor<B> {
             .send((self.lane.name.to_string(), result));
     }
 
-    /// The broker has cancelled the consumer. The channel is open, and running handlers can be
-    /// settled on it.
+    /// The broker has cancelled the consumer. The channel is still open, so deliveries whose
+    /// handlers run can be settled on it.
     pub(super) fn consumer_cancelled(&mut self) {
         self.subscription.forget_quick_failures();
         self.subscribe_later("the broker cancelled the consumer", false);
@@ -238,18 +240,18 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    /// Cancels the consumer, and returns what has arrived but not started: at once, so that other
-    /// workers can run it. Calling it again does no harm.
+    /// Cancels the consumer, and returns at once what has not started, so that other workers can
+    /// run it. A second call does no harm.
     pub(super) fn stop_consuming(&mut self) {
         self.withdraw();
         self.end_hold();
         let Some(session) = &mut self.subscription.session else {
-            // A request for a session is given up: nothing was delivered yet.
+            // Give up a request for a new session: that session has delivered nothing yet.
             self.subscription.task = Task::None;
             return;
         };
-        // A subscription of this session that is under way goes on: the broker makes it, and may
-        // send messages by it. `opened` cancels it.
+        // A request to subscribe again on this session goes on: the broker carries it out, and may
+        // already send deliveries. `opened` then cancels the consumer.
         if session.is_subscribed() {
             let by = Instant::now() + session.request_limit() * 2;
             let cancel = Some(Box::pin(session.cancel()) as Request<_>);
@@ -257,7 +259,7 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    /// The session has ended without our wish: the broker has back whatever it had delivered.
+    /// The session has failed: the broker has its unsettled deliveries back.
     pub(super) fn lose_session(&mut self, error: &BrokerError) {
         if self.subscription.session.take().is_none() {
             return;

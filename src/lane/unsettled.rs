@@ -1,8 +1,8 @@
-//! The deliveries of a session that the broker has not been told the end of.
+//! The table of a session's unsettled deliveries.
 //!
-//! Tags come as 1, 2, 3, …, so a queue of slots is the whole table. It is also what makes acks
-//! cheap: the finished ones at its front go out as one `multiple` ack, and only those behind a
-//! delivery that is still open need an ack of their own.
+//! Delivery tags are 1, 2, 3, …, so the table is a queue of slots. The queue makes acks cheap: one
+//! `multiple` ack covers the finished deliveries at its front. Only finished deliveries behind an
+//! open one need an ack of their own.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -10,16 +10,16 @@ use tokio::time::Instant;
 
 use crate::{broker::Acks, flight::Flight, status::End, telemetry::AckSpan};
 
-/// What became of a tag.
+/// The state of one delivery.
 #[derive(Debug)]
 enum Slot<R> {
     /// On its path.
     Open(R),
     /// To be acked.
     Finished(Finished),
-    /// To be returned. It stops a `multiple` ack until the nack is written.
+    /// To be returned. A `multiple` ack stops in front of this slot until the nack is written.
     Returning(Option<Box<AckSpan>>),
-    /// The broker was told.
+    /// Acked or returned.
     Settled,
 }
 
@@ -31,18 +31,19 @@ pub(crate) struct Finished {
     pub(crate) span: Option<Box<AckSpan>>,
 }
 
-/// What the broker had yet to be told when the channel died.
+/// The deliveries that were unsettled when the channel died.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Abandoned {
     /// Deliveries that were to be acked.
     pub(crate) finished: Vec<Finished>,
-    /// The spans, where there are any, of deliveries that were to be returned.
+    /// Deliveries that were to be returned: for each the span of its nack, if its attempt is
+    /// traced.
     pub(crate) returning: Vec<Option<Box<AckSpan>>>,
     /// The number of deliveries on their path.
     pub(crate) open: usize,
 }
 
-/// See the module.
+/// The table of a session's unsettled deliveries.
 #[derive(Debug)]
 pub(crate) struct Unsettled<R = Arc<Flight>> {
     /// The tag of the first slot.
@@ -50,11 +51,11 @@ pub(crate) struct Unsettled<R = Arc<Flight>> {
     slots: VecDeque<Slot<R>>,
     open: usize,
     returning: usize,
-    /// Finished tags, oldest first; some may have gone out with a `multiple` ack since.
+    /// Finished tags and when each finished, oldest first.
     finished: VecDeque<(u64, Instant)>,
 }
 
-/// Acks to write, and the ends they stand for.
+/// Acks to write, and the ends of the deliveries that they ack.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Flush {
     pub(crate) acks: Acks,
@@ -74,8 +75,8 @@ impl<R> Default for Unsettled<R> {
 }
 
 impl<R> Unsettled<R> {
-    /// A delivery has come. Tags are consecutive on a channel; one that is not would make a
-    /// `multiple` ack cover what it must not, so it is refused.
+    /// Adds a delivery; false for a tag out of order. Tags are consecutive on a channel. After a
+    /// gap a `multiple` ack could cover a delivery that it must not cover.
     #[must_use]
     pub(crate) fn push(&mut self, tag: u64, flight: R) -> bool {
         let is_next = tag == self.next();
@@ -86,7 +87,7 @@ impl<R> Unsettled<R> {
         is_next
     }
 
-    /// A delivery has come that goes back without having started; false for a tag out of order.
+    /// Adds a delivery that is to be returned without starting; false for a tag out of order.
     #[must_use]
     pub(crate) fn push_returning(&mut self, tag: u64) -> bool {
         let is_next = tag == self.next();
@@ -102,7 +103,7 @@ impl<R> Unsettled<R> {
         self.first + self.slots.len() as u64
     }
 
-    /// A delivery is to be acked; false for a tag that is not open.
+    /// Marks a delivery as finished, to be acked; false for a tag that is not open.
     #[must_use]
     pub(crate) fn finish(&mut self, tag: u64, finished: Finished, now: Instant) -> bool {
         let Some(slot @ Slot::Open(_)) = self.slot(tag) else {
@@ -114,7 +115,7 @@ impl<R> Unsettled<R> {
         true
     }
 
-    /// A delivery is to be returned; false for a tag that is not open.
+    /// Marks a delivery as returning; false for a tag that is not open.
     #[must_use]
     pub(crate) fn withhold(&mut self, tag: u64, span: Option<Box<AckSpan>>) -> bool {
         let Some(slot @ Slot::Open(_)) = self.slot(tag) else {
@@ -126,7 +127,7 @@ impl<R> Unsettled<R> {
         true
     }
 
-    /// The nack of a delivery was written. Gives the span that the delivery came with.
+    /// Settles a delivery whose nack was written, and gives the span of the nack.
     pub(crate) fn returned(&mut self, tag: u64) -> Option<Box<AckSpan>> {
         let mut span = None;
         if let Some(slot @ Slot::Returning(_)) = self.slot(tag) {
@@ -142,7 +143,7 @@ impl<R> Unsettled<R> {
         span
     }
 
-    /// Whether everything that the broker waits for is to be returned.
+    /// Whether every unsettled delivery is to be returned.
     pub(crate) fn is_all_returning(&self) -> bool {
         self.open == 0 && self.finished.is_empty()
     }
@@ -157,7 +158,7 @@ impl<R> Unsettled<R> {
         self.open
     }
 
-    /// Whether the broker was told everything.
+    /// Whether every delivery is settled.
     pub(crate) fn is_empty(&self) -> bool {
         self.open == 0 && self.returning == 0 && self.finished.is_empty()
     }
@@ -172,7 +173,7 @@ impl<R> Unsettled<R> {
         self.finished.front().map(|(_, since)| *since)
     }
 
-    /// The delivery of a tag that is on its path.
+    /// The delivery with this tag, if it is on its path.
     pub(crate) fn flight(&self, tag: u64) -> Option<&R> {
         let index = usize::try_from(tag.checked_sub(self.first)?).ok()?;
         match self.slots.get(index)? {
@@ -189,8 +190,9 @@ impl<R> Unsettled<R> {
         })
     }
 
-    /// What can be acked now: the finished front in one ack; of those behind an open one, at most
-    /// `singles`, and only if they have waited for `patience`: the front may reach them first.
+    /// Takes the finished deliveries that can be acked now. One ack covers the finished front. Of
+    /// those behind an open delivery, takes at most `singles`, and only those that have waited for
+    /// `patience`: the front may reach the others first.
     pub(crate) fn flush(&mut self, now: Instant, patience: Duration, singles: usize) -> Flush {
         let mut flush = Flush::default();
         let can_go = |slot: &mut Slot<R>| matches!(slot, Slot::Finished(_) | Slot::Settled);
@@ -221,7 +223,7 @@ impl<R> Unsettled<R> {
         flush
     }
 
-    /// Everything that is left, when the channel is gone.
+    /// Empties the table when the channel is gone, and gives what was left in it.
     pub(crate) fn abandon(&mut self) -> Abandoned {
         let mut left = Abandoned {
             finished: Vec::new(),
@@ -334,8 +336,8 @@ mod tests {
     }
 
     proptest! {
-        /// The broker's side: it knows what is outstanding, and closes the channel over a tag that
-        /// is not.
+        /// Plays the broker, which knows the outstanding tags and closes the channel over any
+        /// other.
         #[test]
         fn every_ack_names_an_outstanding_tag_and_covers_only_finished_ones(
             steps in prop::collection::vec((0u8..6, any::<prop::sample::Index>()), 1..200),
