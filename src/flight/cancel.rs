@@ -4,15 +4,15 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use tokio::sync::Notify;
 
-/// Why a run is cancelled.
+/// Why a handler run is cancelled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CancelReason {
-    /// The lane's timeout has passed.
+    /// The handler ran longer than the consumer's `timeout`.
     Timeout,
-    /// The worker's grace has ended.
+    /// The worker stops, and its `drain.grace` has ended.
     Drain,
-    /// An operator asked for it.
+    /// An operator cancelled the handler.
     Operator,
 }
 
@@ -24,23 +24,23 @@ pub(crate) struct Cancel {
     pub(crate) observed: AtomicBool,
 }
 
-/// [`CancelReason::Timeout`] in the switch.
+/// [`CancelReason::Timeout`] as a number; 0 stands for no reason.
 const TIMEOUT: u8 = 1;
-/// [`CancelReason::Drain`].
+/// [`CancelReason::Drain`] as a number.
 const DRAIN: u8 = 2;
-/// [`CancelReason::Operator`].
+/// [`CancelReason::Operator`] as a number.
 const OPERATOR: u8 = 3;
 
 impl Cancel {
-    /// An attempt begins. What was meant for the one before it, its timeout or an operator's wish,
-    /// does not end it; a drain does.
+    /// An attempt begins. A timeout or an operator's cancellation was meant for the attempt before,
+    /// so the switch is reset. A drain stays: it is meant for all attempts.
     pub(crate) fn begin(&self) {
         self.observed.store(false, Ordering::Relaxed);
         self.replace(|before| (before != DRAIN).then_some(0));
     }
 
-    /// Asks the run to end. The first reason stays, but for a drain: it is asked for once, and is
-    /// for the attempts that follow as well.
+    /// Asks the run to end. The first reason stays, except that a drain replaces any other: a drain
+    /// is requested only once, and is meant for the attempts that follow too.
     pub(crate) fn request(&self, reason: CancelReason) {
         let (number, replaces_all) = match reason {
             CancelReason::Timeout => (TIMEOUT, false),
@@ -52,7 +52,7 @@ impl Cancel {
         }
     }
 
-    /// Whether there was something to replace.
+    /// Replaces the reason, unless `by` gives `None`. True: the reason was replaced.
     fn replace(&self, by: impl FnMut(u8) -> Option<u8>) -> bool {
         self.reason
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, by)
@@ -68,7 +68,7 @@ impl Cancel {
         }
     }
 
-    /// Waits until someone asks.
+    /// Waits until the run is asked to end.
     pub(crate) async fn requested(&self) -> CancelReason {
         loop {
             let woken = self.wake.notified();
@@ -79,7 +79,8 @@ impl Cancel {
         }
     }
 
-    /// Whether the handler asked for its cancellation, and so may be waited for.
+    /// Whether the handler asked for its [`Cancellation`](crate::handler::Cancellation). Such a
+    /// handler gets `cancel_grace` to end by itself.
     pub(crate) fn is_observed(&self) -> bool {
         self.observed.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Values that handlers take by their type.
+//! Values that handlers take by type.
 
 use std::{
     any::{Any, TypeId},
@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-/// Values given to the worker, by type.
+/// The values that were given to the worker, by type.
 #[derive(Clone, Default)]
 pub(crate) struct Extensions(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 

@@ -1,4 +1,4 @@
-//! One delivery's stay in the worker: what its path, its handler and its lane share.
+//! A flight: one delivery inside the worker, which its path, its handler and its lane share.
 
 mod cancel;
 mod extensions;
@@ -40,7 +40,7 @@ pub(crate) struct Resources {
     pub(crate) extensions: Extensions,
 }
 
-/// One delivery's stay in the worker.
+/// One delivery inside the worker, from its arrival to its settlement.
 #[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) consumer: Arc<str>,
@@ -48,14 +48,14 @@ pub(crate) struct Flight {
     pub(crate) resources: Arc<Resources>,
     /// Tells the handler to end.
     pub(crate) cancel: Cancel,
-    /// The session it came by.
+    /// The session that delivered the message.
     pub(crate) session: SessionId,
-    /// Its delivery tag in that session.
+    /// The delivery tag in that session.
     pub(crate) tag: u64,
     pub(crate) received: Instant,
-    /// When it was received, for headers and spans.
+    /// `received` as wall-clock time, for headers and spans.
     received_at: SystemTime,
-    /// The slot that its handler holds.
+    /// The slot that the handler holds.
     pub(crate) slot: SlotPlace,
     phase: SharedPhase,
     /// The attempt under way, or the last one.
@@ -64,9 +64,10 @@ pub(crate) struct Flight {
     started: AtomicU64,
     /// How long the last handler run took, in microseconds; 0 before the first has ended.
     handled: AtomicU64,
-    /// What earlier attempts left behind: from the headers, and from attempts in this stay.
+    /// The record of earlier attempts: from the message's headers, and from attempts of this
+    /// flight.
     story: Mutex<Option<Past>>,
-    /// The trace of the attempt under way, or of the last one, where there are traces.
+    /// The trace of the attempt under way or of the last one, if the attempt is traced.
     trace: Mutex<Option<AttemptTrace>>,
 }
 
@@ -108,18 +109,17 @@ impl Flight {
         self.attempt.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Where it stands.
+    /// The delivery's phase.
     pub(crate) fn phase(&self) -> Phase {
         self.phase.get()
     }
 
-    /// Its path settles it from here on; false when the lane has claimed it before.
+    /// The path claims the delivery, and settles it. False: the lane has claimed it before.
     pub(crate) fn claim(&self) -> bool {
         self.phase.claim()
     }
 
-    /// The lane settles it from here on, without its handler, which is stuck; false when that does
-    /// not run any more.
+    /// The lane claims the delivery of a stuck handler, and settles it. False: no handler runs.
     pub(crate) fn claim_from_handler(&self) -> bool {
         let claimed = self.phase.claim_from_handler();
         if claimed {
@@ -128,12 +128,12 @@ impl Flight {
         claimed
     }
 
-    /// Its path, which had claimed it, waits in the worker for its next attempt.
+    /// The path has claimed the delivery, and now waits in the worker for the next attempt.
     pub(crate) fn wait(&self) {
         self.phase.wait();
     }
 
-    /// The handler is started now.
+    /// The handler starts now.
     pub(crate) fn handler_started(&self) -> Instant {
         let micros = self.micros();
         self.started.store(micros, Ordering::Relaxed);
@@ -141,13 +141,13 @@ impl Flight {
         self.received + Duration::from_micros(micros)
     }
 
-    /// The handler has ended. A run of less than a microsecond counts as one.
+    /// The handler has ended. A run of less than a microsecond counts as one microsecond.
     pub(crate) fn handler_ended(&self) {
         let took = self.micros().saturating_sub(self.started());
         self.handled.store(took.max(1), Ordering::Relaxed);
     }
 
-    /// Microseconds since it was received.
+    /// Microseconds since `received`.
     fn micros(&self) -> u64 {
         u64::try_from(self.received.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
@@ -156,19 +156,19 @@ impl Flight {
         self.started.load(Ordering::Relaxed)
     }
 
-    /// How long the last handler run took; `None` before it has ended.
+    /// How long the last handler run took; `None` before the first has ended.
     pub(crate) fn handled_for(&self) -> Option<Duration> {
         let micros = self.handled.load(Ordering::Relaxed);
         (micros > 0).then(|| Duration::from_micros(micros))
     }
 
-    /// How long the handler has been running; `None` when it is not.
+    /// How long the handler has been running; `None` while no handler runs.
     pub(crate) fn handling_for(&self) -> Option<Duration> {
         let running = self.phase() == Phase::Handling;
         running.then(|| Duration::from_micros(self.micros().saturating_sub(self.started())))
     }
 
-    /// The id of the trace that the message belongs to, where it has one.
+    /// The id of the trace that the message belongs to, if there is one.
     pub(crate) fn trace_id(&self) -> Option<String> {
         if let Some(trace) = self.attempt_trace() {
             return Some(trace.span_context().trace_id().to_string());
@@ -186,13 +186,13 @@ impl Flight {
         self.first_seen().elapsed().unwrap_or_default()
     }
 
-    /// What earlier attempts left behind, to be read or added to.
+    /// Reads the record of earlier attempts, or adds to it.
     pub(crate) fn story<T>(&self, with: impl FnOnce(&mut Past) -> T) -> T {
         let mut story = lock(&self.story);
         with(story.get_or_insert_with(|| self.message.past.clone()))
     }
 
-    /// The trace of the attempt under way, or of the last one.
+    /// The trace of the attempt under way or of the last one.
     pub(crate) fn attempt_trace(&self) -> Option<AttemptTrace> {
         lock(&self.trace).clone()
     }
@@ -201,7 +201,7 @@ impl Flight {
         *lock(&self.trace) = Some(trace);
     }
 
-    /// The span of the last attempt, as a header.
+    /// The span of the last attempt, as a `traceparent` header.
     pub(crate) fn attempt_traceparent(&self) -> Option<String> {
         let trace = self.attempt_trace()?;
         Some(traceparent(&trace.span_context()))

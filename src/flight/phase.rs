@@ -1,4 +1,4 @@
-//! Where a delivery stands, and who settles it.
+//! The phase of a delivery, which also decides who settles it: its path or its lane.
 //!
 //! ```text
 //!             handler starts              path or lane claims
@@ -11,25 +11,26 @@
 //!       path claims: parked early, or no handler takes it
 //! ```
 //!
-//! Whoever moves a delivery to `Settling` settles it, and nobody else does. The path can do so in
-//! every phase. The lane can only while the handler runs: it does so when the handler is stuck.
+//! Either the path or the lane moves a delivery to `Settling`, and only that one settles it. The path
+//! can claim a delivery in every phase. The lane can claim it only while its handler runs, and does
+//! so when the handler is stuck.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// Where a delivery stands.
+/// The phase of a delivery inside the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 #[repr(u8)]
 pub enum Phase {
-    /// It waits for a handler slot.
+    /// The delivery waits for a handler slot.
     Buffered,
-    /// Its handler runs.
+    /// The handler runs.
     Handling,
-    /// It waits in the worker for its next attempt.
+    /// The delivery waits in the worker for its next attempt.
     Waiting,
-    /// Its handler has ended; a retry or dead letter is being published, or the broker is about to
-    /// be told.
+    /// The handler has ended. The worker publishes a retry or dead letter, or is about to ack or
+    /// return the delivery.
     Settling,
 }
 
@@ -62,18 +63,18 @@ impl SharedPhase {
         self.0.store(Phase::Handling as u8, Ordering::Release);
     }
 
-    /// The path: what it had claimed waits here for its next attempt.
+    /// The path: a delivery that the path had claimed waits for its next attempt.
     pub(super) fn wait(&self) {
         self.0.store(Phase::Waiting as u8, Ordering::Release);
     }
 
-    /// The path claims; false when the lane has.
+    /// The path claims the delivery. False: the lane has claimed it before.
     pub(super) fn claim(&self) -> bool {
         let before = self.0.swap(Phase::Settling as u8, Ordering::AcqRel);
         Self::phase(before) != Phase::Settling
     }
 
-    /// The lane claims a delivery whose handler runs; false when it does not.
+    /// The lane claims a delivery whose handler runs. False: no handler runs.
     pub(super) fn claim_from_handler(&self) -> bool {
         let (from, to) = (Phase::Handling as u8, Phase::Settling as u8);
         self.0

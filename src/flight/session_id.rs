@@ -7,13 +7,12 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-/// Numbers a session: no other session of this process has the same number. Whoever opens a session
-/// gives it one.
+/// The number of a session. Each session of this process has another number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct SessionId(NonZeroU64);
 
 impl SessionId {
-    /// A number that no session has yet.
+    /// A new number for a session that a lane has opened.
     pub(crate) fn next() -> Self {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let last = LAST.fetch_add(1, Ordering::Relaxed);
@@ -35,7 +34,7 @@ impl FromStr for SessionId {
     }
 }
 
-/// The session that a lane has now, if it has one.
+/// The current session of a lane, if there is one.
 #[derive(Debug, Default)]
 pub(crate) struct CurrentSession(
     /// 0 stands for none.

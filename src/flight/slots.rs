@@ -1,4 +1,4 @@
-//! Bounded concurrency: a lane's handler slots, whose limit can change while they are in use.
+//! Bounded concurrency: a lane's handler slots, whose limit can change while handlers run.
 
 use std::sync::{
     Arc, OnceLock,
@@ -45,7 +45,7 @@ impl Slots {
         self.in_use.load(Ordering::Acquire)
     }
 
-    /// Changes the limit. A lower one takes effect as slots come back.
+    /// Changes the limit. A lower limit takes effect as slots are given back.
     pub(crate) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Release);
     }
@@ -71,13 +71,13 @@ impl Drop for Slot {
     }
 }
 
-/// A flight's place for the slot of its handler. The path puts the slot in; the path or the lane
-/// gives it back, whichever is first; dropping the flight gives it back too.
+/// A flight's place for the slot of its handler. The path puts the slot in. The path or the lane
+/// gives it back, whichever is first, and dropping the flight gives it back too.
 ///
-/// A flag and not a lock: each message passes here three times.
+/// A flag is cheaper than a lock, and each message comes here three times.
 #[derive(Debug, Default)]
 pub(crate) struct SlotPlace {
-    /// Those of the lane, from the first slot on.
+    /// The lane's slots. Set with the first slot.
     slots: OnceLock<Arc<Slots>>,
     held: AtomicBool,
 }
@@ -85,7 +85,7 @@ pub(crate) struct SlotPlace {
 impl SlotPlace {
     pub(crate) fn put(&self, mut slot: Slot) {
         let Some(slots) = slot.0.take() else { return };
-        // The slots of a later attempt are the same: a flight stays in its lane.
+        // Only the first attempt sets this: later slots are slots of the same lane.
         let _ = self.slots.set(slots);
         let had_one = self.held.swap(true, Ordering::AcqRel);
         debug_assert!(!had_one, "a flight holds one slot at a time");
@@ -95,7 +95,7 @@ impl SlotPlace {
         self.held.load(Ordering::Acquire)
     }
 
-    /// Gives the slot back, if there is one.
+    /// Gives the slot back, if the flight holds one.
     pub(crate) fn give_back(&self) {
         if self.held.swap(false, Ordering::AcqRel)
             && let Some(slots) = self.slots.get()

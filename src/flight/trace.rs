@@ -11,7 +11,7 @@ use opentelemetry::{
 /// The instrumentation scope of all spans and metrics.
 pub(crate) const SCOPE: &str = "lapwing";
 
-/// Writes a context into headers, in place of what they had.
+/// Writes a context into headers, and replaces the context that they had.
 pub(crate) fn inject(context: &Context, headers: &mut dyn Injector) {
     global::get_text_map_propagator(|propagator| propagator.inject_context(context, headers));
 }
@@ -19,21 +19,21 @@ pub(crate) fn inject(context: &Context, headers: &mut dyn Injector) {
 /// The trace of one attempt. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct AttemptTrace {
-    /// The context of its `process` span, to be current while the handler runs and while its end is
-    /// carried out.
+    /// The context of the attempt's `process` span. Keep it current while the handler runs and
+    /// while the worker settles the outcome.
     pub(crate) context: Context,
-    /// When it ended; `None` while it runs.
+    /// When the attempt ended; `None` while it runs.
     pub(crate) ended: Option<SystemTime>,
 }
 
 impl AttemptTrace {
-    /// Its `process` span.
+    /// The attempt's `process` span.
     pub(crate) fn span_context(&self) -> SpanContext {
         self.context.span().span_context().clone()
     }
 }
 
-/// Runs a future inside of a context, where there is one.
+/// Runs a future with a context as the current one, if there is a context.
 pub(crate) async fn within<F: Future>(context: Option<&Context>, future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|task| {
@@ -56,7 +56,7 @@ pub(crate) fn parse_traceparent(text: &str) -> Option<SpanContext> {
     let is_hex = |text: &str, length| {
         text.len() == length && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
     };
-    // Versions to come may have more parts, version 00 has not; ff is none.
+    // Later versions may have more parts, but version 00 has exactly four. Version ff is invalid.
     if version == "00" && parts.next().is_some()
         || version == "ff"
         || !is_hex(version, 2)
@@ -101,7 +101,7 @@ mod tests {
         ] {
             assert_eq!(parse_traceparent(text), None, "{text}");
         }
-        // A version to come may add to what 00 has.
+        // A later version may have more parts than version 00.
         let later = "01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00-x";
         assert!(!parse_traceparent(later).unwrap().is_sampled());
     }

@@ -64,8 +64,8 @@ impl<B: Broker> LaneActor<B> {
         self.pace.start_at(Instant::now());
     }
 
-    /// Returns what is due, unless a hold says to wait, or the consumer is still being cancelled:
-    /// the broker would deliver the messages to this consumer again.
+    /// Begins to write the nacks that are due, unless the lane is held. While the consumer is being
+    /// cancelled the nacks wait too: the broker would deliver the messages to this consumer again.
     pub(super) fn begin_return(&mut self, now: Instant) {
         let waits = self.returning.writing.is_some()
             || self.subscription.is_stopping()

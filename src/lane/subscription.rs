@@ -142,8 +142,7 @@ impl<S: Session> Subscription<S> {
 }
 
 impl<B: Broker> LaneActor<B> {
-    /// Begins to subscribe: on the session's channel where there is one, otherwise with a new
-    /// session.
+    /// Begins to subscribe: on the session's channel if there is one, otherwise with a new session.
     pub(super) fn subscribe(&mut self) {
         let opening: Request<_> = match &mut self.subscription.session {
             Some(session) => {

@@ -1,4 +1,4 @@
-//! Which handler a message goes to, and under which terms.
+//! Dispatch: the handler that a message goes to, with its limits, retry policy and decoding.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -8,7 +8,7 @@ use crate::{
     outcome::Ending, retry::RetrySettings,
 };
 
-/// The handlers of a lane: by message type, and one for the rest.
+/// The handlers of a lane: by message type, and one for all other messages.
 #[derive(Clone, Default)]
 pub(crate) struct Handlers {
     pub(crate) by_type: HashMap<String, Arc<dyn Handler>>,
@@ -26,7 +26,7 @@ impl Handlers {
     }
 }
 
-/// A handler, and the terms under which it gets its messages.
+/// A handler, with its limits, retry policy and decoding.
 pub(crate) struct Route {
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) limits: Limits,
@@ -41,7 +41,8 @@ pub(crate) struct Dispatch {
 }
 
 impl Dispatch {
-    /// A route for each handler. All routes of a lane have the lane's terms.
+    /// Makes a route for each handler. All routes of a lane have the same limits, retry policy and
+    /// decoding.
     pub(crate) fn new(handlers: Handlers, settings: &ConsumerSettings) -> Self {
         let route = |handler| Route {
             handler,
@@ -58,7 +59,7 @@ impl Dispatch {
         }
     }
 
-    /// The message's route, or the ending `Unroutable`.
+    /// The message's route. The ending is `Unroutable` if no handler takes its type.
     pub(crate) fn route(&self, message: &Message) -> Result<&Route, Ending> {
         let message_type = message.message_type().unwrap_or_default();
         let typed = match self.by_type.is_empty() {

@@ -1,9 +1,9 @@
 //! The ends of paths, on their way to the lane.
 //!
-//! Waking the lane's thread costs more than handling a small message. A single end gives the lane
-//! little to do: an ack goes out when a batch has gathered, when its time has come, or when nothing
-//! else runs. So the lane asks for a number of ends, and only the end that completes the number wakes
-//! it. The lane's timer finds the others.
+//! Waking the lane's thread costs more than handling a small message, and a single end gives the
+//! lane little to do: an ack goes out when a batch has gathered, when it has waited for
+//! `ack.delay`, or when nothing else runs. So the lane asks for a number of ends, and only the end
+//! that completes this number wakes the lane. The lane's timer finds the others.
 
 use std::{
     future::poll_fn,
@@ -21,8 +21,8 @@ pub(crate) struct Ended<R = Arc<Flight>> {
     pub(crate) end: End,
 }
 
-/// Ends that the lane has not taken yet. The list has no bound of its own, but a path reports once, so
-/// it is never longer than the deliveries under way.
+/// Ends that the lane has not taken yet. The list has no limit of its own. Each path reports once,
+/// so the list is never longer than the number of deliveries under way.
 #[derive(Debug)]
 pub(crate) struct Ends<R = Arc<Flight>>(Mutex<Queue<R>>);
 
@@ -31,7 +31,7 @@ struct Queue<R> {
     ended: Vec<Ended<R>>,
     /// The number of ends that wakes the lane.
     wanted: usize,
-    /// One of the ends is not acked, and wakes the lane at once.
+    /// One of the ends is not an ack, so the lane wakes at once.
     urgent: bool,
     /// The lane's waker, while the lane waits.
     lane: Option<Waker>,
@@ -58,22 +58,22 @@ impl<R> Ends<R> {
             true => queue.lane.take(),
             false => None,
         };
-        // Unlock first: the lane's thread would wake only to wait for this lock.
+        // Unlock before waking the lane, which takes this lock.
         drop(queue);
         if let Some(lane) = lane {
             lane.wake();
         }
     }
 
-    /// Takes what has gathered, in exchange for an empty list.
+    /// Takes the ends that have gathered, in exchange for an empty list.
     pub(crate) fn take(&self, ended: &mut Vec<Ended<R>>) {
-        debug_assert!(ended.is_empty(), "what was in it would come back as new");
+        debug_assert!(ended.is_empty(), "an old end would be booked again");
         let mut queue = self.lock();
         mem::swap(&mut queue.ended, ended);
         queue.urgent = false;
     }
 
-    /// Waits until `wanted` ends have gathered, or one that is not acked. Takes none of them.
+    /// Waits until `wanted` ends have gathered, or one that is not an ack. Does not take them.
     pub(crate) async fn gathered(&self, wanted: usize) {
         poll_fn(|cx| {
             let mut queue = self.lock();

@@ -12,17 +12,17 @@ use crate::{
     outcome::{Ending, Outcome},
 };
 
-/// How long a handler may take.
+/// The time limits of a handler.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// For one run.
+    /// The time for one run.
     pub(crate) timeout: Duration,
-    /// To heed its cancellation, where it asked for it.
+    /// The time to end after a cancellation, if the handler asked for its `Cancellation`.
     pub(crate) cancel_grace: Duration,
 }
 
 impl Limits {
-    /// Those of a lane.
+    /// The limits of a lane.
     pub(crate) fn of(settings: &ConsumerSettings) -> Self {
         Self {
             timeout: settings.timeout,
@@ -38,15 +38,15 @@ pub(crate) struct Executed {
     pub(crate) ignored_cancellation: bool,
 }
 
-/// Runs a handler once. Always comes back, unless the handler blocks its thread; the lane looks
-/// for those.
+/// Runs a handler once, for at most its limits. Only a handler that blocks its thread takes longer:
+/// the lane finds such handlers.
 pub(crate) async fn execute(
     handler: &dyn Handler,
     flight: &Arc<Flight>,
     limits: Limits,
 ) -> Executed {
     flight.cancel.begin();
-    // What a handler holds can panic too, when it is dropped with it.
+    // Destructors of what the handler owns can panic too.
     let supervised = AssertUnwindSafe(supervise(handler, flight, limits)).catch_unwind();
     supervised.await.unwrap_or_else(|payload| {
         flight.handler_ended();
@@ -60,7 +60,7 @@ pub(crate) async fn execute(
 async fn supervise(handler: &dyn Handler, flight: &Arc<Flight>, limits: Limits) -> Executed {
     let (cancelled, last, ignored_cancellation) = {
         let context = Context::new(Arc::clone(flight));
-        // Inside the future, so that a handler that panics before its first await is caught too.
+        // Call `handle` inside the future, to catch a panic before the handler's first await too.
         let handling =
             AssertUnwindSafe(async move { handler.handle(context).await }).catch_unwind();
         let mut handling = pin!(handling);
@@ -70,7 +70,7 @@ async fn supervise(handler: &dyn Handler, flight: &Arc<Flight>, limits: Limits) 
             biased;
             ended = &mut handling => {
                 let ended = ended.map_or_else(panicked, Ending::from);
-                // A handler that heeds its cancellation can end before this sees the cancellation.
+                // A handler can react to its cancellation and end before this `select!` sees it.
                 let Some(reason) = flight.cancel.reason() else {
                     flight.handler_ended();
                     return Executed { ending: ended, ignored_cancellation: false };
@@ -79,7 +79,8 @@ async fn supervise(handler: &dyn Handler, flight: &Arc<Flight>, limits: Limits) 
                 reason
             }
             reason = flight.cancel.requested() => reason,
-            // Made only when the handler waits: a timer costs more than a small message does.
+            // Create the timer only if the handler waits: a timer costs more than handling a small
+            // message.
             () = async { sleep_until(started + limits.timeout).await } => CancelReason::Timeout,
         };
         flight.cancel.request(cancelled);
@@ -96,7 +97,7 @@ async fn supervise(handler: &dyn Handler, flight: &Arc<Flight>, limits: Limits) 
     };
     flight.handler_ended();
     let ending = match (cancelled, last) {
-        // It finished in the end, and what is done need not be done again.
+        // The handler finished all the same, so the message need not run again.
         (_, Some(done @ Ending::Handled(Outcome::Succeeded | Outcome::Dropped { .. }))) => done,
         (CancelReason::Timeout, _) => Ending::TimedOut {
             after: limits.timeout,

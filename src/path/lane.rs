@@ -1,4 +1,4 @@
-//! The description of a lane, which its actor and the paths of its deliveries share.
+//! What a lane's actor and the paths of its deliveries share: settings, routes, queues, broker.
 
 use std::{
     sync::{
@@ -21,7 +21,7 @@ use crate::{
     telemetry::Watch,
 };
 
-/// One consumer with its limits, policy and handlers. Whoever assembles a worker fills in the fields.
+/// One consumer with its limits, policy and handlers. The worker makes one for each consumer.
 pub(crate) struct Lane<B> {
     pub(crate) name: Arc<str>,
     pub(crate) queue: Arc<str>,
@@ -38,21 +38,21 @@ pub(crate) struct Lane<B> {
     pub(crate) broker: B,
     pub(crate) watch: Watch,
     pub(crate) resources: Arc<Resources>,
-    /// A drain has begun.
+    /// Cancelled when a drain begins.
     pub(crate) drain: CancellationToken,
-    /// The drain's grace has ended.
+    /// Cancelled at the hard stop: the drain's grace has ended, or a second signal came.
     pub(crate) hard_stop: CancellationToken,
     /// The runtime on which handlers run.
     pub(crate) runtime: Handle,
     /// Deliveries that have yet to start.
     pub(crate) starts: StartQueue,
-    /// Finished paths that the actor has not yet booked. Once the actor has ended nobody reads this:
-    /// it has booked its remaining deliveries as stale.
+    /// Ends of paths that the actor has not yet booked. When the actor ends, it books its remaining
+    /// deliveries as stale, and nobody reads this any more.
     pub(crate) ends: Ends,
     pub(crate) live: Live,
 }
 
-/// What the actor and the paths change while a lane runs.
+/// The part of a lane that the actor and the paths change while the lane runs.
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     session: CurrentSession,
@@ -63,7 +63,7 @@ pub(crate) struct Live {
 }
 
 impl<B: Broker> Lane<B> {
-    /// Sets the session that deliveries can be settled on, if there is one.
+    /// Sets the lane's session, on which deliveries can be settled; `None` when it is lost.
     pub(crate) fn set_session(&self, session: Option<SessionId>) {
         self.live.session.set(session);
     }
@@ -73,8 +73,8 @@ impl<B: Broker> Lane<B> {
         self.live.session.is(session)
     }
 
-    /// A place among the retries that wait in the worker. Half of the prefetch may wait there, so
-    /// that new messages keep coming. Once a drain has begun there is no place.
+    /// Takes a place among the retries that wait in the worker, if one is free. At most half of the
+    /// prefetch may wait, so that new messages keep coming. In a drain no place is free.
     pub(super) fn wait_inline(&self) -> Option<InlinePlace<'_>> {
         let most = usize::from(self.settings.prefetch / 2);
         let place = InlinePlace(&self.live.inline);
@@ -82,7 +82,7 @@ impl<B: Broker> Lane<B> {
         (before < most && !self.drain.is_cancelled()).then_some(place)
     }
 
-    /// Retries that wait for their delay in the worker.
+    /// The number of retries that wait for their delay in the worker.
     pub(crate) fn waiting_inline(&self) -> usize {
         self.live.inline.load(Ordering::Acquire)
     }
@@ -97,7 +97,8 @@ impl<B: Broker> Lane<B> {
         self.broker.blocked().await;
     }
 
-    /// Declares a queue again that the broker returned a copy for, where the settings allow it.
+    /// Declares a missing queue again, if the settings allow it. The broker returned a copy because
+    /// this queue does not exist.
     pub(super) async fn restore(&self, queue: &str) {
         if self.settings.topology != Topology::Declare {
             return;
@@ -111,9 +112,11 @@ impl<B: Broker> Lane<B> {
             .await
         {
             Some(Ok(())) => {
-                warn!(consumer = %self.name, queue, "queue was missing, declared again")
+                warn!(consumer = %self.name, queue, "queue was missing, declared it again")
             }
-            Some(Err(error)) => warn!(consumer = %self.name, queue, %error, "queue is missing"),
+            Some(Err(error)) => {
+                warn!(consumer = %self.name, queue, %error, "queue is missing, failed to declare it")
+            }
             None => {}
         }
         self.live.restoring.store(false, Ordering::Release);

@@ -1,8 +1,8 @@
-//! The path of one delivery, from its handler slot to what the broker is told.
+//! The path of one delivery, from its handler slot to its end.
 //!
-//! [`travel`] is the whole path: `dispatch -> decode check -> execute -> decide -> settle`. Every
-//! step is total. Nothing leaves the path but by an [`End`], so no delivery can escape its
-//! settlement.
+//! [`travel`] is the whole path: `dispatch -> decode check -> execute -> decide -> settle`. Each
+//! step gives a value and no error. A delivery leaves the path only by an [`End`], so every
+//! delivery is settled.
 
 mod dispatch;
 mod ends;
@@ -35,8 +35,8 @@ use execute::{Executed, execute};
 use republish::{dead_letter, park, retry};
 use runner::or_fault;
 
-/// Carries a delivery that has a slot to its end. `None`: the lane has settled the delivery
-/// meanwhile, because its handler was stuck.
+/// Carries a delivery that has a slot to its end. `None`: the handler was stuck, and the lane has
+/// claimed the delivery.
 async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> {
     let early = flight.message.early_by();
     if !early.is_zero() {
@@ -45,7 +45,7 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
         return Some(Box::pin(park(lane, flight, early)).await);
     }
     loop {
-        // The broker has taken back what a session held that has ended.
+        // The session has ended: the broker has the delivery back.
         if !lane.is_current(flight.session) {
             return Some(End::Stale);
         }
@@ -83,8 +83,8 @@ pub(crate) async fn settle_stuck<B: Broker>(
     let settled = async {
         match settle(&lane, &flight, terms, &ending).await {
             Next::End(end) => Some(end),
-            // Parked, however short the delay: a delivery that waits in the worker is not claimed,
-            // and the stuck handler's own path would settle it when it comes back.
+            // Park the retry, however short its delay. A retry that waits in the worker is not
+            // claimed, so the path of the stuck handler would settle it when that handler ends.
             Next::Retry { after, .. } => Some(park(&lane, &flight, after).await),
         }
     };
@@ -95,7 +95,8 @@ pub(crate) async fn settle_stuck<B: Broker>(
     }
 }
 
-/// The route's retry settings. Without a route nothing is retried, and any will do.
+/// The route's retry settings. Without a route the message is not retried, so the lane's settings
+/// only fill the place.
 fn retry_settings<'a, B: Broker>(
     lane: &'a Lane<B>,
     route: &Result<&'a Route, Ending>,
@@ -106,7 +107,7 @@ fn retry_settings<'a, B: Broker>(
     }
 }
 
-/// Runs the handler, if the body is what it takes.
+/// Runs the handler, if the body can be decoded as the handler demands.
 async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, route: &Route) -> Ending {
     if route.handler.wants_checked_json()
         && let Err(failure) = decode::check(&flight.message, route.decode)
@@ -123,15 +124,15 @@ async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, route: &Route) 
     ending
 }
 
-/// What follows a settled outcome.
+/// What follows an attempt.
 enum Next {
     /// The end of the path.
     End(End),
-    /// A further attempt.
+    /// A retry after this delay. `charged`: the last attempt counts.
     Retry { after: Duration, charged: bool },
 }
 
-/// Carries out what the policy decides on an attempt's end.
+/// Asks the policy what follows the end of an attempt, and carries out all but a retry.
 async fn settle<B: Broker>(
     lane: &Lane<B>,
     flight: &Flight,
@@ -155,7 +156,8 @@ async fn settle<B: Broker>(
         Settlement::DeadLetter { reason } => {
             Next::End(Box::pin(dead_letter(lane, flight, ending, reason)).await)
         }
-        // The broker redelivers the original: a copy would be a second one.
+        // The session has ended: the broker redelivers the original, so a copy would be a
+        // duplicate.
         Settlement::Retry { .. } if !lane.is_current(flight.session) => Next::End(End::Stale),
         Settlement::Retry { after, charged } => {
             if let (true, Some(failure)) = (charged, ending.failure()) {

@@ -1,7 +1,7 @@
-//! Copies: of a message that is retried later, and of a dead letter.
+//! Retries and dead letters: publishes a copy of the message, and waits for the broker's confirm.
 //!
-//! The broker confirms the copy before it is told to forget the original. A crash in between makes a
-//! duplicate; the other order would make a loss.
+//! The original is acked only after the confirm. A crash in between makes a duplicate. The other
+//! order would lose the message.
 
 use std::time::{Duration, SystemTime};
 
@@ -20,16 +20,17 @@ use crate::{
     status::End,
 };
 
-/// Longer delays, from a handler's snooze or a header, mean never, and are cut to this: ten years.
-/// A time must fit its header.
+/// The longest delay: ten years. A longer one, from a handler's snooze or a header, means never and
+/// is cut to this, so that the time fits its header.
 const LONGEST_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// After a drain has begun, publishing is tried for this much longer. The original goes back to the
-/// queue as well, and no handler is waited for.
+/// How long a drain tries to publish a copy after the first failure. Then the original goes back to
+/// its queue, which loses nothing, so the drain need not wait longer.
 const DRAIN_BUDGET: Duration = Duration::from_secs(1);
 
-/// Retry with backoff. A short delay waits in the worker, without a handler slot; a longer one waits
-/// at the broker. `None`: the delay is over, and the flight has a slot for its next attempt.
+/// Retry with backoff. A retry with a short delay waits in the worker, without a handler slot. A
+/// retry with a longer delay waits at the broker. `None`: the delay is over, and the flight has a
+/// slot for its next attempt.
 pub(super) async fn retry<B: Broker>(
     lane: &Lane<B>,
     flight: &Flight,
@@ -57,7 +58,7 @@ pub(super) async fn retry<B: Broker>(
     };
     tokio::select! {
         biased;
-        // A drain waits for handlers that run, not for those that have yet to start.
+        // A drain waits for running handlers, but not for retries that have yet to start.
         () = lane.drain.cancelled() => {
             flight.claim();
             let left = until.saturating_duration_since(Instant::now());
@@ -70,13 +71,13 @@ pub(super) async fn retry<B: Broker>(
     }
 }
 
-/// Parks a copy on the rung for this delay.
+/// Parks a message: publishes a copy to the rung for this delay.
 pub(super) async fn park<B: Broker>(lane: &Lane<B>, flight: &Flight, delay: Duration) -> End {
     const MILLISECOND: Duration = Duration::from_millis(1);
     let delay = delay.clamp(MILLISECOND, LONGEST_DELAY);
     let (rung, stay) = lane.ladder.park(delay);
-    // A delay beyond the longest rung: the copy comes back before its time, and is parked again. The
-    // header has whole milliseconds, and early is worse than late.
+    // With a delay beyond the longest rung the copy comes back before its time, and is parked
+    // again. The header has whole milliseconds, so round up: early is worse than late.
     let not_before = (stay < delay).then(|| SystemTime::now() + delay + MILLISECOND);
     let headers = dead_letters::parked(flight, stay, not_before);
     let end = republish(lane, flight, &rung.queue, headers, End::Parked).await;
@@ -86,7 +87,7 @@ pub(super) async fn park<B: Broker>(lane: &Lane<B>, flight: &Flight, delay: Dura
     end
 }
 
-/// Puts a copy in the dead-letter queue, with the whole record.
+/// Dead-letters a message: publishes a copy to the dead-letter queue, with a record of the failure.
 pub(super) async fn dead_letter<B: Broker>(
     lane: &Lane<B>,
     flight: &Flight,
@@ -105,8 +106,8 @@ pub(super) async fn dead_letter<B: Broker>(
     end
 }
 
-/// Publishes a copy again and again until the broker confirms it, and then returns `confirmed`. Gives
-/// up at the end of the budget.
+/// Publishes a copy until the broker confirms it, and then returns `confirmed`. Gives up after
+/// `publish.budget`.
 async fn republish<B: Broker>(
     lane: &Lane<B>,
     flight: &Flight,
@@ -132,7 +133,8 @@ async fn republish<B: Broker>(
         }
         let publishing = lane.watch.publishing(queue, &flight.message);
         let published = tokio::select! {
-            // A copy that is confirmed must not be returned as well.
+            // Look at the confirm first: if the copy is confirmed, the original must not be
+            // returned.
             biased;
             published = lane.publish(&message) => published,
             () = lane.hard_stop.cancelled() => return End::Return,
@@ -163,7 +165,8 @@ async fn republish<B: Broker>(
     }
 }
 
-/// An alarm of the broker can last for hours. A drain does not use up its grace for it.
+/// Waits until a drain has begun and the broker has blocked publishing. An alarm of the broker can
+/// last for hours, so a drain does not wait for its end.
 async fn blocked_in_drain<B: Broker>(lane: &Lane<B>) {
     lane.drain.cancelled().await;
     lane.blocked().await;

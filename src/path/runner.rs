@@ -1,5 +1,5 @@
-//! Runners: the tasks that carry deliveries along their paths. See [`StartQueue`] for when there is
-//! one.
+//! Runners: the tasks that carry deliveries along their paths. [`StartQueue`] decides when a runner
+//! is needed.
 //!
 //! [`StartQueue`]: super::start_queue::StartQueue
 
@@ -34,12 +34,12 @@ async fn carry_all<B: Broker>(lane: Arc<Lane<B>>) {
             run_on(&lane);
             return;
         }
-        // Without this tokio would see one task that never yields.
+        // Yield to tokio when the task's budget is used up: a path that never waits does not yield.
         tokio::task::coop::consume_budget().await;
     }
 }
 
-/// Carries one delivery along its path and reports its end; true when the path had to wait.
+/// Carries one delivery along its path and reports its end. True: the path had to wait.
 async fn carry<B: Broker>(lane: &Arc<Lane<B>>, flight: Arc<Flight>) -> bool {
     let mut waited = false;
     let end = {
@@ -68,15 +68,15 @@ async fn carry<B: Broker>(lane: &Arc<Lane<B>>, flight: Arc<Flight>) -> bool {
     waited
 }
 
-/// A panic in the path is a fault of the worker: a handler's panic is an outcome. The lane returns
-/// the delivery after a while.
+/// Turns a panic of the path into [`End::Fault`]: the lane is held, and then returns the delivery.
+/// Such a panic is a fault of the worker. A handler's panic is an outcome.
 pub(super) async fn or_fault(
     flight: &Flight,
     path: impl Future<Output = Option<End>>,
 ) -> Option<End> {
     let end = AssertUnwindSafe(path).catch_unwind().await;
     end.unwrap_or_else(|_| {
-        // From here on the lane must not take it for one with a stuck handler.
+        // Claim the delivery, so that the lane does not take its handler for a stuck one.
         flight.claim();
         error!(consumer = %flight.consumer, id = flight.message.id(), "path panicked: consumer held, message stays in its queue");
         Some(End::Fault)

@@ -1,18 +1,19 @@
 //! Bounded concurrency: deliveries that wait for a handler slot, and the tasks that carry them.
 //!
 //! A task for each delivery would be created on one thread and end on another, and most paths end
-//! without ever waiting. So the lane puts deliveries in a queue, and runners serve it. A runner is a
-//! task on the handlers' runtime. It takes a delivery together with a slot, carries the delivery
-//! along its path, and takes the next one.
+//! without ever waiting. So the lane puts deliveries in a queue, and runners serve the queue. A
+//! runner is a task on the handlers' runtime. The runner takes a delivery together with a slot,
+//! carries the delivery along its path, and takes the next one.
 //!
 //! Paths that never wait share one task. A path that waits keeps its runner for itself, and another
 //! runner serves the rest of the queue. A freed slot is reused on the thread that freed it, without
 //! waking the lane.
 //!
-//! A handler that blocks its thread, or computes for long, must not hold up the deliveries behind
-//! it. Three rules see to that:
+//! A handler that blocks its thread, or computes for a long time, must not hold up the deliveries
+//! behind it. Three rules prevent this:
 //!
-//! - A runner that was slow replaces itself by two, of which another thread can take one.
+//! - A runner that was slow starts two new runners and ends. Another thread can take one of the
+//!   two.
 //! - The lane adds runners when no delivery was taken for a while.
 //! - Deliveries that arrive during that time bring a runner of their own.
 
@@ -49,16 +50,16 @@ struct State<R> {
     first: Fifo<R>,
     /// Whether first attempts may start. Further attempts always may.
     gate: Gate,
-    /// Paths that wait for a slot for a further attempt, and the way to give them one.
+    /// Paths that wait for a slot for a further attempt: each gets its slot by its channel.
     further: VecDeque<oneshot::Sender<Slot>>,
-    /// Whether the next slot is for a further attempt, where both kinds wait. They take turns: a
-    /// handler that snoozes its message again and again must not keep others from their first
-    /// attempt.
+    /// Whether the next slot is for a further attempt, if both kinds wait. First and further
+    /// attempts take turns: a handler that snoozes its messages again and again must not keep other
+    /// messages from their first attempt.
     further_is_next: bool,
     /// Runners that will take another delivery, unless a handler keeps them.
     runners: usize,
-    /// Of `runners`, those that have yet to take their first delivery. Each takes at least one, so
-    /// more of them than waiting deliveries would be of no use.
+    /// Of `runners`, those that have yet to take their first delivery. Each takes at least one
+    /// delivery, so there need not be more of them than deliveries that can start.
     coming: usize,
     /// When a delivery was last taken.
     taken_at: Instant,
@@ -90,7 +91,7 @@ impl<R> StartQueue<R> {
         Self { slots, state }
     }
 
-    /// Puts deliveries in the queue; true when they need a runner.
+    /// Puts deliveries in the queue. True: the caller must start a runner.
     #[must_use]
     pub(crate) fn put(&self, arrived: &mut Vec<R>, now: Instant) -> bool {
         let mut state = self.lock();
@@ -109,7 +110,8 @@ impl<R> StartQueue<R> {
         self.lock().first.take_all()
     }
 
-    /// Opens or closes the gate. Whoever opens it sees to a runner: see [`missing`](Self::missing).
+    /// Opens or closes the gate. The caller that opens it must also start the runners that are
+    /// [`missing`](Self::missing).
     pub(crate) fn set_gate(&self, gate: Gate) {
         self.lock().gate = gate;
     }
@@ -118,12 +120,13 @@ impl<R> StartQueue<R> {
         self.lock().gate
     }
 
-    /// A runner takes a delivery and a slot for it, its `first` or a further one, and gives slots to
-    /// the paths whose turn it is. `None`: nothing can start, and the runner ends.
+    /// A runner takes a delivery and a slot for it, and gives slots to the paths whose turn it is.
+    /// `first`: this is the runner's first delivery. `None`: nothing can start, and the runner
+    /// ends.
     pub(crate) fn take(&self, first: bool, now: Instant) -> Option<(R, Slot)> {
         let mut state = self.lock();
         state.coming -= usize::from(first);
-        // A slot that comes free after this look brings a runner: see `pass_on`.
+        // A slot that is freed after this look brings another runner: see `pass_on`.
         while state.wanted() > 0
             && let Some(slot) = self.slots.try_take()
         {
@@ -131,7 +134,7 @@ impl<R> StartQueue<R> {
             let further = state.further_is_next || state.first_wanted() == 0;
             state.further_is_next = !further;
             match further.then(|| state.further.pop_front()).flatten() {
-                // A path that waits no longer drops the slot, and it is free again.
+                // If the path no longer waits, the slot is dropped and free again.
                 Some(path) => drop(path.send(slot)),
                 None => return state.first.pop().map(|delivery| (delivery, slot)),
             }
@@ -140,7 +143,7 @@ impl<R> StartQueue<R> {
         None
     }
 
-    /// Waits for a slot for a further attempt, in turn with the deliveries that wait for their first.
+    /// Waits for a slot for a further attempt. First and further attempts take turns.
     pub(crate) async fn retake(&self) -> Slot {
         let slot = {
             let mut state = self.lock();
@@ -155,13 +158,13 @@ impl<R> StartQueue<R> {
         };
         match slot.await {
             Ok(slot) => slot,
-            // A sender leaves the queue only to send.
+            // This cannot happen: a sender leaves the queue only to send.
             Err(_) => pending().await,
         }
     }
 
-    /// A runner's path waits for the first time, and keeps the runner; true when another runner is
-    /// needed in its place.
+    /// A runner's path waits for the first time, and keeps the runner. True: the caller must start
+    /// another runner.
     #[must_use]
     pub(crate) fn leave(&self) -> bool {
         let mut state = self.lock();
@@ -169,8 +172,8 @@ impl<R> StartQueue<R> {
         self.add_one(&mut state)
     }
 
-    /// A path that keeps its runner has given its slot back; true when another runner is needed to
-    /// use the slot.
+    /// A path that keeps its runner has given its slot back. True: the caller must start another
+    /// runner to use the slot.
     #[must_use]
     pub(crate) fn pass_on(&self) -> bool {
         self.add_one(&mut self.lock())
@@ -182,12 +185,12 @@ impl<R> StartQueue<R> {
         needed
     }
 
-    /// A runner is back from a path that waited.
+    /// A path that had kept its runner has ended, and the runner serves the queue again.
     pub(crate) fn join(&self) {
         self.lock().runners += 1;
     }
 
-    /// A runner has taken this long for one path; true when two are to go on in its place.
+    /// A runner has taken this long for one path. True: the caller must start two runners and end.
     #[must_use]
     pub(crate) fn split(&self, took: Duration) -> bool {
         if took < SLOW {
@@ -202,7 +205,8 @@ impl<R> StartQueue<R> {
         useful
     }
 
-    /// How many runners to add because nothing was taken for a while: as many as are coming, or one.
+    /// The number of runners to add because no delivery was taken for a while: as many as have yet
+    /// to take their first delivery, at least one, and never more than deliveries can start.
     pub(crate) fn missing(&self, now: Instant) -> usize {
         let mut state = self.lock();
         if now.saturating_duration_since(state.taken_at) < SLOW {
@@ -214,12 +218,12 @@ impl<R> StartQueue<R> {
         add
     }
 
-    /// Deliveries that wait for their first attempt.
+    /// The number of deliveries that wait for their first attempt.
     pub(crate) fn waiting(&self) -> usize {
         self.lock().first.len()
     }
 
-    /// Whether anything that waits could start.
+    /// Whether an attempt waits although it could start and a slot is free.
     pub(crate) fn is_behind(&self) -> bool {
         self.startable(&self.lock()) > 0
     }
@@ -234,7 +238,7 @@ impl<R> StartQueue<R> {
 }
 
 impl<R> State<R> {
-    /// Slots that first attempts could use.
+    /// The number of slots that first attempts could use.
     fn first_wanted(&self) -> usize {
         match self.gate {
             Gate::Open => self.first.startable(),
@@ -242,7 +246,7 @@ impl<R> State<R> {
         }
     }
 
-    /// Slots that could be used.
+    /// The number of slots that first and further attempts could use.
     fn wanted(&self) -> usize {
         self.first_wanted() + self.further.len()
     }

@@ -1,4 +1,4 @@
-//! Paths on a broker in memory, under paused time.
+//! Tests of the path on a broker in memory, under paused time.
 
 use std::sync::Mutex;
 
@@ -27,7 +27,8 @@ use crate::{
     telemetry::{Signals, Watch},
 };
 
-/// A handler that ends in these outcomes, one a run, each once it is let go.
+/// A handler that ends in these outcomes, one in each run. Each run waits until the test lets it
+/// end.
 struct Scripted {
     outcomes: Mutex<Vec<Outcome>>,
     let_go: Arc<Notify>,
@@ -128,7 +129,7 @@ impl Fixture {
         Message::new(delivery, Arc::clone(&self.lane.queue))
     }
 
-    /// Sends a message on its path, and lets it get as far as it can at once.
+    /// Starts a message on its path, which gets as far as it can without time passing.
     async fn start(&self, message: Message) -> Arc<Flight> {
         let lane = &self.lane;
         let flight = Arc::new(Flight::new(

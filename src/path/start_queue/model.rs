@@ -1,5 +1,5 @@
-//! Runners and paths in any order of events. Handlers here never keep their thread, so no free slot
-//! may need the lane where the lane has not been told of it.
+//! A model of runners and paths under random events. Handlers here never block their thread. So a
+//! free slot may wait for the lane only if the lane knows that it must look.
 
 use std::pin::Pin;
 
@@ -13,9 +13,9 @@ type Retake = Pin<Box<dyn Future<Output = Slot>>>;
 /// A runner and the path it carries.
 struct Path {
     slot: Option<Slot>,
-    /// Whether it has had to wait, and so is no runner for now.
+    /// The path had to wait, and keeps the runner.
     left: bool,
-    /// It waits for a slot for a further attempt.
+    /// The path waits for a slot for a further attempt.
     retake: Option<Retake>,
 }
 
@@ -23,12 +23,12 @@ struct Model {
     starts: Arc<StartQueue<u32>>,
     now: Instant,
     next: u32,
-    /// What is to be taken next, or withdrawn.
+    /// The delivery to be taken or withdrawn next.
     due: u32,
     /// Runners that are tasks and have yet to be polled.
     coming: usize,
     paths: Vec<Path>,
-    /// The lane will look.
+    /// The lane will look for missing runners.
     look: bool,
 }
 
@@ -66,7 +66,7 @@ impl Model {
         });
     }
 
-    /// What the runner does when its path has to wait.
+    /// A runner's path has to wait.
     fn pending(&mut self, index: usize) {
         let path = &mut self.paths[index];
         let needs_runner = match path.left {
@@ -77,7 +77,7 @@ impl Model {
         self.coming += usize::from(needs_runner);
     }
 
-    /// A path comes to its end.
+    /// A path ends.
     fn end(&mut self, index: usize) {
         let path = self.paths.swap_remove(index);
         drop(path.slot);
@@ -106,7 +106,7 @@ impl Model {
             (2 | 3, _) if self.coming > 0 => self.take(true),
             (4, Some(index)) if self.paths[index].slot.is_some() => self.pending(index),
             (5, Some(index)) if self.paths[index].slot.is_some() => self.end(index),
-            // A retry waits for its time, or is published.
+            // A retry waits for its delay, or is published.
             (6, Some(index)) if self.paths[index].slot.is_some() => {
                 self.paths[index].slot = None;
                 self.pending(index);
@@ -162,7 +162,7 @@ impl Model {
         );
     }
 
-    /// Lets everything come to its end, without a look of the lane beyond one.
+    /// Lets all deliveries end. The lane looks only once.
     fn finish(mut self) {
         self.starts.set_gate(Gate::Open);
         self.starts.slots.set_limit(1);

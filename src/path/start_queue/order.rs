@@ -4,8 +4,8 @@ use std::{collections::VecDeque, mem};
 
 /// Deliveries that wait for their first attempt, in the order of their arrival.
 ///
-/// The start queue asks only for what is here, so another order replaces this type alone. An order
-/// by key counts in [`startable`](Self::startable) the keys of which no message is in flight.
+/// The start queue uses only these methods, so another order can replace this type alone. An order
+/// by key would count in [`startable`](Self::startable) the keys that have no message in flight.
 #[derive(Debug)]
 pub(super) struct Fifo<R>(VecDeque<R>);
 
@@ -21,22 +21,22 @@ impl<R> Fifo<R> {
         self.0.extend(arrived.drain(..));
     }
 
-    /// Deliveries that wait.
+    /// The number of deliveries that wait.
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Deliveries that could start now if there were slots for them.
+    /// The number of deliveries that could start now with enough slots.
     pub(super) fn startable(&self) -> usize {
         self.0.len()
     }
 
-    /// The delivery that starts next.
+    /// Takes the delivery that starts next.
     pub(super) fn pop(&mut self) -> Option<R> {
         self.0.pop_front()
     }
 
-    /// All deliveries, in the order of their arrival.
+    /// Takes all deliveries, in the order of their arrival.
     pub(super) fn take_all(&mut self) -> VecDeque<R> {
         mem::take(&mut self.0)
     }

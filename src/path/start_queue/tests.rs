@@ -1,18 +1,18 @@
 use super::*;
 use futures_util::FutureExt;
 
-/// A queue with these in it, and the moment at which they were put there.
+/// A queue with these deliveries, and the time at which they were put there.
 fn queue(runs: std::ops::Range<u32>) -> (StartQueue<u32>, Instant) {
     queue_with(usize::MAX >> 3, runs)
 }
 
-/// The delivery that a runner takes, where slots do not matter: this one is given back at once.
+/// The delivery that a runner takes. Its slot is given back at once.
 fn take(starts: &StartQueue<u32>, first: bool, now: Instant) -> Option<u32> {
     let (delivery, _slot) = starts.take(first, now)?;
     Some(delivery)
 }
 
-/// With so many slots.
+/// As [`queue`], with this number of slots.
 fn queue_with(slots: usize, runs: std::ops::Range<u32>) -> (StartQueue<u32>, Instant) {
     let (starts, now) = (StartQueue::new(Arc::new(Slots::new(slots))), Instant::now());
     assert!(
@@ -122,8 +122,8 @@ fn a_slow_runner_becomes_two_where_there_is_work_for_two() {
     assert!(!starts.split(SLOW), "one is left, and another runner comes");
 }
 
-/// The handlers' runtime, with runners as its tasks, oldest first, and a lane that always has
-/// more to start: as long as it goes on, nothing may pile up.
+/// Plays the handlers' runtime, with runners as its tasks, oldest first, and a lane that always has
+/// more to start.
 #[test]
 fn runners_do_not_pile_up_while_slow_handlers_have_a_backlog() {
     const BACKLOG: u32 = 30;
