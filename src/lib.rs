@@ -1,8 +1,8 @@
 //! Lapwing: a RabbitMQ worker that does not lose messages.
 //!
-//! **A message leaves its queue only after its handler succeeded, or its successor (a parked retry
-//! or a dead letter) is confirmed by the broker.** A crash may run a message twice; nothing may
-//! lose one. Handlers must be idempotent.
+//! **A message leaves its queue only after its handler succeeded, or after the broker confirmed its
+//! successor: a parked retry or a dead letter.** A crash can make a message run twice, but no crash
+//! loses a message. Handlers must be idempotent.
 //!
 //! ```no_run
 //! use lapwing::{Failure, Settings, Worker, handler::Json, settings::environment};
@@ -32,18 +32,22 @@
 //! `session -> Delivery -> decode -> Message -> dispatch -> Handler -> execute under timeout ->
 //! Outcome -> policy::decide -> Settlement -> settle -> Settled | Stale`
 //!
-//! The modules below stand in the order in which a message meets them. Five patterns are the heart of
-//! the crate: bounded concurrency (`flight::slots`, one slot for each running handler), timeouts
-//! (`path::execute`, and every await on broker, pool and actor), retry with exponential backoff
-//! ([`retry`] and [`policy`]), a state actor ([`state`]), and graceful shutdown (`lane::drain`).
+//! The modules below are in the order in which a message meets them. The crate has five main
+//! patterns:
+//!
+//! - bounded concurrency: `flight::slots`, one slot for each running handler;
+//! - timeouts: `path::execute`, and a deadline for every wait for the broker, a pool or an actor;
+//! - retry with exponential backoff: [`retry`] and [`policy`];
+//! - a state actor: [`state`];
+//! - graceful shutdown: `lane::drain`.
 
-// The broker hands over a delivery, which is decoded into a message.
+// The broker sends a delivery, which the worker decodes into a message.
 pub mod broker;
 
 mod decode;
 pub mod message;
 
-// The delivery is in flight: it waits for a slot, its handler runs, and the broker is told the end.
+// The delivery is in flight: it waits for a slot, its handler runs, and the worker settles it.
 mod flight;
 
 mod path;
@@ -58,7 +62,7 @@ pub mod retry;
 
 mod dead_letters;
 
-// Who carries it out: one actor for each consumer, in a worker; and an actor for handlers' state.
+// The actors: one for each consumer of a worker, and one for the state that handlers share.
 mod lane;
 
 mod consumer;
@@ -66,7 +70,7 @@ mod worker;
 
 pub mod state;
 
-// What others see of it.
+// Reports: figures, metrics, traces, logs, and the admin server.
 mod status;
 
 pub mod telemetry;
@@ -77,7 +81,7 @@ pub mod kubernetes;
 // A worker on a broker in memory, for tests.
 pub mod testing;
 
-// Beside the path: publishing new messages, settings as a whole and how they are read, text.
+// The rest: publishing new messages, reading settings, texts.
 mod client;
 
 pub mod settings;

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    // Two TLS libraries share one provider; naming it keeps a second one from making it ambiguous.
-    // An error means that it is installed already.
+    // rustls has several cryptography providers. Install one by name: with two in the build, rustls
+    // could not choose. An error means that a provider is already installed.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     cli::main(cli::Cli::parse())
 }

@@ -11,9 +11,9 @@
 //!       path claims: parked early, or no handler takes it
 //! ```
 //!
-//! Either the path or the lane moves a delivery to `Settling`, and only that one settles it. The path
-//! can claim a delivery in every phase. The lane can claim it only while its handler runs, and does
-//! so when the handler is stuck.
+//! To claim a delivery is to move it to `Settling`: whoever claims it settles it, and nobody else.
+//! The path can claim a delivery in every phase. The lane can claim it only while its handler runs,
+//! and does so when the handler is stuck.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 

@@ -10,11 +10,11 @@ use tokio::{
 
 use super::StateError;
 
-/// What [`StateHandle::update`](super::StateHandle::update) runs inside the actor: from the entry now to the entry then;
-/// `None` means no entry.
+/// The function of [`StateHandle::update`](super::StateHandle::update), which runs inside the
+/// actor. It takes the entry and returns the new entry; `None` means no entry.
 pub(super) type Update = Box<dyn FnOnce(Option<Value>) -> Option<Value> + Send>;
 
-/// What a handle asks, and where the answer goes.
+/// A command to the actor, with the channel for the answer.
 pub(super) enum Command {
     Get(String, oneshot::Sender<Option<Value>>),
     Set(
@@ -39,7 +39,7 @@ pub(super) enum Command {
 #[derive(Default)]
 pub(super) struct Actor {
     entries: HashMap<String, Entry>,
-    /// Commands since dead entries were last swept out.
+    /// The number of commands since expired entries were last removed.
     unswept: usize,
 }
 
@@ -62,14 +62,15 @@ impl Actor {
         }
     }
 
-    /// Carries out one command; an asker that has gone away does not matter.
+    /// Carries out one command. A send fails when the caller has gone away; then nobody needs the
+    /// answer.
     fn carry_out(&mut self, command: Command) {
         match command {
             Command::Get(key, answer) => {
                 let _ = answer.send(self.get(&key));
             }
             Command::Set(key, value, time_to_live, answer) => {
-                // What no clock reaches is for ever.
+                // An expiry that overflows the clock means never.
                 let expires = time_to_live.and_then(|time| Instant::now().checked_add(time));
                 let _ = answer.send(self.put(key, Some(value), expires));
             }
@@ -147,8 +148,8 @@ impl Actor {
         Ok(sum)
     }
 
-    /// Forgets dead entries, once as many commands have come as there are entries, so that the
-    /// cost of a command does not grow with the map.
+    /// Removes expired entries, once there were as many commands as there are entries. So the
+    /// average cost of a command does not grow with the map.
     fn sweep(&mut self) {
         self.unswept += 1;
         if self.unswept > self.entries.len().max(1024) {

@@ -1,8 +1,8 @@
 //! The state actor: one task owns a map, handles send it commands and get answers.
 //!
 //! Commands go in over a bounded `mpsc`, answers come back by `oneshot`, and each call has a
-//! deadline. A full mailbox makes callers wait up to that deadline, then they get
-//! [`StateError::Busy`]; the actor never drops a command that it took.
+//! deadline. If the mailbox stays full for that time, the caller gets [`StateError::Busy`]. The
+//! actor carries out every command that its mailbox took.
 
 mod actor;
 mod settings;
@@ -23,32 +23,33 @@ use actor::{Actor, Command};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
-    /// The mailbox stayed full for the whole deadline. The command was not taken.
-    #[error("state actor is busy: no room in its mailbox within the deadline")]
+    /// The mailbox was full until the deadline. The command was not taken.
+    #[error("state actor is busy: its mailbox was full until the deadline")]
     Busy,
-    /// The command was taken but not answered in time; it may still be carried out.
+    /// The command was taken, but not answered before the deadline. It may still be carried out.
     #[error("state actor gave no answer within the deadline")]
     NoAnswer,
     /// The actor has ended.
     #[error("state actor has stopped")]
     Stopped,
-    /// The entry is not an integer, or the sum would not fit one.
+    /// The entry is not an integer, or the sum overflows.
     #[error("entry is not an integer that can be incremented")]
     NotAnInteger,
 }
 
-/// Sends commands to the state actor. Cheap to clone; the actor ends when the last handle is gone.
+/// Sends commands to the state actor. Cheap to clone. The actor ends when the last handle is
+/// dropped.
 #[derive(Clone)]
 pub struct StateHandle {
     mailbox: mpsc::Sender<Command>,
     deadline: Duration,
 }
 
-/// Tells how many commands wait for an actor, without keeping it alive.
+/// Measures how many commands wait for an actor, without keeping the actor alive.
 pub(crate) struct MailboxGauge(mpsc::WeakSender<Command>);
 
 impl MailboxGauge {
-    /// Commands that wait; none when the actor has ended.
+    /// The number of commands that wait; 0 when the actor has ended.
     pub(crate) fn waiting(&self) -> u64 {
         let mailbox = self.0.upgrade();
         mailbox.map_or(0, |mailbox| {
@@ -74,8 +75,8 @@ pub fn start(mailbox: usize, deadline: Duration) -> StateHandle {
     state
 }
 
-/// Starts one in a thread of its own: what [`StateHandle::update`] runs there is its callers', and
-/// is to hold up nothing but other calls. The thread ends with the actor.
+/// Starts a state actor in a thread of its own. The functions given to [`StateHandle::update`] are
+/// user code: a slow one then delays only other calls to the actor. The thread ends with the actor.
 pub(crate) fn start_in_thread(mailbox: usize, deadline: Duration) -> std::io::Result<StateHandle> {
     let (state, actor) = new(mailbox, deadline);
     let runtime = tokio::runtime::Builder::new_current_thread().build()?;
@@ -99,7 +100,7 @@ impl StateHandle {
         MailboxGauge(self.mailbox.downgrade())
     }
 
-    /// The entry, where there is one.
+    /// The entry; `None` if there is none.
     ///
     /// # Errors
     /// [`StateError::Busy`], [`StateError::NoAnswer`] or [`StateError::Stopped`], as for all calls.
@@ -107,7 +108,8 @@ impl StateHandle {
         self.call(|answer| Command::Get(key.into(), answer)).await
     }
 
-    /// Sets the entry, for ever or for a time to live, and returns the entry before.
+    /// Sets the entry, and returns the entry before. Without `time_to_live` the entry does not
+    /// expire.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -130,8 +132,8 @@ impl StateHandle {
             .await
     }
 
-    /// Adds to an integer entry (a missing one counts as 0, a time to live is kept) and returns
-    /// the sum.
+    /// Adds `by` to an integer entry, and returns the sum. A missing entry counts as 0. The time to
+    /// live stays as it was.
     ///
     /// # Errors
     /// [`StateError::NotAnInteger`], and as [`get`](Self::get).
@@ -140,8 +142,8 @@ impl StateHandle {
             .await?
     }
 
-    /// Sets the entry to `new` if it is `expected`; `None` means no entry. `Ok(Err(entry))` tells
-    /// the entry that was found instead.
+    /// Sets the entry to `new` if it is `expected`; `None` means no entry. `Ok(Err(entry))`: the
+    /// entry was not as expected, and stays as it is.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -160,9 +162,9 @@ impl StateHandle {
         .await
     }
 
-    /// Runs a function on the entry inside the actor, and returns the entry it made. The function
-    /// must be short: all other calls wait for it. If it panics the entry stays as it was and the
-    /// call ends in [`StateError::Stopped`].
+    /// Runs a function on the entry inside the actor, and returns the new entry. The function must
+    /// be short: all other calls wait for it. If the function panics, the entry stays as it was and
+    /// the call returns [`StateError::Stopped`].
     ///
     /// # Errors
     /// As [`get`](Self::get).

@@ -1,23 +1,24 @@
-//! What a consumer counts beside its ledger.
+//! The counters of a consumer, apart from its ledger.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::outcome::{OutcomeKind, outcomes};
 
-/// Takes the rows of the table of outcomes, and adds the counters that are none.
+/// Makes the counters: one for each row of the table of outcomes, and those listed here.
 macro_rules! counters {
     ($($(#[$doc:meta])* $kind:ident $outcome:ident $name:literal,)*) => {
         counters! {
             [$($(#[$doc])* $kind $outcome,)*]
-            /// Handlers that ignored their cancellation, or blocked their thread.
+            /// Handlers that ignored their cancellation or blocked their thread.
             handler_stuck,
             /// Retries that waited in the worker.
             inline_retries,
-            /// Publishes of retries and dead letters that did not count.
+            /// Publishes of retries and dead letters that the broker did not confirm.
             publish_failures,
-            /// Ends that came after their channel had died.
+            /// Deliveries whose channel closed before they could be settled. The broker redelivers
+            /// them.
             stale_settles,
-            /// Subscriptions made.
+            /// Subscriptions made, including those after a lost connection or channel.
             sessions,
         }
     };
@@ -36,7 +37,7 @@ macro_rules! counters {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
         #[non_exhaustive]
         pub struct Counts {
-            /// Attempts that ended, however they did.
+            /// Attempts that ended, whatever their outcome.
             pub attempts: u64,
             $($(#[$doc])* pub $outcome: u64,)*
             $($(#[$other_doc])* pub $other: u64,)*
@@ -58,7 +59,7 @@ macro_rules! counters {
 outcomes!(counters);
 
 impl Counters {
-    /// Attempts that ended in this.
+    /// The counter of attempts that ended in this outcome.
     pub(crate) fn outcome(&self, kind: OutcomeKind) -> &Counter {
         &self.outcomes[kind as usize]
     }

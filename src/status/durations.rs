@@ -1,19 +1,19 @@
-//! How long things took: a histogram that many threads add to, and its copies.
+//! A histogram of durations that many threads add to, and copies of it.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-/// Each doubling is parted into this many buckets, so that a bucket's middle is within 1/16 of
-/// whatever fell into it.
+/// Each doubling is divided into this many buckets, so a bucket's middle is within 1/16 of every
+/// duration in the bucket.
 const PARTS: u64 = 8;
 /// Durations from here on, in microseconds (19 hours), share the last bucket. No handler may run
 /// longer than 12 hours.
 const LONGEST: u64 = 1 << 36;
 const BUCKETS: usize = bucket(LONGEST) + 1;
 
-/// Which bucket so many microseconds fall into: below [`PARTS`] each has its own.
+/// The bucket of a duration in microseconds. Below [`PARTS`] each microsecond has its own bucket.
 const fn bucket(micros: u64) -> usize {
     let micros = if micros > LONGEST { LONGEST } else { micros };
     if micros < PARTS {
@@ -34,7 +34,7 @@ fn middle(bucket: usize) -> f64 {
     ((bucket - doublings * parts) * width) as f64 + width as f64 / 2.0
 }
 
-/// Counts durations by their size. One atomic addition for each.
+/// A histogram of durations. Recording one costs a single atomic addition.
 #[derive(Debug)]
 pub(crate) struct Durations([AtomicU64; BUCKETS]);
 
@@ -50,7 +50,7 @@ impl Durations {
         self.0[bucket(micros)].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What was counted since `before`, which is brought up to date.
+    /// The durations recorded since `before`, which then becomes the present count.
     pub(crate) fn since(&self, before: &mut Tally) -> Added {
         let mut added = Vec::new();
         for (bucket, (now, before)) in self.0.iter().zip(before.0.iter_mut()).enumerate() {
@@ -64,11 +64,11 @@ impl Durations {
     }
 }
 
-/// A copy of such counts.
+/// A copy of a histogram.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Tally(Box<[u64; BUCKETS]>);
 
-/// What came to such counts within a while: few buckets of many.
+/// The durations that were added to a histogram within some time: few buckets of many.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Added(Vec<(usize, u64)>);
 
@@ -91,8 +91,8 @@ impl Tally {
         }
     }
 
-    /// The duration, in seconds, that this part of all (0 to 1) did not exceed; `None` where
-    /// nothing was counted.
+    /// The duration, in seconds, that this part of all (0 to 1) did not exceed; `None` if nothing
+    /// was recorded.
     pub(crate) fn quantile(&self, part: f64) -> Option<f64> {
         quantile(self.0.iter().copied().enumerate(), part)
     }

@@ -1,5 +1,5 @@
-//! One consumer's figures. The consumer and the paths of its deliveries write them; the admin server, the
-//! metrics and the worker's handle read them without asking the consumer.
+//! One consumer's figures. Its lane and the paths of its deliveries write them. The admin server,
+//! the metrics and the worker's handle read them without asking the lane.
 
 use std::{
     sync::{
@@ -23,17 +23,17 @@ use crate::{
     retry::{Ladder, Rung},
 };
 
-/// Everything a consumer reports about itself, but for its health, which has watchers.
+/// Everything a consumer reports about itself, except its state, which others can watch.
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) settings: ConsumerSettings,
     pub(crate) slots: Arc<Slots>,
     pub(crate) counters: Counters,
-    /// How long handlers ran.
+    /// The durations of handler runs.
     pub(crate) durations: Durations,
     /// The last outcomes, for people.
     pub(crate) outcomes: ConsumerOutcomes,
-    /// Retries parked, by rung.
+    /// Retries parked, by retry queue.
     parked: Vec<(Rung, Counter)>,
     dead_letters: [Counter; Reason::ALL.len()],
     standing: Mutex<Standing>,
@@ -43,17 +43,17 @@ pub(crate) struct Figures {
     registered: AtomicBool,
 }
 
-/// What only the consumer's loop knows, as it stood at the end of the loop's last turn.
+/// The figures that only the lane's loop knows, as of its last turn.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Standing {
     pub(crate) ledger: Ledger,
     /// Deliveries received and not settled.
     pub(crate) in_flight: usize,
-    /// Of those: deliveries that wait for a handler slot.
+    /// Deliveries in flight that wait for a handler slot.
     pub(crate) buffered: usize,
-    /// Of those: retries that wait in the worker.
+    /// Deliveries in flight whose retry waits in the worker.
     pub(crate) waiting: usize,
-    /// After a drain: deliveries that it left unsettled.
+    /// After a drain: deliveries that the drain left unsettled.
     pub(crate) left: u64,
 }
 
@@ -77,19 +77,20 @@ impl Figures {
         }
     }
 
-    /// The consumer's loop has turned. Only the consumer calls this.
+    /// The lane's loop has turned. Only the lane calls this.
     pub(crate) fn turned(&self, standing: Standing) {
         *lock(&self.standing) = standing;
         let turns = self.turns.load(Ordering::Relaxed);
         self.turns.store(turns.wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// A number that changes as long as the consumer's loop turns. An idle loop turns every 250 ms.
+    /// A number that changes at each turn of the lane's loop. An idle loop turns every 250 ms.
     pub(crate) fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// The consumer's report as of its last turn; counts and running handlers are those of now.
+    /// The consumer's report: counts and running handlers of now, the rest as of the loop's last
+    /// turn.
     pub(crate) fn report(&self) -> ConsumerReport {
         let Standing {
             ledger,
@@ -109,7 +110,7 @@ impl Figures {
         }
     }
 
-    /// Counts an attempt that ended, and how long its handler ran, where one ran.
+    /// Counts an attempt that ended, and records how long its handler ran, if one ran.
     pub(crate) fn attempt_ended(&self, kind: OutcomeKind, took: Option<Duration>) {
         self.counters.outcome(kind).add_one();
         if let Some(took) = took {
@@ -117,7 +118,7 @@ impl Figures {
         }
     }
 
-    /// Counts a message parked on the rung of this queue.
+    /// Counts a message parked in this retry queue.
     pub(crate) fn parked(&self, queue: &str) {
         let found = self.parked.iter().find(|(rung, _)| rung.queue == queue);
         found.inspect(|(_, counter)| counter.add_one());
@@ -128,7 +129,8 @@ impl Figures {
         self.dead_letters[reason as usize].add_one();
     }
 
-    /// The consumer's retry queues, shortest delay first, and the messages parked on each.
+    /// The consumer's retry queues, shortest delay first, and the number of messages parked in
+    /// each.
     pub(crate) fn rungs(&self) -> impl Iterator<Item = (&Rung, u64)> {
         self.parked.iter().map(|(rung, count)| (rung, count.get()))
     }

@@ -1,4 +1,4 @@
-//! What a worker says about itself while it runs.
+//! The state of consumers, and the readiness of the worker.
 
 use std::{collections::BTreeMap, time::SystemTime};
 
@@ -7,36 +7,36 @@ use utoipa::ToSchema;
 
 use crate::{text::as_rfc3339, words::words};
 
-/// Whether the worker does its work, and what keeps it from it.
+/// Whether the worker can do its work, and the reasons if it cannot.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[schema(as = Ready)]
 #[non_exhaustive]
 pub struct Readiness {
-    /// Every consumer has a live consumer or was paused on purpose, its handlers can work, and no drain
-    /// has begun.
+    /// True when every consumer has a live subscription or was paused by an operator, all handlers
+    /// can work, and no drain has begun.
     pub ready: bool,
-    /// A drain has begun.
+    /// True when a drain has begun.
     pub draining: bool,
     /// The consumers, by name.
     pub consumers: BTreeMap<String, ConsumerHealth>,
-    /// Why handlers cannot work, by consumer: those that cannot.
+    /// The errors of handlers that cannot work, by consumer.
     pub handlers: BTreeMap<String, String>,
-    /// Why retries and dead letters cannot be published now, where they cannot. That alone does
-    /// not make it unready.
+    /// Why retries and dead letters cannot be published now; nothing if they can. This alone does
+    /// not make the worker unready.
     pub publishing: Option<String>,
 }
 
-/// What one consumer is doing.
+/// The state of one consumer.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[non_exhaustive]
 pub struct ConsumerHealth {
-    /// What it is doing.
+    /// The state.
     pub state: ConsumerState,
-    /// Since when.
+    /// When the consumer entered the state.
     #[serde(serialize_with = "as_rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub since: SystemTime,
-    /// Why, where it is not consuming.
+    /// Why the consumer is not consuming.
     pub reason: Option<String>,
 }
 
@@ -46,17 +46,18 @@ words! {
     #[serde(rename_all = "kebab-case")]
     #[non_exhaustive]
     pub enum ConsumerState {
-        /// It has no subscription and is getting one.
+        /// There is no subscription. The worker is getting one.
         Connecting = "connecting",
-        /// It has a live subscription.
+        /// The broker sends deliveries.
         Consuming = "consuming",
-        /// It was paused on purpose.
+        /// An operator paused the consumer.
         Paused = "paused",
-        /// It cannot publish retries or dead letters, and waits before it tries again.
+        /// Retries or dead letters are not confirmed. The consumer takes nothing new for
+        /// `publish.hold`.
         Held = "held",
-        /// It takes nothing new and finishes what it has.
+        /// The worker stops: the consumer takes nothing new, and running handlers finish.
         Draining = "draining",
-        /// It has ended.
+        /// The consumer has ended.
         Stopped = "stopped",
     }
 }
@@ -70,7 +71,7 @@ impl ConsumerHealth {
         }
     }
 
-    /// Whether the consumer does what it should.
+    /// Whether the consumer is consuming, or was paused by an operator.
     pub(crate) fn is_ready(&self) -> bool {
         matches!(self.state, ConsumerState::Consuming | ConsumerState::Paused)
     }

@@ -8,14 +8,14 @@ use utoipa::ToSchema;
 
 use crate::flight::{Flight, Phase, SessionId};
 
-/// Names a delivery for as long as it is in flight: its session's number and its tag, `3-17`.
+/// Names a delivery while it is in flight: the number of its session and its tag, as in `3-17`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct DeliveryId {
     pub(crate) session: SessionId,
     pub(crate) tag: u64,
 }
 
-/// The text is not that of a [`DeliveryId`].
+/// The text is not a [`DeliveryId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected a delivery such as 3-17")]
 pub struct InvalidDeliveryId;
@@ -30,7 +30,7 @@ impl FromStr for DeliveryId {
     type Err = InvalidDeliveryId;
 
     fn from_str(text: &str) -> Result<Self, InvalidDeliveryId> {
-        // Only what is printed is read: no sign, no leading zero.
+        // Accept only the text that `Display` prints: no sign, no leading zero.
         let (session, tag) = text.split_once('-').ok_or(InvalidDeliveryId)?;
         let id = Self {
             session: session.parse().map_err(|_| InvalidDeliveryId)?,
@@ -55,25 +55,25 @@ impl Serialize for DeliveryId {
 pub struct InFlight {
     /// The consumer.
     pub consumer: String,
-    /// Names it: to cancel it.
+    /// The name of the delivery, by which its handler can be cancelled.
     #[schema(value_type = String, example = "3-17")]
     pub delivery: DeliveryId,
-    /// Its `message-id` property.
+    /// The `message-id` property.
     pub id: Option<String>,
-    /// Its `type` property.
+    /// The `type` property.
     #[serde(rename = "type")]
     pub message_type: Option<String>,
-    /// The routing key its publisher used.
+    /// The routing key that the publisher used.
     pub routing_key: String,
-    /// Where it stands.
+    /// The phase of the delivery.
     pub phase: Phase,
-    /// Time since this worker got it.
+    /// Time since the worker received the delivery.
     pub age_seconds: f64,
-    /// Time since its handler was started, where that runs.
+    /// Time since the handler started; nothing while no handler runs.
     pub handling_seconds: Option<f64>,
-    /// The number of the attempt: 1 the first time.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// The trace it belongs to.
+    /// The id of the trace that the message belongs to.
     pub trace_id: Option<String>,
 }
 
@@ -81,16 +81,16 @@ pub struct InFlight {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
 #[non_exhaustive]
 pub struct InFlightPage {
-    /// How many there are.
+    /// The number of all messages in flight.
     pub total: usize,
-    /// Those of this page.
+    /// The messages of this page.
     pub messages: Vec<InFlight>,
-    /// Consumers that did not answer in time; theirs are missing.
+    /// Consumers that did not answer in time. Their messages are missing.
     pub unanswered: Vec<String>,
 }
 
-/// What a consumer answers: how many it has, and some of them, oldest first. Making texts of them is
-/// left to whoever asked.
+/// A lane's answer: the number of its flights, and some of them, oldest first. The caller makes
+/// texts of them, so that the lane does not have to.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
     pub(crate) total: usize,
@@ -98,7 +98,7 @@ pub(crate) struct Window {
 }
 
 impl InFlight {
-    /// As it stood at `now`, which the messages of a page share.
+    /// A flight at the time `now`, which all messages of a page share.
     pub(crate) fn of(flight: &Flight, now: Instant) -> Self {
         let age = now.saturating_duration_since(flight.received);
         let message = &flight.message;
@@ -113,7 +113,7 @@ impl InFlight {
             routing_key: message.routing_key().to_owned(),
             phase: flight.phase(),
             age_seconds: age.as_secs_f64(),
-            // It is a look at the clock later.
+            // `handling_for` reads the clock after `now`, so it could exceed the age.
             handling_seconds: flight
                 .handling_for()
                 .map(|time| time.min(age).as_secs_f64()),

@@ -1,4 +1,4 @@
-//! The account of a consumer: every delivery ends in exactly one of five.
+//! The ledger of a consumer: every delivery ends in exactly one of five ways.
 
 use std::ops::AddAssign;
 
@@ -11,24 +11,25 @@ use utoipa::ToSchema;
 pub struct Ledger {
     /// Deliveries received.
     pub received: u64,
-    /// Acked: handled, or dropped at the handler's word.
+    /// Acked because the handler succeeded or dropped the message.
     pub acked: u64,
-    /// Acked after a copy was parked on a retry rung.
+    /// Acked after the broker confirmed a copy in a retry queue.
     pub parked: u64,
-    /// Acked after a copy was put in the dead-letter queue.
+    /// Acked after the broker confirmed a copy in the dead-letter queue.
     pub dead_lettered: u64,
-    /// Given back to the queue.
+    /// Returned to the queue.
     pub returned: u64,
-    /// Their channel died before they were settled; the broker redelivers them.
+    /// Not settled before their channel closed. The broker redelivers them.
     pub stale: u64,
-    /// Of `acked`: dropped at the handler's word.
+    /// The part of `acked` that the handler dropped.
     pub dropped: u64,
-    /// Of `stale`: handled, parked or dead-lettered already, so that they will run a second time.
+    /// The part of `stale` that was already handled, parked or dead-lettered. These messages run
+    /// again.
     pub duplicates: u64,
 }
 
 impl Ledger {
-    /// Deliveries that have not ended.
+    /// The number of deliveries that have not ended.
     #[must_use]
     pub fn open(&self) -> u64 {
         let ended = self.ends().into_iter().map(|(_, count)| count).sum();
@@ -37,7 +38,7 @@ impl Ledger {
 }
 
 impl Ledger {
-    /// The ends, with their words as attribute values.
+    /// The ends, with their names as attribute values.
     pub(crate) fn ends(&self) -> [(&'static str, u64); 5] {
         [
             ("acked", self.acked),
@@ -62,29 +63,29 @@ impl AddAssign for Ledger {
     }
 }
 
-/// How one delivery's path ended: what is left is to tell the broker.
+/// How one delivery's path ended. The lane then settles the delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
-    /// Ack it.
+    /// The handler succeeded: ack.
     Done,
-    /// Ack it; the handler did not want it.
+    /// The handler dropped the message: ack.
     Dropped,
-    /// Ack it; its copy is confirmed on a retry rung.
+    /// The broker confirmed the copy in a retry queue: ack.
     Parked,
-    /// Ack it; its copy is confirmed in the dead-letter queue.
+    /// The broker confirmed the copy in the dead-letter queue: ack.
     DeadLettered,
-    /// Nack it: it goes back to the queue.
+    /// The message goes back to its queue: nack.
     Return,
-    /// Its copy could not be published: hold the consumer, and nack it later.
+    /// The copy was not confirmed: hold the lane, and nack later.
     NotPublished,
-    /// Its path panicked: hold the consumer, and nack it later.
+    /// The path panicked: hold the lane, and nack later.
     Fault,
-    /// Its channel died: there is nobody to tell.
+    /// The session has ended: nothing to settle, the broker redelivers.
     Stale,
 }
 
 impl End {
-    /// Whether the broker is told by an ack.
+    /// Whether the delivery is to be acked.
     pub(crate) fn is_acked(self) -> bool {
         match self {
             Self::Done | Self::Dropped | Self::Parked | Self::DeadLettered => true,
@@ -94,7 +95,7 @@ impl End {
 }
 
 impl Ledger {
-    /// Books an end that the broker was told of.
+    /// Books the end of a delivery that was acked or returned.
     pub(crate) fn settled(&mut self, end: End) {
         match end {
             End::Done => self.acked += 1,
@@ -109,7 +110,7 @@ impl Ledger {
         }
     }
 
-    /// Books an end that the broker could not be told of.
+    /// Books the end of a delivery that could not be settled.
     pub(crate) fn unsettled(&mut self, end: End) {
         self.stale += 1;
         if end.is_acked() {

@@ -1,5 +1,5 @@
-//! What a consumer reports about itself: the consumer and its paths write it, telemetry exports it, the
-//! admin server serves it.
+//! Reports of a consumer: figures, state, outcomes, messages in flight. Lanes and paths write them,
+//! telemetry exports them, and the admin server serves them.
 
 mod counters;
 mod durations;

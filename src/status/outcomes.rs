@@ -1,4 +1,4 @@
-//! The last outcomes of each consumer, for whoever looks: every failure, and a few of the rest.
+//! The last outcomes of each consumer, for people: every failure, and a few of the others.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,23 +21,23 @@ use crate::{
     text::{as_rfc3339, cut},
 };
 
-/// Failures kept of each consumer.
+/// The most failures kept for each consumer.
 const FAILURES: usize = 500;
-/// Other outcomes kept of each consumer.
+/// The most other outcomes kept for each consumer.
 const OTHERS: usize = 100;
-/// Other outcomes kept within a second.
+/// The most other outcomes kept in a second.
 const TOKENS: u32 = 5;
-/// Ticks of a consumer in a second.
+/// Ticks of a lane in a second.
 const TICKS: u32 = 4;
-/// Bytes of an error's text.
+/// The most bytes kept of an error's text.
 const ERROR_ROOM: usize = 500;
 
-/// How one handler run ended, and what followed.
+/// The outcome of one handler run, and the settlement that followed.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[schema(as = Outcome)]
 #[non_exhaustive]
 pub struct OutcomeRecord {
-    /// Numbers the outcomes of a worker in the order they were kept in.
+    /// The number of the outcome, in the order in which the worker kept them.
     pub seq: u64,
     /// When the run ended.
     #[serde(serialize_with = "as_rfc3339")]
@@ -50,29 +50,29 @@ pub struct OutcomeRecord {
     /// The message's `type` property.
     #[serde(rename = "type")]
     pub message_type: Option<String>,
-    /// The number of the attempt: 1 the first time.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// What it ended in.
+    /// The kind of outcome.
     pub kind: OutcomeKind,
-    /// What followed. A retry or dead letter that cannot be published becomes a return later.
+    /// The settlement. A retry or dead letter that cannot be published is returned later.
     pub settlement: SettlementKind,
-    /// The wait before the next attempt, where there is one.
+    /// The delay before the next attempt, if there is one.
     #[serde(rename = "retry_seconds", serialize_with = "as_seconds")]
     #[schema(value_type = Option<f64>)]
     pub retry: Option<Duration>,
-    /// Why it is a dead letter, where it is.
+    /// Why the message was dead-lettered, if it was.
     pub reason: Option<&'static str>,
     /// The failure's class.
     pub class: Option<String>,
-    /// The failure's status, such as that of an HTTP answer.
+    /// The failure's status, such as the status of an HTTP response.
     pub status: Option<u16>,
     /// The failure's text, or why the message was dropped; at most 500 bytes.
     pub error: Option<String>,
-    /// How long the handler ran; nothing where none did.
+    /// How long the handler ran; nothing if no handler ran.
     #[serde(rename = "handling_seconds", serialize_with = "as_seconds")]
     #[schema(value_type = Option<f64>)]
     pub handling: Option<Duration>,
-    /// The trace it belongs to.
+    /// The id of the trace that the message belongs to.
     pub trace_id: Option<String>,
 }
 
@@ -80,7 +80,7 @@ fn as_seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S
     time.map(|time| time.as_secs_f64()).serialize(serializer)
 }
 
-/// The last outcomes of a worker. Clones are the same.
+/// The last outcomes of a worker. All clones share one store.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Outcomes(Arc<Mutex<Kept>>);
 
@@ -90,7 +90,8 @@ struct Kept {
     consumers: BTreeMap<String, Rings>,
 }
 
-/// Each kind has a ring of its own, so that neither pushes the other out.
+/// The last outcomes of one consumer. Failures and others have a ring each, so that neither pushes
+/// the other out.
 #[derive(Debug, Default)]
 struct Rings {
     failures: VecDeque<Arc<OutcomeRecord>>,
@@ -102,7 +103,7 @@ impl Outcomes {
         lock(&self.0)
     }
 
-    /// Where a consumer leaves its outcomes.
+    /// The part of the store to which one consumer adds its outcomes.
     pub(crate) fn consumer(&self, name: &str) -> ConsumerOutcomes {
         ConsumerOutcomes {
             all: self.clone(),
@@ -117,7 +118,7 @@ impl Outcomes {
         self.lock().last
     }
 
-    /// Those after number `after`, newest first.
+    /// The outcomes after number `after`, newest first, at most `most`.
     pub(crate) fn after(
         &self,
         after: u64,
@@ -173,14 +174,14 @@ impl Outcomes {
 pub(crate) struct ConsumerOutcomes {
     all: Outcomes,
     consumer: Box<str>,
-    /// How many more outcomes that are no failures may be kept within this second. At zero each
+    /// How many more outcomes other than failures may be kept in this second. At zero, each outcome
     /// costs a single atomic load.
     tokens: AtomicU32,
     ticks: AtomicU32,
 }
 
 impl ConsumerOutcomes {
-    /// The consumer's timer has ticked, as it does every 250 ms.
+    /// The lane's timer has ticked, as it does every 250 ms.
     pub(crate) fn tick(&self) {
         let ticks = self.ticks.fetch_add(1, Ordering::Relaxed);
         if ticks % TICKS == TICKS - 1 {
@@ -197,7 +198,7 @@ impl ConsumerOutcomes {
                 .is_ok()
     }
 
-    /// Keeps every failure, and of the rest a few a second.
+    /// Keeps every failure, and a few of the other outcomes each second.
     pub(crate) fn note(&self, flight: &Flight, ending: &Ending, settlement: &Settlement) {
         if !ending.kind().is_routine() || self.has_token() {
             self.all

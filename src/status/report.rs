@@ -1,4 +1,4 @@
-//! What a consumer reports about itself.
+//! The report of one consumer.
 
 use std::collections::BTreeMap;
 
@@ -7,23 +7,23 @@ use utoipa::ToSchema;
 
 use super::{counters::Counts, ledger::Ledger};
 
-/// What a consumer reports about itself.
+/// The figures of one consumer.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[non_exhaustive]
 pub struct ConsumerReport {
-    /// Messages in flight: delivered, and not settled.
+    /// Messages in flight: delivered and not settled.
     pub in_flight: usize,
     /// Handler slots in use.
     pub running: usize,
-    /// Of the messages in flight: those that wait for a handler slot.
+    /// Messages in flight that wait for a handler slot.
     pub buffered: usize,
-    /// Of the messages in flight: retries that wait in the worker.
+    /// Messages in flight whose retry waits in the worker.
     pub waiting: usize,
-    /// How its deliveries ended.
+    /// How the consumer's deliveries ended.
     pub ledger: Ledger,
-    /// What it counted.
+    /// The consumer's other counts.
     pub counts: Counts,
-    /// After a drain: deliveries that it left unsettled; the broker redelivers them.
+    /// After a drain: deliveries that the drain left unsettled. The broker redelivers them.
     #[serde(skip)]
     pub left: usize,
 }

@@ -1,4 +1,4 @@
-//! A worker put together: its lanes, what they share, and how it starts and ends.
+//! Assembles a worker: makes its lanes and what they share, runs them, and collects their reports.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -27,14 +27,14 @@ use crate::{
     telemetry::{self, Observed, ObservedConsumer, Signals, Watch},
 };
 
-/// What a worker is made of.
+/// The parts of a worker before it runs.
 pub(super) struct Setup {
     pub(super) settings: WorkerSettings,
     pub(super) handlers: HashMap<String, Handlers>,
     pub(super) extensions: Extensions,
     pub(super) calls: Calls,
     pub(super) signals: Signals,
-    /// Where handlers run.
+    /// The runtime on which handlers run.
     pub(super) runtime: Handle,
 }
 
@@ -97,9 +97,9 @@ impl Setup {
     }
 }
 
-/// What all lanes of a worker share.
+/// The parts that all lanes of a worker share.
 struct Common<B> {
-    /// Without the consumers.
+    /// The settings, without the consumers.
     settings: WorkerSettings,
     worker: Arc<str>,
     broker: B,
@@ -114,7 +114,7 @@ struct Common<B> {
 type Lanes = JoinSet<(String, ConsumerReport)>;
 
 impl<B: Broker> Common<B> {
-    /// Starts the lanes. Returns them, and how each is observed.
+    /// Starts the lanes. Returns them, and what telemetry observes of each.
     fn start_lanes(
         &self,
         consumers: BTreeMap<String, ConsumerSettings>,
@@ -176,9 +176,9 @@ impl<B: Broker> Common<B> {
         }
     }
 
-    /// Watches the lanes' first attempts to subscribe until each has succeeded or a drain begins. An
-    /// attempt that can never succeed, or any that fails with `fail_fast`, begins the drain and is
-    /// returned.
+    /// Watches the lanes' first attempts to subscribe, until every lane has succeeded or a drain
+    /// begins. A failure that no later attempt can repair begins the drain, and is returned. With
+    /// `broker.fail_fast` any failure does.
     async fn watch_first_attempts(
         &self,
         mut attempts: mpsc::UnboundedReceiver<FirstAttempt>,
@@ -196,7 +196,7 @@ impl<B: Broker> Common<B> {
         }
     }
 
-    /// Notes when the drain begins, and ends its grace when its time is up.
+    /// Notes when the drain begins, and begins the hard stop after `drain.grace`.
     fn end_grace(&self, began: Arc<OnceLock<Instant>>) -> impl Future<Output = ()> + 'static {
         let (drain, hard_stop) = (self.drain.clone(), self.hard_stop.clone());
         let grace = self.settings.drain.grace;
@@ -219,7 +219,7 @@ async fn collect(mut lanes: Lanes) -> ConsumerReports {
                 reports.insert(name, report);
             }
             Err(panic) => {
-                error!(error = %panic, "a consumer ended in a panic; the broker redelivers what it had")
+                error!(error = %panic, "consumer panicked, the broker redelivers its messages")
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The worker's own thread: connections and lanes, on a runtime that no handler can block.
+//! The thread `lapwing-core`: connections and lanes, on a runtime that no handler can block.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     state,
 };
 
-/// The thread's whole life.
+/// Runs the worker on a runtime of this thread, until the worker has ended.
 pub(super) fn run(setup: Setup) -> Result<Report, RunError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -20,7 +20,7 @@ pub(super) fn run(setup: Setup) -> Result<Report, RunError> {
         .build()
         .map_err(|error| RunError::Thread(error.to_string()))?;
     let result = runtime.block_on(work(setup));
-    // Nothing of ours is left; a name lookup may be.
+    // Only a DNS lookup can still be running; do not wait for it.
     runtime.shutdown_background();
     result
 }
@@ -63,16 +63,16 @@ impl Links {
         }
     }
 
-    /// What lanes use of them.
+    /// The broker as lanes use it.
     fn broker(&self, channels: usize, timeouts: &Arc<TimeoutSettings>) -> Rabbit {
         let publisher = Publisher::new(self.publishing.clone(), channels, Arc::clone(timeouts));
         Rabbit::new(self.consuming.clone(), publisher, Arc::clone(timeouts))
     }
 
-    /// Closes both.
+    /// Closes both connections.
     async fn close(self, limit: Duration) {
         self.stop.cancel();
-        // Each supervisor bounds its own close; this is for one that is in the middle of connecting.
+        // Each supervisor limits its own close. This limit is for a supervisor that is connecting.
         let _ = timeout(limit * 2, join_all(self.ended)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Asking and telling a worker while it runs.
+//! The handle of a worker, which reads and controls the worker while it runs.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,7 +27,8 @@ pub enum ConcurrencyError {
     /// There is no consumer of this name.
     #[error("no such consumer")]
     NoSuchConsumer,
-    /// The broker hands out no more messages than the prefetch.
+    /// The number is 0, or above the consumer's prefetch. The broker sends no more messages at once
+    /// than the prefetch, so more handlers could not run.
     #[error("concurrency must be 1 to {prefetch}, the prefetch")]
     OutOfRange {
         /// The consumer's prefetch.
@@ -35,7 +36,7 @@ pub enum ConcurrencyError {
     },
 }
 
-/// Asks and tells a worker while it runs. Cheap to clone.
+/// Reads and controls a worker while it runs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct WorkerHandle {
     consumers: BTreeMap<String, ConsumerHandle>,
@@ -57,17 +58,17 @@ struct ConsumerHandle {
 /// The worker's side of a [`WorkerHandle`].
 pub(super) struct Calls {
     pub(super) consumers: BTreeMap<String, (LaneChannels, Arc<Figures>)>,
-    /// How the consumers' attempts to subscribe went, each up to its first success.
+    /// The results of the consumers' attempts to subscribe, for each up to the first success.
     pub(super) first_attempts: mpsc::UnboundedReceiver<FirstAttempt>,
     pub(super) publishing: watch::Sender<Option<String>>,
     pub(super) drain: CancellationToken,
     pub(super) hard_stop: CancellationToken,
 }
 
-/// A consumer's name, and how its attempt to subscribe went.
+/// A consumer's name, and the result of its attempt to subscribe.
 pub(super) type FirstAttempt = (String, Result<(), BrokerError>);
 
-/// Commands that may wait for a consumer.
+/// The number of commands that may wait for a consumer.
 const MAILBOX: usize = 16;
 
 pub(super) fn channel(settings: &WorkerSettings) -> (WorkerHandle, Calls) {
@@ -114,7 +115,7 @@ pub(super) fn channel(settings: &WorkerSettings) -> (WorkerHandle, Calls) {
 }
 
 impl WorkerHandle {
-    /// Whether the worker does its work, and what keeps it from it.
+    /// Whether the worker can do its work, and the reasons if it cannot.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         let health = |consumer: &ConsumerHandle| consumer.health.borrow().clone();
@@ -139,10 +140,11 @@ impl WorkerHandle {
         }
     }
 
-    /// Waits until `wanted` is true of the readiness, or the worker has ended.
+    /// Waits until `wanted` is true for the readiness, or until the worker has ended.
     pub async fn until(&mut self, wanted: impl Fn(&Readiness) -> bool) -> Readiness {
         loop {
-            // Looked at before the readiness, which so has the last word of each that is gone.
+            // Check which consumers have ended before reading the readiness, so that the readiness
+            // includes the final state of every ended consumer.
             let gone = |consumer: &ConsumerHandle| consumer.health.has_changed().is_err();
             let gone: Vec<_> = self.consumers.values().map(gone).collect();
             let publishing_is_gone = self.publishing.has_changed().is_err();
@@ -162,8 +164,9 @@ impl WorkerHandle {
         }
     }
 
-    /// What a consumer reports about itself, as of the last turn of its loop: an idle consumer turns every
-    /// 250 ms. The consumer is not asked, so that one that is busy or has ended has a report as well.
+    /// A consumer's figures: counts and running handlers of now, the rest as of the last turn of
+    /// its loop. A loop turns at least every 250 ms. This does not ask the consumer, so a consumer
+    /// that is busy or has ended has a report too.
     ///
     /// # Errors
     /// When there is no such consumer.
@@ -172,15 +175,17 @@ impl WorkerHandle {
         Ok(figures.report())
     }
 
-    /// Makes a consumer take nothing new and give back what has not started. Running handlers finish.
+    /// Pauses a consumer: it takes nothing new, and returns messages that have not started. Running
+    /// handlers finish. Returns when the broker has cancelled the consumer and those messages are
+    /// returned.
     ///
     /// # Errors
-    /// When there is no such consumer, or it gives no answer.
+    /// When there is no such consumer, or when it does not answer.
     pub async fn pause(&self, consumer: &str) -> Result<(), CallError> {
         self.call(consumer, Command::Pause).await
     }
 
-    /// Makes a paused consumer consume again.
+    /// Resumes a paused consumer.
     ///
     /// # Errors
     /// As [`pause`](Self::pause).
@@ -188,8 +193,9 @@ impl WorkerHandle {
         self.call(consumer, Command::Resume).await
     }
 
-    /// Changes how many handlers of a consumer run at once, until the process ends. More do within 250 ms,
-    /// or as soon as one ends; fewer do as those that run end: none is cancelled for it.
+    /// Changes how many handlers of a consumer may run at once, until the process ends. A higher
+    /// limit takes effect within 250 ms. A lower limit takes effect as running handlers end, and
+    /// cancels none.
     ///
     /// # Errors
     /// When there is no such consumer, or the number is 0 or above its prefetch.
@@ -209,13 +215,13 @@ impl WorkerHandle {
         Ok(())
     }
 
-    /// Messages in flight, of one consumer or of all, oldest first: leaves out `offset`, and tells of
-    /// at most `limit`. A consumer hands out at most `offset + limit`, and does nothing else meanwhile:
-    /// about 100 ns each.
+    /// Messages in flight, of one consumer or of all, oldest first: skips `offset` messages, and
+    /// returns at most `limit`. The consumer takes about 100 ns for each of `offset + limit`
+    /// messages, and does nothing else meanwhile.
     ///
     /// # Errors
-    /// When there is no such consumer, or it gives no answer. Of all consumers, those that give none are
-    /// named in the page.
+    /// When there is no such consumer, or when it does not answer. Without a consumer's name there
+    /// is no error: the page names the consumers that did not answer.
     pub async fn in_flight(
         &self,
         consumer: Option<&str>,
@@ -246,7 +252,7 @@ impl WorkerHandle {
                 Err(_) => page.unanswered.push(name.to_owned()),
             }
         }
-        // Stable, so that each consumer's own order stays.
+        // A stable sort keeps each consumer's own order.
         all.sort_by_key(|run| run.received);
         let page_of = all.iter().skip(offset).take(limit);
         let now = Instant::now();
@@ -254,7 +260,8 @@ impl WorkerHandle {
         Ok(page)
     }
 
-    /// A consumer's messages in flight, oldest first, without the first `skip` and at most `limit`.
+    /// A consumer's messages in flight, oldest first: skips `skip` messages, and gives at most
+    /// `limit`.
     async fn window(&self, consumer: &str, skip: usize, limit: usize) -> Result<Window, CallError> {
         let ask = |answer| Command::InFlight {
             skip,
@@ -264,19 +271,20 @@ impl WorkerHandle {
         self.call(consumer, ask).await
     }
 
-    /// Cancels the handler of a message in flight: the outcome is `Interrupted`, the message goes
-    /// back to its queue, and no attempt is charged. A handler that finishes all the same is taken
-    /// at its word, and one that blocks its thread sees nothing of it before its timeout.
+    /// Cancels the handler of a message in flight. The outcome is `Interrupted`: the message goes
+    /// back to its queue, and no attempt is charged. If the handler succeeds all the same, the
+    /// message is acked. A handler that blocks its thread is not cancelled before its timeout.
     ///
     /// # Errors
-    /// When the message is not in flight any more, or not at its handler.
+    /// When the message is no longer in flight, or when no handler runs for it.
     pub async fn cancel(&self, consumer: &str, delivery: DeliveryId) -> Result<(), CancelError> {
         self.call(consumer, |answer| Command::Cancel(delivery, answer))
             .await?
     }
 
-    /// The last outcomes, newest first, of one consumer or all and of one kind or all: every failure,
-    /// and five of the rest each second. At most 500 failures and 100 others of each consumer are kept.
+    /// The last outcomes of handler runs, newest first, of one consumer or all and of one kind or
+    /// all. The worker keeps every failure, and five other outcomes a second: for each consumer at
+    /// most 500 failures and 100 others.
     #[must_use]
     pub fn outcomes(
         &self,
@@ -303,20 +311,20 @@ impl WorkerHandle {
         consumers.map(|consumer| consumer.figures.settings.queue.as_str())
     }
 
-    /// What a consumer reports about itself.
+    /// A consumer's figures.
     pub(crate) fn figures(&self, consumer: &str) -> Option<&Figures> {
         self.consumers
             .get(consumer)
             .map(|consumer| &*consumer.figures)
     }
 
-    /// What a consumer is doing.
+    /// A consumer's state.
     pub(crate) fn health(&self, consumer: &str) -> Option<ConsumerHealth> {
         let consumer = self.consumers.get(consumer)?;
         Some(consumer.health.borrow().clone())
     }
 
-    /// Whether a consumer is gone without having stopped: it panicked, or its worker never ran.
+    /// Whether a consumer has ended without stopping: it panicked, or its worker never ran.
     pub(crate) fn is_gone(&self, consumer: &str) -> bool {
         self.consumers.get(consumer).is_none_or(|consumer| {
             consumer.health.has_changed().is_err()
@@ -324,14 +332,15 @@ impl WorkerHandle {
         })
     }
 
-    /// A number that changes as long as a consumer's loop turns; `None` once it has stopped.
+    /// A number that changes while a consumer's loop turns; `None` when the consumer has stopped.
     pub(crate) fn turns(&self, consumer: &str) -> Option<u64> {
         let consumer = self.consumers.get(consumer)?;
         let stopped = consumer.health.borrow().state == ConsumerState::Stopped;
         (!stopped).then(|| consumer.figures.turns())
     }
 
-    /// How many messages wait in a consumer's retry rungs and its dead-letter queue, within `limit`.
+    /// The number of messages in each of a consumer's retry queues and in its dead-letter queue.
+    /// Waits for the answer for at most `limit`.
     pub(crate) async fn depths(
         &self,
         consumer: &str,
@@ -352,12 +361,13 @@ impl WorkerHandle {
         }
     }
 
-    /// Begins the drain, as the end of the shutdown future does.
+    /// Begins the drain, like the end of the shutdown future.
     pub fn stop(&self) {
         self.drain.cancel();
     }
 
-    /// Ends the drain's grace now: running handlers are cancelled, their messages returned.
+    /// Begins the drain without its grace: running handlers are cancelled, and their messages
+    /// returned.
     pub fn stop_now(&self) {
         self.drain.cancel();
         self.hard_stop.cancel();

@@ -1,5 +1,5 @@
-//! The life of the handlers: started before the first message, asked how they are, stopped after
-//! the last message.
+//! The lifecycle of handlers: the worker starts them before the first message, asks for their
+//! health, and stops them after the last message.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,7 +21,7 @@ use crate::{
 /// All handlers of a worker.
 pub(super) struct Lifecycle {
     all: Vec<OfConsumer>,
-    /// Where handlers run.
+    /// The runtime on which handlers run.
     runtime: runtime::Handle,
 }
 
@@ -93,7 +93,7 @@ impl Lifecycle {
                     Ok(Err(error)) => error.to_string(),
                     Err(error) => error.to_string(),
                 };
-                warn!(consumer = one.consumer, error, "handler not stopped");
+                warn!(consumer = one.consumer, error, "failed to stop handler");
             }
         });
         join_all(stops).await;
@@ -101,22 +101,23 @@ impl Lifecycle {
 }
 
 fn late(what: &str, limit: Duration) -> HandlerError {
-    HandlerError::new(format!("its {what} takes longer than {limit:?}"))
+    HandlerError::new(format!("the handler's {what} takes longer than {limit:?}"))
 }
 
-/// What a consumer's handlers say of themselves; nothing before the worker runs.
+/// The health of a consumer's handlers. Before the worker runs there are no handlers, and so no
+/// errors.
 #[derive(Clone, Default)]
 pub(super) struct Health(Arc<OnceLock<Vec<Weak<dyn Handler>>>>);
 
 impl Health {
-    /// From now on these are asked.
+    /// Sets the handlers that [`error`](Self::error) asks.
     pub(super) fn ask(&self, handlers: &Handlers) {
         let handlers = handlers.all().map(Arc::downgrade).collect();
-        // A worker runs once.
+        // A worker runs only once, so this is the first call.
         let _ = self.0.set(handlers);
     }
 
-    /// Why one of them cannot work, where one cannot.
+    /// The error of the first handler that cannot work, if there is one.
     pub(super) fn error(&self) -> Option<String> {
         let mut handlers = self.0.get()?.iter().filter_map(Weak::upgrade);
         handlers.find_map(|handler| Some(handler.health().err()?.to_string()))
@@ -139,7 +140,7 @@ mod tests {
         outcome::Outcome,
     };
 
-    /// Writes down what it is asked to do.
+    /// A handler that records the calls to it.
     #[derive(Default)]
     struct Pool {
         calls: Mutex<Vec<&'static str>>,
@@ -224,7 +225,7 @@ mod tests {
                     hangs: true,
                     ..Pool::default()
                 },
-                "its start takes longer than 30s",
+                "the handler's start takes longer than 30s",
             ),
         ] {
             let lifecycle = lifecycle(&[Arc::clone(&good), Arc::new(broken)]);

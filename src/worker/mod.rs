@@ -1,4 +1,4 @@
-//! A worker: its lanes, their supervision, and the graceful shutdown of all of it.
+//! A worker: starts its lanes, supervises them, and shuts them down gracefully.
 
 mod assembly;
 mod core;
@@ -28,7 +28,7 @@ use crate::{
     telemetry::Signals,
 };
 
-/// Consumes queues and runs handlers until it is told to stop.
+/// Consumes queues and runs handlers until it is stopped.
 ///
 /// ```no_run
 /// use lapwing::{Failure, Settings, Worker, handler::Json};
@@ -61,7 +61,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker with these settings. Handlers that the settings name are made when it runs.
+    /// Makes a worker with these settings. [`run`](Self::run) makes the handlers that the settings
+    /// name.
     pub fn new(settings: impl Into<WorkerSettings>) -> Self {
         let settings = settings.into();
         let (handle, calls) = handle::channel(&settings);
@@ -75,7 +76,7 @@ impl Worker {
         }
     }
 
-    /// Registers what runs for the messages of a consumer, in place of its configured handler.
+    /// Registers a handler for the messages of a consumer. The handler replaces the configured one.
     pub fn handler<M>(mut self, consumer: &str, handler: impl IntoHandler<M>) -> Self {
         let lane = self.handlers.entry(consumer.to_owned()).or_default();
         lane.any = Some(Arc::new(handler.into_handler()));
@@ -83,7 +84,7 @@ impl Worker {
         self
     }
 
-    /// Registers what runs for the messages of one type (the `type` property) of a consumer.
+    /// Registers a handler for a consumer's messages of one type (the `type` property).
     pub fn handler_for_type<M>(
         mut self,
         consumer: &str,
@@ -96,34 +97,34 @@ impl Worker {
         self
     }
 
-    /// Gives handlers a value, which they take as [`Shared<T>`](crate::handler::Shared).
+    /// Gives all handlers a value, which they take as [`Shared<T>`](crate::handler::Shared).
     pub fn share<T: Send + Sync + 'static>(mut self, value: T) -> Self {
         self.extensions.insert(value);
         self
     }
 
-    /// Traces and measures what the worker does; [`telemetry::start`](crate::telemetry::start) says
-    /// what its settings ask for. Without this nothing is.
+    /// Makes the worker record traces and metrics. [`telemetry::start`](crate::telemetry::start)
+    /// gives the signals that the settings ask for. Default: no traces and no metrics.
     pub fn observe(mut self, signals: Signals) -> Self {
         self.signals = signals;
         self
     }
 
-    /// Asks and tells the worker while it runs.
+    /// A handle to read and control the worker while it runs.
     #[must_use]
     pub fn handle(&self) -> WorkerHandle {
         self.handle.clone()
     }
 
-    /// Runs until `shutdown` ends, then drains: stops consuming, lets running handlers finish
-    /// within `drain.grace`, settles everything, and tells how it went.
+    /// Runs until `shutdown` ends, and then drains: stops consuming, lets running handlers finish
+    /// within `drain.grace`, settles all deliveries, and returns a report.
     ///
-    /// Handlers run on the runtime that this is called on. Everything else has a thread of its
-    /// own, so that a handler that blocks its thread stops neither heartbeats nor settlement.
-    /// Dropping the future begins the drain as well, without anyone waiting for its end.
+    /// Handlers run on the current runtime. Connections and consumers run in a thread of their own,
+    /// so a handler that blocks its thread stops neither heartbeats nor settlement. Dropping the
+    /// future also begins the drain, but nobody then waits for its end.
     ///
     /// # Errors
-    /// When it could not start.
+    /// When the worker cannot start: see [`RunError`].
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<Report, RunError> {
         let (setup, drain) = self.setup()?;
         let _drain_when_dropped = drain.clone().drop_guard();
@@ -131,7 +132,7 @@ impl Worker {
         std::thread::Builder::new()
             .name("lapwing-core".to_owned())
             .spawn(move || {
-                // Whoever waited may have gone away.
+                // A send fails when the caller has dropped its future.
                 let _ = sender.send(core::run(setup));
             })
             .map_err(|error| RunError::Thread(error.to_string()))?;
@@ -139,7 +140,7 @@ impl Worker {
         ended.unwrap_or_else(|_| Err(RunError::Thread("it panicked".to_owned())))
     }
 
-    /// As [`run`](Self::run), but on this broker, and all of it on the current runtime.
+    /// As [`run`](Self::run), but with this broker, and entirely on the current runtime.
     pub(crate) async fn run_on(
         self,
         broker: impl Broker,
@@ -166,7 +167,7 @@ impl Worker {
         Ok((setup, self.handle.drain_token().clone()))
     }
 
-    /// The handlers of each lane: registered ones before configured ones.
+    /// The handlers of each consumer. A registered handler replaces a configured one.
     fn make_handlers(&self) -> Result<HashMap<String, Handlers>, RunError> {
         if let Some(stray) = self
             .handlers
@@ -219,7 +220,7 @@ impl Worker {
     }
 }
 
-/// Waits for the end of `running`, and begins the drain when `shutdown` ends.
+/// Waits for the end of `running`. Begins the drain when `shutdown` ends.
 async fn drain_at<T>(
     shutdown: impl Future<Output = ()>,
     drain: &CancellationToken,
@@ -239,7 +240,7 @@ async fn drain_at<T>(
 /// Ends at SIGTERM or SIGINT (Ctrl-C).
 ///
 /// # Panics
-/// When the signals cannot be listened to, outside of a tokio runtime with I/O.
+/// When called outside of a tokio runtime with I/O.
 pub async fn shutdown_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be listened to");

@@ -1,4 +1,4 @@
-//! How a worker ended, or why it did not start.
+//! The report of a worker that has ended, and the errors of one that could not start.
 
 use crate::{
     broker::BrokerError,
@@ -11,10 +11,10 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunError {
-    /// The settings cannot work.
+    /// The settings are invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A handler could not be made.
+    /// A handler could not be made or started.
     #[error("consumer {consumer:?}: {error}")]
     Handler {
         /// The consumer.
@@ -22,13 +22,13 @@ pub enum RunError {
         /// Why.
         error: HandlerError,
     },
-    /// A consumer has nothing to run.
+    /// A consumer has no handler.
     #[error("consumer {0:?} has no handler: set `handler` or register one in code")]
     NoHandler(String),
     /// A handler was registered for a consumer that is not configured.
     #[error("a handler was registered for consumer {0:?}, which is not configured")]
     NoConsumer(String),
-    /// A handler takes a value that was not given to the worker.
+    /// A handler takes a value that was not given to [`Worker::share`](crate::Worker::share).
     #[error(
         "a handler of consumer {consumer:?} takes Shared<{type_name}>, which was not given to the worker"
     )]
@@ -38,8 +38,8 @@ pub enum RunError {
         /// The type.
         type_name: &'static str,
     },
-    /// The broker could not be used, and `broker.fail_fast` is set; or what exists there is not
-    /// what is configured.
+    /// The broker could not be used, and `broker.fail_fast` is set. Or the queues at the broker do
+    /// not match the configured ones.
     #[error("consumer {consumer:?}: {error}")]
     Broker {
         /// The consumer.
@@ -47,21 +47,21 @@ pub enum RunError {
         /// Why.
         error: BrokerError,
     },
-    /// The worker's own thread could not be started, or died.
+    /// The worker's own thread could not be started, or panicked.
     #[error("worker thread: {0}")]
     Thread(String),
 }
 
-/// How a worker ended.
+/// The report of a worker that has ended.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {
-    /// Each consumer's account.
+    /// The reports of the consumers, by name.
     pub consumers: ConsumerReports,
 }
 
 impl Report {
-    /// The account of all consumers together.
+    /// The ledger of all consumers together.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         let mut sum = Ledger::default();
@@ -71,7 +71,7 @@ impl Report {
         sum
     }
 
-    /// Deliveries that were left unsettled when the time was up; the broker redelivers them.
+    /// The number of deliveries that the drain left unsettled. The broker redelivers them.
     #[must_use]
     pub fn left(&self) -> usize {
         self.consumers.values().map(|consumer| consumer.left).sum()

@@ -22,8 +22,8 @@ pub struct DrainSettings {
     /// process before the worker has settled its messages. Default: `25s`.
     #[serde(with = "Span::<0, DAY>")]
     pub grace: Duration,
-    /// The longest time that the worker gives the broker to apply the last acks before it closes the
-    /// channel. Too low: a quorum queue throws away acks that it has not applied, and finished
+    /// The longest time that the worker gives the broker to apply the last acks before it closes
+    /// the channel. Too low: a quorum queue throws away acks that it has not applied, and finished
     /// messages run again. Too high: an exit can take this much longer. Default: `1s`.
     #[serde(with = "Span::<1, MINUTE>")]
     pub settle: Duration,

@@ -1,4 +1,4 @@
-//! Waiting for what a worker says about itself.
+//! Tests of waiting for a readiness.
 
 use std::pin::pin;
 
