@@ -77,8 +77,9 @@ pub mod kubernetes;
 // A worker on a broker in memory, for tests.
 pub mod testing;
 
-// Beside the path: publishing new messages, settings, text.
+// Beside the path: publishing new messages, the time of day, settings, text.
 mod client;
+mod clock;
 
 pub mod config;
 mod text;

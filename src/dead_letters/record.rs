@@ -11,6 +11,7 @@ use crate::{
             SOURCE_ROUTING_KEY, TRACEPARENT, WORKER,
         },
     },
+    clock,
     flight::Flight,
     message::PastAttempt,
     outcome::Failure,
@@ -37,7 +38,7 @@ const TRANSIENT: &[&str] = &[NOT_BEFORE, PARKED_AT, LAST_ATTEMPT];
 /// Charges the attempt that has just failed: it is counted and goes into the history.
 pub(crate) fn charge(flight: &Flight, failure: &Failure, worker: &str) {
     let entry = PastAttempt {
-        at: rfc3339(SystemTime::now()),
+        at: rfc3339(clock::now()),
         attempt: flight.attempt(),
         kind: class(failure).to_owned(),
         error: cut(&failure.error, HISTORY_ROOM).to_owned(),
@@ -61,7 +62,7 @@ pub(crate) fn parked(
     let mut set = told(flight);
     set.extend(not_before.map(|time| (NOT_BEFORE, Header::Text(rfc3339(time)))));
     // To the microsecond: a span begins here, and must not before the attempt has ended.
-    set.push((PARKED_AT, Header::Text(rfc3339_micros(SystemTime::now()))));
+    set.push((PARKED_AT, Header::Text(rfc3339_micros(clock::now()))));
     let attempt = flight.attempt_traceparent();
     set.extend(attempt.map(|span| (LAST_ATTEMPT, Header::Text(span))));
     // The broker counts in whole milliseconds, and early is worse than late.
@@ -99,7 +100,7 @@ pub(crate) fn dead_lettered(
             FINGERPRINT,
             Header::Text(fingerprint(&failure.class, &failure.error)),
         ),
-        (FAILED_AT, Header::Text(rfc3339(SystemTime::now()))),
+        (FAILED_AT, Header::Text(rfc3339(clock::now()))),
         (SOURCE_QUEUE, Header::Text(message.queue().to_owned())),
         (WORKER, Header::Text(worker.to_owned())),
         (CRASHES, Header::Int(int(CRASHES).unwrap_or(0).max(0))),

@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::{
-    dead_letters,
+    clock, dead_letters,
     flight::Flight,
     outcome::Outcome,
     policy::Settlement,
@@ -288,7 +288,7 @@ fn record(
     };
     OutcomeRecord {
         seq: 0,
-        at: SystemTime::now(),
+        at: clock::now(),
         lane: lane.to_owned(),
         id: flight.message.id().map(str::to_owned),
         message_type: flight.message.message_type().map(str::to_owned),

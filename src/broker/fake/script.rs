@@ -11,7 +11,7 @@ pub(crate) enum Confirm {
     /// Stored and confirmed.
     #[default]
     Ack,
-    /// Stored at once, confirmed after this time.
+    /// Stored at once, confirmed after this time. Publishers wait for a confirm for 10 s.
     AckAfter(Duration),
     /// Refused, as a full queue with `reject-publish` does.
     Nack,
@@ -85,7 +85,9 @@ impl FakeBroker {
             Fault::ChannelLost => model.close_channels("channel lost"),
             Fault::ConsumerCancelled(queue) => model.cancel_consumers(&queue),
             Fault::QueueDeleted(queue) => {
-                model.queues.remove(&queue);
+                let gone = model.queues.remove(&queue);
+                let gone = gone.into_iter().flat_map(|queue| queue.ready);
+                model.dropped.extend(gone);
                 model.cancel_consumers(&queue);
             }
             Fault::PublishingLost => model.publishing = false,
