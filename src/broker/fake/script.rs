@@ -59,6 +59,11 @@ impl FakeBroker {
         self.lock().script.confirms.extend(confirms);
     }
 
+    /// Confirms all publishes from now on.
+    pub(crate) fn forget_answers(&self) {
+        self.lock().script.confirms.clear();
+    }
+
     /// Refuses the next requests to subscribe.
     pub(crate) fn refuse_subscriptions(&self, errors: impl IntoIterator<Item = BrokerError>) {
         self.lock().script.refusals.extend(errors);

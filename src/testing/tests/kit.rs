@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    panic::resume_unwind,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -173,10 +174,10 @@ impl Handling {
             Step::Drop => Outcome::Dropped {
                 reason: "not wanted".into(),
             },
-            Step::Panic => panic!("the test wants it"),
+            Step::Panic => panics(),
             Step::PanicAfterAwait => {
                 tokio::task::yield_now().await;
-                panic!("the test wants it")
+                panics()
             }
             Step::PanicInDrop => {
                 let _held = PanicsInDrop;
@@ -253,11 +254,16 @@ impl Drop for Running {
     }
 }
 
+/// Panics without the report that the panic hook makes, which takes long.
+fn panics() -> ! {
+    resume_unwind(Box::new("the test wants it"))
+}
+
 struct PanicsInDrop;
 
 impl Drop for PanicsInDrop {
     fn drop(&mut self) {
-        panic!("the test wants it");
+        panics();
     }
 }
 

@@ -2,8 +2,14 @@
 
 mod account;
 mod bodies;
+mod concurrency;
+mod copies;
 mod dead_letters;
+mod holds;
+mod in_flight;
 mod kit;
 mod outcomes;
+mod publishing;
 mod retries;
 mod returns;
+mod running;
