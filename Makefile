@@ -13,7 +13,7 @@ shell_scripts = $(shell grep -lE '^\#!.*bash' scripts/* .ci/*)
 
 SOAK_SECONDS ?= 300
 
-.PHONY: help run unit test test-4.0 test-4.3 matrix test-backends soak lint audit fmt chart bench fuzz-api picture clean setup
+.PHONY: help run unit test test-4.0 test-4.3 matrix test-backends soak lint audit fmt docs chart bench fuzz-api picture clean setup
 
 help: ## List these targets
 	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -71,8 +71,12 @@ audit: ## Look whether a dependency has a known vulnerability (cargo-deny; its d
 fmt: ## Format the source
 	cargo fmt
 
+# A unit test refuses what this would change.
+docs: ## Make the settings' reference, default file and schema in the chart from their types
+	@LAPWING_UPDATE_DOCS=1 cargo test --lib --quiet settings::tests::documents::the_documents
+
 # The deployment's tests refuse what this would change.
-chart: ## Make the chart's README, schema and snapshots from its values and the default settings
+chart: ## Make the chart's README and snapshots from its values
 	@scripts/deploy-tools
 	@$(or $(CARGO_TARGET_DIR),target)/deploy/python/bin/python scripts/chart.py
 	@LAPWING_UPDATE_SNAPSHOTS=1 cargo nextest run --test deploy manifests_are_those

@@ -15,8 +15,8 @@ use std::{
 use lapwing::{
     Worker,
     admin::Server,
-    config::{BrokerUrls, ConsumerSettings, Listen, Settings, Topology},
     handler::{Json, Shared},
+    settings::{BrokerUrls, ConsumerSettings, Listen, Settings, Topology},
     shutdown_signal, telemetry,
 };
 use serde::Deserialize;

@@ -4,8 +4,8 @@
 
 use lapwing::{
     Failure, Worker,
-    config::{Settings, environment},
     handler::{Attempt, Cancellation, Json, Shared},
+    settings::{Settings, environment},
     shutdown_signal,
     state::StateHandle,
     telemetry,

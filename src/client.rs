@@ -9,7 +9,7 @@ use crate::{
     broker::{
         BrokerError, Link, Properties, Publication, PublishError, Publisher, Purpose, Written,
     },
-    config::Settings,
+    settings::Settings,
     telemetry::PublishTrace,
 };
 

@@ -1,23 +1,31 @@
 //! Whether a body must be JSON, and whether it is what it claims to be.
 
-use serde::de::DeserializeOwned;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{
-    broker::Properties,
-    config::Decode,
-    message::Message,
-    outcome::{Failure, Outcome},
-};
+use crate::{broker::Properties, message::Message, outcome::Failure};
+
+/// How the worker reads a body before a handler sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Decode {
+    /// JSON if the content type says so (`application/json`, `…+json`) and no content encoding other
+    /// than `identity` hides it, bytes otherwise.
+    Auto,
+    /// Always JSON, also if the body is compressed. A body that is not JSON is dead-lettered as
+    /// `decode`.
+    Json,
+    /// Always bytes.
+    Bytes,
+}
 
 /// Whether a body that must be JSON is JSON. Handlers that parse the body themselves (the `Json`
 /// extractor) find out anyway, so this is asked for those that pass it on unread.
-pub(crate) fn check(message: &Message, decode: Decode) -> Result<(), Outcome> {
+pub(crate) fn check(message: &Message, decode: Decode) -> Result<(), Failure> {
     if must_be_json(&message.properties, decode) {
         // A parser that ignores what it reads does not look into strings.
-        std::str::from_utf8(message.body()).map_err(|error| {
-            let text = format!("invalid JSON: {error}");
-            Outcome::Undecodable(Failure::permanent("decode", text))
-        })?;
+        std::str::from_utf8(message.body())
+            .map_err(|error| Failure::undecodable(format!("invalid JSON: {error}")))?;
         json::<serde::de::IgnoredAny>(message.body())?;
     }
     Ok(())
@@ -35,18 +43,17 @@ fn must_be_json(properties: &Properties, decode: Decode) -> bool {
     }
 }
 
-/// The body as `T`, or the outcome `Undecodable` that names the place in the document.
-pub(crate) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Outcome> {
+/// The body as `T`, or the failure that names the place in the document.
+pub(crate) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     // The plain parser is faster; the path is worth a second pass only when there is an error.
     serde_json::from_slice(body).map_err(|error| {
         let mut parser = serde_json::Deserializer::from_slice(body);
         let located = serde_path_to_error::deserialize::<_, T>(&mut parser).err();
         let place = located.map(|error| error.path().to_string());
-        let text = match place.as_deref() {
+        Failure::undecodable(match place.as_deref() {
             None | Some("." | "") => format!("invalid JSON: {error}"),
             Some(path) => format!("invalid JSON at {path}: {error}"),
-        };
-        Outcome::Undecodable(Failure::permanent("decode", text))
+        })
     })
 }
 
@@ -118,10 +125,7 @@ mod tests {
         struct Item {
             n: u32,
         }
-        let error = json::<Order>(br#"{"items":[{"n":1},{"n":"x"}]}"#).unwrap_err();
-        let Outcome::Undecodable(failure) = error else {
-            panic!("{error:?}")
-        };
+        let failure = json::<Order>(br#"{"items":[{"n":1},{"n":"x"}]}"#).unwrap_err();
         assert!(failure.error.contains("items[1].n"), "{}", failure.error);
         assert!(failure.error.contains("line 1 column"), "{}", failure.error);
     }

@@ -5,7 +5,7 @@
 //! lose one. Handlers must be idempotent.
 //!
 //! ```no_run
-//! use lapwing::{Failure, Worker, config::Settings, handler::Json};
+//! use lapwing::{Failure, Settings, Worker, handler::Json, settings::environment};
 //!
 //! #[derive(serde::Deserialize)]
 //! struct Order {
@@ -18,7 +18,7 @@
 //! }
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! let settings = Settings::load(Some("worker.toml".as_ref()), lapwing::config::environment()?)?;
+//! let settings = Settings::load(Some("worker.toml".as_ref()), environment()?)?;
 //! Worker::new(settings)
 //!     .handler("orders", ship)
 //!     .run(lapwing::shutdown_signal())
@@ -35,7 +35,7 @@
 //! The modules below stand in the order in which a message meets them. Five patterns are the heart of
 //! the crate: bounded concurrency (`flight::slots`, one slot for each running handler), timeouts
 //! (`path::execute`, and every await on broker, pool and actor), retry with exponential backoff
-//! ([`backoff`] and [`policy`]), a state actor ([`state`]), and graceful shutdown (`lane::drain`).
+//! ([`retry`] and [`policy`]), a state actor ([`state`]), and graceful shutdown (`lane::drain`).
 
 // The broker hands over a delivery, which is decoded into a message.
 pub mod broker;
@@ -54,14 +54,14 @@ mod outcome;
 // What follows an outcome: an ack, a retry after a delay, a dead letter.
 pub mod policy;
 
-pub mod backoff;
-mod ladder;
+pub mod retry;
 
 mod dead_letters;
 
 // Who carries it out: one actor for each consumer, in a worker; and an actor for handlers' state.
 mod lane;
 
+mod consumer;
 mod worker;
 
 pub mod state;
@@ -77,21 +77,29 @@ pub mod kubernetes;
 // A worker on a broker in memory, for tests.
 pub mod testing;
 
-// Beside the path: publishing new messages, the time of day, settings, text.
+// Beside the path: publishing new messages, the time of day, settings as a whole and how they are
+// read, text.
 mod client;
 mod clock;
 
-pub mod config;
+pub mod settings;
+
+mod config;
+mod lock;
+mod pem;
 mod text;
+mod words;
 
 pub use client::{Client, NewMessage};
 pub use flight::Phase;
 pub use handler::{Context, Handler};
 pub use lane::{CallError, CancelError};
 pub use message::Message;
-pub use outcome::{Failure, Outcome};
+pub use outcome::{Ending, Failure, Outcome, OutcomeKind};
+pub use policy::SettlementKind;
+pub use settings::Settings;
 pub use status::{
     DeliveryId, InFlight, InFlightPage, InvalidDeliveryId, LaneHealth, LaneReport, LaneReports,
-    LaneState, Ledger, OutcomeKind, OutcomeRecord, Readiness, SettlementKind,
+    LaneState, Ledger, OutcomeRecord, Readiness,
 };
 pub use worker::{ConcurrencyError, Report, RunError, Worker, WorkerHandle, shutdown_signal};

@@ -60,7 +60,7 @@ pub(crate) struct PastAttempt {
 }
 
 impl Past {
-    fn read(properties: &Properties) -> Self {
+    pub(crate) fn read(properties: &Properties) -> Self {
         if properties.headers().next().is_none() {
             return Self::default();
         }

@@ -1,8 +1,13 @@
-//! What a handler run ended in.
+//! How an attempt can end, and what a handler can say of it.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-/// How one handler run ended. Handlers return the first four; the worker makes the others.
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::words::words;
+
+/// What a handler says happened.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -20,25 +25,6 @@ pub enum Outcome {
         /// Why, for the log.
         reason: Cow<'static, str>,
     },
-    /// It ran into the lane's timeout.
-    TimedOut {
-        /// The timeout.
-        after: Duration,
-    },
-    /// It panicked.
-    Panicked {
-        /// What it said.
-        message: String,
-    },
-    /// The body is not what the handler takes.
-    Undecodable(Failure),
-    /// There is no handler for the message's type.
-    Unroutable {
-        /// The type.
-        message_type: String,
-    },
-    /// We cancelled it: it has not failed.
-    Interrupted,
 }
 
 impl Outcome {
@@ -55,12 +41,107 @@ impl Outcome {
             reason: reason.into(),
         }
     }
+}
 
-    /// The outcome as a failure, where it is one.
+/// How an attempt ended: what its handler said, or what only the worker can say.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Ending {
+    /// The handler ended, and said this.
+    Handled(Outcome),
+    /// The handler ran into the lane's timeout.
+    TimedOut {
+        /// The timeout.
+        after: Duration,
+    },
+    /// The handler panicked.
+    Panicked {
+        /// What it said.
+        message: String,
+    },
+    /// The worker cancelled the handler: it has not failed.
+    Interrupted,
+    /// The body is not what the handler takes.
+    Undecodable(Failure),
+    /// No handler takes the message's type.
+    Unroutable {
+        /// The type.
+        message_type: String,
+    },
+}
+
+/// The table of outcomes. Counters, metrics, records and the API's schema are made from its rows:
+/// kind, field of the counts, word in logs and metrics.
+macro_rules! outcomes {
+    ($make:ident) => {
+        $make! {
+            /// The handler succeeded.
+            Succeeded succeeded "succeeded",
+            /// The handler did not want the message.
+            Dropped dropped "dropped",
+            /// The handler failed.
+            Failed failed "failed",
+            /// The handler asked for the message to come back later.
+            Snoozed snoozed "snoozed",
+            /// The handler ran into the lane's timeout.
+            TimedOut timed_out "timed-out",
+            /// The handler panicked.
+            Panicked panicked "panicked",
+            /// The worker cancelled the handler.
+            Interrupted interrupted "interrupted",
+            /// No handler ran: the body is not what it takes.
+            Undecodable undecodable "undecodable",
+            /// No handler ran: none takes the message's type.
+            Unroutable unroutable "unroutable-type",
+        }
+    };
+}
+pub(crate) use outcomes;
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident $field:ident $name:literal,)*) => {
+        words! {
+            /// What an attempt can end in.
+            #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+            #[serde(rename_all = "kebab-case")]
+            #[non_exhaustive]
+            pub enum OutcomeKind {
+                $($(#[$doc])* $kind = $name,)*
+            }
+        }
+    };
+}
+outcomes!(kinds);
+
+impl OutcomeKind {
+    /// Whether it can come with every message, and is nothing to look into.
+    pub(crate) fn is_routine(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Dropped | Self::Snoozed)
+    }
+}
+
+impl Ending {
+    /// What kind of outcome it is.
+    #[must_use]
+    pub fn kind(&self) -> OutcomeKind {
+        match self {
+            Self::Handled(Outcome::Succeeded) => OutcomeKind::Succeeded,
+            Self::Handled(Outcome::Dropped { .. }) => OutcomeKind::Dropped,
+            Self::Handled(Outcome::Failed(_)) => OutcomeKind::Failed,
+            Self::Handled(Outcome::Snoozed { .. }) => OutcomeKind::Snoozed,
+            Self::TimedOut { .. } => OutcomeKind::TimedOut,
+            Self::Panicked { .. } => OutcomeKind::Panicked,
+            Self::Interrupted => OutcomeKind::Interrupted,
+            Self::Undecodable(_) => OutcomeKind::Undecodable,
+            Self::Unroutable { .. } => OutcomeKind::Unroutable,
+        }
+    }
+
+    /// The ending as a failure, where it is one.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         Some(match self {
-            Self::Failed(failure) | Self::Undecodable(failure) => failure.clone(),
+            Self::Handled(Outcome::Failed(failure)) | Self::Undecodable(failure) => failure.clone(),
             Self::TimedOut { after } => Failure::retryable(
                 "timeout",
                 format!("no answer within {}", crate::text::seconds(*after)),
@@ -70,25 +151,37 @@ impl Outcome {
                 "unroutable-type",
                 format!("no handler for message type {message_type:?}"),
             ),
-            Self::Succeeded | Self::Snoozed { .. } | Self::Dropped { .. } | Self::Interrupted => {
-                return None;
-            }
+            Self::Handled(
+                Outcome::Succeeded | Outcome::Snoozed { .. } | Outcome::Dropped { .. },
+            )
+            | Self::Interrupted => return None,
         })
     }
 
-    /// A word for logs and counters; one of few.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
+    /// The attribute `error.type` of an ending that is no success.
+    pub(crate) fn error_class(&self) -> Option<Cow<'static, str>> {
         match self {
-            Self::Succeeded => "succeeded",
-            Self::Failed(_) => "failed",
-            Self::Snoozed { .. } => "snoozed",
-            Self::Dropped { .. } => "dropped",
-            Self::TimedOut { .. } => "timed-out",
-            Self::Panicked { .. } => "panicked",
-            Self::Undecodable(_) => "undecodable",
-            Self::Unroutable { .. } => "unroutable-type",
-            Self::Interrupted => "interrupted",
+            Self::Interrupted => Some(self.kind().name().into()),
+            // Successes come first: making a failure allocates.
+            _ if self.kind().is_routine() => None,
+            _ => self.failure().map(|failure| failure.class),
+        }
+    }
+
+    /// Why the handler did not want the message, where it did not.
+    pub(crate) fn drop_reason(&self) -> Option<&str> {
+        match self {
+            Self::Handled(Outcome::Dropped { reason }) => Some(reason),
+            _ => None,
+        }
+    }
+}
+
+impl From<Outcome> for Ending {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Failed(failure) if failure.undecodable => Self::Undecodable(failure),
+            outcome => Self::Handled(outcome),
         }
     }
 }
@@ -109,6 +202,8 @@ pub struct Failure {
     pub error: String,
     /// When to try again, in place of the computed delay.
     pub retry_after: Option<Duration>,
+    /// See [`Failure::undecodable`].
+    pub(crate) undecodable: bool,
 }
 
 impl Failure {
@@ -120,6 +215,7 @@ impl Failure {
             status: None,
             error: error.into(),
             retry_after: None,
+            undecodable: false,
         }
     }
 
@@ -128,6 +224,15 @@ impl Failure {
         Self {
             retryable: false,
             ..Self::retryable(class, error)
+        }
+    }
+
+    /// The body, or whatever else an argument is taken from, is not what the handler takes: the
+    /// message is dead-lettered as `decode`, whatever the lane's rules say.
+    pub fn undecodable(error: impl Into<String>) -> Self {
+        Self {
+            undecodable: true,
+            ..Self::permanent("decode", error)
         }
     }
 
@@ -197,6 +302,62 @@ impl<T: IntoOutcome, E: Into<Failure>> IntoOutcome for Result<T, E> {
         match self {
             Ok(value) => value.into_outcome(),
             Err(error) => Outcome::Failed(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_ending_has_a_kind_of_its_own_and_only_failures_have_a_class() {
+        let failure = || Failure::retryable("x", "try");
+        let endings = [
+            (Ending::from(Outcome::Succeeded), None),
+            (Outcome::dropped("old").into(), None),
+            (Outcome::Failed(failure()).into(), Some("x")),
+            (Outcome::snooze(Duration::ZERO).into(), None),
+            (
+                Ending::TimedOut {
+                    after: Duration::ZERO,
+                },
+                Some("timeout"),
+            ),
+            (
+                Ending::Panicked {
+                    message: "oh".into(),
+                },
+                Some("panic"),
+            ),
+            (Ending::Interrupted, Some("interrupted")),
+            (
+                Outcome::Failed(Failure::undecodable("no")).into(),
+                Some("decode"),
+            ),
+            (
+                Ending::Unroutable {
+                    message_type: "t".into(),
+                },
+                Some("unroutable-type"),
+            ),
+        ];
+        let kinds: Vec<_> = endings.iter().map(|(ending, _)| ending.kind()).collect();
+        assert_eq!(kinds, OutcomeKind::ALL);
+        for (ending, class) in endings {
+            assert_eq!(ending.error_class().as_deref(), class, "{ending:?}");
+        }
+    }
+
+    #[test]
+    fn a_kind_in_json_is_its_word_but_for_the_one_without_a_handler() {
+        for kind in OutcomeKind::ALL {
+            let json = serde_json::to_value(kind).unwrap();
+            let word = match kind {
+                OutcomeKind::Unroutable => "unroutable",
+                kind => kind.name(),
+            };
+            assert_eq!(json, word);
         }
     }
 }

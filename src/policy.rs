@@ -2,10 +2,13 @@
 
 use std::{fmt, time::Duration};
 
+use serde::Serialize;
+use utoipa::ToSchema;
+
 use crate::{
-    backoff::exponential_backoff,
-    config::{RetrySettings, Rule, RuleAction},
-    outcome::{Failure, Outcome},
+    outcome::{Ending, Failure, Outcome},
+    retry::{RetrySettings, Rule, RuleAction, exponential_backoff},
+    words::words,
 };
 
 /// What is to become of a delivery.
@@ -30,48 +33,57 @@ pub enum Settlement {
     Return,
 }
 
-/// Why a message is a dead letter; the header `lapwing-reason`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Reason {
-    /// The handler called the failure permanent, or a rule did.
-    Rejected,
-    /// It failed as often as it may.
-    MaxAttempts,
-    /// It failed, and is older than it may get.
-    MaxAge,
-    /// The body is not what it should be.
-    Decode,
-    /// No handler takes its type.
-    UnroutableType,
+impl Settlement {
+    /// What kind it is.
+    #[must_use]
+    pub fn kind(&self) -> SettlementKind {
+        match self {
+            Self::Ack => SettlementKind::Ack,
+            Self::Retry { .. } => SettlementKind::Retry,
+            Self::DeadLetter { .. } => SettlementKind::DeadLetter,
+            Self::Return => SettlementKind::Return,
+        }
+    }
 }
 
-impl Reason {
-    /// All of them.
-    pub(crate) const ALL: [Self; 5] = [
-        Self::Rejected,
-        Self::MaxAttempts,
-        Self::MaxAge,
-        Self::Decode,
-        Self::UnroutableType,
-    ];
+words! {
+    /// What can follow an outcome.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+    #[serde(rename_all = "kebab-case")]
+    #[non_exhaustive]
+    pub enum SettlementKind {
+        /// It is acked.
+        Ack = "ack",
+        /// It comes back.
+        Retry = "retry",
+        /// It goes to the dead-letter queue.
+        DeadLetter = "dead-letter",
+        /// It goes back to its queue as it is.
+        Return = "return",
+    }
+}
 
-    /// The word in the header.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Rejected => "rejected",
-            Self::MaxAttempts => "max-attempts",
-            Self::MaxAge => "max-age",
-            Self::Decode => "decode",
-            Self::UnroutableType => "unroutable-type",
-        }
+words! {
+    /// Why a message is a dead letter; the header `lapwing-reason`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+    #[non_exhaustive]
+    pub enum Reason {
+        /// The handler called the failure permanent, or a rule did.
+        Rejected = "rejected",
+        /// It failed as often as it may.
+        MaxAttempts = "max-attempts",
+        /// It failed, and is older than it may get.
+        MaxAge = "max-age",
+        /// The body is not what it should be.
+        Decode = "decode",
+        /// No handler takes its type.
+        UnroutableType = "unroutable-type",
     }
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        f.write_str(self.name())
     }
 }
 
@@ -86,25 +98,21 @@ pub struct Facts {
     pub random: f64,
 }
 
-/// What follows from an outcome, under a lane's policy. The facts are asked for where they matter,
-/// which is after a failure.
+/// What follows from an attempt's end, under a lane's policy. The facts are asked for where they
+/// matter, which is after a failure.
 #[must_use]
-pub fn decide(
-    retry: &RetrySettings,
-    outcome: &Outcome,
-    facts: impl FnOnce() -> Facts,
-) -> Settlement {
-    match outcome {
-        Outcome::Succeeded | Outcome::Dropped { .. } => Settlement::Ack,
-        Outcome::Interrupted => Settlement::Return,
-        Outcome::Snoozed { after } => Settlement::Retry {
+pub fn decide(retry: &RetrySettings, ending: &Ending, facts: impl FnOnce() -> Facts) -> Settlement {
+    match ending {
+        Ending::Handled(Outcome::Succeeded | Outcome::Dropped { .. }) => Settlement::Ack,
+        Ending::Handled(Outcome::Snoozed { after }) => Settlement::Retry {
             after: *after,
             charged: false,
         },
-        Outcome::Undecodable(_) => dead(Reason::Decode),
-        Outcome::Unroutable { .. } => dead(Reason::UnroutableType),
-        Outcome::Failed(_) | Outcome::TimedOut { .. } | Outcome::Panicked { .. } => {
-            let failure = outcome.failure().expect("these outcomes are failures");
+        Ending::Interrupted => Settlement::Return,
+        Ending::Undecodable(_) => dead(Reason::Decode),
+        Ending::Unroutable { .. } => dead(Reason::UnroutableType),
+        Ending::Handled(Outcome::Failed(_)) | Ending::TimedOut { .. } | Ending::Panicked { .. } => {
+            let failure = ending.failure().expect("these endings are failures");
             after_failure(retry, &failure, facts())
         }
     }
@@ -148,8 +156,8 @@ mod tests {
         random: 0.0,
     };
 
-    fn decided(outcome: &Outcome) -> Settlement {
-        decide(&RetrySettings::default(), outcome, || FACTS)
+    fn decided(ending: impl Into<Ending>) -> Settlement {
+        decide(&RetrySettings::default(), &ending.into(), || FACTS)
     }
 
     fn retry(millis: u64) -> Settlement {
@@ -165,41 +173,44 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let no = || Failure::permanent("x", "no");
         let table = [
-            (Outcome::Succeeded, Settlement::Ack),
-            (Outcome::dropped("old"), Settlement::Ack),
-            (Outcome::Interrupted, Settlement::Return),
+            (Outcome::Succeeded.into(), Settlement::Ack),
+            (Outcome::dropped("old").into(), Settlement::Ack),
+            (Ending::Interrupted, Settlement::Return),
             (
-                Outcome::snooze(hour),
+                Outcome::snooze(hour).into(),
                 Settlement::Retry {
                     after: hour,
                     charged: false,
                 },
             ),
-            (Outcome::Undecodable(no()), dead(Reason::Decode)),
+            (Ending::Undecodable(no()), dead(Reason::Decode)),
             (
-                Outcome::Unroutable {
+                Ending::Unroutable {
                     message_type: "t".into(),
                 },
                 dead(Reason::UnroutableType),
             ),
-            (Outcome::Failed(no()), dead(Reason::Rejected)),
-            (Outcome::Failed(Failure::retryable("x", "try")), retry(500)),
-            (Outcome::TimedOut { after: hour }, retry(500)),
+            (Outcome::Failed(no()).into(), dead(Reason::Rejected)),
             (
-                Outcome::Panicked {
+                Outcome::Failed(Failure::retryable("x", "try")).into(),
+                retry(500),
+            ),
+            (Ending::TimedOut { after: hour }, retry(500)),
+            (
+                Ending::Panicked {
                     message: "oh".into(),
                 },
                 retry(500),
             ),
         ];
-        for (outcome, expected) in table {
-            assert_eq!(decided(&outcome), expected, "{outcome:?}");
+        for (ending, expected) in table {
+            assert_eq!(decided(ending.clone()), expected, "{ending:?}");
         }
     }
 
     #[test]
     fn attempts_and_age_run_out() {
-        let failed = Outcome::Failed(Failure::retryable("x", "try"));
+        let failed = Outcome::Failed(Failure::retryable("x", "try")).into();
         let policy = RetrySettings::default();
         let last = Facts {
             attempt: 8,
@@ -225,7 +236,7 @@ mod tests {
     fn retry_after_replaces_the_computed_delay_and_is_clamped() {
         let asked = |seconds| {
             let after = Duration::from_secs(seconds);
-            decided(&Outcome::Failed(
+            decided(Outcome::Failed(
                 Failure::retryable("x", "try").retry_after(after),
             ))
         };
@@ -248,17 +259,23 @@ mod tests {
             ],
             ..RetrySettings::default()
         };
-        let decided = |outcome: Outcome| decide(&policy, &outcome, || FACTS);
+        let decided = |ending: Ending| decide(&policy, &ending, || FACTS);
         let conflict = Failure::permanent("http", "conflict").status(409);
-        assert_eq!(decided(Outcome::Failed(conflict)), retry(500));
+        assert_eq!(decided(Outcome::Failed(conflict).into()), retry(500));
         let broken = Failure::retryable("http", "broken").status(503);
-        assert_eq!(decided(Outcome::Failed(broken)), dead(Reason::Rejected));
-        let late = Outcome::TimedOut {
+        assert_eq!(
+            decided(Outcome::Failed(broken).into()),
+            dead(Reason::Rejected)
+        );
+        let late = Ending::TimedOut {
             after: Duration::from_secs(1),
         };
         assert_eq!(decided(late), dead(Reason::Rejected));
         let gone = Failure::permanent("http", "gone").status(410);
-        assert_eq!(decided(Outcome::Failed(gone)), dead(Reason::Rejected));
+        assert_eq!(
+            decided(Outcome::Failed(gone).into()),
+            dead(Reason::Rejected)
+        );
     }
 
     proptest! {
@@ -274,7 +291,7 @@ mod tests {
                 ..Failure::retryable("x", "try")
             };
             let facts = Facts { attempt, age: Duration::from_secs(age), random };
-            match decide(&policy, &Outcome::Failed(failure), || facts) {
+            match decide(&policy, &Outcome::Failed(failure).into(), || facts) {
                 Settlement::Retry { after, charged } => {
                     prop_assert!(charged && retryable && after <= policy.cap);
                     prop_assert!(attempt < policy.max_attempts);

@@ -23,7 +23,15 @@ pub(crate) fn rfc3339(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time.min(SystemTime::UNIX_EPOCH + END)).to_string()
 }
 
-/// The same with microseconds, for a time that is compared to others of the same clock.
+/// Serialises a time as [`rfc3339`] writes it.
+pub(crate) fn as_rfc3339<S: serde::Serializer>(
+    time: &SystemTime,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&rfc3339(*time))
+}
+
+/// A time with microseconds, for a time that is compared to others of the same clock.
 #[must_use]
 pub(crate) fn rfc3339_micros(time: SystemTime) -> String {
     humantime::format_rfc3339_micros(time).to_string()

@@ -28,10 +28,10 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Scrape, console, error::ApiError, events, guard, liveness::Liveness, monitor::Monitor, probes,
-    reads, views, writes,
+    Scrape, ServerSettings, console, error::ApiError, events, guard, liveness::Liveness,
+    monitor::Monitor, probes, reads, views, writes,
 };
-use crate::{LaneReport, LaneState, Ledger, WorkerHandle, config::Settings, text::rfc3339};
+use crate::{LaneState, Ledger, WorkerHandle, text::rfc3339};
 
 /// Streams of events at a time.
 const STREAMS: usize = 32;
@@ -39,7 +39,7 @@ const STREAMS: usize = 32;
 /// What all requests share.
 pub(super) struct App {
     pub(super) worker: WorkerHandle,
-    pub(super) settings: Settings,
+    pub(super) settings: ServerSettings,
     pub(super) scrape: Scrape,
     pub(super) monitor: Monitor,
     pub(super) liveness: Liveness,
@@ -59,7 +59,7 @@ pub(super) struct App {
 
 impl App {
     pub(super) fn new(
-        settings: &Settings,
+        settings: ServerSettings,
         worker: WorkerHandle,
         scrape: Scrape,
         stop: CancellationToken,
@@ -68,15 +68,15 @@ impl App {
         Self {
             ladders: lanes.map(|name| (name, Mutex::default())).collect(),
             worker,
-            settings: settings.clone(),
             scrape,
             monitor: Monitor::default(),
-            liveness: Liveness::new(settings),
+            liveness: Liveness::new(&settings.worker),
             stop,
             streams: Arc::new(Semaphore::new(STREAMS)),
             state: watch::Sender::new("{}".into()),
             document: OnceLock::new(),
-            name: settings.broker.worker_name(),
+            name: settings.worker.broker.worker_name(),
+            settings,
             started_at: SystemTime::now(),
             started: AtomicBool::new(false),
         }
@@ -90,11 +90,11 @@ impl App {
         }
         let mut waiting = BTreeMap::new();
         for name in self.worker.lanes() {
-            let (Some(vitals), Some(health)) = (self.worker.vitals(name), self.worker.health(name))
-            else {
+            let (figures, health) = (self.worker.figures(name), self.worker.health(name));
+            let (Some(figures), Some(health)) = (figures, health) else {
                 continue;
             };
-            let has_begun = vitals.counters.sessions.get() > 0;
+            let has_begun = figures.counters.sessions.get() > 0;
             if !has_begun && health.state != LaneState::Paused {
                 let why = health.reason.unwrap_or_else(|| "connecting".to_owned());
                 waiting.insert(name.to_owned(), why);
@@ -106,29 +106,27 @@ impl App {
         waiting
     }
 
-    /// The lane's own word, or its last where it gives none in time.
-    pub(super) async fn report(&self, lane: &str) -> LaneReport {
-        let answer = self.worker.report(lane).await;
-        answer.unwrap_or_else(|_| self.monitor.report(lane))
+    /// A lane as it is now; none where there is no such lane.
+    pub(super) fn lane(&self, name: &str) -> Option<views::Lane> {
+        let (figures, health) = (self.worker.figures(name)?, self.worker.health(name)?);
+        let pace = self.monitor.pace(name);
+        Some(views::Lane::new(name, figures, health, pace))
     }
 
-    /// A lane with this account of it; none where there is no such lane.
-    pub(super) fn lane(&self, name: &str, report: LaneReport) -> Option<views::Lane> {
-        let (vitals, health) = (self.worker.vitals(name)?, self.worker.health(name)?);
-        let figures = self.monitor.figures(name);
-        Some(views::Lane::new(name, vitals, health, report, figures))
+    /// All lanes as they are now.
+    pub(super) fn lanes(&self) -> Vec<views::Lane> {
+        let names = self.worker.lanes();
+        names.filter_map(|name| self.lane(name)).collect()
     }
 
-    /// The worker, whose lanes gave these accounts.
-    pub(super) fn worker<'a>(
-        &self,
-        reports: impl Iterator<Item = &'a LaneReport>,
-    ) -> views::Worker {
+    /// The worker as it is now.
+    pub(super) fn worker(&self) -> views::Worker {
         let readiness = self.worker.readiness();
         let (mut totals, mut in_flight) = (Ledger::default(), 0);
-        for report in reports {
+        let names = self.worker.lanes();
+        for report in names.filter_map(|name| self.worker.report(name).ok()) {
             totals += report.ledger;
-            in_flight += report.in_flight + report.buffered;
+            in_flight += report.in_flight;
         }
         views::Worker {
             name: self.name.clone(),

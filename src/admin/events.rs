@@ -26,16 +26,9 @@ const OUTCOMES: usize = 100;
 impl App {
     /// The state as it was last looked at.
     fn state(&self) -> Arc<str> {
-        let lanes = self.worker.lanes();
-        let reports: Vec<_> = lanes
-            .map(|name| (name, self.monitor.report(name)))
-            .collect();
         let state = views::State {
-            worker: self.worker(reports.iter().map(|(_, report)| report)),
-            lanes: reports
-                .iter()
-                .filter_map(|(name, report)| self.lane(name, report.clone()))
-                .collect(),
+            worker: self.worker(),
+            lanes: self.lanes(),
         };
         json(&state).into()
     }

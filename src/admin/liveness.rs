@@ -1,14 +1,10 @@
 //! Whether the lanes' loops turn.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{WorkerHandle, config::Settings};
+use crate::{WorkerHandle, lock::lock, worker::WorkerSettings};
 
 /// Sees when each lane's loop last turned.
 #[derive(Debug)]
@@ -24,7 +20,7 @@ impl Liveness {
     /// its consumer and taking what arrives until then (twice `timeouts.declare`), giving that back
     /// (`timeouts.ack`), and at the end of a drain letting the broker apply acks (`drain.settle`) and
     /// closing its channel (`timeouts.close`). Five seconds more, for a machine that is busy.
-    pub(super) fn new(settings: &Settings) -> Self {
+    pub(super) fn new(settings: &WorkerSettings) -> Self {
         let timeouts = &settings.timeouts;
         let awaits = timeouts.declare * 2 + timeouts.ack + settings.drain.settle + timeouts.close;
         Self {
@@ -42,7 +38,7 @@ impl Liveness {
     /// last turn of each is known to the second.
     pub(super) fn look(&self, worker: &WorkerHandle) -> Vec<(String, String)> {
         let now = Instant::now();
-        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lanes = lock(&self.lanes);
         let mut dead = Vec::new();
         for name in worker.lanes() {
             if worker.is_gone(name) {
@@ -76,14 +72,14 @@ impl Liveness {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Worker;
+    use crate::{Worker, config::from_toml, status::Standing};
 
     const SETTINGS: &str = "[timeouts]\ndeclare = '1s'\nack = '1s'\nclose = '1s'\n\
                             [consumers.orders]\nqueue = 'orders'";
 
     #[tokio::test(start_paused = true)]
     async fn a_lane_whose_loop_stands_still_is_dead_after_a_while_and_alive_when_it_turns() {
-        let settings = Settings::from_toml(SETTINGS).unwrap();
+        let settings: WorkerSettings = from_toml(SETTINGS).unwrap();
         let worker = Worker::new(settings.clone());
         let liveness = Liveness::new(&settings);
         assert_eq!(liveness.limit(), Duration::from_secs(2 + 1 + 1 + 1 + 5));
@@ -95,13 +91,14 @@ mod tests {
         let dead = liveness.look(&handle);
         let why = "its loop has not turned for 11 s".to_owned();
         assert_eq!(dead, [("orders".to_owned(), why)]);
-        handle.vitals("orders").unwrap().beat();
+        let figures = handle.figures("orders").unwrap();
+        figures.turned(Standing::default());
         assert_eq!(liveness.look(&handle), []);
     }
 
     #[tokio::test]
     async fn a_lane_that_is_gone_without_having_stopped_is_dead_at_once() {
-        let settings = Settings::from_toml(SETTINGS).unwrap();
+        let settings: WorkerSettings = from_toml(SETTINGS).unwrap();
         let worker = Worker::new(settings.clone());
         let handle = worker.handle();
         drop(worker);

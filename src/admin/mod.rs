@@ -15,6 +15,7 @@ mod monitor;
 mod probes;
 mod reads;
 mod refusals;
+mod settings;
 mod views;
 mod writes;
 
@@ -29,10 +30,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{
-    WorkerHandle,
-    config::{Listen, Settings},
-};
+pub use settings::{AdminSettings, Listen, ServerSettings};
+
+use crate::WorkerHandle;
 use api::App;
 use connections::Listening;
 
@@ -66,7 +66,7 @@ pub enum ServerError {
 /// A running server. It ends when this is dropped.
 ///
 /// ```no_run
-/// use lapwing::{Worker, admin::Server, config::Settings};
+/// use lapwing::{Settings, Worker, admin::Server};
 ///
 /// # async fn run(settings: Settings) -> Result<(), Box<dyn std::error::Error>> {
 /// let worker = Worker::new(settings.clone());
@@ -92,10 +92,11 @@ impl Server {
     /// # Errors
     /// When an address cannot be listened at.
     pub fn start(
-        settings: &Settings,
+        settings: impl Into<ServerSettings>,
         worker: WorkerHandle,
         scrape: Scrape,
     ) -> Result<Self, ServerError> {
+        let settings = settings.into();
         let listener = bind("admin.listen", settings.admin.listen)?;
         let probes = bind("admin.probes", settings.admin.probes)?;
         let (sender, ended) = oneshot::channel();

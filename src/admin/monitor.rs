@@ -2,11 +2,11 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, SystemTime},
 };
 
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{
     api::App,
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     LaneReport,
+    lock::lock,
     status::{Added, Counts, Durations, Tally},
     text::rfc3339,
 };
@@ -26,13 +27,11 @@ const STEPS: usize = 300;
 const RATES: usize = 10;
 /// Steps that latencies are over.
 const LATENCY: usize = 60;
-/// A lane that has not answered by then is busy with the broker; the others are not kept waiting.
-const PATIENCE: Duration = Duration::from_millis(250);
 
 /// What one lane did.
 #[derive(Default)]
 struct LaneMonitor {
-    /// Its last answer.
+    /// Its report at the last look.
     report: Option<LaneReport>,
     /// How long handlers ran: all that was seen, what the last steps added, and their sum.
     durations: Tally,
@@ -65,21 +64,14 @@ struct Kept {
 
 impl Monitor {
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A lane's last answer.
-    pub(super) fn report(&self, lane: &str) -> LaneReport {
-        let kept = self.lock();
-        let report = kept.lanes.get(lane).and_then(|lane| lane.report.clone());
-        report.unwrap_or_default()
+        lock(&self.0)
     }
 
     /// How much a lane did a second, and how long its handlers took.
-    pub(super) fn figures(&self, lane: &str) -> (Rates, Latency) {
+    pub(super) fn pace(&self, lane: &str) -> (Rates, Latency) {
         let kept = self.lock();
-        let figures = kept.lanes.get(lane).map(LaneMonitor::figures);
-        figures.unwrap_or_default()
+        let pace = kept.lanes.get(lane).map(LaneMonitor::pace);
+        pace.unwrap_or_default()
     }
 
     /// What a lane did, step by step.
@@ -120,7 +112,7 @@ impl LaneMonitor {
     /// where it begins.
     fn add(&mut self, report: LaneReport, durations: &Durations, steps: usize) {
         let added = durations.since(&mut self.durations);
-        let in_flight = report.in_flight + report.buffered;
+        let in_flight = report.in_flight;
         let Some(before) = self.report.replace(report.clone()) else {
             return;
         };
@@ -162,7 +154,7 @@ impl LaneMonitor {
         }
     }
 
-    fn figures(&self) -> (Rates, Latency) {
+    fn pace(&self) -> (Rates, Latency) {
         let last = self.steps.iter().rev().take(RATES);
         let seconds = last.len().max(1) as f64 * STEP.as_secs_f64();
         let rate = |field: fn(&Step) -> u64| last.clone().map(field).sum::<u64>() as f64 / seconds;
@@ -193,7 +185,7 @@ pub(super) async fn watch(app: Arc<App>) {
         let now = ticks.tick().await;
         let steps = last.map_or(1, |last| steps_between(last, now));
         last = Some(now);
-        look(&app, steps).await;
+        look(&app, steps);
         app.note_start();
         app.liveness.look(&app.worker);
         app.tell();
@@ -206,25 +198,12 @@ fn steps_between(last: Instant, now: Instant) -> usize {
     (steps.round() as usize).clamp(1, STEPS)
 }
 
-async fn look(app: &App, steps: usize) {
-    let ask = async |name: String| {
-        let answer = timeout(PATIENCE, app.worker.report(&name)).await;
-        (name, answer.ok().and_then(Result::ok))
-    };
-    let names = app.worker.lanes().map(str::to_owned);
-    for (name, answer) in futures_util::future::join_all(names.map(ask)).await {
-        let Some(vitals) = app.worker.vitals(&name) else {
-            continue;
-        };
-        vitals.refill();
-        // What a lane that does not answer counts is known all the same.
-        let report = answer.unwrap_or_else(|| LaneReport {
-            counts: vitals.counters.counts(),
-            running: vitals.slots.in_use(),
-            ..app.monitor.report(&name)
-        });
-        app.monitor
-            .add(&name, report, &vitals.counters.durations, steps);
+fn look(app: &App, steps: usize) {
+    for name in app.worker.lanes() {
+        if let Some(figures) = app.worker.figures(name) {
+            let report = figures.report();
+            app.monitor.add(name, report, &figures.durations, steps);
+        }
     }
 }
 
@@ -237,7 +216,7 @@ mod tests {
         report.ledger.received = received;
         report.counts.succeeded = received - failed;
         report.counts.timed_out = failed;
-        report.in_flight = 2;
+        report.in_flight = 3;
         report.buffered = 1;
         report
     }
@@ -258,7 +237,7 @@ mod tests {
         assert_eq!(history.failed, [2, 0, 0, 0, 0]);
         assert_eq!(history.in_flight, [3; 5]);
         assert!(history.p50_seconds[0].is_some() && history.p95_seconds[1].is_none());
-        let (rates, latency) = monitor.figures("a");
+        let (rates, latency) = monitor.pace("a");
         assert!((rates.received - 17.0 / 5.0).abs() < 1e-9, "{rates:?}");
         assert!((rates.failed - 2.0 / 5.0).abs() < 1e-9, "{rates:?}");
         assert!(
@@ -266,8 +245,7 @@ mod tests {
                 .p99_seconds
                 .is_some_and(|p99| (0.009..0.011).contains(&p99))
         );
-        assert_eq!(monitor.report("a").ledger.received, 117);
-        assert_eq!(monitor.report("b").ledger.received, 0);
+        assert_eq!(monitor.pace("b"), (Rates::default(), Latency::default()));
     }
 
     #[test]
@@ -282,7 +260,7 @@ mod tests {
         let history = monitor.history("a");
         assert_eq!(history.received.len(), STEPS);
         assert_eq!(history.p50_seconds, vec![None; STEPS]);
-        let (rates, latency) = monitor.figures("a");
+        let (rates, latency) = monitor.pace("a");
         assert!((rates.received - 1.0).abs() < 1e-9);
         assert_eq!(latency.p50_seconds, None);
     }

@@ -11,8 +11,9 @@ use axum::{
 
 use super::{
     api::App,
-    views::{Live, Ready, Started},
+    views::{Live, Started},
 };
+use crate::Readiness;
 
 type Answer<T> = (StatusCode, Json<T>);
 
@@ -46,11 +47,11 @@ pub(super) async fn livez(State(app): State<Arc<App>>) -> Answer<Live> {
 ///
 /// Every lane has a live consumer or was paused on purpose, and no drain has begun.
 #[utoipa::path(get, path = "/readyz", tag = "probes", responses(
-    (status = 200, description = "It does", body = Ready),
-    (status = 503, description = "It does not", body = Ready),
+    (status = 200, description = "It does", body = Readiness),
+    (status = 503, description = "It does not", body = Readiness),
 ))]
-pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<Ready> {
-    let ready = Ready::from(app.worker.readiness());
+pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<Readiness> {
+    let ready = app.worker.readiness();
     answer(ready.ready, ready)
 }
 

@@ -11,7 +11,6 @@ use axum::{
     http::{StatusCode, header},
     response::IntoResponse,
 };
-use futures_util::future::join_all;
 use serde::Deserialize;
 use tokio::time::Instant;
 use utoipa::IntoParams;
@@ -22,7 +21,7 @@ use super::{
     refusals::{BadRequest, NoLane, Silent},
     views::{Depth, History, Ladder, Lane, Lanes, OutcomeList, Rung, Worker},
 };
-use crate::{CallError, InFlightPage, OutcomeKind, config::Settings};
+use crate::{CallError, InFlightPage, OutcomeKind, status::Figures};
 
 pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 pub(super) type LanePath = Result<Path<String>, PathRejection>;
@@ -30,18 +29,13 @@ pub(super) type LanePath = Result<Path<String>, PathRejection>;
 /// The worker as a whole
 #[utoipa::path(get, path = "/api/v1/worker", tag = "state", responses((status = 200, description = "The worker", body = Worker)))]
 pub(super) async fn worker(State(app): State<Arc<App>>) -> Json<Worker> {
-    let reports = join_all(app.worker.lanes().map(|name| app.report(name))).await;
-    Json(app.worker(reports.iter()))
+    Json(app.worker())
 }
 
 /// All lanes
 #[utoipa::path(get, path = "/api/v1/lanes", tag = "state", responses((status = 200, description = "The lanes", body = Lanes)))]
 pub(super) async fn lanes(State(app): State<Arc<App>>) -> Json<Lanes> {
-    let ask = async |name| app.lane(name, app.report(name).await);
-    let lanes = join_all(app.worker.lanes().map(ask)).await;
-    Json(Lanes {
-        lanes: lanes.into_iter().flatten().collect(),
-    })
+    Json(Lanes { lanes: app.lanes() })
 }
 
 /// One lane
@@ -51,21 +45,17 @@ pub(super) async fn lanes(State(app): State<Arc<App>>) -> Json<Lanes> {
 )]
 pub(super) async fn lane(State(app): State<Arc<App>>, lane: LanePath) -> Answer<Lane> {
     let Path(name) = lane?;
-    known(&app, &name)?;
-    told(&app, &name).await
+    lane_answer(&app, &name)
 }
 
 /// A lane as it is now.
-pub(super) async fn told(app: &App, name: &str) -> Answer<Lane> {
-    let lane = app.lane(name, app.report(name).await);
-    Ok(Json(lane.ok_or(CallError::NoSuchLane)?))
+pub(super) fn lane_answer(app: &App, name: &str) -> Answer<Lane> {
+    Ok(Json(app.lane(name).ok_or(CallError::NoSuchLane)?))
 }
 
-fn known(app: &App, name: &str) -> Result<(), ApiError> {
-    match app.worker.vitals(name) {
-        Some(_) => Ok(()),
-        None => Err(CallError::NoSuchLane.into()),
-    }
+/// The figures of a lane that there must be.
+fn figures<'a>(app: &'a App, lane: &str) -> Result<&'a Figures, CallError> {
+    app.worker.figures(lane).ok_or(CallError::NoSuchLane)
 }
 
 /// What a lane did in the last five minutes, second by second
@@ -75,7 +65,7 @@ fn known(app: &App, name: &str) -> Result<(), ApiError> {
 )]
 pub(super) async fn history(State(app): State<Arc<App>>, lane: LanePath) -> Answer<History> {
     let Path(name) = lane?;
-    known(&app, &name)?;
+    figures(&app, &name)?;
     Ok(Json(app.monitor.history(&name)))
 }
 
@@ -103,8 +93,8 @@ pub(super) async fn ladder(State(app): State<Arc<App>>, lane: LanePath) -> Answe
 }
 
 async fn ask_ladder(app: &App, name: &str) -> Result<Ladder, ApiError> {
-    let vitals = app.worker.vitals(name).ok_or(CallError::NoSuchLane)?;
-    let timeouts = &app.settings.timeouts;
+    let figures = figures(app, name)?;
+    let timeouts = &app.settings.worker.timeouts;
     let asked = app
         .worker
         .depths(name, timeouts.declare + timeouts.call)
@@ -118,12 +108,12 @@ async fn ask_ladder(app: &App, name: &str) -> Result<Ladder, ApiError> {
         let found = depths.iter().find(|(name, _)| name == queue);
         found.and_then(|(_, messages)| *messages)
     };
-    let rungs = vitals.ladder().into_iter().map(|rung| Rung {
+    let rungs = figures.rungs().map(|(rung, _)| Rung {
         messages: messages(&rung.queue),
         delay_seconds: rung.length.as_secs_f64(),
-        queue: rung.queue,
+        queue: rung.queue.clone(),
     });
-    let queue = vitals.settings.dead_letter_queue();
+    let queue = figures.settings.dead_letter_queue();
     Ok(Ladder {
         rungs: rungs.collect(),
         dead_letters: Depth {
@@ -211,7 +201,7 @@ pub(super) async fn outcomes(
     within("limit", query.limit, 1..=1000)?;
     let lane = query.lane.as_deref();
     if let Some(lane) = lane {
-        known(&app, lane)?;
+        figures(&app, lane)?;
     }
     let outcomes = app.worker.outcomes(lane, query.kind, query.limit);
     Ok(Json(outcomes.into()))
@@ -223,8 +213,8 @@ pub(super) async fn outcomes(
 #[utoipa::path(get, path = "/api/v1/config", tag = "state",
     responses((status = 200, description = "The settings", body = serde_json::Value)),
 )]
-pub(super) async fn config(State(app): State<Arc<App>>) -> Json<Settings> {
-    Json(app.settings.clone())
+pub(super) async fn config(State(app): State<Arc<App>>) -> Json<serde_json::Value> {
+    Json(app.settings.shown.clone())
 }
 
 /// This document

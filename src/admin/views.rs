@@ -8,10 +8,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    LaneHealth, LaneReport, LaneState, Ledger, OutcomeRecord, Readiness,
-    config::{HandlerKind, QueueType, Topology},
-    status::{Counts, Vitals},
-    text::rfc3339,
+    LaneHealth, LaneReport, Ledger, OutcomeRecord,
+    broker::{QueueType, Topology},
+    handler::HandlerSettings,
+    status::Figures,
 };
 
 /// The worker as a whole.
@@ -43,18 +43,6 @@ pub(super) struct Worker {
     pub(super) totals: Ledger,
 }
 
-/// What runs for the messages of a lane.
-#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(super) enum Handling {
-    /// They are POSTed to a URL.
-    Http,
-    /// They are written to the log.
-    Log,
-    /// A function in the program.
-    Function,
-}
-
 /// One lane.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Lane {
@@ -62,15 +50,10 @@ pub(super) struct Lane {
     pub(super) name: String,
     /// The queue it consumes.
     pub(super) queue: String,
-    /// What runs for its messages.
-    pub(super) handler: Handling,
-    /// What it is doing.
-    pub(super) state: LaneState,
-    /// Since when.
-    #[schema(format = DateTime)]
-    pub(super) since: String,
-    /// Why, where it is not consuming.
-    pub(super) reason: Option<String>,
+    /// What runs for its messages: the kind of its handler, or `function` for one in the program.
+    pub(super) handler: &'static str,
+    #[serde(flatten)]
+    pub(super) health: LaneHealth,
     /// Unsettled messages that the broker may have outstanding to it.
     pub(super) prefetch: u16,
     /// Handlers that may run at once.
@@ -85,18 +68,8 @@ pub(super) struct Lane {
     pub(super) timeout_seconds: f64,
     /// Handler runs that may fail before a message is dead-lettered.
     pub(super) max_attempts: u32,
-    /// Messages in flight.
-    pub(super) in_flight: usize,
-    /// Handler slots in use.
-    pub(super) running: usize,
-    /// Messages that wait for a handler slot.
-    pub(super) buffered: usize,
-    /// Retries that wait in the worker.
-    pub(super) waiting: usize,
-    /// How its deliveries ended.
-    pub(super) ledger: Ledger,
-    /// What it counted.
-    pub(super) counts: Counts,
+    #[serde(flatten)]
+    pub(super) report: LaneReport,
     /// How much it does a second.
     pub(super) rates: Rates,
     /// How long its handlers take.
@@ -106,38 +79,28 @@ pub(super) struct Lane {
 impl Lane {
     pub(super) fn new(
         name: &str,
-        vitals: &Vitals,
+        figures: &Figures,
         health: LaneHealth,
-        report: LaneReport,
         (rates, latency): (Rates, Latency),
     ) -> Self {
-        let settings = &vitals.settings;
-        let handler = match settings.handler.kind {
-            _ if vitals.is_registered() => Handling::Function,
-            HandlerKind::Http => Handling::Http,
-            HandlerKind::Log => Handling::Log,
-            HandlerKind::None => Handling::Function,
+        let settings = &figures.settings;
+        let handler = match &settings.handler {
+            handler if figures.is_registered() || *handler == HandlerSettings::None => "function",
+            handler => handler.kind(),
         };
         Self {
             name: name.to_owned(),
             queue: settings.queue.clone(),
             handler,
-            state: health.state,
-            since: rfc3339(health.since),
-            reason: health.reason,
+            health,
             prefetch: settings.prefetch,
-            concurrency: vitals.slots.limit(),
+            concurrency: figures.slots.limit(),
             queue_type: settings.queue_type,
             topology: settings.topology,
             dead_letter_queue: settings.dead_letter_queue(),
             timeout_seconds: settings.timeout.as_secs_f64(),
             max_attempts: settings.retry.max_attempts,
-            in_flight: report.in_flight + report.buffered,
-            running: report.running,
-            buffered: report.buffered,
-            waiting: report.waiting,
-            ledger: report.ledger,
-            counts: report.counts,
+            report: figures.report(),
             rates,
             latency,
         }
@@ -277,49 +240,6 @@ pub(super) struct Live {
     pub(super) dead: BTreeMap<String, String>,
     /// A lane's loop that has not turned for so long counts as dead.
     pub(super) limit_seconds: f64,
-}
-
-/// Whether the worker does its work.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Ready {
-    /// Whether it does.
-    pub(super) ready: bool,
-    /// A drain has begun.
-    pub(super) draining: bool,
-    /// Why retries and dead letters cannot be published now, where they cannot. That alone does
-    /// not make it unready.
-    pub(super) publishing: Option<String>,
-    /// What each lane is doing.
-    pub(super) lanes: BTreeMap<String, LaneView>,
-}
-
-/// What a lane is doing.
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct LaneView {
-    /// What it is doing.
-    pub(super) state: LaneState,
-    /// Since when.
-    #[schema(format = DateTime)]
-    pub(super) since: String,
-    /// Why, where it is not consuming.
-    pub(super) reason: Option<String>,
-}
-
-impl From<Readiness> for Ready {
-    fn from(readiness: Readiness) -> Self {
-        let view = |health: LaneHealth| LaneView {
-            state: health.state,
-            since: rfc3339(health.since),
-            reason: health.reason,
-        };
-        let lanes = readiness.lanes.into_iter();
-        Self {
-            ready: readiness.ready,
-            draining: readiness.draining,
-            publishing: readiness.publishing,
-            lanes: lanes.map(|(name, health)| (name, view(health))).collect(),
-        }
-    }
 }
 
 /// Whether the worker has started.

@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use super::{
     api::App,
     error::{ApiError, ErrorBody},
-    reads::{Answer, LanePath, told},
+    reads::{Answer, LanePath, lane_answer},
     refusals::{BadRequest, NoLane, Refused, Silent},
     views::{Cancelled, Lane},
 };
@@ -35,7 +35,7 @@ use crate::DeliveryId;
 pub(super) async fn pause(State(app): State<Arc<App>>, lane: LanePath) -> Answer<Lane> {
     let Path(name) = lane?;
     app.worker.pause(&name).await?;
-    told(&app, &name).await
+    lane_answer(&app, &name)
 }
 
 /// Resume a paused lane
@@ -47,7 +47,7 @@ pub(super) async fn pause(State(app): State<Arc<App>>, lane: LanePath) -> Answer
 pub(super) async fn resume(State(app): State<Arc<App>>, lane: LanePath) -> Answer<Lane> {
     let Path(name) = lane?;
     app.worker.resume(&name).await?;
-    told(&app, &name).await
+    lane_answer(&app, &name)
 }
 
 /// What is to be changed about a lane.
@@ -82,7 +82,7 @@ pub(super) async fn change(
     let Json(Change { concurrency }) = change?;
     app.worker.set_concurrency(&name, concurrency)?;
     info!(lane = name, concurrency, "concurrency changed");
-    told(&app, &name).await
+    lane_answer(&app, &name)
 }
 
 /// Cancel the handler of a message in flight

@@ -21,14 +21,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    dial::{Dial, amqp_uri, lock, tls_config, urls},
+    BrokerSettings, Reconnect, TimeoutSettings,
+    dial::{Dial, amqp_uri, tls_config, urls},
     error::{BrokerError, within},
     wire,
 };
-use crate::{
-    backoff::Reconnect,
-    config::{BrokerSettings, TimeoutSettings},
-};
+use crate::lock::lock;
 
 /// What a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -51,6 +51,14 @@ pub(crate) struct CopyHeaders {
     pub(crate) remove: &'static [&'static str],
 }
 
+#[cfg(test)]
+impl CopyHeaders {
+    /// The properties of a copy of a message that had none.
+    pub(crate) fn on_an_empty_message(&self) -> Properties {
+        Properties(copy_properties(&Properties::default(), self, usize::MAX))
+    }
+}
+
 /// The copy's properties: the message's own, less what would misroute or mislabel the copy, plus
 /// ours; cut so that they fit `frame_max` bytes.
 pub(super) fn copy_properties(

@@ -1,10 +1,6 @@
 //! Opening the byte stream of a connection: URLs, names, TCP, TLS, each step under a deadline.
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use async_compat::CompatExt;
 use lapin::{
@@ -14,14 +10,7 @@ use lapin::{
 use socket2::{SockRef, Socket};
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{error::BrokerError, wire};
-use crate::config::{BrokerSettings, TimeoutSettings, TlsSettings};
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-}
+use super::{BrokerSettings, BrokerUrls, TimeoutSettings, TlsSettings, error::BrokerError, wire};
 
 /// A broker URL, with the host as the `url` crate reads it: lapin's parser takes an IPv6 literal
 /// for `localhost`.
@@ -111,9 +100,7 @@ fn late(step: &str, limit: Duration) -> std::io::Error {
 pub(super) async fn urls(broker: &BrokerSettings) -> Result<Vec<String>, BrokerError> {
     let urls = match &broker.url_file {
         None => broker.url.expose().to_vec(),
-        Some(file) => crate::config::BrokerUrls::parse(&read(file).await?)
-            .expose()
-            .to_vec(),
+        Some(file) => BrokerUrls::parse(&read(file).await?).expose().to_vec(),
     };
     if urls.is_empty() {
         return Err(BrokerError::Settings("no broker URL is set".to_owned()));

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use lapin::ErrorKind;
 
+use super::topology::{Difference, joined};
+
 /// Why a connection, a channel or a subscription could not be had.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -16,8 +18,8 @@ pub enum BrokerError {
     #[error("refused by the broker: {0}")]
     Refused(String),
     /// What exists at the broker is not what the settings want.
-    #[error("{0}")]
-    Topology(String),
+    #[error("{}", joined(.0))]
+    Topology(Vec<Difference>),
     /// A step did not end within its deadline.
     #[error("{step} took longer than {limit:?}")]
     TimedOut {

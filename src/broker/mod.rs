@@ -17,8 +17,10 @@ pub(crate) mod fake;
 pub mod headers;
 mod publisher;
 mod rabbit;
+mod reconnect;
 mod seam;
 mod session;
+mod settings;
 mod settle;
 mod topology;
 mod wire;
@@ -26,11 +28,17 @@ mod wire;
 pub use error::BrokerError;
 pub use headers::{HeaderValue, Properties};
 pub use publisher::PublishError;
+pub use settings::{
+    Binding, BrokerSettings, BrokerUrls, PublishSettings, QueueSpec, QueueType, ReconnectSettings,
+    TimeoutSettings, TlsSettings, Topology,
+};
+pub use topology::{Difference, Values};
 
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
 pub(crate) use copies::{CopyHeaders, Header};
 pub(crate) use delivery::{Delivery, Moment};
 pub(crate) use publisher::{Publication, Publisher, Written};
 pub(crate) use rabbit::Rabbit;
+pub(crate) use reconnect::Reconnect;
 pub(crate) use seam::{Broker, Returns, Session};
 pub(crate) use settle::Acks;

@@ -18,12 +18,12 @@ use lapin::{
 use tokio::sync::watch;
 
 use super::{
+    TimeoutSettings,
     connection::{Connection, Link},
     copies::{CopyHeaders, copy_properties},
     error::{BrokerError, within},
     headers::{Properties, short},
 };
-use crate::config::TimeoutSettings;
 
 /// Why a publish does not count. Whether the broker has the message all the same is unknown for
 /// [`Unconfirmed`](Self::Unconfirmed); it has not for the others.

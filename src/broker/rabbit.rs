@@ -5,10 +5,9 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{
-    BrokerError, Link, LinkState, Publication, PublishError, Publisher, connection::Connection,
-    depths::depths, seam::Broker, session::RabbitSession, topology,
+    BrokerError, Link, LinkState, Publication, PublishError, Publisher, QueueSpec, TimeoutSettings,
+    connection::Connection, depths::depths, seam::Broker, session::RabbitSession, topology,
 };
-use crate::config::{ConsumerSettings, TimeoutSettings};
 
 /// The worker's two connections. Cheap to clone.
 #[derive(Clone)]
@@ -43,17 +42,13 @@ impl Broker for Rabbit {
         self.consuming.up().await;
     }
 
-    async fn open(
-        &mut self,
-        consumer: &ConsumerSettings,
-        tag: &str,
-    ) -> Result<RabbitSession, BrokerError> {
+    async fn open(&mut self, spec: &QueueSpec, tag: &str) -> Result<RabbitSession, BrokerError> {
         let connection: Arc<Connection> = match self.consuming.connected().await {
             Some(connected) => connected?,
             // The supervisor has ended, and the worker with it.
             None => std::future::pending().await,
         };
-        RabbitSession::open(connection, consumer, Arc::clone(&self.timeouts), tag).await
+        RabbitSession::open(connection, spec, Arc::clone(&self.timeouts), tag).await
     }
 
     /// On the consuming connection: the broker may have blocked the other one.
@@ -71,14 +66,10 @@ impl Broker for Rabbit {
         self.publisher.blocked().await;
     }
 
-    async fn restore(
-        &self,
-        consumer: &ConsumerSettings,
-        queue: &str,
-    ) -> Option<Result<(), BrokerError>> {
+    async fn restore(&self, spec: &QueueSpec, queue: &str) -> Option<Result<(), BrokerError>> {
         let connection = self.publisher.link().current()?;
         let limit = self.timeouts.declare;
-        Some(topology::restore(&connection, consumer, queue, limit).await)
+        Some(topology::restore(&connection, spec, queue, limit).await)
     }
 
     async fn watch_publishing(self, publishing: watch::Sender<Option<String>>) {

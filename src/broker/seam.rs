@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Acks, BrokerError, Delivery, Publication, PublishError};
-use crate::config::ConsumerSettings;
+use super::{Acks, BrokerError, Delivery, Publication, PublishError, QueueSpec};
 
 /// A connection that consumes and one that publishes, both replaced whenever they are lost. Cheap to
 /// clone.
@@ -24,7 +23,7 @@ pub(crate) trait Broker: Clone + Send + Sync + 'static {
     /// consumer's queues; sets the prefetch; and subscribes as `tag`.
     fn open(
         &mut self,
-        consumer: &ConsumerSettings,
+        spec: &QueueSpec,
         tag: &str,
     ) -> impl Future<Output = Result<Self::Session, BrokerError>> + Send;
 
@@ -53,7 +52,7 @@ pub(crate) trait Broker: Clone + Send + Sync + 'static {
     /// is down.
     fn restore(
         &self,
-        consumer: &ConsumerSettings,
+        spec: &QueueSpec,
         queue: &str,
     ) -> impl Future<Output = Option<Result<(), BrokerError>>> + Send;
 }
@@ -97,7 +96,7 @@ pub(crate) trait Session: Send + 'static {
     /// Subscribes again, on the same channel, so that what is unsettled on it can still be settled.
     fn subscribe_again(
         &mut self,
-        consumer: &ConsumerSettings,
+        spec: &QueueSpec,
     ) -> impl Future<Output = Result<Self::Subscription, BrokerError>> + Send + 'static;
 
     /// Goes on with a new subscription.

@@ -10,6 +10,7 @@ use lapin::{
 };
 
 use super::{
+    QueueSpec, TimeoutSettings,
     connection::Connection,
     delivery::{Delivery, Moment},
     error::{BrokerError, within},
@@ -19,7 +20,6 @@ use super::{
     topology,
     wire::Gated,
 };
-use crate::config::{ConsumerSettings, TimeoutSettings};
 
 /// A new subscription of a session.
 pub(crate) struct Subscription(Consumer);
@@ -44,18 +44,18 @@ impl RabbitSession {
     /// Verifies or declares the lane's queues, sets the prefetch and subscribes.
     pub(crate) async fn open(
         connection: Arc<Connection>,
-        settings: &ConsumerSettings,
+        queue: &QueueSpec,
         timeouts: Arc<TimeoutSettings>,
         tag: &str,
     ) -> Result<Self, BrokerError> {
         let limit = timeouts.declare;
-        topology::ensure(&connection, settings, limit).await?;
+        topology::ensure(&connection, queue, limit).await?;
         let channel = connection.channel(limit).await?;
         // Per consumer, not global: quorum queues refuse global prefetch, and 4.3 turns it into
         // this silently.
-        let qos = channel.basic_qos(settings.prefetch, BasicQosOptions { global: false });
+        let qos = channel.basic_qos(queue.prefetch, BasicQosOptions { global: false });
         within(limit, "setting the prefetch", qos).await?;
-        let consumer = subscribe(&channel, &settings.queue, tag, limit).await?;
+        let consumer = subscribe(&channel, &queue.queue, tag, limit).await?;
         Ok(Self {
             gated: connection.gated(),
             woken: Moment::now(),
@@ -160,16 +160,16 @@ impl Session for RabbitSession {
     /// consumer, and gets what it still holds a second time (measured on 3.10).
     fn subscribe_again(
         &mut self,
-        settings: &ConsumerSettings,
+        queue: &QueueSpec,
     ) -> impl Future<Output = Result<Subscription, BrokerError>> + Send + 'static {
         let (connection, channel) = (Arc::clone(&self.connection), self.channel.clone());
         self.subscriptions += 1;
         let tag = format!("{}#{}", self.tag, self.subscriptions);
-        let settings = settings.clone();
+        let queue = queue.clone();
         let limit = self.timeouts.declare;
         async move {
-            topology::ensure(&connection, &settings, limit).await?;
-            let consumer = subscribe(&channel, &settings.queue, &tag, limit).await?;
+            topology::ensure(&connection, &queue, limit).await?;
+            let consumer = subscribe(&channel, &queue.queue, &tag, limit).await?;
             Ok(Subscription(consumer))
         }
     }

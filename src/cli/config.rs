@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
-use lapwing::config::{ConfigError, Settings, environment};
+use lapwing::settings::{ConfigError, Settings, environment};
 
 use super::{ConfigFile, EXIT_CONFIG};
 
@@ -23,7 +23,16 @@ pub(super) enum Config {
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
+    /// Print the JSON Schema of the settings, for editors that complete and check TOML
+    #[command(after_help = SCHEMA_HELP)]
+    Schema,
 }
+
+const SCHEMA_HELP: &str = "\
+Example:
+  lapwing config schema > lapwing.schema.json
+  and as the first line of the settings: #:schema ./lapwing.schema.json
+  (Taplo and its editor plugin Even Better TOML read this line)";
 
 #[derive(Clone, Copy, Default, ValueEnum)]
 pub(super) enum Format {
@@ -44,6 +53,11 @@ impl Config {
                 // Not checked as a whole: who looks for a mistake wants to see what is in force.
                 let settings = Settings::load_unvalidated(file.config.as_deref(), environment()?)?;
                 show(&settings, format, &mut io::stdout().lock())
+            }
+            Self::Schema => {
+                let schema = serde_json::to_string_pretty(&Settings::json_schema())?;
+                writeln!(io::stdout().lock(), "{schema}")?;
+                Ok(ExitCode::SUCCESS)
             }
         }
     }
@@ -89,6 +103,8 @@ fn show(settings: &Settings, format: Format, out: &mut impl Write) -> anyhow::Re
 
 #[cfg(test)]
 mod tests {
+    use lapwing::settings::HandlerSettings;
+
     use super::*;
 
     const SETTINGS: &str = "
@@ -156,9 +172,9 @@ mod tests {
         let mut read = Settings::from_toml(&text).unwrap();
         for settings in [&mut expected, &mut read] {
             settings.broker.url = Settings::default().broker.url;
-            let handler = &mut settings.consumers.get_mut("orders").unwrap().handler;
-            handler.url = None;
-            handler.headers.clear();
+            let orders = settings.consumers.get_mut("orders").unwrap();
+            assert_eq!(orders.handler.kind(), "http");
+            orders.handler = HandlerSettings::None;
         }
         assert_eq!(read, expected);
     }

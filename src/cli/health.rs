@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
-use lapwing::config::{AdminSettings, Settings, environment};
+use lapwing::settings::{AdminSettings, Settings, environment};
 
 use super::{ConfigFile, EXIT_CONFIG, say};
 

@@ -17,7 +17,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use lapwing::config::{ConfigError, Settings};
+use lapwing::settings::{ConfigError, Settings};
 
 /// A RabbitMQ worker that does not lose messages.
 #[derive(Parser)]
@@ -51,7 +51,7 @@ struct ConfigFile {
 
 impl ConfigFile {
     fn load(&self) -> Result<Settings, ConfigError> {
-        Settings::load(self.config.as_deref(), lapwing::config::environment()?)
+        Settings::load(self.config.as_deref(), lapwing::settings::environment()?)
     }
 }
 

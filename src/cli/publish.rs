@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{ArgGroup, Args};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lapwing::{Client, NewMessage, config::Settings, telemetry};
+use lapwing::{Client, NewMessage, Settings, telemetry};
 use tokio::time::{Instant, sleep_until};
 
 use super::{ConfigFile, say, signals::Signals};

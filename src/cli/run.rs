@@ -4,9 +4,8 @@ use std::{process::ExitCode, sync::Arc, time::Instant};
 
 use anyhow::Context as _;
 use lapwing::{
-    Report, RunError, Worker, WorkerHandle,
+    Report, RunError, Settings, Worker, WorkerHandle,
     admin::{Server, ServerError},
-    config::Settings,
     kubernetes,
     telemetry::{self, Telemetry},
 };

@@ -3,54 +3,48 @@
 use std::path::Path;
 
 use config::{Value, ValueKind};
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::{
-    Settings,
+    findings::{self, Checked},
     layers::{Layers, Origins, is_from_environment, value_from_text},
     problem::{ConfigError, KeyPath, Problem, Source, Step},
     read::{ReadError, Reader, is_there},
+    schema,
     suggest::{self, get},
 };
 
-impl Settings {
-    /// Settings from the defaults, then `file`, then the environment's `LAPWING__SECTION__KEY`
-    /// (section and key in upper case, `__` between them), checked.
-    ///
-    /// # Errors
-    /// Lists every unknown key, wrong type, missing unit, contradiction and unreadable file.
-    pub fn load(
-        file: Option<&Path>,
-        environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
-        layers(file, environment)?.checked()
-    }
+/// What settings are as a whole: a table with a default for every key that may be left out.
+pub(crate) trait Root: Checked + DeserializeOwned + Default {}
 
-    /// As [`Settings::load`], but only the types are checked, not what the values mean: for tools
-    /// that show settings rather than run them.
-    ///
-    /// # Errors
-    /// Lists every unknown key, wrong type and missing unit.
-    pub fn load_unvalidated(
-        file: Option<&Path>,
-        environment: impl IntoIterator<Item = (String, String)>,
-    ) -> Result<Self, ConfigError> {
-        let loaded = layers(file, environment)?;
-        ConfigError::check(loaded.problems).map(|()| loaded.settings)
-    }
+impl<T: Checked + DeserializeOwned + Default> Root for T {}
 
-    /// Settings from the defaults, then this text, checked.
-    ///
-    /// # Errors
-    /// As [`Settings::load`].
-    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
-        let mut layers = Layers::new();
-        layers.add_toml(text, None)?;
-        Loaded::from(layers).checked()
-    }
+/// Settings from the defaults, then `file`, then the environment, checked.
+pub(crate) fn load<T: Root>(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<T, ConfigError> {
+    Loaded::from(layers(file, environment)?).checked()
 }
 
-/// The process's environment as [`Settings::load`] wants it: the variables that are ours.
+/// As [`load`], but only types are checked.
+pub(crate) fn load_unvalidated<T: Root>(
+    file: Option<&Path>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<T, ConfigError> {
+    let loaded = Loaded::from(layers(file, environment)?);
+    ConfigError::check(loaded.problems).map(|()| loaded.settings)
+}
+
+/// Settings from the defaults, then this text, checked.
+pub(crate) fn from_toml<T: Root>(text: &str) -> Result<T, ConfigError> {
+    let mut layers = Layers::new();
+    layers.add_toml(text, None)?;
+    Loaded::from(layers).checked()
+}
+
+/// The process's environment as [`Settings::load`](crate::Settings::load) wants it: the variables
+/// that begin with `LAPWING__`.
 ///
 /// # Errors
 /// Names the variables whose values are not UTF-8: guessing at them would corrupt a password.
@@ -83,7 +77,7 @@ fn text_of(
 fn layers(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
-) -> Result<Loaded, ConfigError> {
+) -> Result<Layers, ConfigError> {
     let mut layers = Layers::new();
     if let Some(file) = file {
         let text = std::fs::read_to_string(file).map_err(|error| Problem {
@@ -94,12 +88,12 @@ fn layers(
         layers.add_toml(&text, Some(file))?;
     }
     layers.add_environment(environment)?;
-    Ok(layers.into())
+    Ok(layers)
 }
 
 /// Settings as far as they could be read.
-struct Loaded {
-    settings: Settings,
+struct Loaded<T> {
+    settings: T,
     /// What they were read from, without what was of no use.
     tree: Value,
     origins: Origins,
@@ -108,7 +102,7 @@ struct Loaded {
     unread: Vec<KeyPath>,
 }
 
-impl From<Layers> for Loaded {
+impl<T: Root> From<Layers> for Loaded<T> {
     /// serde stops at the first error. So: read, take the key that is to blame out, and read
     /// again, until what is left is fine. Every key that is taken out falls back to its default.
     fn from(layers: Layers) -> Self {
@@ -118,12 +112,14 @@ impl From<Layers> for Loaded {
             mut problems,
             mut unread,
         } = layers;
+        let schema = schema::of::<T>();
         let settings = loop {
-            let mut error = match Settings::deserialize(Reader(&tree)) {
+            let mut error = match T::deserialize(Reader(&tree)) {
                 Ok(settings) => break settings,
                 Err(error) => error,
             };
-            unread.extend(suggest::explain(&mut error, &tree));
+            unfold(&mut tree, error.path.steps());
+            let follows = suggest::explain(&mut error, &tree, &schema, &mut unread);
             // A required key that was taken out or misspelt is missing: nothing new, but what it
             // belongs to cannot be read without it.
             let is_missing = !get(&tree, &error.path).is_some_and(is_there);
@@ -132,11 +128,13 @@ impl From<Layers> for Loaded {
                 if outer.is_some_and(|outer| take_out(&mut tree, outer.steps(), None)) {
                     continue;
                 }
-                break Settings::default();
+                break T::default();
             }
-            problems.push(problem(&error, &origins));
+            if !follows {
+                problems.push(problem(&error, &origins));
+            }
             if !take_out(&mut tree, error.path.steps(), error.instead) {
-                break Settings::default();
+                break T::default();
             }
             unread.push(error.path);
         };
@@ -150,10 +148,10 @@ impl From<Layers> for Loaded {
     }
 }
 
-impl Loaded {
-    fn checked(self) -> Result<Settings, ConfigError> {
+impl<T: Root> Loaded<T> {
+    fn checked(self) -> Result<T, ConfigError> {
         let mut problems = self.problems;
-        for finding in self.settings.findings() {
+        for finding in findings::all(&self.settings) {
             let finding = finding.at(|path| in_document(&self.tree, path));
             if self.unread.iter().any(|key| finding.is_about(key)) {
                 continue;
@@ -172,23 +170,32 @@ fn problem(error: &ReadError, origins: &Origins) -> Problem {
     }
 }
 
-/// Take out the key, or the innermost table or list that should hold it; false where that is gone
-/// already. `instead` takes the key's place, or [`ValueKind::Nil`], so that the items of a list keep
-/// their indices.
-fn take_out(value: &mut Value, steps: &[Step], instead: Option<&str>) -> bool {
-    // What lies in a variable that holds a list or a table.
+/// Puts what lies in variables into the tree, on the way to the key.
+fn unfold(value: &mut Value, steps: &[Step]) {
     if let (false, true, ValueKind::String(text)) =
         (steps.is_empty(), is_from_environment(value), &value.kind)
         && let Some(parsed) = value_from_text(text)
     {
         *value = parsed;
     }
-    let inner = match (steps.first(), &mut value.kind) {
-        (Some(Step::Key(key)), ValueKind::Table(table)) => table.get_mut(key),
-        (Some(Step::Index(index)), ValueKind::Array(items)) => items.get_mut(*index),
+    if let Some(inner) = inner(value, steps.first()) {
+        unfold(inner, &steps[1..]);
+    }
+}
+
+fn inner<'v>(value: &'v mut Value, step: Option<&Step>) -> Option<&'v mut Value> {
+    match (step?, &mut value.kind) {
+        (Step::Key(key), ValueKind::Table(table)) => table.get_mut(key),
+        (Step::Index(index), ValueKind::Array(items)) => items.get_mut(*index),
         _ => None,
-    };
-    if let Some(inner) = inner {
+    }
+}
+
+/// Take out the key, or the innermost table or list that should hold it; false where that is gone
+/// already. `instead` takes the key's place, or [`ValueKind::Nil`], so that the items of a list keep
+/// their indices.
+fn take_out(value: &mut Value, steps: &[Step], instead: Option<&str>) -> bool {
+    if let Some(inner) = inner(value, steps.first()) {
         return take_out(inner, &steps[1..], instead);
     }
     let was_there = value.kind != ValueKind::Nil;
@@ -222,4 +229,22 @@ fn in_document(tree: &Value, path: &KeyPath) -> KeyPath {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests {
+    use std::os::unix::ffi::OsStringExt;
+
+    use super::*;
+
+    #[test]
+    fn a_variable_that_is_not_text_is_refused_and_not_shown() {
+        let variable =
+            |name: &str, value: &[u8]| (name.into(), std::ffi::OsString::from_vec(value.to_vec()));
+        let ours = variable("LAPWING__BROKER__URL", b"s3cret\xff");
+        let theirs = variable("THEIRS", b"\xff");
+        assert_eq!(text_of([theirs.clone()]), Ok(Vec::new()));
+        let error = text_of([ours, theirs]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "environment variable LAPWING__BROKER__URL: is not valid UTF-8"
+        );
+    }
+}

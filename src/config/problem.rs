@@ -18,7 +18,7 @@ pub struct ConfigError {
 
 impl ConfigError {
     /// `Ok` where there is no problem.
-    pub(super) fn check(mut problems: Vec<Problem>) -> Result<(), Self> {
+    pub(crate) fn check(mut problems: Vec<Problem>) -> Result<(), Self> {
         if problems.is_empty() {
             return Ok(());
         }
@@ -82,7 +82,7 @@ pub enum Source {
         /// The line, counted from 1; none where the file as a whole is meant.
         line: Option<usize>,
     },
-    /// A text given to [`Settings::from_toml`](super::Settings::from_toml).
+    /// A text, such as one given to [`Settings::from_toml`](crate::Settings::from_toml).
     Text {
         /// The line, counted from 1.
         line: Option<usize>,
@@ -139,18 +139,18 @@ impl fmt::Display for Source {
 
 /// The way from the root of the settings to a key. Displays as `a.b[0]."c d"`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct KeyPath(Vec<Step>);
+pub(crate) struct KeyPath(Vec<Step>);
 
 /// One step of a [`KeyPath`].
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Step {
+pub(crate) enum Step {
     Key(String),
     Index(usize),
 }
 
 impl KeyPath {
     /// The path with dots between plain keys: for keys known in code.
-    pub(super) fn of(dotted: &str) -> Self {
+    pub(crate) fn of(dotted: &str) -> Self {
         Self(
             dotted
                 .split('.')
@@ -160,12 +160,12 @@ impl KeyPath {
     }
 
     /// This path, then `key`.
-    pub(super) fn key(&self, key: &str) -> Self {
+    pub(crate) fn key(&self, key: &str) -> Self {
         self.clone().then(Step::Key(key.to_owned()))
     }
 
     /// This path, then the element at `index`.
-    pub(super) fn index(&self, index: usize) -> Self {
+    pub(crate) fn index(&self, index: usize) -> Self {
         self.clone().then(Step::Index(index))
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize, Serializer};
 use url::{Position, Url};
 
 const REDACTED: &str = "[redacted]";
@@ -47,36 +47,9 @@ impl Serialize for Secret {
     }
 }
 
-/// One broker URL or several, tried in turn.
-///
-/// Written as a string or a list of strings; a string may hold several URLs separated by white
-/// space, so that one environment variable can carry a cluster. Passwords never print.
-#[derive(Clone, PartialEq)]
-pub struct BrokerUrls(Vec<String>);
-
-impl BrokerUrls {
-    /// URLs from text: white space separates them.
-    #[must_use]
-    pub fn parse(text: &str) -> Self {
-        Self(text.split_whitespace().map(str::to_owned).collect())
-    }
-
-    /// The URLs as given, passwords included.
-    #[must_use]
-    pub fn expose(&self) -> &[String] {
-        &self.0
-    }
-
-    /// The URLs with `***` in place of each password.
-    #[must_use]
-    pub fn redacted(&self) -> Vec<String> {
-        self.0.iter().map(|url| redact(url)).collect()
-    }
-}
-
 /// A URL without its password and the values of its query; what may hold a password elsewhere, as
 /// `user:pass@host` without a scheme or an unescaped `/` in a password make it, is not shown.
-pub(super) fn redact(url: &str) -> String {
+pub(crate) fn redact(url: &str) -> String {
     let Ok(mut parsed) = Url::parse(url) else {
         return REDACTED.to_owned();
     };
@@ -97,54 +70,11 @@ pub(super) fn redact(url: &str) -> String {
 /// A URL that may hold a secret, as it is shown.
 // The signature is serde's.
 #[expect(clippy::ref_option)]
-pub(super) fn serialize_redacted<S: Serializer>(
+pub(crate) fn serialize_redacted<S: Serializer>(
     url: &Option<String>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     url.as_deref().map(redact).serialize(serializer)
-}
-
-impl fmt::Debug for BrokerUrls {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.redacted()).finish()
-    }
-}
-
-impl Serialize for BrokerUrls {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.redacted().as_slice() {
-            [one] => serializer.serialize_str(one),
-            several => serializer.collect_seq(several),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for BrokerUrls {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Written)
-    }
-}
-
-struct Written;
-
-impl<'de> de::Visitor<'de> for Written {
-    type Value = BrokerUrls;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a URL or a list of URLs")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<BrokerUrls, E> {
-        Ok(BrokerUrls::parse(text))
-    }
-
-    fn visit_seq<A: de::SeqAccess<'de>>(self, mut items: A) -> Result<BrokerUrls, A::Error> {
-        let mut urls = Vec::new();
-        while let Some(url) = items.next_element::<String>()? {
-            urls.push(url);
-        }
-        Ok(BrokerUrls(urls))
-    }
 }
 
 #[cfg(test)]
@@ -152,12 +82,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn passwords_never_print() {
-        let urls = BrokerUrls::parse("amqp://u:s3cret@a:5672/%2f amqps://u:s3cret@b/%2f not a url");
-        let shown = format!("{urls:?} {}", serde_json::to_string(&urls).unwrap());
-        assert!(!shown.contains("s3cret"), "{shown}");
-        assert!(shown.contains("u:***@a:5672"), "{shown}");
-        assert_eq!(format!("{:?}", Secret::from("s3cret")), REDACTED);
+    fn secrets_never_print() {
+        let secret = Secret::from("s3cret");
+        assert_eq!(serde_json::to_value(&secret).unwrap(), REDACTED);
+        assert_eq!(format!("{secret:?}"), REDACTED);
     }
 
     #[test]

@@ -13,11 +13,11 @@ pub(crate) use extensions::Extensions;
 pub use phase::Phase;
 pub(crate) use session_id::{CurrentSession, SessionId};
 pub(crate) use slots::{Slot, SlotPlace, Slots};
-pub(crate) use trace::{AttemptTrace, parse_traceparent, traceparent, within};
+pub(crate) use trace::{AttemptTrace, SCOPE, inject, parse_traceparent, traceparent, within};
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -28,6 +28,7 @@ use tokio::time::Instant;
 use crate::{
     broker::Moment,
     clock,
+    lock::lock,
     message::{self, Message, Past},
     state::StateHandle,
 };
@@ -190,20 +191,17 @@ impl Flight {
 
     /// What earlier attempts left behind, to be read or added to.
     pub(crate) fn story<T>(&self, with: impl FnOnce(&mut Past) -> T) -> T {
-        let mut story = self.story.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut story = lock(&self.story);
         with(story.get_or_insert_with(|| self.message.past.clone()))
     }
 
     /// The trace of the attempt under way, or of the last one.
     pub(crate) fn attempt_trace(&self) -> Option<AttemptTrace> {
-        self.trace
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        lock(&self.trace).clone()
     }
 
     pub(crate) fn set_attempt_trace(&self, trace: AttemptTrace) {
-        *self.trace.lock().unwrap_or_else(PoisonError::into_inner) = Some(trace);
+        *lock(&self.trace) = Some(trace);
     }
 
     /// The span of the last attempt, as a header.

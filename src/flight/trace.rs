@@ -3,9 +3,18 @@
 use std::{future::poll_fn, pin::pin, time::SystemTime};
 
 use opentelemetry::{
-    Context,
+    Context, global,
+    propagation::Injector,
     trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState},
 };
+
+/// The instrumentation scope of all spans and metrics.
+pub(crate) const SCOPE: &str = "lapwing";
+
+/// Writes a context into headers, in place of what they had.
+pub(crate) fn inject(context: &Context, headers: &mut dyn Injector) {
+    global::get_text_map_propagator(|propagator| propagator.inject_context(context, headers));
+}
 
 /// The trace of one attempt. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -9,20 +9,15 @@ use std::{
 use serde::de::DeserializeOwned;
 
 use super::{Cancellation, Context};
-use crate::{
-    decode,
-    message::Message,
-    outcome::{Failure, Outcome},
-    state::StateHandle,
-};
+use crate::{decode, message::Message, outcome::Failure, state::StateHandle};
 
 /// An argument of a handler function, taken from the context before the function runs.
 pub trait FromContext: Sized {
     /// Takes it.
     ///
     /// # Errors
-    /// The outcome of the run where there is none: usually [`Outcome::Undecodable`].
-    fn from_context(context: &Context) -> Result<Self, Outcome>;
+    /// The failure of the attempt where there is none: usually [`Failure::undecodable`].
+    fn from_context(context: &Context) -> Result<Self, Failure>;
 
     /// What must have been given to the worker for this to work.
     fn requirements(_requirements: &mut Requirements) {}
@@ -40,7 +35,7 @@ pub struct Requirements {
 pub struct Json<T>(pub T);
 
 impl<T: DeserializeOwned> FromContext for Json<T> {
-    fn from_context(context: &Context) -> Result<Self, Outcome> {
+    fn from_context(context: &Context) -> Result<Self, Failure> {
         decode::json(context.message().body()).map(Json)
     }
 }
@@ -57,7 +52,7 @@ impl Deref for Body {
 }
 
 impl FromContext for Body {
-    fn from_context(context: &Context) -> Result<Self, Outcome> {
+    fn from_context(context: &Context) -> Result<Self, Failure> {
         Ok(Self(context.clone()))
     }
 }
@@ -82,7 +77,7 @@ impl Deref for Headers {
 }
 
 impl FromContext for Headers {
-    fn from_context(context: &Context) -> Result<Self, Outcome> {
+    fn from_context(context: &Context) -> Result<Self, Failure> {
         Ok(Self(context.clone()))
     }
 }
@@ -92,7 +87,7 @@ impl FromContext for Headers {
 pub struct Attempt(pub u32);
 
 impl FromContext for Attempt {
-    fn from_context(context: &Context) -> Result<Self, Outcome> {
+    fn from_context(context: &Context) -> Result<Self, Failure> {
         Ok(Self(context.attempt()))
     }
 }
@@ -116,10 +111,10 @@ impl<T> Deref for Shared<T> {
 }
 
 impl<T: Send + Sync + 'static> FromContext for Shared<T> {
-    fn from_context(context: &Context) -> Result<Self, Outcome> {
+    fn from_context(context: &Context) -> Result<Self, Failure> {
         context.extension().map(Self).ok_or_else(|| {
             let text = format!("no {} was given to the worker", type_name::<T>());
-            Outcome::Failed(Failure::retryable("worker", text))
+            Failure::retryable("worker", text)
         })
     }
 
@@ -130,19 +125,19 @@ impl<T: Send + Sync + 'static> FromContext for Shared<T> {
 }
 
 impl FromContext for StateHandle {
-    fn from_context(context: &Context) -> Result<Self, Outcome> {
+    fn from_context(context: &Context) -> Result<Self, Failure> {
         Ok(context.state().clone())
     }
 }
 
 impl FromContext for Cancellation {
-    fn from_context(context: &Context) -> Result<Self, Outcome> {
+    fn from_context(context: &Context) -> Result<Self, Failure> {
         Ok(context.cancellation())
     }
 }
 
 impl FromContext for Context {
-    fn from_context(context: &Context) -> Result<Self, Outcome> {
+    fn from_context(context: &Context) -> Result<Self, Failure> {
         Ok(context.clone())
     }
 }

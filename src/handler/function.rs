@@ -3,7 +3,7 @@
 use std::{future::Future, marker::PhantomData};
 
 use super::{Context, FromContext, Handler, HandlerFuture, Requirements};
-use crate::outcome::IntoOutcome;
+use crate::outcome::{IntoOutcome, Outcome};
 
 /// What can be registered on a worker: a [`Handler`], or an async function of up to six arguments
 /// that each implement [`FromContext`].
@@ -64,7 +64,7 @@ macro_rules! functions {
                 Box::pin(async move {
                     $(let $argument = match $argument::from_context(&context) {
                         Ok(argument) => argument,
-                        Err(outcome) => return outcome,
+                        Err(failure) => return Outcome::Failed(failure),
                     };)*
                     (self.function)($($argument),*).await.into_outcome()
                 })

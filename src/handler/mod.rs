@@ -6,25 +6,26 @@ mod context;
 mod extract;
 mod function;
 mod http;
+#[macro_use]
+mod kind;
 mod log;
+mod settings;
 
 pub use context::{Cancellation, Context};
 pub use extract::{Attempt, Body, FromContext, Headers, Json, Requirements, Shared};
 pub use function::{FunctionHandler, IntoHandler};
-pub use http::HttpHandler;
-pub use log::LogHandler;
+pub use http::{HttpHandler, HttpHandlerSettings};
+pub use log::{LogHandler, LogHandlerSettings};
 
 pub use crate::{
     flight::CancelReason,
     outcome::{Failure, IntoOutcome, Outcome},
 };
 
-use std::{future::Future, pin::Pin, sync::Arc};
-
-use crate::config::{HandlerKind, HandlerSettings};
+use std::{future::Future, pin::Pin};
 
 /// A future a handler returns.
-pub type HandlerFuture<'a> = Pin<Box<dyn Future<Output = Outcome> + Send + 'a>>;
+pub type HandlerFuture<'a, T = Outcome> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What runs for each message of a lane.
 ///
@@ -34,6 +35,28 @@ pub trait Handler: Send + Sync + 'static {
     /// Works on one message. Called at least once a message, perhaps more often: effects must be
     /// idempotent. The future is dropped at the lane's timeout, and when a drain's grace ends.
     fn handle(&self, context: Context) -> HandlerFuture<'_>;
+
+    /// Called once, before the first message: opens pools or starts processes, for instance. The
+    /// worker does not consume before, and does not start when this fails or takes longer than the
+    /// consumer's `timeout`.
+    fn start(&self) -> HandlerFuture<'_, Result<(), HandlerError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Called once, after the last message or when the worker does not start. The worker waits for
+    /// the consumer's `cancel_grace` at most.
+    fn stop(&self) -> HandlerFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
+    /// Whether the handler can work now. A worker with a handler that cannot is not ready. Asked
+    /// at each look at the readiness, so the answer has to be at hand.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    fn health(&self) -> Result<(), HandlerError> {
+        Ok(())
+    }
 
     /// What the handler will ask its context for; checked before the worker starts.
     fn requirements(&self, _requirements: &mut Requirements) {}
@@ -45,23 +68,22 @@ pub trait Handler: Send + Sync + 'static {
     }
 }
 
-/// Why a handler named in a configuration could not be made.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum HandlerError {
-    /// The HTTP client could not be built.
-    #[error("http handler: {0}")]
-    Http(String),
+/// Why a handler cannot be made, started or used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct HandlerError(String);
+
+impl HandlerError {
+    /// An error with this text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
 }
 
-/// The handler that a configuration names, or none.
-///
-/// # Errors
-/// When it cannot be made, for instance because a certificate file is not readable.
-pub fn from_settings(settings: &HandlerSettings) -> Result<Option<Arc<dyn Handler>>, HandlerError> {
-    Ok(match settings.kind {
-        HandlerKind::None => None,
-        HandlerKind::Http => Some(Arc::new(HttpHandler::new(settings)?)),
-        HandlerKind::Log => Some(Arc::new(LogHandler)),
-    })
+// The kinds of handler that settings can name. A kind is a folder and a line here.
+kinds! {
+    /// POST the message to a URL.
+    "http" => Http(HttpHandlerSettings),
+    /// Write the message to the log and ack it.
+    "log" => Log(LogHandlerSettings),
 }

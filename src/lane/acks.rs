@@ -5,7 +5,10 @@ use std::{mem, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::{LaneActor, Request};
+use super::{
+    LaneActor, Request,
+    unsettled::{Abandoned, Finished},
+};
 use crate::{
     broker::{Acks, Broker, BrokerError, Session},
     path::Ended,
@@ -27,7 +30,7 @@ pub(super) struct Acking {
     /// event of a later turn: see [`LaneActor::flushed`].
     pub(super) writing: Option<Request<(Acks, Result<(), BrokerError>)>>,
     /// The ends that `writing` stands for.
-    ends: Vec<End>,
+    ends: Vec<Finished>,
     began: Instant,
     /// No further write before this time.
     next: Instant,
@@ -84,26 +87,28 @@ impl<B: Broker> LaneActor<B> {
         if Some(ended.flight.session) != self.subscription.session_id {
             // The session died, and the delivery was booked then.
             self.orphans.retain(|one| !Arc::ptr_eq(one, &ended.flight));
-            self.lane.counters.stale_settles.add_one();
+            self.lane.watch.stale_end();
             if end.is_acked() {
                 self.ledger.duplicates += 1;
             }
             return;
         }
-        self.untold.note(&self.lane.telemetry, &ended.flight);
+        let span = self.lane.watch.ack_span(&ended.flight);
         match end {
             End::NotPublished => self.hold(
                 tag,
+                span,
                 "retries and dead letters are not confirmed by the broker",
             ),
             End::Fault => self.hold(
                 tag,
+                span,
                 "the worker failed to carry on with a message, see its log",
             ),
-            End::Return => self.give_back(tag),
+            End::Return => self.give_back(tag, span),
             End::Stale => debug!(lane = %self.lane.name, tag, "session is gone"),
             _ => {
-                let open = self.unsettled.finish(tag, end, since);
+                let open = self.unsettled.finish(tag, Finished { end, span }, since);
                 debug_assert!(open, "a path reports once");
             }
         }
@@ -169,17 +174,18 @@ impl<B: Broker> LaneActor<B> {
     /// Books what was written, or what could not be.
     pub(super) fn flushed(&mut self, acks: &Acks, result: Result<(), BrokerError>) {
         self.acking.writing = None;
-        let (telemetry, written) = (&self.lane.telemetry, result.is_ok());
-        telemetry.acked(self.acking.began.elapsed(), written);
-        let Acks { through, singles } = acks;
-        self.untold
-            .told(telemetry, "ack", *through, singles, written);
-        let ends = mem::take(&mut self.acking.ends);
+        let (watch, written) = (&self.lane.watch, result.is_ok());
+        watch.acks_written(self.acking.began.elapsed(), written);
+        let ends = mem::take(&mut self.acking.ends).into_iter();
+        let ends = ends.map(|Finished { end, span }| {
+            watch.told_broker("ack", span, written);
+            end
+        });
         match result {
-            Ok(()) => ends.into_iter().for_each(|end| self.ledger.settled(end)),
+            Ok(()) => ends.for_each(|end| self.ledger.settled(end)),
             Err(error) => {
                 warn!(lane = %self.lane.name, %error, through = acks.through, singles = acks.singles.len(), "acks not written, the broker redelivers");
-                ends.into_iter().for_each(|end| self.ledger.unsettled(end));
+                ends.for_each(|end| self.ledger.unsettled(end));
                 if let (BrokerError::TimedOut { .. }, Some(session)) =
                     (&error, &self.subscription.session)
                 {
@@ -199,12 +205,22 @@ impl<B: Broker> LaneActor<B> {
     /// Books what the broker was not told, and will not be: it has it back with the channel. Acks
     /// that were being written and whose fate is not known count as lost.
     pub(super) fn abandon(&mut self) {
-        let (ends, unfinished) = self.unsettled.abandon();
-        self.ledger.stale += unfinished as u64;
+        let watch = &self.lane.watch;
+        let Abandoned {
+            finished,
+            returning,
+            open,
+        } = self.unsettled.abandon();
+        self.ledger.stale += (open + returning.len()) as u64;
+        for span in returning {
+            watch.told_broker("nack", span, false);
+        }
         self.returning = Default::default();
         self.acking.writing = None;
         let written = mem::take(&mut self.acking.ends);
-        let ends = ends.into_iter().chain(written);
-        ends.for_each(|end| self.ledger.unsettled(end));
+        for Finished { end, span } in finished.into_iter().chain(written) {
+            watch.told_broker("ack", span, false);
+            self.ledger.unsettled(end);
+        }
     }
 }

@@ -118,7 +118,7 @@ impl<B: Broker> LaneActor<B> {
         for flight in waiting.chain(self.starting.drain(..)) {
             self.under_way -= 1;
             if Some(flight.session) == self.subscription.session_id
-                && self.unsettled.withhold(flight.tag)
+                && self.unsettled.withhold(flight.tag, None)
             {
                 self.returning.add(flight.tag);
             }

@@ -8,7 +8,7 @@ use super::LaneActor;
 use crate::{
     broker::{Broker, BrokerError},
     flight::{CancelReason, Phase},
-    status::{DeliveryId, LaneReport, Window},
+    status::{DeliveryId, Window},
 };
 
 /// Why a call to a lane gave no answer.
@@ -43,14 +43,19 @@ pub enum CancelError {
 
 /// What can be asked of a lane.
 pub(crate) enum Command {
-    /// Its account.
-    Report(oneshot::Sender<LaneReport>),
     /// Take nothing new, give back what has not started.
     Pause(oneshot::Sender<()>),
     /// Consume again.
     Resume(oneshot::Sender<()>),
-    /// Messages in flight: leave out so many, and tell at most so many.
-    InFlight(usize, usize, oneshot::Sender<Window>),
+    /// Messages in flight, oldest first.
+    InFlight {
+        /// Leave out this many of the oldest.
+        skip: usize,
+        /// Answer with this many at most.
+        limit: usize,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Window>,
+    },
     /// Cancel the handler that has this message.
     Cancel(DeliveryId, oneshot::Sender<Result<(), CancelError>>),
     /// How many messages wait in its retry rungs and its dead-letter queue.
@@ -65,9 +70,6 @@ impl<B: Broker> LaneActor<B> {
     pub(super) fn obey(&mut self, command: Command) {
         // An asker that has gone away does not matter.
         match command {
-            Command::Report(answer) => {
-                let _ = answer.send(self.report());
-            }
             // A drain has taken over: there is nothing to pause or resume.
             Command::Pause(answer) | Command::Resume(answer) if self.draining => {
                 let _ = answer.send(());
@@ -86,8 +88,12 @@ impl<B: Broker> LaneActor<B> {
                     let _ = superseded.send(());
                 }
             }
-            Command::InFlight(skip, most, answer) => {
-                let _ = answer.send(self.in_flight(skip, most));
+            Command::InFlight {
+                skip,
+                limit,
+                answer,
+            } => {
+                let _ = answer.send(self.in_flight(skip, limit));
             }
             Command::Cancel(delivery, answer) => {
                 let _ = answer.send(self.cancel(delivery));
@@ -96,20 +102,8 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    pub(super) fn report(&self) -> LaneReport {
-        let lane = &self.lane;
-        LaneReport {
-            ledger: self.ledger,
-            counts: lane.counters.counts(),
-            in_flight: self.started(),
-            running: lane.vitals.slots.in_use(),
-            buffered: lane.starts.waiting(),
-            waiting: lane.waiting_inline(),
-        }
-    }
-
-    fn in_flight(&self, skip: usize, most: usize) -> Window {
-        let runs = self.unsettled.flights().skip(skip).take(most);
+    fn in_flight(&self, skip: usize, limit: usize) -> Window {
+        let runs = self.unsettled.flights().skip(skip).take(limit);
         Window {
             total: self.unsettled.open(),
             runs: runs.map(Arc::clone).collect(),

@@ -1,7 +1,7 @@
 //! Graceful shutdown of a lane: the consumer is cancelled, what has not started goes back, running
 //! handlers finish within the grace, everything is settled, and the session is closed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 use tracing::info;
@@ -10,7 +10,7 @@ use super::LaneActor;
 use crate::{
     broker::{Broker, Session},
     flight::CancelReason,
-    status::{LaneReport, LaneState},
+    status::{LaneReport, LaneState, Standing},
 };
 
 /// How long after the end of the grace, and of its handlers' cancellation, a lane still settles.
@@ -53,13 +53,14 @@ impl<B: Broker> LaneActor<B> {
         self.lane.set_session(None);
         // What is left now was given up on.
         self.abandon();
-        self.publish_stats();
-        self.publish(LaneState::Stopped, None);
         // A drain whose session died could not settle what that session had delivered.
         let left = self.ledger.stale - self.stale_before_drain;
-        LaneReport {
-            in_flight: usize::try_from(left).unwrap_or(usize::MAX),
-            ..self.report()
-        }
+        let lane = Arc::clone(&self.lane);
+        lane.watch.figures.turned(Standing {
+            left,
+            ..self.standing()
+        });
+        self.publish(LaneState::Stopped, None);
+        lane.watch.figures.report()
     }
 }

@@ -33,12 +33,10 @@ pub use commands::{CallError, CancelError};
 pub(crate) use commands::{Command, Depths};
 
 use crate::{
-    backoff::Reconnect,
-    broker::{Broker, BrokerError, Delivery, Session},
+    broker::{Broker, BrokerError, Delivery, Reconnect, Session},
     flight::Flight,
     path::{Gate, Lane},
-    status::{LaneHealth, LaneReport, LaneState, Ledger},
-    telemetry::Untold,
+    status::{LaneHealth, LaneReport, LaneState, Ledger, Standing},
 };
 use acks::Acking;
 use pace::Pace;
@@ -79,8 +77,6 @@ pub(crate) struct LaneActor<B: Broker> {
     acking: Acking,
     returning: Returning,
     pace: Pace,
-    /// Traced attempts whose ack or nack has not been written yet.
-    untold: Untold,
     paused: bool,
     /// Callers that wait until the pause is complete.
     pausing: Vec<oneshot::Sender<()>>,
@@ -115,7 +111,6 @@ impl<B: Broker> LaneActor<B> {
             acking: Acking::new(now),
             returning: Returning::default(),
             pace: Pace::new(now),
-            untold: Untold::default(),
             paused: false,
             pausing: Vec::new(),
             draining: false,
@@ -138,15 +133,14 @@ impl<B: Broker> LaneActor<B> {
         while !(self.draining && self.is_finished()) {
             // A lane with much to do never waits, and would let no other lane have the thread.
             tokio::task::coop::consume_budget().await;
-            self.lane.vitals.beat();
             let now = Instant::now();
             self.begin_flush(now);
             self.begin_return(now);
             let wanted = self.ends_wanted(now);
             let takes = self.takes_deliveries() && !self.is_resting(now);
             self.publish_state();
+            self.lane.watch.figures.turned(self.standing());
             self.answer_pauses();
-            self.publish_stats();
             let wake = self.next_wake();
             if timer.deadline() != wake {
                 timer.as_mut().reset(wake);
@@ -210,13 +204,15 @@ impl<B: Broker> LaneActor<B> {
         self.channels.health.send_replace(health);
     }
 
-    /// What this turn of the loop has changed, for those who measure.
-    fn publish_stats(&self) {
-        let stats = &self.lane.stats;
-        stats.book(&self.ledger);
-        stats.in_flight.set(self.started() as u64);
-        stats.buffered.set(self.lane.starts.waiting() as u64);
-        stats.waiting.set(self.lane.waiting_inline() as u64);
+    /// What only this loop knows of the lane's figures.
+    fn standing(&self) -> Standing {
+        Standing {
+            ledger: self.ledger,
+            in_flight: self.unsettled.open(),
+            buffered: self.lane.starts.waiting(),
+            waiting: self.lane.waiting_inline(),
+            left: 0,
+        }
     }
 
     /// Whether the loop takes deliveries from the session. While the consumer is being cancelled it
@@ -270,16 +266,12 @@ impl<B: Broker> LaneActor<B> {
             self.tick_at = now + TICK;
             // The limit of slots may have been raised.
             self.pace.start_at(now);
+            self.lane.watch.figures.outcomes.tick();
             self.settle_stuck_handlers();
             if self.subscription.has_dead_channel() {
                 self.lose_session(&BrokerError::Lost("channel lost".to_owned()));
             }
         }
-    }
-
-    /// Deliveries on their path that do not wait for a slot.
-    fn started(&self) -> usize {
-        self.under_way - self.lane.starts.waiting()
     }
 }
 

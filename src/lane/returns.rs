@@ -8,6 +8,7 @@ use super::{LaneActor, Request};
 use crate::{
     broker::{Broker, BrokerError, Returns, Session},
     path::Gate,
+    telemetry::AckSpan,
 };
 
 /// Deliveries on their way back to the queue.
@@ -38,15 +39,15 @@ impl Returning {
 
 impl<B: Broker> LaneActor<B> {
     /// A delivery goes back to the queue.
-    pub(super) fn give_back(&mut self, tag: u64) {
-        if self.unsettled.withhold(tag) {
+    pub(super) fn give_back(&mut self, tag: u64, span: Option<Box<AckSpan>>) {
+        if self.unsettled.withhold(tag, span) {
             self.returning.add(tag);
         }
     }
 
     /// A delivery cannot be settled: it goes back, and the lane takes nothing new for a while.
-    pub(super) fn hold(&mut self, tag: u64, why: &'static str) {
-        self.give_back(tag);
+    pub(super) fn hold(&mut self, tag: u64, span: Option<Box<AckSpan>>, why: &'static str) {
+        self.give_back(tag, span);
         // A lane that drains or is paused takes nothing new anyway, and returns at once.
         if !self.returning.is_held() && !self.draining && !self.paused {
             self.returning.hold_until = Some(Instant::now() + self.lane.publish.hold);
@@ -89,11 +90,12 @@ impl<B: Broker> LaneActor<B> {
     pub(super) fn returned(&mut self, returns: &Returns, result: Result<(), BrokerError>) {
         self.returning.writing = None;
         let tags = returns.tags();
-        self.untold
-            .told(&self.lane.telemetry, "nack", None, tags, result.is_ok());
         match result {
             Ok(()) => {
-                tags.iter().for_each(|tag| self.unsettled.returned(*tag));
+                for tag in tags {
+                    let span = self.unsettled.returned(*tag);
+                    self.lane.watch.told_broker("nack", span, true);
+                }
                 self.ledger.returned += tags.len() as u64;
             }
             // The broker was not told, but takes them back with the channel.

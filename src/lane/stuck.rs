@@ -3,10 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tracing::error;
-
 use super::LaneActor;
-use crate::{broker::Broker, flight::Flight, outcome::Outcome, path};
+use crate::{broker::Broker, flight::Flight, outcome::Ending, path};
 
 /// The time that a handler gets beyond its timeout and cancellation grace.
 const SLACK: Duration = Duration::from_millis(500);
@@ -27,16 +25,15 @@ impl<B: Broker> LaneActor<B> {
         let flights = self.unsettled.flights().chain(&self.orphans);
         let stuck: Vec<_> = flights.filter(stuck).map(Arc::clone).collect();
         for flight in stuck {
-            error!(lane = %self.lane.name, id = flight.message.id(), "handler blocks its thread: its message is settled without it");
-            self.lane.counters.handler_stuck.add_one();
+            self.lane.watch.blocks_its_thread(&flight);
             flight.slot.give_back();
-            let outcome = match after_stop {
-                true => Outcome::Interrupted,
-                false => Outcome::TimedOut {
+            let ending = match after_stop {
+                true => Ending::Interrupted,
+                false => Ending::TimedOut {
                     after: limits.timeout,
                 },
             };
-            tokio::spawn(path::settle_stuck(Arc::clone(&self.lane), flight, outcome));
+            tokio::spawn(path::settle_stuck(Arc::clone(&self.lane), flight, ending));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{broker::Acks, flight::Flight, status::End};
+use crate::{broker::Acks, flight::Flight, status::End, telemetry::AckSpan};
 
 /// What became of a tag.
 #[derive(Debug)]
@@ -16,11 +16,30 @@ enum Slot<R> {
     /// On its path.
     Open(R),
     /// To be acked.
-    Finished(End),
+    Finished(Finished),
     /// To be returned. It stops a `multiple` ack until the nack is written.
-    Returning,
+    Returning(Option<Box<AckSpan>>),
     /// The broker was told.
     Settled,
+}
+
+/// A delivery whose path has ended, and that is to be acked.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Finished {
+    pub(crate) end: End,
+    /// The span of its ack, where its attempt is traced.
+    pub(crate) span: Option<Box<AckSpan>>,
+}
+
+/// What the broker had yet to be told when the channel died.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Abandoned {
+    /// Deliveries that were to be acked.
+    pub(crate) finished: Vec<Finished>,
+    /// The spans, where there are any, of deliveries that were to be returned.
+    pub(crate) returning: Vec<Option<Box<AckSpan>>>,
+    /// The number of deliveries on their path.
+    pub(crate) open: usize,
 }
 
 /// See the module.
@@ -39,7 +58,7 @@ pub(crate) struct Unsettled<R = Arc<Flight>> {
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Flush {
     pub(crate) acks: Acks,
-    pub(crate) ends: Vec<End>,
+    pub(crate) ends: Vec<Finished>,
 }
 
 impl<R> Default for Unsettled<R> {
@@ -72,7 +91,7 @@ impl<R> Unsettled<R> {
     pub(crate) fn push_returning(&mut self, tag: u64) -> bool {
         let is_next = tag == self.next();
         if is_next {
-            self.slots.push_back(Slot::Returning);
+            self.slots.push_back(Slot::Returning(None));
             self.returning += 1;
         }
         is_next
@@ -85,11 +104,11 @@ impl<R> Unsettled<R> {
 
     /// A delivery is to be acked; false for a tag that is not open.
     #[must_use]
-    pub(crate) fn finish(&mut self, tag: u64, end: End, now: Instant) -> bool {
+    pub(crate) fn finish(&mut self, tag: u64, finished: Finished, now: Instant) -> bool {
         let Some(slot @ Slot::Open(_)) = self.slot(tag) else {
             return false;
         };
-        *slot = Slot::Finished(end);
+        *slot = Slot::Finished(finished);
         self.open -= 1;
         self.finished.push_back((tag, now));
         true
@@ -97,26 +116,30 @@ impl<R> Unsettled<R> {
 
     /// A delivery is to be returned; false for a tag that is not open.
     #[must_use]
-    pub(crate) fn withhold(&mut self, tag: u64) -> bool {
+    pub(crate) fn withhold(&mut self, tag: u64, span: Option<Box<AckSpan>>) -> bool {
         let Some(slot @ Slot::Open(_)) = self.slot(tag) else {
             return false;
         };
-        *slot = Slot::Returning;
+        *slot = Slot::Returning(span);
         self.open -= 1;
         self.returning += 1;
         true
     }
 
-    /// The nack of a delivery was written.
-    pub(crate) fn returned(&mut self, tag: u64) {
-        if let Some(slot @ Slot::Returning) = self.slot(tag) {
-            *slot = Slot::Settled;
+    /// The nack of a delivery was written. Gives the span that the delivery came with.
+    pub(crate) fn returned(&mut self, tag: u64) -> Option<Box<AckSpan>> {
+        let mut span = None;
+        if let Some(slot @ Slot::Returning(_)) = self.slot(tag) {
+            if let Slot::Returning(its) = std::mem::replace(slot, Slot::Settled) {
+                span = its;
+            }
             self.returning -= 1;
         }
         while let Some(Slot::Settled) = self.slots.front() {
             self.slots.pop_front();
             self.first += 1;
         }
+        span
     }
 
     /// Whether everything that the broker waits for is to be returned.
@@ -170,16 +193,12 @@ impl<R> Unsettled<R> {
     /// `singles`, and only if they have waited for `patience`: the front may reach them first.
     pub(crate) fn flush(&mut self, now: Instant, patience: Duration, singles: usize) -> Flush {
         let mut flush = Flush::default();
-        while let Some(slot) = self.slots.front() {
-            match slot {
-                Slot::Open(_) | Slot::Returning => break,
-                Slot::Finished(end) => {
-                    flush.ends.push(*end);
-                    flush.acks.through = Some(self.first);
-                }
-                Slot::Settled => {}
+        let can_go = |slot: &mut Slot<R>| matches!(slot, Slot::Finished(_) | Slot::Settled);
+        while let Some(slot) = self.slots.pop_front_if(can_go) {
+            if let Slot::Finished(finished) = slot {
+                flush.ends.push(finished);
+                flush.acks.through = Some(self.first);
             }
-            self.slots.pop_front();
             self.first += 1;
         }
         if flush.acks.through.is_some() {
@@ -192,30 +211,31 @@ impl<R> Unsettled<R> {
             }
             self.finished.pop_front();
             if let Some(slot @ Slot::Finished(_)) = self.slot(tag) {
-                let Slot::Finished(end) = std::mem::replace(slot, Slot::Settled) else {
+                let Slot::Finished(finished) = std::mem::replace(slot, Slot::Settled) else {
                     unreachable!("matched above");
                 };
-                flush.ends.push(end);
+                flush.ends.push(finished);
                 flush.acks.singles.push(tag);
             }
         }
         flush
     }
 
-    /// Everything that is left, when the channel is gone: the ends that are known, and the count
-    /// of those still on their path or to be returned.
-    pub(crate) fn abandon(&mut self) -> (Vec<End>, usize) {
-        let slots = std::mem::take(self).slots;
-        let mut unfinished = 0;
-        let mut ends = Vec::new();
-        for slot in slots {
+    /// Everything that is left, when the channel is gone.
+    pub(crate) fn abandon(&mut self) -> Abandoned {
+        let mut left = Abandoned {
+            finished: Vec::new(),
+            returning: Vec::new(),
+            open: self.open,
+        };
+        for slot in std::mem::take(self).slots {
             match slot {
-                Slot::Open(_) | Slot::Returning => unfinished += 1,
-                Slot::Finished(end) => ends.push(end),
-                Slot::Settled => {}
+                Slot::Finished(finished) => left.finished.push(finished),
+                Slot::Returning(span) => left.returning.push(span),
+                Slot::Open(_) | Slot::Settled => {}
             }
         }
-        (ends, unfinished)
+        left
     }
 }
 
@@ -224,6 +244,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeSet;
+
+    fn untraced(end: End) -> Finished {
+        Finished { end, span: None }
+    }
 
     fn table(count: u64) -> Unsettled<()> {
         let mut table = Unsettled::default();
@@ -238,7 +262,7 @@ mod tests {
         let now = Instant::now();
         let mut table = table(5);
         for tag in [2, 1, 3, 5] {
-            assert!(table.finish(tag, End::Done, now));
+            assert!(table.finish(tag, untraced(End::Done), now));
         }
         let flush = table.flush(now, Duration::from_millis(10), 99);
         assert_eq!(
@@ -258,7 +282,7 @@ mod tests {
                 singles: vec![5]
             }
         );
-        assert!(table.finish(4, End::Parked, later));
+        assert!(table.finish(4, untraced(End::Parked), later));
         let flush = table.flush(later, Duration::from_millis(10), 99);
         assert_eq!(
             flush.acks,
@@ -267,19 +291,46 @@ mod tests {
                 singles: vec![]
             }
         );
-        assert_eq!(flush.ends, [End::Parked]);
+        assert_eq!(flush.ends, [untraced(End::Parked)]);
         assert!(table.is_empty());
+    }
+
+    #[test]
+    fn the_span_of_a_traced_delivery_comes_out_with_its_end() {
+        let now = Instant::now();
+        let mut table = table(6);
+        let span = |tag| Some(AckSpan::of_tag(tag));
+        let traced = |tag| Finished {
+            end: End::Done,
+            span: span(tag),
+        };
+        for tag in [1, 3, 4] {
+            assert!(table.finish(tag, traced(tag), now));
+        }
+        for tag in [5, 6] {
+            assert!(table.withhold(tag, span(tag)));
+        }
+        let flush = table.flush(now, Duration::ZERO, 1);
+        assert_eq!(flush.ends, [traced(1), traced(3)], "in front, then single");
+        assert_eq!(table.returned(5), span(5));
+        assert_eq!(table.returned(5), None, "once");
+        let left = Abandoned {
+            finished: vec![traced(4)],
+            returning: vec![span(6)],
+            open: 1,
+        };
+        assert_eq!(table.abandon(), left);
     }
 
     #[test]
     fn a_gap_in_the_tags_and_a_second_end_are_refused() {
         let mut table = table(2);
         assert!(!table.push(4, ()));
-        assert!(table.withhold(1));
-        assert!(!table.finish(1, End::Done, Instant::now()));
-        assert!(!table.withhold(1));
-        assert!(!table.withhold(9));
-        assert!(!table.withhold(0));
+        assert!(table.withhold(1, None));
+        assert!(!table.finish(1, untraced(End::Done), Instant::now()));
+        assert!(!table.withhold(1, None));
+        assert!(!table.withhold(9, None));
+        assert!(!table.withhold(0, None));
     }
 
     proptest! {
@@ -287,12 +338,14 @@ mod tests {
         /// is not.
         #[test]
         fn every_ack_names_an_outstanding_tag_and_covers_only_finished_ones(
-            steps in prop::collection::vec((0u8..4, any::<prop::sample::Index>()), 1..200),
+            steps in prop::collection::vec((0u8..6, any::<prop::sample::Index>()), 1..200),
             singles in 1usize..5,
         ) {
             let now = Instant::now();
             let mut table = Unsettled::default();
             let (mut outstanding, mut open) = (BTreeSet::new(), BTreeSet::new());
+            // Deliveries whose nack has yet to be written.
+            let mut returning = BTreeSet::new();
             let mut next = 1;
             for (step, pick) in steps {
                 let some_open = (!open.is_empty())
@@ -305,13 +358,25 @@ mod tests {
                         next += 1;
                     }
                     (1, Some(tag)) => {
-                        prop_assert!(table.finish(tag, End::Done, now));
+                        prop_assert!(table.finish(tag, untraced(End::Done), now));
                         open.remove(&tag);
                     }
                     (2, Some(tag)) => {
-                        prop_assert!(table.withhold(tag));
+                        prop_assert!(table.withhold(tag, None));
                         open.remove(&tag);
-                        prop_assert!(outstanding.remove(&tag));
+                        returning.insert(tag);
+                    }
+                    (3, _) => {
+                        if let Some(tag) = returning.pop_first() {
+                            table.returned(tag);
+                            prop_assert!(outstanding.remove(&tag));
+                        }
+                    }
+                    (4, _) => {
+                        prop_assert!(table.push_returning(next));
+                        outstanding.insert(next);
+                        returning.insert(next);
+                        next += 1;
                     }
                     _ => {
                         let flush = table.flush(now, Duration::ZERO, singles);
@@ -320,22 +385,28 @@ mod tests {
                             prop_assert!(outstanding.contains(&through));
                             let rest = outstanding.split_off(&(through + 1));
                             prop_assert!(outstanding.is_disjoint(&open));
+                            prop_assert!(outstanding.is_disjoint(&returning));
                             acked += outstanding.len();
                             outstanding = rest;
                         }
                         for tag in flush.acks.singles {
-                            prop_assert!(outstanding.remove(&tag) && !open.contains(&tag));
+                            prop_assert!(outstanding.remove(&tag));
+                            prop_assert!(!open.contains(&tag) && !returning.contains(&tag));
                             acked += 1;
                         }
                         prop_assert_eq!(acked, flush.ends.len());
                     }
                 }
                 prop_assert_eq!(table.open(), open.len());
-                prop_assert_eq!(table.finished(), outstanding.len() - open.len());
+                let unfinished = open.len() + returning.len();
+                prop_assert_eq!(table.finished(), outstanding.len() - unfinished);
+                prop_assert_eq!(table.is_empty(), outstanding.is_empty());
             }
-            let (ends, left) = table.abandon();
-            prop_assert_eq!(left, open.len());
-            prop_assert_eq!(ends.len(), outstanding.len() - open.len());
+            let left = table.abandon();
+            prop_assert_eq!(left.open, open.len());
+            prop_assert_eq!(left.returning.len(), returning.len());
+            let unfinished = open.len() + returning.len();
+            prop_assert_eq!(left.finished.len(), outstanding.len() - unfinished);
         }
     }
 }

@@ -4,10 +4,8 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use super::execute::Limits;
 use crate::{
-    config::{ConsumerSettings, Decode, RetrySettings},
-    handler::Handler,
-    message::Message,
-    outcome::Outcome,
+    consumer::ConsumerSettings, decode::Decode, handler::Handler, message::Message,
+    outcome::Ending, retry::RetrySettings,
 };
 
 /// The handlers of a lane: by message type, and one for the rest.
@@ -60,8 +58,8 @@ impl Dispatch {
         }
     }
 
-    /// The message's route, or the outcome `Unroutable`.
-    pub(crate) fn route(&self, message: &Message) -> Result<&Route, Outcome> {
+    /// The message's route, or the ending `Unroutable`.
+    pub(crate) fn route(&self, message: &Message) -> Result<&Route, Ending> {
         let message_type = message.message_type().unwrap_or_default();
         let typed = match self.by_type.is_empty() {
             true => None,
@@ -69,7 +67,7 @@ impl Dispatch {
         };
         typed
             .or(self.any.as_ref())
-            .ok_or_else(|| Outcome::Unroutable {
+            .ok_or_else(|| Ending::Unroutable {
                 message_type: message_type.to_owned(),
             })
     }

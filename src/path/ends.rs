@@ -8,11 +8,11 @@
 use std::{
     future::poll_fn,
     mem,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Poll, Waker},
 };
 
-use crate::{flight::Flight, status::End};
+use crate::{flight::Flight, lock::lock, status::End};
 
 /// The end of one delivery's path.
 #[derive(Debug)]
@@ -91,7 +91,7 @@ impl<R> Ends<R> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue<R>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -6,10 +6,10 @@ use futures_util::FutureExt;
 use tokio::time::{sleep_until, timeout};
 
 use crate::{
-    config::ConsumerSettings,
+    consumer::ConsumerSettings,
     flight::{CancelReason, Flight},
     handler::{Context, Handler},
-    outcome::Outcome,
+    outcome::{Ending, Outcome},
 };
 
 /// How long a handler may take.
@@ -34,7 +34,7 @@ impl Limits {
 /// How an execution ended, and whether the handler ignored its cancellation.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Executed {
-    pub(crate) outcome: Outcome,
+    pub(crate) ending: Ending,
     pub(crate) ignored_cancellation: bool,
 }
 
@@ -51,7 +51,7 @@ pub(crate) async fn execute(
     supervised.await.unwrap_or_else(|payload| {
         flight.handler_ended();
         Executed {
-            outcome: panicked(payload),
+            ending: panicked(payload),
             ignored_cancellation: false,
         }
     })
@@ -69,11 +69,11 @@ async fn supervise(handler: &dyn Handler, flight: &Arc<Flight>, limits: Limits) 
         let cancelled = tokio::select! {
             biased;
             ended = &mut handling => {
-                let ended = ended.unwrap_or_else(panicked);
+                let ended = ended.map_or_else(panicked, Ending::from);
                 // A handler that heeds its cancellation can end before this sees the cancellation.
                 let Some(reason) = flight.cancel.reason() else {
                     flight.handler_ended();
-                    return Executed { outcome: ended, ignored_cancellation: false };
+                    return Executed { ending: ended, ignored_cancellation: false };
                 };
                 last = Some(ended);
                 reason
@@ -86,7 +86,7 @@ async fn supervise(handler: &dyn Handler, flight: &Arc<Flight>, limits: Limits) 
         let mut ignored_cancellation = false;
         if last.is_none() && flight.cancel.is_observed() {
             match timeout(limits.cancel_grace, &mut handling).await {
-                Ok(ended) => last = Some(ended.unwrap_or_else(panicked)),
+                Ok(ended) => last = Some(ended.map_or_else(panicked, Ending::from)),
                 Err(_) => ignored_cancellation = true,
             }
         }
@@ -95,26 +95,26 @@ async fn supervise(handler: &dyn Handler, flight: &Arc<Flight>, limits: Limits) 
         // are user code and can block, and must still count as the handler running.
     };
     flight.handler_ended();
-    let outcome = match (cancelled, last) {
+    let ending = match (cancelled, last) {
         // It finished in the end, and what is done need not be done again.
-        (_, Some(done @ (Outcome::Succeeded | Outcome::Dropped { .. }))) => done,
-        (CancelReason::Timeout, _) => Outcome::TimedOut {
+        (_, Some(done @ Ending::Handled(Outcome::Succeeded | Outcome::Dropped { .. }))) => done,
+        (CancelReason::Timeout, _) => Ending::TimedOut {
             after: limits.timeout,
         },
-        (CancelReason::Drain | CancelReason::Operator, _) => Outcome::Interrupted,
+        (CancelReason::Drain | CancelReason::Operator, _) => Ending::Interrupted,
     };
     Executed {
-        outcome,
+        ending,
         ignored_cancellation,
     }
 }
 
-fn panicked(payload: Box<dyn Any + Send>) -> Outcome {
+fn panicked(payload: Box<dyn Any + Send>) -> Ending {
     let text = payload
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned());
     let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-    Outcome::Panicked {
+    Ending::Panicked {
         message: text.unwrap_or_else(|| "panicked".to_owned()),
     }
 }

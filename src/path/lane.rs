@@ -14,12 +14,11 @@ use tracing::warn;
 
 use super::{dispatch::Dispatch, ends::Ends, execute::Limits, start_queue::StartQueue};
 use crate::{
-    broker::{Broker, Publication, PublishError},
-    config::{ConsumerSettings, PublishSettings, Topology},
+    broker::{Broker, Publication, PublishError, PublishSettings, Topology},
+    consumer::ConsumerSettings,
     flight::{CurrentSession, Resources, SessionId},
-    ladder::Ladder,
-    status::{Counters, LaneStats, Vitals},
-    telemetry::LaneTelemetry,
+    retry::Ladder,
+    telemetry::Watch,
 };
 
 /// One consumer with its limits, policy and handlers. Whoever assembles a worker fills in the fields.
@@ -37,10 +36,7 @@ pub(crate) struct Lane<B> {
     pub(crate) ladder: Ladder,
     pub(crate) dispatch: Dispatch,
     pub(crate) broker: B,
-    pub(crate) counters: Arc<Counters>,
-    pub(crate) stats: Arc<LaneStats>,
-    pub(crate) telemetry: LaneTelemetry,
-    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) watch: Watch,
     pub(crate) resources: Arc<Resources>,
     /// A drain has begun.
     pub(crate) drain: CancellationToken,
@@ -109,7 +105,11 @@ impl<B: Broker> Lane<B> {
         if self.live.restoring.swap(true, Ordering::AcqRel) {
             return;
         }
-        match self.broker.restore(&self.settings, queue).await {
+        match self
+            .broker
+            .restore(&self.settings.queue_spec(), queue)
+            .await
+        {
             Some(Ok(())) => warn!(lane = %self.name, queue, "queue was missing, declared again"),
             Some(Err(error)) => warn!(lane = %self.name, queue, %error, "queue is missing"),
             None => {}

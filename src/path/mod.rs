@@ -14,15 +14,13 @@ mod start_queue;
 
 use std::{sync::Arc, time::Duration};
 
-use tracing::{debug, info, warn};
-
 use crate::{
     broker::Broker,
-    config::RetrySettings,
     dead_letters, decode,
     flight::{Flight, within},
-    outcome::Outcome,
+    outcome::{Ending, OutcomeKind},
     policy::{self, Facts, Settlement},
+    retry::RetrySettings,
     status::End,
 };
 pub(crate) use dispatch::{Dispatch, Handlers};
@@ -53,17 +51,17 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
         }
         let route = lane.dispatch.route(&flight.message);
         let terms = retry_settings(lane, &route);
-        let trace = lane.telemetry.begin(flight);
-        let outcome = match route {
+        let trace = lane.watch.attempt_began(flight);
+        let ending = match route {
             Ok(route) => within(trace.as_ref(), handle(lane, flight, route)).await,
             Err(unroutable) => unroutable,
         };
         flight.slot.give_back();
         if !flight.claim() {
-            lane.counters.stale_settles.add_one();
+            lane.watch.stale_end();
             return None;
         }
-        let next = within(trace.as_ref(), settle(lane, flight, terms, &outcome)).await;
+        let next = within(trace.as_ref(), settle(lane, flight, terms, &ending)).await;
         let (after, charged) = match next {
             Next::End(end) => return Some(end),
             Next::Retry { after, charged } => (after, charged),
@@ -79,11 +77,11 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
 pub(crate) async fn settle_stuck<B: Broker>(
     lane: Arc<Lane<B>>,
     flight: Arc<Flight>,
-    outcome: Outcome,
+    ending: Ending,
 ) {
     let terms = retry_settings(&lane, &lane.dispatch.route(&flight.message));
     let settled = async {
-        match settle(&lane, &flight, terms, &outcome).await {
+        match settle(&lane, &flight, terms, &ending).await {
             Next::End(end) => Some(end),
             // Parked, however short the delay: a delivery that waits in the worker is not claimed,
             // and the stuck handler's own path would settle it when it comes back.
@@ -100,7 +98,7 @@ pub(crate) async fn settle_stuck<B: Broker>(
 /// The route's retry settings. Without a route nothing is retried, and any will do.
 fn retry_settings<'a, B: Broker>(
     lane: &'a Lane<B>,
-    route: &Result<&'a Route, Outcome>,
+    route: &Result<&'a Route, Ending>,
 ) -> &'a RetrySettings {
     match route {
         Ok(route) => &route.retry,
@@ -109,21 +107,20 @@ fn retry_settings<'a, B: Broker>(
 }
 
 /// Runs the handler, if the body is what it takes.
-async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, route: &Route) -> Outcome {
+async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, route: &Route) -> Ending {
     if route.handler.wants_checked_json()
-        && let Err(outcome) = decode::check(&flight.message, route.decode)
+        && let Err(failure) = decode::check(&flight.message, route.decode)
     {
-        return outcome;
+        return Ending::Undecodable(failure);
     }
     let Executed {
-        outcome,
+        ending,
         ignored_cancellation,
     } = execute(route.handler.as_ref(), flight, route.limits).await;
     if ignored_cancellation {
-        lane.counters.handler_stuck.add_one();
-        warn!(lane = %flight.lane, id = flight.message.id(), "handler ignored its cancellation and was dropped");
+        lane.watch.ignored_cancellation(flight);
     }
-    outcome
+    ending
 }
 
 /// What follows a settled outcome.
@@ -134,58 +131,40 @@ enum Next {
     Retry { after: Duration, charged: bool },
 }
 
-/// Carries out what the policy decides on an outcome.
+/// Carries out what the policy decides on an attempt's end.
 async fn settle<B: Broker>(
     lane: &Lane<B>,
     flight: &Flight,
     terms: &RetrySettings,
-    outcome: &Outcome,
+    ending: &Ending,
 ) -> Next {
-    let took = flight.handled_for();
-    lane.counters.ended(outcome, took);
-    lane.telemetry.ended(flight, outcome, took);
+    lane.watch.attempt_ended(flight, ending);
     let facts = || Facts {
         attempt: flight.attempt(),
         age: flight.age(),
         random: rand::random(),
     };
-    let settlement = policy::decide(terms, outcome, facts);
-    lane.vitals.note(flight, outcome, &settlement);
+    let settlement = policy::decide(terms, ending, facts);
+    lane.watch.settled(flight, ending, &settlement);
     match settlement {
-        Settlement::Ack => {
-            debug!(lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(), outcome = outcome.name(), "message acked");
-            lane.telemetry.done(&flight.message);
-            Next::End(match outcome {
-                Outcome::Dropped { .. } => End::Dropped,
-                _ => End::Done,
-            })
-        }
+        Settlement::Ack => Next::End(match ending.kind() {
+            OutcomeKind::Dropped => End::Dropped,
+            _ => End::Done,
+        }),
         Settlement::Return => Next::End(End::Return),
         Settlement::DeadLetter { reason } => {
-            Next::End(Box::pin(dead_letter(lane, flight, outcome, reason)).await)
+            Next::End(Box::pin(dead_letter(lane, flight, ending, reason)).await)
         }
         // The broker redelivers the original: a copy would be a second one.
         Settlement::Retry { .. } if !lane.is_current(flight.session) => Next::End(End::Stale),
         Settlement::Retry { after, charged } => {
-            if charged {
-                note_failure(lane, flight, outcome, after);
+            if let (true, Some(failure)) = (charged, ending.failure()) {
+                dead_letters::charge(flight, &failure, &lane.worker);
+                lane.watch.failed(flight, &failure, after);
             }
             Next::Retry { after, charged }
         }
     }
-}
-
-/// Charges the attempt that has failed.
-fn note_failure<B: Broker>(lane: &Lane<B>, flight: &Flight, outcome: &Outcome, after: Duration) {
-    let Some(failure) = outcome.failure() else {
-        return;
-    };
-    dead_letters::charge(flight, &failure, &lane.worker);
-    info!(
-        lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(),
-        class = %failure.class, status = failure.status, error = %failure.error,
-        retry_in = ?after, "attempt failed",
-    );
 }
 
 #[cfg(test)]

@@ -6,18 +6,17 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, error, info, warn};
 
 use super::Lane;
 use crate::{
-    backoff::Reconnect,
-    broker::{Broker, CopyHeaders, Publication, PublishError, Written},
-    clock,
-    config::{ReconnectSettings, RetrySettings},
-    dead_letters,
+    broker::{
+        Broker, CopyHeaders, Publication, PublishError, Reconnect, ReconnectSettings, Written,
+    },
+    clock, dead_letters,
     flight::Flight,
-    outcome::{Failure, Outcome},
+    outcome::{Ending, Failure},
     policy::Reason,
+    retry::RetrySettings,
     status::End,
 };
 
@@ -45,7 +44,7 @@ pub(super) async fn retry<B: Broker>(
     let Some(place) = place else {
         return Some(park(lane, flight, after).await);
     };
-    lane.counters.inline_retries.add_one();
+    lane.watch.waits_inline();
     flight.wait();
     let until = Instant::now() + after;
     let slot = async move {
@@ -82,8 +81,7 @@ pub(super) async fn park<B: Broker>(lane: &Lane<B>, flight: &Flight, delay: Dura
     let headers = dead_letters::parked(flight, stay, not_before);
     let end = republish(lane, flight, &rung.queue, headers, End::Parked).await;
     if end == End::Parked {
-        lane.stats.parked_on(&rung.queue);
-        info!(lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(), delay = ?delay, rung = rung.queue, "message parked for retry");
+        lane.watch.parked(flight, &rung.queue, delay);
     }
     end
 }
@@ -92,22 +90,17 @@ pub(super) async fn park<B: Broker>(lane: &Lane<B>, flight: &Flight, delay: Dura
 pub(super) async fn dead_letter<B: Broker>(
     lane: &Lane<B>,
     flight: &Flight,
-    outcome: &Outcome,
+    ending: &Ending,
     reason: Reason,
 ) -> End {
-    let failure = outcome.failure();
-    let failure = failure.unwrap_or_else(|| Failure::permanent("unknown", outcome.name()));
+    let failure = ending.failure();
+    let failure = failure.unwrap_or_else(|| Failure::permanent("unknown", ending.kind().name()));
     dead_letters::charge(flight, &failure, &lane.worker);
     let headers = dead_letters::dead_lettered(flight, &failure, reason, &lane.worker);
     let queue = lane.settings.dead_letter_queue();
     let end = republish(lane, flight, &queue, headers, End::DeadLettered).await;
     if end == End::DeadLettered {
-        lane.stats.dead_lettered(reason);
-        warn!(
-            lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(), %reason,
-            class = %failure.class, status = failure.status, error = %failure.error,
-            queue, "message dead-lettered",
-        );
+        lane.watch.dead_lettered(flight, &failure, reason, &queue);
     }
     end
 }
@@ -137,7 +130,7 @@ async fn republish<B: Broker>(
         if !lane.is_current(flight.session) {
             return End::Stale;
         }
-        let publishing = lane.telemetry.publish(queue, &flight.message);
+        let publishing = lane.watch.publishing(queue, &flight.message);
         let published = tokio::select! {
             // A copy that is confirmed must not be returned as well.
             biased;
@@ -145,21 +138,20 @@ async fn republish<B: Broker>(
             () = lane.hard_stop.cancelled() => return End::Return,
             () = blocked_in_drain(lane) => return End::Return,
         };
-        lane.telemetry.published(queue, publishing, &published);
+        lane.watch.published(queue, publishing, &published);
         let Err(failed) = published else {
             return confirmed;
         };
-        lane.counters.publish_failures.add_one();
         let wait = backoff.next();
         if !draining && lane.drain.is_cancelled() {
             draining = true;
             give_up = give_up.min(Instant::now() + DRAIN_BUDGET);
         }
         if Instant::now() + wait > give_up {
-            error!(lane = %flight.lane, id = flight.message.id(), queue, error = %failed, "copy not confirmed: lane held, message stays in its queue");
+            lane.watch.not_confirmed(flight, queue, &failed, None);
             return End::NotPublished;
         }
-        debug!(lane = %flight.lane, id = flight.message.id(), queue, error = %failed, retry_in = ?wait, "copy not confirmed");
+        lane.watch.not_confirmed(flight, queue, &failed, Some(wait));
         if let PublishError::Returned(_) = failed {
             lane.restore(queue).await;
         }

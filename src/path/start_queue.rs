@@ -19,13 +19,16 @@
 use std::{
     collections::VecDeque,
     future::pending,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::flight::{Flight, Slot, Slots};
+use crate::{
+    flight::{Flight, Slot, Slots},
+    lock::lock,
+};
 use order::Fifo;
 
 mod order;
@@ -226,7 +229,7 @@ impl<R> StartQueue<R> {
     }
 
     fn lock(&self) -> MutexGuard<'_, State<R>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

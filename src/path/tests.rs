@@ -13,18 +13,18 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     broker::{
-        Delivery, Moment, Properties,
+        Delivery, Moment, Properties, PublishSettings,
         fake::{Confirm, FakeBroker, Release},
     },
-    config::{ConsumerSettings, PublishSettings},
+    consumer::ConsumerSettings,
     flight::{Extensions, Phase, Resources, SessionId},
     handler::{Context, Handler, HandlerFuture},
-    ladder::Ladder,
     message::Message,
-    outcome::Failure,
+    outcome::{Failure, Outcome},
+    retry::Ladder,
     state,
-    status::{LaneStats, Outcomes, Vitals},
-    telemetry::LaneTelemetry,
+    status::{Figures, Outcomes},
+    telemetry::{Signals, Watch},
 };
 
 /// A handler that ends in these outcomes, one a run, each once it is let go.
@@ -76,22 +76,19 @@ fn fixture(outcomes: Vec<Outcome>) -> Fixture {
         any: Some(Arc::new(handler)),
         ..Handlers::default()
     };
-    let vitals = Arc::new(Vitals::new(QUEUE, &settings, &Outcomes::default()));
+    let figures = Arc::new(Figures::new(QUEUE, &settings, &Outcomes::default()));
     let state = state::start_in_thread(1, Duration::from_secs(1)).unwrap();
     let resources = Resources {
         state,
         extensions: Extensions::default(),
     };
-    let (counters, slots) = (Arc::clone(&vitals.counters), Arc::clone(&vitals.slots));
-    let stats = LaneStats::new(
-        Arc::clone(&counters),
-        Arc::clone(&slots),
-        ladder.rungs().map(|rung| rung.queue),
-    );
+    let slots = Arc::clone(&figures.slots);
+    let (name, worker) = (QUEUE.into(), "worker".into());
     let lane = Lane {
-        name: QUEUE.into(),
-        queue: QUEUE.into(),
-        worker: "worker".into(),
+        watch: Watch::new(figures, Signals::default(), &name, &name, &worker),
+        queue: Arc::clone(&name),
+        name,
+        worker,
         publish: PublishSettings::default(),
         drain_settle: Duration::ZERO,
         limits: Limits::of(&settings),
@@ -99,10 +96,6 @@ fn fixture(outcomes: Vec<Outcome>) -> Fixture {
         settings,
         ladder,
         broker: broker.clone(),
-        counters,
-        stats: Arc::new(stats),
-        telemetry: LaneTelemetry::default(),
-        vitals,
         resources: Arc::new(resources),
         drain: CancellationToken::new(),
         hard_stop: CancellationToken::new(),
@@ -173,7 +166,7 @@ impl Fixture {
     }
 
     fn slots_in_use(&self) -> usize {
-        self.lane.vitals.slots.in_use()
+        self.lane.watch.figures.slots.in_use()
     }
 
     fn has_ended(&self) -> bool {
@@ -262,11 +255,11 @@ async fn a_stuck_handler_that_comes_back_changes_nothing() {
     fixture
         .broker
         .answer_publishes([Confirm::AckAfter(Duration::from_secs(1))]);
-    let outcome = Outcome::TimedOut {
+    let ending = Ending::TimedOut {
         after: Duration::from_secs(30),
     };
     let lane = Arc::clone(&fixture.lane);
-    let settling = tokio::spawn(settle_stuck(lane, Arc::clone(&flight), outcome));
+    let settling = tokio::spawn(settle_stuck(lane, Arc::clone(&flight), ending));
     settle_down().await;
     assert_eq!(
         flight.phase(),
@@ -276,7 +269,7 @@ async fn a_stuck_handler_that_comes_back_changes_nothing() {
 
     fixture.let_go().await;
     assert!(!fixture.has_ended());
-    assert_eq!(fixture.lane.counters.stale_settles.get(), 1);
+    assert_eq!(fixture.lane.watch.figures.counters.stale_settles.get(), 1);
     assert_eq!(fixture.broker.ready(FIRST_RUNG).len(), 1);
     settling.await.unwrap();
     assert_eq!(fixture.end().await, End::Parked);

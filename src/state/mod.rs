@@ -5,6 +5,7 @@
 //! [`StateError::Busy`]; the actor never drops a command that it took.
 
 mod actor;
+mod settings;
 
 use std::{collections::HashMap, fmt, time::Duration};
 
@@ -13,6 +14,8 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout_at},
 };
+
+pub use settings::StateSettings;
 
 use actor::{Actor, Command};
 

@@ -5,73 +5,59 @@ use std::{collections::BTreeMap, time::SystemTime};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::{text::as_rfc3339, words::words};
+
 /// Whether the worker does its work, and what keeps it from it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = Ready)]
 #[non_exhaustive]
 pub struct Readiness {
-    /// Every lane has a live consumer or was paused on purpose, and no drain has begun.
+    /// Every lane has a live consumer or was paused on purpose, its handlers can work, and no drain
+    /// has begun.
     pub ready: bool,
     /// A drain has begun.
     pub draining: bool,
     /// The lanes, by name.
     pub lanes: BTreeMap<String, LaneHealth>,
-    /// Why retries and dead letters cannot be published now, where they cannot.
+    /// Why handlers cannot work, by consumer: those that cannot.
+    pub handlers: BTreeMap<String, String>,
+    /// Why retries and dead letters cannot be published now, where they cannot. That alone does
+    /// not make it unready.
     pub publishing: Option<String>,
 }
 
 /// What one lane is doing.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[non_exhaustive]
 pub struct LaneHealth {
     /// What it is doing.
     pub state: LaneState,
     /// Since when.
+    #[serde(serialize_with = "as_rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub since: SystemTime,
     /// Why, where it is not consuming.
     pub reason: Option<String>,
 }
 
-/// The states of a lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum LaneState {
-    /// It has no subscription and is getting one.
-    Connecting,
-    /// It has a live subscription.
-    Consuming,
-    /// It was paused on purpose.
-    Paused,
-    /// It cannot publish retries or dead letters, and waits before it tries again.
-    Held,
-    /// It takes nothing new and finishes what it has.
-    Draining,
-    /// It has ended.
-    Stopped,
-}
-
-impl LaneState {
-    /// All of them.
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Connecting,
-        Self::Consuming,
-        Self::Paused,
-        Self::Held,
-        Self::Draining,
-        Self::Stopped,
-    ];
-
-    /// A word for it; one of few.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Connecting => "connecting",
-            Self::Consuming => "consuming",
-            Self::Paused => "paused",
-            Self::Held => "held",
-            Self::Draining => "draining",
-            Self::Stopped => "stopped",
-        }
+words! {
+    /// The states of a lane.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+    #[serde(rename_all = "kebab-case")]
+    #[non_exhaustive]
+    pub enum LaneState {
+        /// It has no subscription and is getting one.
+        Connecting = "connecting",
+        /// It has a live subscription.
+        Consuming = "consuming",
+        /// It was paused on purpose.
+        Paused = "paused",
+        /// It cannot publish retries or dead letters, and waits before it tries again.
+        Held = "held",
+        /// It takes nothing new and finishes what it has.
+        Draining = "draining",
+        /// It has ended.
+        Stopped = "stopped",
     }
 }
 

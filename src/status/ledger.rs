@@ -31,8 +31,21 @@ impl Ledger {
     /// Deliveries that have not ended.
     #[must_use]
     pub fn open(&self) -> u64 {
-        let ended = self.acked + self.parked + self.dead_lettered + self.returned + self.stale;
+        let ended = self.ends().into_iter().map(|(_, count)| count).sum();
         self.received.saturating_sub(ended)
+    }
+}
+
+impl Ledger {
+    /// The ends, with their words as attribute values.
+    pub(crate) fn ends(&self) -> [(&'static str, u64); 5] {
+        [
+            ("acked", self.acked),
+            ("parked", self.parked),
+            ("dead-lettered", self.dead_lettered),
+            ("returned", self.returned),
+            ("stale", self.stale),
+        ]
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, SystemTime},
@@ -15,17 +15,20 @@ use utoipa::ToSchema;
 use crate::{
     clock, dead_letters,
     flight::Flight,
-    outcome::Outcome,
-    policy::Settlement,
-    text::{cut, rfc3339},
+    lock::lock,
+    outcome::{Ending, OutcomeKind},
+    policy::{Settlement, SettlementKind},
+    text::{as_rfc3339, cut},
 };
 
 /// Failures kept of each lane.
 const FAILURES: usize = 500;
 /// Other outcomes kept of each lane.
 const OTHERS: usize = 100;
-/// Outcomes that are no failures, kept between two calls of [`LaneOutcomes::refill`].
+/// Other outcomes kept within a second.
 const TOKENS: u32 = 5;
+/// Ticks of a lane in a second.
+const TICKS: u32 = 4;
 /// Bytes of an error's text.
 const ERROR_ROOM: usize = 500;
 
@@ -73,86 +76,8 @@ pub struct OutcomeRecord {
     pub trace_id: Option<String>,
 }
 
-fn as_rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&rfc3339(*time))
-}
-
 fn as_seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     time.map(|time| time.as_secs_f64()).serialize(serializer)
-}
-
-/// What a handler run can end in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, serde::Deserialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum OutcomeKind {
-    /// Done.
-    Succeeded,
-    /// Not wanted.
-    Dropped,
-    /// It failed.
-    Failed,
-    /// It ran into the lane's timeout.
-    TimedOut,
-    /// It panicked.
-    Panicked,
-    /// We cancelled it.
-    Interrupted,
-    /// The handler asked for it to come back later.
-    Snoozed,
-    /// The body is not what the handler takes.
-    Undecodable,
-    /// No handler takes its type.
-    Unroutable,
-}
-
-impl From<&Outcome> for OutcomeKind {
-    fn from(outcome: &Outcome) -> Self {
-        match outcome {
-            Outcome::Succeeded => Self::Succeeded,
-            Outcome::Dropped { .. } => Self::Dropped,
-            Outcome::Failed(_) => Self::Failed,
-            Outcome::TimedOut { .. } => Self::TimedOut,
-            Outcome::Panicked { .. } => Self::Panicked,
-            Outcome::Interrupted => Self::Interrupted,
-            Outcome::Snoozed { .. } => Self::Snoozed,
-            Outcome::Undecodable(_) => Self::Undecodable,
-            Outcome::Unroutable { .. } => Self::Unroutable,
-        }
-    }
-}
-
-impl OutcomeKind {
-    /// Whether it is always kept. The others can be as many as there are messages.
-    fn is_always_kept(self) -> bool {
-        !matches!(self, Self::Succeeded | Self::Dropped | Self::Snoozed)
-    }
-}
-
-/// What can follow an outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum SettlementKind {
-    /// It is acked.
-    Ack,
-    /// It comes back.
-    Retry,
-    /// It goes to the dead-letter queue.
-    DeadLetter,
-    /// It goes back to its queue as it is.
-    Return,
-}
-
-impl From<&Settlement> for SettlementKind {
-    fn from(settlement: &Settlement) -> Self {
-        match settlement {
-            Settlement::Ack => Self::Ack,
-            Settlement::Retry { .. } => Self::Retry,
-            Settlement::DeadLetter { .. } => Self::DeadLetter,
-            Settlement::Return => Self::Return,
-        }
-    }
 }
 
 /// The last outcomes of a worker. Clones are the same.
@@ -174,7 +99,7 @@ struct Rings {
 
 impl Outcomes {
     fn lock(&self) -> MutexGuard<'_, Kept> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Where a lane leaves its outcomes.
@@ -182,7 +107,8 @@ impl Outcomes {
         LaneOutcomes {
             all: self.clone(),
             lane: name.into(),
-            tokens: AtomicU32::new(0),
+            tokens: AtomicU32::new(TOKENS),
+            ticks: AtomicU32::new(0),
         }
     }
 
@@ -218,10 +144,7 @@ impl Outcomes {
     }
 
     fn keep(&self, mut record: OutcomeRecord) {
-        let (most, always) = match record.kind.is_always_kept() {
-            true => (FAILURES, true),
-            false => (OTHERS, false),
-        };
+        let is_routine = record.kind.is_routine();
         let mut kept = self.lock();
         kept.last += 1;
         record.seq = kept.last;
@@ -231,9 +154,10 @@ impl Outcomes {
         let Some(rings) = kept.lanes.get_mut(&record.lane) else {
             return;
         };
-        let ring = match always {
-            true => &mut rings.failures,
-            false => &mut rings.others,
+        let (ring, most) = if is_routine {
+            (&mut rings.others, OTHERS)
+        } else {
+            (&mut rings.failures, FAILURES)
         };
         let spare = (ring.len() + 1).saturating_sub(most);
         ring.drain(..spare);
@@ -246,14 +170,19 @@ impl Outcomes {
 pub(crate) struct LaneOutcomes {
     all: Outcomes,
     lane: Box<str>,
-    /// How many that are no failures may be kept. Nothing but a load of this is what they cost once
-    /// it is used up.
+    /// How many more outcomes that are no failures may be kept within this second. At zero each
+    /// costs a single atomic load.
     tokens: AtomicU32,
+    ticks: AtomicU32,
 }
 
 impl LaneOutcomes {
-    pub(crate) fn refill(&self) {
-        self.tokens.store(TOKENS, Ordering::Relaxed);
+    /// The lane's timer has ticked, as it does every 250 ms.
+    pub(crate) fn tick(&self) {
+        let ticks = self.ticks.fetch_add(1, Ordering::Relaxed);
+        if ticks % TICKS == TICKS - 1 {
+            self.tokens.store(TOKENS, Ordering::Relaxed);
+        }
     }
 
     fn has_token(&self) -> bool {
@@ -265,27 +194,19 @@ impl LaneOutcomes {
                 .is_ok()
     }
 
-    pub(crate) fn note(&self, flight: &Flight, outcome: &Outcome, settlement: &Settlement) {
-        let kind = OutcomeKind::from(outcome);
-        if kind.is_always_kept() || self.has_token() {
+    /// Keeps every failure, and of the rest a few a second.
+    pub(crate) fn note(&self, flight: &Flight, ending: &Ending, settlement: &Settlement) {
+        if !ending.kind().is_routine() || self.has_token() {
             self.all
-                .keep(record(&self.lane, flight, outcome, settlement));
+                .keep(record(&self.lane, flight, ending, settlement));
         }
     }
 }
 
-fn record(
-    lane: &str,
-    flight: &Flight,
-    outcome: &Outcome,
-    settlement: &Settlement,
-) -> OutcomeRecord {
-    let failure = outcome.failure();
-    let error = match (&failure, outcome) {
-        (Some(failure), _) => Some(failure.error.as_str()),
-        (None, Outcome::Dropped { reason }) => Some(reason.as_ref()),
-        _ => None,
-    };
+fn record(lane: &str, flight: &Flight, ending: &Ending, settlement: &Settlement) -> OutcomeRecord {
+    let failure = ending.failure();
+    let error = failure.as_ref().map(|failure| failure.error.as_str());
+    let error = error.or_else(|| ending.drop_reason());
     OutcomeRecord {
         seq: 0,
         at: clock::now(),
@@ -293,14 +214,14 @@ fn record(
         id: flight.message.id().map(str::to_owned),
         message_type: flight.message.message_type().map(str::to_owned),
         attempt: flight.attempt(),
-        kind: outcome.into(),
-        settlement: settlement.into(),
+        kind: ending.kind(),
+        settlement: settlement.kind(),
         retry: match settlement {
             Settlement::Retry { after, .. } => Some(*after),
             _ => None,
         },
         reason: match settlement {
-            Settlement::DeadLetter { reason } => Some(reason.as_str()),
+            Settlement::DeadLetter { reason } => Some(reason.name()),
             _ => None,
         },
         class: failure
@@ -308,7 +229,7 @@ fn record(
             .map(|failure| dead_letters::class(failure).to_owned()),
         status: failure.as_ref().and_then(|failure| failure.status),
         error: error.map(|error| cut(error, ERROR_ROOM).to_owned()),
-        handling: flight.handling_for().or_else(|| flight.handled_for()),
+        handling: flight.handled_for(),
         trace_id: flight.trace_id(),
     }
 }
@@ -359,13 +280,18 @@ mod tests {
     }
 
     #[test]
-    fn tokens_let_a_few_through_until_they_are_refilled() {
+    fn tokens_let_a_few_through_each_second() {
         let lane = Outcomes::default().lane("a");
         let through = || (0..100).filter(|_| lane.has_token()).count();
-        assert_eq!(through(), 0);
-        lane.refill();
         assert_eq!(through(), TOKENS as usize);
-        assert_eq!(through(), 0);
+        for _ in 0..3 {
+            for _ in 1..TICKS {
+                lane.tick();
+            }
+            assert_eq!(through(), 0, "the second is not over");
+            lane.tick();
+            assert_eq!(through(), TOKENS as usize);
+        }
     }
 
     #[test]

@@ -1,25 +1,31 @@
-//! What a lane knows about itself.
+//! What a lane reports about itself.
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
+use utoipa::ToSchema;
+
 use super::{counters::Counts, ledger::Ledger};
 
-/// What a lane knows about itself.
-#[derive(Clone, Debug, Default, serde::Serialize)]
+/// What a lane reports about itself.
+#[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[non_exhaustive]
 pub struct LaneReport {
-    /// Its account.
-    pub ledger: Ledger,
-    /// What it counted.
-    pub counts: Counts,
-    /// Deliveries on their path now; after a drain, those that were left unsettled.
+    /// Messages in flight: delivered, and not settled.
     pub in_flight: usize,
     /// Handler slots in use.
     pub running: usize,
-    /// Deliveries that wait for a handler slot.
+    /// Of the messages in flight: those that wait for a handler slot.
     pub buffered: usize,
-    /// Retries that wait in the worker.
+    /// Of the messages in flight: retries that wait in the worker.
     pub waiting: usize,
+    /// How its deliveries ended.
+    pub ledger: Ledger,
+    /// What it counted.
+    pub counts: Counts,
+    /// After a drain: deliveries that it left unsettled; the broker redelivers them.
+    #[serde(skip)]
+    pub left: usize,
 }
 
 /// The reports of a worker's lanes, by name.

@@ -117,7 +117,7 @@ instruments! {
     PUBLISH_FAILURES = Counter "lapwing.publish.failures" "{message}" [LANE]
         "Publishes of retries and dead letters that did not count and were tried again.";
     IN_FLIGHT = Gauge "lapwing.deliveries.in_flight" "{delivery}" [LANE]
-        "Deliveries that have started and have not ended.";
+        "Deliveries received and not settled; those that wait for a handler slot are among them.";
     BUFFERED = Gauge "lapwing.deliveries.buffered" "{delivery}" [LANE]
         "Deliveries that wait for a handler slot.";
     WAITING = Gauge "lapwing.retries.waiting" "{message}" [LANE]
@@ -125,7 +125,7 @@ instruments! {
     CONCURRENCY = Gauge "lapwing.lane.concurrency" "{handler}" [LANE]
         "Handlers that may run at once.";
     PREFETCH = Gauge "lapwing.lane.prefetch" "{delivery}" [LANE]
-        "Deliveries that the broker may have outstanding to the lane: in flight and buffered together.";
+        "Deliveries that the broker may have outstanding to the lane.";
     RUNNING = Gauge "lapwing.handlers.running" "{handler}" [LANE]
         "Handlers that run now.";
     LANE_STATE = Gauge "lapwing.lane.state" "{lane}" [LANE, STATE]

@@ -5,7 +5,7 @@
 //! <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/> describes
 //! them.
 
-use crate::config::{OtlpProtocol, TelemetrySettings};
+use super::settings::{OtlpProtocol, TelemetrySettings};
 
 /// The three kinds of telemetry, as the variables name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

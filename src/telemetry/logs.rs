@@ -16,7 +16,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::config::LogFormat;
+use super::settings::LogFormat;
 
 /// The thread whose lines alone are still written.
 static LAST_WORD: OnceLock<ThreadId> = OnceLock::new();

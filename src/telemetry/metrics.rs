@@ -3,7 +3,7 @@
 
 use std::{
     collections::HashSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -13,7 +13,7 @@ use opentelemetry::{
 };
 
 use super::catalogue::{self, BUCKETS, Instrument, attributes};
-use crate::outcome::Outcome;
+use crate::{lock::lock, outcome::Ending};
 
 /// The attributes of a handler run.
 pub(super) fn process_attributes(lane: &Arc<str>, queue: &Arc<str>) -> [KeyValue; 4] {
@@ -66,9 +66,9 @@ impl LaneMetrics {
     }
 
     /// A handler run has ended.
-    pub(crate) fn ran(&self, outcome: &Outcome, took: Duration) {
+    pub(crate) fn ran(&self, ending: &Ending, took: Duration) {
         let took = took.as_secs_f64();
-        let Some(class) = error_type(outcome) else {
+        let Some(class) = ending.error_class() else {
             return self.process.record(took, &self.succeeded);
         };
         let mut labels = self.succeeded.to_vec();
@@ -116,16 +116,6 @@ pub(crate) fn drained(meter: &Meter, took: Duration) {
     histogram(meter, &catalogue::DRAIN_DURATION).record(took.as_secs_f64(), &[]);
 }
 
-/// The class of an outcome that is a failure.
-pub(crate) fn error_type(outcome: &Outcome) -> Option<String> {
-    match outcome {
-        Outcome::Interrupted => Some("interrupted".to_owned()),
-        // What has not failed is told without making a failure of it.
-        Outcome::Succeeded | Outcome::Dropped { .. } | Outcome::Snoozed { .. } => None,
-        _ => outcome.failure().map(|failure| failure.class.into_owned()),
-    }
-}
-
 /// The error types that a lane has shown. Handlers make them up, and an attribute must not have
 /// many values.
 #[derive(Default)]
@@ -136,7 +126,7 @@ impl ErrorTypes {
     const LONGEST: usize = 64;
 
     fn bounded(&self, class: &str) -> String {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = lock(&self.0);
         let class = crate::text::cut(class, Self::LONGEST);
         if known.contains(class) || known.len() < Self::MOST && known.insert(class.to_owned()) {
             return class.to_owned();

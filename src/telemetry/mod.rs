@@ -3,14 +3,15 @@
 
 pub mod catalogue;
 mod environment;
-mod lane;
 mod logs;
 mod metrics;
 mod observed;
 mod otlp;
 mod propagation;
 mod request;
+mod settings;
 mod spans;
+mod watch;
 
 use std::{
     sync::mpsc,
@@ -26,13 +27,17 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
-pub(crate) use lane::{LaneTelemetry, Untold};
 pub(crate) use metrics::{LaneMetrics, drained};
 pub(crate) use observed::{Observed, ObservedLane, observe};
-pub(crate) use request::{PublishTrace, RequestTrace};
-pub(crate) use spans::{LaneTraces, SCOPE, attempt_ended, fail};
+pub(crate) use request::PublishTrace;
+pub(crate) use spans::{LaneTraces, attempt_ended, fail};
+pub(crate) use watch::{AckSpan, Watch};
 
-use crate::config::{AdminSettings, Settings, TraceParent};
+pub use settings::{
+    LogFormat, LogSettings, OtlpProtocol, TelemetrySettings, TelemetrySetup, TraceParent,
+};
+
+use crate::flight::SCOPE;
 use environment::Plan;
 use otlp::Providers;
 
@@ -89,13 +94,10 @@ pub struct Telemetry {
 ///
 /// # Errors
 /// When the filter or an endpoint cannot be read, or logging was started before.
-pub fn start(settings: &Settings) -> Result<Telemetry, TelemetryError> {
-    let AdminSettings { listen, probes, .. } = &settings.admin;
-    let scraped = [listen, probes]
-        .into_iter()
-        .any(|at| at.address().is_some());
-    let mut telemetry = export(settings, scraped)?;
-    telemetry.logs = Some(subscribe(settings, &telemetry.providers)?);
+pub fn start(setup: impl Into<TelemetrySetup>) -> Result<Telemetry, TelemetryError> {
+    let setup = setup.into();
+    let mut telemetry = export(&setup, setup.is_scraped)?;
+    telemetry.logs = Some(subscribe(&setup.log, &telemetry.providers)?);
     for warning in &telemetry.warnings {
         tracing::warn!("{warning}");
     }
@@ -107,20 +109,20 @@ pub fn start(settings: &Settings) -> Result<Telemetry, TelemetryError> {
 ///
 /// # Errors
 /// When an endpoint cannot be read.
-pub fn start_quietly(settings: &Settings) -> Result<Telemetry, TelemetryError> {
-    export(settings, false)
+pub fn start_quietly(setup: impl Into<TelemetrySetup>) -> Result<Telemetry, TelemetryError> {
+    export(&setup.into(), false)
 }
 
-fn export(settings: &Settings, scraped: bool) -> Result<Telemetry, TelemetryError> {
-    let plan = Plan::new(&settings.telemetry, &|name| std::env::var(name).ok());
+fn export(setup: &TelemetrySetup, is_scraped: bool) -> Result<Telemetry, TelemetryError> {
+    let plan = Plan::new(&setup.telemetry, &|name| std::env::var(name).ok());
     let exports = [&plan.traces, &plan.metrics, &plan.logs];
     let runtime = match exports.into_iter().any(Option::is_some) {
         true => Some(exporter_runtime()?),
         false => None,
     };
-    let resource = otlp::resource(&plan, &settings.broker.worker_name());
+    let resource = otlp::resource(&plan, &setup.worker);
     let entered = runtime.as_ref().map(tokio::runtime::Runtime::enter);
-    let providers = Providers::start(&plan, &resource, settings.consumers.len(), scraped)?;
+    let providers = Providers::start(&plan, &resource, setup.consumers, is_scraped)?;
     drop(entered);
     global::set_text_map_propagator(TextMapCompositePropagator::new(otlp::propagators(&plan)));
     if let Some(traces) = &providers.traces {
@@ -132,7 +134,7 @@ fn export(settings: &Settings, scraped: bool) -> Result<Telemetry, TelemetryErro
     let signals = Signals {
         traces: providers.traces.is_some(),
         metrics: providers.metrics.is_some(),
-        parent: settings.telemetry.parent,
+        parent: setup.telemetry.parent,
     };
     Ok(Telemetry {
         signals,
@@ -152,8 +154,8 @@ fn exporter_runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// Installs what receives log lines and users' spans.
-fn subscribe(settings: &Settings, providers: &Providers) -> Result<WorkerGuard, TelemetryError> {
-    let filter = EnvFilter::try_new(&settings.log.filter)?;
+fn subscribe(settings: &LogSettings, providers: &Providers) -> Result<WorkerGuard, TelemetryError> {
+    let filter = EnvFilter::try_new(&settings.filter)?;
     let (writer, logs) = NonBlockingBuilder::default()
         .lossy(true)
         .thread_name("lapwing-log")
@@ -170,7 +172,7 @@ fn subscribe(settings: &Settings, providers: &Providers) -> Result<WorkerGuard, 
     tracing_subscriber::registry()
         .with(filter)
         .with(filter_fn(|line| !is_indiscreet(line)))
-        .with(logs::layer(settings.log.format, writer).with_filter(filter_fn(is_shown)))
+        .with(logs::layer(settings.format, writer).with_filter(filter_fn(is_shown)))
         .with(bridge)
         .with(spans)
         .try_init()?;

@@ -15,8 +15,9 @@ use super::{
 };
 use crate::{
     broker::connections_opened,
+    outcome::OutcomeKind,
     state::MailboxGauge,
-    status::{LaneHealth, LaneState, LaneStats},
+    status::{Figures, LaneHealth, LaneReport, LaneState},
 };
 
 /// A worker, as it is observed.
@@ -31,8 +32,7 @@ pub(crate) struct Observed {
 pub(crate) struct ObservedLane {
     pub(crate) name: Arc<str>,
     pub(crate) queue: Arc<str>,
-    pub(crate) prefetch: u16,
-    pub(crate) stats: Arc<LaneStats>,
+    pub(crate) figures: Arc<Figures>,
     pub(crate) health: watch::Receiver<LaneHealth>,
 }
 
@@ -44,35 +44,31 @@ impl ObservedLane {
 
 type Report<'a> = &'a dyn AsyncInstrument<u64>;
 
-type Number = fn(&ObservedLane) -> u64;
+type Number = fn(&ObservedLane, &LaneReport) -> u64;
 
 /// One number a lane.
 const NUMBERS: [(Instrument, Number); 13] = [
-    (catalogue::DROPPED, |lane| lane.stats.dropped.get()),
-    (catalogue::DUPLICATES, |lane| lane.stats.duplicates.get()),
-    (catalogue::STALE_SETTLES, |lane| {
-        lane.stats.counters.stale_settles.get()
+    (catalogue::DROPPED, |_, report| report.ledger.dropped),
+    (catalogue::DUPLICATES, |_, report| report.ledger.duplicates),
+    (catalogue::STALE_SETTLES, |_, report| {
+        report.counts.stale_settles
     }),
-    (catalogue::STUCK, |lane| {
-        lane.stats.counters.handler_stuck.get()
+    (catalogue::STUCK, |_, report| report.counts.handler_stuck),
+    (catalogue::INLINE, |_, report| report.counts.inline_retries),
+    (catalogue::PUBLISH_FAILURES, |_, report| {
+        report.counts.publish_failures
     }),
-    (catalogue::INLINE, |lane| {
-        lane.stats.counters.inline_retries.get()
+    (catalogue::SESSIONS, |_, report| report.counts.sessions),
+    (catalogue::IN_FLIGHT, |_, report| report.in_flight as u64),
+    (catalogue::BUFFERED, |_, report| report.buffered as u64),
+    (catalogue::WAITING, |_, report| report.waiting as u64),
+    (catalogue::CONCURRENCY, |lane, _| {
+        lane.figures.slots.limit() as u64
     }),
-    (catalogue::PUBLISH_FAILURES, |lane| {
-        lane.stats.counters.publish_failures.get()
+    (catalogue::PREFETCH, |lane, _| {
+        u64::from(lane.figures.settings.prefetch)
     }),
-    (catalogue::SESSIONS, |lane| {
-        lane.stats.counters.sessions.get()
-    }),
-    (catalogue::IN_FLIGHT, |lane| lane.stats.in_flight.get()),
-    (catalogue::BUFFERED, |lane| lane.stats.buffered.get()),
-    (catalogue::WAITING, |lane| lane.stats.waiting.get()),
-    (catalogue::CONCURRENCY, |lane| {
-        lane.stats.slots.limit() as u64
-    }),
-    (catalogue::PREFETCH, |lane| u64::from(lane.prefetch)),
-    (catalogue::RUNNING, |lane| lane.stats.slots.in_use() as u64),
+    (catalogue::RUNNING, |_, report| report.running as u64),
 ];
 
 /// Takes a value of the attribute, and the number that it has.
@@ -82,24 +78,27 @@ type Group = fn(&ObservedLane, Take<'_>);
 /// Several numbers a lane, told apart by one more attribute.
 const GROUPS: [(Instrument, &str, Group); 5] = [
     (catalogue::SETTLED, attributes::END, |lane, take| {
-        lane.stats.ends().for_each(|(end, n)| take(end.into(), n));
+        let ends = lane.figures.report().ledger.ends().into_iter();
+        ends.for_each(|(end, n)| take(end.into(), n));
     }),
     (catalogue::ATTEMPTS, attributes::OUTCOME, |lane, take| {
-        let outcomes = lane.stats.counters.outcomes();
-        outcomes.for_each(|(outcome, n)| take(outcome.into(), n));
+        for kind in OutcomeKind::ALL {
+            let count = lane.figures.counters.outcome(*kind).get();
+            take(kind.name().into(), count);
+        }
     }),
     (catalogue::PARKED, attributes::RUNG, |lane, take| {
-        let rungs = lane.stats.parked.iter();
-        rungs.for_each(|(rung, count)| take(rung.clone().into(), count.get()));
+        let rungs = lane.figures.rungs();
+        rungs.for_each(|(rung, n)| take(rung.queue.clone().into(), n));
     }),
     (catalogue::DEAD_LETTERS, attributes::REASON, |lane, take| {
-        let reasons = lane.stats.dead_letters();
-        reasons.for_each(|(reason, n)| take(reason.into(), n));
+        let reasons = lane.figures.dead_letters();
+        reasons.for_each(|(reason, n)| take(reason.name().into(), n));
     }),
     (catalogue::LANE_STATE, attributes::STATE, |lane, take| {
         let now = lane.health.borrow().state;
         for state in LaneState::ALL {
-            take(state.name().into(), u64::from(state == now));
+            take(state.name().into(), u64::from(*state == now));
         }
     }),
 ];
@@ -111,7 +110,7 @@ const OTHERS: [(Instrument, Other); 4] = [
     (catalogue::CONSUMED, |all, to| {
         for lane in &all.lanes {
             let attributes = process_attributes(&lane.name, &lane.queue);
-            to.observe(lane.stats.received.get(), &attributes);
+            to.observe(lane.figures.report().ledger.received, &attributes);
         }
     }),
     (catalogue::CONNECTIONS, |_, to| {
@@ -133,7 +132,7 @@ pub(crate) fn observe(meter: &Meter, observed: Observed) {
     for (instrument, number) in NUMBERS {
         register(meter, &instrument, &observed, move |all, to| {
             for lane in &all.lanes {
-                to.observe(number(lane), &[lane.label()]);
+                to.observe(number(lane, &lane.figures.report()), &[lane.label()]);
             }
         });
     }
@@ -160,22 +159,16 @@ fn register(
     let observed = Arc::clone(observed);
     let callback = move |to: Report<'_>| report(&observed, to);
     let (name, unit) = (instrument.name, instrument.unit);
+    // What is built is kept by the meter.
+    macro_rules! build {
+        ($kind:ident) => {{
+            let instrument = meter.$kind(name).with_description(instrument.meaning);
+            instrument.with_unit(unit).with_callback(callback).build();
+        }};
+    }
     match instrument.kind {
-        Kind::Gauge => drop(
-            meter
-                .u64_observable_gauge(name)
-                .with_unit(unit)
-                .with_description(instrument.meaning)
-                .with_callback(callback)
-                .build(),
-        ),
-        Kind::Counter | Kind::Histogram => drop(
-            meter
-                .u64_observable_counter(name)
-                .with_unit(unit)
-                .with_description(instrument.meaning)
-                .with_callback(callback)
-                .build(),
-        ),
+        Kind::Gauge => build!(u64_observable_gauge),
+        Kind::Counter => build!(u64_observable_counter),
+        Kind::Histogram => unreachable!("{name}: durations are recorded, not observed"),
     }
 }

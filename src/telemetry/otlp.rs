@@ -12,12 +12,12 @@ use opentelemetry_sdk::{
     trace::{Sampler, SdkTracerProvider},
 };
 
+use super::settings::OtlpProtocol;
 use super::{
     TelemetryError,
     catalogue::{INSTRUMENTS, attributes},
     environment::{Export, Plan, Propagator},
 };
-use crate::config::OtlpProtocol;
 
 /// What was started.
 #[derive(Default)]

@@ -22,11 +22,6 @@ pub(crate) fn extract(properties: &Properties) -> Context {
     })
 }
 
-/// Writes a context into headers, in place of what they had.
-pub(crate) fn inject(context: &Context, headers: &mut dyn Injector) {
-    global::get_text_map_propagator(|propagator| propagator.inject_context(context, headers));
-}
-
 struct Carrier<'a>(&'a Properties);
 
 impl Extractor for Carrier<'_> {

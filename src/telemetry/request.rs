@@ -1,18 +1,19 @@
-//! Spans of what this process asks of others: publishing a new message, and an HTTP request.
+//! The span of publishing a new message.
 
 use opentelemetry::{
     Context, KeyValue, global,
     trace::{SpanBuilder, SpanKind, Status, TraceContextExt, Tracer},
 };
-use opentelemetry_http::HeaderInjector;
-use reqwest::{StatusCode, Url, header::HeaderMap};
 
 use super::{
     catalogue::attributes::{DESTINATION, ERROR_TYPE, OPERATION, OPERATION_TYPE, SYSTEM},
-    propagation::{TextHeaders, inject},
-    spans::{ROUTING_KEY, SCOPE, server},
+    propagation::TextHeaders,
+    spans::{ROUTING_KEY, server},
 };
-use crate::{broker::PublishError, outcome::Failure};
+use crate::{
+    broker::PublishError,
+    flight::{SCOPE, inject},
+};
 
 /// The span of publishing a new message, which creates the message's context.
 pub(crate) struct PublishTrace(Context);
@@ -64,105 +65,5 @@ impl PublishTrace {
             span.set_status(Status::error(error.to_string()));
         }
         span.end();
-    }
-}
-
-/// The span of an HTTP request, after OpenTelemetry's conventions for HTTP clients. A request that
-/// is dropped, as its handler ran out of time, ends as cancelled.
-pub(crate) struct RequestTrace(Option<Context>);
-
-impl RequestTrace {
-    /// Begins the span where a trace is under way, and writes its context into the headers.
-    pub(crate) fn begin(url: &Url, headers: &mut HeaderMap) -> Self {
-        let current = Context::current();
-        if !current.span().span_context().is_valid() {
-            return Self(None);
-        }
-        let mut context = current;
-        if context.span().is_recording() {
-            let mut all = vec![
-                KeyValue::new("http.request.method", "POST"),
-                KeyValue::new("url.full", shown(url)),
-            ];
-            let host = url.host_str().unwrap_or_default().to_owned();
-            all.extend(server(
-                host,
-                url.port_or_known_default().unwrap_or_default(),
-            ));
-            let builder = SpanBuilder::from_name("POST")
-                .with_kind(SpanKind::Client)
-                .with_attributes(all);
-            let span = global::tracer(SCOPE).build_with_context(builder, &context);
-            context = context.with_span(span);
-        }
-        inject(&context, &mut HeaderInjector(headers));
-        let own = context.span().is_recording();
-        Self(own.then_some(context))
-    }
-
-    /// An answer has come.
-    pub(crate) fn answered(mut self, status: StatusCode) {
-        let Some(context) = self.0.take() else { return };
-        let span = context.span();
-        let code = i64::from(status.as_u16());
-        span.set_attribute(KeyValue::new("http.response.status_code", code));
-        if status.is_client_error() || status.is_server_error() {
-            span.set_attribute(KeyValue::new(ERROR_TYPE, status.as_str().to_owned()));
-            span.set_status(Status::error(""));
-        }
-        span.end();
-    }
-
-    /// No answer has come.
-    pub(crate) fn failed(mut self, failure: &Failure) {
-        if let Some(context) = self.0.take() {
-            end_failed(&context, failure.class.to_string(), failure.error.clone());
-        }
-    }
-}
-
-impl Drop for RequestTrace {
-    fn drop(&mut self) {
-        if let Some(context) = self.0.take() {
-            end_failed(&context, "cancelled".to_owned(), String::new());
-        }
-    }
-}
-
-fn end_failed(context: &Context, class: String, text: String) {
-    let span = context.span();
-    span.set_attribute(KeyValue::new(ERROR_TYPE, class));
-    span.set_status(Status::error(text));
-    span.end();
-}
-
-/// The URL without what may be secret in it.
-fn shown(url: &Url) -> String {
-    let mut shown = url.clone();
-    shown.set_fragment(None);
-    if shown.query().is_some() {
-        shown.set_query(Some("REDACTED"));
-    }
-    // These fail only for URLs without a host, and then there is nothing to hide.
-    if shown.password().is_some() {
-        let _ = shown.set_password(Some("REDACTED"));
-    }
-    if !shown.username().is_empty() {
-        let _ = shown.set_username("REDACTED");
-    }
-    shown.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn secrets_in_a_url_are_not_exported() {
-        let url = Url::parse("http://user:s3cret@localhost:8000/a?token=s3cret#s3cret").unwrap();
-        assert_eq!(
-            shown(&url),
-            "http://REDACTED:REDACTED@localhost:8000/a?REDACTED"
-        );
     }
 }

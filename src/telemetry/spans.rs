@@ -15,7 +15,7 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
@@ -27,18 +27,18 @@ use opentelemetry::{
 };
 
 use super::{
+    TraceParent,
     catalogue::attributes::{
         DESTINATION, ERROR_TYPE, LANE, OPERATION, OPERATION_TYPE, OUTCOME, SYSTEM,
     },
-    metrics::error_type,
     propagation::{extract, remote},
 };
 use crate::{
     broker::{HeaderValue, headers::names},
-    config::TraceParent,
-    flight::{AttemptTrace, Flight, parse_traceparent},
+    flight::{AttemptTrace, Flight, SCOPE, parse_traceparent},
+    lock::lock,
     message::Message,
-    outcome::Outcome,
+    outcome::Ending,
 };
 
 /// A shorter wait for a handler slot is no span of its own.
@@ -47,9 +47,6 @@ const WORTH_A_SPAN: Duration = Duration::from_millis(1);
 const STATUS_ROOM: usize = 1024;
 
 pub(crate) const ROUTING_KEY: &str = "messaging.rabbitmq.destination.routing_key";
-
-/// The instrumentation scope of all spans and metrics.
-pub(crate) const SCOPE: &str = "lapwing";
 
 /// What a lane needs to trace its messages.
 pub(crate) struct LaneTraces {
@@ -284,15 +281,15 @@ impl LaneTraces {
 }
 
 /// The handler has ended: ends the attempt's `process` span.
-pub(crate) fn attempt_ended(mut trace: AttemptTrace, flight: &Flight, outcome: &Outcome) {
+pub(crate) fn attempt_ended(mut trace: AttemptTrace, flight: &Flight, ending: &Ending) {
     {
         let span = trace.context.span();
         if span.is_recording() {
-            span.set_attribute(KeyValue::new(OUTCOME, outcome.name()));
-            if let Some(class) = error_type(outcome) {
+            span.set_attribute(KeyValue::new(OUTCOME, ending.kind().name()));
+            if let Some(class) = ending.error_class() {
                 span.set_attribute(KeyValue::new(ERROR_TYPE, class));
             }
-            if let Some(failure) = outcome.failure() {
+            if let Some(failure) = ending.failure() {
                 let text = crate::text::cut(&failure.error, STATUS_ROOM).to_owned();
                 span.set_status(Status::error(text));
             }
@@ -335,8 +332,4 @@ fn header<'a>(message: &'a Message, name: &str) -> Option<&'a str> {
         .properties
         .header(name)
         .and_then(HeaderValue::as_str)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

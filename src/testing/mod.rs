@@ -6,7 +6,7 @@
 //! minutes takes no time.
 //!
 //! ```
-//! use lapwing::{Failure, Worker, config::Settings, handler::Json, testing::TestWorker};
+//! use lapwing::{Failure, Settings, Worker, handler::Json, testing::TestWorker};
 //!
 //! #[derive(serde::Deserialize)]
 //! struct Order {

@@ -11,25 +11,25 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::{
-    Report, RunError,
+    Report, RunError, WorkerSettings,
     handle::{Calls, FirstAttempt},
+    lifecycle::Lifecycle,
 };
 use crate::{
-    backoff::Reconnect,
-    broker::{Broker, BrokerError},
-    config::{ConsumerSettings, Settings},
-    flight::{Extensions, Resources},
-    ladder::Ladder,
+    broker::{Broker, BrokerError, Reconnect},
+    consumer::ConsumerSettings,
+    flight::{Extensions, Resources, SCOPE},
     lane::{LaneActor, LaneChannels},
     path::{Dispatch, Ends, Handlers, Lane, Limits, Live, StartQueue},
+    retry::Ladder,
     state::StateHandle,
-    status::{LaneReport, LaneReports, LaneStats, Vitals},
-    telemetry::{self, LaneTelemetry, Observed, ObservedLane, SCOPE, Signals},
+    status::{Figures, LaneReport, LaneReports},
+    telemetry::{self, Observed, ObservedLane, Signals, Watch},
 };
 
 /// What a worker is made of.
 pub(super) struct Setup {
-    pub(super) settings: Settings,
+    pub(super) settings: WorkerSettings,
     pub(super) handlers: HashMap<String, Handlers>,
     pub(super) extensions: Extensions,
     pub(super) calls: Calls,
@@ -54,6 +54,8 @@ impl Setup {
             runtime,
         } = self;
         let consumers = mem::take(&mut settings.consumers);
+        let lifecycle = Lifecycle::new(&handlers, &consumers, runtime.clone());
+        lifecycle.start().await?;
         let mailbox = state.gauge();
         let publishing = calls.publishing.subscribe();
         let watching = tokio::spawn(broker.clone().watch_publishing(calls.publishing));
@@ -84,6 +86,7 @@ impl Setup {
         let lanes = collect(lanes).await;
         grace.abort();
         watching.abort();
+        lifecycle.stop().await;
         if let (Some(meter), Some(since)) = (&meter, drain_began.get()) {
             telemetry::drained(meter, since.elapsed());
         }
@@ -97,7 +100,7 @@ impl Setup {
 /// What all lanes of a worker share.
 struct Common<B> {
     /// Without the consumers.
-    settings: Settings,
+    settings: WorkerSettings,
     worker: Arc<str>,
     broker: B,
     resources: Arc<Resources>,
@@ -116,21 +119,20 @@ impl<B: Broker> Common<B> {
         &self,
         consumers: BTreeMap<String, ConsumerSettings>,
         mut handlers: HashMap<String, Handlers>,
-        mut calls: BTreeMap<String, (LaneChannels, Arc<Vitals>)>,
+        mut calls: BTreeMap<String, (LaneChannels, Arc<Figures>)>,
     ) -> (Lanes, Vec<ObservedLane>) {
         let mut lanes = JoinSet::new();
         let mut observed = Vec::new();
         for (name, consumer) in consumers {
-            let Some((channels, vitals)) = calls.remove(&name) else {
+            let Some((channels, figures)) = calls.remove(&name) else {
                 continue;
             };
             let handlers = handlers.remove(&name).unwrap_or_default();
-            let lane = Arc::new(self.lane(&name, consumer, handlers, vitals));
+            let lane = Arc::new(self.lane(&name, consumer, handlers, figures));
             observed.push(ObservedLane {
                 name: Arc::clone(&lane.name),
                 queue: Arc::clone(&lane.queue),
-                prefetch: lane.settings.prefetch,
-                stats: Arc::clone(&lane.stats),
+                figures: Arc::clone(&lane.watch.figures),
                 health: channels.health.subscribe(),
             });
             let backoff = Reconnect::new(&self.settings.broker.reconnect);
@@ -146,21 +148,14 @@ impl<B: Broker> Common<B> {
         name: &str,
         settings: ConsumerSettings,
         handlers: Handlers,
-        vitals: Arc<Vitals>,
+        figures: Arc<Figures>,
     ) -> Lane<B> {
         let name: Arc<str> = name.into();
         let queue: Arc<str> = settings.queue.as_str().into();
         let ladder = Ladder::new(&settings.queue, settings.retry.cap);
-        let counters = Arc::clone(&vitals.counters);
-        let slots = Arc::clone(&vitals.slots);
-        let rungs = ladder.rungs().map(|rung| rung.queue);
+        let slots = Arc::clone(&figures.slots);
         Lane {
-            stats: Arc::new(LaneStats::new(
-                Arc::clone(&counters),
-                Arc::clone(&slots),
-                rungs,
-            )),
-            telemetry: LaneTelemetry::new(self.signals, &name, &queue, &self.worker),
+            watch: Watch::new(figures, self.signals, &name, &queue, &self.worker),
             name,
             queue,
             worker: Arc::clone(&self.worker),
@@ -171,8 +166,6 @@ impl<B: Broker> Common<B> {
             settings,
             ladder,
             broker: self.broker.clone(),
-            counters,
-            vitals,
             resources: Arc::clone(&self.resources),
             drain: self.drain.clone(),
             hard_stop: self.hard_stop.clone(),

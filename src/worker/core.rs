@@ -8,8 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Report, RunError, assembly::Setup};
 use crate::{
-    broker::{Link, Publisher, Purpose, Rabbit},
-    config::{BrokerSettings, TimeoutSettings},
+    broker::{BrokerSettings, Link, Publisher, Purpose, Rabbit, TimeoutSettings},
     state,
 };
 

@@ -8,13 +8,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use super::{WorkerSettings, lifecycle::Health};
 use crate::{
     broker::BrokerError,
-    config::Settings,
     lane::{CallError, CancelError, Command, Depths, LaneChannels},
+    outcome::OutcomeKind,
+    path::Handlers,
     status::{
-        DeliveryId, InFlight, InFlightPage, LaneHealth, LaneReport, LaneState, OutcomeKind,
-        OutcomeRecord, Outcomes, Readiness, Vitals,
+        DeliveryId, Figures, InFlight, InFlightPage, LaneHealth, LaneReport, LaneState,
+        OutcomeRecord, Outcomes, Readiness, Window,
     },
 };
 
@@ -48,12 +50,13 @@ pub struct WorkerHandle {
 struct LaneHandle {
     commands: mpsc::Sender<Command>,
     health: watch::Receiver<LaneHealth>,
-    vitals: Arc<Vitals>,
+    figures: Arc<Figures>,
+    handlers: Health,
 }
 
 /// The worker's side of a [`WorkerHandle`].
 pub(super) struct Calls {
-    pub(super) lanes: BTreeMap<String, (LaneChannels, Arc<Vitals>)>,
+    pub(super) lanes: BTreeMap<String, (LaneChannels, Arc<Figures>)>,
     /// How the lanes' attempts to subscribe went, each up to its first success.
     pub(super) first_attempts: mpsc::UnboundedReceiver<FirstAttempt>,
     pub(super) publishing: watch::Sender<Option<String>>,
@@ -67,7 +70,7 @@ pub(super) type FirstAttempt = (String, Result<(), BrokerError>);
 /// Commands that may wait for a lane.
 const MAILBOX: usize = 16;
 
-pub(super) fn channel(settings: &Settings) -> (WorkerHandle, Calls) {
+pub(super) fn channel(settings: &WorkerSettings) -> (WorkerHandle, Calls) {
     let mut handles = BTreeMap::new();
     let mut calls = BTreeMap::new();
     let outcomes = Outcomes::default();
@@ -78,16 +81,17 @@ pub(super) fn channel(settings: &Settings) -> (WorkerHandle, Calls) {
         let handle = LaneHandle {
             commands: sender,
             health: receiver,
-            vitals: Arc::new(Vitals::new(name, consumer, &outcomes)),
+            figures: Arc::new(Figures::new(name, consumer, &outcomes)),
+            handlers: Health::default(),
         };
-        let vitals = Arc::clone(&handle.vitals);
+        let figures = Arc::clone(&handle.figures);
         handles.insert(name.clone(), handle);
         let channels = LaneChannels {
             commands,
             health,
             started: started.clone(),
         };
-        calls.insert(name.clone(), (channels, vitals));
+        calls.insert(name.clone(), (channels, figures));
     }
     let (sender, publishing) = watch::channel(Some("not connected".to_owned()));
     let handle = WorkerHandle {
@@ -118,11 +122,18 @@ impl WorkerHandle {
             .iter()
             .map(|(name, lane)| (name.clone(), health(lane)))
             .collect();
+        let errors = self.lanes.iter().filter_map(|(name, lane)| {
+            let error = lane.handlers.error()?;
+            Some((name.clone(), error))
+        });
+        let handlers: BTreeMap<_, _> = errors.collect();
         let draining = self.drain.is_cancelled();
+        let is_ready = lanes.values().all(LaneHealth::is_ready) && handlers.is_empty();
         Readiness {
-            ready: !draining && lanes.values().all(LaneHealth::is_ready),
+            ready: !draining && is_ready,
             draining,
             lanes,
+            handlers,
             publishing: self.publishing.borrow().clone(),
         }
     }
@@ -150,18 +161,20 @@ impl WorkerHandle {
         }
     }
 
-    /// A lane's account.
+    /// What a lane reports about itself, as of the last turn of its loop: an idle lane turns every
+    /// 250 ms. The lane is not asked, so that one that is busy or has ended has a report as well.
     ///
     /// # Errors
-    /// When there is no such lane, or it gives no answer.
-    pub async fn report(&self, lane: &str) -> Result<LaneReport, CallError> {
-        self.call(lane, Command::Report).await
+    /// When there is no such lane.
+    pub fn report(&self, lane: &str) -> Result<LaneReport, CallError> {
+        let figures = self.figures(lane).ok_or(CallError::NoSuchLane)?;
+        Ok(figures.report())
     }
 
     /// Makes a lane take nothing new and give back what has not started. Running handlers finish.
     ///
     /// # Errors
-    /// As [`report`](Self::report).
+    /// When there is no such lane, or it gives no answer.
     pub async fn pause(&self, lane: &str) -> Result<(), CallError> {
         self.call(lane, Command::Pause).await
     }
@@ -169,7 +182,7 @@ impl WorkerHandle {
     /// Makes a paused lane consume again.
     ///
     /// # Errors
-    /// As [`report`](Self::report).
+    /// As [`pause`](Self::pause).
     pub async fn resume(&self, lane: &str) -> Result<(), CallError> {
         self.call(lane, Command::Resume).await
     }
@@ -180,12 +193,12 @@ impl WorkerHandle {
     /// # Errors
     /// When there is no such lane, or the number is 0 or above its prefetch.
     pub fn set_concurrency(&self, lane: &str, concurrency: u16) -> Result<(), ConcurrencyError> {
-        let vitals = self.vitals(lane).ok_or(ConcurrencyError::NoSuchLane)?;
-        let prefetch = vitals.settings.prefetch;
+        let figures = self.figures(lane).ok_or(ConcurrencyError::NoSuchLane)?;
+        let prefetch = figures.settings.prefetch;
         if !(1..=prefetch).contains(&concurrency) {
             return Err(ConcurrencyError::OutOfRange { prefetch });
         }
-        vitals.slots.set_limit(concurrency.into());
+        figures.slots.set_limit(concurrency.into());
         Ok(())
     }
 
@@ -203,8 +216,7 @@ impl WorkerHandle {
         limit: usize,
     ) -> Result<InFlightPage, CallError> {
         if let Some(lane) = lane {
-            let ask = |answer| Command::InFlight(offset, limit, answer);
-            let window = self.call(lane, ask).await?;
+            let window = self.window(lane, offset, limit).await?;
             let now = Instant::now();
             let runs = window.runs.iter();
             return Ok(InFlightPage {
@@ -214,10 +226,7 @@ impl WorkerHandle {
             });
         }
         let most = offset.saturating_add(limit);
-        let ask = async |name| {
-            let window = self.call(name, |answer| Command::InFlight(0, most, answer));
-            (name, window.await)
-        };
+        let ask = async |name| (name, self.window(name, 0, most).await);
         let names = self.lanes.keys().map(String::as_str);
         let mut page = InFlightPage::default();
         let mut all = Vec::new();
@@ -238,6 +247,16 @@ impl WorkerHandle {
         Ok(page)
     }
 
+    /// A lane's messages in flight, oldest first, without the first `skip` and at most `limit`.
+    async fn window(&self, lane: &str, skip: usize, limit: usize) -> Result<Window, CallError> {
+        let ask = |answer| Command::InFlight {
+            skip,
+            limit,
+            answer,
+        };
+        self.call(lane, ask).await
+    }
+
     /// Cancels the handler of a message in flight: the outcome is `Interrupted`, the message goes
     /// back to its queue, and no attempt is charged. A handler that finishes all the same is taken
     /// at its word, and one that blocks its thread sees nothing of it before its timeout.
@@ -250,8 +269,7 @@ impl WorkerHandle {
     }
 
     /// The last outcomes, newest first, of one lane or all and of one kind or all: every failure,
-    /// and a few of the rest each second while an admin server runs. At most 500 failures and 100
-    /// others of each lane are kept.
+    /// and five of the rest each second. At most 500 failures and 100 others of each lane are kept.
     #[must_use]
     pub fn outcomes(
         &self,
@@ -275,12 +293,12 @@ impl WorkerHandle {
     /// The queues that the lanes consume.
     pub(crate) fn queues(&self) -> impl Iterator<Item = &str> {
         let lanes = self.lanes.values();
-        lanes.map(|lane| lane.vitals.settings.queue.as_str())
+        lanes.map(|lane| lane.figures.settings.queue.as_str())
     }
 
-    /// What is known of a lane without asking it.
-    pub(crate) fn vitals(&self, lane: &str) -> Option<&Arc<Vitals>> {
-        self.lanes.get(lane).map(|lane| &lane.vitals)
+    /// What a lane reports about itself.
+    pub(crate) fn figures(&self, lane: &str) -> Option<&Figures> {
+        self.lanes.get(lane).map(|lane| &*lane.figures)
     }
 
     /// What a lane is doing.
@@ -300,7 +318,7 @@ impl WorkerHandle {
     pub(crate) fn turns(&self, lane: &str) -> Option<u64> {
         let lane = self.lanes.get(lane)?;
         let stopped = lane.health.borrow().state == LaneState::Stopped;
-        (!stopped).then(|| lane.vitals.turns())
+        (!stopped).then(|| lane.figures.turns())
     }
 
     /// How many messages wait in a lane's retry rungs and its dead-letter queue, within `limit`.
@@ -313,8 +331,14 @@ impl WorkerHandle {
     }
 
     pub(super) fn set_registered(&self, lane: &str) {
-        if let Some(vitals) = self.vitals(lane) {
-            vitals.set_registered();
+        if let Some(figures) = self.figures(lane) {
+            figures.set_registered();
+        }
+    }
+
+    pub(super) fn ask_handlers(&self, lane: &str, handlers: &Handlers) {
+        if let Some(lane) = self.lanes.get(lane) {
+            lane.handlers.ask(handlers);
         }
     }
 

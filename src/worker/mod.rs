@@ -3,7 +3,9 @@
 mod assembly;
 mod core;
 mod handle;
+mod lifecycle;
 mod report;
+mod settings;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -12,14 +14,15 @@ use tokio_util::sync::CancellationToken;
 
 pub use handle::{ConcurrencyError, WorkerHandle};
 pub use report::{Report, RunError};
+pub use settings::{DrainSettings, WorkerSettings};
 
 use assembly::Setup;
 
 use crate::{
     broker::Broker,
-    config::Settings,
+    config, consumer,
     flight::Extensions,
-    handler::{self, Handler, IntoHandler, Requirements},
+    handler::{Handler, IntoHandler, Requirements},
     path::Handlers,
     state,
     telemetry::Signals,
@@ -28,7 +31,7 @@ use crate::{
 /// Consumes queues and runs handlers until it is told to stop.
 ///
 /// ```no_run
-/// use lapwing::{config::Settings, handler::Json, Failure, Worker};
+/// use lapwing::{Failure, Settings, Worker, handler::Json};
 ///
 /// #[derive(serde::Deserialize)]
 /// struct Order { id: u64 }
@@ -49,7 +52,7 @@ use crate::{
 /// ```
 #[must_use = "a worker does nothing until it runs"]
 pub struct Worker {
-    settings: Settings,
+    settings: WorkerSettings,
     handlers: HashMap<String, Handlers>,
     extensions: Extensions,
     handle: WorkerHandle,
@@ -59,7 +62,8 @@ pub struct Worker {
 
 impl Worker {
     /// A worker with these settings. Handlers that the settings name are made when it runs.
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: impl Into<WorkerSettings>) -> Self {
+        let settings = settings.into();
         let (handle, calls) = handle::channel(&settings);
         Self {
             settings,
@@ -149,8 +153,8 @@ impl Worker {
 
     /// Checks everything that can be checked before a connection is made.
     fn setup(self) -> Result<(Setup, CancellationToken), RunError> {
-        self.settings.validate()?;
-        self.settings.require_consumers()?;
+        config::validate(&self.settings)?;
+        consumer::require(&self.settings.consumers)?;
         let setup = Setup {
             handlers: self.make_handlers()?,
             settings: self.settings,
@@ -179,10 +183,10 @@ impl Worker {
             };
             let mut lane = self.handlers.get(name).cloned().unwrap_or_default();
             if lane.any.is_none() {
-                lane.any = handler::from_settings(&consumer.handler).map_err(failed)?;
+                lane.any = consumer.handler.make().map_err(failed)?;
             }
             for (message_type, settings) in &consumer.types {
-                if let Some(handler) = handler::from_settings(settings).map_err(failed)? {
+                if let Some(handler) = settings.make().map_err(failed)? {
                     lane.by_type.entry(message_type.clone()).or_insert(handler);
                 }
             }
@@ -190,6 +194,7 @@ impl Worker {
                 return Err(RunError::NoHandler(name.clone()));
             }
             self.check_requirements(name, &lane)?;
+            self.handle.ask_handlers(name, &lane);
             made.insert(name.clone(), lane);
         }
         Ok(made)

@@ -74,6 +74,6 @@ impl Report {
     /// Deliveries that were left unsettled when the time was up; the broker redelivers them.
     #[must_use]
     pub fn left(&self) -> usize {
-        self.lanes.values().map(|lane| lane.in_flight).sum()
+        self.lanes.values().map(|lane| lane.left).sum()
     }
 }

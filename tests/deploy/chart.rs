@@ -39,7 +39,7 @@ fn manifests_are_those_that_were_reviewed() {
 }
 
 #[test]
-fn readme_and_schema_are_as_values_and_default_settings_make_them() {
+fn readme_is_as_the_values_make_it() {
     printed(
         "scripts/chart.py",
         python("scripts/chart.py", &["--check"], ""),

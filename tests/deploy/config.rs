@@ -1,13 +1,12 @@
 //! What the chart writes for the worker, read by the worker.
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{cases, lapwing, objects, printed, read, the};
+use crate::support::{cases, lapwing, objects, printed, the};
 
 /// PEM, though nothing stands behind it.
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
@@ -209,66 +208,5 @@ fn kubernetes_waits_longer_than_the_worker_can_take() {
                 "{case} {set:?}"
             );
         }
-    }
-}
-
-/// The words that a setting takes, as the worker lists them when it gets another.
-fn words(complaint: &str) -> BTreeSet<String> {
-    let list = complaint
-        .split("expected ")
-        .nth(1)
-        .expect("it says what it expected");
-    list.split('"')
-        .skip(1)
-        .step_by(2)
-        .map(str::to_owned)
-        .collect()
-}
-
-#[test]
-fn the_schemas_words_are_the_workers() {
-    let schema: Value =
-        serde_json::from_str(&read("helm/lapwing/values.schema.json")).expect("JSON");
-    let config = &schema["properties"]["config"]["properties"];
-    let consumer = &config["consumers"]["additionalProperties"]["properties"];
-    let nonsense = "[log]\nformat = 'x'\n[telemetry]\nprotocol = 'x'\nparent = 'x'\n[consumers.a]\nqueue = 'q'\ntopology = 'x'\nqueue_type = 'x'\n\
-        decode = 'x'\nhandler = { kind = 'x' }\ntypes = { t = { kind = 'x' } }";
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let file = folder.path().join("lapwing.toml");
-    std::fs::write(&file, nonsense).expect("a temporary file");
-    let output = lapwing(&[
-        "config",
-        "check",
-        "--config",
-        file.to_str().expect("a plain name"),
-    ]);
-    let complaints = String::from_utf8(output.stderr).expect("it prints text");
-    let typed = &consumer["types"]["additionalProperties"]["properties"]["kind"];
-    for (key, schema) in [
-        ("log.format", &config["log"]["properties"]["format"]),
-        (
-            "telemetry.protocol",
-            &config["telemetry"]["properties"]["protocol"],
-        ),
-        (
-            "telemetry.parent",
-            &config["telemetry"]["properties"]["parent"],
-        ),
-        ("consumers.a.topology", &consumer["topology"]),
-        ("consumers.a.queue_type", &consumer["queue_type"]),
-        ("consumers.a.decode", &consumer["decode"]),
-        (
-            "consumers.a.handler.kind",
-            &consumer["handler"]["properties"]["kind"],
-        ),
-        ("consumers.a.types.t.kind", typed),
-    ] {
-        let line = complaints
-            .lines()
-            .find(|line| line.starts_with(&format!("{key}: ")));
-        let line = line.unwrap_or_else(|| panic!("{key} is not in {complaints}"));
-        let listed: BTreeSet<String> =
-            serde_json::from_value(schema["enum"].clone()).expect("a list");
-        assert_eq!(listed, words(line), "{key}");
     }
 }

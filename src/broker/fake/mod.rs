@@ -21,7 +21,7 @@ use std::{
     collections::BTreeMap,
     iter,
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -38,8 +38,12 @@ pub(crate) use script::{Confirm, Fault};
 use session::Channel;
 pub(crate) use session::FakeSession;
 
-use super::{BrokerError, Properties, Publication, PublishError, seam::Broker, topology::plan};
-use crate::config::{ConsumerSettings, Topology};
+use super::{
+    BrokerError, Properties, Publication, PublishError, QueueSpec, Topology,
+    seam::Broker,
+    topology::{Difference, plan},
+};
+use crate::lock::lock;
 
 /// The releases of RabbitMQ whose semantics differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -152,7 +156,7 @@ impl FakeBroker {
     }
 
     fn read(&self) -> MutexGuard<'_, Model> {
-        self.model.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.model)
     }
 
     /// Waits until `wanted` is true of the broker. It is asked again after each change.
@@ -331,14 +335,14 @@ impl Model {
     }
 
     /// Makes the queues that the consumer wants, or looks for them.
-    fn ensure(&mut self, consumer: &ConsumerSettings) -> Result<(), BrokerError> {
-        if consumer.topology == Topology::None {
+    fn ensure(&mut self, spec: &QueueSpec) -> Result<(), BrokerError> {
+        if spec.topology == Topology::None {
             return Ok(());
         }
-        for plan in plan(consumer) {
-            if consumer.topology == Topology::Verify && !self.queues.contains_key(&plan.name) {
-                let text = format!("queue {:?} does not exist", plan.name);
-                return Err(BrokerError::Topology(text));
+        for plan in plan(spec) {
+            if spec.topology == Topology::Verify && !self.queues.contains_key(&plan.name) {
+                let missing = Difference::NoQueue { queue: plan.name };
+                return Err(BrokerError::Topology(vec![missing]));
             }
             let missing = Queue::planned(&plan);
             self.queues.entry(plan.name).or_insert(missing);
@@ -359,11 +363,7 @@ impl Broker for FakeBroker {
         let _ = self.connected.wait_for(|is| *is).await;
     }
 
-    async fn open(
-        &mut self,
-        consumer: &ConsumerSettings,
-        _tag: &str,
-    ) -> Result<FakeSession, BrokerError> {
+    async fn open(&mut self, spec: &QueueSpec, _tag: &str) -> Result<FakeSession, BrokerError> {
         self.answer_late().await;
         let mut model = self.lock();
         if !*model.connected.borrow() {
@@ -372,11 +372,11 @@ impl Broker for FakeBroker {
         if let Some(refusal) = model.script.refusals.pop_front() {
             return Err(refusal);
         }
-        model.ensure(consumer)?;
+        model.ensure(spec)?;
         let (number, events, usable) = model.open_channel();
-        model.subscribe(number, &consumer.queue, consumer.prefetch)?;
+        model.subscribe(number, &spec.queue, spec.prefetch)?;
         let session = FakeSession::new(self.clone(), number, events, usable);
-        model.deliver(&consumer.queue);
+        model.deliver(&spec.queue);
         Ok(session)
     }
 
@@ -425,16 +425,12 @@ impl Broker for FakeBroker {
         }
     }
 
-    async fn restore(
-        &self,
-        consumer: &ConsumerSettings,
-        queue: &str,
-    ) -> Option<Result<(), BrokerError>> {
+    async fn restore(&self, spec: &QueueSpec, queue: &str) -> Option<Result<(), BrokerError>> {
         let mut model = self.lock();
         if !model.publishing {
             return None;
         }
-        let missing = plan(consumer).into_iter().find(|plan| plan.name == queue);
+        let missing = plan(spec).into_iter().find(|plan| plan.name == queue);
         if let Some(plan) = missing {
             let made = Queue::planned(&plan);
             model.queues.entry(plan.name).or_insert(made);

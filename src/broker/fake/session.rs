@@ -12,10 +12,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{FakeBroker, Model, Release, Stored};
-use crate::{
-    broker::{Acks, BrokerError, Delivery, Moment, Returns, Session},
-    config::ConsumerSettings,
-};
+use crate::broker::{Acks, BrokerError, Delivery, Moment, QueueSpec, Returns, Session};
 
 /// What the broker knows of a channel.
 pub(super) struct Channel {
@@ -338,18 +335,18 @@ impl Session for FakeSession {
 
     fn subscribe_again(
         &mut self,
-        consumer: &ConsumerSettings,
+        spec: &QueueSpec,
     ) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static {
-        let (broker, number, consumer) = (self.broker.clone(), self.number, consumer.clone());
+        let (broker, number, spec) = (self.broker.clone(), self.number, spec.clone());
         let subscribe = async move {
             broker.answer_late().await;
             let mut model = broker.lock();
             if let Some(refusal) = model.script.refusals.pop_front() {
                 return Err(refusal);
             }
-            model.ensure(&consumer)?;
-            model.subscribe(number, &consumer.queue, consumer.prefetch)?;
-            model.deliver(&consumer.queue);
+            model.ensure(&spec)?;
+            model.subscribe(number, &spec.queue, spec.prefetch)?;
+            model.deliver(&spec.queue);
             Ok(())
         };
         within("subscribing", subscribe)

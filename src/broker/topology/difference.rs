@@ -1,38 +1,103 @@
-//! What the broker says where a queue is not as it was declared.
+//! How the broker differs from what a lane wants, and how it says so.
+
+use std::fmt;
 
 use lapin::types::FieldTable;
 
 use super::plan::Argument;
 use crate::broker::headers::short;
 
+/// One way in which what exists at the broker is not what the settings want.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Difference {
+    /// There is no such queue.
+    NoQueue {
+        /// The queue.
+        queue: String,
+    },
+    /// There is no such exchange.
+    NoExchange {
+        /// The exchange.
+        exchange: String,
+    },
+    /// A queue has another value for an argument or property.
+    Argument {
+        /// The queue.
+        queue: String,
+        /// The argument or property.
+        argument: String,
+        /// Its values. With long names they do not fit the broker's answer.
+        values: Option<Values>,
+    },
+    /// A queue cannot be declared, and the broker does not say which argument is the reason.
+    Refused {
+        /// The queue.
+        queue: String,
+        /// The broker's text.
+        text: String,
+    },
+}
+
+/// The values of an argument that differs; `None` where it is not set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Values {
+    /// What the queue has.
+    pub has: Option<String>,
+    /// What the settings want.
+    pub wanted: Option<String>,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |value: &Option<String>| match value {
+            Some(value) => format!("'{value}'"),
+            None => "not set".to_owned(),
+        };
+        match self {
+            Self::NoQueue { queue } => write!(f, "queue {queue:?} does not exist"),
+            Self::NoExchange { exchange } => write!(f, "exchange {exchange:?} does not exist"),
+            Self::Argument {
+                queue,
+                argument,
+                values: Some(Values { has, wanted }),
+            } => {
+                let (has, wanted) = (shown(has), shown(wanted));
+                write!(f, "queue {queue:?}: {argument} is {has}, wanted {wanted}")
+            }
+            Self::Argument {
+                queue, argument, ..
+            } => write!(
+                f,
+                "queue {queue:?}: {argument} is not what was wanted (with names as long as these, \
+                 the broker's answer does not hold what it is)"
+            ),
+            Self::Refused { queue, text } => write!(f, "queue {queue:?}: {text}"),
+        }
+    }
+}
+
+/// Differences as one text.
+pub(crate) fn joined(differences: &[Difference]) -> String {
+    let texts: Vec<_> = differences.iter().map(Difference::to_string).collect();
+    texts.join("; ")
+}
+
 /// What a refused declaration says: `inequivalent arg 'x-max-length' for queue 'q' in vhost '/':
 /// received none but current is the value '5' of type 'long'` (RabbitMQ, `rabbit_misc`).
 ///
 /// Such a text has at most 255 bytes, and what does not fit is cut: with long names, the values.
 #[derive(Debug, PartialEq)]
-pub(super) struct Difference {
+pub(super) struct Refusal {
     pub(super) argument: String,
-    /// What it is and what was wanted; `None` where the text is cut.
-    values: Option<(String, String)>,
+    /// `None` where the text is cut.
+    pub(super) values: Option<Values>,
     /// The current value, to bend the plan to; `None` where the argument is not set or not known.
     pub(super) value: Option<Argument>,
 }
 
-impl std::fmt::Display for Difference {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let argument = &self.argument;
-        match &self.values {
-            Some((has, wanted)) => write!(f, "{argument} is {has}, wanted {wanted}"),
-            None => write!(
-                f,
-                "{argument} is not what was wanted (with names as long as these, the broker's \
-                 answer does not hold what it is)"
-            ),
-        }
-    }
-}
-
-impl Difference {
+impl Refusal {
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (_, text) = text.split_once("inequivalent arg '")?;
         let (argument, text) = text.split_once('\'')?;
@@ -51,7 +116,10 @@ impl Difference {
         let has = has.split(" (").next().unwrap_or(has);
         Some(Self {
             argument,
-            values: Some((describe(has), describe(wanted))),
+            values: Some(Values {
+                has: plain(has),
+                wanted: plain(wanted),
+            }),
             value: parse_value(has),
         })
     }
@@ -76,13 +144,11 @@ impl Difference {
     }
 }
 
-/// `the value '5' of type 'long'` as `'5'`; `none` as `not set`.
-fn describe(text: &str) -> String {
-    match quoted(text) {
-        Some((value, _)) => format!("'{value}'"),
-        None if text == "none" => "not set".to_owned(),
-        None => text.to_owned(),
-    }
+/// `the value '5' of type 'long'` and `'5'` as `5`; `none` as nothing.
+fn plain(text: &str) -> Option<String> {
+    let bare = || text.strip_prefix('\'')?.strip_suffix('\'');
+    let value = quoted(text).map(|(value, _)| value).or_else(bare);
+    (text != "none").then(|| value.unwrap_or(text).to_owned())
 }
 
 fn quoted(text: &str) -> Option<(&str, &str)> {
@@ -106,20 +172,31 @@ mod tests {
 
     #[test]
     fn differences_are_read_from_the_brokers_refusals() {
-        let parse = |text: &str| Difference::parse(text).unwrap();
+        let parse = |text: &str| Refusal::parse(text).unwrap();
+        let told = |refusal: &Refusal| {
+            let difference = Difference::Argument {
+                queue: "q".to_owned(),
+                argument: refusal.argument.clone(),
+                values: refusal.values.clone(),
+            };
+            difference.to_string()
+        };
         let more = parse(
             "PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vhost '/': \
              received none but current is the value '5' of type 'long'",
         );
-        assert_eq!(more.to_string(), "x-max-length is '5', wanted not set");
+        assert_eq!(
+            told(&more),
+            "queue \"q\": x-max-length is '5', wanted not set"
+        );
         assert_eq!(more.value, Some(Argument::Int(5)));
         let less = parse(
             "inequivalent arg 'x-dead-letter-routing-key' for queue 'q' in vhost '/': received the \
              value 'q.dead' of type 'longstr' but current is none",
         );
         assert_eq!(
-            less.to_string(),
-            "x-dead-letter-routing-key is not set, wanted 'q.dead'"
+            told(&less),
+            "queue \"q\": x-dead-letter-routing-key is not set, wanted 'q.dead'"
         );
         let single = parse(
             "inequivalent arg 'x-single-active-consumer' for queue 'q' in vhost '/': received none \
@@ -131,16 +208,18 @@ mod tests {
              received the value 'reject-publish' of type 'longstr' but curren...",
         );
         assert!(
-            cut.to_string()
-                .starts_with("x-overflow is not what was wanted"),
-            "{cut}"
+            told(&cut).starts_with("queue \"q\": x-overflow is not what was wanted"),
+            "{cut:?}"
         );
         assert_eq!(cut.value, None);
         let durable = parse(
             "inequivalent arg 'durable' for queue 'q' in vhost '/': received 'true' but current is \
              'false'",
         );
-        assert_eq!(durable.to_string(), "durable is 'false', wanted 'true'");
+        assert_eq!(
+            told(&durable),
+            "queue \"q\": durable is 'false', wanted 'true'"
+        );
         assert_eq!(durable.bend(&FieldTable::default()), None);
     }
 }

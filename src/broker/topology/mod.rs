@@ -12,12 +12,14 @@ use lapin::{
 };
 
 use super::{
+    Binding, QueueSpec, Topology,
     connection::Connection,
     error::{BrokerError, reply_code},
     headers::short,
 };
-use crate::config::{Binding, ConsumerSettings, Topology};
-use difference::Difference;
+use difference::Refusal;
+pub(super) use difference::joined;
+pub use difference::{Difference, Values};
 pub(super) use plan::{Argument, QueuePlan, plan};
 
 /// Brings the broker and the plan together, as `topology` says.
@@ -27,24 +29,24 @@ pub(super) use plan::{Argument, QueuePlan, plan};
 /// was wanted, and where nothing is made each exchange that the bindings lack.
 pub(crate) async fn ensure(
     connection: &Connection,
-    consumer: &ConsumerSettings,
+    spec: &QueueSpec,
     limit: Duration,
 ) -> Result<(), BrokerError> {
-    if consumer.topology == Topology::None {
+    if spec.topology == Topology::None {
         return Ok(());
     }
     let mut found = Vec::new();
-    for plan in plan(consumer) {
-        found.extend(compare(connection, &plan, consumer.topology, limit).await?);
+    for plan in plan(spec) {
+        found.extend(compare(connection, &plan, spec.topology, limit).await?);
     }
-    if consumer.topology == Topology::Verify {
-        found.extend(missing_exchanges(connection, &consumer.bindings, limit).await?);
+    if spec.topology == Topology::Verify {
+        found.extend(missing_exchanges(connection, &spec.bindings, limit).await?);
     }
     if !found.is_empty() {
-        return Err(BrokerError::Topology(found.join("; ")));
+        return Err(BrokerError::Topology(found));
     }
-    if consumer.topology == Topology::Declare {
-        bind(connection, consumer, limit).await?;
+    if spec.topology == Topology::Declare {
+        bind(connection, spec, limit).await?;
     }
     Ok(())
 }
@@ -52,31 +54,31 @@ pub(crate) async fn ensure(
 /// Declares a rung that has gone missing. The others are left alone.
 pub(crate) async fn restore(
     connection: &Connection,
-    consumer: &ConsumerSettings,
+    spec: &QueueSpec,
     queue: &str,
     limit: Duration,
 ) -> Result<(), BrokerError> {
-    let missing = plan(consumer).into_iter().find(|plan| plan.name == queue);
+    let missing = plan(spec).into_iter().find(|plan| plan.name == queue);
     let Some(plan) = missing else { return Ok(()) };
     let found = compare(connection, &plan, Topology::Declare, limit).await?;
     if found.is_empty() {
         return Ok(());
     }
-    Err(BrokerError::Topology(found.join("; ")))
+    Err(BrokerError::Topology(found))
 }
 
 async fn bind(
     connection: &Connection,
-    consumer: &ConsumerSettings,
+    spec: &QueueSpec,
     limit: Duration,
 ) -> Result<(), BrokerError> {
-    if consumer.bindings.is_empty() {
+    if spec.bindings.is_empty() {
         return Ok(());
     }
     let channel = connection.channel(limit).await?;
-    for binding in &consumer.bindings {
+    for binding in &spec.bindings {
         let bind = channel.queue_bind(
-            short(&consumer.queue),
+            short(&spec.queue),
             short(&binding.exchange),
             short(&binding.routing_key),
             QueueBindOptions::default(),
@@ -86,7 +88,10 @@ async fn bind(
             continue;
         };
         if reply_code(&error) == Some(404) {
-            return Err(BrokerError::Topology(no_exchange(&binding.exchange)));
+            let exchange = binding.exchange.clone();
+            return Err(BrokerError::Topology(vec![Difference::NoExchange {
+                exchange,
+            }]));
         }
         return Err(error.into());
     }
@@ -94,7 +99,7 @@ async fn bind(
     Ok(())
 }
 
-/// What differs between the queue and its plan, a text each; declares it if it may and must.
+/// What differs between the queue and its plan; declares it if it may and must.
 ///
 /// AMQP cannot ask for a queue's arguments, but a declaration that differs is refused with the
 /// first difference. So the plan is bent to what was found and tried again until it fits. Each
@@ -104,11 +109,12 @@ async fn compare(
     plan: &QueuePlan,
     topology: Topology,
     limit: Duration,
-) -> Result<Vec<String>, BrokerError> {
+) -> Result<Vec<Difference>, BrokerError> {
+    let queue = || plan.name.clone();
     if topology == Topology::Verify && !queue_exists(connection, &plan.name, limit).await? {
-        return Ok(vec![format!("queue {:?} does not exist", plan.name)]);
+        return Ok(vec![Difference::NoQueue { queue: queue() }]);
     }
-    let mut found: Vec<String> = Vec::new();
+    let mut found = Vec::new();
     let mut last = None;
     let mut table = plan.table();
     let options = QueueDeclareOptions {
@@ -128,22 +134,28 @@ async fn compare(
         if reply_code(&error) != Some(406) {
             return Err(error.into());
         }
-        let Some(difference) = Difference::parse(&error.to_string()) else {
-            found.push(format!("queue {:?}: {error}", plan.name));
+        let text = error.to_string();
+        let Some(refusal) = Refusal::parse(&text) else {
+            let queue = queue();
+            found.push(Difference::Refused { queue, text });
             return Ok(found);
         };
         // Where both sides have a value the broker leaves out the type, which it tells when the
         // argument is tried without a value. What is not known then cannot be bent.
-        if last.as_ref() != Some(&difference.argument) {
-            found.push(format!("queue {:?}: {difference}", plan.name));
-        } else if difference.value.is_none() {
+        if last.as_ref() != Some(&refusal.argument) {
+            found.push(Difference::Argument {
+                queue: queue(),
+                argument: refusal.argument.clone(),
+                values: refusal.values.clone(),
+            });
+        } else if refusal.value.is_none() {
             return Ok(found);
         }
-        let Some(bent) = difference.bend(&table) else {
+        let Some(bent) = refusal.bend(&table) else {
             return Ok(found);
         };
         table = bent;
-        last = Some(difference.argument);
+        last = Some(refusal.argument);
     }
 }
 
@@ -166,7 +178,7 @@ async fn missing_exchanges(
     connection: &Connection,
     bindings: &[Binding],
     limit: Duration,
-) -> Result<Vec<String>, BrokerError> {
+) -> Result<Vec<Difference>, BrokerError> {
     let exchanges: BTreeSet<&str> = bindings
         .iter()
         .map(|binding| binding.exchange.as_str())
@@ -174,7 +186,8 @@ async fn missing_exchanges(
     let mut missing = Vec::new();
     for exchange in exchanges {
         if !exchange_exists(connection, exchange, limit).await? {
-            missing.push(no_exchange(exchange));
+            let exchange = exchange.to_owned();
+            missing.push(Difference::NoExchange { exchange });
         }
     }
     Ok(missing)
@@ -215,10 +228,6 @@ async fn is_there<T>(
         Err(error) if reply_code(&error) == Some(404) => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-fn no_exchange(exchange: &str) -> String {
-    format!("exchange {exchange:?} does not exist")
 }
 
 /// A request under a deadline, with the broker's refusal apart.

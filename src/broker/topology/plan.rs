@@ -5,9 +5,8 @@ use std::collections::BTreeMap;
 use lapin::types::{AMQPValue, FieldTable};
 
 use crate::{
-    broker::headers::short,
-    config::{ConsumerSettings, QueueType},
-    ladder::{Ladder, Rung},
+    broker::{QueueSpec, QueueType, headers::short},
+    retry::{Ladder, Rung},
 };
 
 /// A queue as a lane wants it: durable, not exclusive, not auto-deleted, with these arguments.
@@ -86,22 +85,22 @@ impl QueuePlan {
 }
 
 /// Everything a lane needs at the broker: its queue, its rungs and its dead-letter queue.
-pub(in crate::broker) fn plan(consumer: &ConsumerSettings) -> Vec<QueuePlan> {
-    let dead = consumer.dead_letter_queue();
-    let queue_type = consumer.queue_type;
+pub(in crate::broker) fn plan(spec: &QueueSpec) -> Vec<QueuePlan> {
+    let dead = &spec.dead_letter_queue;
+    let queue_type = spec.queue_type;
     // The net under our own dead-lettering: what kills the process again and again still ends
     // in the dead-letter queue.
-    let mut work = QueuePlan::new(&consumer.queue, queue_type).dead_letters_to(&dead, queue_type);
+    let mut work = QueuePlan::new(&spec.queue, queue_type).dead_letters_to(dead, queue_type);
     if queue_type == QueueType::Quorum {
-        work = work.int("x-delivery-limit", i64::from(consumer.delivery_limit));
+        work = work.int("x-delivery-limit", i64::from(spec.delivery_limit));
     }
-    let ladder = Ladder::new(&consumer.queue, consumer.retry.cap);
+    let ladder = Ladder::new(&spec.queue, spec.retry_cap);
     let rungs = ladder
         .rungs()
-        .map(|rung| rung_plan(&rung, &consumer.queue, queue_type));
+        .map(|rung| rung_plan(&rung, &spec.queue, queue_type));
     // Dead letters are looked at and put back, which counts as redelivery on 3.10 and 4.0; at the
     // default limit of 20 (4.x) the broker would drop them. -1 misbehaves on 3.x.
-    let dead = QueuePlan::new(&dead, QueueType::Quorum).int("x-delivery-limit", 100_000);
+    let dead = QueuePlan::new(dead, QueueType::Quorum).int("x-delivery-limit", 100_000);
     [dead, work].into_iter().chain(rungs).collect()
 }
 
@@ -118,27 +117,33 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::broker::Topology;
 
     #[test]
     fn a_lane_gets_its_queue_a_net_below_and_a_ladder() {
-        let mut consumer = ConsumerSettings {
+        let mut spec = QueueSpec {
             queue: "q".to_owned(),
-            ..ConsumerSettings::default()
+            prefetch: 64,
+            topology: Topology::Declare,
+            queue_type: QueueType::Quorum,
+            bindings: Vec::new(),
+            dead_letter_queue: "q.dead".to_owned(),
+            delivery_limit: 100,
+            retry_cap: Duration::from_secs(4),
         };
-        consumer.retry.cap = Duration::from_secs(4);
-        let names: Vec<_> = plan(&consumer).into_iter().map(|plan| plan.name).collect();
+        let names: Vec<_> = plan(&spec).into_iter().map(|plan| plan.name).collect();
         assert_eq!(
             names,
             ["q.dead", "q", "q.retry.1s", "q.retry.2s", "q.retry.4s"]
         );
-        let work = &plan(&consumer)[1];
+        let work = &plan(&spec)[1];
         assert_eq!(
             work.arguments["x-dead-letter-routing-key"],
             Argument::Text("q.dead".into())
         );
         assert_eq!(work.arguments["x-delivery-limit"], Argument::Int(100));
-        consumer.queue_type = QueueType::Classic;
-        let classic = plan(&consumer);
+        spec.queue_type = QueueType::Classic;
+        let classic = plan(&spec);
         assert_eq!(
             classic[2].arguments["x-queue-type"],
             Argument::Text("classic".into())

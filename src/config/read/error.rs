@@ -4,10 +4,8 @@ use std::fmt::Display;
 
 use serde::de::{self, Expected, Unexpected};
 
-use crate::config::{
-    problem::{KeyPath, Step},
-    suggest::nearest,
-};
+use super::nearest::nearest;
+use crate::config::problem::{KeyPath, Step};
 
 /// The first thing that a value's type refuses.
 #[derive(Debug)]
@@ -15,8 +13,8 @@ pub(in crate::config) struct ReadError {
     /// The path of the key that is to blame.
     pub(in crate::config) path: KeyPath,
     pub(in crate::config) message: String,
-    /// For an unknown key: the keys that are valid in its place.
-    pub(in crate::config) unknown: Option<&'static [&'static str]>,
+    /// Whether the key is not known. The message is then still to be completed.
+    pub(in crate::config) is_unknown: bool,
     /// What the type would take, so that what lies around can be read.
     pub(in crate::config) instead: Option<&'static str>,
 }
@@ -26,15 +24,17 @@ impl ReadError {
         Self {
             path: KeyPath::default(),
             message,
-            unknown: None,
+            is_unknown: false,
             instead: None,
         }
     }
 
     /// What was written is none of these words.
-    pub(super) fn no_word(words: &'static [&'static str], hint: &str) -> Self {
+    pub(super) fn no_word(words: &'static [&'static str], meant: Option<&'static str>) -> Self {
+        let hint = meant.map(|word| format!("; did you mean \"{word}\"?"));
+        let hint = hint.unwrap_or_default();
         Self {
-            instead: words.first().copied(),
+            instead: meant.or(words.first().copied()),
             ..Self::new(format!("expected {}{hint}", one_of(words)))
         }
     }
@@ -77,16 +77,13 @@ impl de::Error for ReadError {
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Self {
-        let hint = nearest(variant, expected)
-            .map(|word| format!("; did you mean \"{word}\"?"))
-            .unwrap_or_default();
-        Self::no_word(expected, &hint)
+        Self::no_word(expected, nearest(variant, expected))
     }
 
     /// The message is completed by [`explain`](crate::config::suggest::explain).
-    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
+    fn unknown_field(_: &str, _: &'static [&'static str]) -> Self {
         Self {
-            unknown: Some(expected),
+            is_unknown: true,
             ..Self::new("unknown key".to_owned())
         }
     }

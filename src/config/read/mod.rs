@@ -6,10 +6,11 @@
 //! asked for. Its errors know the key's path and never hold a value.
 
 mod error;
+mod nearest;
 
 use std::{fmt, str::FromStr};
 
-use config::{Value, ValueKind};
+use config::{Map, Value, ValueKind};
 use serde::{
     Deserializer,
     de::{
@@ -19,11 +20,15 @@ use serde::{
     forward_to_deserialize_any,
 };
 
-pub(super) use self::error::ReadError;
 use self::error::in_plain_words;
+pub(super) use self::{
+    error::ReadError,
+    nearest::{nearest, nearest_within},
+};
 use super::{
     layers::{is_from_environment, value_from_text},
     problem::Step,
+    schema::KIND,
 };
 
 /// Gives out one merged value.
@@ -107,10 +112,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             ValueKind::U128(number) => visitor.visit_u128(*number),
             ValueKind::Float(number) => visitor.visit_f64(*number),
             ValueKind::String(text) => visitor.visit_str(text),
-            ValueKind::Table(table) => visitor.visit_map(Entries {
-                rest: table.iter(),
-                next: None,
-            }),
+            ValueKind::Table(table) => visitor.visit_map(Entries::of(table)),
             ValueKind::Array(items) => visitor.visit_seq(Items {
                 rest: items.iter().enumerate(),
             }),
@@ -171,7 +173,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     ) -> Result<V::Value, ReadError> {
         match &self.0.kind {
             ValueKind::String(word) => visitor.visit_enum(word.as_str().into_deserializer()),
-            _ => Err(ReadError::no_word(words, "")),
+            _ => Err(ReadError::no_word(words, None)),
         }
     }
 
@@ -185,10 +187,26 @@ pub(super) fn is_there(value: &Value) -> bool {
     value.kind != ValueKind::Nil
 }
 
-/// The entries of a table.
+/// The entries of a table: first its kind, which tells what the others mean.
 struct Entries<'a> {
+    kind: Option<(&'a String, &'a Value)>,
     rest: std::collections::hash_map::Iter<'a, String, Value>,
     next: Option<(&'a str, &'a Value)>,
+}
+
+impl<'a> Entries<'a> {
+    fn of(table: &'a Map<String, Value>) -> Self {
+        Self {
+            kind: table.get_key_value(KIND).filter(|(_, kind)| is_there(kind)),
+            rest: table.iter(),
+            next: None,
+        }
+    }
+
+    fn advance(&mut self) -> Option<(&'a String, &'a Value)> {
+        let is_left = |(key, value): &(&String, &Value)| *key != KIND && is_there(value);
+        self.kind.take().or_else(|| self.rest.find(is_left))
+    }
 }
 
 impl<'de> MapAccess<'de> for Entries<'_> {
@@ -198,7 +216,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, ReadError> {
-        let Some((key, value)) = self.rest.find(|(_, value)| is_there(value)) else {
+        let Some((key, value)) = self.advance() else {
             return Ok(None);
         };
         self.next = Some((key, value));
@@ -237,6 +255,3 @@ impl<'de> SeqAccess<'de> for Items<'_> {
             .map_err(|error| error.within(Step::Index(index)))
     }
 }
-
-#[cfg(test)]
-mod tests;

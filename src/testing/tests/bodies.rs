@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::kit::{Handling, Kit, Step};
 use crate::{
-    Ledger, Worker, broker::fake::Letter, config::Settings, handler::Json, testing::TestWorker,
+    Ledger, Worker, broker::fake::Letter, handler::Json, settings::Settings, testing::TestWorker,
 };
 
 const JSON: &str = "application/json";

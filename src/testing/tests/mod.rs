@@ -8,6 +8,7 @@ mod dead_letters;
 mod holds;
 mod in_flight;
 mod kit;
+mod lifecycle;
 mod outcomes;
 mod publishing;
 mod retries;

@@ -5,13 +5,13 @@ use std::pin::pin;
 use futures_util::FutureExt;
 
 use super::*;
-use crate::config::ConsumerSettings;
+use crate::consumer::ConsumerSettings;
 
 fn with_lanes(names: &[&str]) -> (WorkerHandle, Calls) {
     let lane = |name: &&str| ((*name).to_owned(), ConsumerSettings::default());
-    channel(&Settings {
+    channel(&WorkerSettings {
         consumers: names.iter().map(lane).collect(),
-        ..Settings::default()
+        ..WorkerSettings::default()
     })
 }
 

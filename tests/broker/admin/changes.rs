@@ -1,6 +1,6 @@
 //! Changes by the API, and who may ask for them.
 
-use lapwing::config::Settings;
+use lapwing::Settings;
 use lapwing::{Context, Failure, Worker};
 use reqwest::Method;
 use serde_json::{Value, json};

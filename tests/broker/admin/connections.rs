@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use lapwing::Settings;
 use lapwing::Worker;
-use lapwing::config::Settings;
 use reqwest::Method;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use lapwing::Settings;
 use lapwing::Worker;
-use lapwing::config::Settings;
 use reqwest::Method;
 use serde_json::Value;
 

@@ -9,7 +9,7 @@ mod probes;
 mod process;
 mod reads;
 
-use lapwing::config::Settings;
+use lapwing::Settings;
 use lapwing::{Context, Worker};
 
 use crate::support::{ADMIN, Admin, Gate, Notes, RunningWorker, VHost, lane};

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Condvar, Mutex};
 
-use lapwing::config::Settings;
+use lapwing::Settings;
 use lapwing::{Context, Worker};
 use serde_json::Value;
 

@@ -1,6 +1,6 @@
 //! Bodies: none, the largest there can be, and JSON of every bad sort.
 
-use lapwing::{Report, RunError, Worker, config::Settings, handler::Json};
+use lapwing::{Report, RunError, Settings, Worker, handler::Json};
 use serde::Deserialize;
 use tokio::task::JoinHandle;
 

@@ -114,6 +114,18 @@ async fn the_shown_settings_are_settings() {
 }
 
 #[tokio::test]
+async fn the_schema_for_editors_is_json_about_every_section() {
+    let printed = output(&mut lapwing(&["config", "schema"])).await;
+    assert_eq!(printed.code, Some(0), "{printed:?}");
+    let schema: serde_json::Value = serde_json::from_str(&printed.out).expect("it is JSON");
+    for section in ["broker", "drain", "admin", "consumers"] {
+        let section = &schema["properties"][section];
+        assert!(section["description"].is_string(), "{section}");
+    }
+    assert_eq!(schema["additionalProperties"], false);
+}
+
+#[tokio::test]
 async fn a_missing_file_is_a_problem_of_the_configuration() {
     let ended = output(&mut lapwing(&[
         "config",

@@ -1,6 +1,6 @@
 //! Which broker is reached, and when.
 
-use lapwing::{Client, Readiness, broker::BrokerError, config::Settings};
+use lapwing::{Client, Readiness, Settings, broker::BrokerError};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lapwing::handler::{Json, Shared};
-use lapwing::{LaneState, Report, Worker, WorkerHandle, config::Settings};
+use lapwing::{LaneState, Report, Settings, Worker, WorkerHandle};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
@@ -222,7 +222,7 @@ async fn acks_that_were_written_just_before_a_drain_are_not_lost() {
     let vhost = vhost().await;
     let busy = Busy::with(&vhost, QueueType::Quorum, N).await;
     busy.held.let_finish(shuffled(1, N));
-    let account = async || busy.handle.report("orders").await.map(|lane| lane.ledger);
+    let account = async || busy.handle.report("orders").map(|lane| lane.ledger);
     let all = |ledger: &Result<lapwing::Ledger, _>| ledger.as_ref().is_ok_and(|l| l.acked == 1_000);
     let written = wait_until("all acks are written", DEADLINE, account, all).await;
     assert!(written.is_ok());

@@ -167,7 +167,8 @@ async fn a_lane_that_is_paused_while_it_connects_takes_nothing_until_it_is_resum
     proxy.wait_for_accepted(2).await;
     // Nothing tells that the lane waits for its connection; it takes it one turn.
     for _ in 0..100 {
-        worker.report("q").await;
+        let asked = worker.handle.in_flight(Some("q"), 0, 0);
+        asked.await.expect("the lane answers");
     }
 
     worker.handle.pause("q").await.expect("the lane answers");

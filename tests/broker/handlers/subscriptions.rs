@@ -45,7 +45,8 @@ async fn resume_in_vain(worker: &RunningWorker, proxy: &Proxy) {
     worker.handle.resume("q").await.expect("the lane answers");
     // Nothing tells that it waits for the broker; it takes it one turn.
     for _ in 0..100 {
-        worker.report("q").await;
+        let asked = worker.handle.in_flight(Some("q"), 0, 0);
+        asked.await.expect("the lane answers");
     }
 }
 

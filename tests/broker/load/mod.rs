@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use lapwing::handler::{Context, Json, Shared};
-use lapwing::{Failure, Worker, config::Settings};
+use lapwing::{Failure, Settings, Worker};
 use tokio::sync::watch;
 
 use crate::support::vhost;

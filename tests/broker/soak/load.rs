@@ -102,13 +102,13 @@ impl Load {
         while !handle.readiness().draining {
             tokio::time::sleep(ms(50)).await;
             for lane in LANES {
-                let report = handle.report(lane).await;
+                let report = handle.report(lane);
                 let consumes = handle.readiness().lanes[lane].state == LaneState::Consuming;
                 let (Ok(report), true) = (report, consumes) else {
                     free.remove(lane);
                     continue;
                 };
-                let unsettled = report.in_flight + report.buffered;
+                let unsettled = report.in_flight;
                 let limit = self.with(lane, |lane| {
                     lane.unsettled = lane.unsettled.max(unsettled);
                     lane.limit()

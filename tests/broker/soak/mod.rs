@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fate::{Fate, Seen, handle};
-use lapwing::config::Settings;
+use lapwing::Settings;
 use lapwing::{LaneState, Ledger, Readiness, Report, RunError, Worker, WorkerHandle};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::runtime::{Builder, Runtime};
@@ -295,7 +295,7 @@ impl Round {
             while left(vhost, lane).await > 0 {
                 if began.elapsed() > PATIENCE {
                     let left = left(vhost, lane).await;
-                    let report = handle.report(lane).await;
+                    let report = handle.report(lane);
                     let held = handle.in_flight(Some(lane), 0, 20).await;
                     panic!(
                         "seed {}: {lane} has {left}\n{report:#?}\n{held:#?}\n{:?}",

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use lapwing::Settings;
 use lapwing::WorkerHandle;
 use lapwing::admin::Server;
-use lapwing::config::Settings;
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 

@@ -10,7 +10,7 @@
 //! | the same, quorum queue | old | old |
 //! | asking the queue's own process inside the broker | exact | exact |
 //!
-//! "Old" is up to 5 s with the broker's defaults and 0.5 s on the suite's nodes, whose script sets
+//! "Old" is up to 5 s with the broker's defaults and 2 s on the suite's nodes, whose script sets
 //! `collect_statistics_interval` and `quorum_tick_interval` for it.
 //!
 //! So the harness asks inside: it evaluates `probe.erl` in the node once (0.7 s) and from then on a

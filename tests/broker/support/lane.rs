@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use lapwing::Settings;
 use lapwing::Worker;
-use lapwing::config::Settings;
 use lapwing::handler::IntoHandler;
 use toml::{Table, Value};
 

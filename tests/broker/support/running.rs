@@ -73,7 +73,7 @@ impl RunningWorker {
 
     /// A lane's account now.
     pub async fn report(&self, lane: &str) -> LaneReport {
-        self.handle.report(lane).await.expect("the lane answers")
+        self.handle.report(lane).expect("there is such a lane")
     }
 
     /// Waits until a lane's account is as `accept` wants it.

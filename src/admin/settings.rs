@@ -1,0 +1,319 @@
+//! `[admin]`.
+
+use std::{fmt, net::SocketAddr, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use url::Url;
+
+use crate::{
+    config::{Findings, KeyPath, Problem, Secret, Source},
+    worker::WorkerSettings,
+};
+
+/// The HTTP server with probes, metrics, the API and the console; [admin.md](admin.md) says what it
+/// serves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminSettings {
+    /// Where the server listens: an IP address and a port, or `off`. With port 0 it takes any free
+    /// port, which the log names. Reading needs no token: whoever reaches the address sees ids,
+    /// errors and settings. Default: `127.0.0.1:9090`.
+    #[schemars(with = "String")]
+    pub listen: Listen,
+    /// A second address for probes and metrics alone, such as `0.0.0.0:9091`, for orchestrators and
+    /// scrapers on other hosts. Default: `off`.
+    #[schemars(with = "String")]
+    pub probes: Listen,
+    /// The bearer token that a change needs: 16 to 1024 visible ASCII characters. Without a token
+    /// nobody can change anything. Lapwing never shows the token. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", example = "...")]
+    pub token: Option<Secret>,
+    /// A file that holds the token. It replaces `token`; setting both is refused. The worker reads
+    /// the file at each change, so it uses a rotated token without a restart. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "/run/secrets/lapwing-token")]
+    pub token_file: Option<PathBuf>,
+    /// Origins that may send requests in addition to the server's own, such as
+    /// `https://lapwing.example.com`: for a proxy that changes the `Host` header. Default: `[]`.
+    pub origins: Vec<String>,
+    /// Where the console's links to traces lead: a URL in which `{trace_id}` stands for the trace.
+    /// Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "http://127.0.0.1:16686/trace/{trace_id}")]
+    pub trace_url: Option<String>,
+}
+
+impl Default for AdminSettings {
+    fn default() -> Self {
+        Self {
+            listen: Listen::At(SocketAddr::from(([127, 0, 0, 1], 9090))),
+            probes: Listen::Off,
+            token: None,
+            token_file: None,
+            origins: Vec::new(),
+            trace_url: None,
+        }
+    }
+}
+
+/// Bytes of a token. A shorter one could be guessed, a longer one does not fit a header.
+const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=1024;
+
+impl AdminSettings {
+    /// Whether a token is configured. Without one nothing can be changed.
+    #[must_use]
+    pub fn can_change(&self) -> bool {
+        self.token.is_some() || self.token_file.is_some()
+    }
+
+    pub(crate) fn check(&self, findings: &mut Findings) {
+        let section = KeyPath::of("admin");
+        // Port 0 is another one each time.
+        let is_fixed = |address: SocketAddr| address.port() != 0;
+        if self.listen == self.probes && self.listen.address().is_some_and(is_fixed) {
+            let message = "is the address of `listen`, which serves the probes too: leave it out";
+            findings.contradiction(section.key("probes"), [section.key("listen")], message);
+        }
+        if let Some(secret) = &self.token {
+            token_text(findings, &section.key("token"), secret.expose());
+        }
+        if let Some(file) = &self.token_file {
+            let path = section.key("token_file");
+            if self.token.is_some() {
+                let message = "is used in place of `token`, which is set too: set one of the two";
+                findings.contradiction(path.clone(), [section.key("token")], message);
+            }
+            if let Some(text) = findings.text_file(&path, file) {
+                token_text(findings, &path, text.trim_end_matches(['\r', '\n']));
+            }
+        }
+        for (index, origin) in self.origins.iter().enumerate() {
+            if !is_origin(origin) {
+                let message = "must be scheme, host and port, such as https://lapwing.example.com";
+                findings.add(section.key("origins").index(index), message);
+            }
+        }
+        if self
+            .trace_url
+            .as_deref()
+            .is_some_and(|url| !is_trace_url(url))
+        {
+            let message = "must be a whole URL with {trace_id} in it, such as \
+                           http://127.0.0.1:16686/trace/{trace_id}";
+            findings.add(section.key("trace_url"), message);
+        }
+    }
+
+    /// What is allowed but likely to hurt.
+    pub(crate) fn warning(&self) -> Option<Problem> {
+        let Listen::At(address) = self.listen else {
+            return None;
+        };
+        (!address.ip().is_loopback()).then(|| Problem {
+            path: "admin.listen".to_owned(),
+            source: Source::Code,
+            message: "is not a loopback address: whoever reaches it can read ids, errors and \
+                      settings without a token; `admin.probes` serves probes and metrics alone"
+                .to_owned(),
+        })
+    }
+}
+
+fn token_text(findings: &mut Findings, path: &KeyPath, token: &str) {
+    if !TOKEN_BYTES.contains(&token.len()) {
+        let (low, high) = (TOKEN_BYTES.start(), TOKEN_BYTES.end());
+        let message = format!("has {} bytes, must have {low} to {high}", token.len());
+        findings.add(path.clone(), message);
+    } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        findings.add(path.clone(), "must be visible ASCII without spaces");
+    }
+}
+
+fn is_origin(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| {
+        matches!(url.scheme(), "http" | "https") && url.origin().ascii_serialization() == text
+    })
+}
+
+/// The page that has it is public to whoever can read the API, so it must hold no password.
+fn is_trace_url(text: &str) -> bool {
+    let filled = text.replace("{trace_id}", "0");
+    filled != text
+        && Url::parse(&filled).is_ok_and(|url| {
+            matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.username().is_empty()
+                && url.password().is_none()
+        })
+}
+
+/// What the server needs to know; made of [`Settings`](crate::Settings).
+#[derive(Clone, Debug)]
+pub struct ServerSettings {
+    /// Its own section.
+    pub admin: AdminSettings,
+    /// The worker's settings.
+    pub worker: WorkerSettings,
+    /// All settings, as the API shows them: without secrets.
+    pub shown: serde_json::Value,
+}
+
+/// Where a server listens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// Nowhere.
+    Off,
+    /// At this address. Port 0 is any free port.
+    At(SocketAddr),
+}
+
+impl Listen {
+    /// The address, where there is one.
+    #[must_use]
+    pub fn address(self) -> Option<SocketAddr> {
+        match self {
+            Self::Off => None,
+            Self::At(address) => Some(address),
+        }
+    }
+}
+
+const OFF: &str = "off";
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str(OFF),
+            Self::At(address) => address.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Listen {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Listen {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(Written)
+    }
+}
+
+struct Written;
+
+impl de::Visitor<'_> for Written {
+    type Value = Listen;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an IP address with a port, such as \"127.0.0.1:9090\", or \"off\"")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Listen, E> {
+        if text == OFF {
+            return Ok(Listen::Off);
+        }
+        let address = text.parse().map(Listen::At);
+        address.map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{
+        from_toml,
+        samples::{Sample, file, sections},
+    };
+
+    sections!({ admin: AdminSettings }, |it, findings| it.admin.check(findings));
+
+    #[test]
+    fn addresses_and_urls_are_checked() {
+        let listen = "admin.listen: expected an IP address with a port, such as";
+        Sections::refused(&[
+            ("admin.listen = \"localhost:9090\"", listen),
+            ("admin.listen = \"127.0.0.1\"", listen),
+            ("admin.listen = \"\"", listen),
+            ("admin.listen = 9090", listen),
+            (
+                "admin.probes = \"127.0.0.1:9090\"",
+                "admin.probes: is the address of `listen`",
+            ),
+            (
+                "admin.origins = [\"https://a\", \"https://a/\"]",
+                "admin.origins[1]: must be scheme, host and port",
+            ),
+            ("admin.origins = [\"*\"]", "admin.origins[0]: must be"),
+            ("admin.origins = [\"null\"]", "admin.origins[0]: must be"),
+            (
+                "admin.trace_url = \"http://jaeger/trace/\"",
+                "admin.trace_url: must be a whole URL with {trace_id} in it",
+            ),
+            (
+                "admin.trace_url = \"http://u:p@jaeger/{trace_id}\"",
+                "admin.trace_url: must be",
+            ),
+            (
+                "admin.trace_url = \"javascript:{trace_id}\"",
+                "admin.trace_url: must be",
+            ),
+        ]);
+        Sections::allowed(&[
+            "admin.listen = \"off\"",
+            "admin.listen = \"[::]:0\"\nadmin.probes = \"[::]:0\"",
+            "admin.probes = \"0.0.0.0:9091\"",
+            "admin.origins = [\"https://a\", \"http://a.b:8080\", \"http://[::1]:1\"]",
+            "admin.trace_url = \"https://jaeger/trace/{trace_id}?x=1\"",
+        ]);
+    }
+
+    #[test]
+    fn a_token_must_be_long_and_fit_a_header() {
+        let long = "x".repeat(1025);
+        for (token, beginning) in [
+            ("", "has 0 bytes, must have 16 to 1024"),
+            ("fifteen-letters", "has 15 bytes"),
+            (&long, "has 1025 bytes"),
+            ("sixteen letters!", "must be visible ASCII without spaces"),
+            ("sixteen-lëtters", "must be visible ASCII"),
+        ] {
+            let text = format!("admin.token = \"{token}\"");
+            Sections::refused(&[(&text, &format!("admin.token: {beginning}"))]);
+            let file = file(&format!("{token}\n"));
+            let text = format!("admin.token_file = {:?}", file.path());
+            if !token.is_empty() {
+                Sections::refused(&[(&text, &format!("admin.token_file: {beginning}"))]);
+            }
+        }
+        let file = file("sixteen-letters!\n");
+        let from_file = format!("admin.token_file = {:?}", file.path());
+        Sections::allowed(&[&from_file, "admin.token = \"sixteen-letters!\""]);
+        Sections::refused(&[
+            (
+                &format!("{from_file}\nadmin.token = \"sixteen-letters!\""),
+                "admin.token_file: is used in place of `token`",
+            ),
+            (
+                "admin.token_file = \"/nowhere/at/all\"",
+                "admin.token_file: cannot read",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn an_address_that_others_reach_is_warned_of() {
+        let warning = |text: &str| {
+            let sections: Sections = from_toml(text).unwrap();
+            sections.admin.warning().map(|problem| problem.path)
+        };
+        assert_eq!(warning(""), None);
+        assert_eq!(warning("admin.listen = \"off\""), None);
+        assert_eq!(warning("admin.probes = \"0.0.0.0:9091\""), None);
+        let warned = warning("admin.listen = \"0.0.0.0:9090\"");
+        assert_eq!(warned.as_deref(), Some("admin.listen"));
+    }
+}

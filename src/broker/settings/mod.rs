@@ -1,0 +1,300 @@
+//! `[broker]`, `[publish]` and `[timeouts]`.
+
+mod queue;
+mod tls;
+mod urls;
+
+use std::{path::PathBuf, time::Duration};
+
+use humantime::format_duration;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use queue::{Binding, QueueSpec, QueueType, Topology};
+pub use tls::TlsSettings;
+pub use urls::BrokerUrls;
+
+use crate::config::{Findings, HOUR, KeyPath, SECOND, Span};
+
+/// Where RabbitMQ is and how to reach it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct BrokerSettings {
+    /// One URL, or a list of URLs that the worker tries in turn: `amqp://` or `amqps://`, user,
+    /// password, host, port and virtual host. Percent-encode the parts: the virtual host `/` is
+    /// `%2f`. Default: `amqp://guest:guest@127.0.0.1:5672/%2f`.
+    #[schemars(extend("default" = urls::LOCAL))]
+    pub url: BrokerUrls,
+    /// A file that holds the URL, or several URLs with white space between them. It replaces `url`;
+    /// setting both is refused. The worker reads the file at each connect, so it uses a rotated
+    /// secret without a restart. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "/run/secrets/rabbitmq-url")]
+    pub url_file: Option<PathBuf>,
+    /// A file that holds the password, which replaces the password in each URL. The worker reads the
+    /// file at each connect. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "/run/secrets/rabbitmq-password")]
+    pub password_file: Option<PathBuf>,
+    /// The worker's name in the broker's list of connections, in logs and in dead letters. The
+    /// worker adds host and process id. Default: `lapwing`.
+    pub name: String,
+    /// How often worker and broker show each other that they are alive, in whole seconds; the lower
+    /// value of both sides counts. A peer that is silent for two heartbeats is treated as dead. Too
+    /// low: a busy broker is treated as dead. Too high: a dead broker is noticed late. Default:
+    /// `10s`.
+    #[serde(with = "Span::<SECOND, HEARTBEAT_MAX>")]
+    pub heartbeat: Duration,
+    /// Whether to exit when the broker cannot be used at the start, instead of waiting for it: exit
+    /// code 69 when the broker cannot be reached, 78 when it refuses the worker (password, virtual
+    /// host, permission). Default: `false`.
+    pub fail_fast: bool,
+    /// The waits between attempts to connect or to subscribe.
+    pub reconnect: ReconnectSettings,
+    /// Certificates for `amqps://` URLs.
+    pub tls: TlsSettings,
+}
+
+const HEARTBEAT_MAX: u64 = u16::MAX as u64 * SECOND;
+
+impl Default for BrokerSettings {
+    fn default() -> Self {
+        Self {
+            url: BrokerUrls::parse(urls::LOCAL),
+            url_file: None,
+            password_file: None,
+            name: "lapwing".to_owned(),
+            heartbeat: Duration::from_secs(10),
+            fail_fast: false,
+            reconnect: ReconnectSettings::default(),
+            tls: TlsSettings::default(),
+        }
+    }
+}
+
+impl BrokerSettings {
+    /// This process, for the broker's lists, headers and logs: name, host and process id.
+    pub(crate) fn worker_name(&self) -> String {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = match host.trim() {
+            "" => "localhost",
+            host => host,
+        };
+        format!("{}@{host}:{}", self.name, std::process::id())
+    }
+
+    pub(crate) fn check(&self, findings: &mut Findings, publish: &PublishSettings) {
+        let section = KeyPath::of("broker");
+        findings.name(section.key("name"), &self.name);
+        if self.heartbeat.subsec_nanos() > 0 {
+            findings.add(section.key("heartbeat"), "must be whole seconds");
+        }
+        let ReconnectSettings { base, cap } = self.reconnect;
+        if cap < base {
+            let at = section.key("reconnect");
+            let [cap, base] = [cap, base].map(format_duration);
+            let message = format!("is {cap}, must not be below `base` ({base})");
+            findings.contradiction(at.key("cap"), [at.key("base")], message);
+        }
+        let urls = urls::check(findings, self);
+        urls::channel_max(findings, &urls, publish.channels);
+        self.tls.check(findings, &urls);
+    }
+}
+
+/// The waits between attempts to connect or to subscribe. Each wait is random, between `base` and
+/// three times the wait before it. The worker never gives up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReconnectSettings {
+    /// The shortest wait. Too low: many workers at once overload a struggling broker. Too high: a
+    /// short fault costs the worker this time. Default: `500ms`.
+    #[serde(with = "Span::<1, HOUR>")]
+    pub base: Duration,
+    /// The longest wait; at least `base`. Too low: as for `base`. Too high: the worker comes back
+    /// late after a long outage. Default: `30s`.
+    #[serde(with = "Span::<1, HOUR>")]
+    pub cap: Duration,
+}
+
+impl Default for ReconnectSettings {
+    fn default() -> Self {
+        Self {
+            base: Duration::from_millis(500),
+            cap: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How retries and dead letters reach the broker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PublishSettings {
+    /// The number of channels that publish. Each has at most one message without a confirm. Too low:
+    /// failed messages wait for each other. Too high: the broker keeps channels that nobody uses.
+    /// Default: `16`.
+    #[schemars(range(min = 1, max = 1000))]
+    pub channels: usize,
+    /// How long the worker publishes a retry or dead letter again and again until the broker
+    /// confirms it. After this time the worker pauses the consumer. Too low: a short fault of the
+    /// broker pauses consumers. Too high: messages that cannot be settled fill the prefetch for this
+    /// time. Default: `30s`.
+    #[serde(with = "Span::<1, HOUR>")]
+    pub budget: Duration,
+    /// How long a consumer that cannot publish stays paused. Then the worker returns the unpublished
+    /// messages to their queue and consumes again. Too low: messages that fail go round fast. Too
+    /// high: the consumer comes back late. Default: `5s`.
+    #[serde(with = "Span::<1, HOUR>")]
+    pub hold: Duration,
+}
+
+impl Default for PublishSettings {
+    fn default() -> Self {
+        Self {
+            channels: 16,
+            budget: Duration::from_secs(30),
+            hold: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The deadline of every wait that could hang, apart from handlers: each consumer has a `timeout`
+/// for them. Too low: a slow peer is treated as dead. Too high: a dead peer is noticed late.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct TimeoutSettings {
+    /// Resolving a host name, and opening a TCP connection to each of its addresses. Default: `5s`.
+    #[serde(with = "Span::<1, HOUR>")]
+    pub connect: Duration,
+    /// From an open TCP connection to an open AMQP connection, TLS included. Default: `10s`.
+    #[serde(with = "Span::<1, HOUR>")]
+    pub handshake: Duration,
+    /// Each request on a channel: open, declare, bind, qos, consume, cancel. Default: `10s`.
+    #[serde(with = "Span::<1, HOUR>")]
+    pub declare: Duration,
+    /// Taking a publishing channel from the pool, opening one included. Default: `5s`.
+    #[serde(with = "Span::<1, HOUR>")]
+    pub checkout: Duration,
+    /// Writing one message to the socket. The time does not count while the broker blocks the
+    /// connection. Default: `5s`.
+    #[serde(with = "Span::<1, HOUR>")]
+    pub publish: Duration,
+    /// The broker's confirm of one message. The time does not count while the broker blocks the
+    /// connection. A confirm that comes later makes a duplicate, not a loss. Default: `10s`.
+    #[serde(with = "Span::<1, HOUR>")]
+    pub confirm: Duration,
+    /// Writing acks to the socket. After this time the worker replaces the channel. Default: `5s`.
+    #[serde(with = "Span::<1, HOUR>")]
+    pub ack: Duration,
+    /// A call to the state actor or to a consumer: room in its mailbox, and the answer. Default:
+    /// `1s`.
+    #[serde(with = "Span::<1, HOUR>")]
+    pub call: Duration,
+    /// Closing a channel or a connection. Default: `2s`.
+    #[serde(with = "Span::<1, HOUR>")]
+    pub close: Duration,
+    /// Writing the last logs and telemetry at exit. Default: `2s`.
+    #[serde(with = "Span::<1, HOUR>")]
+    pub telemetry_flush: Duration,
+}
+
+impl Default for TimeoutSettings {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(5),
+            handshake: Duration::from_secs(10),
+            declare: Duration::from_secs(10),
+            checkout: Duration::from_secs(5),
+            publish: Duration::from_secs(5),
+            confirm: Duration::from_secs(10),
+            ack: Duration::from_secs(5),
+            call: Duration::from_secs(1),
+            close: Duration::from_secs(2),
+            telemetry_flush: Duration::from_secs(2),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::samples::{Sample, sections};
+
+    sections!({
+        broker: BrokerSettings, publish: PublishSettings, timeouts: TimeoutSettings
+    }, |it, findings| it.broker.check(findings, &it.publish));
+
+    #[test]
+    fn broker_and_publish_settings_keep_their_ranges() {
+        Sections::refused(&[
+            ("broker.name = \"\"", "broker.name: must not be empty"),
+            (
+                "broker.name = \"a\\nb\"",
+                "broker.name: must not hold control",
+            ),
+            (
+                "broker.heartbeat = \"0s\"",
+                "broker.heartbeat: is 0s, must be 1s to",
+            ),
+            (
+                "broker.heartbeat = \"65536s\"",
+                "broker.heartbeat: is 18h 12m 16s, must be",
+            ),
+            (
+                "broker.heartbeat = \"1500ms\"",
+                "broker.heartbeat: must be whole seconds",
+            ),
+            (
+                "broker.reconnect.base = \"0s\"",
+                "broker.reconnect.base: is 0s, must be 1ms",
+            ),
+            (
+                "broker.reconnect.base = \"31s\"",
+                "broker.reconnect.cap: is 30s, must not be below",
+            ),
+            (
+                "broker.reconnect.cap = \"61m\"",
+                "broker.reconnect.cap: is 1h 1m, must be",
+            ),
+            (
+                "publish.channels = 0",
+                "publish.channels: is 0, must be 1 to 1000",
+            ),
+            (
+                "publish.channels = 1001",
+                "publish.channels: is 1001, must be",
+            ),
+            (
+                "publish.budget = \"0s\"",
+                "publish.budget: is 0s, must be 1ms",
+            ),
+            ("publish.hold = \"0s\"", "publish.hold: is 0s, must be 1ms"),
+        ]);
+        let long = format!("broker.name = \"{}\"", "x".repeat(256));
+        Sections::refused(&[(&long, "broker.name: has 256 bytes")]);
+        Sections::allowed(&[
+            "broker.heartbeat = \"1s\"",
+            "broker.heartbeat = \"65535s\"",
+            "publish.channels = 1000",
+        ]);
+    }
+
+    #[test]
+    fn timeouts_keep_their_range() {
+        for key in [
+            "connect",
+            "handshake",
+            "declare",
+            "checkout",
+            "publish",
+            "confirm",
+            "ack",
+            "call",
+            "close",
+            "telemetry_flush",
+        ] {
+            let beginning = format!("timeouts.{key}: is 0s, must be 1ms to 1h");
+            Sections::refused(&[(&format!("timeouts.{key} = \"0s\""), &beginning)]);
+        }
+    }
+}

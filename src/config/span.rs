@@ -1,0 +1,58 @@
+//! Durations with their unit.
+
+use std::{borrow::Cow, time::Duration};
+
+use humantime::format_duration;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserializer, Serializer};
+
+pub(crate) const SECOND: u64 = 1000;
+pub(crate) const MINUTE: u64 = 60 * SECOND;
+pub(crate) const HOUR: u64 = 60 * MINUTE;
+pub(crate) const DAY: u64 = 24 * HOUR;
+
+/// The units that `humantime` reads.
+const PATTERN: &str = "^([0-9]+ *(nanos|nsec|ns|usec|us|millis|msec|ms|seconds|second|secs|sec|s|\
+                       minutes|minute|mins|min|m|hours|hour|hrs|hr|h|days|day|d|weeks|week|w|\
+                       months|month|M|years|year|y) *)+$";
+
+/// A duration from `LOW` to `HIGH` milliseconds, for `#[serde(with = "Span::<LOW, HIGH>")]`.
+/// Settings write it as text with a unit, such as `"30s"`.
+pub(crate) struct Span<const LOW: u64, const HIGH: u64>;
+
+impl<const LOW: u64, const HIGH: u64> Span<LOW, HIGH> {
+    pub(crate) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        humantime_serde::serialize(duration, serializer)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
+        humantime_serde::deserialize(deserializer)
+    }
+}
+
+/// The keyword that holds the bounds of a duration in the schema.
+pub(super) const BOUNDS: &str = "x-bounds";
+
+impl<const LOW: u64, const HIGH: u64> JsonSchema for Span<LOW, HIGH> {
+    fn schema_name() -> Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        let bounds = [LOW, HIGH].map(|bound| match bound {
+            // Not as months and years, which are no whole days.
+            days if days > DAY && days.is_multiple_of(DAY) => format!("{}days", days / DAY),
+            other => format_duration(Duration::from_millis(other)).to_string(),
+        });
+        json_schema!({ "type": "string", "pattern": PATTERN, BOUNDS: bounds })
+    }
+}

@@ -1,0 +1,31 @@
+//! What a consumer is: its queue, limits, retry policy and handler.
+
+mod queues;
+mod settings;
+
+use std::collections::BTreeMap;
+
+pub(crate) use settings::NAME_PATTERN;
+pub use settings::{AckSettings, ConsumerSettings};
+
+use crate::config::{ConfigError, Findings, Problem, Source};
+
+/// Checks all consumers, and that their queues go together.
+pub(crate) fn check(findings: &mut Findings, consumers: &BTreeMap<String, ConsumerSettings>) {
+    for (name, consumer) in consumers {
+        consumer.check(findings, name);
+    }
+    queues::check(findings, consumers);
+}
+
+/// Checks that there is something to consume.
+pub(crate) fn require(consumers: &BTreeMap<String, ConsumerSettings>) -> Result<(), ConfigError> {
+    if !consumers.is_empty() {
+        return Ok(());
+    }
+    Err(ConfigError::from(Problem {
+        path: "consumers".to_owned(),
+        source: Source::Default,
+        message: "at least one is required, such as [consumers.orders] with its queue".to_owned(),
+    }))
+}

@@ -1,0 +1,287 @@
+//! The queues of all consumers together.
+
+use std::collections::BTreeMap;
+
+use super::{ConsumerSettings, settings::section};
+use crate::{
+    config::{Findings, KeyPath, NAME_BYTES},
+    retry::{CAP_MAX, Ladder},
+};
+
+type Consumers = BTreeMap<String, ConsumerSettings>;
+
+pub(super) fn check(findings: &mut Findings, consumers: &Consumers) {
+    let rungs = rungs(consumers);
+    for (name, consumer) in consumers {
+        names(findings, &section(name), consumer);
+        if consumer.queue.is_empty() {
+            continue;
+        }
+        collisions(findings, name, consumers, &rungs);
+        if let Some((first, sibling)) = consumers
+            .iter()
+            .take_while(|(other, _)| *other < name)
+            .find(|(_, other)| other.queue == consumer.queue)
+        {
+            same_queue(findings, (name, consumer), (first, sibling));
+        }
+    }
+}
+
+/// Each rung's queue, and the consumer that it is for.
+fn rungs(consumers: &Consumers) -> BTreeMap<String, &str> {
+    let mut rungs = BTreeMap::new();
+    for (name, consumer) in consumers {
+        for rung in ladder(consumer).rungs() {
+            rungs.insert(rung.queue, name.as_str());
+        }
+    }
+    rungs
+}
+
+fn ladder(consumer: &ConsumerSettings) -> Ladder {
+    // A longer cap is reported as such.
+    Ladder::new(&consumer.queue, consumer.retry.cap.min(CAP_MAX))
+}
+
+fn names(findings: &mut Findings, section: &KeyPath, consumer: &ConsumerSettings) {
+    let at_queue = section.key("queue");
+    let at_dead = section.key("dead_letter_queue");
+    let queue = &consumer.queue;
+    if queue.is_empty() {
+        findings.add(
+            at_queue.clone(),
+            "is required: the name of the queue to consume",
+        );
+    } else {
+        findings.name(at_queue.clone(), queue);
+    }
+    reserved(findings, at_queue.clone(), queue);
+    if let Some(dead) = &consumer.dead_letter_queue {
+        findings.name(at_dead.clone(), dead);
+        reserved(findings, at_dead.clone(), dead);
+    }
+    if queue.len() > NAME_BYTES {
+        return;
+    }
+    let dead = consumer.dead_letter_queue();
+    let longest = ladder(consumer).rungs().last().map(|rung| rung.queue);
+    let derived = [
+        (
+            "dead-letter queue",
+            consumer.dead_letter_queue.is_none().then_some(dead),
+        ),
+        ("longest retry queue", longest),
+    ];
+    for (what, name) in derived {
+        let Some(name) = name.filter(|name| name.len() > NAME_BYTES) else {
+            continue;
+        };
+        let (suffix, length) = (&name[queue.len()..], name.len());
+        let message = format!(
+            "is too long for its {what}, which has `{suffix}` at the end and so {length} bytes: \
+             at most {NAME_BYTES}"
+        );
+        findings.contradiction(at_queue.clone(), [section.key("retry").key("cap")], message);
+    }
+}
+
+fn reserved(findings: &mut Findings, path: KeyPath, queue: &str) {
+    if queue.starts_with("amq.") {
+        findings.add(
+            path,
+            "must not begin with `amq.`: the broker keeps such names for itself",
+        );
+    }
+}
+
+/// A queue that has two purposes would send messages round and round, or lose track of them.
+fn collisions(
+    findings: &mut Findings,
+    name: &str,
+    consumers: &Consumers,
+    rungs: &BTreeMap<String, &str>,
+) {
+    let consumer = &consumers[name];
+    let at_queue = section(name).key("queue");
+    let at_dead = section(name).key("dead_letter_queue");
+    let dead = consumer.dead_letter_queue();
+    if let Some(other) = rungs.get(&consumer.queue) {
+        let message = format!("is a retry queue of consumers.{other}");
+        findings.contradiction(at_queue.clone(), [section(other).key("queue")], message);
+    }
+    if let Some(other) = rungs.get(&dead) {
+        let message = format!("is a retry queue of consumers.{other}");
+        let others = [at_queue.clone(), section(other).key("queue")];
+        findings.contradiction(at_dead.clone(), others, message);
+    }
+    if dead == consumer.queue {
+        let message = "must not be the queue itself: dead letters would come round for ever";
+        findings.contradiction(at_dead, [at_queue], message);
+    } else if let Some((other, _)) = consumers.iter().find(|(_, other)| other.queue == dead) {
+        let message = format!("is the queue of consumers.{other}, which would run dead letters");
+        let others = [at_queue, section(other).key("queue")];
+        findings.contradiction(at_dead, others, message);
+    }
+}
+
+/// Consumers of one queue share its rungs, its dead-letter queue and its messages' attempts.
+fn same_queue(
+    findings: &mut Findings,
+    (name, consumer): (&str, &ConsumerSettings),
+    (first, sibling): (&str, &ConsumerSettings),
+) {
+    let differs = [
+        ("topology", consumer.topology != sibling.topology),
+        ("queue_type", consumer.queue_type != sibling.queue_type),
+        ("bindings", consumer.bindings != sibling.bindings),
+        (
+            "dead_letter_queue",
+            consumer.dead_letter_queue() != sibling.dead_letter_queue(),
+        ),
+        (
+            "delivery_limit",
+            consumer.delivery_limit != sibling.delivery_limit,
+        ),
+        ("retry", consumer.retry != sibling.retry),
+    ];
+    for (key, _) in differs.into_iter().filter(|(_, differs)| *differs) {
+        let message = format!(
+            "differs from that of consumers.{first}, which consumes the same queue: both must \
+             have the same"
+        );
+        let others = [
+            section(first).key(key),
+            section(name).key("queue"),
+            section(first).key("queue"),
+        ];
+        findings.contradiction(section(name).key(key), others, message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::samples::{Sample, sections};
+
+    sections!({ consumers: BTreeMap<String, ConsumerSettings> }, |it, findings| {
+        crate::consumer::check(findings, &it.consumers);
+    });
+
+    /// A consumer with these further lines.
+    fn orders(lines: &str) -> String {
+        format!("[consumers.orders]\nqueue = \"orders\"\n{lines}")
+    }
+
+    #[test]
+    fn queue_names_fit_the_broker() {
+        let named = |queue: &str| format!("[consumers.orders]\nqueue = \"{queue}\"");
+        let bytes = |count| named(&"q".repeat(count));
+        Sections::refused(&[
+            ("[consumers.orders]", "consumers.orders.queue: is required"),
+            (
+                &named("amq.orders"),
+                "consumers.orders.queue: must not begin with `amq.`",
+            ),
+            (
+                &named("a\\nb"),
+                "consumers.orders.queue: must not hold control characters",
+            ),
+            (
+                &bytes(256),
+                "consumers.orders.queue: has 256 bytes, must have at most 255",
+            ),
+            // `.retry.1024s` are 12 bytes.
+            (
+                &bytes(244),
+                "consumers.orders.queue: is too long for its longest retry queue, which has `.retry.1024s`",
+            ),
+            (
+                &orders("dead_letter_queue = \"\""),
+                "consumers.orders.dead_letter_queue: must not be empty",
+            ),
+            (
+                &orders("dead_letter_queue = \"amq.dead\""),
+                "consumers.orders.dead_letter_queue: must not begin with `amq.`",
+            ),
+            (
+                &orders(&format!("dead_letter_queue = \"{}\"", "q".repeat(256))),
+                "consumers.orders.dead_letter_queue: has 256 bytes",
+            ),
+        ]);
+        // `.dead` are 5 bytes, `.retry.1s` 9.
+        let both = format!("{}\nretry.cap = \"1s\"", bytes(251));
+        let found = Sections::problems(&both);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(
+            found[0].contains("dead-letter queue, which has `.dead`"),
+            "{found:?}"
+        );
+        Sections::allowed(&[&bytes(243), &format!("{}\nretry.cap = \"1s\"", bytes(246))]);
+    }
+
+    #[test]
+    fn a_queue_has_one_purpose() {
+        let two = |a: &str, b: &str| format!("[consumers.a]\n{a}\n[consumers.b]\n{b}");
+        Sections::refused(&[
+            (
+                &orders("dead_letter_queue = \"orders\""),
+                "consumers.orders.dead_letter_queue: must not be the queue itself",
+            ),
+            (
+                &orders("dead_letter_queue = \"orders.retry.4s\""),
+                "consumers.orders.dead_letter_queue: is a retry queue of consumers.orders",
+            ),
+            (
+                &two("queue = \"x\"", "queue = \"x.dead\""),
+                "consumers.a.dead_letter_queue: is the queue of consumers.b",
+            ),
+            (
+                &two("queue = \"x\"", "queue = \"x.retry.1024s\""),
+                "consumers.b.queue: is a retry queue of consumers.a",
+            ),
+            (
+                &two(
+                    "queue = \"x\"",
+                    "queue = \"y\"\ndead_letter_queue = \"x.retry.1s\"",
+                ),
+                "consumers.b.dead_letter_queue: is a retry queue of consumers.a",
+            ),
+        ]);
+        Sections::allowed(&[
+            &two("queue = \"x\"", "queue = \"x.retry.2048s\""),
+            &two(
+                "queue = \"x\"\ndead_letter_queue = \"dead\"",
+                "queue = \"y\"\ndead_letter_queue = \"dead\"",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn consumers_of_one_queue_agree_about_it() {
+        let two =
+            |b: &str| format!("[consumers.a]\nqueue = \"x\"\n[consumers.b]\nqueue = \"x\"\n{b}");
+        for (key, line) in [
+            ("topology", "topology = \"verify\""),
+            ("queue_type", "queue_type = \"classic\""),
+            ("bindings", "bindings = [{ exchange = \"a\" }]"),
+            ("dead_letter_queue", "dead_letter_queue = \"y\""),
+            ("delivery_limit", "delivery_limit = 5"),
+            ("retry", "retry.max_attempts = 5"),
+        ] {
+            let beginning = format!("consumers.b.{key}: differs from that of consumers.a");
+            Sections::refused(&[(&two(line), &beginning)]);
+        }
+        assert_eq!(
+            Sections::problems("[consumers.a]\n[consumers.b]\nretry.max_attempts = 5"),
+            [
+                "consumers.a.queue: is required: the name of the queue to consume",
+                "consumers.b.queue: is required: the name of the queue to consume",
+            ]
+        );
+        Sections::allowed(&[
+            &two("prefetch = 100\nhandler.kind = \"log\""),
+            &two("dead_letter_queue = \"x.dead\""),
+        ]);
+    }
+}

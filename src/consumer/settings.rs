@@ -1,0 +1,320 @@
+//! `[consumers.NAME]`.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    broker::{Binding, QueueSpec, QueueType, Topology},
+    config::{Findings, HOUR, KeyPath, Problem, SECOND, Source, Span},
+    decode::Decode,
+    handler::HandlerSettings,
+    retry::RetrySettings,
+};
+
+/// A consumer: a queue, its limits, its retry policy and its handler. Choose a name of lower-case
+/// letters, digits and single underscores between them, which begins with a letter, so that each key
+/// has its environment variable. Two consumers may share a queue when their `topology`, `queue_type`,
+/// `bindings`, `dead_letter_queue`, `delivery_limit` and `retry` are the same. No queue may be the
+/// dead-letter queue or a retry queue of another one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["queue"]))]
+pub struct ConsumerSettings {
+    /// The queue to consume. Its name has at most 255 bytes together with the suffixes of its retry
+    /// queues (`.retry.1024s`) and of its dead-letter queue (`.dead`), and does not begin with
+    /// `amq.`. Required.
+    #[schemars(example = &"orders")]
+    pub queue: String,
+    /// What the worker does about the queue, its retry queues and its dead-letter queue at the start
+    /// and after each reconnect. Default: `declare`.
+    pub topology: Topology,
+    /// The type of the queue and of its retry queues. The dead-letter queue is always a quorum
+    /// queue. Default: `quorum`.
+    pub queue_type: QueueType,
+    /// Bindings of the queue to exchanges that exist. Without a binding, the default exchange reaches
+    /// the queue by its name. With `topology = "verify"` the worker does not declare them and cannot
+    /// see them either, since AMQP 0-9-1 has no way to: it only checks that each exchange exists.
+    /// Default: `[]`.
+    #[schemars(example = [Binding { exchange: "shop".to_owned(), routing_key: "order.*".to_owned() }])]
+    pub bindings: Vec<Binding>,
+    /// The queue for messages that cannot succeed. Without it: the queue's name with `.dead`.
+    /// Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"orders.dead")]
+    pub dead_letter_queue: Option<String>,
+    /// The safety net for messages that crash the worker: after this many redeliveries of a message
+    /// in a quorum queue, RabbitMQ dead-letters it by itself, without Lapwing's error headers. Too
+    /// low: messages that several shutdowns returned end up there. Too high: a message crashes the
+    /// worker this many times. Default: `100`.
+    #[schemars(range(min = 1))]
+    pub delivery_limit: u32,
+    /// The number of unsettled messages that the broker may hand to this consumer. Too low: handlers
+    /// wait for the broker. Too high: the worker needs more memory, and holds messages that other
+    /// replicas could run. Default: `64`.
+    #[schemars(range(min = 1))]
+    pub prefetch: u16,
+    /// The number of handlers that run at once; at most `prefetch`. Too low: the queue grows. Too
+    /// high: the services that handlers call are overloaded. Default: `32`.
+    #[schemars(range(min = 1))]
+    pub concurrency: u16,
+    /// How long one attempt of a handler may take. Too low: slow work times out, and its retries time
+    /// out too. Too high: a hung handler keeps its slot for this time. Keep it well below the
+    /// broker's consumer timeout, 30 minutes by default; `lapwing config check` warns from there on.
+    /// Default: `30s`.
+    #[serde(with = "Span::<1, { 12 * HOUR }>")]
+    pub timeout: Duration,
+    /// How long a handler may take to stop after the worker cancelled it; then the worker drops it.
+    /// Too low: the handler cannot clean up. Too high: drains and timeouts take longer. Default:
+    /// `1s`.
+    #[serde(with = "Span::<0, HOUR>")]
+    pub cancel_grace: Duration,
+    /// How the worker reads bodies. It never unpacks a body: a compressed body reaches the handler as
+    /// it is, and is no JSON to a Rust handler that takes `Json`. Default: `auto`.
+    pub decode: Decode,
+    /// What runs for each message.
+    pub handler: HandlerSettings,
+    /// Handlers by message type (the `type` property): a table for each type, with the keys of
+    /// `handler`. Messages of other types go to `handler` or, if its kind is `none`, to the
+    /// dead-letter queue. Default: none.
+    pub types: BTreeMap<String, HandlerSettings>,
+    /// How acks are sent.
+    pub ack: AckSettings,
+    /// What happens after a failure.
+    pub retry: RetrySettings,
+}
+
+impl Default for ConsumerSettings {
+    fn default() -> Self {
+        Self {
+            queue: String::new(),
+            topology: Topology::Declare,
+            queue_type: QueueType::Quorum,
+            bindings: Vec::new(),
+            dead_letter_queue: None,
+            delivery_limit: 100,
+            prefetch: 64,
+            concurrency: 32,
+            timeout: Duration::from_secs(30),
+            cancel_grace: Duration::from_secs(1),
+            decode: Decode::Auto,
+            handler: HandlerSettings::default(),
+            types: BTreeMap::new(),
+            ack: AckSettings::default(),
+            retry: RetrySettings::default(),
+        }
+    }
+}
+
+/// From here on an attempt outlives RabbitMQ's default `consumer_timeout`.
+const BROKER_CONSUMER_TIMEOUT: Duration = Duration::from_mins(30);
+
+impl ConsumerSettings {
+    /// The dead-letter queue's name.
+    #[must_use]
+    pub fn dead_letter_queue(&self) -> String {
+        self.dead_letter_queue
+            .clone()
+            .unwrap_or_else(|| format!("{}.dead", self.queue))
+    }
+
+    /// The queues of this consumer, as the broker has to know them.
+    #[must_use]
+    pub fn queue_spec(&self) -> QueueSpec {
+        QueueSpec {
+            queue: self.queue.clone(),
+            prefetch: self.prefetch,
+            topology: self.topology,
+            queue_type: self.queue_type,
+            bindings: self.bindings.clone(),
+            dead_letter_queue: self.dead_letter_queue(),
+            delivery_limit: self.delivery_limit,
+            retry_cap: self.retry.cap,
+        }
+    }
+
+    pub(super) fn check(&self, findings: &mut Findings, name: &str) {
+        let section = section(name);
+        if !is_name(name) {
+            let message = "a consumer's name is lower-case letters, digits and single underscores \
+                           between them, and begins with a letter, so that each of its settings has \
+                           an environment variable";
+            findings.add(section.clone(), message);
+        }
+        let (prefetch, concurrency) = (self.prefetch, self.concurrency);
+        if concurrency > prefetch {
+            let message = format!("is {concurrency}, must not be above `prefetch` ({prefetch})");
+            let others = [section.key("prefetch")];
+            findings.contradiction(section.key("concurrency"), others, message);
+        }
+        for (index, binding) in self.bindings.iter().enumerate() {
+            binding.check(findings, &section.key("bindings").index(index));
+        }
+        self.retry.check(findings, &section.key("retry"));
+        self.handler.check(findings, &section.key("handler"));
+        for (message_type, by_type) in &self.types {
+            let path = section.key("types").key(message_type);
+            findings.name(path.clone(), message_type);
+            by_type.check_for_type(findings, &path);
+        }
+    }
+
+    /// What is allowed but likely to hurt.
+    pub(crate) fn warning(&self, name: &str) -> Option<Problem> {
+        (self.timeout >= BROKER_CONSUMER_TIMEOUT).then(|| Problem {
+            path: section(name).key("timeout").to_string(),
+            source: Source::Code,
+            message: "is not below the broker's default consumer timeout (30min): raise that too, \
+                      or long runs lose their channel and are delivered again"
+                .to_owned(),
+        })
+    }
+}
+
+pub(super) fn section(name: &str) -> KeyPath {
+    KeyPath::of("consumers").key(name)
+}
+
+/// What [`is_name`] takes, for the schema.
+pub(crate) const NAME_PATTERN: &str = "^[a-z][a-z0-9]*(_[a-z0-9]+)*$";
+
+/// Two underscores would read as the end of the name in `LAPWING__CONSUMERS__NAME__KEY`.
+fn is_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_lowercase())
+        && !name.ends_with('_')
+        && !name.contains("__")
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// The worker sends acks together: one `multiple` ack for neighbouring messages that are finished.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AckSettings {
+    /// The number of finished messages that makes an ack go out at once. Lower: more ack frames, and
+    /// more work for worker and broker. Higher: after a crash, more finished messages are delivered
+    /// again. Default: `64`.
+    #[schemars(range(min = 1))]
+    pub batch: u16,
+    /// The longest time that a finished message waits for its ack. Lower: more ack frames, as for
+    /// `batch`. Higher: finished messages fill the prefetch, and after a crash more of them are
+    /// delivered again. Default: `2ms`.
+    #[serde(with = "Span::<0, SECOND>")]
+    pub delay: Duration,
+}
+
+impl Default for AckSettings {
+    fn default() -> Self {
+        Self {
+            batch: 64,
+            delay: Duration::from_millis(2),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{
+        from_toml,
+        samples::{Sample, sections},
+    };
+
+    sections!({ consumers: BTreeMap<String, ConsumerSettings> }, |it, findings| {
+        crate::consumer::check(findings, &it.consumers);
+    });
+
+    /// A consumer with these further lines.
+    fn orders(lines: &str) -> String {
+        format!("[consumers.orders]\nqueue = \"orders\"\n{lines}")
+    }
+
+    #[track_caller]
+    fn orders_refused(cases: &[(&str, &str)]) {
+        for (lines, beginning) in cases {
+            let beginning = format!("consumers.orders.{beginning}");
+            Sections::refused(&[(&orders(lines), &beginning)]);
+        }
+    }
+
+    #[test]
+    fn consumers_are_named_so_that_the_environment_can_name_them() {
+        for name in [
+            "Orders",
+            "1st",
+            "order-paid",
+            "a__b",
+            "a_",
+            "_a",
+            "\"\"",
+            "\"ä\"",
+        ] {
+            let text = format!("[consumers.{name}]\nqueue = \"orders\"");
+            let beginning = format!("consumers.{name}: a consumer's name is");
+            Sections::refused(&[(&text, &beginning)]);
+        }
+        Sections::allowed(&["consumers.a_1_b.queue = \"orders\""]);
+    }
+
+    #[test]
+    fn consumers_keep_their_ranges() {
+        orders_refused(&[
+            ("delivery_limit = 0", "delivery_limit: must be at least 1"),
+            ("concurrency = 0", "concurrency: must be at least 1"),
+            (
+                "concurrency = 65",
+                "concurrency: is 65, must not be above `prefetch` (64)",
+            ),
+            (
+                "prefetch = 31",
+                "concurrency: is 32, must not be above `prefetch` (31)",
+            ),
+            ("timeout = \"0s\"", "timeout: is 0s, must be 1ms to 12h"),
+            ("timeout = \"13h\"", "timeout: is 13h, must be"),
+            (
+                "cancel_grace = \"2h\"",
+                "cancel_grace: is 2h, must be 0s to 1h",
+            ),
+            ("ack.batch = 0", "ack.batch: must be at least 1"),
+            ("ack.delay = \"2s\"", "ack.delay: is 2s, must be 0s to 1s"),
+            (
+                "types.\"\" = { kind = \"log\" }",
+                "types.\"\": must not be empty",
+            ),
+            (
+                "bindings = [{ routing_key = \"a\" }]",
+                "bindings[0].exchange: must not be empty",
+            ),
+            (
+                "bindings = [{ exchange = \"a\", routing_key = \"\\n\" }]",
+                "bindings[0].routing_key: must",
+            ),
+        ]);
+        // A prefetch of 0 means no limit to the broker; no concurrency fits it either.
+        assert_eq!(
+            Sections::problems(&orders("prefetch = 0\nconcurrency = 0")),
+            [
+                "consumers.orders.concurrency: must be at least 1",
+                "consumers.orders.prefetch: must be at least 1",
+            ]
+        );
+        Sections::allowed(&[
+            &orders("concurrency = 64"),
+            &orders("timeout = \"12h\"\ncancel_grace = \"0s\"\nack.delay = \"0s\"\nack.batch = 1"),
+            &orders("bindings = [{ exchange = \"amq.topic\" }]"),
+        ]);
+    }
+
+    #[test]
+    fn a_timeout_near_the_brokers_own_is_warned_of() {
+        let warning = |lines: &str| {
+            let sections: Sections = from_toml(&orders(lines)).unwrap();
+            sections.consumers["orders"].warning("orders")
+        };
+        assert_eq!(warning("timeout = \"29m\""), None);
+        let warned = warning("timeout = \"30m\"").map(|problem| problem.path);
+        assert_eq!(warned.as_deref(), Some("consumers.orders.timeout"));
+    }
+}

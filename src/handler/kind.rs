@@ -1,0 +1,129 @@
+//! Kinds of handler that settings can name.
+
+use std::sync::Arc;
+
+use schemars::Schema;
+use serde_json::{Map, Value, json};
+
+use super::{Handler, HandlerError};
+use crate::config::{Findings, KIND, KeyPath};
+
+/// The settings of one kind of handler.
+pub(super) trait Kind {
+    /// Makes the handler.
+    fn make(&self) -> Result<Arc<dyn Handler>, HandlerError>;
+
+    /// Adds what is wrong with the settings at `path`, beyond types and ranges.
+    fn check(&self, findings: &mut Findings, path: &KeyPath);
+}
+
+/// The schema of one kind: the schema of its settings with `kind` in front.
+pub(super) fn schema(word: &str, meaning: &str, mut settings: Schema) -> Schema {
+    let object = settings.ensure_object();
+    let mut properties = Map::new();
+    let kind = json!({ "description": meaning, "type": "string", "const": word });
+    properties.insert(KIND.to_owned(), kind);
+    if let Some(Value::Object(rest)) = object.remove("properties") {
+        properties.extend(rest);
+    }
+    let mut required = vec![Value::from(KIND)];
+    if let Some(Value::Array(rest)) = object.remove("required") {
+        required.extend(rest);
+    }
+    object.insert("type".to_owned(), "object".into());
+    object.insert("properties".to_owned(), properties.into());
+    object.insert("required".to_owned(), required.into());
+    object.insert("additionalProperties".to_owned(), false.into());
+    settings
+}
+
+/// Makes [`HandlerSettings`](super::HandlerSettings) from the table of kinds.
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])+ $word:literal => $name:ident($settings:ty),)+) => {
+        /// What runs for each message.
+        ///
+        /// Settings write it as a table with a `kind`; the other keys belong to that kind. In formats
+        /// other than TOML, `kind` has to be the first key.
+        #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+        #[serde(tag = "kind")]
+        #[non_exhaustive]
+        pub enum HandlerSettings {
+            /// No handler here: one is registered in code, or each message type has its own.
+            #[default]
+            #[serde(rename = "none")]
+            None,
+            $($(#[doc = $doc])+ #[serde(rename = $word)] $name($settings),)+
+        }
+
+        impl HandlerSettings {
+            /// The kinds that run something.
+            pub(crate) const KINDS: &[&str] = &[$($word),+];
+
+            /// The word for the kind.
+            #[must_use]
+            pub fn kind(&self) -> &'static str {
+                match self {
+                    Self::None => "none",
+                    $(Self::$name(_) => $word,)+
+                }
+            }
+
+            fn settings(&self) -> Option<&dyn kind::Kind> {
+                match self {
+                    Self::None => None,
+                    $(Self::$name(settings) => Some(settings),)+
+                }
+            }
+        }
+
+        /// The value of `kind`.
+        #[derive(serde::Deserialize)]
+        enum Word {
+            #[serde(rename = "none")]
+            None,
+            $(#[serde(rename = $word)] $name,)+
+        }
+
+        /// What an absent handler has: nothing.
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+
+        impl Word {
+            fn read<'de, A: serde::de::MapAccess<'de>>(
+                self,
+                rest: A,
+            ) -> Result<HandlerSettings, A::Error> {
+                use serde::{Deserialize, de::value::MapAccessDeserializer};
+                let rest = MapAccessDeserializer::new(rest);
+                match self {
+                    Self::None => Nothing::deserialize(rest).map(|_| HandlerSettings::None),
+                    $(Self::$name => {
+                        <$settings>::deserialize(rest).map(HandlerSettings::$name)
+                    })+
+                }
+            }
+        }
+
+        impl schemars::JsonSchema for HandlerSettings {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                "HandlerSettings".into()
+            }
+
+            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let none = "No handler here: one is registered in code, or each message type \
+                            has its own.";
+                schemars::json_schema!({
+                    "oneOf": [
+                        kind::schema("none", none, schemars::json_schema!({})),
+                        $(kind::schema(
+                            $word,
+                            concat!($($doc),+).trim(),
+                            <$settings>::json_schema(generator),
+                        ),)+
+                    ]
+                })
+            }
+        }
+    };
+}

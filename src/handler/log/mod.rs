@@ -1,0 +1,42 @@
+//! A handler for looking at a queue: it writes each message to the log, and succeeds.
+
+mod settings;
+
+pub use settings::LogHandlerSettings;
+
+use super::{Context, Handler, HandlerFuture};
+use crate::{outcome::Outcome, text};
+
+/// Logs id, type, routing key, headers and the start of the body at level `info`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogHandler;
+
+/// How much of a body is logged, in bytes.
+const SHOWN: usize = 2048;
+
+impl Handler for LogHandler {
+    fn handle(&self, context: Context) -> HandlerFuture<'_> {
+        Box::pin(async move {
+            let message = context.message();
+            let body = String::from_utf8_lossy(&message.body()[..message.body().len().min(SHOWN)]);
+            let headers: serde_json::Map<_, _> = message
+                .properties()
+                .headers()
+                .map(|(name, value)| (name.to_owned(), value.to_json()))
+                .collect();
+            tracing::info!(
+                lane = context.lane(),
+                id = message.id(),
+                r#type = message.message_type(),
+                routing_key = message.routing_key(),
+                attempt = context.attempt(),
+                redelivered = message.redelivered(),
+                headers = %serde_json::Value::Object(headers),
+                bytes = message.body().len(),
+                body = text::cut(&body, SHOWN),
+                "message",
+            );
+            Outcome::Succeeded
+        })
+    }
+}

@@ -1,0 +1,26 @@
+//! `handler = { kind = "log" }`.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::LogHandler;
+use crate::{
+    config::{Findings, KeyPath},
+    handler::{Handler, HandlerError, kind::Kind},
+};
+
+/// The handler writes each message to the log at level `info`: id, type, routing key, headers and the
+/// first 2 KiB of the body, secrets included. It has no other keys.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogHandlerSettings {}
+
+impl Kind for LogHandlerSettings {
+    fn make(&self) -> Result<Arc<dyn Handler>, HandlerError> {
+        Ok(Arc::new(LogHandler))
+    }
+
+    fn check(&self, _: &mut Findings, _: &KeyPath) {}
+}

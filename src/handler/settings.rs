@@ -1,0 +1,116 @@
+//! `handler` and `types.TYPE`: the settings of a handler, whatever its kind.
+
+use std::{fmt, sync::Arc};
+
+use serde::{Deserialize, Deserializer, de};
+
+use super::{Handler, HandlerError, HandlerSettings, Word};
+use crate::config::{Findings, KIND, KeyPath};
+
+impl HandlerSettings {
+    /// The handler that the settings name, or none.
+    ///
+    /// # Errors
+    /// When it cannot be made, for instance because a certificate file is not readable.
+    pub fn make(&self) -> Result<Option<Arc<dyn Handler>>, HandlerError> {
+        self.settings().map(super::kind::Kind::make).transpose()
+    }
+
+    pub(crate) fn check(&self, findings: &mut Findings, path: &KeyPath) {
+        if let Some(settings) = self.settings() {
+            settings.check(findings, path);
+        }
+    }
+
+    /// The same for the handler of one message type, which has to run something.
+    pub(crate) fn check_for_type(&self, findings: &mut Findings, path: &KeyPath) {
+        if *self == Self::None {
+            let kinds = Self::KINDS.iter().map(|kind| format!("\"{kind}\""));
+            let kinds = kinds.collect::<Vec<_>>().join(" or ");
+            let message = format!("must be {kinds}: a type without a handler is left out");
+            findings.add(path.key(KIND), message);
+        }
+        self.check(findings, path);
+    }
+}
+
+/// serde's own `tag` would gather the whole table first, and forget on the way which key an error is
+/// about and which values are the text of environment variables. The reader of settings hands out
+/// `kind` first instead.
+impl<'de> Deserialize<'de> for HandlerSettings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Table)
+    }
+}
+
+struct Table;
+
+impl<'de> de::Visitor<'de> for Table {
+    type Value = HandlerSettings;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a table")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut entries: A) -> Result<HandlerSettings, A::Error> {
+        match entries.next_key::<Key>()? {
+            None => Ok(HandlerSettings::None),
+            Some(Key::Kind) => entries.next_value::<Word>()?.read(entries),
+        }
+    }
+}
+
+/// The only key that a table without a kind may have.
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Key {
+    Kind,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::config::samples::{Sample, sections};
+
+    sections!({
+        handler: HandlerSettings, types: BTreeMap<String, HandlerSettings>
+    }, |it, findings| {
+        it.handler.check(findings, &KeyPath::of("handler"));
+        for (name, handler) in &it.types {
+            handler.check_for_type(findings, &KeyPath::of("types").key(name));
+        }
+    });
+
+    #[test]
+    fn settings_of_one_kind_of_handler_are_refused_for_another() {
+        Sections::refused(&[
+            (
+                "handler.kind = \"http\"",
+                "handler.url: is required by kind \"http\"",
+            ),
+            (
+                "handler.url = \"http://a\"",
+                "handler.url: belongs to kind \"http\", but the kind is \"none\"",
+            ),
+            (
+                "handler = { kind = \"log\", headers = { a = \"b\" } }",
+                "handler.headers: belongs to kind \"http\", but the kind is \"log\"",
+            ),
+            (
+                "handler = { kind = \"log\", connect_timeout = \"1s\" }",
+                "handler.connect_timeout: belongs",
+            ),
+            (
+                "handler = { kind = \"log\", ca_file = \"/x\" }",
+                "handler.ca_file: belongs to kind",
+            ),
+            ("types.a = {}", "types.a.kind: must be \"http\" or \"log\""),
+            (
+                "types.\"a.b\" = { kind = \"http\" }",
+                "types.\"a.b\".url: is required",
+            ),
+        ]);
+    }
+}

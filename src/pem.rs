@@ -1,0 +1,85 @@
+//! Checks of files that hold certificates or a key.
+
+use std::path::Path;
+
+use rustls::pki_types::{
+    CertificateDer, PrivateKeyDer,
+    pem::{self, PemObject},
+};
+
+use crate::config::{Findings, KeyPath};
+
+/// Checks a file with one certificate in PEM or several.
+pub(crate) fn check_certificates(findings: &mut Findings, path: &KeyPath, file: &Path) {
+    check::<CertificateDer<'_>>(findings, path, file, "certificate");
+}
+
+/// Checks a file with a private key in PEM.
+pub(crate) fn check_private_key(findings: &mut Findings, path: &KeyPath, file: &Path) {
+    check::<PrivateKeyDer<'_>>(findings, path, file, "private key without a passphrase");
+}
+
+fn check<T: PemObject>(findings: &mut Findings, path: &KeyPath, file: &Path, what: &str) {
+    let Some(text) = findings.text_file(path, file) else {
+        return;
+    };
+    let mut items = T::pem_slice_iter(text.as_bytes()).peekable();
+    let file = file.display();
+    if items.peek().is_none() {
+        findings.add(path.clone(), format!("{file} holds no {what}, as PEM"));
+    } else if items.any(|item: Result<T, pem::Error>| item.is_err()) {
+        // The error would quote the file, which may hold a key.
+        findings.add(path.clone(), format!("{file} is not whole as PEM"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::samples::{CERTIFICATE, KEY, Sample, file, sections};
+
+    sections!({ certificate: Option<PathBuf>, key: Option<PathBuf> }, |it, findings| {
+        if let Some(file) = &it.certificate {
+            check_certificates(findings, &KeyPath::of("certificate"), file);
+        }
+        if let Some(file) = &it.key {
+            check_private_key(findings, &KeyPath::of("key"), file);
+        }
+    });
+
+    #[test]
+    fn files_hold_the_pem_that_their_key_asks_for() {
+        let [no_pem, certificate, key, both, cut] = [
+            "hello",
+            CERTIFICATE,
+            KEY,
+            &format!("our authority\n{CERTIFICATE}{CERTIFICATE}{KEY}"),
+            &format!("{CERTIFICATE}-----BEGIN CERTIFICATE-----\ns3cret"),
+        ]
+        .map(file);
+        let [no_pem, certificate, key, both, cut] =
+            [&no_pem, &certificate, &key, &both, &cut].map(|file| file.path().display());
+        for (setting, file) in [
+            ("certificate", &certificate),
+            ("certificate", &both),
+            ("key", &key),
+            ("key", &both),
+        ] {
+            Sections::allowed(&[&format!("{setting} = \"{file}\"")]);
+        }
+        let no_certificate = "holds no certificate, as PEM";
+        let no_key = "holds no private key without a passphrase, as PEM";
+        for (setting, file, problem) in [
+            ("certificate", &no_pem, no_certificate),
+            ("certificate", &key, no_certificate),
+            ("certificate", &cut, "is not whole as PEM"),
+            ("key", &no_pem, no_key),
+            ("key", &certificate, no_key),
+        ] {
+            let text = format!("{setting} = \"{file}\"");
+            Sections::refused(&[(&text, &format!("{setting}: {file} {problem}"))]);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Retry with exponential backoff: when, and in which retry queue.
+
+mod backoff;
+mod ladder;
+mod settings;
+
+pub use backoff::exponential_backoff;
+pub(crate) use ladder::{Ladder, Rung};
+pub(crate) use settings::CAP_MAX;
+pub use settings::{InvalidStatus, RetrySettings, Rule, RuleAction, StatusPattern};

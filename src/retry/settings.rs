@@ -1,0 +1,381 @@
+//! `[consumers.NAME.retry]`.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use humantime::format_duration;
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::config::{DAY, Findings, KeyPath, Span};
+
+/// What happens after a failure: retries with exponential backoff, and when to give up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetrySettings {
+    /// How many attempts a message has, the first one included. After this many failures the worker
+    /// dead-letters the message as `max-attempts`. `1`: no retry. Too low: a short outage
+    /// dead-letters messages. Too high: a message that cannot succeed is tried again and again.
+    /// Default: `8`.
+    #[schemars(range(min = 1))]
+    pub max_attempts: u32,
+    /// The longest time since the first delivery of a message: a failure after that time
+    /// dead-letters it as `max-age`. Too low and too high: as for `max_attempts`. Default: `1day`.
+    #[serde(with = "Span::<1, { 365 * DAY }>")]
+    pub max_age: Duration,
+    /// The delay after the first failure. Too low: the cause of the failure has had no time to go
+    /// away. Too high: a short fault delays messages by this time. Default: `500ms`.
+    #[serde(with = "Span::<1, CAP_MAX_MILLIS>")]
+    pub base: Duration,
+    /// What the delay is multiplied by after each further failure. Too low: retries add load during
+    /// an outage. Too high: delays reach `cap` after few failures. Default: `2.0`.
+    #[schemars(range(min = 1.0, max = 1000.0))]
+    pub factor: f64,
+    /// The longest delay, also for the handler's `Retry-After`; at least `base`. Each doubling above
+    /// 1 s is one more retry queue at the broker. Too low: retries add load during an outage. Too
+    /// high: a message comes back long after the fault is gone. Default: `10m`.
+    #[serde(with = "Span::<1, CAP_MAX_MILLIS>")]
+    pub cap: Duration,
+    /// The random part of a delay: a delay d becomes d times a random number from 1 - jitter to 1.
+    /// Too low: messages that failed together are retried together. Too high: some delays are close
+    /// to zero. Default: `0.5`.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    pub jitter: f64,
+    /// A message with a delay below this waits in the worker; it keeps its place in the prefetch, but
+    /// no handler slot. A longer delay is spent in a retry queue at the broker. At most `cap`. `0s`:
+    /// every retry goes to the broker. Too low: more work for the broker. Too high: waiting messages
+    /// fill the prefetch. Default: `1s`.
+    #[serde(with = "Span::<0, CAP_MAX_MILLIS>")]
+    pub inline_below: Duration,
+    /// Rules that decide whether a failure is retried or dead-lettered, whatever the handler said.
+    /// The first rule that fits decides. Default: `[]`.
+    #[schemars(example = [Rule { class: Some("http".to_owned()), status: Some(409.into()), action: RuleAction::DeadLetter }])]
+    pub rules: Vec<Rule>,
+}
+
+/// The longest retry queue is then one of 2²¹ s, which is 24.3 days: RabbitMQ takes a time to live
+/// of at most 2³² − 1 ms, which is 49.7 days.
+const CAP_MAX_MILLIS: u64 = 24 * DAY;
+
+/// The longest [`cap`](RetrySettings::cap).
+pub(crate) const CAP_MAX: Duration = Duration::from_millis(CAP_MAX_MILLIS);
+
+impl Default for RetrySettings {
+    fn default() -> Self {
+        Self {
+            max_attempts: 8,
+            max_age: Duration::from_hours(24),
+            base: Duration::from_millis(500),
+            factor: 2.0,
+            cap: Duration::from_mins(10),
+            jitter: 0.5,
+            inline_below: Duration::from_secs(1),
+            rules: Vec::new(),
+        }
+    }
+}
+
+impl RetrySettings {
+    pub(crate) fn check(&self, findings: &mut Findings, section: &KeyPath) {
+        let Self {
+            base,
+            cap,
+            inline_below,
+            ..
+        } = *self;
+        if cap < base {
+            let [cap, base] = [cap, base].map(format_duration);
+            let message = format!("is {cap}, must not be below `base` ({base})");
+            findings.contradiction(section.key("cap"), [section.key("base")], message);
+        }
+        if inline_below > cap {
+            let [below, cap] = [inline_below, cap].map(format_duration);
+            let message = format!("is {below}, must not be above `cap` ({cap})");
+            findings.contradiction(section.key("inline_below"), [section.key("cap")], message);
+        }
+        for (index, rule) in self.rules.iter().enumerate() {
+            let path = section.key("rules").index(index);
+            if rule.class.is_none() && rule.status.is_none() {
+                let message = "is required, or `status`: the rule would be about every failure";
+                findings.contradiction(path.key("class"), [path.key("status")], message);
+            }
+            if rule.class.as_deref() == Some("") {
+                findings.add(path.key("class"), "must not be empty");
+            }
+        }
+    }
+}
+
+/// One rule: the worker retries or dead-letters a failure of this class and status. The first rule
+/// that fits decides.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rule {
+    /// The failure's class: `timeout`, `panic`, `http` (a response with an error status),
+    /// `http-connect`, `http-timeout` and `http-request` (no response), or the class that a Rust
+    /// handler gave it. Without it: any class. A rule needs `class` or `status`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class: Option<String>,
+    /// The failure's status, such as `409`, `"500-599"` or `"5xx"`. Without it: any status.
+    /// Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String", extend("type" = ["integer", "string"], "pattern" = STATUS))]
+    pub status: Option<StatusPattern>,
+    /// What the worker does with the failure. Required.
+    pub action: RuleAction,
+}
+
+impl Rule {
+    /// Whether the rule is about a failure of this class and status.
+    #[must_use]
+    pub fn matches(&self, class: &str, status: Option<u16>) -> bool {
+        self.class.as_deref().is_none_or(|wanted| wanted == class)
+            && self
+                .status
+                .is_none_or(|wanted| status.is_some_and(|status| wanted.contains(status)))
+    }
+}
+
+/// What a [`Rule`] makes of a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuleAction {
+    /// Retry it, as if the handler had called it retryable.
+    Retry,
+    /// Dead-letter the message at once, as `rejected`.
+    DeadLetter,
+}
+
+/// The statuses that a [`Rule`] is about. Written `409`, `"500-599"` or `"5xx"`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusPattern {
+    lowest: u16,
+    highest: u16,
+}
+
+impl StatusPattern {
+    /// Whether the status is among them.
+    #[must_use]
+    pub const fn contains(self, status: u16) -> bool {
+        self.lowest <= status && status <= self.highest
+    }
+}
+
+impl From<u16> for StatusPattern {
+    fn from(status: u16) -> Self {
+        Self {
+            lowest: status,
+            highest: status,
+        }
+    }
+}
+
+/// A text that is not a [`StatusPattern`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected {EXPECTED}")]
+pub struct InvalidStatus;
+
+/// What the schema takes for one.
+const STATUS: &str = "^([0-9]xx|[0-9]+( *- *[0-9]+)?)$";
+
+const EXPECTED: &str = "a status such as 409, \"500-599\" or \"5xx\"";
+
+impl FromStr for StatusPattern {
+    type Err = InvalidStatus;
+
+    fn from_str(text: &str) -> Result<Self, InvalidStatus> {
+        let (lowest, highest) = if let Some(hundred) = text.strip_suffix("xx") {
+            let hundred = hundred.parse::<u16>().map_err(|_| InvalidStatus)?;
+            let lowest = hundred.checked_mul(100).ok_or(InvalidStatus)?;
+            (lowest, lowest.checked_add(99).ok_or(InvalidStatus)?)
+        } else {
+            let (lowest, highest) = text.split_once('-').unwrap_or((text, text));
+            let status = |text: &str| text.trim().parse().map_err(|_| InvalidStatus);
+            (status(lowest)?, status(highest)?)
+        };
+        if lowest > highest {
+            return Err(InvalidStatus);
+        }
+        Ok(Self { lowest, highest })
+    }
+}
+
+impl fmt::Display for StatusPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lowest, highest } = *self;
+        if lowest == highest {
+            write!(f, "{lowest}")
+        } else if lowest.is_multiple_of(100) && highest - lowest == 99 {
+            write!(f, "{}xx", lowest / 100)
+        } else {
+            write!(f, "{lowest}-{highest}")
+        }
+    }
+}
+
+impl Serialize for StatusPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for StatusPattern {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Written)
+    }
+}
+
+struct Written;
+
+impl de::Visitor<'_> for Written {
+    type Value = StatusPattern;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(EXPECTED)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<StatusPattern, E> {
+        text.parse().map_err(E::custom)
+    }
+
+    fn visit_i64<E: de::Error>(self, number: i64) -> Result<StatusPattern, E> {
+        u16::try_from(number)
+            .map(StatusPattern::from)
+            .map_err(|_| E::custom(InvalidStatus))
+    }
+
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<StatusPattern, E> {
+        u16::try_from(number)
+            .map(StatusPattern::from)
+            .map_err(|_| E::custom(InvalidStatus))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::samples::{Sample, sections};
+    use crate::retry::Ladder;
+    use proptest::prelude::*;
+
+    sections!({ retry: RetrySettings }, |it, findings| {
+        it.retry.check(findings, &KeyPath::of("retry"));
+    });
+
+    fn rule(class: Option<&str>, status: Option<&str>) -> Rule {
+        Rule {
+            class: class.map(str::to_owned),
+            status: status.map(|status| status.parse().unwrap()),
+            action: RuleAction::Retry,
+        }
+    }
+
+    #[test]
+    fn a_rule_is_about_its_class_and_its_statuses() {
+        let cases = [
+            (rule(Some("http"), None), "http", None, true),
+            (rule(Some("http"), None), "http-connect", None, false),
+            (rule(Some("http"), Some("409")), "http", Some(409), true),
+            (rule(Some("http"), Some("409")), "http", Some(410), false),
+            (rule(Some("http"), Some("409")), "other", Some(409), false),
+            (rule(None, Some("5xx")), "http", Some(500), true),
+            (rule(None, Some("5xx")), "http", Some(599), true),
+            (rule(None, Some("5xx")), "http", Some(499), false),
+            (rule(None, Some("5xx")), "http", Some(600), false),
+            (rule(None, Some("400-410")), "http", Some(410), true),
+            (rule(None, Some("400-410")), "http", Some(411), false),
+            (rule(None, Some("5xx")), "timeout", None, false),
+        ];
+        for (rule, class, status, matches) in cases {
+            assert_eq!(
+                rule.matches(class, status),
+                matches,
+                "{rule:?} {class} {status:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_status_is_refused() {
+        for text in [
+            "", "x", "xx", "5x", "5xxx", "500-", "-500", "599-500", "70000", "700xx", "4xx-5xx",
+        ] {
+            assert_eq!(text.parse::<StatusPattern>(), Err(InvalidStatus), "{text}");
+        }
+        assert!(serde_json::from_str::<StatusPattern>("-1").is_err());
+        assert_eq!(
+            serde_json::from_str::<StatusPattern>("409").unwrap(),
+            409.into()
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_pattern_reads_back_as_it_prints(a: u16, b: u16) {
+            let pattern = StatusPattern { lowest: a.min(b), highest: a.max(b) };
+            prop_assert_eq!(pattern.to_string().parse(), Ok(pattern));
+        }
+    }
+
+    #[test]
+    fn retries_keep_their_ranges() {
+        Sections::refused(&[
+            (
+                "retry.max_attempts = 0",
+                "retry.max_attempts: must be at least 1",
+            ),
+            (
+                "retry.max_age = \"0s\"",
+                "retry.max_age: is 0s, must be 1ms to",
+            ),
+            (
+                "retry.max_age = \"2years\"",
+                "retry.max_age: is 2years, must be",
+            ),
+            ("retry.base = \"0s\"", "retry.base: is 0s, must be 1ms to"),
+            (
+                "retry.base = \"11m\"",
+                "retry.cap: is 10m, must not be below `base` (11m)",
+            ),
+            (
+                "retry.cap = \"25days\"",
+                "retry.cap: is 25days, must be 1ms to 24days",
+            ),
+            (
+                "retry.cap = \"999ms\"",
+                "retry.inline_below: is 1s, must not be above `cap` (999ms)",
+            ),
+            (
+                "retry.factor = 0.9",
+                "retry.factor: is 0.9, must be 1 to 1000",
+            ),
+            ("retry.factor = inf", "retry.factor: is inf, must be"),
+            ("retry.factor = nan", "retry.factor: is NaN, must be"),
+            (
+                "retry.jitter = -0.1",
+                "retry.jitter: is -0.1, must be 0 to 1",
+            ),
+            ("retry.jitter = 1.1", "retry.jitter: is 1.1, must be"),
+            ("retry.jitter = nan", "retry.jitter: is NaN, must be"),
+            (
+                "retry.rules = [{ action = \"retry\" }]",
+                "retry.rules[0].class: is required, or `status`",
+            ),
+            (
+                "retry.rules = [{ class = \"\", action = \"retry\" }]",
+                "retry.rules[0].class: must not be empty",
+            ),
+        ]);
+        Sections::allowed(&[
+            "retry.factor = 1\nretry.jitter = 0\nretry.max_attempts = 1",
+            "retry.cap = \"24days\"\nretry.jitter = 1.0\nretry.inline_below = \"0s\"",
+            "retry.rules = [{ status = \"5xx\", action = \"dead-letter\" }]",
+        ]);
+    }
+
+    #[test]
+    fn the_longest_rung_fits_the_brokers_time_to_live() {
+        let ladder = Ladder::new("orders", CAP_MAX);
+        let longest = ladder.rungs().last().unwrap().length;
+        assert!(longest.as_millis() < u128::from(u32::MAX), "{longest:?}");
+    }
+}

@@ -1,0 +1,200 @@
+//! The settings of a worker: everything that a file and the environment can say.
+//!
+//! Each section has its type, documentation, defaults, checks and tests in the part of the library
+//! that it is for. This module puts them together. `docs/configuration.md`, `config/default.toml`,
+//! the chart's schema and the schema for editors are made from these types; `make docs` makes them
+//! anew.
+
+use std::{collections::BTreeMap, path::Path};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use crate::{
+    admin::{AdminSettings, Listen},
+    broker::{
+        Binding, BrokerSettings, BrokerUrls, PublishSettings, QueueType, ReconnectSettings,
+        TimeoutSettings, TlsSettings, Topology,
+    },
+    config::{ConfigError, Problem, Secret, Source, environment},
+    consumer::{AckSettings, ConsumerSettings},
+    decode::Decode,
+    handler::HandlerSettings,
+    kubernetes::PodDeletionCostSettings,
+    retry::{InvalidStatus, RetrySettings, Rule, RuleAction, StatusPattern},
+    state::StateSettings,
+    telemetry::{LogFormat, LogSettings, OtlpProtocol, TelemetrySettings, TraceParent},
+    worker::{DrainSettings, WorkerSettings},
+};
+
+use crate::{
+    admin::ServerSettings,
+    config::{self, Checked, Findings, KeyPath},
+    consumer,
+    telemetry::TelemetrySetup,
+};
+
+/// The settings of a Lapwing worker.
+///
+/// Every key has a default, except for the consumers.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where RabbitMQ is and how to reach it.
+    pub broker: BrokerSettings,
+    /// How retries and dead letters reach the broker.
+    pub publish: PublishSettings,
+    /// What the worker does between SIGTERM and its end.
+    pub drain: DrainSettings,
+    /// The deadline of every wait that could hang, apart from handlers.
+    pub timeouts: TimeoutSettings,
+    /// The HTTP server with probes, metrics, the API and the console.
+    pub admin: AdminSettings,
+    /// The state actor that handlers share.
+    pub state: StateSettings,
+    /// What the worker writes to standard error.
+    pub log: LogSettings,
+    /// Traces, metrics and logs over OTLP.
+    pub telemetry: TelemetrySettings,
+    /// Which replica Kubernetes removes first when it scales in.
+    pub pod_deletion_cost: PodDeletionCostSettings,
+    /// The consumers, by name.
+    #[schemars(extend("propertyNames" = { "pattern": consumer::NAME_PATTERN }))]
+    pub consumers: BTreeMap<String, ConsumerSettings>,
+}
+
+impl Checked for Settings {
+    fn check(&self, findings: &mut Findings) {
+        WorkerSettings::from(self.clone()).check(findings);
+        self.admin.check(findings);
+        self.log.check(findings);
+        self.telemetry.check(findings);
+        self.pod_deletion_cost.check(findings);
+    }
+}
+
+impl From<Settings> for WorkerSettings {
+    fn from(settings: Settings) -> Self {
+        Self {
+            broker: settings.broker,
+            publish: settings.publish,
+            drain: settings.drain,
+            timeouts: settings.timeouts,
+            state: settings.state,
+            consumers: settings.consumers,
+        }
+    }
+}
+
+impl From<&Settings> for ServerSettings {
+    fn from(settings: &Settings) -> Self {
+        Self {
+            admin: settings.admin.clone(),
+            worker: settings.clone().into(),
+            // Every key is a text.
+            shown: serde_json::to_value(settings).unwrap_or_default(),
+        }
+    }
+}
+
+impl From<&Settings> for TelemetrySetup {
+    fn from(settings: &Settings) -> Self {
+        let AdminSettings { listen, probes, .. } = settings.admin;
+        Self {
+            telemetry: settings.telemetry.clone(),
+            log: settings.log.clone(),
+            worker: settings.broker.worker_name(),
+            consumers: settings.consumers.len(),
+            is_scraped: listen.address().or(probes.address()).is_some(),
+        }
+    }
+}
+
+impl Settings {
+    /// Settings from the defaults, then `file`, then the environment's `LAPWING__SECTION__KEY`
+    /// (section and key in upper case, `__` between them), checked.
+    ///
+    /// # Errors
+    /// Lists every unknown key, wrong type, missing unit, contradiction and unreadable file.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        config::load(file, environment)
+    }
+
+    /// As [`Settings::load`], but only the types are checked, not what the values mean: for tools
+    /// that show settings rather than run them.
+    ///
+    /// # Errors
+    /// Lists every unknown key, wrong type and missing unit.
+    pub fn load_unvalidated(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
+        config::load_unvalidated(file, environment)
+    }
+
+    /// Settings from the defaults, then this text, checked.
+    ///
+    /// # Errors
+    /// As [`Settings::load`].
+    pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        config::from_toml(text)
+    }
+
+    /// The JSON Schema (draft 7) of the settings, for editors and other tools.
+    #[must_use]
+    pub fn json_schema() -> serde_json::Value {
+        config::for_tools::<Self>()
+    }
+
+    /// Checks what the settings mean: for settings made or changed in code. [`Settings::load`] and
+    /// [`Settings::from_toml`] have done so. Looks whether the files exist that are named.
+    ///
+    /// # Errors
+    /// Lists every value out of its range and every contradiction.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        config::validate(self)
+    }
+
+    /// Checks that there is something to consume: for `lapwing run`.
+    ///
+    /// # Errors
+    /// When no consumer is set.
+    pub fn require_consumers(&self) -> Result<(), ConfigError> {
+        consumer::require(&self.consumers)
+    }
+
+    /// Checks that every consumer names a handler, where none can be registered in code: for
+    /// `lapwing run`.
+    ///
+    /// # Errors
+    /// Names the consumers that would run nothing.
+    pub fn require_handlers(&self) -> Result<(), ConfigError> {
+        let without = self.consumers.iter().filter(|(_, consumer)| {
+            consumer.handler == HandlerSettings::None && consumer.types.is_empty()
+        });
+        let problems = without.map(|(name, _)| Problem {
+            path: KeyPath::of("consumers")
+                .key(name)
+                .key("handler")
+                .to_string(),
+            source: Source::Default,
+            message: "is required, such as { kind = \"log\" }, or types with a handler each"
+                .to_owned(),
+        });
+        ConfigError::check(problems.collect())
+    }
+
+    /// What is allowed but likely to hurt.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<Problem> {
+        let consumers = self.consumers.iter();
+        let consumers = consumers.filter_map(|(name, consumer)| consumer.warning(name));
+        self.admin.warning().into_iter().chain(consumers).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+//! One lane's figures. The lane and the paths of its deliveries write them; the admin server, the
+//! metrics and the worker's handle read them without asking the lane.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    Counters, Durations, LaneReport, Ledger,
+    counters::Counter,
+    outcomes::{LaneOutcomes, Outcomes},
+};
+use crate::{
+    consumer::ConsumerSettings,
+    flight::Slots,
+    lock::lock,
+    outcome::OutcomeKind,
+    policy::Reason,
+    retry::{Ladder, Rung},
+};
+
+/// Everything a lane reports about itself, but for its health, which has watchers.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    pub(crate) settings: ConsumerSettings,
+    pub(crate) slots: Arc<Slots>,
+    pub(crate) counters: Counters,
+    /// How long handlers ran.
+    pub(crate) durations: Durations,
+    /// The last outcomes, for people.
+    pub(crate) outcomes: LaneOutcomes,
+    /// Retries parked, by rung.
+    parked: Vec<(Rung, Counter)>,
+    dead_letters: [Counter; Reason::ALL.len()],
+    standing: Mutex<Standing>,
+    /// Turns of the lane's loop.
+    turns: AtomicU64,
+    /// Whether a handler was registered in code.
+    registered: AtomicBool,
+}
+
+/// What only the lane's loop knows, as it stood at the end of the loop's last turn.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Standing {
+    pub(crate) ledger: Ledger,
+    /// Deliveries received and not settled.
+    pub(crate) in_flight: usize,
+    /// Of those: deliveries that wait for a handler slot.
+    pub(crate) buffered: usize,
+    /// Of those: retries that wait in the worker.
+    pub(crate) waiting: usize,
+    /// After a drain: deliveries that it left unsettled.
+    pub(crate) left: u64,
+}
+
+impl Figures {
+    pub(crate) fn new(name: &str, settings: &ConsumerSettings, outcomes: &Outcomes) -> Self {
+        let ladder = Ladder::new(&settings.queue, settings.retry.cap);
+        Self {
+            settings: settings.clone(),
+            slots: Arc::new(Slots::new(settings.concurrency.into())),
+            counters: Counters::default(),
+            durations: Durations::default(),
+            outcomes: outcomes.lane(name),
+            parked: ladder
+                .rungs()
+                .map(|rung| (rung, Counter::default()))
+                .collect(),
+            dead_letters: Default::default(),
+            standing: Mutex::default(),
+            turns: AtomicU64::new(0),
+            registered: AtomicBool::new(false),
+        }
+    }
+
+    /// The lane's loop has turned. Only the lane calls this.
+    pub(crate) fn turned(&self, standing: Standing) {
+        *lock(&self.standing) = standing;
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.turns.store(turns.wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// A number that changes as long as the lane's loop turns. An idle loop turns every 250 ms.
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    /// The lane's report as of its last turn; counts and running handlers are those of now.
+    pub(crate) fn report(&self) -> LaneReport {
+        let Standing {
+            ledger,
+            in_flight,
+            buffered,
+            waiting,
+            left,
+        } = *lock(&self.standing);
+        LaneReport {
+            in_flight,
+            running: self.slots.in_use(),
+            buffered,
+            waiting,
+            ledger,
+            counts: self.counters.counts(),
+            left: usize::try_from(left).unwrap_or(usize::MAX),
+        }
+    }
+
+    /// Counts an attempt that ended, and how long its handler ran, where one ran.
+    pub(crate) fn attempt_ended(&self, kind: OutcomeKind, took: Option<Duration>) {
+        self.counters.outcome(kind).add_one();
+        if let Some(took) = took {
+            self.durations.record(took);
+        }
+    }
+
+    /// Counts a message parked on the rung of this queue.
+    pub(crate) fn parked(&self, queue: &str) {
+        let found = self.parked.iter().find(|(rung, _)| rung.queue == queue);
+        found.inspect(|(_, counter)| counter.add_one());
+    }
+
+    /// Counts a dead letter.
+    pub(crate) fn dead_lettered(&self, reason: Reason) {
+        self.dead_letters[reason as usize].add_one();
+    }
+
+    /// The lane's retry queues, shortest delay first, and the messages parked on each.
+    pub(crate) fn rungs(&self) -> impl Iterator<Item = (&Rung, u64)> {
+        self.parked.iter().map(|(rung, count)| (rung, count.get()))
+    }
+
+    /// Dead letters by reason.
+    pub(crate) fn dead_letters(&self) -> impl Iterator<Item = (Reason, u64)> {
+        let counts = self.dead_letters.iter().map(Counter::get);
+        Reason::ALL.iter().copied().zip(counts)
+    }
+
+    pub(crate) fn set_registered(&self) {
+        self.registered.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a handler was registered in code.
+    pub(crate) fn is_registered(&self) -> bool {
+        self.registered.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures() -> Figures {
+        Figures::new("orders", &ConsumerSettings::default(), &Outcomes::default())
+    }
+
+    #[test]
+    fn a_report_has_the_last_turn_and_the_counts_of_now() {
+        let figures = figures();
+        let mut standing = Standing {
+            in_flight: 3,
+            buffered: 2,
+            left: 1,
+            ..Standing::default()
+        };
+        standing.ledger.received = 7;
+        let before = figures.turns();
+        figures.turned(standing);
+        figures.attempt_ended(OutcomeKind::TimedOut, None);
+        figures.attempt_ended(OutcomeKind::Unroutable, None);
+        let _slot = figures.slots.try_take().unwrap();
+
+        let report = figures.report();
+        assert_ne!(figures.turns(), before);
+        assert_eq!(report.ledger.received, 7);
+        assert_eq!((report.in_flight, report.buffered), (3, 2));
+        assert_eq!((report.running, report.waiting, report.left), (1, 0, 1));
+        let counts = report.counts;
+        assert_eq!((counts.attempts, counts.timed_out), (2, 1));
+        assert_eq!((counts.unroutable, counts.succeeded), (1, 0));
+    }
+
+    #[test]
+    fn parked_messages_are_counted_by_rung_and_dead_letters_by_reason() {
+        let figures = figures();
+        let queue = figures.rungs().nth(1).unwrap().0.queue.clone();
+        figures.parked(&queue);
+        figures.parked("another queue");
+        assert_eq!(figures.rungs().map(|(_, n)| n).sum::<u64>(), 1);
+        assert_eq!(figures.rungs().nth(1).unwrap().1, 1);
+
+        for _ in 0..2 {
+            figures.dead_lettered(Reason::Decode);
+        }
+        let counted: Vec<_> = figures.dead_letters().filter(|(_, n)| *n > 0).collect();
+        assert_eq!(counted, [(Reason::Decode, 2)]);
+    }
+}

@@ -1,0 +1,279 @@
+//! The one observer of a lane. Each step of a delivery's path tells it by one call, and it counts,
+//! measures, traces and logs that step.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use opentelemetry::{
+    Context,
+    global::{self, BoxedSpan},
+    trace::{Span, SpanContext},
+};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use super::{LaneMetrics, LaneTraces, SCOPE, Signals, attempt_ended, fail};
+use crate::{
+    broker::{HeaderValue, PublishError, headers::names},
+    flight::Flight,
+    message::Message,
+    outcome::{Ending, Failure},
+    policy::{Reason, Settlement},
+    status::Figures,
+};
+
+/// Observes a lane. Where nothing is traced or measured, only the figures are written.
+pub(crate) struct Watch {
+    pub(crate) figures: Arc<Figures>,
+    traces: Option<LaneTraces>,
+    metrics: Option<LaneMetrics>,
+}
+
+/// A publish that is under way.
+pub(crate) struct Publishing {
+    started: Instant,
+    span: Option<BoxedSpan>,
+}
+
+/// A traced attempt whose delivery the broker has yet to be told the end of. The span of its ack or
+/// nack is made when that is written.
+#[derive(Debug, PartialEq)]
+pub(crate) struct AckSpan {
+    attempt: SpanContext,
+    tag: u64,
+    since: SystemTime,
+}
+
+#[cfg(test)]
+impl AckSpan {
+    /// One that differs from those of other tags.
+    pub(crate) fn of_tag(tag: u64) -> Box<Self> {
+        Box::new(Self {
+            attempt: SpanContext::empty_context(),
+            tag,
+            since: SystemTime::UNIX_EPOCH,
+        })
+    }
+}
+
+impl Watch {
+    pub(crate) fn new(
+        figures: Arc<Figures>,
+        signals: Signals,
+        lane: &Arc<str>,
+        queue: &Arc<str>,
+        worker: &Arc<str>,
+    ) -> Self {
+        let traces = || {
+            let (lane, queue, worker) = (Arc::clone(lane), Arc::clone(queue), Arc::clone(worker));
+            LaneTraces::new(signals.parent, lane, queue, worker)
+        };
+        let metrics = || LaneMetrics::new(&global::meter(SCOPE), lane, queue);
+        Self {
+            figures,
+            traces: signals.traces.then(traces),
+            metrics: signals.metrics.then(metrics),
+        }
+    }
+
+    /// A session has begun with the broker at this address.
+    pub(crate) fn connected_to(&self, host: &str, port: u16) {
+        if let Some(traces) = &self.traces {
+            traces.connected_to((host.into(), port));
+        }
+    }
+
+    /// The lane has subscribed.
+    pub(crate) fn subscribed(&self, lane: &str) {
+        info!(lane, queue = self.figures.settings.queue, "consuming");
+        self.figures.counters.sessions.add_one();
+    }
+
+    /// An attempt begins. Keep the returned context attached until what follows the attempt has been
+    /// carried out.
+    pub(crate) fn attempt_began(&self, flight: &Flight) -> Option<Context> {
+        self.traces.as_ref().map(|traces| traces.begin(flight))
+    }
+
+    /// An attempt has ended.
+    pub(crate) fn attempt_ended(&self, flight: &Flight, ending: &Ending) {
+        let took = flight.handled_for();
+        self.figures.attempt_ended(ending.kind(), took);
+        if let (Some(metrics), Some(took)) = (&self.metrics, took) {
+            metrics.ran(ending, took);
+        }
+        if self.traces.is_some()
+            && let Some(trace) = flight.attempt_trace()
+        {
+            attempt_ended(trace, flight, ending);
+        }
+    }
+
+    /// The handler did not end within `cancel_grace` of its cancellation.
+    pub(crate) fn ignored_cancellation(&self, flight: &Flight) {
+        self.figures.counters.handler_stuck.add_one();
+        warn!(lane = %flight.lane, id = flight.message.id(), "handler ignored its cancellation and was dropped");
+    }
+
+    /// The handler blocks its thread, and the lane goes on without it.
+    pub(crate) fn blocks_its_thread(&self, flight: &Flight) {
+        self.figures.counters.handler_stuck.add_one();
+        error!(lane = %flight.lane, id = flight.message.id(), "handler blocks its thread: its message is settled without it");
+    }
+
+    /// A path has ended whose delivery was settled without it.
+    pub(crate) fn stale_end(&self) {
+        self.figures.counters.stale_settles.add_one();
+    }
+
+    /// What follows an attempt's end was decided.
+    pub(crate) fn settled(&self, flight: &Flight, ending: &Ending, settlement: &Settlement) {
+        self.figures.outcomes.note(flight, ending, settlement);
+        if *settlement != Settlement::Ack {
+            return;
+        }
+        debug!(lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(), outcome = ending.kind().name(), "message acked");
+        if let Some(metrics) = &self.metrics
+            && let Some(published) = published_at(&flight.message)
+        {
+            metrics.done(published.elapsed().unwrap_or_default());
+        }
+    }
+
+    /// A failed attempt is followed by another one after this time.
+    pub(crate) fn failed(&self, flight: &Flight, failure: &Failure, after: Duration) {
+        info!(
+            lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(),
+            class = %failure.class, status = failure.status, error = %failure.error,
+            retry_in = ?after, "attempt failed",
+        );
+    }
+
+    /// A retry waits in the worker.
+    pub(crate) fn waits_inline(&self) {
+        self.figures.counters.inline_retries.add_one();
+    }
+
+    /// A copy is confirmed on the rung of this queue.
+    pub(crate) fn parked(&self, flight: &Flight, rung: &str, delay: Duration) {
+        self.figures.parked(rung);
+        info!(lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(), ?delay, rung, "message parked for retry");
+    }
+
+    /// A copy is confirmed in the dead-letter queue.
+    pub(crate) fn dead_lettered(
+        &self,
+        flight: &Flight,
+        failure: &Failure,
+        reason: Reason,
+        queue: &str,
+    ) {
+        self.figures.dead_lettered(reason);
+        warn!(
+            lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(), %reason,
+            class = %failure.class, status = failure.status, error = %failure.error,
+            queue, "message dead-lettered",
+        );
+    }
+
+    /// A copy is about to be published.
+    pub(crate) fn publishing(&self, to: &str, message: &Message) -> Publishing {
+        let traces = self.traces.as_ref();
+        Publishing {
+            started: Instant::now(),
+            span: traces.and_then(|traces| traces.publish(to, message)),
+        }
+    }
+
+    /// A copy was published, or was not.
+    pub(crate) fn published(
+        &self,
+        to: &str,
+        publishing: Publishing,
+        result: &Result<(), PublishError>,
+    ) {
+        let Publishing { started, span } = publishing;
+        let error = result.as_ref().err();
+        if error.is_some() {
+            self.figures.counters.publish_failures.add_one();
+        }
+        if let Some(metrics) = &self.metrics {
+            metrics.published(to, started.elapsed(), error.map(PublishError::class));
+        }
+        if let Some(mut span) = span {
+            if let Some(error) = error {
+                fail(&mut span, error.class(), &error.to_string());
+            }
+            span.end();
+        }
+    }
+
+    /// A copy was not confirmed. It is published again after `retry_in`; without that it was
+    /// published for the last time.
+    pub(crate) fn not_confirmed(
+        &self,
+        flight: &Flight,
+        queue: &str,
+        error: &PublishError,
+        retry_in: Option<Duration>,
+    ) {
+        let (lane, id) = (&flight.lane, flight.message.id());
+        match retry_in {
+            Some(retry_in) => debug!(%lane, id, queue, %error, ?retry_in, "copy not confirmed"),
+            None => {
+                error!(%lane, id, queue, %error, "copy not confirmed: lane held, message stays in its queue");
+            }
+        }
+    }
+
+    /// Acks were written, or were not.
+    pub(crate) fn acks_written(&self, took: Duration, written: bool) {
+        if let Some(metrics) = &self.metrics {
+            metrics.acked(took, written);
+        }
+    }
+
+    /// Begins the span of a delivery's ack or nack, where its attempt is traced.
+    pub(crate) fn ack_span(&self, flight: &Flight) -> Option<Box<AckSpan>> {
+        self.traces.as_ref()?;
+        let attempt = flight.attempt_trace()?.span_context();
+        let span = |attempt| AckSpan {
+            attempt,
+            tag: flight.tag,
+            since: SystemTime::now(),
+        };
+        attempt.is_sampled().then(|| Box::new(span(attempt)))
+    }
+
+    /// The ack or nack of a traced delivery was written, or was not.
+    pub(crate) fn told_broker(
+        &self,
+        operation: &'static str,
+        span: Option<Box<AckSpan>>,
+        written: bool,
+    ) {
+        if let (Some(traces), Some(span)) = (&self.traces, span) {
+            let AckSpan {
+                attempt,
+                tag,
+                since,
+            } = *span;
+            traces.settled(operation, &attempt, tag, since, written);
+        }
+    }
+}
+
+/// When a message was published, where that is known: to the millisecond by RabbitMQ's header, to
+/// the second by its property.
+fn published_at(message: &Message) -> Option<SystemTime> {
+    let millis = message
+        .properties
+        .header(names::TIMESTAMP_IN_MS)
+        .and_then(HeaderValue::as_i64)
+        .and_then(|millis| u64::try_from(millis).ok())
+        .map(Duration::from_millis);
+    let seconds = || message.properties.timestamp().map(Duration::from_secs);
+    SystemTime::UNIX_EPOCH.checked_add(millis.or_else(seconds)?)
+}
