@@ -99,7 +99,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         telemetry.close(Instant::now() + Duration::from_secs(2));
     }
     eprintln!("{:?}", report.ledger());
-    for (name, lane) in &report.lanes {
+    for (name, lane) in &report.consumers {
         eprintln!("{name}: {:?}", lane.counts);
     }
     Ok(())

@@ -99,7 +99,7 @@ pub use outcome::{Ending, Failure, Outcome, OutcomeKind};
 pub use policy::SettlementKind;
 pub use settings::Settings;
 pub use status::{
-    DeliveryId, InFlight, InFlightPage, InvalidDeliveryId, LaneHealth, LaneReport, LaneReports,
-    LaneState, Ledger, OutcomeRecord, Readiness,
+    ConsumerHealth, ConsumerReport, ConsumerReports, ConsumerState, DeliveryId, InFlight,
+    InFlightPage, InvalidDeliveryId, Ledger, OutcomeRecord, Readiness,
 };
 pub use worker::{ConcurrencyError, Report, RunError, Worker, WorkerHandle, shutdown_signal};

@@ -13,7 +13,7 @@ use crate::words::words;
 pub enum Outcome {
     /// Done: the message is acked.
     Succeeded,
-    /// It failed: retried or dead-lettered, as the failure and the lane's policy say.
+    /// It failed: retried or dead-lettered, as the failure and the consumer's policy say.
     Failed(Failure),
     /// Not now: the message comes back after this time, with no attempt charged.
     Snoozed {
@@ -49,7 +49,7 @@ impl Outcome {
 pub enum Ending {
     /// The handler ended, and said this.
     Handled(Outcome),
-    /// The handler ran into the lane's timeout.
+    /// The handler ran into the consumer's timeout.
     TimedOut {
         /// The timeout.
         after: Duration,
@@ -83,7 +83,7 @@ macro_rules! outcomes {
             Failed failed "failed",
             /// The handler asked for the message to come back later.
             Snoozed snoozed "snoozed",
-            /// The handler ran into the lane's timeout.
+            /// The handler ran into the consumer's timeout.
             TimedOut timed_out "timed-out",
             /// The handler panicked.
             Panicked panicked "panicked",
@@ -228,7 +228,7 @@ impl Failure {
     }
 
     /// The body, or whatever else an argument is taken from, is not what the handler takes: the
-    /// message is dead-lettered as `decode`, whatever the lane's rules say.
+    /// message is dead-lettered as `decode`, whatever the consumer's rules say.
     pub fn undecodable(error: impl Into<String>) -> Self {
         Self {
             undecodable: true,
@@ -236,7 +236,7 @@ impl Failure {
         }
     }
 
-    /// The same failure, to be tried again after `delay` (clamped to the lane's cap).
+    /// The same failure, to be tried again after `delay` (clamped to the consumer's cap).
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);

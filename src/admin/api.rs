@@ -31,7 +31,7 @@ use super::{
     Scrape, ServerSettings, console, error::ApiError, events, guard, liveness::Liveness,
     monitor::Monitor, probes, reads, views, writes,
 };
-use crate::{LaneState, Ledger, WorkerHandle, text::rfc3339};
+use crate::{ConsumerState, Ledger, WorkerHandle, text::rfc3339};
 
 /// Streams of events at a time.
 const STREAMS: usize = 32;
@@ -44,8 +44,8 @@ pub(super) struct App {
     pub(super) monitor: Monitor,
     pub(super) liveness: Liveness,
     pub(super) stop: CancellationToken,
-    /// What the broker said of each lane's retry and dead-letter queues, and when.
-    pub(super) ladders: BTreeMap<String, Mutex<Option<(Instant, views::Ladder)>>>,
+    /// What the broker said of each consumer's retry and dead-letter queues, and when.
+    pub(super) retry_queues: BTreeMap<String, Mutex<Option<(Instant, views::RetryQueues)>>>,
     /// Places for streams of events.
     pub(super) streams: Arc<Semaphore>,
     /// The last event `state`, made once for all streams.
@@ -53,7 +53,7 @@ pub(super) struct App {
     pub(super) document: OnceLock<String>,
     name: String,
     started_at: SystemTime,
-    /// Every lane has had a subscription, or was paused instead.
+    /// Every consumer has had a subscription, or was paused instead.
     started: AtomicBool,
 }
 
@@ -64,9 +64,9 @@ impl App {
         scrape: Scrape,
         stop: CancellationToken,
     ) -> Self {
-        let lanes = worker.lanes().map(str::to_owned);
+        let consumers = worker.consumers().map(str::to_owned);
         Self {
-            ladders: lanes.map(|name| (name, Mutex::default())).collect(),
+            retry_queues: consumers.map(|name| (name, Mutex::default())).collect(),
             worker,
             scrape,
             monitor: Monitor::default(),
@@ -82,20 +82,20 @@ impl App {
         }
     }
 
-    /// The lanes that have not yet had a subscription, nor were paused instead, and why; none once
+    /// The consumers that have not yet had a subscription, nor were paused instead, and why; none once
     /// all had one.
     pub(super) fn note_start(&self) -> BTreeMap<String, String> {
         if self.started.load(Ordering::Relaxed) {
             return BTreeMap::new();
         }
         let mut waiting = BTreeMap::new();
-        for name in self.worker.lanes() {
+        for name in self.worker.consumers() {
             let (figures, health) = (self.worker.figures(name), self.worker.health(name));
             let (Some(figures), Some(health)) = (figures, health) else {
                 continue;
             };
             let has_begun = figures.counters.sessions.get() > 0;
-            if !has_begun && health.state != LaneState::Paused {
+            if !has_begun && health.state != ConsumerState::Paused {
                 let why = health.reason.unwrap_or_else(|| "connecting".to_owned());
                 waiting.insert(name.to_owned(), why);
             }
@@ -106,24 +106,24 @@ impl App {
         waiting
     }
 
-    /// A lane as it is now; none where there is no such lane.
-    pub(super) fn lane(&self, name: &str) -> Option<views::Lane> {
+    /// A consumer as it is now; none where there is no such consumer.
+    pub(super) fn consumer(&self, name: &str) -> Option<views::Consumer> {
         let (figures, health) = (self.worker.figures(name)?, self.worker.health(name)?);
         let pace = self.monitor.pace(name);
-        Some(views::Lane::new(name, figures, health, pace))
+        Some(views::Consumer::new(name, figures, health, pace))
     }
 
-    /// All lanes as they are now.
-    pub(super) fn lanes(&self) -> Vec<views::Lane> {
-        let names = self.worker.lanes();
-        names.filter_map(|name| self.lane(name)).collect()
+    /// All consumers as they are now.
+    pub(super) fn consumers(&self) -> Vec<views::Consumer> {
+        let names = self.worker.consumers();
+        names.filter_map(|name| self.consumer(name)).collect()
     }
 
     /// The worker as it is now.
     pub(super) fn worker(&self) -> views::Worker {
         let readiness = self.worker.readiness();
         let (mut totals, mut in_flight) = (Ledger::default(), 0);
-        let names = self.worker.lanes();
+        let names = self.worker.consumers();
         for report in names.filter_map(|name| self.worker.report(name).ok()) {
             totals += report.ledger;
             in_flight += report.in_flight;
@@ -176,10 +176,10 @@ pub(super) fn api() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(probe_routes())
         .routes(routes!(reads::worker))
-        .routes(routes!(reads::lanes))
-        .routes(routes!(reads::lane, writes::change))
+        .routes(routes!(reads::consumers))
+        .routes(routes!(reads::consumer, writes::change))
         .routes(routes!(reads::history))
-        .routes(routes!(reads::ladder))
+        .routes(routes!(reads::retry_queues))
         .routes(routes!(reads::in_flight))
         .routes(routes!(reads::outcomes))
         .routes(routes!(reads::config))

@@ -50,7 +50,7 @@ impl IntoResponse for ApiError {
 impl From<CallError> for ApiError {
     fn from(error: CallError) -> Self {
         let status = match error {
-            CallError::NoSuchLane => StatusCode::NOT_FOUND,
+            CallError::NoSuchConsumer => StatusCode::NOT_FOUND,
             CallError::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             CallError::NotRunning => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -72,7 +72,7 @@ impl From<CancelError> for ApiError {
 impl From<ConcurrencyError> for ApiError {
     fn from(error: ConcurrencyError) -> Self {
         let status = match error {
-            ConcurrencyError::NoSuchLane => StatusCode::NOT_FOUND,
+            ConcurrencyError::NoSuchConsumer => StatusCode::NOT_FOUND,
             ConcurrencyError::OutOfRange { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         };
         Self::new(status, error.to_string())

@@ -28,7 +28,7 @@ impl App {
     fn state(&self) -> Arc<str> {
         let state = views::State {
             worker: self.worker(),
-            lanes: self.lanes(),
+            consumers: self.consumers(),
         };
         json(&state).into()
     }
@@ -96,7 +96,7 @@ fn event(name: &str, json: &str) -> Event {
     Event::default().event(name).data(json)
 }
 
-/// The state of the worker and its lanes every second, and outcomes as they come
+/// The state of the worker and its consumers every second, and outcomes as they come
 ///
 /// Server-sent events: `state`, at once and every second, has the schema `State`; `outcomes`, when
 /// there are new ones, has the schema `OutcomeList`, with at most 100, newest first. At most 32

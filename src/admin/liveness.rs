@@ -1,4 +1,4 @@
-//! Whether the lanes' loops turn.
+//! Whether the consumers' loops turn.
 
 use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
@@ -6,17 +6,17 @@ use tokio::time::Instant;
 
 use crate::{WorkerHandle, lock::lock, worker::WorkerSettings};
 
-/// Sees when each lane's loop last turned.
+/// Sees when each consumer's loop last turned.
 #[derive(Debug)]
 pub(super) struct Liveness {
-    /// The longest that a healthy lane's loop can stand still.
+    /// The longest that a healthy consumer's loop can stand still.
     limit: Duration,
     /// The number of turns last seen, and when it was first seen.
-    lanes: Mutex<BTreeMap<String, (u64, Instant)>>,
+    consumers: Mutex<BTreeMap<String, (u64, Instant)>>,
 }
 
 impl Liveness {
-    /// A lane's loop turns every 250 ms at the least, but for what it awaits in itself: cancelling
+    /// A consumer's loop turns every 250 ms at the least, but for what it awaits in itself: cancelling
     /// its consumer and taking what arrives until then (twice `timeouts.declare`), giving that back
     /// (`timeouts.ack`), and at the end of a drain letting the broker apply acks (`drain.settle`) and
     /// closing its channel (`timeouts.close`). Five seconds more, for a machine that is busy.
@@ -25,22 +25,22 @@ impl Liveness {
         let awaits = timeouts.declare * 2 + timeouts.ack + settings.drain.settle + timeouts.close;
         Self {
             limit: awaits + Duration::from_secs(5),
-            lanes: Mutex::default(),
+            consumers: Mutex::default(),
         }
     }
 
-    /// The longest that a healthy lane's loop can stand still.
+    /// The longest that a healthy consumer's loop can stand still.
     pub(super) fn limit(&self) -> Duration {
         self.limit
     }
 
-    /// Looks at the lanes; those that do not live, and why. To be called now and then, so that the
+    /// Looks at the consumers; those that do not live, and why. To be called now and then, so that the
     /// last turn of each is known to the second.
     pub(super) fn look(&self, worker: &WorkerHandle) -> Vec<(String, String)> {
         let now = Instant::now();
-        let mut lanes = lock(&self.lanes);
+        let mut consumers = lock(&self.consumers);
         let mut dead = Vec::new();
-        for name in worker.lanes() {
+        for name in worker.consumers() {
             if worker.is_gone(name) {
                 dead.push((
                     name.to_owned(),
@@ -52,7 +52,7 @@ impl Liveness {
                 // It has stopped, as it should.
                 continue;
             };
-            let seen = lanes.entry(name.to_owned()).or_insert((turns, now));
+            let seen = consumers.entry(name.to_owned()).or_insert((turns, now));
             if seen.0 != turns {
                 *seen = (turns, now);
             }
@@ -78,7 +78,7 @@ mod tests {
                             [consumers.orders]\nqueue = 'orders'";
 
     #[tokio::test(start_paused = true)]
-    async fn a_lane_whose_loop_stands_still_is_dead_after_a_while_and_alive_when_it_turns() {
+    async fn a_consumer_whose_loop_stands_still_is_dead_after_a_while_and_alive_when_it_turns() {
         let settings: WorkerSettings = from_toml(SETTINGS).unwrap();
         let worker = Worker::new(settings.clone());
         let liveness = Liveness::new(&settings);
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lane_that_is_gone_without_having_stopped_is_dead_at_once() {
+    async fn a_consumer_that_is_gone_without_having_stopped_is_dead_at_once() {
         let settings: WorkerSettings = from_toml(SETTINGS).unwrap();
         let worker = Worker::new(settings.clone());
         let handle = worker.handle();

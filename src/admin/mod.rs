@@ -1,7 +1,7 @@
 //! The health and admin server: probes, metrics, the API, the console.
 //!
 //! It has a thread and a single-threaded runtime of its own, so that handlers that block theirs
-//! cannot stop it. It costs a message nothing: once a second it reads what the lanes count anyway.
+//! cannot stop it. It costs a message nothing: once a second it reads what the consumers count anyway.
 //! docs/admin.md describes what it serves.
 
 mod api;

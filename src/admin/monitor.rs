@@ -1,4 +1,4 @@
-//! What the lanes did: looked at once a second, kept for five minutes.
+//! What the consumers did: looked at once a second, kept for five minutes.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,7 +13,7 @@ use super::{
     views::{History, Latency, Rates},
 };
 use crate::{
-    LaneReport,
+    ConsumerReport,
     lock::lock,
     status::{Added, Counts, Durations, Tally},
     text::rfc3339,
@@ -28,11 +28,11 @@ const RATES: usize = 10;
 /// Steps that latencies are over.
 const LATENCY: usize = 60;
 
-/// What one lane did.
+/// What one consumer did.
 #[derive(Default)]
-struct LaneMonitor {
+struct ConsumerMonitor {
     /// Its report at the last look.
-    report: Option<LaneReport>,
+    report: Option<ConsumerReport>,
     /// How long handlers ran: all that was seen, what the last steps added, and their sum.
     durations: Tally,
     added: VecDeque<Added>,
@@ -57,7 +57,7 @@ pub(super) struct Monitor(Mutex<Kept>);
 
 #[derive(Default)]
 struct Kept {
-    lanes: BTreeMap<String, LaneMonitor>,
+    consumers: BTreeMap<String, ConsumerMonitor>,
     /// When the last look was.
     until: Option<SystemTime>,
 }
@@ -67,19 +67,22 @@ impl Monitor {
         lock(&self.0)
     }
 
-    /// How much a lane did a second, and how long its handlers took.
-    pub(super) fn pace(&self, lane: &str) -> (Rates, Latency) {
+    /// How much a consumer did a second, and how long its handlers took.
+    pub(super) fn pace(&self, consumer: &str) -> (Rates, Latency) {
         let kept = self.lock();
-        let pace = kept.lanes.get(lane).map(LaneMonitor::pace);
+        let pace = kept.consumers.get(consumer).map(ConsumerMonitor::pace);
         pace.unwrap_or_default()
     }
 
-    /// What a lane did, step by step.
-    pub(super) fn history(&self, lane: &str) -> History {
+    /// What a consumer did, step by step.
+    pub(super) fn history(&self, consumer: &str) -> History {
         let kept = self.lock();
         let until = kept.until.unwrap_or_else(SystemTime::now);
         let none = VecDeque::new();
-        let steps = kept.lanes.get(lane).map_or(&none, |lane| &lane.steps);
+        let steps = kept
+            .consumers
+            .get(consumer)
+            .map_or(&none, |consumer| &consumer.steps);
         fn each<T>(steps: &VecDeque<Step>, field: impl Fn(&Step) -> T) -> Vec<T> {
             steps.iter().map(field).collect()
         }
@@ -95,22 +98,23 @@ impl Monitor {
         }
     }
 
-    fn add(&self, lane: &str, report: LaneReport, durations: &Durations, steps: usize) {
+    fn add(&self, consumer: &str, report: ConsumerReport, durations: &Durations, steps: usize) {
         let mut kept = self.lock();
         kept.until = Some(SystemTime::now());
-        if !kept.lanes.contains_key(lane) {
-            kept.lanes.insert(lane.to_owned(), LaneMonitor::default());
+        if !kept.consumers.contains_key(consumer) {
+            kept.consumers
+                .insert(consumer.to_owned(), ConsumerMonitor::default());
         }
-        if let Some(lane) = kept.lanes.get_mut(lane) {
-            lane.add(report, durations, steps);
+        if let Some(consumer) = kept.consumers.get_mut(consumer) {
+            consumer.add(report, durations, steps);
         }
     }
 }
 
-impl LaneMonitor {
+impl ConsumerMonitor {
     /// Adds what came since the last look, which was so many steps ago. The first look is only
     /// where it begins.
-    fn add(&mut self, report: LaneReport, durations: &Durations, steps: usize) {
+    fn add(&mut self, report: ConsumerReport, durations: &Durations, steps: usize) {
         let added = durations.since(&mut self.durations);
         let in_flight = report.in_flight;
         let Some(before) = self.report.replace(report.clone()) else {
@@ -176,7 +180,7 @@ fn failures(counts: &Counts) -> u64 {
     counts.failed + counts.timed_out + counts.panicked
 }
 
-/// Looks at the lanes once a second, for ever, and tells those who listen to events.
+/// Looks at the consumers once a second, for ever, and tells those who listen to events.
 pub(super) async fn watch(app: Arc<App>) {
     let mut ticks = interval(STEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -199,7 +203,7 @@ fn steps_between(last: Instant, now: Instant) -> usize {
 }
 
 fn look(app: &App, steps: usize) {
-    for name in app.worker.lanes() {
+    for name in app.worker.consumers() {
         if let Some(figures) = app.worker.figures(name) {
             let report = figures.report();
             app.monitor.add(name, report, &figures.durations, steps);
@@ -211,8 +215,8 @@ fn look(app: &App, steps: usize) {
 mod tests {
     use super::*;
 
-    fn report(received: u64, failed: u64) -> LaneReport {
-        let mut report = LaneReport::default();
+    fn report(received: u64, failed: u64) -> ConsumerReport {
+        let mut report = ConsumerReport::default();
         report.ledger.received = received;
         report.counts.succeeded = received - failed;
         report.counts.timed_out = failed;

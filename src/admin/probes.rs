@@ -27,7 +27,7 @@ fn answer<T>(is_well: bool, body: T) -> Answer<T> {
 
 /// Whether the process lives
 ///
-/// Fails when a lane's loop has stood still for longer than any wait of its own explains, or has
+/// Fails when a consumer's loop has stood still for longer than any wait of its own explains, or has
 /// ended without having stopped: then a restart may help. A broker that is down does not fail it.
 #[utoipa::path(get, path = "/livez", tag = "probes", responses(
     (status = 200, description = "It does", body = Live),
@@ -45,7 +45,7 @@ pub(super) async fn livez(State(app): State<Arc<App>>) -> Answer<Live> {
 
 /// Whether the worker does its work
 ///
-/// Every lane has a live consumer or was paused on purpose, and no drain has begun.
+/// Every consumer has a live consumer or was paused on purpose, and no drain has begun.
 #[utoipa::path(get, path = "/readyz", tag = "probes", responses(
     (status = 200, description = "It does", body = Readiness),
     (status = 503, description = "It does not", body = Readiness),
@@ -57,7 +57,7 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<Readiness> {
 
 /// Whether the worker has started
 ///
-/// Every lane has had its first subscription, or was paused instead. Stays so from then on.
+/// Every consumer has had its first subscription, or was paused instead. Stays so from then on.
 #[utoipa::path(get, path = "/startupz", tag = "probes", responses(
     (status = 200, description = "It has", body = Started),
     (status = 503, description = "It has not yet", body = Started),

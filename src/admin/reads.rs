@@ -18,13 +18,13 @@ use utoipa::IntoParams;
 use super::{
     api::App,
     error::ApiError,
-    refusals::{BadRequest, NoLane, Silent},
-    views::{Depth, History, Ladder, Lane, Lanes, OutcomeList, Rung, Worker},
+    refusals::{BadRequest, NoConsumer, Silent},
+    views::{Consumer, Consumers, Depth, History, OutcomeList, RetryQueue, RetryQueues, Worker},
 };
 use crate::{CallError, InFlightPage, OutcomeKind, status::Figures};
 
 pub(super) type Answer<T> = Result<Json<T>, ApiError>;
-pub(super) type LanePath = Result<Path<String>, PathRejection>;
+pub(super) type ConsumerPath = Result<Path<String>, PathRejection>;
 
 /// The worker as a whole
 #[utoipa::path(get, path = "/api/v1/worker", tag = "state", responses((status = 200, description = "The worker", body = Worker)))]
@@ -32,67 +32,83 @@ pub(super) async fn worker(State(app): State<Arc<App>>) -> Json<Worker> {
     Json(app.worker())
 }
 
-/// All lanes
-#[utoipa::path(get, path = "/api/v1/lanes", tag = "state", responses((status = 200, description = "The lanes", body = Lanes)))]
-pub(super) async fn lanes(State(app): State<Arc<App>>) -> Json<Lanes> {
-    Json(Lanes { lanes: app.lanes() })
+/// All consumers
+#[utoipa::path(get, path = "/api/v1/consumers", tag = "state", responses((status = 200, description = "The consumers", body = Consumers)))]
+pub(super) async fn consumers(State(app): State<Arc<App>>) -> Json<Consumers> {
+    Json(Consumers {
+        consumers: app.consumers(),
+    })
 }
 
-/// One lane
-#[utoipa::path(get, path = "/api/v1/lanes/{lane}", tag = "state",
-    params(("lane" = String, Path, description = "The lane's name")),
-    responses((status = 200, description = "The lane", body = Lane), NoLane),
+/// One consumer
+#[utoipa::path(get, path = "/api/v1/consumers/{consumer}", tag = "state",
+    params(("consumer" = String, Path, description = "The consumer's name")),
+    responses((status = 200, description = "The consumer", body = Consumer), NoConsumer),
 )]
-pub(super) async fn lane(State(app): State<Arc<App>>, lane: LanePath) -> Answer<Lane> {
-    let Path(name) = lane?;
-    lane_answer(&app, &name)
+pub(super) async fn consumer(
+    State(app): State<Arc<App>>,
+    consumer: ConsumerPath,
+) -> Answer<Consumer> {
+    let Path(name) = consumer?;
+    consumer_answer(&app, &name)
 }
 
-/// A lane as it is now.
-pub(super) fn lane_answer(app: &App, name: &str) -> Answer<Lane> {
-    Ok(Json(app.lane(name).ok_or(CallError::NoSuchLane)?))
+/// A consumer as it is now.
+pub(super) fn consumer_answer(app: &App, name: &str) -> Answer<Consumer> {
+    Ok(Json(app.consumer(name).ok_or(CallError::NoSuchConsumer)?))
 }
 
-/// The figures of a lane that there must be.
-fn figures<'a>(app: &'a App, lane: &str) -> Result<&'a Figures, CallError> {
-    app.worker.figures(lane).ok_or(CallError::NoSuchLane)
+/// The figures of a consumer that there must be.
+fn figures<'a>(app: &'a App, consumer: &str) -> Result<&'a Figures, CallError> {
+    app.worker
+        .figures(consumer)
+        .ok_or(CallError::NoSuchConsumer)
 }
 
-/// What a lane did in the last five minutes, second by second
-#[utoipa::path(get, path = "/api/v1/lanes/{lane}/history", tag = "state",
-    params(("lane" = String, Path, description = "The lane's name")),
-    responses((status = 200, description = "Its history", body = History), NoLane),
+/// What a consumer did in the last five minutes, second by second
+#[utoipa::path(get, path = "/api/v1/consumers/{consumer}/history", tag = "state",
+    params(("consumer" = String, Path, description = "The consumer's name")),
+    responses((status = 200, description = "Its history", body = History), NoConsumer),
 )]
-pub(super) async fn history(State(app): State<Arc<App>>, lane: LanePath) -> Answer<History> {
-    let Path(name) = lane?;
+pub(super) async fn history(
+    State(app): State<Arc<App>>,
+    consumer: ConsumerPath,
+) -> Answer<History> {
+    let Path(name) = consumer?;
     figures(&app, &name)?;
     Ok(Json(app.monitor.history(&name)))
 }
 
-/// What waits in a lane's retry queues and its dead-letter queue
+/// What waits in a consumer's retry queues and its dead-letter queue
 ///
 /// Asks the broker, at most every two seconds.
-#[utoipa::path(get, path = "/api/v1/lanes/{lane}/ladder", tag = "state",
-    params(("lane" = String, Path, description = "The lane's name")),
-    responses((status = 200, description = "Its queues", body = Ladder), NoLane),
+#[utoipa::path(get, path = "/api/v1/consumers/{consumer}/retry-queues", tag = "state",
+    params(("consumer" = String, Path, description = "The consumer's name")),
+    responses((status = 200, description = "Its queues", body = RetryQueues), NoConsumer),
 )]
-pub(super) async fn ladder(State(app): State<Arc<App>>, lane: LanePath) -> Answer<Ladder> {
+pub(super) async fn retry_queues(
+    State(app): State<Arc<App>>,
+    consumer: ConsumerPath,
+) -> Answer<RetryQueues> {
     /// How long an answer is good for.
     const FRESH: Duration = Duration::from_secs(2);
-    let Path(name) = lane?;
-    let kept = app.ladders.get(&name).ok_or(CallError::NoSuchLane)?;
+    let Path(name) = consumer?;
+    let kept = app
+        .retry_queues
+        .get(&name)
+        .ok_or(CallError::NoSuchConsumer)?;
     // Held while the broker is asked: whoever else wants to know waits for the same answer.
     let mut kept = kept.lock().await;
     let fresh = kept.as_ref().filter(|(at, _)| at.elapsed() < FRESH);
     if let Some((_, ladder)) = fresh {
         return Ok(Json(ladder.clone()));
     }
-    let ladder = ask_ladder(&app, &name).await?;
+    let ladder = ask_retry_queues(&app, &name).await?;
     *kept = Some((Instant::now(), ladder.clone()));
     Ok(Json(ladder))
 }
 
-async fn ask_ladder(app: &App, name: &str) -> Result<Ladder, ApiError> {
+async fn ask_retry_queues(app: &App, name: &str) -> Result<RetryQueues, ApiError> {
     let figures = figures(app, name)?;
     let timeouts = &app.settings.worker.timeouts;
     let asked = app
@@ -108,14 +124,14 @@ async fn ask_ladder(app: &App, name: &str) -> Result<Ladder, ApiError> {
         let found = depths.iter().find(|(name, _)| name == queue);
         found.and_then(|(_, messages)| *messages)
     };
-    let rungs = figures.rungs().map(|(rung, _)| Rung {
+    let rungs = figures.rungs().map(|(rung, _)| RetryQueue {
         messages: messages(&rung.queue),
         delay_seconds: rung.length.as_secs_f64(),
         queue: rung.queue.clone(),
     });
     let queue = figures.settings.dead_letter_queue();
-    Ok(Ladder {
-        rungs: rungs.collect(),
+    Ok(RetryQueues {
+        retry_queues: rungs.collect(),
         dead_letters: Depth {
             messages: messages(&queue),
             queue,
@@ -128,8 +144,8 @@ async fn ask_ladder(app: &App, name: &str) -> Result<Ladder, ApiError> {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct InFlightQuery {
-    /// Of this lane alone.
-    lane: Option<String>,
+    /// Of this consumer alone.
+    consumer: Option<String>,
     /// At most so many, 1 to 1000.
     #[serde(default = "hundred")]
     #[param(default = 100, minimum = 1, maximum = 1000)]
@@ -159,7 +175,7 @@ fn within(
 
 /// Messages in flight, oldest first
 #[utoipa::path(get, path = "/api/v1/in-flight", tag = "messages", params(InFlightQuery),
-    responses((status = 200, description = "Some of them", body = InFlightPage), BadRequest, NoLane, Silent),
+    responses((status = 200, description = "Some of them", body = InFlightPage), BadRequest, NoConsumer, Silent),
 )]
 pub(super) async fn in_flight(
     State(app): State<Arc<App>>,
@@ -168,8 +184,8 @@ pub(super) async fn in_flight(
     let Query(query) = query?;
     within("limit", query.limit, 1..=1000)?;
     within("offset", query.offset, 0..=100_000)?;
-    let lane = query.lane.as_deref();
-    let page = app.worker.in_flight(lane, query.offset, query.limit);
+    let consumer = query.consumer.as_deref();
+    let page = app.worker.in_flight(consumer, query.offset, query.limit);
     Ok(Json(page.await?))
 }
 
@@ -177,8 +193,8 @@ pub(super) async fn in_flight(
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct OutcomesQuery {
-    /// Of this lane alone.
-    lane: Option<String>,
+    /// Of this consumer alone.
+    consumer: Option<String>,
     /// Of this kind alone.
     kind: Option<OutcomeKind>,
     /// At most so many, 1 to 1000.
@@ -189,9 +205,9 @@ pub(super) struct OutcomesQuery {
 
 /// The last outcomes, newest first
 ///
-/// Every failure (500 of each lane are kept), and of the others five a second (100 are kept).
+/// Every failure (500 of each consumer are kept), and of the others five a second (100 are kept).
 #[utoipa::path(get, path = "/api/v1/outcomes", tag = "messages", params(OutcomesQuery),
-    responses((status = 200, description = "Some of them", body = OutcomeList), BadRequest, NoLane),
+    responses((status = 200, description = "Some of them", body = OutcomeList), BadRequest, NoConsumer),
 )]
 pub(super) async fn outcomes(
     State(app): State<Arc<App>>,
@@ -199,11 +215,11 @@ pub(super) async fn outcomes(
 ) -> Answer<OutcomeList> {
     let Query(query) = query?;
     within("limit", query.limit, 1..=1000)?;
-    let lane = query.lane.as_deref();
-    if let Some(lane) = lane {
-        figures(&app, lane)?;
+    let consumer = query.consumer.as_deref();
+    if let Some(consumer) = consumer {
+        figures(&app, consumer)?;
     }
-    let outcomes = app.worker.outcomes(lane, query.kind, query.limit);
+    let outcomes = app.worker.outcomes(consumer, query.kind, query.limit);
     Ok(Json(outcomes.into()))
 }
 

@@ -9,10 +9,10 @@ use utoipa::IntoResponses;
 
 use super::error::ErrorBody;
 
-/// There is no such lane.
+/// There is no such consumer.
 #[derive(IntoResponses)]
-#[response(status = 404, description = "There is no such lane")]
-pub(super) struct NoLane(#[to_schema] ErrorBody);
+#[response(status = 404, description = "There is no such consumer")]
+pub(super) struct NoConsumer(#[to_schema] ErrorBody);
 
 /// What is asked for is out of its range, or cannot be read.
 #[derive(IntoResponses)]
@@ -36,19 +36,19 @@ pub(super) enum Refused {
     Other(#[to_schema] ErrorBody),
 }
 
-/// The lane does not answer.
+/// The consumer does not answer.
 #[derive(IntoResponses)]
 pub(super) enum Silent {
     /// It is not there to answer.
     #[response(
         status = 503,
-        description = "The lane is not running, or the token cannot be read"
+        description = "The consumer is not running, or the token cannot be read"
     )]
     NotRunning(#[to_schema] ErrorBody),
     /// It is busy.
     #[response(
         status = 504,
-        description = "The lane did not answer in time; what it was told it does when it can"
+        description = "The consumer did not answer in time; what it was told it does when it can"
     )]
     TimedOut(#[to_schema] ErrorBody),
 }

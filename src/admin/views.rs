@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    LaneHealth, LaneReport, Ledger, OutcomeRecord,
+    ConsumerHealth, ConsumerReport, Ledger, OutcomeRecord,
     broker::{QueueType, Topology},
     handler::HandlerSettings,
     status::Figures,
@@ -27,7 +27,7 @@ pub(super) struct Worker {
     /// Its clock.
     #[schema(format = DateTime)]
     pub(super) now: String,
-    /// Every lane consumes or was paused on purpose, and no drain has begun.
+    /// Every consumer consumes or was paused on purpose, and no drain has begun.
     pub(super) ready: bool,
     /// A drain has begun.
     pub(super) draining: bool,
@@ -39,13 +39,13 @@ pub(super) struct Worker {
     pub(super) trace_url: Option<String>,
     /// Messages in flight.
     pub(super) in_flight: usize,
-    /// The ledgers of all lanes together.
+    /// The ledgers of all consumers together.
     pub(super) totals: Ledger,
 }
 
-/// One lane.
+/// One consumer.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Lane {
+pub(super) struct Consumer {
     /// Its name.
     pub(super) name: String,
     /// The queue it consumes.
@@ -53,7 +53,7 @@ pub(super) struct Lane {
     /// What runs for its messages: the kind of its handler, or `function` for one in the program.
     pub(super) handler: &'static str,
     #[serde(flatten)]
-    pub(super) health: LaneHealth,
+    pub(super) health: ConsumerHealth,
     /// Unsettled messages that the broker may have outstanding to it.
     pub(super) prefetch: u16,
     /// Handlers that may run at once.
@@ -69,18 +69,18 @@ pub(super) struct Lane {
     /// Handler runs that may fail before a message is dead-lettered.
     pub(super) max_attempts: u32,
     #[serde(flatten)]
-    pub(super) report: LaneReport,
+    pub(super) report: ConsumerReport,
     /// How much it does a second.
     pub(super) rates: Rates,
     /// How long its handlers take.
     pub(super) latency: Latency,
 }
 
-impl Lane {
+impl Consumer {
     pub(super) fn new(
         name: &str,
         figures: &Figures,
-        health: LaneHealth,
+        health: ConsumerHealth,
         (rates, latency): (Rates, Latency),
     ) -> Self {
         let settings = &figures.settings;
@@ -129,14 +129,14 @@ pub(super) struct Latency {
     pub(super) p99_seconds: Option<f64>,
 }
 
-/// All lanes.
+/// All consumers.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Lanes {
+pub(super) struct Consumers {
     /// By name.
-    pub(super) lanes: Vec<Lane>,
+    pub(super) consumers: Vec<Consumer>,
 }
 
-/// What a lane did, step by step, oldest first: at most 300 steps.
+/// What a consumer did, step by step, oldest first: at most 300 steps.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct History {
     /// The length of a step.
@@ -158,11 +158,11 @@ pub(super) struct History {
     pub(super) in_flight: Vec<usize>,
 }
 
-/// What waits for a lane at the broker.
+/// What waits for a consumer at the broker.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct Ladder {
+pub(super) struct RetryQueues {
     /// The retry queues, shortest delay first.
-    pub(super) rungs: Vec<Rung>,
+    pub(super) retry_queues: Vec<RetryQueue>,
     /// The dead-letter queue.
     pub(super) dead_letters: Depth,
     /// Why the broker could not be asked, where it could not.
@@ -171,7 +171,7 @@ pub(super) struct Ladder {
 
 /// One retry queue.
 #[derive(Clone, Debug, Serialize, ToSchema)]
-pub(super) struct Rung {
+pub(super) struct RetryQueue {
     /// The queue.
     pub(super) queue: String,
     /// How long messages stay at the most.
@@ -220,8 +220,8 @@ impl From<Vec<Arc<OutcomeRecord>>> for OutcomeList {
 pub(super) struct State {
     /// The worker.
     pub(super) worker: Worker,
-    /// Its lanes.
-    pub(super) lanes: Vec<Lane>,
+    /// Its consumers.
+    pub(super) consumers: Vec<Consumer>,
 }
 
 /// A message's handler was told to end.
@@ -236,17 +236,17 @@ pub(super) struct Cancelled {
 pub(super) struct Live {
     /// Whether it should.
     pub(super) live: bool,
-    /// The lanes that do not, and why.
+    /// The consumers that do not, and why.
     pub(super) dead: BTreeMap<String, String>,
-    /// A lane's loop that has not turned for so long counts as dead.
+    /// A consumer's loop that has not turned for so long counts as dead.
     pub(super) limit_seconds: f64,
 }
 
 /// Whether the worker has started.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Started {
-    /// Every lane has had a subscription, or was paused instead. Stays true.
+    /// Every consumer has had a subscription, or was paused instead. Stays true.
     pub(super) started: bool,
-    /// The lanes that have not, and why.
+    /// The consumers that have not, and why.
     pub(super) waiting: BTreeMap<String, String>,
 }

@@ -17,40 +17,43 @@ use utoipa::ToSchema;
 use super::{
     api::App,
     error::{ApiError, ErrorBody},
-    reads::{Answer, LanePath, lane_answer},
-    refusals::{BadRequest, NoLane, Refused, Silent},
-    views::{Cancelled, Lane},
+    reads::{Answer, ConsumerPath, consumer_answer},
+    refusals::{BadRequest, NoConsumer, Refused, Silent},
+    views::{Cancelled, Consumer},
 };
 use crate::DeliveryId;
 
-/// Pause a lane
+/// Pause a consumer
 ///
 /// It takes nothing new and gives back what has not started; handlers that run finish. Lasts until
 /// it is resumed or the process ends.
-#[utoipa::path(post, path = "/api/v1/lanes/{lane}/pause", tag = "changes",
-    params(("lane" = String, Path, description = "The lane's name")),
+#[utoipa::path(post, path = "/api/v1/consumers/{consumer}/pause", tag = "changes",
+    params(("consumer" = String, Path, description = "The consumer's name")),
     security(("token" = [])),
-    responses((status = 200, description = "The lane, as it is now", body = Lane), NoLane, Refused, Silent),
+    responses((status = 200, description = "The consumer, as it is now", body = Consumer), NoConsumer, Refused, Silent),
 )]
-pub(super) async fn pause(State(app): State<Arc<App>>, lane: LanePath) -> Answer<Lane> {
-    let Path(name) = lane?;
+pub(super) async fn pause(State(app): State<Arc<App>>, consumer: ConsumerPath) -> Answer<Consumer> {
+    let Path(name) = consumer?;
     app.worker.pause(&name).await?;
-    lane_answer(&app, &name)
+    consumer_answer(&app, &name)
 }
 
-/// Resume a paused lane
-#[utoipa::path(post, path = "/api/v1/lanes/{lane}/resume", tag = "changes",
-    params(("lane" = String, Path, description = "The lane's name")),
+/// Resume a paused consumer
+#[utoipa::path(post, path = "/api/v1/consumers/{consumer}/resume", tag = "changes",
+    params(("consumer" = String, Path, description = "The consumer's name")),
     security(("token" = [])),
-    responses((status = 200, description = "The lane, as it is now", body = Lane), NoLane, Refused, Silent),
+    responses((status = 200, description = "The consumer, as it is now", body = Consumer), NoConsumer, Refused, Silent),
 )]
-pub(super) async fn resume(State(app): State<Arc<App>>, lane: LanePath) -> Answer<Lane> {
-    let Path(name) = lane?;
+pub(super) async fn resume(
+    State(app): State<Arc<App>>,
+    consumer: ConsumerPath,
+) -> Answer<Consumer> {
+    let Path(name) = consumer?;
     app.worker.resume(&name).await?;
-    lane_answer(&app, &name)
+    consumer_answer(&app, &name)
 }
 
-/// What is to be changed about a lane.
+/// What is to be changed about a consumer.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Change {
@@ -59,30 +62,30 @@ pub(super) struct Change {
     concurrency: u16,
 }
 
-/// Change how many handlers of a lane run at once
+/// Change how many handlers of a consumer run at once
 ///
 /// More run within 250 ms; fewer do as those that run end: none is cancelled. Lasts until the
 /// process ends.
-#[utoipa::path(patch, path = "/api/v1/lanes/{lane}", tag = "changes",
-    params(("lane" = String, Path, description = "The lane's name")),
+#[utoipa::path(patch, path = "/api/v1/consumers/{consumer}", tag = "changes",
+    params(("consumer" = String, Path, description = "The consumer's name")),
     request_body = Change,
     security(("token" = [])),
-    responses((status = 200, description = "The lane, as it is now", body = Lane),
+    responses((status = 200, description = "The consumer, as it is now", body = Consumer),
         (status = 413, description = "The body is too long", body = ErrorBody),
         (status = 415, description = "The body is not application/json", body = ErrorBody),
         (status = 422, description = "Not 1 to the prefetch", body = ErrorBody),
-        BadRequest, NoLane, Refused, Silent),
+        BadRequest, NoConsumer, Refused, Silent),
 )]
 pub(super) async fn change(
     State(app): State<Arc<App>>,
-    lane: LanePath,
+    consumer: ConsumerPath,
     change: Result<Json<Change>, JsonRejection>,
-) -> Answer<Lane> {
-    let Path(name) = lane?;
+) -> Answer<Consumer> {
+    let Path(name) = consumer?;
     let Json(Change { concurrency }) = change?;
     app.worker.set_concurrency(&name, concurrency)?;
-    info!(lane = name, concurrency, "concurrency changed");
-    lane_answer(&app, &name)
+    info!(consumer = name, concurrency, "concurrency changed");
+    consumer_answer(&app, &name)
 }
 
 /// Cancel the handler of a message in flight
@@ -90,14 +93,14 @@ pub(super) async fn change(
 /// The outcome is `interrupted`: the message goes back to its queue, no attempt is charged, and it
 /// runs again. A handler that finishes all the same is taken at its word; one that blocks its
 /// thread sees nothing of it before its timeout.
-#[utoipa::path(post, path = "/api/v1/in-flight/{lane}/{delivery}/cancel", tag = "changes",
+#[utoipa::path(post, path = "/api/v1/in-flight/{consumer}/{delivery}/cancel", tag = "changes",
     params(
-        ("lane" = String, Path, description = "The lane's name"),
+        ("consumer" = String, Path, description = "The consumer's name"),
         ("delivery" = String, Path, description = "The delivery, such as 3-17"),
     ),
     security(("token" = [])),
     responses((status = 200, description = "Its handler was told to end", body = Cancelled),
-        (status = 404, description = "It is not in flight, or there is no such lane", body = ErrorBody),
+        (status = 404, description = "It is not in flight, or there is no such consumer", body = ErrorBody),
         (status = 409, description = "It is not at its handler", body = ErrorBody),
         Refused, Silent),
 )]
@@ -105,10 +108,10 @@ pub(super) async fn cancel(
     State(app): State<Arc<App>>,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Answer<Cancelled> {
-    let Path((lane, delivery)) = path?;
+    let Path((consumer, delivery)) = path?;
     let delivery: DeliveryId = delivery
         .parse()
         .map_err(|_| ApiError::new(StatusCode::NOT_FOUND, "no such delivery"))?;
-    app.worker.cancel(&lane, delivery).await?;
+    app.worker.cancel(&consumer, delivery).await?;
     Ok(Json(Cancelled { cancelled: true }))
 }

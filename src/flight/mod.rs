@@ -44,7 +44,7 @@ pub(crate) struct Resources {
 /// One delivery's stay in the worker.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    pub(crate) lane: Arc<str>,
+    pub(crate) consumer: Arc<str>,
     pub(crate) message: Message,
     pub(crate) resources: Arc<Resources>,
     /// Tells the handler to end.
@@ -73,7 +73,7 @@ pub(crate) struct Flight {
 
 impl Flight {
     pub(crate) fn new(
-        lane: Arc<str>,
+        consumer: Arc<str>,
         message: Message,
         resources: Arc<Resources>,
         session: SessionId,
@@ -82,7 +82,7 @@ impl Flight {
     ) -> Self {
         let attempt = message.past.attempts.saturating_add(1);
         Self {
-            lane,
+            consumer,
             message,
             resources,
             cancel: Cancel::default(),

@@ -34,10 +34,10 @@ impl Context {
         self.flight.attempt()
     }
 
-    /// The lane's name.
+    /// The consumer's name.
     #[must_use]
-    pub fn lane(&self) -> &str {
-        &self.flight.lane
+    pub fn consumer(&self) -> &str {
+        &self.flight.consumer
     }
 
     /// The state actor that all handlers of the worker share.
@@ -66,7 +66,7 @@ impl Context {
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context")
-            .field("lane", &self.lane())
+            .field("consumer", &self.consumer())
             .field("message", &self.message().id())
             .field("attempt", &self.attempt())
             .finish()

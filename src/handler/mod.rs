@@ -27,13 +27,13 @@ use std::{future::Future, pin::Pin};
 /// A future a handler returns.
 pub type HandlerFuture<'a, T = Outcome> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What runs for each message of a lane.
+/// What runs for each message of a consumer.
 ///
 /// Most handlers are plain async functions (see [`IntoHandler`]); implement this trait where a
 /// handler needs its own fields.
 pub trait Handler: Send + Sync + 'static {
     /// Works on one message. Called at least once a message, perhaps more often: effects must be
-    /// idempotent. The future is dropped at the lane's timeout, and when a drain's grace ends.
+    /// idempotent. The future is dropped at the consumer's timeout, and when a drain's grace ends.
     fn handle(&self, context: Context) -> HandlerFuture<'_>;
 
     /// Called once, before the first message: opens pools or starts processes, for instance. The

@@ -85,10 +85,12 @@ async fn keep_at(
     }
 }
 
-/// Deliveries in flight in all lanes, those included that wait for a handler slot.
+/// Deliveries in flight in all consumers, those included that wait for a handler slot.
 fn in_flight(worker: &WorkerHandle) -> i32 {
-    let reports = worker.lanes().filter_map(|lane| worker.report(lane).ok());
-    let sum: usize = reports.map(|lane| lane.in_flight).sum();
+    let reports = worker
+        .consumers()
+        .filter_map(|consumer| worker.report(consumer).ok());
+    let sum: usize = reports.map(|consumer| consumer.in_flight).sum();
     i32::try_from(sum).unwrap_or(i32::MAX)
 }
 

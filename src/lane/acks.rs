@@ -106,7 +106,7 @@ impl<B: Broker> LaneActor<B> {
                 "the worker failed to carry on with a message, see its log",
             ),
             End::Return => self.give_back(tag, span),
-            End::Stale => debug!(lane = %self.lane.name, tag, "session is gone"),
+            End::Stale => debug!(consumer = %self.lane.name, tag, "session is gone"),
             _ => {
                 let open = self.unsettled.finish(tag, Finished { end, span }, since);
                 debug_assert!(open, "a path reports once");
@@ -184,7 +184,7 @@ impl<B: Broker> LaneActor<B> {
         match result {
             Ok(()) => ends.for_each(|end| self.ledger.settled(end)),
             Err(error) => {
-                warn!(lane = %self.lane.name, %error, through = acks.through, singles = acks.singles.len(), "acks not written, the broker redelivers");
+                warn!(consumer = %self.lane.name, %error, through = acks.through, singles = acks.singles.len(), "acks not written, the broker redelivers");
                 ends.for_each(|end| self.ledger.unsettled(end));
                 if let (BrokerError::TimedOut { .. }, Some(session)) =
                     (&error, &self.subscription.session)

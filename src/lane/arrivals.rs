@@ -52,7 +52,7 @@ impl<B: Broker> LaneActor<B> {
             false => self.start(delivery),
         };
         if !is_next {
-            error!(lane = %self.lane.name, tag, "delivery tag out of order, replacing the session");
+            error!(consumer = %self.lane.name, tag, "delivery tag out of order, replacing the session");
             self.ledger.unsettled(End::Stale);
             self.lose_session(&BrokerError::Lost("tag out of order".to_owned()));
         }

@@ -16,13 +16,13 @@ use crate::{
 #[non_exhaustive]
 pub enum CallError {
     /// There is no lane of this name.
-    #[error("no such lane")]
-    NoSuchLane,
+    #[error("no such consumer")]
+    NoSuchConsumer,
     /// The lane did not answer within `timeouts.call`.
-    #[error("the lane did not answer in time")]
+    #[error("the consumer did not answer in time")]
     TimedOut,
     /// The lane has ended, or has not begun.
-    #[error("the lane is not running")]
+    #[error("the consumer is not running")]
     NotRunning,
 }
 

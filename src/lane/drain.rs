@@ -10,7 +10,7 @@ use super::LaneActor;
 use crate::{
     broker::{Broker, Session},
     flight::CancelReason,
-    status::{LaneReport, LaneState, Standing},
+    status::{ConsumerReport, ConsumerState, Standing},
 };
 
 /// How long after the end of the grace, and of its handlers' cancellation, a lane still settles.
@@ -21,7 +21,7 @@ impl<B: Broker> LaneActor<B> {
         self.draining = true;
         self.stale_before_drain = self.ledger.stale;
         self.stop_consuming();
-        info!(lane = %self.lane.name, running = self.under_way, "draining");
+        info!(consumer = %self.lane.name, running = self.under_way, "draining");
     }
 
     /// The grace has ended: handlers are asked to end, and their messages go back.
@@ -42,7 +42,7 @@ impl<B: Broker> LaneActor<B> {
     /// time to apply it. A quorum queue takes about 32 commands of a channel at a time and keeps
     /// the rest in the channel's process, and closing the channel throws those away: finished
     /// messages would run again (measured on 3.10, 4.0 and 4.3 alike).
-    pub(super) async fn finish(mut self) -> LaneReport {
+    pub(super) async fn finish(mut self) -> ConsumerReport {
         if let Some(session) = self.subscription.session.take() {
             const AT_LEAST: Duration = Duration::from_millis(50);
             let now = Instant::now();
@@ -60,7 +60,7 @@ impl<B: Broker> LaneActor<B> {
             left,
             ..self.standing()
         });
-        self.publish(LaneState::Stopped, None);
+        self.publish(ConsumerState::Stopped, None);
         lane.watch.figures.report()
     }
 }

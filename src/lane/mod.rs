@@ -36,7 +36,7 @@ use crate::{
     broker::{Broker, BrokerError, Delivery, Reconnect, Session},
     flight::Flight,
     path::{Gate, Lane},
-    status::{LaneHealth, LaneReport, LaneState, Ledger, Standing},
+    status::{ConsumerHealth, ConsumerReport, ConsumerState, Ledger, Standing},
 };
 use acks::Acking;
 use pace::Pace;
@@ -47,7 +47,7 @@ use unsettled::Unsettled;
 /// The lane's channels to the rest of the worker.
 pub(crate) struct LaneChannels {
     pub(crate) commands: mpsc::Receiver<Command>,
-    pub(crate) health: watch::Sender<LaneHealth>,
+    pub(crate) health: watch::Sender<ConsumerHealth>,
     /// Receives the result of each attempt to subscribe, up to the first that succeeds.
     pub(crate) started: mpsc::UnboundedSender<(String, Result<(), BrokerError>)>,
 }
@@ -88,7 +88,7 @@ pub(crate) struct LaneActor<B: Broker> {
     tick_at: Instant,
     ledger: Ledger,
     /// The state and its reason as they were last published.
-    published: (LaneState, Option<String>),
+    published: (ConsumerState, Option<String>),
 }
 
 impl<B: Broker> LaneActor<B> {
@@ -118,12 +118,12 @@ impl<B: Broker> LaneActor<B> {
             stale_before_drain: 0,
             tick_at: now + TICK,
             ledger: Ledger::default(),
-            published: (LaneState::Connecting, None),
+            published: (ConsumerState::Connecting, None),
         }
     }
 
     /// Runs the lane until its drain is over, and gives its account.
-    pub(crate) async fn run(mut self) -> LaneReport {
+    pub(crate) async fn run(mut self) -> ConsumerReport {
         let mut ends = Vec::new();
         // Made once and not each turn: registering with a token or the timer costs more than a
         // small message does.
@@ -172,19 +172,19 @@ impl<B: Broker> LaneActor<B> {
     }
 
     /// What the lane is doing, and why, where it is not consuming.
-    fn state(&self) -> (LaneState, Option<&str>) {
+    fn state(&self) -> (ConsumerState, Option<&str>) {
         if self.draining {
-            (LaneState::Draining, None)
+            (ConsumerState::Draining, None)
         } else if self.paused {
-            (LaneState::Paused, Some("paused by an operator"))
+            (ConsumerState::Paused, Some("paused by an operator"))
         } else if self.returning.is_held()
             && let Gate::Closed { why } = self.lane.starts.gate()
         {
-            (LaneState::Held, Some(why))
+            (ConsumerState::Held, Some(why))
         } else if self.subscription.is_live() {
-            (LaneState::Consuming, None)
+            (ConsumerState::Consuming, None)
         } else {
-            (LaneState::Connecting, self.subscription.reason())
+            (ConsumerState::Connecting, self.subscription.reason())
         }
     }
 
@@ -198,9 +198,9 @@ impl<B: Broker> LaneActor<B> {
         self.publish(state, reason);
     }
 
-    fn publish(&mut self, state: LaneState, reason: Option<String>) {
+    fn publish(&mut self, state: ConsumerState, reason: Option<String>) {
         self.published = (state, reason.clone());
-        let health = LaneHealth::new(state, reason);
+        let health = ConsumerHealth::new(state, reason);
         self.channels.health.send_replace(health);
     }
 

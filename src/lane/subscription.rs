@@ -232,9 +232,9 @@ impl<B: Broker> LaneActor<B> {
         self.subscription.awaits_connection = !self.broker.is_up();
         self.subscription.reason = Some(reason.to_owned());
         if loud {
-            error!(lane = %self.lane.name, reason, retry_in = ?wait, "not consuming");
+            error!(consumer = %self.lane.name, reason, retry_in = ?wait, "not consuming");
         } else {
-            warn!(lane = %self.lane.name, reason, retry_in = ?wait, "not consuming");
+            warn!(consumer = %self.lane.name, reason, retry_in = ?wait, "not consuming");
         }
     }
 

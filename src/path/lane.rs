@@ -110,8 +110,10 @@ impl<B: Broker> Lane<B> {
             .restore(&self.settings.queue_spec(), queue)
             .await
         {
-            Some(Ok(())) => warn!(lane = %self.name, queue, "queue was missing, declared again"),
-            Some(Err(error)) => warn!(lane = %self.name, queue, %error, "queue is missing"),
+            Some(Ok(())) => {
+                warn!(consumer = %self.name, queue, "queue was missing, declared again")
+            }
+            Some(Err(error)) => warn!(consumer = %self.name, queue, %error, "queue is missing"),
             None => {}
         }
         self.live.restoring.store(false, Ordering::Release);

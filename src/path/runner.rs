@@ -78,7 +78,7 @@ pub(super) async fn or_fault(
     end.unwrap_or_else(|_| {
         // From here on the lane must not take it for one with a stuck handler.
         flight.claim();
-        error!(lane = %flight.lane, id = flight.message.id(), "path panicked: lane held, message stays in its queue");
+        error!(consumer = %flight.consumer, id = flight.message.id(), "path panicked: consumer held, message stays in its queue");
         Some(End::Fault)
     })
 }

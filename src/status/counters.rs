@@ -1,4 +1,4 @@
-//! What a lane counts beside its ledger.
+//! What a consumer counts beside its ledger.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,14 +25,14 @@ macro_rules! counters {
         [$($(#[$doc:meta])* $kind:ident $outcome:ident,)*]
         $($(#[$other_doc:meta])* $other:ident,)*
     ) => {
-        /// Counts of one lane since it started.
+        /// Counts of one consumer since it started.
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             outcomes: [Counter; OutcomeKind::ALL.len()],
             $($(#[$other_doc])* pub(crate) $other: Counter,)*
         }
 
-        /// A copy of a lane's counts.
+        /// A copy of a consumer's counts.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
         #[non_exhaustive]
         pub struct Counts {

@@ -1,5 +1,5 @@
-//! One lane's figures. The lane and the paths of its deliveries write them; the admin server, the
-//! metrics and the worker's handle read them without asking the lane.
+//! One consumer's figures. The consumer and the paths of its deliveries write them; the admin server, the
+//! metrics and the worker's handle read them without asking the consumer.
 
 use std::{
     sync::{
@@ -10,9 +10,9 @@ use std::{
 };
 
 use super::{
-    Counters, Durations, LaneReport, Ledger,
+    ConsumerReport, Counters, Durations, Ledger,
     counters::Counter,
-    outcomes::{LaneOutcomes, Outcomes},
+    outcomes::{ConsumerOutcomes, Outcomes},
 };
 use crate::{
     consumer::ConsumerSettings,
@@ -23,7 +23,7 @@ use crate::{
     retry::{Ladder, Rung},
 };
 
-/// Everything a lane reports about itself, but for its health, which has watchers.
+/// Everything a consumer reports about itself, but for its health, which has watchers.
 #[derive(Debug)]
 pub(crate) struct Figures {
     pub(crate) settings: ConsumerSettings,
@@ -32,18 +32,18 @@ pub(crate) struct Figures {
     /// How long handlers ran.
     pub(crate) durations: Durations,
     /// The last outcomes, for people.
-    pub(crate) outcomes: LaneOutcomes,
+    pub(crate) outcomes: ConsumerOutcomes,
     /// Retries parked, by rung.
     parked: Vec<(Rung, Counter)>,
     dead_letters: [Counter; Reason::ALL.len()],
     standing: Mutex<Standing>,
-    /// Turns of the lane's loop.
+    /// Turns of the consumer's loop.
     turns: AtomicU64,
     /// Whether a handler was registered in code.
     registered: AtomicBool,
 }
 
-/// What only the lane's loop knows, as it stood at the end of the loop's last turn.
+/// What only the consumer's loop knows, as it stood at the end of the loop's last turn.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Standing {
     pub(crate) ledger: Ledger,
@@ -65,7 +65,7 @@ impl Figures {
             slots: Arc::new(Slots::new(settings.concurrency.into())),
             counters: Counters::default(),
             durations: Durations::default(),
-            outcomes: outcomes.lane(name),
+            outcomes: outcomes.consumer(name),
             parked: ladder
                 .rungs()
                 .map(|rung| (rung, Counter::default()))
@@ -77,20 +77,20 @@ impl Figures {
         }
     }
 
-    /// The lane's loop has turned. Only the lane calls this.
+    /// The consumer's loop has turned. Only the consumer calls this.
     pub(crate) fn turned(&self, standing: Standing) {
         *lock(&self.standing) = standing;
         let turns = self.turns.load(Ordering::Relaxed);
         self.turns.store(turns.wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// A number that changes as long as the lane's loop turns. An idle loop turns every 250 ms.
+    /// A number that changes as long as the consumer's loop turns. An idle loop turns every 250 ms.
     pub(crate) fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
     }
 
-    /// The lane's report as of its last turn; counts and running handlers are those of now.
-    pub(crate) fn report(&self) -> LaneReport {
+    /// The consumer's report as of its last turn; counts and running handlers are those of now.
+    pub(crate) fn report(&self) -> ConsumerReport {
         let Standing {
             ledger,
             in_flight,
@@ -98,7 +98,7 @@ impl Figures {
             waiting,
             left,
         } = *lock(&self.standing);
-        LaneReport {
+        ConsumerReport {
             in_flight,
             running: self.slots.in_use(),
             buffered,
@@ -128,7 +128,7 @@ impl Figures {
         self.dead_letters[reason as usize].add_one();
     }
 
-    /// The lane's retry queues, shortest delay first, and the messages parked on each.
+    /// The consumer's retry queues, shortest delay first, and the messages parked on each.
     pub(crate) fn rungs(&self) -> impl Iterator<Item = (&Rung, u64)> {
         self.parked.iter().map(|(rung, count)| (rung, count.get()))
     }

@@ -12,13 +12,13 @@ use crate::{text::as_rfc3339, words::words};
 #[schema(as = Ready)]
 #[non_exhaustive]
 pub struct Readiness {
-    /// Every lane has a live consumer or was paused on purpose, its handlers can work, and no drain
+    /// Every consumer has a live consumer or was paused on purpose, its handlers can work, and no drain
     /// has begun.
     pub ready: bool,
     /// A drain has begun.
     pub draining: bool,
-    /// The lanes, by name.
-    pub lanes: BTreeMap<String, LaneHealth>,
+    /// The consumers, by name.
+    pub consumers: BTreeMap<String, ConsumerHealth>,
     /// Why handlers cannot work, by consumer: those that cannot.
     pub handlers: BTreeMap<String, String>,
     /// Why retries and dead letters cannot be published now, where they cannot. That alone does
@@ -26,12 +26,12 @@ pub struct Readiness {
     pub publishing: Option<String>,
 }
 
-/// What one lane is doing.
+/// What one consumer is doing.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[non_exhaustive]
-pub struct LaneHealth {
+pub struct ConsumerHealth {
     /// What it is doing.
-    pub state: LaneState,
+    pub state: ConsumerState,
     /// Since when.
     #[serde(serialize_with = "as_rfc3339")]
     #[schema(value_type = String, format = DateTime)]
@@ -41,11 +41,11 @@ pub struct LaneHealth {
 }
 
 words! {
-    /// The states of a lane.
+    /// The states of a consumer.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
     #[serde(rename_all = "kebab-case")]
     #[non_exhaustive]
-    pub enum LaneState {
+    pub enum ConsumerState {
         /// It has no subscription and is getting one.
         Connecting = "connecting",
         /// It has a live subscription.
@@ -61,8 +61,8 @@ words! {
     }
 }
 
-impl LaneHealth {
-    pub(crate) fn new(state: LaneState, reason: Option<String>) -> Self {
+impl ConsumerHealth {
+    pub(crate) fn new(state: ConsumerState, reason: Option<String>) -> Self {
         Self {
             state,
             since: SystemTime::now(),
@@ -70,8 +70,8 @@ impl LaneHealth {
         }
     }
 
-    /// Whether the lane does what it should.
+    /// Whether the consumer does what it should.
     pub(crate) fn is_ready(&self) -> bool {
-        matches!(self.state, LaneState::Consuming | LaneState::Paused)
+        matches!(self.state, ConsumerState::Consuming | ConsumerState::Paused)
     }
 }

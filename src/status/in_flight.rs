@@ -53,8 +53,8 @@ impl Serialize for DeliveryId {
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 #[non_exhaustive]
 pub struct InFlight {
-    /// The lane.
-    pub lane: String,
+    /// The consumer.
+    pub consumer: String,
     /// Names it: to cancel it.
     #[schema(value_type = String, example = "3-17")]
     pub delivery: DeliveryId,
@@ -85,11 +85,11 @@ pub struct InFlightPage {
     pub total: usize,
     /// Those of this page.
     pub messages: Vec<InFlight>,
-    /// Lanes that did not answer in time; theirs are missing.
+    /// Consumers that did not answer in time; theirs are missing.
     pub unanswered: Vec<String>,
 }
 
-/// What a lane answers: how many it has, and some of them, oldest first. Making texts of them is
+/// What a consumer answers: how many it has, and some of them, oldest first. Making texts of them is
 /// left to whoever asked.
 #[derive(Debug, Default)]
 pub(crate) struct Window {
@@ -103,7 +103,7 @@ impl InFlight {
         let age = now.saturating_duration_since(flight.received);
         let message = &flight.message;
         Self {
-            lane: flight.lane.to_string(),
+            consumer: flight.consumer.to_string(),
             delivery: DeliveryId {
                 session: flight.session,
                 tag: flight.tag,

@@ -1,4 +1,4 @@
-//! The account of a lane: every delivery ends in exactly one of five.
+//! The account of a consumer: every delivery ends in exactly one of five.
 
 use std::ops::AddAssign;
 
@@ -75,9 +75,9 @@ pub(crate) enum End {
     DeadLettered,
     /// Nack it: it goes back to the queue.
     Return,
-    /// Its copy could not be published: hold the lane, and nack it later.
+    /// Its copy could not be published: hold the consumer, and nack it later.
     NotPublished,
-    /// Its path panicked: hold the lane, and nack it later.
+    /// Its path panicked: hold the consumer, and nack it later.
     Fault,
     /// Its channel died: there is nobody to tell.
     Stale,

@@ -1,4 +1,4 @@
-//! What a lane reports about itself: the lane and its paths write it, telemetry exports it, the
+//! What a consumer reports about itself: the consumer and its paths write it, telemetry exports it, the
 //! admin server serves it.
 
 mod counters;
@@ -13,11 +13,11 @@ mod report;
 pub(crate) use counters::{Counters, Counts};
 pub(crate) use durations::{Added, Durations, Tally};
 pub(crate) use figures::{Figures, Standing};
-pub use health::{LaneHealth, LaneState, Readiness};
+pub use health::{ConsumerHealth, ConsumerState, Readiness};
 pub(crate) use in_flight::Window;
 pub use in_flight::{DeliveryId, InFlight, InFlightPage, InvalidDeliveryId};
 pub(crate) use ledger::End;
 pub use ledger::Ledger;
 pub use outcomes::OutcomeRecord;
 pub(crate) use outcomes::Outcomes;
-pub use report::{LaneReport, LaneReports};
+pub use report::{ConsumerReport, ConsumerReports};

@@ -1,4 +1,4 @@
-//! The last outcomes of each lane, for whoever looks: every failure, and a few of the rest.
+//! The last outcomes of each consumer, for whoever looks: every failure, and a few of the rest.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,13 +21,13 @@ use crate::{
     text::{as_rfc3339, cut},
 };
 
-/// Failures kept of each lane.
+/// Failures kept of each consumer.
 const FAILURES: usize = 500;
-/// Other outcomes kept of each lane.
+/// Other outcomes kept of each consumer.
 const OTHERS: usize = 100;
 /// Other outcomes kept within a second.
 const TOKENS: u32 = 5;
-/// Ticks of a lane in a second.
+/// Ticks of a consumer in a second.
 const TICKS: u32 = 4;
 /// Bytes of an error's text.
 const ERROR_ROOM: usize = 500;
@@ -43,8 +43,8 @@ pub struct OutcomeRecord {
     #[serde(serialize_with = "as_rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub at: SystemTime,
-    /// The lane.
-    pub lane: String,
+    /// The consumer.
+    pub consumer: String,
     /// The message's `message-id` property.
     pub id: Option<String>,
     /// The message's `type` property.
@@ -87,7 +87,7 @@ pub(crate) struct Outcomes(Arc<Mutex<Kept>>);
 #[derive(Debug, Default)]
 struct Kept {
     last: u64,
-    lanes: BTreeMap<String, Rings>,
+    consumers: BTreeMap<String, Rings>,
 }
 
 /// Each kind has a ring of its own, so that neither pushes the other out.
@@ -102,11 +102,11 @@ impl Outcomes {
         lock(&self.0)
     }
 
-    /// Where a lane leaves its outcomes.
-    pub(crate) fn lane(&self, name: &str) -> LaneOutcomes {
-        LaneOutcomes {
+    /// Where a consumer leaves its outcomes.
+    pub(crate) fn consumer(&self, name: &str) -> ConsumerOutcomes {
+        ConsumerOutcomes {
             all: self.clone(),
-            lane: name.into(),
+            consumer: name.into(),
             tokens: AtomicU32::new(TOKENS),
             ticks: AtomicU32::new(0),
         }
@@ -121,7 +121,7 @@ impl Outcomes {
     pub(crate) fn after(
         &self,
         after: u64,
-        lane: Option<&str>,
+        consumer: Option<&str>,
         kind: Option<OutcomeKind>,
         most: usize,
     ) -> Vec<Arc<OutcomeRecord>> {
@@ -131,8 +131,10 @@ impl Outcomes {
         let mut found = Vec::new();
         {
             let kept = self.lock();
-            let lanes = kept.lanes.iter();
-            for (_, rings) in lanes.filter(|(name, _)| lane.is_none_or(|lane| lane == *name)) {
+            let consumers = kept.consumers.iter();
+            for (_, rings) in
+                consumers.filter(|(name, _)| consumer.is_none_or(|consumer| consumer == *name))
+            {
                 for ring in [&rings.failures, &rings.others] {
                     found.extend(ring.iter().rev().filter(wanted).take(most).cloned());
                 }
@@ -148,10 +150,11 @@ impl Outcomes {
         let mut kept = self.lock();
         kept.last += 1;
         record.seq = kept.last;
-        if !kept.lanes.contains_key(&record.lane) {
-            kept.lanes.insert(record.lane.clone(), Rings::default());
+        if !kept.consumers.contains_key(&record.consumer) {
+            kept.consumers
+                .insert(record.consumer.clone(), Rings::default());
         }
-        let Some(rings) = kept.lanes.get_mut(&record.lane) else {
+        let Some(rings) = kept.consumers.get_mut(&record.consumer) else {
             return;
         };
         let (ring, most) = if is_routine {
@@ -165,19 +168,19 @@ impl Outcomes {
     }
 }
 
-/// A lane's part of [`Outcomes`].
+/// A consumer's part of [`Outcomes`].
 #[derive(Debug)]
-pub(crate) struct LaneOutcomes {
+pub(crate) struct ConsumerOutcomes {
     all: Outcomes,
-    lane: Box<str>,
+    consumer: Box<str>,
     /// How many more outcomes that are no failures may be kept within this second. At zero each
     /// costs a single atomic load.
     tokens: AtomicU32,
     ticks: AtomicU32,
 }
 
-impl LaneOutcomes {
-    /// The lane's timer has ticked, as it does every 250 ms.
+impl ConsumerOutcomes {
+    /// The consumer's timer has ticked, as it does every 250 ms.
     pub(crate) fn tick(&self) {
         let ticks = self.ticks.fetch_add(1, Ordering::Relaxed);
         if ticks % TICKS == TICKS - 1 {
@@ -198,19 +201,24 @@ impl LaneOutcomes {
     pub(crate) fn note(&self, flight: &Flight, ending: &Ending, settlement: &Settlement) {
         if !ending.kind().is_routine() || self.has_token() {
             self.all
-                .keep(record(&self.lane, flight, ending, settlement));
+                .keep(record(&self.consumer, flight, ending, settlement));
         }
     }
 }
 
-fn record(lane: &str, flight: &Flight, ending: &Ending, settlement: &Settlement) -> OutcomeRecord {
+fn record(
+    consumer: &str,
+    flight: &Flight,
+    ending: &Ending,
+    settlement: &Settlement,
+) -> OutcomeRecord {
     let failure = ending.failure();
     let error = failure.as_ref().map(|failure| failure.error.as_str());
     let error = error.or_else(|| ending.drop_reason());
     OutcomeRecord {
         seq: 0,
         at: clock::now(),
-        lane: lane.to_owned(),
+        consumer: consumer.to_owned(),
         id: flight.message.id().map(str::to_owned),
         message_type: flight.message.message_type().map(str::to_owned),
         attempt: flight.attempt(),
@@ -238,11 +246,11 @@ fn record(lane: &str, flight: &Flight, ending: &Ending, settlement: &Settlement)
 mod tests {
     use super::*;
 
-    fn kept(lane: &str, kind: OutcomeKind) -> OutcomeRecord {
+    fn kept(consumer: &str, kind: OutcomeKind) -> OutcomeRecord {
         OutcomeRecord {
             seq: 0,
             at: SystemTime::UNIX_EPOCH,
-            lane: lane.to_owned(),
+            consumer: consumer.to_owned(),
             id: None,
             message_type: None,
             attempt: 1,
@@ -259,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_one_kind_or_lane_pushes_out_no_other() {
+    fn a_flood_of_one_kind_or_consumer_pushes_out_no_other() {
         let outcomes = Outcomes::default();
         outcomes.keep(kept("a", OutcomeKind::Succeeded));
         outcomes.keep(kept("b", OutcomeKind::Failed));
@@ -281,15 +289,15 @@ mod tests {
 
     #[test]
     fn tokens_let_a_few_through_each_second() {
-        let lane = Outcomes::default().lane("a");
-        let through = || (0..100).filter(|_| lane.has_token()).count();
+        let consumer = Outcomes::default().consumer("a");
+        let through = || (0..100).filter(|_| consumer.has_token()).count();
         assert_eq!(through(), TOKENS as usize);
         for _ in 0..3 {
             for _ in 1..TICKS {
-                lane.tick();
+                consumer.tick();
             }
             assert_eq!(through(), 0, "the second is not over");
-            lane.tick();
+            consumer.tick();
             assert_eq!(through(), TOKENS as usize);
         }
     }

@@ -1,4 +1,4 @@
-//! What a lane reports about itself.
+//! What a consumer reports about itself.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use utoipa::ToSchema;
 
 use super::{counters::Counts, ledger::Ledger};
 
-/// What a lane reports about itself.
+/// What a consumer reports about itself.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[non_exhaustive]
-pub struct LaneReport {
+pub struct ConsumerReport {
     /// Messages in flight: delivered, and not settled.
     pub in_flight: usize,
     /// Handler slots in use.
@@ -28,5 +28,5 @@ pub struct LaneReport {
     pub left: usize,
 }
 
-/// The reports of a worker's lanes, by name.
-pub type LaneReports = BTreeMap<String, LaneReport>;
+/// The reports of a worker's consumers, by name.
+pub type ConsumerReports = BTreeMap<String, ConsumerReport>;

@@ -2,8 +2,8 @@
 //! and a test holds the two equal.
 //!
 //! `messaging.*` are OpenTelemetry's semantic conventions for messaging (v1.44), `lapwing.*` are
-//! ours. Attributes have few values by construction: lanes and queues come from the settings, the
-//! others from the enumerations in this crate; error types beyond the first 32 of a lane become
+//! ours. Attributes have few values by construction: consumers and queues come from the settings, the
+//! others from the enumerations in this crate; error types beyond the first 32 of a consumer become
 //! `_OTHER`.
 
 /// What kind of instrument it is.
@@ -47,8 +47,8 @@ pub mod attributes {
     pub const DESTINATION: &str = "messaging.destination.name";
     /// The failure's class.
     pub const ERROR_TYPE: &str = "error.type";
-    /// The lane.
-    pub const LANE: &str = "lapwing.lane";
+    /// The consumer.
+    pub const CONSUMER: &str = "lapwing.consumer";
     /// How a delivery ended: acked, parked, dead-lettered, returned or stale.
     pub const END: &str = "lapwing.end";
     /// What a handler run ended in.
@@ -57,7 +57,7 @@ pub mod attributes {
     pub const REASON: &str = "lapwing.reason";
     /// The delay queue.
     pub const RUNG: &str = "lapwing.rung";
-    /// What a lane is doing.
+    /// What a consumer is doing.
     pub const STATE: &str = "lapwing.state";
     /// What a connection is for: consume or publish.
     pub const CONNECTION: &str = "lapwing.connection";
@@ -88,55 +88,55 @@ macro_rules! instruments {
 }
 
 instruments! {
-    CONSUMED = Counter "messaging.client.consumed.messages" "{message}" [SYSTEM, OPERATION, DESTINATION, LANE]
+    CONSUMED = Counter "messaging.client.consumed.messages" "{message}" [SYSTEM, OPERATION, DESTINATION, CONSUMER]
         "Deliveries received.";
     SENT = Counter "messaging.client.sent.messages" "{message}" [SYSTEM, OPERATION, DESTINATION, ERROR_TYPE]
         "Copies published to retry and dead-letter queues, confirmed or not.";
-    PROCESS_DURATION = Histogram "messaging.process.duration" "s" [SYSTEM, OPERATION, DESTINATION, LANE, ERROR_TYPE]
+    PROCESS_DURATION = Histogram "messaging.process.duration" "s" [SYSTEM, OPERATION, DESTINATION, CONSUMER, ERROR_TYPE]
         "Time that a handler run took.";
     OPERATION_DURATION = Histogram "messaging.client.operation.duration" "s" [SYSTEM, OPERATION, OPERATION_TYPE, DESTINATION, ERROR_TYPE]
         "Time from a publish to its confirm, and that to write acks.";
-    SETTLED = Counter "lapwing.deliveries.settled" "{delivery}" [LANE, END]
+    SETTLED = Counter "lapwing.deliveries.settled" "{delivery}" [CONSUMER, END]
         "Deliveries by how they ended; the ends add up to those received.";
-    DROPPED = Counter "lapwing.messages.dropped" "{message}" [LANE]
+    DROPPED = Counter "lapwing.messages.dropped" "{message}" [CONSUMER]
         "Messages acked because their handler did not want them.";
-    DUPLICATES = Counter "lapwing.duplicates.suspected" "{message}" [LANE]
+    DUPLICATES = Counter "lapwing.duplicates.suspected" "{message}" [CONSUMER]
         "Messages that were handled, parked or dead-lettered and could not be acked: they will run again.";
-    STALE_SETTLES = Counter "lapwing.settles.stale" "{delivery}" [LANE]
+    STALE_SETTLES = Counter "lapwing.settles.stale" "{delivery}" [CONSUMER]
         "Ends that came after their channel had died.";
-    ATTEMPTS = Counter "lapwing.attempts" "{attempt}" [LANE, OUTCOME]
+    ATTEMPTS = Counter "lapwing.attempts" "{attempt}" [CONSUMER, OUTCOME]
         "Handler runs by what they ended in.";
-    STUCK = Counter "lapwing.handlers.stuck" "{handler}" [LANE]
+    STUCK = Counter "lapwing.handlers.stuck" "{handler}" [CONSUMER]
         "Handlers that ignored their cancellation or blocked their thread.";
-    PARKED = Counter "lapwing.retries.parked" "{message}" [LANE, RUNG]
+    PARKED = Counter "lapwing.retries.parked" "{message}" [CONSUMER, RUNG]
         "Retries parked at the broker, by delay queue.";
-    INLINE = Counter "lapwing.retries.inline" "{message}" [LANE]
+    INLINE = Counter "lapwing.retries.inline" "{message}" [CONSUMER]
         "Retries that waited in the worker.";
-    DEAD_LETTERS = Counter "lapwing.dead_letters" "{message}" [LANE, REASON]
+    DEAD_LETTERS = Counter "lapwing.dead_letters" "{message}" [CONSUMER, REASON]
         "Messages dead-lettered, by reason.";
-    PUBLISH_FAILURES = Counter "lapwing.publish.failures" "{message}" [LANE]
+    PUBLISH_FAILURES = Counter "lapwing.publish.failures" "{message}" [CONSUMER]
         "Publishes of retries and dead letters that did not count and were tried again.";
-    IN_FLIGHT = Gauge "lapwing.deliveries.in_flight" "{delivery}" [LANE]
+    IN_FLIGHT = Gauge "lapwing.deliveries.in_flight" "{delivery}" [CONSUMER]
         "Deliveries received and not settled; those that wait for a handler slot are among them.";
-    BUFFERED = Gauge "lapwing.deliveries.buffered" "{delivery}" [LANE]
+    BUFFERED = Gauge "lapwing.deliveries.buffered" "{delivery}" [CONSUMER]
         "Deliveries that wait for a handler slot.";
-    WAITING = Gauge "lapwing.retries.waiting" "{message}" [LANE]
+    WAITING = Gauge "lapwing.retries.waiting" "{message}" [CONSUMER]
         "Retries that wait in the worker now.";
-    CONCURRENCY = Gauge "lapwing.lane.concurrency" "{handler}" [LANE]
+    CONCURRENCY = Gauge "lapwing.consumer.concurrency" "{handler}" [CONSUMER]
         "Handlers that may run at once.";
-    PREFETCH = Gauge "lapwing.lane.prefetch" "{delivery}" [LANE]
-        "Deliveries that the broker may have outstanding to the lane.";
-    RUNNING = Gauge "lapwing.handlers.running" "{handler}" [LANE]
+    PREFETCH = Gauge "lapwing.consumer.prefetch" "{delivery}" [CONSUMER]
+        "Deliveries that the broker may have outstanding to the consumer.";
+    RUNNING = Gauge "lapwing.handlers.running" "{handler}" [CONSUMER]
         "Handlers that run now.";
-    LANE_STATE = Gauge "lapwing.lane.state" "{lane}" [LANE, STATE]
-        "1 for the state that the lane is in, 0 for the others.";
-    SESSIONS = Counter "lapwing.sessions" "{session}" [LANE]
+    CONSUMER_STATE = Gauge "lapwing.consumer.state" "{consumer}" [CONSUMER, STATE]
+        "1 for the state that the consumer is in, 0 for the others.";
+    SESSIONS = Counter "lapwing.sessions" "{session}" [CONSUMER]
         "Subscriptions made; one more than the first means that one was lost or resumed.";
     CONNECTIONS = Counter "lapwing.connections" "{connection}" [CONNECTION]
         "Connections opened; one more than the first means that one was lost.";
     PUBLISHER_BLOCKED = Gauge "lapwing.publisher.blocked" "{publisher}" []
         "1 while retries and dead letters cannot be published: not connected, or blocked by the broker.";
-    LATENCY = Histogram "lapwing.message.latency" "s" [LANE]
+    LATENCY = Histogram "lapwing.message.latency" "s" [CONSUMER]
         "Time from publishing (`timestamp_in_ms` header or `timestamp` property, where there is one) to the end of a message that was handled.";
     DRAIN_DURATION = Histogram "lapwing.drain.duration" "s" []
         "Time that the drain took.";

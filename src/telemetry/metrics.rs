@@ -16,12 +16,12 @@ use super::catalogue::{self, BUCKETS, Instrument, attributes};
 use crate::{lock::lock, outcome::Ending};
 
 /// The attributes of a handler run.
-pub(super) fn process_attributes(lane: &Arc<str>, queue: &Arc<str>) -> [KeyValue; 4] {
+pub(super) fn process_attributes(consumer: &Arc<str>, queue: &Arc<str>) -> [KeyValue; 4] {
     [
         KeyValue::new(attributes::SYSTEM, "rabbitmq"),
         KeyValue::new(attributes::OPERATION, "process"),
         KeyValue::new(attributes::DESTINATION, Arc::clone(queue)),
-        KeyValue::new(attributes::LANE, Arc::clone(lane)),
+        KeyValue::new(attributes::CONSUMER, Arc::clone(consumer)),
     ]
 }
 
@@ -34,9 +34,9 @@ fn histogram(meter: &Meter, instrument: &Instrument) -> Histogram<f64> {
         .build()
 }
 
-/// What a lane records as it happens.
-pub(crate) struct LaneMetrics {
-    lane: Arc<str>,
+/// What a consumer records as it happens.
+pub(crate) struct ConsumerMetrics {
+    consumer: Arc<str>,
     queue: Arc<str>,
     process: Histogram<f64>,
     operation: Histogram<f64>,
@@ -47,10 +47,10 @@ pub(crate) struct LaneMetrics {
     errors: ErrorTypes,
 }
 
-impl LaneMetrics {
-    pub(crate) fn new(meter: &Meter, lane: &Arc<str>, queue: &Arc<str>) -> Self {
+impl ConsumerMetrics {
+    pub(crate) fn new(meter: &Meter, consumer: &Arc<str>, queue: &Arc<str>) -> Self {
         Self {
-            lane: Arc::clone(lane),
+            consumer: Arc::clone(consumer),
             queue: Arc::clone(queue),
             process: histogram(meter, &catalogue::PROCESS_DURATION),
             operation: histogram(meter, &catalogue::OPERATION_DURATION),
@@ -60,7 +60,7 @@ impl LaneMetrics {
                 .with_unit(catalogue::SENT.unit)
                 .with_description(catalogue::SENT.meaning)
                 .build(),
-            succeeded: process_attributes(lane, queue),
+            succeeded: process_attributes(consumer, queue),
             errors: ErrorTypes::default(),
         }
     }
@@ -79,7 +79,10 @@ impl LaneMetrics {
 
     /// A message that was handled is done.
     pub(crate) fn done(&self, since_published: Duration) {
-        let labels = [KeyValue::new(attributes::LANE, Arc::clone(&self.lane))];
+        let labels = [KeyValue::new(
+            attributes::CONSUMER,
+            Arc::clone(&self.consumer),
+        )];
         self.latency.record(since_published.as_secs_f64(), &labels);
     }
 
@@ -116,7 +119,7 @@ pub(crate) fn drained(meter: &Meter, took: Duration) {
     histogram(meter, &catalogue::DRAIN_DURATION).record(took.as_secs_f64(), &[]);
 }
 
-/// The error types that a lane has shown. Handlers make them up, and an attribute must not have
+/// The error types that a consumer has shown. Handlers make them up, and an attribute must not have
 /// many values.
 #[derive(Default)]
 struct ErrorTypes(Mutex<HashSet<String>>);

@@ -27,10 +27,10 @@ use tracing_subscriber::{
     EnvFilter, Layer, filter::filter_fn, layer::SubscriberExt, util::SubscriberInitExt,
 };
 
-pub(crate) use metrics::{LaneMetrics, drained};
-pub(crate) use observed::{Observed, ObservedLane, observe};
+pub(crate) use metrics::{ConsumerMetrics, drained};
+pub(crate) use observed::{Observed, ObservedConsumer, observe};
 pub(crate) use request::PublishTrace;
-pub(crate) use spans::{LaneTraces, attempt_ended, fail};
+pub(crate) use spans::{ConsumerTraces, attempt_ended, fail};
 pub(crate) use watch::{AckSpan, Watch};
 
 pub use settings::{

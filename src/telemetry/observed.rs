@@ -17,36 +17,36 @@ use crate::{
     broker::connections_opened,
     outcome::OutcomeKind,
     state::MailboxGauge,
-    status::{Figures, LaneHealth, LaneReport, LaneState},
+    status::{ConsumerHealth, ConsumerReport, ConsumerState, Figures},
 };
 
 /// A worker, as it is observed.
 pub(crate) struct Observed {
-    pub(crate) lanes: Vec<ObservedLane>,
+    pub(crate) consumers: Vec<ObservedConsumer>,
     /// Why nothing can be published, where nothing can.
     pub(crate) publishing: watch::Receiver<Option<String>>,
     pub(crate) mailbox: MailboxGauge,
 }
 
-/// A lane, as it is observed.
-pub(crate) struct ObservedLane {
+/// A consumer, as it is observed.
+pub(crate) struct ObservedConsumer {
     pub(crate) name: Arc<str>,
     pub(crate) queue: Arc<str>,
     pub(crate) figures: Arc<Figures>,
-    pub(crate) health: watch::Receiver<LaneHealth>,
+    pub(crate) health: watch::Receiver<ConsumerHealth>,
 }
 
-impl ObservedLane {
+impl ObservedConsumer {
     fn label(&self) -> KeyValue {
-        KeyValue::new(attributes::LANE, Arc::clone(&self.name))
+        KeyValue::new(attributes::CONSUMER, Arc::clone(&self.name))
     }
 }
 
 type Report<'a> = &'a dyn AsyncInstrument<u64>;
 
-type Number = fn(&ObservedLane, &LaneReport) -> u64;
+type Number = fn(&ObservedConsumer, &ConsumerReport) -> u64;
 
-/// One number a lane.
+/// One number a consumer.
 const NUMBERS: [(Instrument, Number); 13] = [
     (catalogue::DROPPED, |_, report| report.ledger.dropped),
     (catalogue::DUPLICATES, |_, report| report.ledger.duplicates),
@@ -62,45 +62,57 @@ const NUMBERS: [(Instrument, Number); 13] = [
     (catalogue::IN_FLIGHT, |_, report| report.in_flight as u64),
     (catalogue::BUFFERED, |_, report| report.buffered as u64),
     (catalogue::WAITING, |_, report| report.waiting as u64),
-    (catalogue::CONCURRENCY, |lane, _| {
-        lane.figures.slots.limit() as u64
+    (catalogue::CONCURRENCY, |consumer, _| {
+        consumer.figures.slots.limit() as u64
     }),
-    (catalogue::PREFETCH, |lane, _| {
-        u64::from(lane.figures.settings.prefetch)
+    (catalogue::PREFETCH, |consumer, _| {
+        u64::from(consumer.figures.settings.prefetch)
     }),
     (catalogue::RUNNING, |_, report| report.running as u64),
 ];
 
 /// Takes a value of the attribute, and the number that it has.
 type Take<'a> = &'a mut dyn FnMut(Value, u64);
-type Group = fn(&ObservedLane, Take<'_>);
+type Group = fn(&ObservedConsumer, Take<'_>);
 
-/// Several numbers a lane, told apart by one more attribute.
+/// Several numbers a consumer, told apart by one more attribute.
 const GROUPS: [(Instrument, &str, Group); 5] = [
-    (catalogue::SETTLED, attributes::END, |lane, take| {
-        let ends = lane.figures.report().ledger.ends().into_iter();
+    (catalogue::SETTLED, attributes::END, |consumer, take| {
+        let ends = consumer.figures.report().ledger.ends().into_iter();
         ends.for_each(|(end, n)| take(end.into(), n));
     }),
-    (catalogue::ATTEMPTS, attributes::OUTCOME, |lane, take| {
-        for kind in OutcomeKind::ALL {
-            let count = lane.figures.counters.outcome(*kind).get();
-            take(kind.name().into(), count);
-        }
-    }),
-    (catalogue::PARKED, attributes::RUNG, |lane, take| {
-        let rungs = lane.figures.rungs();
+    (
+        catalogue::ATTEMPTS,
+        attributes::OUTCOME,
+        |consumer, take| {
+            for kind in OutcomeKind::ALL {
+                let count = consumer.figures.counters.outcome(*kind).get();
+                take(kind.name().into(), count);
+            }
+        },
+    ),
+    (catalogue::PARKED, attributes::RUNG, |consumer, take| {
+        let rungs = consumer.figures.rungs();
         rungs.for_each(|(rung, n)| take(rung.queue.clone().into(), n));
     }),
-    (catalogue::DEAD_LETTERS, attributes::REASON, |lane, take| {
-        let reasons = lane.figures.dead_letters();
-        reasons.for_each(|(reason, n)| take(reason.name().into(), n));
-    }),
-    (catalogue::LANE_STATE, attributes::STATE, |lane, take| {
-        let now = lane.health.borrow().state;
-        for state in LaneState::ALL {
-            take(state.name().into(), u64::from(*state == now));
-        }
-    }),
+    (
+        catalogue::DEAD_LETTERS,
+        attributes::REASON,
+        |consumer, take| {
+            let reasons = consumer.figures.dead_letters();
+            reasons.for_each(|(reason, n)| take(reason.name().into(), n));
+        },
+    ),
+    (
+        catalogue::CONSUMER_STATE,
+        attributes::STATE,
+        |consumer, take| {
+            let now = consumer.health.borrow().state;
+            for state in ConsumerState::ALL {
+                take(state.name().into(), u64::from(*state == now));
+            }
+        },
+    ),
 ];
 
 type Other = fn(&Observed, Report<'_>);
@@ -108,9 +120,9 @@ type Other = fn(&Observed, Report<'_>);
 /// What does not fit the tables above.
 const OTHERS: [(Instrument, Other); 4] = [
     (catalogue::CONSUMED, |all, to| {
-        for lane in &all.lanes {
-            let attributes = process_attributes(&lane.name, &lane.queue);
-            to.observe(lane.figures.report().ledger.received, &attributes);
+        for consumer in &all.consumers {
+            let attributes = process_attributes(&consumer.name, &consumer.queue);
+            to.observe(consumer.figures.report().ledger.received, &attributes);
         }
     }),
     (catalogue::CONNECTIONS, |_, to| {
@@ -131,16 +143,19 @@ pub(crate) fn observe(meter: &Meter, observed: Observed) {
     let observed = Arc::new(observed);
     for (instrument, number) in NUMBERS {
         register(meter, &instrument, &observed, move |all, to| {
-            for lane in &all.lanes {
-                to.observe(number(lane, &lane.figures.report()), &[lane.label()]);
+            for consumer in &all.consumers {
+                to.observe(
+                    number(consumer, &consumer.figures.report()),
+                    &[consumer.label()],
+                );
             }
         });
     }
     for (instrument, attribute, group) in GROUPS {
         register(meter, &instrument, &observed, move |all, to| {
-            for lane in &all.lanes {
-                group(lane, &mut |value, number| {
-                    to.observe(number, &[lane.label(), KeyValue::new(attribute, value)]);
+            for consumer in &all.consumers {
+                group(consumer, &mut |value, number| {
+                    to.observe(number, &[consumer.label(), KeyValue::new(attribute, value)]);
                 });
             }
         });

@@ -60,7 +60,7 @@ impl Providers {
     pub(super) fn start(
         plan: &Plan,
         resource: &Resource,
-        lanes: usize,
+        consumers: usize,
         scraped: bool,
     ) -> Result<Self, TelemetryError> {
         let mut providers = Self::default();
@@ -80,7 +80,7 @@ impl Providers {
         if plan.metrics.is_some() || scraped {
             let mut builder = SdkMeterProvider::builder()
                 .with_resource(resource.clone())
-                .with_view(move |instrument: &Instrument| room(instrument.name(), lanes));
+                .with_view(move |instrument: &Instrument| room(instrument.name(), consumers));
             if let Some(export) = plan.metrics.clone() {
                 builder = builder.with_periodic_exporter(exporter!(MetricExporter, export)?);
             }
@@ -105,20 +105,20 @@ impl Providers {
     }
 }
 
-/// Room for all attribute values that so many lanes can have. The SDK counts what is beyond its own
-/// limit of 2000 as one: 200 lanes with their delay queues are more. A larger limit costs memory at
+/// Room for all attribute values that so many consumers can have. The SDK counts what is beyond its own
+/// limit of 2000 as one: 200 consumers with their delay queues are more. A larger limit costs memory at
 /// once, so only those get it that need it.
-fn room(name: &str, lanes: usize) -> Option<Stream> {
-    /// Delay queues up to half a day, or error types, of a lane.
+fn room(name: &str, consumers: usize) -> Option<Stream> {
+    /// Delay queues up to half a day, or error types, of a consumer.
     const EACH: usize = 40;
     const SDKS_OWN: usize = 2000;
-    let lanes_alone = [attributes::LANE];
+    let consumers_alone = [attributes::CONSUMER];
     let known = INSTRUMENTS.iter().find(|known| known.name == name)?;
-    let each = match known.attributes.is_empty() || known.attributes == lanes_alone {
+    let each = match known.attributes.is_empty() || known.attributes == consumers_alone {
         true => 1,
         false => EACH,
     };
-    let limit = lanes.saturating_mul(each);
+    let limit = consumers.saturating_mul(each);
     if limit <= SDKS_OWN {
         return None;
     }
@@ -162,23 +162,25 @@ mod tests {
     use opentelemetry::metrics::MeterProvider;
 
     #[test]
-    fn each_of_many_lanes_keeps_its_own_numbers() {
-        const LANES: usize = 300;
+    fn each_of_many_consumers_keeps_its_own_numbers() {
+        const CONSUMERS: usize = 300;
         const RUNGS: usize = 16;
         let plan = Plan::new(&Default::default(), &|_| None);
         let resource = Resource::builder_empty().build();
-        let providers = Providers::start(&plan, &resource, LANES, true).unwrap();
+        let providers = Providers::start(&plan, &resource, CONSUMERS, true).unwrap();
         let parked = catalogue::PARKED.name;
         let counter = providers.metrics.as_ref().unwrap().meter("test");
         let counter = counter.u64_counter(parked).build();
-        for (lane, rung) in (0..LANES).flat_map(|lane| (0..RUNGS).map(move |rung| (lane, rung))) {
-            let lane = KeyValue::new(attributes::LANE, format!("lane-{lane}"));
+        for (consumer, rung) in
+            (0..CONSUMERS).flat_map(|consumer| (0..RUNGS).map(move |rung| (consumer, rung)))
+        {
+            let consumer = KeyValue::new(attributes::CONSUMER, format!("consumer-{consumer}"));
             let rung = KeyValue::new(attributes::RUNG, format!("rung-{rung}"));
-            counter.add(1, &[lane, rung]);
+            counter.add(1, &[consumer, rung]);
         }
         let text = Scrape(providers.registry.clone()).text();
         let lines = text.lines().filter(|line| line.ends_with("\"} 1"));
-        assert_eq!(lines.count(), LANES * RUNGS);
+        assert_eq!(lines.count(), CONSUMERS * RUNGS);
         assert!(!text.contains("overflow"));
     }
 }

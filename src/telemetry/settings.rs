@@ -222,7 +222,7 @@ mod tests {
         Sections::allowed(&[
             "log.filter = \"off\"",
             "log.filter = \"WARN,lapwing::broker=debug\"",
-            "log.filter = \"info,[delivery{lane}]=trace\"",
+            "log.filter = \"info,[delivery{consumer}]=trace\"",
         ]);
     }
 }

@@ -29,7 +29,7 @@ use opentelemetry::{
 use super::{
     TraceParent,
     catalogue::attributes::{
-        DESTINATION, ERROR_TYPE, LANE, OPERATION, OPERATION_TYPE, OUTCOME, SYSTEM,
+        CONSUMER, DESTINATION, ERROR_TYPE, OPERATION, OPERATION_TYPE, OUTCOME, SYSTEM,
     },
     propagation::{extract, remote},
 };
@@ -48,28 +48,28 @@ const STATUS_ROOM: usize = 1024;
 
 pub(crate) const ROUTING_KEY: &str = "messaging.rabbitmq.destination.routing_key";
 
-/// What a lane needs to trace its messages.
-pub(crate) struct LaneTraces {
+/// What a consumer needs to trace its messages.
+pub(crate) struct ConsumerTraces {
     tracer: BoxedTracer,
     parent: TraceParent,
-    lane: Arc<str>,
+    consumer: Arc<str>,
     queue: Arc<str>,
     worker: Arc<str>,
     /// The broker's address, of the live session.
     server: Mutex<Option<(Arc<str>, u16)>>,
 }
 
-impl LaneTraces {
+impl ConsumerTraces {
     pub(crate) fn new(
         parent: TraceParent,
-        lane: Arc<str>,
+        consumer: Arc<str>,
         queue: Arc<str>,
         worker: Arc<str>,
     ) -> Self {
         Self {
             tracer: global::tracer(SCOPE),
             parent,
-            lane,
+            consumer,
             queue,
             worker,
             server: Mutex::new(None),
@@ -90,7 +90,7 @@ impl LaneTraces {
             .with_kind(SpanKind::Internal)
             .with_start_time(from);
         let mut span = self.tracer.build_with_context(span, parent);
-        span.set_attribute(KeyValue::new(LANE, Arc::clone(&self.lane)));
+        span.set_attribute(KeyValue::new(CONSUMER, Arc::clone(&self.consumer)));
         span.end_with_timestamp(to.max(from));
     }
 
@@ -153,7 +153,7 @@ impl LaneTraces {
                 "messaging.rabbitmq.message.delivery_tag",
                 i64::try_from(flight.tag).unwrap_or(i64::MAX),
             ),
-            KeyValue::new(LANE, Arc::clone(&self.lane)),
+            KeyValue::new(CONSUMER, Arc::clone(&self.consumer)),
             KeyValue::new("lapwing.attempt", i64::from(flight.attempt())),
         ];
         let mut text = |key: &'static str, value: Option<&str>| {

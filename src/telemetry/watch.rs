@@ -1,4 +1,4 @@
-//! The one observer of a lane. Each step of a delivery's path tells it by one call, and it counts,
+//! The one observer of a consumer. Each step of a delivery's path tells it by one call, and it counts,
 //! measures, traces and logs that step.
 
 use std::{
@@ -14,7 +14,7 @@ use opentelemetry::{
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::{LaneMetrics, LaneTraces, SCOPE, Signals, attempt_ended, fail};
+use super::{ConsumerMetrics, ConsumerTraces, SCOPE, Signals, attempt_ended, fail};
 use crate::{
     broker::{HeaderValue, PublishError, headers::names},
     flight::Flight,
@@ -24,11 +24,11 @@ use crate::{
     status::Figures,
 };
 
-/// Observes a lane. Where nothing is traced or measured, only the figures are written.
+/// Observes a consumer. Where nothing is traced or measured, only the figures are written.
 pub(crate) struct Watch {
     pub(crate) figures: Arc<Figures>,
-    traces: Option<LaneTraces>,
-    metrics: Option<LaneMetrics>,
+    traces: Option<ConsumerTraces>,
+    metrics: Option<ConsumerMetrics>,
 }
 
 /// A publish that is under way.
@@ -62,15 +62,16 @@ impl Watch {
     pub(crate) fn new(
         figures: Arc<Figures>,
         signals: Signals,
-        lane: &Arc<str>,
+        consumer: &Arc<str>,
         queue: &Arc<str>,
         worker: &Arc<str>,
     ) -> Self {
         let traces = || {
-            let (lane, queue, worker) = (Arc::clone(lane), Arc::clone(queue), Arc::clone(worker));
-            LaneTraces::new(signals.parent, lane, queue, worker)
+            let (consumer, queue, worker) =
+                (Arc::clone(consumer), Arc::clone(queue), Arc::clone(worker));
+            ConsumerTraces::new(signals.parent, consumer, queue, worker)
         };
-        let metrics = || LaneMetrics::new(&global::meter(SCOPE), lane, queue);
+        let metrics = || ConsumerMetrics::new(&global::meter(SCOPE), consumer, queue);
         Self {
             figures,
             traces: signals.traces.then(traces),
@@ -85,9 +86,9 @@ impl Watch {
         }
     }
 
-    /// The lane has subscribed.
-    pub(crate) fn subscribed(&self, lane: &str) {
-        info!(lane, queue = self.figures.settings.queue, "consuming");
+    /// The consumer has subscribed.
+    pub(crate) fn subscribed(&self, consumer: &str) {
+        info!(consumer, queue = self.figures.settings.queue, "consuming");
         self.figures.counters.sessions.add_one();
     }
 
@@ -114,13 +115,13 @@ impl Watch {
     /// The handler did not end within `cancel_grace` of its cancellation.
     pub(crate) fn ignored_cancellation(&self, flight: &Flight) {
         self.figures.counters.handler_stuck.add_one();
-        warn!(lane = %flight.lane, id = flight.message.id(), "handler ignored its cancellation and was dropped");
+        warn!(consumer = %flight.consumer, id = flight.message.id(), "handler ignored its cancellation and was dropped");
     }
 
-    /// The handler blocks its thread, and the lane goes on without it.
+    /// The handler blocks its thread, and the consumer goes on without it.
     pub(crate) fn blocks_its_thread(&self, flight: &Flight) {
         self.figures.counters.handler_stuck.add_one();
-        error!(lane = %flight.lane, id = flight.message.id(), "handler blocks its thread: its message is settled without it");
+        error!(consumer = %flight.consumer, id = flight.message.id(), "handler blocks its thread: its message is settled without it");
     }
 
     /// A path has ended whose delivery was settled without it.
@@ -134,7 +135,7 @@ impl Watch {
         if *settlement != Settlement::Ack {
             return;
         }
-        debug!(lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(), outcome = ending.kind().name(), "message acked");
+        debug!(consumer = %flight.consumer, id = flight.message.id(), attempt = flight.attempt(), outcome = ending.kind().name(), "message acked");
         if let Some(metrics) = &self.metrics
             && let Some(published) = published_at(&flight.message)
         {
@@ -145,7 +146,7 @@ impl Watch {
     /// A failed attempt is followed by another one after this time.
     pub(crate) fn failed(&self, flight: &Flight, failure: &Failure, after: Duration) {
         info!(
-            lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(),
+            consumer = %flight.consumer, id = flight.message.id(), attempt = flight.attempt(),
             class = %failure.class, status = failure.status, error = %failure.error,
             retry_in = ?after, "attempt failed",
         );
@@ -159,7 +160,7 @@ impl Watch {
     /// A copy is confirmed on the rung of this queue.
     pub(crate) fn parked(&self, flight: &Flight, rung: &str, delay: Duration) {
         self.figures.parked(rung);
-        info!(lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(), ?delay, rung, "message parked for retry");
+        info!(consumer = %flight.consumer, id = flight.message.id(), attempt = flight.attempt(), ?delay, rung, "message parked for retry");
     }
 
     /// A copy is confirmed in the dead-letter queue.
@@ -172,7 +173,7 @@ impl Watch {
     ) {
         self.figures.dead_lettered(reason);
         warn!(
-            lane = %flight.lane, id = flight.message.id(), attempt = flight.attempt(), %reason,
+            consumer = %flight.consumer, id = flight.message.id(), attempt = flight.attempt(), %reason,
             class = %failure.class, status = failure.status, error = %failure.error,
             queue, "message dead-lettered",
         );
@@ -219,11 +220,11 @@ impl Watch {
         error: &PublishError,
         retry_in: Option<Duration>,
     ) {
-        let (lane, id) = (&flight.lane, flight.message.id());
+        let (consumer, id) = (&flight.consumer, flight.message.id());
         match retry_in {
-            Some(retry_in) => debug!(%lane, id, queue, %error, ?retry_in, "copy not confirmed"),
+            Some(retry_in) => debug!(%consumer, id, queue, %error, ?retry_in, "copy not confirmed"),
             None => {
-                error!(%lane, id, queue, %error, "copy not confirmed: lane held, message stays in its queue");
+                error!(%consumer, id, queue, %error, "copy not confirmed: consumer held, message stays in its queue");
             }
         }
     }

@@ -23,8 +23,8 @@ use crate::{
     path::{Dispatch, Ends, Handlers, Lane, Limits, Live, StartQueue},
     retry::Ladder,
     state::StateHandle,
-    status::{Figures, LaneReport, LaneReports},
-    telemetry::{self, Observed, ObservedLane, Signals, Watch},
+    status::{ConsumerReport, ConsumerReports, Figures},
+    telemetry::{self, Observed, ObservedConsumer, Signals, Watch},
 };
 
 /// What a worker is made of.
@@ -69,11 +69,11 @@ impl Setup {
             runtime,
             settings,
         };
-        let (lanes, observed) = common.start_lanes(consumers, handlers, calls.lanes);
+        let (lanes, observed) = common.start_lanes(consumers, handlers, calls.consumers);
         let meter = signals.metrics.then(|| opentelemetry::global::meter(SCOPE));
         if let Some(meter) = &meter {
             let observed = Observed {
-                lanes: observed,
+                consumers: observed,
                 publishing,
                 mailbox,
             };
@@ -92,7 +92,7 @@ impl Setup {
         }
         match failed {
             Some(error) => Err(error),
-            None => Ok(Report { lanes }),
+            None => Ok(Report { consumers: lanes }),
         }
     }
 }
@@ -111,7 +111,7 @@ struct Common<B> {
 }
 
 /// The lanes that run, with their names.
-type Lanes = JoinSet<(String, LaneReport)>;
+type Lanes = JoinSet<(String, ConsumerReport)>;
 
 impl<B: Broker> Common<B> {
     /// Starts the lanes. Returns them, and how each is observed.
@@ -120,7 +120,7 @@ impl<B: Broker> Common<B> {
         consumers: BTreeMap<String, ConsumerSettings>,
         mut handlers: HashMap<String, Handlers>,
         mut calls: BTreeMap<String, (LaneChannels, Arc<Figures>)>,
-    ) -> (Lanes, Vec<ObservedLane>) {
+    ) -> (Lanes, Vec<ObservedConsumer>) {
         let mut lanes = JoinSet::new();
         let mut observed = Vec::new();
         for (name, consumer) in consumers {
@@ -129,7 +129,7 @@ impl<B: Broker> Common<B> {
             };
             let handlers = handlers.remove(&name).unwrap_or_default();
             let lane = Arc::new(self.lane(&name, consumer, handlers, figures));
-            observed.push(ObservedLane {
+            observed.push(ObservedConsumer {
                 name: Arc::clone(&lane.name),
                 queue: Arc::clone(&lane.queue),
                 figures: Arc::clone(&lane.watch.figures),
@@ -211,15 +211,15 @@ impl<B: Broker> Common<B> {
     }
 }
 
-async fn collect(mut lanes: Lanes) -> LaneReports {
-    let mut reports = LaneReports::new();
+async fn collect(mut lanes: Lanes) -> ConsumerReports {
+    let mut reports = ConsumerReports::new();
     while let Some(ended) = lanes.join_next().await {
         match ended {
             Ok((name, report)) => {
                 reports.insert(name, report);
             }
             Err(panic) => {
-                error!(error = %panic, "a lane ended in a panic; the broker redelivers what it had")
+                error!(error = %panic, "a consumer ended in a panic; the broker redelivers what it had")
             }
         }
     }

@@ -15,22 +15,22 @@ use crate::{
     outcome::OutcomeKind,
     path::Handlers,
     status::{
-        DeliveryId, Figures, InFlight, InFlightPage, LaneHealth, LaneReport, LaneState,
+        ConsumerHealth, ConsumerReport, ConsumerState, DeliveryId, Figures, InFlight, InFlightPage,
         OutcomeRecord, Outcomes, Readiness, Window,
     },
 };
 
-/// Why a lane's concurrency was not changed.
+/// Why a consumer's concurrency was not changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConcurrencyError {
-    /// There is no lane of this name.
-    #[error("no such lane")]
-    NoSuchLane,
+    /// There is no consumer of this name.
+    #[error("no such consumer")]
+    NoSuchConsumer,
     /// The broker hands out no more messages than the prefetch.
     #[error("concurrency must be 1 to {prefetch}, the prefetch")]
     OutOfRange {
-        /// The lane's prefetch.
+        /// The consumer's prefetch.
         prefetch: u16,
     },
 }
@@ -38,7 +38,7 @@ pub enum ConcurrencyError {
 /// Asks and tells a worker while it runs. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct WorkerHandle {
-    lanes: BTreeMap<String, LaneHandle>,
+    consumers: BTreeMap<String, ConsumerHandle>,
     outcomes: Outcomes,
     publishing: watch::Receiver<Option<String>>,
     drain: CancellationToken,
@@ -47,27 +47,27 @@ pub struct WorkerHandle {
 }
 
 #[derive(Clone, Debug)]
-struct LaneHandle {
+struct ConsumerHandle {
     commands: mpsc::Sender<Command>,
-    health: watch::Receiver<LaneHealth>,
+    health: watch::Receiver<ConsumerHealth>,
     figures: Arc<Figures>,
     handlers: Health,
 }
 
 /// The worker's side of a [`WorkerHandle`].
 pub(super) struct Calls {
-    pub(super) lanes: BTreeMap<String, (LaneChannels, Arc<Figures>)>,
-    /// How the lanes' attempts to subscribe went, each up to its first success.
+    pub(super) consumers: BTreeMap<String, (LaneChannels, Arc<Figures>)>,
+    /// How the consumers' attempts to subscribe went, each up to its first success.
     pub(super) first_attempts: mpsc::UnboundedReceiver<FirstAttempt>,
     pub(super) publishing: watch::Sender<Option<String>>,
     pub(super) drain: CancellationToken,
     pub(super) hard_stop: CancellationToken,
 }
 
-/// A lane's name, and how its attempt to subscribe went.
+/// A consumer's name, and how its attempt to subscribe went.
 pub(super) type FirstAttempt = (String, Result<(), BrokerError>);
 
-/// Commands that may wait for a lane.
+/// Commands that may wait for a consumer.
 const MAILBOX: usize = 16;
 
 pub(super) fn channel(settings: &WorkerSettings) -> (WorkerHandle, Calls) {
@@ -77,8 +77,9 @@ pub(super) fn channel(settings: &WorkerSettings) -> (WorkerHandle, Calls) {
     let (started, first_attempts) = mpsc::unbounded_channel();
     for (name, consumer) in &settings.consumers {
         let (sender, commands) = mpsc::channel(MAILBOX);
-        let (health, receiver) = watch::channel(LaneHealth::new(LaneState::Connecting, None));
-        let handle = LaneHandle {
+        let (health, receiver) =
+            watch::channel(ConsumerHealth::new(ConsumerState::Connecting, None));
+        let handle = ConsumerHandle {
             commands: sender,
             health: receiver,
             figures: Arc::new(Figures::new(name, consumer, &outcomes)),
@@ -95,7 +96,7 @@ pub(super) fn channel(settings: &WorkerSettings) -> (WorkerHandle, Calls) {
     }
     let (sender, publishing) = watch::channel(Some("not connected".to_owned()));
     let handle = WorkerHandle {
-        lanes: handles,
+        consumers: handles,
         outcomes,
         publishing,
         drain: CancellationToken::new(),
@@ -103,7 +104,7 @@ pub(super) fn channel(settings: &WorkerSettings) -> (WorkerHandle, Calls) {
         deadline: settings.timeouts.call,
     };
     let calls = Calls {
-        lanes: calls,
+        consumers: calls,
         first_attempts,
         publishing: sender,
         drain: handle.drain.clone(),
@@ -116,23 +117,23 @@ impl WorkerHandle {
     /// Whether the worker does its work, and what keeps it from it.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        let health = |lane: &LaneHandle| lane.health.borrow().clone();
-        let lanes: BTreeMap<_, _> = self
-            .lanes
+        let health = |consumer: &ConsumerHandle| consumer.health.borrow().clone();
+        let consumers: BTreeMap<_, _> = self
+            .consumers
             .iter()
-            .map(|(name, lane)| (name.clone(), health(lane)))
+            .map(|(name, consumer)| (name.clone(), health(consumer)))
             .collect();
-        let errors = self.lanes.iter().filter_map(|(name, lane)| {
-            let error = lane.handlers.error()?;
+        let errors = self.consumers.iter().filter_map(|(name, consumer)| {
+            let error = consumer.handlers.error()?;
             Some((name.clone(), error))
         });
         let handlers: BTreeMap<_, _> = errors.collect();
         let draining = self.drain.is_cancelled();
-        let is_ready = lanes.values().all(LaneHealth::is_ready) && handlers.is_empty();
+        let is_ready = consumers.values().all(ConsumerHealth::is_ready) && handlers.is_empty();
         Readiness {
             ready: !draining && is_ready,
             draining,
-            lanes,
+            consumers,
             handlers,
             publishing: self.publishing.borrow().clone(),
         }
@@ -142,17 +143,17 @@ impl WorkerHandle {
     pub async fn until(&mut self, wanted: impl Fn(&Readiness) -> bool) -> Readiness {
         loop {
             // Looked at before the readiness, which so has the last word of each that is gone.
-            let gone = |lane: &LaneHandle| lane.health.has_changed().is_err();
-            let gone: Vec<_> = self.lanes.values().map(gone).collect();
+            let gone = |consumer: &ConsumerHandle| consumer.health.has_changed().is_err();
+            let gone: Vec<_> = self.consumers.values().map(gone).collect();
             let publishing_is_gone = self.publishing.has_changed().is_err();
             let readiness = self.readiness();
             if wanted(&readiness) || gone.iter().all(|gone| *gone) {
                 return readiness;
             }
             let drain = self.drain.clone();
-            let lanes = self.lanes.values_mut().zip(&gone);
-            let lanes = lanes.filter(|(_, gone)| !**gone);
-            let changes = lanes.map(|(lane, _)| Box::pin(lane.health.changed()));
+            let consumers = self.consumers.values_mut().zip(&gone);
+            let consumers = consumers.filter(|(_, gone)| !**gone);
+            let changes = consumers.map(|(consumer, _)| Box::pin(consumer.health.changed()));
             tokio::select! {
                 _ = futures_util::future::select_all(changes) => {}
                 _ = self.publishing.changed(), if !publishing_is_gone => {}
@@ -161,39 +162,45 @@ impl WorkerHandle {
         }
     }
 
-    /// What a lane reports about itself, as of the last turn of its loop: an idle lane turns every
-    /// 250 ms. The lane is not asked, so that one that is busy or has ended has a report as well.
+    /// What a consumer reports about itself, as of the last turn of its loop: an idle consumer turns every
+    /// 250 ms. The consumer is not asked, so that one that is busy or has ended has a report as well.
     ///
     /// # Errors
-    /// When there is no such lane.
-    pub fn report(&self, lane: &str) -> Result<LaneReport, CallError> {
-        let figures = self.figures(lane).ok_or(CallError::NoSuchLane)?;
+    /// When there is no such consumer.
+    pub fn report(&self, consumer: &str) -> Result<ConsumerReport, CallError> {
+        let figures = self.figures(consumer).ok_or(CallError::NoSuchConsumer)?;
         Ok(figures.report())
     }
 
-    /// Makes a lane take nothing new and give back what has not started. Running handlers finish.
+    /// Makes a consumer take nothing new and give back what has not started. Running handlers finish.
     ///
     /// # Errors
-    /// When there is no such lane, or it gives no answer.
-    pub async fn pause(&self, lane: &str) -> Result<(), CallError> {
-        self.call(lane, Command::Pause).await
+    /// When there is no such consumer, or it gives no answer.
+    pub async fn pause(&self, consumer: &str) -> Result<(), CallError> {
+        self.call(consumer, Command::Pause).await
     }
 
-    /// Makes a paused lane consume again.
+    /// Makes a paused consumer consume again.
     ///
     /// # Errors
     /// As [`pause`](Self::pause).
-    pub async fn resume(&self, lane: &str) -> Result<(), CallError> {
-        self.call(lane, Command::Resume).await
+    pub async fn resume(&self, consumer: &str) -> Result<(), CallError> {
+        self.call(consumer, Command::Resume).await
     }
 
-    /// Changes how many handlers of a lane run at once, until the process ends. More do within 250 ms,
+    /// Changes how many handlers of a consumer run at once, until the process ends. More do within 250 ms,
     /// or as soon as one ends; fewer do as those that run end: none is cancelled for it.
     ///
     /// # Errors
-    /// When there is no such lane, or the number is 0 or above its prefetch.
-    pub fn set_concurrency(&self, lane: &str, concurrency: u16) -> Result<(), ConcurrencyError> {
-        let figures = self.figures(lane).ok_or(ConcurrencyError::NoSuchLane)?;
+    /// When there is no such consumer, or the number is 0 or above its prefetch.
+    pub fn set_concurrency(
+        &self,
+        consumer: &str,
+        concurrency: u16,
+    ) -> Result<(), ConcurrencyError> {
+        let figures = self
+            .figures(consumer)
+            .ok_or(ConcurrencyError::NoSuchConsumer)?;
         let prefetch = figures.settings.prefetch;
         if !(1..=prefetch).contains(&concurrency) {
             return Err(ConcurrencyError::OutOfRange { prefetch });
@@ -202,21 +209,21 @@ impl WorkerHandle {
         Ok(())
     }
 
-    /// Messages in flight, of one lane or of all, oldest first: leaves out `offset`, and tells of
-    /// at most `limit`. A lane hands out at most `offset + limit`, and does nothing else meanwhile:
+    /// Messages in flight, of one consumer or of all, oldest first: leaves out `offset`, and tells of
+    /// at most `limit`. A consumer hands out at most `offset + limit`, and does nothing else meanwhile:
     /// about 100 ns each.
     ///
     /// # Errors
-    /// When there is no such lane, or it gives no answer. Of all lanes, those that give none are
+    /// When there is no such consumer, or it gives no answer. Of all consumers, those that give none are
     /// named in the page.
     pub async fn in_flight(
         &self,
-        lane: Option<&str>,
+        consumer: Option<&str>,
         offset: usize,
         limit: usize,
     ) -> Result<InFlightPage, CallError> {
-        if let Some(lane) = lane {
-            let window = self.window(lane, offset, limit).await?;
+        if let Some(consumer) = consumer {
+            let window = self.window(consumer, offset, limit).await?;
             let now = Instant::now();
             let runs = window.runs.iter();
             return Ok(InFlightPage {
@@ -227,7 +234,7 @@ impl WorkerHandle {
         }
         let most = offset.saturating_add(limit);
         let ask = async |name| (name, self.window(name, 0, most).await);
-        let names = self.lanes.keys().map(String::as_str);
+        let names = self.consumers.keys().map(String::as_str);
         let mut page = InFlightPage::default();
         let mut all = Vec::new();
         for (name, window) in futures_util::future::join_all(names.map(ask)).await {
@@ -239,7 +246,7 @@ impl WorkerHandle {
                 Err(_) => page.unanswered.push(name.to_owned()),
             }
         }
-        // Stable, so that each lane's own order stays.
+        // Stable, so that each consumer's own order stays.
         all.sort_by_key(|run| run.received);
         let page_of = all.iter().skip(offset).take(limit);
         let now = Instant::now();
@@ -247,14 +254,14 @@ impl WorkerHandle {
         Ok(page)
     }
 
-    /// A lane's messages in flight, oldest first, without the first `skip` and at most `limit`.
-    async fn window(&self, lane: &str, skip: usize, limit: usize) -> Result<Window, CallError> {
+    /// A consumer's messages in flight, oldest first, without the first `skip` and at most `limit`.
+    async fn window(&self, consumer: &str, skip: usize, limit: usize) -> Result<Window, CallError> {
         let ask = |answer| Command::InFlight {
             skip,
             limit,
             answer,
         };
-        self.call(lane, ask).await
+        self.call(consumer, ask).await
     }
 
     /// Cancels the handler of a message in flight: the outcome is `Interrupted`, the message goes
@@ -263,21 +270,21 @@ impl WorkerHandle {
     ///
     /// # Errors
     /// When the message is not in flight any more, or not at its handler.
-    pub async fn cancel(&self, lane: &str, delivery: DeliveryId) -> Result<(), CancelError> {
-        self.call(lane, |answer| Command::Cancel(delivery, answer))
+    pub async fn cancel(&self, consumer: &str, delivery: DeliveryId) -> Result<(), CancelError> {
+        self.call(consumer, |answer| Command::Cancel(delivery, answer))
             .await?
     }
 
-    /// The last outcomes, newest first, of one lane or all and of one kind or all: every failure,
-    /// and five of the rest each second. At most 500 failures and 100 others of each lane are kept.
+    /// The last outcomes, newest first, of one consumer or all and of one kind or all: every failure,
+    /// and five of the rest each second. At most 500 failures and 100 others of each consumer are kept.
     #[must_use]
     pub fn outcomes(
         &self,
-        lane: Option<&str>,
+        consumer: Option<&str>,
         kind: Option<OutcomeKind>,
         limit: usize,
     ) -> Vec<Arc<OutcomeRecord>> {
-        self.outcomes.after(0, lane, kind, limit)
+        self.outcomes.after(0, consumer, kind, limit)
     }
 
     /// The store behind [`outcomes`](Self::outcomes).
@@ -285,60 +292,63 @@ impl WorkerHandle {
         &self.outcomes
     }
 
-    /// The lanes' names.
-    pub fn lanes(&self) -> impl Iterator<Item = &str> {
-        self.lanes.keys().map(String::as_str)
+    /// The consumers' names.
+    pub fn consumers(&self) -> impl Iterator<Item = &str> {
+        self.consumers.keys().map(String::as_str)
     }
 
-    /// The queues that the lanes consume.
+    /// The queues that the consumers consume.
     pub(crate) fn queues(&self) -> impl Iterator<Item = &str> {
-        let lanes = self.lanes.values();
-        lanes.map(|lane| lane.figures.settings.queue.as_str())
+        let consumers = self.consumers.values();
+        consumers.map(|consumer| consumer.figures.settings.queue.as_str())
     }
 
-    /// What a lane reports about itself.
-    pub(crate) fn figures(&self, lane: &str) -> Option<&Figures> {
-        self.lanes.get(lane).map(|lane| &*lane.figures)
+    /// What a consumer reports about itself.
+    pub(crate) fn figures(&self, consumer: &str) -> Option<&Figures> {
+        self.consumers
+            .get(consumer)
+            .map(|consumer| &*consumer.figures)
     }
 
-    /// What a lane is doing.
-    pub(crate) fn health(&self, lane: &str) -> Option<LaneHealth> {
-        let lane = self.lanes.get(lane)?;
-        Some(lane.health.borrow().clone())
+    /// What a consumer is doing.
+    pub(crate) fn health(&self, consumer: &str) -> Option<ConsumerHealth> {
+        let consumer = self.consumers.get(consumer)?;
+        Some(consumer.health.borrow().clone())
     }
 
-    /// Whether a lane is gone without having stopped: it panicked, or its worker never ran.
-    pub(crate) fn is_gone(&self, lane: &str) -> bool {
-        self.lanes.get(lane).is_none_or(|lane| {
-            lane.health.has_changed().is_err() && lane.health.borrow().state != LaneState::Stopped
+    /// Whether a consumer is gone without having stopped: it panicked, or its worker never ran.
+    pub(crate) fn is_gone(&self, consumer: &str) -> bool {
+        self.consumers.get(consumer).is_none_or(|consumer| {
+            consumer.health.has_changed().is_err()
+                && consumer.health.borrow().state != ConsumerState::Stopped
         })
     }
 
-    /// A number that changes as long as a lane's loop turns; `None` once it has stopped.
-    pub(crate) fn turns(&self, lane: &str) -> Option<u64> {
-        let lane = self.lanes.get(lane)?;
-        let stopped = lane.health.borrow().state == LaneState::Stopped;
-        (!stopped).then(|| lane.figures.turns())
+    /// A number that changes as long as a consumer's loop turns; `None` once it has stopped.
+    pub(crate) fn turns(&self, consumer: &str) -> Option<u64> {
+        let consumer = self.consumers.get(consumer)?;
+        let stopped = consumer.health.borrow().state == ConsumerState::Stopped;
+        (!stopped).then(|| consumer.figures.turns())
     }
 
-    /// How many messages wait in a lane's retry rungs and its dead-letter queue, within `limit`.
+    /// How many messages wait in a consumer's retry rungs and its dead-letter queue, within `limit`.
     pub(crate) async fn depths(
         &self,
-        lane: &str,
+        consumer: &str,
         limit: Duration,
     ) -> Result<Result<Depths, BrokerError>, CallError> {
-        self.call_within(lane, limit, Command::Depths).await
+        self.call_within(consumer, limit, Command::Depths).await
     }
 
-    pub(super) fn set_registered(&self, lane: &str) {
-        if let Some(figures) = self.figures(lane) {
+    pub(super) fn set_registered(&self, consumer: &str) {
+        if let Some(figures) = self.figures(consumer) {
             figures.set_registered();
         }
     }
 
-    pub(super) fn ask_handlers(&self, lane: &str, handlers: &Handlers) {
-        if let Some(lane) = self.lanes.get(lane) {
-            lane.handlers.ask(handlers);
+    pub(super) fn ask_handlers(&self, consumer: &str, handlers: &Handlers) {
+        if let Some(consumer) = self.consumers.get(consumer) {
+            consumer.handlers.ask(handlers);
         }
     }
 
@@ -359,22 +369,25 @@ impl WorkerHandle {
 
     async fn call<T>(
         &self,
-        lane: &str,
+        consumer: &str,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, CallError> {
-        self.call_within(lane, self.deadline, command).await
+        self.call_within(consumer, self.deadline, command).await
     }
 
     async fn call_within<T>(
         &self,
-        lane: &str,
+        consumer: &str,
         limit: Duration,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, CallError> {
-        let lane = self.lanes.get(lane).ok_or(CallError::NoSuchLane)?;
+        let consumer = self
+            .consumers
+            .get(consumer)
+            .ok_or(CallError::NoSuchConsumer)?;
         let deadline = Instant::now() + limit;
         let (answer, answered) = oneshot::channel();
-        let sent = timeout_at(deadline, lane.commands.send(command(answer))).await;
+        let sent = timeout_at(deadline, consumer.commands.send(command(answer))).await;
         let sent = sent.map_err(|_| CallError::TimedOut)?;
         sent.map_err(|_| CallError::NotRunning)?;
         let answer = timeout_at(deadline, answered).await;

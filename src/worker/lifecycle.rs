@@ -104,7 +104,7 @@ fn late(what: &str, limit: Duration) -> HandlerError {
     HandlerError::new(format!("its {what} takes longer than {limit:?}"))
 }
 
-/// What a lane's handlers say of themselves; nothing before the worker runs.
+/// What a consumer's handlers say of themselves; nothing before the worker runs.
 #[derive(Clone, Default)]
 pub(super) struct Health(Arc<OnceLock<Vec<Weak<dyn Handler>>>>);
 

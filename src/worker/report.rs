@@ -4,7 +4,7 @@ use crate::{
     broker::BrokerError,
     config::ConfigError,
     handler::HandlerError,
-    status::{LaneReports, Ledger},
+    status::{ConsumerReports, Ledger},
 };
 
 /// Why a worker did not start.
@@ -17,15 +17,15 @@ pub enum RunError {
     /// A handler could not be made.
     #[error("consumer {consumer:?}: {error}")]
     Handler {
-        /// The lane.
+        /// The consumer.
         consumer: String,
         /// Why.
         error: HandlerError,
     },
-    /// A lane has nothing to run.
+    /// A consumer has nothing to run.
     #[error("consumer {0:?} has no handler: set `handler` or register one in code")]
     NoHandler(String),
-    /// A handler was registered for a lane that is not configured.
+    /// A handler was registered for a consumer that is not configured.
     #[error("a handler was registered for consumer {0:?}, which is not configured")]
     NoConsumer(String),
     /// A handler takes a value that was not given to the worker.
@@ -33,7 +33,7 @@ pub enum RunError {
         "a handler of consumer {consumer:?} takes Shared<{type_name}>, which was not given to the worker"
     )]
     NotShared {
-        /// The lane.
+        /// The consumer.
         consumer: String,
         /// The type.
         type_name: &'static str,
@@ -42,7 +42,7 @@ pub enum RunError {
     /// what is configured.
     #[error("consumer {consumer:?}: {error}")]
     Broker {
-        /// The lane.
+        /// The consumer.
         consumer: String,
         /// Why.
         error: BrokerError,
@@ -56,17 +56,17 @@ pub enum RunError {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Report {
-    /// Each lane's account.
-    pub lanes: LaneReports,
+    /// Each consumer's account.
+    pub consumers: ConsumerReports,
 }
 
 impl Report {
-    /// The account of all lanes together.
+    /// The account of all consumers together.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         let mut sum = Ledger::default();
-        for lane in self.lanes.values() {
-            sum += lane.ledger;
+        for consumer in self.consumers.values() {
+            sum += consumer.ledger;
         }
         sum
     }
@@ -74,6 +74,6 @@ impl Report {
     /// Deliveries that were left unsettled when the time was up; the broker redelivers them.
     #[must_use]
     pub fn left(&self) -> usize {
-        self.lanes.values().map(|lane| lane.left).sum()
+        self.consumers.values().map(|consumer| consumer.left).sum()
     }
 }

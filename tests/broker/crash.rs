@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Account, DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, Request, VHost, WorkerProcess,
-    exchange::Seen, lane, vhost, wait_until,
+    consumer, exchange::Seen, vhost, wait_until,
 };
 
 const MESSAGES: usize = 4_000;
@@ -77,7 +77,10 @@ async fn killed_five_times(kind: QueueType) {
          [consumers.orders.retry]\nbase = '500ms'\njitter = 0.0\ncap = '1s'\ninline_below = '0s'",
         kind.name()
     );
-    let config = lane(&vhost, "orders").http(&handler).with(&changes).toml();
+    let config = consumer(&vhost, "orders")
+        .http(&handler)
+        .with(&changes)
+        .toml();
     let mut worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "orders", 1).await;
     let make = |n| PublishSpec::of(format!("{{\"n\":{n}}}"));

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use lapwing::{Context, Failure, Outcome};
+use lapwing::{Context, Failure, Outcome, OutcomeKind};
 
 use crate::support::{
-    DEADLINE, Gate, HandlerRun, Notes, PublishSpec, QueueType, RunningWorker, lane, lanes, ms,
-    vhost,
+    DEADLINE, Gate, HandlerRun, Notes, PublishSpec, QueueType, RunningWorker, consumer, consumers,
+    ms, vhost,
 };
 
 /// How long a due message may wait for a core, beyond what the ladder promises.
@@ -37,7 +37,7 @@ async fn load_of_a_thousand_mixed_delays_on_each_queue_type_is_neither_early_nor
     const MESSAGES: usize = 1000;
     let delay_of = |index: usize| 1000 + 7 * index as u64; // 1.000 s to 7.993 s
     let vhost = vhost().await;
-    let lanes = lanes(&vhost, &["quorum", "classic"]).with(
+    let consumers = consumers(&vhost, &["quorum", "classic"]).with(
         "[consumers.quorum]\nprefetch = 200\nretry.cap = '8s'\n\
          [consumers.classic]\nprefetch = 200\nretry.cap = '8s'\nqueue_type = 'classic'",
     );
@@ -47,7 +47,7 @@ async fn load_of_a_thousand_mixed_delays_on_each_queue_type_is_neither_early_nor
         let notes = noting.clone();
         async move { fail_once(&notes, &context, asked(&context)).await }
     };
-    let worker = lanes
+    let worker = consumers
         .worker()
         .handler("quorum", handler.clone())
         .handler("classic", handler);
@@ -85,7 +85,7 @@ async fn load_of_a_thousand_mixed_delays_on_each_queue_type_is_neither_early_nor
     }
     let report = worker.drain().await;
     for queue in ["quorum", "classic"] {
-        let ledger = report.lanes[queue].ledger;
+        let ledger = report.consumers[queue].ledger;
         assert_eq!((ledger.parked, ledger.acked), (1000, 1000), "{ledger:?}");
     }
 }
@@ -93,7 +93,7 @@ async fn load_of_a_thousand_mixed_delays_on_each_queue_type_is_neither_early_nor
 #[tokio::test]
 async fn a_short_delay_waits_in_the_worker_and_holds_no_handler_slot() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with("[consumers.q]\nconcurrency = 1");
+    let consumer = consumer(&vhost, "q").with("[consumers.q]\nconcurrency = 1");
     let (notes, both) = (Notes::default(), Gate::default());
     let (noting, gate) = (notes.clone(), both.clone());
     let handler = move |context: Context| {
@@ -109,7 +109,7 @@ async fn a_short_delay_waits_in_the_worker_and_holds_no_handler_slot() {
             }
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     for id in ["first", "second"] {
         vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }
@@ -125,7 +125,7 @@ async fn a_short_delay_waits_in_the_worker_and_holds_no_handler_slot() {
     assert_eq!(order, [("first", 1), ("second", 1), ("first", 2)]);
     let waited = gap(&notes.of("first"));
     assert!(waited >= ms(800) && waited < ms(800) + SLACK, "{waited:?}");
-    let report = worker.drain().await.lanes["q"].clone();
+    let report = worker.drain().await.consumers["q"].clone();
     assert_eq!((report.counts.inline_retries, report.ledger.parked), (1, 0));
     assert_eq!((report.ledger.received, report.ledger.acked), (2, 2));
 }
@@ -133,7 +133,7 @@ async fn a_short_delay_waits_in_the_worker_and_holds_no_handler_slot() {
 #[tokio::test]
 async fn more_short_delays_than_half_the_prefetch_are_parked() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with("[consumers.q]\nprefetch = 8\nconcurrency = 8");
+    let consumer = consumer(&vhost, "q").with("[consumers.q]\nprefetch = 8\nconcurrency = 8");
     let (notes, all) = (Notes::default(), Gate::default());
     let (noting, gate) = (notes.clone(), all.clone());
     let handler = move |context: Context| {
@@ -143,7 +143,7 @@ async fn more_short_delays_than_half_the_prefetch_are_parked() {
             fail_once(&notes, &context, ms(900)).await
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     let ids = vhost.publish_many("q", 8, |_| PublishSpec::of("x")).await;
     vhost.wait_for_counts("q", 0, 8, DEADLINE).await;
     all.open();
@@ -154,7 +154,7 @@ async fn more_short_delays_than_half_the_prefetch_are_parked() {
         let runs = notes.of(&id);
         assert!(runs.len() == 2 && gap(&runs) >= ms(900), "{runs:?}");
     }
-    let report = worker.drain().await.lanes["q"].clone();
+    let report = worker.drain().await.consumers["q"].clone();
     assert_eq!((report.counts.inline_retries, report.ledger.parked), (4, 4));
     assert_eq!((report.ledger.received, report.ledger.acked), (12, 8));
 }
@@ -162,7 +162,7 @@ async fn more_short_delays_than_half_the_prefetch_are_parked() {
 #[tokio::test]
 async fn a_delay_beyond_the_longest_rung_takes_several_hops_that_no_handler_sees() {
     let vhost = vhost().await;
-    let lanes = lanes(&vhost, &["quorum", "classic"]).with(
+    let consumers = consumers(&vhost, &["quorum", "classic"]).with(
         "[consumers.quorum.retry]\ncap = '2s'\nmax_attempts = 1\n\
          [consumers.classic]\nqueue_type = 'classic'\nretry = { cap = '2s', max_attempts = 1 }",
     );
@@ -178,7 +178,7 @@ async fn a_delay_beyond_the_longest_rung_takes_several_hops_that_no_handler_sees
             }
         }
     };
-    let worker = lanes
+    let worker = consumers
         .worker()
         .handler("quorum", handler.clone())
         .handler("classic", handler);
@@ -199,7 +199,7 @@ async fn a_delay_beyond_the_longest_rung_takes_several_hops_that_no_handler_sees
         );
         // A snooze is no attempt: a second one would be one too many here.
         assert_eq!([runs[0].attempt, runs[1].attempt], [1, 1]);
-        let ledger = report.lanes[queue].ledger;
+        let ledger = report.consumers[queue].ledger;
         // 2 s, 2 s and the rest.
         assert_eq!((ledger.parked, ledger.acked), (3, 1), "{ledger:?}");
         assert_eq!(ledger.dead_lettered, 0);
@@ -209,7 +209,7 @@ async fn a_delay_beyond_the_longest_rung_takes_several_hops_that_no_handler_sees
 #[tokio::test]
 async fn a_short_snooze_waits_in_the_worker_and_is_no_attempt() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with("[consumers.q.retry]\nmax_attempts = 1");
+    let consumer = consumer(&vhost, "q").with("[consumers.q.retry]\nmax_attempts = 1");
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -221,7 +221,7 @@ async fn a_short_snooze_waits_in_the_worker_and_is_no_attempt() {
             }
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     let id = vhost.publish("q", "x").await;
 
     notes.wait_for(4).await;
@@ -236,17 +236,17 @@ async fn a_short_snooze_waits_in_the_worker_and_is_no_attempt() {
 #[tokio::test]
 async fn a_snooze_for_ever_is_parked_and_stays_parked() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with("[consumers.q.retry]\ncap = '1s'");
+    let consumer = consumer(&vhost, "q").with("[consumers.q.retry]\ncap = '1s'");
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
         noting.note(&context);
         async { Outcome::snooze(Duration::MAX) }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     let id = vhost.publish("q", "x").await;
 
-    let parked = |lane: &lapwing::LaneReport| lane.ledger.parked >= 2;
+    let parked = |consumer: &lapwing::ConsumerReport| consumer.ledger.parked >= 2;
     worker
         .wait_for_report("it was parked twice", "q", parked)
         .await;
@@ -262,7 +262,7 @@ async fn a_snooze_for_ever_is_parked_and_stays_parked() {
 #[tokio::test]
 async fn a_message_that_fails_when_it_is_too_old_is_dead_lettered() {
     let vhost = vhost().await;
-    let lanes = lanes(&vhost, &["inline", "parked"]).with(
+    let consumers = consumers(&vhost, &["inline", "parked"]).with(
         "[consumers.inline.retry]\nmax_age = '300ms'\nmax_attempts = 1000\n\
          [consumers.parked.retry]\nmax_age = '900ms'\nmax_attempts = 1000",
     );
@@ -274,7 +274,7 @@ async fn a_message_that_fails_when_it_is_too_old_is_dead_lettered() {
             async move { Err::<(), _>(Failure::retryable("busy", "no").retry_after(delay)) }
         }
     };
-    let worker = lanes
+    let worker = consumers
         .worker()
         .handler("inline", always_after(ms(140)))
         .handler("parked", always_after(ms(1000)));
@@ -311,7 +311,7 @@ async fn a_message_that_fails_when_it_is_too_old_is_dead_lettered() {
 #[tokio::test]
 async fn a_message_that_failed_as_often_as_it_may_is_dead_lettered_with_its_story() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with("[consumers.q.retry]\nmax_attempts = 4");
+    let consumer = consumer(&vhost, "q").with("[consumers.q.retry]\nmax_attempts = 4");
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -320,7 +320,7 @@ async fn a_message_that_failed_as_often_as_it_may_is_dead_lettered_with_its_stor
         let text = format!("failure {}", context.attempt());
         async move { Err::<(), _>(Failure::retryable("busy", text).retry_after(delay)) }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     let id = vhost.publish("q", "as it was").await;
 
     vhost.wait_for_counts("q.dead", 1, 0, DEADLINE).await;
@@ -349,7 +349,7 @@ async fn a_message_that_failed_as_often_as_it_may_is_dead_lettered_with_its_stor
 async fn backoff_is_scattered_within_its_jitter() {
     const MESSAGES: usize = 30;
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with("[consumers.q.retry]\nbase = '600ms'\njitter = 0.5");
+    let consumer = consumer(&vhost, "q").with("[consumers.q.retry]\nbase = '600ms'\njitter = 0.5");
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -361,14 +361,16 @@ async fn backoff_is_scattered_within_its_jitter() {
             }
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     let ids = vhost
         .publish_many("q", MESSAGES, |_| PublishSpec::of("x"))
         .await;
 
     notes.wait_for(2 * MESSAGES).await;
 
-    let failed = worker.handle.outcomes(Some("q"), None, MESSAGES);
+    let failed = worker
+        .handle
+        .outcomes(Some("q"), Some(OutcomeKind::Failed), MESSAGES);
     let delay = |id: &String| {
         let failed = failed.iter().find(|kept| kept.id.as_ref() == Some(id));
         failed.expect("it is kept").retry.expect("it is retried")

@@ -16,7 +16,7 @@ use lapin::{
 
 use crate::support::{
     DEADLINE, HttpHandler, Proxy, PublishSpec, QueueType, Release, Reply, VHost, WorkerProcess,
-    lane, message::plain, vhost, wait_until, within,
+    consumer, message::plain, vhost, wait_until, within,
 };
 
 /// More rejections than any default delivery limit.
@@ -182,7 +182,10 @@ async fn failing_worker(vhost: &VHost, attempts: u32) -> (HttpHandler, WorkerPro
         "[consumers.orders.retry]\nmax_attempts = {attempts}\nbase = '10ms'\nfactor = 1.0\n\
          cap = '1s'\njitter = 0.0\ninline_below = '0s'\n"
     );
-    let config = lane(&vhost, "orders").http(&handler).with(&retry).toml();
+    let config = consumer(&vhost, "orders")
+        .http(&handler)
+        .with(&retry)
+        .toml();
     let worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(vhost, "orders", 1).await;
     (handler, worker)

@@ -5,21 +5,21 @@ import { clock, count, duration, percent, rate, visible, words } from "./format.
 import { FailuresView } from "./failures.js";
 import { markOf, verdict } from "./health.js";
 import { InFlightView } from "./in_flight.js";
-import { LaneView } from "./lane.js";
-import { LanesView } from "./lanes.js";
+import { ConsumerView } from "./consumer.js";
+import { ConsumersView } from "./consumers.js";
 import { ENDS, RUNS, Store } from "./store.js";
 import { Stream } from "./stream.js";
 import { setUpToken } from "./token.js";
 
-const REASONS = 5; // lanes named below the verdict
+const REASONS = 5; // consumers named below the verdict
 
 const store = new Store();
-let scope; // undefined before the first state; a lane's name, or null for all
+let scope; // undefined before the first state; a consumer's name, or null for all
 let wanted = null; // what the address says
 
 const live = () => stream.live && !document.hidden;
-const lanes = new LanesView(store);
-const lane = new LaneView(store, { live, changed: () => render() });
+const consumers = new ConsumersView(store);
+const consumer = new ConsumerView(store, { live, changed: () => render() });
 const failures = new FailuresView(store);
 const inFlight = new InFlightView(store, live);
 const outcomes = [
@@ -36,7 +36,7 @@ function outcomesTable({ title, part, kinds, whole }) {
     { title: "Share", class: "number", fill: (cell, row) => say(cell, percent(row.total, row.all)) },
   ];
   const place = h("div");
-  byId("ladder").before(place);
+  byId("retry-queues").before(place);
   const table = new Table(place, `${title} by outcome`, columns);
   return () => {
     const seconds = store.window();
@@ -55,8 +55,8 @@ function whyOf({ state, since, reason, rates }) {
 
 function showHealth() {
   const { worker } = store;
-  const all = [...store.lanes.values()];
-  const { level, word, text, lanes: reasons } = verdict(worker, all);
+  const all = [...store.consumers.values()];
+  const { level, word, text, consumers: reasons } = verdict(worker, all);
   byId("health").dataset.level = stream.live ? level : "gone";
   say(byId("verdict-word"), stream.live ? word : "Gone");
   say(byId("verdict-text"), stream.live ? visible(text) : `It was: ${word}. ${visible(text)}`);
@@ -68,7 +68,7 @@ function showHealth() {
   if (list.dataset.known !== known) {
     list.dataset.known = known;
     list.replaceChildren(...items.map(([reason]) =>
-      h("li", {}, mark(markOf(reason)), h("a", { href: `#lane/${encodeURIComponent(reason.name)}` }, stranger(reason.name)), " ", h("span"))));
+      h("li", {}, mark(markOf(reason)), h("a", { href: `#consumer/${encodeURIComponent(reason.name)}` }, stranger(reason.name)), " ", h("span"))));
     if (reasons.length > REASONS) list.append(h("li", { class: "aside" }, `and ${count(reasons.length - REASONS)} more, first in the table below`));
   }
   items.forEach(([, why], index) => say(list.children[index].lastChild, why));
@@ -76,7 +76,7 @@ function showHealth() {
 
 function showFigures() {
   const { worker } = store;
-  const sum = (pick) => [...store.lanes.values()].reduce((all, each) => all + pick(each), 0);
+  const sum = (pick) => [...store.consumers.values()].reduce((all, each) => all + pick(each), 0);
   facts(byId("figures"), [
     ["Received", rate(sum(({ rates }) => rates.received))],
     ["Succeeded", rate(sum(({ rates }) => rates.succeeded))],
@@ -97,9 +97,9 @@ function render() {
   route();
   showHealth();
   showFigures();
-  show(byId("lanes"), scope === null);
-  if (scope === null) lanes.update();
-  lane.update();
+  show(byId("consumers"), scope === null);
+  if (scope === null) consumers.update();
+  consumer.update();
   failures.update();
   inFlight.update();
   for (const update of outcomes) update();
@@ -115,27 +115,27 @@ function renderSoon() {
   });
 }
 
-/** A worker with one lane has nothing to choose from: its lane is the page. */
+/** A worker with one consumer has nothing to choose from: its consumer is the page. */
 function route() {
-  const only = store.lanes.size === 1 ? store.lanes.keys().next().value : null;
+  const only = store.consumers.size === 1 ? store.consumers.keys().next().value : null;
   const next = wanted ?? only;
   show(document.querySelector(".back"), only === null);
   if (next === scope) return;
   const first = scope === undefined;
   scope = next;
-  lane.open(scope);
+  consumer.open(scope);
   failures.open(scope);
   inFlight.open(scope);
   if (first) return;
   window.scrollTo(0, 0);
-  show(byId("lane"), scope !== null);
-  show(byId("lanes"), scope === null);
-  byId(scope === null ? "lanes-title" : "lane-title").focus({ preventScroll: true });
+  show(byId("consumer"), scope !== null);
+  show(byId("consumers"), scope === null);
+  byId(scope === null ? "consumers-title" : "consumer-title").focus({ preventScroll: true });
 }
 
-/** `#lane/NAME` is a lane, `#all` all; any other is a place on the page. */
+/** `#consumer/NAME` is a consumer, `#all` all; any other is a place on the page. */
 function readAddress() {
-  const [, name] = location.hash.match(/^#lane\/(.+)$/) ?? [];
+  const [, name] = location.hash.match(/^#consumer\/(.+)$/) ?? [];
   if (name !== undefined) wanted = decode(name);
   else if (location.hash === "#all" || location.hash === "") wanted = null;
   if (store.worker) render();
@@ -149,11 +149,11 @@ function decode(text) {
   }
 }
 
-/** The links to sections move the focus too, and leave the address to the lane. */
+/** The links to sections move the focus too, and leave the address to the consumer. */
 function goTo(event) {
   event.preventDefault();
   const section = event.currentTarget.dataset.goto;
-  const heading = byId(section === "lanes" && scope !== null ? "lane-title" : `${section}-title`);
+  const heading = byId(section === "consumers" && scope !== null ? "consumer-title" : `${section}-title`);
   heading.scrollIntoView();
   heading.focus({ preventScroll: true });
 }

@@ -29,7 +29,7 @@ const LINES = {
   in_flight: { title: "in flight", colour: "--text", width: 1.5 },
 };
 
-/** The three charts of a lane. The first line is drawn first, the key names it last. */
+/** The three charts of a consumer. The first line is drawn first, the key names it last. */
 export const CHARTS = [
   { title: "Throughput", lines: ["failed", "succeeded", "received"], text: rate, axis: si, floor: 1 },
   { title: "Handler time", lines: ["p95_seconds", "p50_seconds"], text: duration, axis: duration, floor: 0.001 },
@@ -81,7 +81,7 @@ export class Chart {
     this.canvas.setAttribute("aria-label", `${this.kind.title} over the last five minutes; now: ${now.reverse().join(", ")}`);
   }
 
-  /** Forgets what was drawn: another lane follows. */
+  /** Forgets what was drawn: another consumer follows. */
   clear() {
     this.#plot?.destroy();
     this.#plot = null;
@@ -97,7 +97,7 @@ export class Chart {
       width, height,
       padding: [8, 6, 0, 0],
       legend: { show: false },
-      cursor: { y: false, drag: { x: false, y: false }, points: { show: false }, sync: { key: "lane" } },
+      cursor: { y: false, drag: { x: false, y: false }, points: { show: false }, sync: { key: "consumer" } },
       scales: scales(this.kind.floor, () => this.#data[0]),
       axes: [
         { ...axis, size: 22, gap: 2, space: 52, values: (_, at) => at.map((s) => clock(new Date(s * 1000)).slice(-8, -3)) },

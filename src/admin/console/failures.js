@@ -16,9 +16,9 @@ function settlement({ settlement: what, retry_seconds: after, reason }) {
 }
 
 /** Failures of one cause differ in numbers and ids. */
-function causeOf({ lane, kind, class: name, status, error }) {
+function causeOf({ consumer, kind, class: name, status, error }) {
   const text = (error ?? "").replace(/[0-9a-f]{8,}|\d+/gi, "#").slice(0, 200);
-  return JSON.stringify([lane, kind, name, status, text]);
+  return JSON.stringify([consumer, kind, name, status, text]);
 }
 
 function causes(failures) {
@@ -64,7 +64,7 @@ function once(fill) {
 }
 
 export class FailuresView {
-  #lane = null;
+  #consumer = null;
   #together = false;
   #held = null;
 
@@ -82,7 +82,7 @@ export class FailuresView {
   #columns() {
     return [
       { title: "Time", class: "name time", fill: once((failure) => [h("time", { datetime: failure.at, title: failure.at }, clock(new Date(failure.at)))]) },
-      { title: "Lane", class: "lane", fill: once(({ lane }) => [h("a", { href: `#lane/${encodeURIComponent(lane)}` }, stranger(lane))]) },
+      { title: "Consumer", class: "consumer", fill: once(({ consumer }) => [h("a", { href: `#consumer/${encodeURIComponent(consumer)}` }, stranger(consumer))]) },
       { title: "What", class: "kind", fill: once(kindOf) },
       { title: "Then", class: "then", fill: once((failure) => [settlement(failure)]) },
       { title: "Message", class: "message", fill: once((failure) => [
@@ -100,7 +100,7 @@ export class FailuresView {
     return [
       { title: "Times", class: "name number", fill: (cell, group) => say(cell, count(group.count)) },
       { title: "Last", class: "time", fill: (cell, { last }) => say(cell, ago(this.store.since(last.at))) },
-      { title: "Lane", class: "lane", fill: once(({ last }) => [h("a", { href: `#lane/${encodeURIComponent(last.lane)}` }, stranger(last.lane))]) },
+      { title: "Consumer", class: "consumer", fill: once(({ last }) => [h("a", { href: `#consumer/${encodeURIComponent(last.consumer)}` }, stranger(last.consumer))]) },
       { title: "What", class: "kind", fill: once(({ last }) => kindOf(last)) },
       { title: "Error, of the last", class: "why", fill: (cell, { last }) => {
         if (cell.dataset.seq === String(last.seq) || cell.contains(document.activeElement)) return;
@@ -120,17 +120,17 @@ export class FailuresView {
   }
 
   #hold() {
-    this.#held = this.#held ? null : this.store.failures(this.#lane);
+    this.#held = this.#held ? null : this.store.failures(this.#consumer);
     byId("failures-hold").setAttribute("aria-pressed", String(this.#held !== null));
     this.update();
   }
 
-  /** Turns to a lane, or to all (`null`), and fetches what the worker remembers. */
-  async open(lane) {
-    this.#lane = lane;
+  /** Turns to a consumer, or to all (`null`), and fetches what the worker remembers. */
+  async open(consumer) {
+    this.#consumer = consumer;
     if (this.#held) this.#hold();
-    document.body.classList.toggle("one-lane", lane !== null);
-    const about = lane === null ? "" : `&lane=${encodeURIComponent(lane)}`;
+    document.body.classList.toggle("one-consumer", consumer !== null);
+    const about = consumer === null ? "" : `&consumer=${encodeURIComponent(consumer)}`;
     try {
       const { outcomes } = await ask(`outcomes?limit=500${about}`);
       this.store.takeOutcomes(outcomes);
@@ -142,7 +142,7 @@ export class FailuresView {
 
   /** Shows the failures known now. */
   update() {
-    const now = this.store.failures(this.#lane);
+    const now = this.store.failures(this.#consumer);
     const failures = this.#held ?? now;
     const newer = this.#held ? now.filter((failure) => failure.seq > (failures[0]?.seq ?? -1)).length : 0;
     say(byId("failures-count"), failures.length ? count(failures.length) : "");

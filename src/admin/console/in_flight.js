@@ -9,7 +9,7 @@ import { change } from "./token.js";
 const PAGE = 50;
 
 export class InFlightView {
-  #lane = null;
+  #consumer = null;
   #offset = 0;
   #total = 0;
   #asked = null;
@@ -25,7 +25,7 @@ export class InFlightView {
     this.poll = new Poll({
       period: 1000,
       due: () => this.#near && live(),
-      path: () => `in-flight?limit=${PAGE}&offset=${this.#offset}${this.#lane === null ? "" : `&lane=${encodeURIComponent(this.#lane)}`}`,
+      path: () => `in-flight?limit=${PAGE}&offset=${this.#offset}${this.#consumer === null ? "" : `&consumer=${encodeURIComponent(this.#consumer)}`}`,
       answer: (answer) => this.#show(answer),
     });
     byId("page-first").addEventListener("click", () => this.#page(0));
@@ -43,7 +43,7 @@ export class InFlightView {
     const fixed = (fill) => (cell, message) => { if (!cell.firstChild) cell.append(...fill(message)); };
     return [
       { title: "Age", class: "name number", fill: (cell, { age_seconds: age }) => say(cell, duration(age)) },
-      { title: "Lane", class: "lane", fill: fixed(({ lane }) => [h("a", { href: `#lane/${encodeURIComponent(lane)}` }, stranger(lane))]) },
+      { title: "Consumer", class: "consumer", fill: fixed(({ consumer }) => [h("a", { href: `#consumer/${encodeURIComponent(consumer)}` }, stranger(consumer))]) },
       { title: "Phase", class: "phase", fill: (cell, { phase }) => say(cell, words(phase)) },
       { title: "Handling", class: "number", fill: (cell, { handling_seconds: time }) => say(cell, duration(time)) },
       { title: "Attempt", class: "number", fill: (cell, { attempt }) => say(cell, count(attempt)) },
@@ -73,7 +73,7 @@ export class InFlightView {
   #ask(message) {
     this.#asked = message;
     facts(byId("cancel-facts"), [
-      ["Lane", visible(message.lane)],
+      ["Consumer", visible(message.consumer)],
       ["Message", message.id ? visible(message.id) : "no id"],
       ["Type", message.type ? visible(message.type) : NONE],
       ["At its handler for", duration(message.handling_seconds)],
@@ -82,12 +82,12 @@ export class InFlightView {
     byId("cancel-dialog").showModal();
   }
 
-  async #cancel({ lane, delivery, id }) {
+  async #cancel({ consumer, delivery, id }) {
     const answer = byId("in-flight-answer");
     const name = id ? visible(id) : `Delivery ${delivery}`;
     say(answer, "");
     try {
-      await change("POST", `in-flight/${encodeURIComponent(lane)}/${encodeURIComponent(delivery)}/cancel`);
+      await change("POST", `in-flight/${encodeURIComponent(consumer)}/${encodeURIComponent(delivery)}/cancel`);
       say(answer, `${name} was cancelled.`);
     } catch (error) {
       say(answer, visible(error.message));
@@ -108,7 +108,7 @@ export class InFlightView {
     }
     // A new worker counts its deliveries from the beginning.
     const { started_at: worker } = this.store.worker;
-    this.table.update(messages, ({ lane, delivery }) => `${worker} ${lane} ${delivery}`, () => byId("in-flight-title").focus());
+    this.table.update(messages, ({ consumer, delivery }) => `${worker} ${consumer} ${delivery}`, () => byId("in-flight-title").focus());
     const oldest = this.#offset === 0 && messages.length ? `, oldest ${duration(messages[0].age_seconds)}` : "";
     const silent = unanswered.length ? `, without ${unanswered.join(", ")}, which did not answer in time` : "";
     say(byId("in-flight-count"), `${count(total)}${oldest}${silent}`);
@@ -126,9 +126,9 @@ export class InFlightView {
     byId(id).setAttribute("aria-disabled", String(!possible));
   }
 
-  /** Turns to a lane, or to all (`null`). */
-  open(lane) {
-    this.#lane = lane;
+  /** Turns to a consumer, or to all (`null`). */
+  open(consumer) {
+    this.#consumer = consumer;
     this.#offset = 0;
     say(byId("in-flight-answer"), "");
     this.poll.tick(true);

@@ -6,7 +6,7 @@ const OUTCOMES = 1000; // kept here; the worker keeps its own
 /** The kinds of outcome that are no failure. */
 const FINE = new Set(["succeeded", "dropped", "snoozed", "interrupted"]);
 
-/** The kinds of handler run, as counted by a lane. */
+/** The kinds of handler run, as counted by a consumer. */
 export const RUNS = [
   ["succeeded", "Succeeded"],
   ["failed", "Failed"],
@@ -27,14 +27,14 @@ export const ENDS = [
 
 export class Store {
   worker = null;
-  lanes = new Map();
+  consumers = new Map();
   outcomes = [];
   #seqs = new Set();
   #samples = [];
   #offset = 0; // the worker's clock minus the browser's, ms
 
   /** Takes a state. True where it is another worker process than before. */
-  take({ worker, lanes }) {
+  take({ worker, consumers }) {
     const other = this.worker !== null && this.worker.started_at !== worker.started_at;
     if (other) {
       this.outcomes = [];
@@ -42,25 +42,25 @@ export class Store {
       this.#samples = [];
     }
     this.worker = worker;
-    this.lanes = new Map(lanes.map((lane) => [lane.name, lane]));
+    this.consumers = new Map(consumers.map((consumer) => [consumer.name, consumer]));
     this.#offset = Date.parse(worker.now) - Date.now();
     const at = performance.now();
-    this.#samples.push({ at, lanes: this.lanes });
+    this.#samples.push({ at, consumers: this.consumers });
     // The oldest kept is the last one that is a whole minute old.
     while (this.#samples.length > 1 && at - this.#samples[1].at >= MINUTE) this.#samples.shift();
-    for (const lane of lanes) lane.recent = this.#recent(lane);
+    for (const consumer of consumers) consumer.recent = this.#recent(consumer);
     return other;
   }
 
-  /** A lane has changed between two states. */
-  replace(lane) {
-    this.lanes.set(lane.name, lane);
-    lane.recent = this.#recent(lane);
+  /** A consumer has changed between two states. */
+  replace(consumer) {
+    this.consumers.set(consumer.name, consumer);
+    consumer.recent = this.#recent(consumer);
   }
 
-  /** A lane's runs within the window; of the 10 s before where there is no window yet. */
+  /** A consumer's runs within the window; of the 10 s before where there is no window yet. */
   #recent({ name, rates, counts }) {
-    const before = this.#samples[0]?.lanes.get(name)?.counts;
+    const before = this.#samples[0]?.consumers.get(name)?.counts;
     if (!before || this.window() < 10) return { succeeded: 10 * rates.succeeded, failed: 10 * rates.failed };
     const grown = (key) => counts[key] - before[key];
     return { succeeded: grown("succeeded"), failed: grown("failed") + grown("timed_out") + grown("panicked") };
@@ -76,8 +76,8 @@ export class Store {
   }
 
   /** The failures among them, newest first. */
-  failures(lane) {
-    return this.outcomes.filter((outcome) => !FINE.has(outcome.kind) && (!lane || outcome.lane === lane));
+  failures(consumer) {
+    return this.outcomes.filter((outcome) => !FINE.has(outcome.kind) && (!consumer || outcome.consumer === consumer));
   }
 
   /** Seconds since a moment of the worker's clock. */
@@ -85,9 +85,9 @@ export class Store {
     return (Date.now() + this.#offset - Date.parse(time)) / 1000;
   }
 
-  /** The lanes in question: one, or all. */
+  /** The consumers in question: one, or all. */
   scope(name) {
-    return name ? [this.lanes.get(name)].filter(Boolean) : [...this.lanes.values()];
+    return name ? [this.consumers.get(name)].filter(Boolean) : [...this.consumers.values()];
   }
 
   /** How many seconds of states there are, at most 60. */
@@ -98,10 +98,10 @@ export class Store {
 
   /** A count of `part` ("counts" or "ledger"), added up: since the start, and within the window. */
   tally(name, part, key) {
-    const sum = (lanes) => lanes.reduce((all, lane) => all + (lane?.[part]?.[key] ?? 0), 0);
-    const lanes = this.scope(name);
-    const before = this.#samples[0]?.lanes;
-    const total = sum(lanes);
-    return { total, recent: Math.max(0, total - sum(lanes.map((lane) => before?.get(lane.name) ?? lane))) };
+    const sum = (consumers) => consumers.reduce((all, consumer) => all + (consumer?.[part]?.[key] ?? 0), 0);
+    const consumers = this.scope(name);
+    const before = this.#samples[0]?.consumers;
+    const total = sum(consumers);
+    return { total, recent: Math.max(0, total - sum(consumers.map((consumer) => before?.get(consumer.name) ?? consumer))) };
   }
 }

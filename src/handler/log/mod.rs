@@ -25,7 +25,7 @@ impl Handler for LogHandler {
                 .map(|(name, value)| (name.to_owned(), value.to_json()))
                 .collect();
             tracing::info!(
-                lane = context.lane(),
+                consumer = context.consumer(),
                 id = message.id(),
                 r#type = message.message_type(),
                 routing_key = message.routing_key(),

@@ -243,7 +243,7 @@ async fn a_concurrency_that_cannot_be_is_refused() {
         assert_eq!(refused, Err(ConcurrencyError::OutOfRange { prefetch: 8 }));
     }
     let refused = handle.set_concurrency("mails", 1);
-    assert_eq!(refused, Err(ConcurrencyError::NoSuchLane));
+    assert_eq!(refused, Err(ConcurrencyError::NoSuchConsumer));
     assert_eq!(handle.set_concurrency("orders", 8), Ok(()));
     kit.publish_many(9);
     kit.handling.has_run(8).await;

@@ -6,7 +6,7 @@ use tokio::time::{Instant, sleep};
 
 use super::kit::{Handling, Kit, Step};
 use crate::{
-    LaneState, Ledger, Phase,
+    ConsumerState, Ledger, Phase,
     broker::fake::{Confirm, Fault},
 };
 
@@ -22,7 +22,7 @@ async fn held(settings: &str, handling: &Handling) -> Kit {
     let mut kit = Kit::start(&format!("{settings}\n{BUDGET}"), handling.clone()).await;
     kit.worker.broker().block(true);
     kit.publish();
-    kit.until_state(LaneState::Held).await;
+    kit.until_state(ConsumerState::Held).await;
     kit
 }
 
@@ -33,14 +33,14 @@ async fn a_lane_is_held_after_the_budget_and_the_message_goes_back_after_the_hol
     refuse(&kit);
     let began = Instant::now();
     kit.publish();
-    kit.until_state(LaneState::Held).await;
+    kit.until_state(ConsumerState::Held).await;
     let budget = began.elapsed();
     // The next try would come after the budget.
     assert!(budget <= 2 * SECOND, "{budget:?}");
     assert!(budget > SECOND / 2, "{budget:?}");
     let readiness = kit.worker.handle().readiness();
     assert!(!readiness.ready);
-    let reason = readiness.lanes["orders"].reason.clone().unwrap();
+    let reason = readiness.consumers["orders"].reason.clone().unwrap();
     assert!(reason.contains("not confirmed by the broker"), "{reason}");
     let held_at = Instant::now();
     assert_eq!((kit.broker.unacked(), handling.runs().len()), (1, 1));
@@ -48,7 +48,7 @@ async fn a_lane_is_held_after_the_budget_and_the_message_goes_back_after_the_hol
     let held = held_at.elapsed();
     assert!(5 * SECOND <= held && held < 6 * SECOND, "{held:?}");
     assert_eq!(handling.attempts(), [1, 1], "no attempt is charged");
-    kit.until_state(LaneState::Held).await;
+    kit.until_state(ConsumerState::Held).await;
     kit.broker.forget_answers();
     kit.finished().await;
     assert_eq!(handling.attempts(), [1, 1, 1]);
@@ -104,7 +104,7 @@ async fn a_handler_that_runs_when_the_hold_begins_finishes_and_is_acked() {
     let mut kit = Kit::start(BUDGET, handling.clone()).await;
     kit.worker.broker().block(true);
     kit.publish_many(2);
-    kit.until_state(LaneState::Held).await;
+    kit.until_state(ConsumerState::Held).await;
     assert_eq!(handling.running(), 1);
     sleep(3 * SECOND).await;
     assert_eq!(kit.report().await.ledger.acked, 1);
@@ -122,10 +122,10 @@ async fn a_message_that_waits_in_the_worker_runs_again_during_a_hold() {
     let mut kit = Kit::start(&settings, handling.clone()).await;
     kit.worker.broker().block(true);
     let ids = kit.publish_many(2);
-    kit.until_state(LaneState::Held).await;
+    kit.until_state(ConsumerState::Held).await;
     handling.has_run(3).await;
     assert_eq!(handling.runs()[2].id, ids[1]);
-    kit.until_state(LaneState::Held).await;
+    kit.until_state(ConsumerState::Held).await;
     kit.worker.broker().block(false);
     kit.finished().await;
     assert_eq!(kit.drain().await.unwrap().ledger().acked, 2);
@@ -140,7 +140,7 @@ async fn a_pause_ends_a_hold_and_the_message_goes_back_at_once() {
     assert_eq!(kit.ids("orders").len(), 1);
     kit.worker.broker().block(false);
     handle.resume("orders").await.unwrap();
-    kit.until_state(LaneState::Consuming).await;
+    kit.until_state(ConsumerState::Consuming).await;
     kit.finished().await;
     let ledger = kit.drain().await.unwrap().ledger();
     assert_eq!((ledger.returned, ledger.acked), (1, 1));
@@ -227,7 +227,7 @@ async fn a_message_is_settling_until_the_hold_begins_and_then_not_in_flight() {
     let handle = kit.worker.handle().clone();
     let page = handle.in_flight(None, 0, 1).await.unwrap();
     assert_eq!(page.messages[0].phase, Phase::Settling);
-    kit.until_state(LaneState::Held).await;
+    kit.until_state(ConsumerState::Held).await;
     let page = handle.in_flight(None, 0, 1).await.unwrap();
     assert_eq!(page.total, 0, "its path has ended");
     kit.worker.broker().block(false);

@@ -51,7 +51,7 @@ async fn a_message_at_its_handler_and_one_that_waits_for_a_slot_are_told_apart()
     assert_eq!(first.id.as_deref(), Some("first"));
     assert_eq!(first.message_type.as_deref(), Some("paid"));
     assert_eq!(
-        (first.lane.as_str(), first.routing_key.as_str()),
+        (first.consumer.as_str(), first.routing_key.as_str()),
         ("orders", "orders")
     );
     assert_eq!((first.attempt, second.attempt), (3, 1));
@@ -200,10 +200,10 @@ async fn a_lane_that_does_not_exist_is_refused() {
     handling.has_run(1).await;
     let handle = kit.worker.handle().clone();
     let page = handle.in_flight(Some("mails"), 0, 1).await;
-    assert_eq!(page, Err(CallError::NoSuchLane));
+    assert_eq!(page, Err(CallError::NoSuchConsumer));
     let delivery = only(&kit).await.delivery;
     let refused = handle.cancel("mails", delivery).await;
-    assert_eq!(refused, Err(CancelError::Call(CallError::NoSuchLane)));
+    assert_eq!(refused, Err(CancelError::Call(CallError::NoSuchConsumer)));
     handling.open();
     kit.finished().await;
     kit.drain().await.unwrap();

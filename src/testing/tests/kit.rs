@@ -17,7 +17,7 @@ use tokio::{
 
 use super::account;
 use crate::{
-    CancelError, Context, Failure, Handler, LaneReport, LaneState, Outcome, Phase, Report,
+    CancelError, ConsumerReport, ConsumerState, Context, Failure, Handler, Outcome, Phase, Report,
     RunError, Worker,
     broker::fake::{FakeBroker, Letter, Stored},
     handler::{CancelReason, HandlerFuture},
@@ -281,7 +281,7 @@ impl Kit {
     /// behind it.
     pub(super) async fn start(settings: &str, handling: Handling) -> Self {
         let mut kit = Self::start_on(&TestBroker::new(), settings, handling);
-        kit.until_state(LaneState::Consuming).await;
+        kit.until_state(ConsumerState::Consuming).await;
         kit
     }
 
@@ -313,7 +313,7 @@ impl Kit {
             handling: Handling::new([], Step::Succeed),
             typed: handlings,
         };
-        kit.until_state(LaneState::Consuming).await;
+        kit.until_state(ConsumerState::Consuming).await;
         kit
     }
 
@@ -354,7 +354,7 @@ impl Kit {
 
     /// The lane's report, as of now: a lane that answers has published what it did before the turn
     /// of its answer, so the second answer tells that the first turn is in it.
-    pub(super) async fn report(&self) -> LaneReport {
+    pub(super) async fn report(&self) -> ConsumerReport {
         let handle = self.worker.handle();
         for _ in 0..2 {
             handle.in_flight(Some("orders"), 0, 0).await.unwrap();
@@ -377,8 +377,8 @@ impl Kit {
     }
 
     /// Waits for a state of the consumer.
-    pub(super) async fn until_state(&mut self, wanted: LaneState) {
-        let state = |it: &crate::Readiness| it.lanes["orders"].state;
+    pub(super) async fn until_state(&mut self, wanted: ConsumerState) {
+        let state = |it: &crate::Readiness| it.consumers["orders"].state;
         let wait = self.worker.until(|it| state(it) == wanted);
         let reached = timeout(SOON, wait).await.map(|it| state(&it));
         let now = self.worker.handle().readiness();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::kit::{Handling, Kit, Step};
 use crate::{
-    LaneState, Ledger, Phase,
+    ConsumerState, Ledger, Phase,
     broker::fake::{Confirm, Fault},
     testing::TestBroker,
 };
@@ -137,13 +137,13 @@ async fn a_queue_that_is_gone_is_not_declared_where_the_settings_forbid_it() {
         let settings = format!("topology = '{topology}'\n[publish]\nbudget = '1s'");
         let broker = TestBroker::new();
         let mut prepared = Kit::start_on(&broker, "", Handling::new([], Step::Succeed));
-        prepared.until_state(LaneState::Consuming).await;
+        prepared.until_state(ConsumerState::Consuming).await;
         prepared.drain().await.unwrap();
         let mut kit = Kit::start_on(&broker, &settings, handling);
-        kit.until_state(LaneState::Consuming).await;
+        kit.until_state(ConsumerState::Consuming).await;
         broker.delete_queue("orders.dead");
         kit.publish();
-        kit.until_state(LaneState::Held).await;
+        kit.until_state(ConsumerState::Held).await;
         assert_eq!(kit.broker.unacked(), 1);
         kit.broker.declare("orders.dead");
         kit.finished().await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::kit::{Handling, Kit, Step};
-use crate::LaneState;
+use crate::ConsumerState;
 
 #[tokio::test(start_paused = true)]
 async fn held_messages_all_go_back_in_whatever_order_their_paths_ended() {
@@ -20,7 +20,7 @@ async fn held_messages_all_go_back_in_whatever_order_their_paths_ended() {
     kit.worker.broker().block(true);
     kit.publish();
     kit.publish();
-    kit.until_state(LaneState::Held).await;
+    kit.until_state(ConsumerState::Held).await;
     tokio::time::sleep(Duration::from_secs(30)).await;
     kit.worker.broker().block(false);
     kit.finished().await;

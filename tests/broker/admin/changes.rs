@@ -7,13 +7,14 @@ use serde_json::{Value, json};
 
 use super::{gated, settings, start_both};
 use crate::support::{
-    ADMIN, Admin, DEADLINE, Gate, Notes, PublishSpec, TOKEN, admin::answer, lane, vhost, wait_until,
+    ADMIN, Admin, DEADLINE, Gate, Notes, PublishSpec, TOKEN, admin::answer, consumer, vhost,
+    wait_until,
 };
 
-const PAUSE: &str = "/api/v1/lanes/q/pause";
+const PAUSE: &str = "/api/v1/consumers/q/pause";
 
 #[tokio::test]
-async fn a_lane_stops_consuming_when_it_is_paused_and_consumes_when_it_is_resumed() {
+async fn a_consumer_stops_consuming_when_it_is_paused_and_consumes_when_it_is_resumed() {
     let vhost = vhost().await;
     let settings = settings(&vhost, "");
     let notes = Notes::default();
@@ -25,23 +26,27 @@ async fn a_lane_stops_consuming_when_it_is_paused_and_consumes_when_it_is_resume
     let worker = Worker::new(settings.clone()).handler("q", handler);
     let (worker, admin) = start_both(settings, worker).await;
 
-    let (status, lane) = admin.post(PAUSE).await;
-    assert_eq!((status, &lane["state"]), (200, &json!("paused")));
-    assert_eq!(lane["reason"], "paused by an operator");
+    let (status, consumer) = admin.post(PAUSE).await;
+    assert_eq!((status, &consumer["state"]), (200, &json!("paused")));
+    assert_eq!(consumer["reason"], "paused by an operator");
     vhost.wait_for_consumers("q", 0, DEADLINE).await;
     vhost.publish_many("q", 3, |_| PublishSpec::of("x")).await;
     vhost.wait_for_counts("q", 3, 0, DEADLINE).await;
     assert_eq!(notes.runs().len(), 0);
 
-    let (status, _) = admin.post("/api/v1/lanes/q/resume").await;
+    let (status, _) = admin.post("/api/v1/consumers/q/resume").await;
     assert_eq!(status, 200);
     notes.wait_for(3).await;
     // Resumed again, it goes on consuming.
-    let (status, lane) = admin.post("/api/v1/lanes/q/resume").await;
-    assert_eq!((status, &lane["state"]), (200, &json!("consuming")));
-    assert_eq!(admin.post("/api/v1/lanes/other/pause").await.0, 404);
+    let (status, consumer) = admin.post("/api/v1/consumers/q/resume").await;
+    assert_eq!((status, &consumer["state"]), (200, &json!("consuming")));
+    assert_eq!(admin.post("/api/v1/consumers/other/pause").await.0, 404);
     worker.drain().await;
-    assert_eq!(admin.post(PAUSE).await.0, 503, "there is no lane any more");
+    assert_eq!(
+        admin.post(PAUSE).await.0,
+        503,
+        "there is no consumer any more"
+    );
 }
 
 #[tokio::test]
@@ -54,15 +59,15 @@ async fn concurrency_is_changed_within_the_prefetch() {
     vhost.publish_many("q", 8, |_| PublishSpec::of("x")).await;
     notes.wait_for(1).await;
 
-    let (status, lane) = admin
-        .patch("/api/v1/lanes/q", r#"{"concurrency": 5}"#)
+    let (status, consumer) = admin
+        .patch("/api/v1/consumers/q", r#"{"concurrency": 5}"#)
         .await;
-    assert_eq!((status, &lane["concurrency"]), (200, &json!(5)));
+    assert_eq!((status, &consumer["concurrency"]), (200, &json!(5)));
     notes.wait_for(5).await;
-    let busy = |lane: &Value| lane["running"] == 5 && lane["buffered"] == 3;
-    let look = async || admin.read("/api/v1/lanes/q").await;
-    let lane = wait_until("five run", DEADLINE, look, busy).await;
-    assert_eq!(lane["in_flight"], 8);
+    let busy = |consumer: &Value| consumer["running"] == 5 && consumer["buffered"] == 3;
+    let look = async || admin.read("/api/v1/consumers/q").await;
+    let consumer = wait_until("five run", DEADLINE, look, busy).await;
+    assert_eq!(consumer["in_flight"], 8);
 
     let refused = [
         (r#"{"concurrency": 0}"#, 422),
@@ -75,18 +80,18 @@ async fn concurrency_is_changed_within_the_prefetch() {
         ("", 400),
     ];
     for (body, wanted) in refused {
-        let (status, told) = admin.patch("/api/v1/lanes/q", body).await;
+        let (status, told) = admin.patch("/api/v1/consumers/q", body).await;
         assert_eq!(status, wanted, "{body}: {told}");
         assert!(told["error"].is_string(), "{told}");
     }
-    let request = admin.request(Method::PATCH, "/api/v1/lanes/q");
+    let request = admin.request(Method::PATCH, "/api/v1/consumers/q");
     let (status, _) = answer(request.bearer_auth(TOKEN).body("{}")).await;
     assert_eq!(status, 415, "without a content type");
     let (status, _) = admin
-        .patch("/api/v1/lanes/other", r#"{"concurrency": 1}"#)
+        .patch("/api/v1/consumers/other", r#"{"concurrency": 1}"#)
         .await;
     assert_eq!(status, 404);
-    assert_eq!(admin.read("/api/v1/lanes/q").await["concurrency"], 5);
+    assert_eq!(admin.read("/api/v1/consumers/q").await["concurrency"], 5);
     gate.open();
     worker.drain().await;
 }
@@ -111,7 +116,7 @@ async fn a_cancelled_message_comes_back_and_runs_again() {
     let (worker, admin) = start_both(settings, worker).await;
     vhost.publish_many("q", 2, |_| PublishSpec::of("x")).await;
     notes.wait_for(1).await;
-    let look = async || admin.read("/api/v1/in-flight?lane=q").await;
+    let look = async || admin.read("/api/v1/in-flight?consumer=q").await;
     let both = |page: &Value| page["total"] == 2;
     let page = wait_until("both are in flight", DEADLINE, look, both).await;
     let cancel = async |index: usize| {
@@ -129,7 +134,7 @@ async fn a_cancelled_message_comes_back_and_runs_again() {
 
     let runs = notes.wait_for(3).await;
     assert!(runs.iter().all(|run| run.attempt == 1), "{runs:?}");
-    let done = |report: &lapwing::LaneReport| report.ledger.acked == 2;
+    let done = |report: &lapwing::ConsumerReport| report.ledger.acked == 2;
     let report = worker.wait_for_report("both are done", "q", done).await;
     assert_eq!(report.ledger.returned, 1, "{report:?}");
     assert_eq!(cancel(0).await.0, 404, "it is gone");
@@ -147,13 +152,13 @@ async fn a_cancelled_message_comes_back_and_runs_again() {
 /// Starts a worker with this `[admin]`, asks it by `ask`, and says whether it is paused now.
 async fn asked(admin_settings: &str, ask: impl AsyncFn(&Admin) -> u16) -> (u16, bool) {
     let vhost = vhost().await;
-    let settings: Settings = lane(&vhost, "q").with(admin_settings).settings();
+    let settings: Settings = consumer(&vhost, "q").with(admin_settings).settings();
     let worker = Worker::new(settings.clone()).handler("q", async || {});
     let (worker, admin) = start_both(settings, worker).await;
     let status = ask(&admin).await;
-    let lane = admin.read("/api/v1/lanes/q").await;
+    let consumer = admin.read("/api/v1/consumers/q").await;
     worker.drain().await;
-    (status, lane["state"] == "paused")
+    (status, consumer["state"] == "paused")
 }
 
 #[tokio::test]
@@ -228,7 +233,7 @@ async fn who_may_change_nothing_changes_nothing() {
             "10.0.0.1",
             "a@b:c",
         ] {
-            let request = admin.request(Method::GET, "/api/v1/lanes");
+            let request = admin.request(Method::GET, "/api/v1/consumers");
             let status = answer(request.header("host", host)).await.0;
             assert_eq!(status, 403, "{host}");
         }
@@ -252,7 +257,7 @@ async fn a_token_in_a_file_may_change_while_the_worker_runs() {
         file.path()
     );
     let rotated = async |admin: &Admin| {
-        assert_eq!(admin.post("/api/v1/lanes/q/resume").await.0, 200);
+        assert_eq!(admin.post("/api/v1/consumers/q/resume").await.0, 200);
         std::fs::write(file.path(), "battery-horse-correct\n").expect("it is ours");
         assert_eq!(admin.post(PAUSE).await.0, 401);
         std::fs::write(file.path(), "\n").expect("it is ours");

@@ -12,8 +12,8 @@ use crate::support::{ADMIN, Admin, BUSY, Events, TOKEN, admin::answer, within};
 
 /// A server whose worker never runs: these tests need no broker.
 fn server() -> (Worker, Admin) {
-    let lane = "[timeouts]\ncall = '10ms'\n[consumers.q]\nqueue = 'q'\n";
-    let settings = Settings::from_toml(&format!("{ADMIN}{lane}")).expect("they are valid");
+    let consumer = "[timeouts]\ncall = '10ms'\n[consumers.q]\nqueue = 'q'\n";
+    let settings = Settings::from_toml(&format!("{ADMIN}{consumer}")).expect("they are valid");
     let worker = Worker::new(settings.clone());
     let admin = Admin::start(&settings, &worker.handle());
     (worker, admin)
@@ -36,7 +36,7 @@ async fn hung_up(admin: &Admin, head: &str) -> (String, Duration) {
 fn patch(admin: &Admin, length: usize) -> String {
     let host = admin.address();
     format!(
-        "PATCH /api/v1/lanes/q HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {TOKEN}\r\n\
+        "PATCH /api/v1/consumers/q HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {TOKEN}\r\n\
          content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
     )
 }
@@ -64,7 +64,7 @@ async fn who_sends_no_request_is_hung_up_on() {
 async fn heads_and_bodies_have_their_limits() {
     let (_worker, admin) = server();
     let change = || {
-        let request = admin.request(Method::PATCH, "/api/v1/lanes/q");
+        let request = admin.request(Method::PATCH, "/api/v1/consumers/q");
         let request = request.header("content-type", "application/json");
         request.bearer_auth(TOKEN)
     };

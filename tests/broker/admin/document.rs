@@ -11,8 +11,8 @@ use crate::support::{ADMIN, Admin, Events, TOKEN, admin::answer};
 
 /// A server whose worker never runs: what is asked here needs no broker.
 fn server() -> (Worker, Admin) {
-    let lane = "[timeouts]\ncall = '10ms'\ndeclare = '10ms'\n[consumers.q]\nqueue = 'q'\n";
-    let settings = Settings::from_toml(&format!("{ADMIN}{lane}")).expect("they are valid");
+    let consumer = "[timeouts]\ncall = '10ms'\ndeclare = '10ms'\n[consumers.q]\nqueue = 'q'\n";
+    let settings = Settings::from_toml(&format!("{ADMIN}{consumer}")).expect("they are valid");
     let worker = Worker::new(settings.clone());
     let admin = Admin::start(&settings, &worker.handle());
     (worker, admin)
@@ -45,7 +45,7 @@ async fn every_route_is_in_the_document_and_every_operation_is_a_route() {
     ];
     let paths: BTreeSet<&String> = operations.iter().map(|(path, _)| path).collect();
     for path in paths {
-        let filled = path.replace("{lane}", "q").replace("{delivery}", "1-1");
+        let filled = path.replace("{consumer}", "q").replace("{delivery}", "1-1");
         if path == "/api/v1/events" {
             drop(Events::open(&admin).await);
             continue;
@@ -117,7 +117,7 @@ async fn the_document_describes_what_it_names() {
     }
     for name in [
         "Worker",
-        "Lane",
+        "Consumer",
         "InFlight",
         "Outcome",
         "State",

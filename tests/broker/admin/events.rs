@@ -18,10 +18,10 @@ async fn a_stream_tells_changed_numbers_and_new_failures() {
     let mut events = Events::open(&admin).await;
     let first = events.next("state", |_| true).await;
     assert_eq!(first["worker"]["totals"]["acked"], 0);
-    assert_eq!(first["lanes"][0]["name"], "q");
+    assert_eq!(first["consumers"][0]["name"], "q");
 
     vhost.publish_many("q", 7, |_| PublishSpec::of("x")).await;
-    let acked = |state: &Value| state["lanes"][0]["ledger"]["acked"] == 7;
+    let acked = |state: &Value| state["consumers"][0]["ledger"]["acked"] == 7;
     let state = events.next("state", acked).await;
     assert_eq!(state["worker"]["totals"]["acked"], 7);
 
@@ -33,7 +33,7 @@ async fn a_stream_tells_changed_numbers_and_new_failures() {
     assert_eq!(told["outcomes"][0]["id"], "failing");
     // Told once.
     let state = events.next("state", |_| true).await;
-    assert_eq!(state["lanes"][0]["counts"]["failed"], 1);
+    assert_eq!(state["consumers"][0]["counts"]["failed"], 1);
     let stopping = tokio::spawn(admin.stop());
     events.ended().await;
     stopping.await.expect("no panic");
@@ -58,11 +58,11 @@ async fn streams_are_bounded_and_a_client_that_goes_away_gives_its_place_back() 
         response.status().as_u16()
     };
     assert_eq!(ask().await, 503);
-    // Others are answered, and the lane works.
+    // Others are answered, and the consumer works.
     let (status, _) = answer(admin.request(Method::GET, "/livez")).await;
     assert_eq!(status, 200);
     vhost.publish("q", "x").await;
-    let acked = |report: &lapwing::LaneReport| report.ledger.acked == 1;
+    let acked = |report: &lapwing::ConsumerReport| report.ledger.acked == 1;
     worker.wait_for_report("it is acked", "q", acked).await;
 
     drop(open);

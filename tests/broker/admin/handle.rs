@@ -13,24 +13,25 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{gated, start_both};
 use crate::support::{
-    BUSY, DEADLINE, Gate, Notes, PublishSpec, RunningWorker, lane, lanes, vhost, wait_until, within,
+    BUSY, DEADLINE, Gate, Notes, PublishSpec, RunningWorker, consumer, consumers, vhost,
+    wait_until, within,
 };
 
-async fn in_flight(worker: &RunningWorker, lane: &str) -> Vec<InFlight> {
-    let page = worker.handle.in_flight(Some(lane), 0, 1000).await;
-    page.expect("the lane answers").messages
+async fn in_flight(worker: &RunningWorker, consumer: &str) -> Vec<InFlight> {
+    let page = worker.handle.in_flight(Some(consumer), 0, 1000).await;
+    page.expect("the consumer answers").messages
 }
 
 #[tokio::test]
 async fn messages_in_flight_are_listed_oldest_first_with_their_phase() {
     let vhost = vhost().await;
-    let lanes = lanes(&vhost, &["q", "other"]).with(
+    let consumers = consumers(&vhost, &["q", "other"]).with(
         "[consumers.q]\nconcurrency = 2\nprefetch = 9\n\
          [consumers.q.retry]\nbase = '20s'\njitter = 0.0\ninline_below = '30s'",
     );
     let (gate, notes) = (Gate::default(), Notes::default());
     let holding = gated(&notes, &gate);
-    let worker = lanes
+    let worker = consumers
         .worker()
         .handler("q", holding)
         .handler_for_type("q", "fails", async || {
@@ -45,14 +46,14 @@ async fn messages_in_flight_are_listed_oldest_first_with_their_phase() {
     vhost
         .publish_with(fails.header("traceparent", parent.as_str()))
         .await;
-    let waits = |report: &lapwing::LaneReport| report.waiting == 1;
+    let waits = |report: &lapwing::ConsumerReport| report.waiting == 1;
     worker.wait_for_report("the retry waits", "q", waits).await;
     vhost.publish_many("q", 5, |_| PublishSpec::of("x")).await;
     vhost
         .publish_many("other", 1, |_| PublishSpec::of("x"))
         .await;
     notes.wait_for(3).await;
-    let all = |report: &lapwing::LaneReport| report.buffered == 3;
+    let all = |report: &lapwing::ConsumerReport| report.buffered == 3;
     let report = worker
         .wait_for_report("three wait for a slot", "q", all)
         .await;
@@ -77,13 +78,16 @@ async fn messages_in_flight_are_listed_oldest_first_with_their_phase() {
     assert_eq!(listed[5].routing_key, "q");
 
     let page = worker.handle.in_flight(None, 1, 3).await;
-    let page = page.expect("all lanes answer");
+    let page = page.expect("all consumers answer");
     assert_eq!((page.total, page.messages.len()), (7, 3));
     assert_eq!(page.messages[0].delivery, listed[1].delivery);
     let page = worker.handle.in_flight(None, 6, 9).await;
-    assert_eq!(page.expect("all lanes answer").messages[0].lane, "other");
+    assert_eq!(
+        page.expect("all consumers answer").messages[0].consumer,
+        "other"
+    );
     let page = worker.handle.in_flight(Some("q"), 4, 9).await;
-    let messages = page.expect("the lane answers").messages;
+    let messages = page.expect("the consumer answers").messages;
     assert_eq!(messages.len(), 2);
     assert_eq!(messages[0].delivery, listed[4].delivery);
 
@@ -94,7 +98,7 @@ async fn messages_in_flight_are_listed_oldest_first_with_their_phase() {
 #[tokio::test]
 async fn a_cancelled_message_is_returned_uncharged_and_runs_again() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with("[consumers.q]\nconcurrency = 1");
+    let consumer = consumer(&vhost, "q").with("[consumers.q]\nconcurrency = 1");
     let notes = Notes::default();
     let noting = notes.clone();
     let (sender, mut told) = watch::channel(None);
@@ -109,10 +113,10 @@ async fn a_cancelled_message_is_returned_uncharged_and_runs_again() {
             Err(Failure::permanent("cancelled", "cut short"))
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     vhost.publish_many("q", 2, |_| PublishSpec::of("x")).await;
     notes.wait_for(1).await;
-    let both = |report: &lapwing::LaneReport| report.buffered == 1;
+    let both = |report: &lapwing::ConsumerReport| report.buffered == 1;
     worker.wait_for_report("the second waits", "q", both).await;
     let listed = in_flight(&worker, "q").await;
     let (running, waiting) = (listed[0].delivery, listed[1].delivery);
@@ -128,7 +132,7 @@ async fn a_cancelled_message_is_returned_uncharged_and_runs_again() {
     );
     let runs = notes.wait_for(3).await;
     assert!(runs.iter().all(|run| run.attempt == 1), "{runs:?}");
-    let done = |report: &lapwing::LaneReport| report.ledger.acked == 2;
+    let done = |report: &lapwing::ConsumerReport| report.ledger.acked == 2;
     let report = worker.wait_for_report("both are done", "q", done).await;
     assert_eq!(report.ledger.returned, 1, "{report:?}");
     assert_eq!(report.counts.interrupted, 1, "{report:?}");
@@ -173,7 +177,7 @@ impl Gauge {
 async fn concurrency_is_raised_and_lowered_under_load_and_no_handler_is_cancelled() {
     let vhost = vhost().await;
     let changes = "[consumers.q]\nconcurrency = 2\nprefetch = 20";
-    let lane = lane(&vhost, "q").with(changes);
+    let consumer = consumer(&vhost, "q").with(changes);
     let (gauge, turnstile) = (Gauge::default(), Arc::new(Semaphore::new(0)));
     let (counted, passing) = (gauge.clone(), Arc::clone(&turnstile));
     let handler = move || {
@@ -184,7 +188,7 @@ async fn concurrency_is_raised_and_lowered_under_load_and_no_handler_is_cancelle
             gauge.leave();
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     vhost.publish_many("q", 100, |_| PublishSpec::of("x")).await;
     gauge.wait_for(2).await;
 
@@ -197,7 +201,7 @@ async fn concurrency_is_raised_and_lowered_under_load_and_no_handler_is_cancelle
     gauge.wait_for(3).await;
     gauge.peak.store(0, Ordering::SeqCst);
     turnstile.add_permits(40);
-    let some = |report: &lapwing::LaneReport| report.ledger.acked == 43;
+    let some = |report: &lapwing::ConsumerReport| report.ledger.acked == 43;
     worker.wait_for_report("43 are done", "q", some).await;
     gauge.wait_for(3).await;
     assert_eq!(gauge.peak.load(Ordering::SeqCst), 3);
@@ -210,7 +214,7 @@ async fn concurrency_is_raised_and_lowered_under_load_and_no_handler_is_cancelle
         assert_eq!(set(wrong), Err(ConcurrencyError::OutOfRange { prefetch }));
     }
     let nowhere = worker.handle.set_concurrency("other", 1);
-    assert_eq!(nowhere, Err(ConcurrencyError::NoSuchLane));
+    assert_eq!(nowhere, Err(ConcurrencyError::NoSuchConsumer));
     turnstile.add_permits(100);
     let report = worker.drain().await;
     let ledger = report.ledger();
@@ -219,25 +223,25 @@ async fn concurrency_is_raised_and_lowered_under_load_and_no_handler_is_cancelle
         ledger.acked + ledger.returned,
         "{ledger:?}"
     );
-    assert_eq!(report.lanes["q"].counts.interrupted, 0);
+    assert_eq!(report.consumers["q"].counts.interrupted, 0);
 }
 
 #[tokio::test]
-async fn a_lane_with_10_000_messages_in_flight_lists_them_quickly() {
+async fn a_consumer_with_10_000_messages_in_flight_lists_them_quickly() {
     const N: usize = 10_000;
     let vhost = vhost().await;
     let changes = "[admin]\nlisten = '127.0.0.1:0'\n\
                    [consumers.q]\nconcurrency = 5000\nprefetch = 10000\nqueue_type = 'classic'";
-    let settings = lane(&vhost, "q").with(changes).settings();
+    let settings = consumer(&vhost, "q").with(changes).settings();
     let (gate, notes) = (Gate::default(), Notes::default());
     let worker = Worker::new(settings.clone()).handler("q", gated(&notes, &gate));
     let (worker, admin) = start_both(settings, worker).await;
     vhost.publish_many("q", N, |_| PublishSpec::of("x")).await;
-    let all = |report: &lapwing::LaneReport| report.in_flight == N;
+    let all = |report: &lapwing::ConsumerReport| report.in_flight == N;
     worker.wait_for_report("all are in flight", "q", all).await;
 
-    for (lane, offset) in [("&lane=q", 0), ("&lane=q", 9_000), ("", 9_000)] {
-        let path = format!("/api/v1/in-flight?limit=1000&offset={offset}{lane}");
+    for (consumer, offset) in [("&consumer=q", 0), ("&consumer=q", 9_000), ("", 9_000)] {
+        let path = format!("/api/v1/in-flight?limit=1000&offset={offset}{consumer}");
         let began = Instant::now();
         let page = admin.read(&path).await;
         let took = began.elapsed();
@@ -257,9 +261,9 @@ async fn a_lane_with_10_000_messages_in_flight_lists_them_quickly() {
 async fn outcomes_of_failures_are_kept_with_what_followed() {
     let vhost = vhost().await;
     let changes = "[consumers.q.retry]\nbase = '10ms'\nmax_attempts = 2\njitter = 0.0";
-    let lane = lane(&vhost, "q").with(changes);
+    let consumer = consumer(&vhost, "q").with(changes);
     let handler = async || Err::<(), _>(Failure::retryable("http", "broken").status(503));
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     vhost.publish_many("q", 1, |_| PublishSpec::of("x")).await;
 
     let look = async || worker.handle.outcomes(None, None, 10);

@@ -12,11 +12,11 @@ mod reads;
 use lapwing::Settings;
 use lapwing::{Context, Worker};
 
-use crate::support::{ADMIN, Admin, Gate, Notes, RunningWorker, VHost, lane};
+use crate::support::{ADMIN, Admin, Gate, Notes, RunningWorker, VHost, consumer};
 
-/// Settings for the lane `q` and an admin server with a token.
+/// Settings for the consumer `q` and an admin server with a token.
 fn settings(vhost: &VHost, changes: &str) -> Settings {
-    lane(vhost, "q")
+    consumer(vhost, "q")
         .with(&format!("{ADMIN}{changes}"))
         .settings()
 }

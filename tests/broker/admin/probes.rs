@@ -34,7 +34,7 @@ async fn a_broker_that_is_down_makes_the_worker_unready_but_not_dead() {
     assert_eq!((status, &body["started"]), (503, &Value::Bool(false)));
     let (status, body) = admin.get("/readyz").await;
     assert_eq!((status, &body["ready"]), (503, &Value::Bool(false)));
-    assert_eq!(body["lanes"]["q"]["state"], "connecting");
+    assert_eq!(body["consumers"]["q"]["state"], "connecting");
     assert!(body["publishing"].is_string(), "{body}");
     assert_eq!(admin.get("/livez").await.0, 200);
 
@@ -42,14 +42,14 @@ async fn a_broker_that_is_down_makes_the_worker_unready_but_not_dead() {
     proxy.accept_again();
     is("/startupz", 200).await;
     let (_, body) = is("/readyz", 200).await;
-    assert_eq!(body["lanes"]["q"]["state"], "consuming");
-    assert_eq!(body["lanes"]["q"]["reason"], Value::Null);
+    assert_eq!(body["consumers"]["q"]["state"], "consuming");
+    assert_eq!(body["consumers"]["q"]["reason"], Value::Null);
 
     // Down again: it has started all the same, and lives.
     proxy.refuse().await;
     proxy.cut().await;
     let (_, body) = is("/readyz", 503).await;
-    assert_eq!(body["lanes"]["q"]["state"], "connecting");
+    assert_eq!(body["consumers"]["q"]["state"], "connecting");
     assert_eq!(admin.get("/startupz").await.0, 200);
     assert_eq!(admin.get("/livez").await.0, 200);
     proxy.accept_again();
@@ -57,16 +57,16 @@ async fn a_broker_that_is_down_makes_the_worker_unready_but_not_dead() {
     worker.drain().await;
     let (status, body) = admin.get("/readyz").await;
     assert_eq!((status, &body["draining"]), (503, &Value::Bool(true)));
-    assert_eq!(body["lanes"]["q"]["state"], "stopped");
+    assert_eq!(body["consumers"]["q"]["state"], "stopped");
     assert_eq!(
         admin.get("/livez").await.0,
         200,
-        "a lane that has stopped is well"
+        "a consumer that has stopped is well"
     );
 }
 
 #[tokio::test]
-async fn a_lane_that_is_paused_is_ready_and_one_paused_before_it_began_has_started() {
+async fn a_consumer_that_is_paused_is_ready_and_one_paused_before_it_began_has_started() {
     let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     proxy.stall();
@@ -78,17 +78,25 @@ async fn a_lane_that_is_paused_is_ready_and_one_paused_before_it_began_has_start
     proxy.wait_for_accepted(1).await;
     assert_eq!(admin.get("/startupz").await.0, 503);
 
-    worker.handle.pause("q").await.expect("the lane answers");
+    worker
+        .handle
+        .pause("q")
+        .await
+        .expect("the consumer answers");
 
     assert_eq!(admin.get("/startupz").await.0, 200);
     let (status, body) = admin.get("/readyz").await;
     assert_eq!(status, 200, "{body}");
-    assert_eq!(body["lanes"]["q"]["state"], "paused");
+    assert_eq!(body["consumers"]["q"]["state"], "paused");
     proxy.resume();
-    worker.handle.resume("q").await.expect("the lane answers");
+    worker
+        .handle
+        .resume("q")
+        .await
+        .expect("the consumer answers");
     admin
         .until("/readyz", |(_, body)| {
-            body["lanes"]["q"]["state"] == "consuming"
+            body["consumers"]["q"]["state"] == "consuming"
         })
         .await;
     assert_eq!(admin.get("/startupz").await.0, 200);
@@ -156,13 +164,13 @@ async fn the_server_answers_while_every_handler_thread_is_blocked() {
         "/readyz",
         "/startupz",
         "/metrics",
-        "/api/v1/lanes",
+        "/api/v1/consumers",
     ] {
         assert_eq!(admin.get(path).await.0, 200, "{path}");
     }
-    // So does the lane, which has a thread of its own, too.
-    let (status, lane) = admin.post("/api/v1/lanes/q/pause").await;
-    assert_eq!((status, &lane["state"]), (200, &Value::from("paused")));
+    // So does the consumer, which has a thread of its own, too.
+    let (status, consumer) = admin.post("/api/v1/consumers/q/pause").await;
+    assert_eq!((status, &consumer["state"]), (200, &Value::from("paused")));
 
     dam.open();
     handle.stop();
@@ -174,9 +182,9 @@ async fn the_server_answers_while_every_handler_thread_is_blocked() {
 }
 
 #[tokio::test]
-async fn a_lane_that_is_gone_without_having_stopped_makes_the_process_dead() {
-    let lane = "[consumers.q]\nqueue = 'q'";
-    let settings = Settings::from_toml(&format!("{ADMIN}{lane}")).expect("they are valid");
+async fn a_consumer_that_is_gone_without_having_stopped_makes_the_process_dead() {
+    let consumer = "[consumers.q]\nqueue = 'q'";
+    let settings = Settings::from_toml(&format!("{ADMIN}{consumer}")).expect("they are valid");
     let worker = Worker::new(settings.clone());
     let admin = Admin::start(&settings, &worker.handle());
     assert_eq!(admin.get("/livez").await.0, 200);

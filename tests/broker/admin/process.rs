@@ -9,13 +9,13 @@ use tokio::process::Command;
 
 use crate::support::{
     ADMIN, Admin, BUSY, DEADLINE, Gate, HttpHandler, Reply, VHost, WorkerProcess, admin::answer,
-    field, lane, log_message, vhost, within,
+    consumer, field, log_message, vhost, within,
 };
 
 /// A worker process that consumes `q`, and its admin server.
 async fn start(vhost: &VHost, handler: &HttpHandler) -> (WorkerProcess, Admin) {
-    let lane = lane(vhost, "q").http(handler).with(ADMIN);
-    let worker = WorkerProcess::start_with_admin(&lane.toml());
+    let consumer = consumer(vhost, "q").http(handler).with(ADMIN);
+    let worker = WorkerProcess::start_with_admin(&consumer.toml());
     let admin = Admin::of(&worker).await;
     worker.wait_for_consumers(vhost, "q", 1).await;
     (worker, admin)
@@ -35,7 +35,7 @@ async fn a_drain_makes_it_unready_at_once_and_is_answered_to_its_end() {
     let stopping = "waiting for running handlers; a second signal stops them";
     worker.wait_for_message(stopping, DEADLINE).await;
 
-    let draining = |(_, body): &(u16, Value)| body["lanes"]["q"]["state"] == "draining";
+    let draining = |(_, body): &(u16, Value)| body["consumers"]["q"]["state"] == "draining";
     let (status, body) = admin.until("/readyz", draining).await;
     assert_eq!((status, &body["draining"]), (503, &Value::Bool(true)));
     assert_eq!(admin.get("/livez").await.0, 200);
@@ -80,7 +80,7 @@ async fn an_address_that_is_taken_is_named_with_its_setting() {
             format!("[admin]\nlisten = 'off'\nprobes = '{address}'"),
         ),
     ] {
-        let config = lane(&vhost, "q").http(&handler).with(&changes).toml();
+        let config = consumer(&vhost, "q").http(&handler).with(&changes).toml();
         let mut worker = WorkerProcess::start_with_admin(&config);
         let exit = worker.exited(DEADLINE).await;
         assert_eq!(exit.status.code(), Some(78), "{setting}");
@@ -101,7 +101,7 @@ async fn a_server_that_is_off_listens_nowhere_and_probes_have_an_address_of_thei
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
     let changes = "[admin]\nlisten = 'off'\nprobes = '127.0.0.1:0'";
     let mut worker =
-        WorkerProcess::start_with_admin(&lane(&vhost, "q").http(&handler).with(changes).toml());
+        WorkerProcess::start_with_admin(&consumer(&vhost, "q").http(&handler).with(changes).toml());
     let line = worker.wait_for_message("probes listening", DEADLINE).await;
     let address = field(&line, "address").as_str().expect("it is named");
     let client = reqwest::Client::new();
@@ -117,7 +117,7 @@ async fn a_server_that_is_off_listens_nowhere_and_probes_have_an_address_of_thei
     }
     for path in [
         "/",
-        "/api/v1/lanes",
+        "/api/v1/consumers",
         "/api/v1/config",
         "/api/v1/openapi.json",
     ] {
@@ -134,8 +134,8 @@ async fn changes_are_written_down_with_who_asked_and_what_became_of_it() {
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
     let (mut worker, admin) = start(&vhost, &handler).await;
 
-    assert_eq!(admin.post("/api/v1/lanes/q/pause").await.0, 200);
-    let request = admin.request(Method::PATCH, "/api/v1/lanes/q");
+    assert_eq!(admin.post("/api/v1/consumers/q/pause").await.0, 200);
+    let request = admin.request(Method::PATCH, "/api/v1/consumers/q");
     let request = request
         .header("user-agent", "curl/8")
         .bearer_auth("wrong-wrong-wrong");
@@ -147,7 +147,7 @@ async fn changes_are_written_down_with_who_asked_and_what_became_of_it() {
         }
     };
     let line = worker.wait_for("the pause", DEADLINE, asked(200)).await;
-    assert_eq!(field(&line, "path"), "/api/v1/lanes/q/pause");
+    assert_eq!(field(&line, "path"), "/api/v1/consumers/q/pause");
     assert_eq!(field(&line, "method"), "POST");
     assert_eq!(line["level"], "INFO");
     let line = worker.wait_for("the refusal", DEADLINE, asked(401)).await;
@@ -171,7 +171,7 @@ async fn health_asks_the_worker_of_the_same_configuration() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = free.local_addr().expect("it is bound");
     drop(free);
-    let config = lane(&vhost, "q")
+    let config = consumer(&vhost, "q")
         .http(&handler)
         .with(&format!("[admin]\nlisten = '{address}'"))
         .toml();

@@ -8,13 +8,13 @@ use super::{settings, start_both};
 use crate::support::{DEADLINE, PublishSpec, QueueType, TOKEN, admin::answer, vhost, wait_until};
 
 #[tokio::test]
-async fn a_lane_tells_its_settings_its_ledger_and_how_much_it_does() {
+async fn a_consumer_tells_its_settings_its_ledger_and_how_much_it_does() {
     let vhost = vhost().await;
     let settings = settings(&vhost, "[consumers.q]\nprefetch = 10\nconcurrency = 5");
     let worker = Worker::new(settings.clone()).handler("q", async || {});
     let (worker, admin) = start_both(settings, worker).await;
     // Where counting begins is the first look, which makes no step yet.
-    let look = async || admin.read("/api/v1/lanes/q/history").await;
+    let look = async || admin.read("/api/v1/consumers/q/history").await;
     let begun = |history: &Value| {
         history["received"]
             .as_array()
@@ -22,12 +22,12 @@ async fn a_lane_tells_its_settings_its_ledger_and_how_much_it_does() {
     };
     wait_until("it counts", DEADLINE, look, begun).await;
     vhost.publish_many("q", 20, |_| PublishSpec::of("x")).await;
-    let path = "/api/v1/lanes/q";
+    let path = "/api/v1/consumers/q";
     let look = async || admin.read(path).await;
-    let counted = |lane: &Value| {
-        lane["ledger"]["acked"] == 20 && lane["rates"]["succeeded"].as_f64() > Some(0.0)
+    let counted = |consumer: &Value| {
+        consumer["ledger"]["acked"] == 20 && consumer["rates"]["succeeded"].as_f64() > Some(0.0)
     };
-    let lane = wait_until("it has counted", DEADLINE, look, counted).await;
+    let consumer = wait_until("it has counted", DEADLINE, look, counted).await;
 
     let told = [
         ("name", json!("q")),
@@ -46,13 +46,13 @@ async fn a_lane_tells_its_settings_its_ledger_and_how_much_it_does() {
         ("waiting", json!(0)),
     ];
     for (field, value) in told {
-        assert_eq!(lane[field], value, "{field}");
+        assert_eq!(consumer[field], value, "{field}");
     }
-    assert_eq!(lane["counts"]["succeeded"], 20);
-    let p50 = lane["latency"]["p50_seconds"].as_f64();
-    assert!(p50.is_some_and(|p50| p50 < 5.0), "{lane}");
+    assert_eq!(consumer["counts"]["succeeded"], 20);
+    let p50 = consumer["latency"]["p50_seconds"].as_f64();
+    assert!(p50.is_some_and(|p50| p50 < 5.0), "{consumer}");
 
-    let history = admin.read("/api/v1/lanes/q/history").await;
+    let history = admin.read("/api/v1/consumers/q/history").await;
     let sum = |field: &str| {
         let steps = history[field].as_array().expect("it is a list");
         steps.iter().filter_map(Value::as_u64).sum::<u64>()
@@ -72,8 +72,8 @@ async fn a_lane_tells_its_settings_its_ledger_and_how_much_it_does() {
     assert_eq!(about["version"], env!("CARGO_PKG_VERSION"));
     let now = about["now"].as_str().expect("it is text");
     assert_eq!((now.len(), now.ends_with('Z')), (24, true), "{now}");
-    let lanes = admin.read("/api/v1/lanes").await;
-    assert_eq!(lanes["lanes"][0]["name"], "q");
+    let consumers = admin.read("/api/v1/consumers").await;
+    assert_eq!(consumers["consumers"][0]["name"], "q");
     let page = admin.read("/api/v1/outcomes").await;
     let kept = page["outcomes"].as_array().expect("it is a list").len();
     assert!(
@@ -98,21 +98,21 @@ async fn failures_and_what_waits_at_the_broker_are_told() {
         .publish_with(typed.with(|properties| properties.with_type("dead".into())))
         .await;
     vhost.publish_many("q", 1, |_| PublishSpec::of("x")).await;
-    let path = "/api/v1/lanes/q/ladder";
+    let path = "/api/v1/consumers/q/retry-queues";
     let look = async || admin.read(path).await;
-    let parked = |ladder: &Value| {
-        ladder["rungs"][6]["messages"] == 1 && ladder["dead_letters"]["messages"] == 1
+    let parked = |queues: &Value| {
+        queues["retry_queues"][6]["messages"] == 1 && queues["dead_letters"]["messages"] == 1
     };
-    let ladder = wait_until("both are there", DEADLINE, look, parked).await;
+    let queues = wait_until("both are there", DEADLINE, look, parked).await;
 
     let rung = json!({ "queue": "q.retry.64s", "delay_seconds": 64.0, "messages": 1 });
-    assert_eq!(ladder["rungs"][6], rung);
-    assert_eq!(ladder["rungs"].as_array().map(Vec::len), Some(7));
-    assert_eq!(ladder["dead_letters"]["queue"], "q.dead");
-    assert_eq!(ladder["error"], Value::Null);
+    assert_eq!(queues["retry_queues"][6], rung);
+    assert_eq!(queues["retry_queues"].as_array().map(Vec::len), Some(7));
+    assert_eq!(queues["dead_letters"]["queue"], "q.dead");
+    assert_eq!(queues["error"], Value::Null);
 
     let page = admin
-        .read("/api/v1/outcomes?lane=q&kind=failed&limit=2")
+        .read("/api/v1/outcomes?consumer=q&kind=failed&limit=2")
         .await;
     let outcomes = page["outcomes"].as_array().expect("it is a list");
     assert_eq!(outcomes.len(), 2);
@@ -140,7 +140,7 @@ async fn failures_and_what_waits_at_the_broker_are_told() {
 }
 
 #[tokio::test]
-async fn a_ladder_without_a_broker_or_with_missing_queues_says_so() {
+async fn retry_queues_without_a_broker_or_with_missing_queues_says_so() {
     let vhost = vhost().await;
     vhost.declare("q", QueueType::Quorum).await;
     let changes = "[consumers.q]\ntopology = 'none'\n[consumers.q.retry]\ncap = '1s'";
@@ -148,14 +148,14 @@ async fn a_ladder_without_a_broker_or_with_missing_queues_says_so() {
     let worker = Worker::new(settings.clone()).handler("q", async || {});
     let (worker, admin) = start_both(settings, worker).await;
 
-    let missing = admin.read("/api/v1/lanes/q/ladder").await;
-    assert_eq!(missing["rungs"][0]["messages"], Value::Null);
+    let missing = admin.read("/api/v1/consumers/q/retry-queues").await;
+    assert_eq!(missing["retry_queues"][0]["messages"], Value::Null);
     assert_eq!(missing["dead_letters"]["messages"], Value::Null);
     assert_eq!(missing["error"], Value::Null);
 
     worker.drain().await;
-    let look = async || admin.read("/api/v1/lanes/q/ladder").await;
-    let gone = |ladder: &Value| ladder["error"] == "the lane is not running";
+    let look = async || admin.read("/api/v1/consumers/q/retry-queues").await;
+    let gone = |queues: &Value| queues["error"] == "the consumer is not running";
     wait_until("the broker cannot be asked", DEADLINE, look, gone).await;
 }
 
@@ -170,13 +170,13 @@ async fn what_is_asked_wrongly_is_refused_in_json() {
         ("/api/v1/in-flight?limit=1001", 400),
         ("/api/v1/in-flight?offset=-1", 400),
         ("/api/v1/in-flight?offset=100001", 400),
-        ("/api/v1/in-flight?lane=other", 404),
+        ("/api/v1/in-flight?consumer=other", 404),
         ("/api/v1/outcomes?kind=lost", 400),
-        ("/api/v1/outcomes?lane=other", 404),
-        ("/api/v1/lanes/other", 404),
-        ("/api/v1/lanes/other/history", 404),
-        ("/api/v1/lanes/other/ladder", 404),
-        ("/api/v1/lanes/%ff", 400),
+        ("/api/v1/outcomes?consumer=other", 404),
+        ("/api/v1/consumers/other", 404),
+        ("/api/v1/consumers/other/history", 404),
+        ("/api/v1/consumers/other/retry-queues", 404),
+        ("/api/v1/consumers/%ff", 400),
         ("/api/v1/nothing", 404),
         ("/nothing", 404),
         ("/console/nothing", 404),
@@ -188,7 +188,7 @@ async fn what_is_asked_wrongly_is_refused_in_json() {
         assert!(body["error"].is_string(), "{path}: {body}");
     }
     let put = admin
-        .request(Method::PUT, "/api/v1/lanes")
+        .request(Method::PUT, "/api/v1/consumers")
         .bearer_auth(TOKEN);
     let (status, body) = answer(put).await;
     assert_eq!(status, 405, "{body}");
@@ -217,7 +217,7 @@ async fn every_answer_has_the_headers_that_keep_pages_apart() {
         "/",
         "/livez",
         "/metrics",
-        "/api/v1/lanes",
+        "/api/v1/consumers",
         "/api/v1/nothing",
         "/console/style.css",
     ] {

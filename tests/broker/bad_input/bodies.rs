@@ -5,7 +5,7 @@ use serde::Deserialize;
 use tokio::task::JoinHandle;
 
 use super::{GOOD, Rig};
-use crate::support::{DEADLINE, Got, PublishSpec, VHost, lane, vhost, within};
+use crate::support::{DEADLINE, Got, PublishSpec, VHost, consumer, vhost, within};
 
 /// The default limit of 4.x, to the byte; 3.10 takes more.
 const LARGEST: usize = 16 * 1024 * 1024;
@@ -111,7 +111,7 @@ struct Item {
 
 /// The worker as a library, in this process, with a typed handler.
 async fn typed(vhost: &VHost) -> (lapwing::WorkerHandle, JoinHandle<Result<Report, RunError>>) {
-    let config = lane(&vhost, "orders")
+    let config = consumer(&vhost, "orders")
         .http_at("http://127.0.0.1:9/")
         .with(super::TWO_ATTEMPTS)
         .toml();

@@ -146,7 +146,7 @@ async fn headers_that_fill_the_frame_arrive_though_the_broker_adds_a_delivery_co
 }
 
 #[tokio::test]
-async fn our_own_headers_filled_by_a_publisher_do_not_jam_the_lane() {
+async fn our_own_headers_filled_by_a_publisher_do_not_jam_the_consumer() {
     const NAMES: [&str; 5] = [
         "lapwing-cut-headers",
         "lapwing-source-routing-key",
@@ -176,7 +176,7 @@ async fn our_own_headers_filled_by_a_publisher_do_not_jam_the_lane() {
 }
 
 #[tokio::test]
-async fn tables_and_arrays_nested_by_the_thousand_neither_overflow_a_stack_nor_stop_the_lane() {
+async fn tables_and_arrays_nested_by_the_thousand_neither_overflow_a_stack_nor_stop_the_consumer() {
     let rig = Rig::start().await;
     for (kind, value) in [(b'F', nested_tables(20_000)), (b'A', nested_arrays(25_000))] {
         let message = RawMessage::to("orders").header(b"deep", kind, &value);
@@ -231,7 +231,7 @@ async fn a_header_of_every_type_the_broker_takes_is_carried_along() {
 }
 
 #[tokio::test]
-async fn own_node_whose_frames_were_longer_or_have_no_limit_does_not_jam_the_lane() {
+async fn own_node_whose_frames_were_longer_or_have_no_limit_does_not_jam_the_consumer() {
     let broker = require!(OwnNode, Broker::own("frames").await);
     let frame_max = async |bytes: u32| {
         let set = format!("application:set_env(rabbit, frame_max, {bytes}).");

@@ -8,9 +8,9 @@ mod settings;
 mod story;
 
 use crate::support::{
-    ADMIN, DEADLINE, Got, HttpHandler, PublishSpec, Reply, Request, VHost, WorkerProcess,
+    ADMIN, DEADLINE, Got, HttpHandler, PublishSpec, Reply, Request, VHost, WorkerProcess, consumer,
     exchange::{Exchange, Seen},
-    lane, vhost,
+    vhost,
 };
 
 /// Every failure is parked on the one rung there is, for an instant; the second one ends it.
@@ -60,7 +60,10 @@ impl Rig {
         })
         .await;
         let changes = format!("{TWO_ATTEMPTS}{changes}");
-        let config = lane(&vhost, "orders").http(&handler).with(&changes).toml();
+        let config = consumer(&vhost, "orders")
+            .http(&handler)
+            .with(&changes)
+            .toml();
         let worker = start(&config);
         worker.wait_for_consumers(&vhost, "orders", 1).await;
         Self {
@@ -70,7 +73,7 @@ impl Rig {
         }
     }
 
-    /// A virtual host with the lane's queues in it and nobody there.
+    /// A virtual host with the consumer's queues in it and nobody there.
     async fn only_queues() -> VHost {
         let mut rig = Self::start().await;
         rig.worker.drain(DEADLINE).await;

@@ -4,7 +4,7 @@ use lapin::types::AMQPValue;
 
 use super::Rig;
 use crate::support::{
-    ADMIN, Admin, DEADLINE, HttpHandler, PublishSpec, Reply, WorkerProcess, lane, vhost,
+    ADMIN, Admin, DEADLINE, HttpHandler, PublishSpec, Reply, WorkerProcess, consumer, vhost,
 };
 
 /// Traces are on; nobody takes them.
@@ -82,7 +82,10 @@ async fn times_that_cannot_be_are_measured_as_far_as_they_can() {
     let vhost = vhost().await;
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
     let config = format!("{ADMIN}{OBSERVED}");
-    let config = lane(&vhost, "orders").http(&handler).with(&config).toml();
+    let config = consumer(&vhost, "orders")
+        .http(&handler)
+        .with(&config)
+        .toml();
     let mut worker = WorkerProcess::start_with_admin(&config);
     worker.wait_for_consumers(&vhost, "orders", 1).await;
     let count = messages().len();

@@ -4,11 +4,11 @@ use serde_json::Value;
 
 use super::{lapwing, output};
 use crate::support::{
-    DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, WorkerProcess, field, lane, log_message,
-    vhost, within,
+    DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, WorkerProcess, consumer, field,
+    log_message, vhost, within,
 };
 
-/// A worker with the lane `q` that logs its messages.
+/// A worker with the consumer `q` that logs its messages.
 fn logging(url: &str, changes: &str) -> String {
     let base = format!("[broker]\nurl = '{url}'\n[consumers.q]\nqueue = 'q'\n");
     format!("{base}handler.kind = 'log'\n{changes}")
@@ -45,7 +45,7 @@ async fn the_log_handler_shows_messages_and_every_line_of_the_log_is_an_object()
 
     assert_eq!((ledger.received, ledger.acked), (2, 2));
     let expected = [
-        ("lane", "q"),
+        ("consumer", "q"),
         ("id", "order-1"),
         ("type", "order.paid"),
         ("routing_key", "q"),
@@ -157,7 +157,7 @@ async fn sigint_drains_as_sigterm_does_and_a_second_signal_does_not_wait() {
     let vhost = vhost().await;
     let gate = crate::support::Gate::default();
     let server = HttpHandler::behind(&gate, |_| Reply::ok()).await;
-    let config = lane(&vhost, "q").http(&server).toml();
+    let config = consumer(&vhost, "q").http(&server).toml();
     let mut worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "q", 1).await;
     vhost.publish("q", "x").await;

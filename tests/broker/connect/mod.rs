@@ -10,16 +10,17 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::support::{
-    HttpHandler, Lanes, Reply, VHost, WorkerProcess, lane, lane::BrokerUrl, management::encode,
+    Consumers, HttpHandler, Reply, VHost, WorkerProcess, consumer, consumer::BrokerUrl,
+    management::encode,
 };
 
 const QUEUE: &str = "orders";
 
-/// The lane, with quick tries and a log of everything.
-fn orders(broker: &(impl BrokerUrl + ?Sized), handler: &HttpHandler) -> Lanes {
+/// The consumer, with quick tries and a log of everything.
+fn orders(broker: &(impl BrokerUrl + ?Sized), handler: &HttpHandler) -> Consumers {
     let quick = "timeouts = { connect = '2s', handshake = '5s' }\nlog.filter = 'trace'\n\
                  consumers.orders.retry.cap = '1s'";
-    lane(broker, QUEUE).http(handler).quick().with(quick)
+    consumer(broker, QUEUE).http(handler).quick().with(quick)
 }
 
 async fn handler() -> HttpHandler {

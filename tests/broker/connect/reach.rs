@@ -52,7 +52,7 @@ async fn a_wrong_password_and_a_missing_virtual_host_are_said_and_mended() {
 
     let says = |text: &'static str| {
         move |readiness: &Readiness| {
-            let reason = readiness.lanes[QUEUE].reason.as_deref();
+            let reason = readiness.consumers[QUEUE].reason.as_deref();
             !readiness.ready && reason.is_some_and(|reason| reason.contains(text))
         }
     };

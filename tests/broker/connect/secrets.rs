@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{QUEUE, User, assert_never_says, handler, orders};
 use crate::support::{
-    DEADLINE, HttpHandler, Lanes, VHost, WorkerProcess, log_message, vhost, wait_until,
+    Consumers, DEADLINE, HttpHandler, VHost, WorkerProcess, log_message, vhost, wait_until,
 };
 
 /// Runs a worker that is `configured`, gives its user another password in between, lets `write` put
@@ -12,7 +12,7 @@ use crate::support::{
 async fn rotated(
     vhost: &VHost,
     mut user: User<'_>,
-    configured: impl Fn(&Path, &User<'_>, &HttpHandler) -> Lanes,
+    configured: impl Fn(&Path, &User<'_>, &HttpHandler) -> Consumers,
     write: impl Fn(&Path, &User<'_>),
 ) {
     let folder = tempfile::tempdir().expect("a temporary folder");

@@ -55,12 +55,12 @@ async fn a_broker_that_another_authority_signed_is_refused_and_the_reason_said()
         let handler = handler().await;
         let worker = orders(&url, &handler).with(changes).begin();
         let says = |readiness: &Readiness| {
-            let reason = readiness.lanes[QUEUE].reason.as_deref();
+            let reason = readiness.consumers[QUEUE].reason.as_deref();
             !readiness.ready
                 && reason.is_some_and(|reason| reason.to_lowercase().contains("certificate"))
         };
         let readiness = worker.until("says that it trusts it not", says).await;
-        println!("{:?}", readiness.lanes[QUEUE].reason);
+        println!("{:?}", readiness.consumers[QUEUE].reason);
         worker.drain().await;
     }
     assert_eq!(vhost.connections().await, []);

@@ -11,27 +11,27 @@ async fn focus(console: &Console) -> String {
 }
 
 #[tokio::test]
-async fn a_lane_is_paused_and_resumed_by_keyboard_alone() {
+async fn a_consumer_is_paused_and_resumed_by_keyboard_alone() {
     let server = HttpHandler::answering(|_| Reply::ok()).await;
     let console = Console::open(server, "").await;
     let browser = &console.browser;
 
-    browser.tab_to("lane-pause").await;
+    browser.tab_to("consumer-pause").await;
     browser.press(&ENTER.to_string()).await;
     browser.wait_for_text("#token-dialog", "Changes need").await;
     browser.press(&ESCAPE.to_string()).await;
     browser
-        .wait_for_text("#lane-answer", "Nothing was changed")
+        .wait_for_text("#consumer-answer", "Nothing was changed")
         .await;
-    assert_eq!(focus(&console).await, "lane-pause");
+    assert_eq!(focus(&console).await, "consumer-pause");
 
     browser.press(&ENTER.to_string()).await;
     browser.wait_for_text("#token-dialog", "Changes need").await;
     browser.press(&format!("wrong{ENTER}")).await;
     browser.wait_for_text("#token-dialog", "refused").await;
     browser.press(&format!("{TOKEN}{ENTER}")).await;
-    browser.wait_for_text("#lane-answer", "Paused").await;
-    browser.wait_for_text("#lane-state", "paused").await;
+    browser.wait_for_text("#consumer-answer", "Paused").await;
+    browser.wait_for_text("#consumer-state", "paused").await;
     browser.wait_for_text("#verdict", "Paused").await;
     console
         .worker
@@ -45,10 +45,10 @@ async fn a_lane_is_paused_and_resumed_by_keyboard_alone() {
     console.vhost.wait_for_counts("q", 5, 0, DEADLINE).await;
     assert_eq!(console.server.seen().exchanges.len(), 0);
 
-    assert_eq!(focus(&console).await, "lane-pause");
-    browser.wait_for_text("#lane-pause", "Resume").await;
+    assert_eq!(focus(&console).await, "consumer-pause");
+    browser.wait_for_text("#consumer-pause", "Resume").await;
     browser.press(&ENTER.to_string()).await;
-    browser.wait_for_text("#lane-answer", "Resumed").await;
+    browser.wait_for_text("#consumer-answer", "Resumed").await;
     console.server.wait_for_answered(5, DEADLINE).await;
     browser.wait_for_text("#verdict", "Healthy").await;
     Account::new(ids, &console.server.seen()).assert_exactly_once();
@@ -97,29 +97,33 @@ async fn a_running_message_is_cancelled_and_runs_again() {
 async fn concurrency_is_changed_within_the_prefetch() {
     let gate = Gate::default();
     let server = HttpHandler::behind(&gate, |_| Reply::ok()).await;
-    let lane = "[consumers.q]\nprefetch = 8\nconcurrency = 1";
-    let console = Console::open(server, lane).await;
+    let consumer = "[consumers.q]\nprefetch = 8\nconcurrency = 1";
+    let console = Console::open(server, consumer).await;
     let browser = &console.browser;
     let ids = console
         .vhost
         .publish_many("q", 8, |_| PublishSpec::of("{}"))
         .await;
-    browser.wait_for_text("#lane-facts", "Running1 of 1").await;
+    browser
+        .wait_for_text("#consumer-facts", "Running1 of 1")
+        .await;
 
-    browser.tab_to("lane-concurrency-value").await;
+    browser.tab_to("consumer-concurrency-value").await;
     browser.press(&format!("9{ENTER}")).await;
     // The browser itself refuses: a field that was selected by Tab is replaced by what is typed.
     assert_eq!(
         browser
             .eval("document.querySelector(':invalid:is(input)').id")
             .await,
-        "lane-concurrency-value"
+        "consumer-concurrency-value"
     );
     browser.press(&format!("\u{e003}5{ENTER}")).await;
     console.give_token().await;
 
-    browser.wait_for_text("#lane-answer", "At most 5").await;
-    browser.wait_for_text("#lane-facts", "Running5 of 5").await;
+    browser.wait_for_text("#consumer-answer", "At most 5").await;
+    browser
+        .wait_for_text("#consumer-facts", "Running5 of 5")
+        .await;
     console.server.wait_for_requests(5, DEADLINE).await;
     gate.open();
     let seen = console.server.wait_for_answered(ids.len(), DEADLINE).await;
@@ -134,9 +138,9 @@ async fn a_worker_without_a_token_is_read_only_and_says_so() {
 
     console
         .browser
-        .wait_for_text("#lane-read-only", "Read only")
+        .wait_for_text("#consumer-read-only", "Read only")
         .await;
-    let controls = "document.querySelector('#lane-controls').checkVisibility()";
+    let controls = "document.querySelector('#consumer-controls').checkVisibility()";
     assert_eq!(console.browser.eval(controls).await, false);
     console.browser.end().await;
 }

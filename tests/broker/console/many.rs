@@ -9,17 +9,17 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn of_two_hundred_lanes_those_in_view_are_drawn() {
+async fn of_two_hundred_consumers_those_in_view_are_drawn() {
     let vhost = vhost().await;
     vhost.declare("q", QueueType::Classic).await;
     let mut config = format!(
         "[broker]\nurl = '{}'\n[admin]\nlisten = '127.0.0.1:0'\n",
         vhost.amqp_url()
     );
-    for lane in 0..200 {
+    for consumer in 0..200 {
         write!(
             config,
-            "[consumers.lane_{lane}]\nqueue = 'q'\ntopology = 'none'\nqueue_type = 'classic'\n\
+            "[consumers.consumer_{consumer}]\nqueue = 'q'\ntopology = 'none'\nqueue_type = 'classic'\n\
              handler = {{ kind = 'log' }}\n"
         )
         .expect("memory can be written");
@@ -28,27 +28,27 @@ async fn of_two_hundred_lanes_those_in_view_are_drawn() {
     worker.wait_for_consumers(&vhost, "q", 200).await;
     let browser = Browser::start().await;
     browser.open(&address(&worker).await).await;
-    browser.wait_for_text("#verdict", "All 200 lanes").await;
+    browser.wait_for_text("#verdict", "All 200 consumers").await;
 
     let drawn = async || {
         browser
-            .eval("document.querySelectorAll('#lanes canvas').length")
+            .eval("document.querySelectorAll('#consumers canvas').length")
             .await
     };
     let some = |drawn: &serde_json::Value| drawn.as_u64().is_some_and(|drawn| drawn > 10);
     let drawn = wait_until("charts are drawn", DEADLINE, drawn, some).await;
     assert!(drawn.as_u64() < Some(100), "{drawn} of 400");
 
-    browser.click("#lanes-filter").await;
-    browser.press("lane_19").await;
+    browser.click("#consumers-filter").await;
+    browser.press("consumer_19").await;
     browser
-        .wait_for("#lanes-count", "11 of 200", |text| text == "11 of 200")
+        .wait_for("#consumers-count", "11 of 200", |text| text == "11 of 200")
         .await;
     browser.click("[data-order=name]").await;
-    let first = "document.querySelector('#lanes-scroll tbody th').textContent";
-    assert_eq!(browser.eval(first).await, "lane_19");
+    let first = "document.querySelector('#consumers-scroll tbody th').textContent";
+    assert_eq!(browser.eval(first).await, "consumer_19");
     browser.click("[data-order=name]").await;
-    assert_eq!(browser.eval(first).await, "lane_199");
+    assert_eq!(browser.eval(first).await, "consumer_199");
     browser.end().await;
 }
 
@@ -57,8 +57,8 @@ async fn ten_thousand_in_flight_are_paged() {
     const ALL: usize = 10_000;
     let gate = Gate::default();
     let server = HttpHandler::behind(&gate, |_| Reply::ok()).await;
-    let lane = "[consumers.q]\nprefetch = 10000\nconcurrency = 1\n[drain]\ngrace = '0s'";
-    let console = Console::open(server, lane).await;
+    let consumer = "[consumers.q]\nprefetch = 10000\nconcurrency = 1\n[drain]\ngrace = '0s'";
+    let console = Console::open(server, consumer).await;
     let browser = &console.browser;
     console
         .vhost

@@ -7,9 +7,9 @@ mod page;
 mod picture;
 
 use self::browser::Browser;
-use crate::support::{ADMIN, Admin, HttpHandler, TOKEN, VHost, WorkerProcess, lane, vhost};
+use crate::support::{ADMIN, Admin, HttpHandler, TOKEN, VHost, WorkerProcess, consumer, vhost};
 
-/// A worker with the lane `q` and a browser on its console.
+/// A worker with the consumer `q` and a browser on its console.
 struct Console {
     vhost: VHost,
     server: HttpHandler,
@@ -27,8 +27,11 @@ impl Console {
     /// One with this admin server.
     async fn open_with(server: HttpHandler, admin: &str, changes: &str) -> Self {
         let vhost = vhost().await;
-        let lane = lane(&vhost, "q").http(&server).with(admin).with(changes);
-        let worker = WorkerProcess::start_with_admin(&lane.toml());
+        let consumer = consumer(&vhost, "q")
+            .http(&server)
+            .with(admin)
+            .with(changes);
+        let worker = WorkerProcess::start_with_admin(&consumer.toml());
         worker.wait_for_consumers(&vhost, "q", 1).await;
         let (url, browser) = tokio::join!(address(&worker), Browser::start());
         browser.open(&url).await;

@@ -3,7 +3,8 @@
 use super::browser::Browser;
 use super::{Console, address};
 use crate::support::{
-    ADMIN, Account, DEADLINE, Gate, HttpHandler, PublishSpec, Reply, Request, WorkerProcess, lane,
+    ADMIN, Account, DEADLINE, Gate, HttpHandler, PublishSpec, Reply, Request, WorkerProcess,
+    consumer,
 };
 
 /// A handler that answers messages whose id begins with "bad" by `status` and a reason.
@@ -64,7 +65,7 @@ async fn numbers_move_and_a_failure_appears_with_its_error() {
         .wait_for_text("#failures-scroll", "out of paper")
         .await;
     browser
-        .wait_for("#ladder", "a dead letter", |text| {
+        .wait_for("#retry-queues", "a dead letter", |text| {
             text.contains("Dead letters1")
         })
         .await;
@@ -136,7 +137,7 @@ async fn a_drain_an_end_and_a_new_worker_are_said() {
         .trim_end_matches('/');
     let changes = format!("[admin]\nlisten = '{listen}'");
     let next = WorkerProcess::start_with_admin(
-        &lane(&console.vhost, "q")
+        &consumer(&console.vhost, "q")
             .http(&console.server)
             .with(ADMIN)
             .with(&changes)
@@ -179,7 +180,7 @@ async fn it_fits_a_phone_in_the_light_and_in_the_dark_and_names_what_it_shows() 
     let held = |request: &Request| request.message_id().starts_with("held");
     let server =
         HttpHandler::holding(&gate, held, |_| Reply::status(500).body("no ".repeat(200))).await;
-    let long = "[consumers.a_lane_whose_name_is_much_longer_than_a_phone_is_wide]\n\
+    let long = "[consumers.a_consumer_whose_name_is_much_longer_than_a_phone_is_wide]\n\
                 queue = 'other'\nhandler = { kind = 'log' }";
     let console = Console::open(server, long).await;
     let browser = &console.browser;
@@ -193,13 +194,15 @@ async fn it_fits_a_phone_in_the_light_and_in_the_dark_and_names_what_it_shows() 
     }
     browser.wait_for_text("#in-flight-scroll", "held-x").await;
     browser.wait_for_text("#failures-scroll", "bad-x").await;
-    browser.wait_for_text("#lanes-scroll", "consuming").await;
+    browser
+        .wait_for_text("#consumers-scroll", "consuming")
+        .await;
 
     let mut grounds = Vec::new();
-    for place in ["#all", "#lane/q"] {
+    for place in ["#all", "#consumer/q"] {
         browser.eval(&format!("location.hash = '{place}'")).await;
         browser
-            .wait_for("#lane", "what is chosen", |text| {
+            .wait_for("#consumer", "what is chosen", |text| {
                 text.is_empty() == (place == "#all")
             })
             .await;

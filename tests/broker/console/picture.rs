@@ -17,7 +17,7 @@ const BEAT: Duration = Duration::from_millis(250);
 
 #[tokio::test]
 #[ignore = "takes docs/console.png, in more than five minutes"]
-async fn the_console_of_a_worker_with_four_lanes() {
+async fn the_console_of_a_worker_with_four_consumers() {
     let vhost = vhost().await;
     let server = HttpHandler::answering(answer).await;
     let mut config = format!(
@@ -25,22 +25,22 @@ async fn the_console_of_a_worker_with_four_lanes() {
          trace_url = 'https://traces.example.com/{{trace_id}}'\n",
         vhost.amqp_url()
     );
-    for (lane, concurrency) in [
+    for (consumer, concurrency) in [
         ("orders", 32),
         ("payments", 16),
         ("emails", 8),
         ("invoices", 8),
     ] {
         config += &format!(
-            "[consumers.{lane}]\nqueue = '{lane}'\nprefetch = {}\nconcurrency = {concurrency}\n\
-             handler = {{ kind = 'http', url = '{}{lane}' }}\n",
+            "[consumers.{consumer}]\nqueue = '{consumer}'\nprefetch = {}\nconcurrency = {concurrency}\n\
+             handler = {{ kind = 'http', url = '{}{consumer}' }}\n",
             concurrency * 2,
             server.url(),
         );
     }
     let worker = WorkerProcess::start_with_admin(&config);
-    for lane in ["orders", "payments", "emails", "invoices"] {
-        worker.wait_for_consumers(&vhost, lane, 1).await;
+    for consumer in ["orders", "payments", "emails", "invoices"] {
+        worker.wait_for_consumers(&vhost, consumer, 1).await;
     }
     let url = address(&worker).await;
     tokio::select! {
@@ -54,9 +54,9 @@ async fn take(url: &str) {
     tokio::time::sleep(FULL).await;
     let browser = Browser::start().await;
     browser.look(1280, 900, "light").await;
-    browser.open(&format!("{url}#lane/payments")).await;
-    browser.wait_for_text("#lane-state", "consuming").await;
-    browser.wait_for_text("#ladder", "after 1 s").await;
+    browser.open(&format!("{url}#consumer/payments")).await;
+    browser.wait_for_text("#consumer-state", "consuming").await;
+    browser.wait_for_text("#retry-queues", "after 1 s").await;
     browser
         .wait_for_text("#failures-scroll", "card issuer")
         .await;
@@ -68,7 +68,7 @@ async fn take(url: &str) {
     browser.end().await;
 }
 
-/// Publishes to every lane, more and less by turns, for ever.
+/// Publishes to every consumer, more and less by turns, for ever.
 async fn traffic(vhost: &VHost) {
     let started = Instant::now();
     let mut beat = tokio::time::interval(BEAT);
@@ -77,21 +77,21 @@ async fn traffic(vhost: &VHost) {
         beat.tick().await;
         round += 1;
         let wave = 1.0 + 0.4 * (started.elapsed().as_secs_f64() / 30.0).sin();
-        for (lane, each_second) in [("orders", 120.0), ("payments", 30.0), ("emails", 8.0)] {
+        for (consumer, each_second) in [("orders", 120.0), ("payments", 30.0), ("emails", 8.0)] {
             let messages = (each_second * wave * BEAT.as_secs_f64()).round() as usize;
             let message = |index| {
                 let number: u128 = round * 100 + index as u128;
                 let trace = format!("00-{:032x}-{number:016x}-01", SPREAD.wrapping_mul(number));
-                let spec = PublishSpec::to(lane).id(&format!("{lane}-{number:06}"));
+                let spec = PublishSpec::to(consumer).id(&format!("{consumer}-{number:06}"));
                 let spec = spec.header("traceparent", trace.as_str()).body("{}");
                 spec.with(|properties| properties.with_type("order.paid".into()))
             };
-            vhost.publish_many(lane, messages, message).await;
+            vhost.publish_many(consumer, messages, message).await;
         }
     }
 }
 
-/// Most succeed, in a time that depends on the lane; some payments fail.
+/// Most succeed, in a time that depends on the consumer; some payments fail.
 fn answer(request: &crate::support::Request) -> Reply {
     let spread = request.index as u64 * 7919 % 23;
     let (reply, time) = match request.path.as_str() {

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lapwing::handler::{Json, Shared};
-use lapwing::{LaneState, Report, Settings, Worker, WorkerHandle};
+use lapwing::{ConsumerState, Report, Settings, Worker, WorkerHandle};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
@@ -95,13 +95,13 @@ impl Busy {
         }
     }
 
-    /// Begins the drain, and waits until the lane is in it.
+    /// Begins the drain, and waits until the consumer is in it.
     async fn drains(&mut self) {
         self.handle.stop();
-        let draining = |state: &LaneState| *state == LaneState::Draining;
+        let draining = |state: &ConsumerState| *state == ConsumerState::Draining;
         let until = self
             .handle
-            .until(|seen| draining(&seen.lanes["orders"].state));
+            .until(|seen| draining(&seen.consumers["orders"].state));
         within("the drain", until).await;
     }
 
@@ -214,7 +214,7 @@ async fn a_hard_stop_amid_the_acks_of_a_drain_returns_only_the_unfinished_to_a_c
     every_second(QueueType::Classic).await;
 }
 
-/// The acks of a lane at work go out in larger bursts than those of a drain; here the drain, and the
+/// The acks of a consumer at work go out in larger bursts than those of a drain; here the drain, and the
 /// close, come right after a thousand of them.
 #[tokio::test]
 async fn acks_that_were_written_just_before_a_drain_are_not_lost() {
@@ -222,7 +222,7 @@ async fn acks_that_were_written_just_before_a_drain_are_not_lost() {
     let vhost = vhost().await;
     let busy = Busy::with(&vhost, QueueType::Quorum, N).await;
     busy.held.let_finish(shuffled(1, N));
-    let account = async || busy.handle.report("orders").map(|lane| lane.ledger);
+    let account = async || busy.handle.report("orders").map(|consumer| consumer.ledger);
     let all = |ledger: &Result<lapwing::Ledger, _>| ledger.as_ref().is_ok_and(|l| l.acked == 1_000);
     let written = wait_until("all acks are written", DEADLINE, account, all).await;
     assert!(written.is_ok());

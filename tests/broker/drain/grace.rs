@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::{
     BUSY, DEADLINE, Exit, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess, assert_adds_up,
-    lane, vhost,
+    consumer, vhost,
 };
 
 const N: usize = 20;
@@ -26,7 +26,10 @@ impl Stuck {
         let changes = format!(
             "[drain]\ngrace = '{grace}'\n[consumers.orders]\nprefetch = {N}\nconcurrency = {RUNNING}"
         );
-        let config = lane(&vhost, "orders").http(&handler).with(&changes).toml();
+        let config = consumer(&vhost, "orders")
+            .http(&handler)
+            .with(&changes)
+            .toml();
         let worker = WorkerProcess::start(&config);
         worker.wait_for_consumers(&vhost, "orders", 1).await;
         let make = |_| PublishSpec::of("{}");
@@ -54,7 +57,7 @@ impl Stuck {
 
         // No attempt is charged: the next worker's is the first.
         let fresh = HttpHandler::answering(|_| Reply::ok()).await;
-        let config = lane(&self.vhost, "orders").http(&fresh).toml();
+        let config = consumer(&self.vhost, "orders").http(&fresh).toml();
         let mut next = WorkerProcess::start(&config);
         let seen = fresh.wait_for_answered(N, DEADLINE).await;
         for exchange in &seen.exchanges {

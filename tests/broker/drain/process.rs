@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{
     Account, BUSY, DEADLINE, Gate, HttpHandler, PublishSpec, Reply, WorkerProcess, assert_adds_up,
-    lane, vhost,
+    consumer, vhost,
 };
 
 #[tokio::test]
@@ -18,7 +18,10 @@ async fn sigterm_under_load_lets_running_handlers_finish_and_runs_nothing_twice(
     })
     .await;
     let changes = "[consumers.orders]\nprefetch = 60\nconcurrency = 30";
-    let config = lane(&vhost, "orders").http(&handler).with(changes).toml();
+    let config = consumer(&vhost, "orders")
+        .http(&handler)
+        .with(changes)
+        .toml();
     let mut worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "orders", 1).await;
     let make = |n| PublishSpec::of(format!("{{\"n\":{n}}}"));
@@ -68,7 +71,10 @@ async fn deliveries_that_had_not_started_are_back_while_the_others_still_run() {
     let gate = Gate::default();
     let handler = HttpHandler::behind(&gate, |_| Reply::ok()).await;
     let changes = format!("[consumers.orders]\nprefetch = {N}\nconcurrency = {RUNNING}");
-    let config = lane(&vhost, "orders").http(&handler).with(&changes).toml();
+    let config = consumer(&vhost, "orders")
+        .http(&handler)
+        .with(&changes)
+        .toml();
     let mut worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "orders", 1).await;
     let make = |_| PublishSpec::of("{}");

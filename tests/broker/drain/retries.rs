@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::{
     ADMIN, Account, Admin, DEADLINE, Gate, Got, HttpHandler, PublishSpec, Reply, Request, VHost,
-    WorkerProcess, admin::Answer, assert_adds_up, exchange::Seen, lane, vhost,
+    WorkerProcess, admin::Answer, assert_adds_up, consumer, exchange::Seen, vhost,
 };
 
 const N: usize = 20;
@@ -32,7 +32,10 @@ async fn retries_that_wait_in_the_worker_are_parked_with_what_is_left_of_their_d
     let handler = HttpHandler::answering(|_| Reply::status(503)).await;
     let changes = "[consumers.orders]\nprefetch = 64\n[consumers.orders.retry]\n\
         base = '8s'\njitter = 0.0\ninline_below = '10s'\ncap = '16s'";
-    let config = lane(&vhost, "orders").http(&handler).with(changes).toml();
+    let config = consumer(&vhost, "orders")
+        .http(&handler)
+        .with(changes)
+        .toml();
     let mut worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "orders", 1).await;
     let published = Instant::now();
@@ -100,7 +103,10 @@ async fn retries_that_wait_for_a_handler_slot_do_not_hold_up_a_drain() {
         "{ADMIN}[consumers.orders]\nprefetch = 64\nconcurrency = {N}\n\
          [consumers.orders.retry]\nbase = '10ms'\njitter = 0.0\ncap = '1s'"
     );
-    let config = lane(&vhost, "orders").http(&handler).with(&changes).toml();
+    let config = consumer(&vhost, "orders")
+        .http(&handler)
+        .with(&changes)
+        .toml();
     let mut worker = WorkerProcess::start_with_admin(&config);
     let admin = Admin::of(&worker).await;
     worker.wait_for_consumers(&vhost, "orders", 1).await;
@@ -109,15 +115,15 @@ async fn retries_that_wait_for_a_handler_slot_do_not_hold_up_a_drain() {
     let all = |seen: &Seen| seen.running == N;
     handler.wait_for("all run", DEADLINE, all).await;
     // The slots that they give back are two in the end, whenever that is.
-    let two = admin.patch("/api/v1/lanes/orders", r#"{"concurrency": 2}"#);
+    let two = admin.patch("/api/v1/consumers/orders", r#"{"concurrency": 2}"#);
     assert_eq!(two.await.0, 200);
     first.open();
     worker.wait_for_messages("attempt failed", N).await;
     let again = |seen: &Seen| seen.answered == N && seen.running == 2;
     handler.wait_for("two run again", DEADLINE, again).await;
     // The others are on their path, and no delay is left that they wait for.
-    let due = |(_, lane): &Answer| lane["waiting"] == 0 && lane["in_flight"] == N;
-    admin.until("/api/v1/lanes/orders", due).await;
+    let due = |(_, consumer): &Answer| consumer["waiting"] == 0 && consumer["in_flight"] == N;
+    admin.until("/api/v1/consumers/orders", due).await;
 
     worker.terminate();
     worker.wait_for_message("draining", DEADLINE).await;

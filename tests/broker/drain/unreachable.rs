@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::{
     ADMIN, Account, Admin, BUSY, DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, Reply, VHost,
-    WorkerProcess, admin::Answer, assert_adds_up, lane, vhost,
+    WorkerProcess, admin::Answer, assert_adds_up, consumer, vhost,
 };
 
 const N: usize = 20;
@@ -39,7 +39,7 @@ impl Behind {
         let gate = Gate::default();
         let handler = HttpHandler::behind(&gate, |_| Reply::ok()).await;
         let changes = format!("{CHANGES}\n{ADMIN}");
-        let config = lane(&proxy.url(&vhost), "orders")
+        let config = consumer(&proxy.url(&vhost), "orders")
             .http(&handler)
             .with(&changes)
             .toml();
@@ -65,7 +65,7 @@ impl Behind {
     async fn assert_ends(mut self, code: i32) {
         self.worker.terminate();
         // What ends before the drain begins is acked: written, which is all that can be known.
-        let draining = |(_, body): &Answer| body["lanes"]["orders"]["state"] == "draining";
+        let draining = |(_, body): &Answer| body["consumers"]["orders"]["state"] == "draining";
         self.admin.until("/readyz", draining).await;
         self.gate.open();
         let exit = self.worker.exited(DEADLINE).await;
@@ -111,7 +111,7 @@ async fn a_worker_that_never_reached_the_broker_drains_at_once() {
     let proxy = Proxy::to(&vhost).await;
     proxy.stall();
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
-    let config = lane(&proxy.url(&vhost), "orders")
+    let config = consumer(&proxy.url(&vhost), "orders")
         .http(&handler)
         .with(CHANGES)
         .toml();

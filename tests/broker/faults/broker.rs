@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lapwing::{LaneState, Readiness};
+use lapwing::{ConsumerState, Readiness};
 
 use super::{QUEUE, QUEUES, first_forty_pass, orders, publish};
 use crate::support::{
@@ -30,13 +30,13 @@ async fn own_node_stopped_and_killed_under_load_is_waited_for_and_loses_nothing(
         }
         worker.not_ready().await;
         let down = worker.handle.readiness();
-        assert_eq!(down.lanes[QUEUE].state, LaneState::Connecting);
+        assert_eq!(down.consumers[QUEUE].state, ConsumerState::Connecting);
         assert!(down.publishing.is_some(), "nothing can be published either");
         gate.open();
         broker.start().await;
 
         let up = worker.ready().await;
-        assert_eq!(up.lanes[QUEUE].state, LaneState::Consuming);
+        assert_eq!(up.consumers[QUEUE].state, ConsumerState::Consuming);
         handler.wait_for_success(&ids).await;
         let sessions = worker.report(QUEUE).await.counts.sessions;
         assert_eq!(
@@ -163,7 +163,7 @@ async fn own_node_with_a_memory_alarm_does_not_hold_up_a_drain() {
 }
 
 #[tokio::test]
-async fn own_node_with_a_long_memory_alarm_holds_the_lane_and_lets_it_go() {
+async fn own_node_with_a_long_memory_alarm_holds_the_consumer_and_lets_it_go() {
     let broker = require!(OwnNode, Broker::own("long-alarm").await);
     let vhost = broker.vhost().await;
     let gate = Gate::default();
@@ -186,9 +186,9 @@ async fn own_node_with_a_long_memory_alarm_holds_the_lane_and_lets_it_go() {
     alarm(&broker, true).await;
     gate.open();
 
-    let is_held = |readiness: &Readiness| readiness.lanes[QUEUE].state == LaneState::Held;
-    let held = worker.until("holds its lane", is_held).await;
-    assert!(!held.ready, "a lane that cannot settle is not ready");
+    let is_held = |readiness: &Readiness| readiness.consumers[QUEUE].state == ConsumerState::Held;
+    let held = worker.until("holds its consumer", is_held).await;
+    assert!(!held.ready, "a consumer that cannot settle is not ready");
     alarm(&broker, false).await;
     handler.wait_for_success(&ids).await;
     worker.ready().await;
@@ -243,7 +243,7 @@ async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connec
 
     assert_eq!(connections().await, before, "the connections stayed");
     let report = worker.drain().await;
-    assert_eq!(report.lanes[QUEUE].counts.sessions, 2, "{report:?}");
+    assert_eq!(report.consumers[QUEUE].counts.sessions, 2, "{report:?}");
     let ledger = report.ledger();
     if broker.release() < Release::V4_3 {
         assert!(ledger.stale >= 1 && ledger.acked == 10, "{ledger:?}");

@@ -7,17 +7,17 @@ mod network;
 mod queue;
 
 use crate::support::{
-    Gate, HttpHandler, Lanes, PublishSpec, Reply, Request, VHost, lane, lane::BrokerUrl,
+    Consumers, Gate, HttpHandler, PublishSpec, Reply, Request, VHost, consumer, consumer::BrokerUrl,
 };
 
-/// The queue of these tests, and their lane.
+/// The queue of these tests, and their consumer.
 const QUEUE: &str = "orders";
 
-/// The lane, quick to come back, with every retry at the broker and few messages in hand.
-fn orders(broker: &(impl BrokerUrl + ?Sized), handler: &HttpHandler) -> Lanes {
+/// The consumer, quick to come back, with every retry at the broker and few messages in hand.
+fn orders(broker: &(impl BrokerUrl + ?Sized), handler: &HttpHandler) -> Consumers {
     let few = "consumers.orders = { prefetch = 16, concurrency = 8 }";
-    let lane = lane(broker, QUEUE).http(handler).quick();
-    lane.retry_at_broker().with(few)
+    let consumer = consumer(broker, QUEUE).http(handler).quick();
+    consumer.retry_at_broker().with(few)
 }
 
 /// Every queue a message of these tests can be in.

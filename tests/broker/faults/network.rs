@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use lapwing::LaneState;
+use lapwing::ConsumerState;
 use serde_json::Value;
 
 use super::{QUEUE, QUEUES, orders, publish, slow_handler};
@@ -51,9 +51,9 @@ async fn a_network_that_is_gone_for_a_while_shows_in_readiness_until_it_is_back(
     proxy.refuse().await;
     proxy.cut().await;
     let refused = |readiness: &lapwing::Readiness| {
-        let lane = &readiness.lanes[QUEUE];
-        let reason = lane.reason.as_deref().unwrap_or_default();
-        lane.state == LaneState::Connecting && reason.contains("refused")
+        let consumer = &readiness.consumers[QUEUE];
+        let reason = consumer.reason.as_deref().unwrap_or_default();
+        consumer.state == ConsumerState::Connecting && reason.contains("refused")
     };
     let down = worker.until("says that it is refused", refused).await;
     assert!(!down.ready && down.publishing.is_some(), "{down:?}");
@@ -75,7 +75,7 @@ fn logged_at(line: &Value) -> SystemTime {
     humantime::parse_rfc3339(at).expect("a time")
 }
 
-/// How long a line says that its lane waits: "3.5s".
+/// How long a line says that its consumer waits: "3.5s".
 fn wait_of(line: &Value) -> Duration {
     let wait = field(line, "retry_in").as_str().expect("a duration");
     let seconds = wait
@@ -84,18 +84,18 @@ fn wait_of(line: &Value) -> Duration {
     Duration::from_secs_f64(seconds.unwrap_or_else(|| panic!("{wait} is in seconds")))
 }
 
-/// The lanes that began to consume before the wait was over that they had announced last.
+/// The consumers that began to consume before the wait was over that they had announced last.
 fn back_before_their_time(log: &[Value]) -> BTreeSet<&str> {
     let mut due = BTreeMap::new();
     let mut early = BTreeSet::new();
     for line in log {
-        let lane = field(line, "lane").as_str().unwrap_or_default();
+        let consumer = field(line, "consumer").as_str().unwrap_or_default();
         match log_message(line) {
             "not consuming" => {
-                due.insert(lane, logged_at(line) + wait_of(line));
+                due.insert(consumer, logged_at(line) + wait_of(line));
             }
-            "consuming" if due.get(lane).is_some_and(|due| logged_at(line) < *due) => {
-                early.insert(lane);
+            "consuming" if due.get(consumer).is_some_and(|due| logged_at(line) < *due) => {
+                early.insert(consumer);
             }
             _ => {}
         }
@@ -104,29 +104,29 @@ fn back_before_their_time(log: &[Value]) -> BTreeSet<&str> {
 }
 
 #[tokio::test]
-async fn all_lanes_are_back_with_the_connection_and_wait_for_nothing_else() {
-    const LANES: usize = 9;
+async fn all_consumers_are_back_with_the_connection_and_wait_for_nothing_else() {
+    const CONSUMERS: usize = 9;
     let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let handler = slow_handler().await;
-    let lane = "queue = 'orders'\nhandler = { kind = 'log' }\n\
+    let consumer = "queue = 'orders'\nhandler = { kind = 'log' }\n\
                 retry = { base = '100ms', cap = '1s', inline_below = '0s' }\n";
-    let lanes = (1..LANES).map(|number| format!("[consumers.l{number}]\n{lane}"));
-    // A wait is for 3 to 9 s, and the connection waits as well: the lanes' waits end at different
+    let consumers = (1..CONSUMERS).map(|number| format!("[consumers.l{number}]\n{consumer}"));
+    // A wait is for 3 to 9 s, and the connection waits as well: the consumers' waits end at different
     // times, most of them well after it is back.
     let slow = "[broker]\nreconnect = { base = '3s', cap = '60s' }\n";
-    let changes = slow.to_owned() + &lanes.collect::<String>();
-    let lanes = orders(&proxy.url(&vhost), &handler).with(&changes);
-    let mut worker = WorkerProcess::start(&lanes.toml());
-    worker.wait_for_messages("consuming", LANES).await;
+    let changes = slow.to_owned() + &consumers.collect::<String>();
+    let consumers = orders(&proxy.url(&vhost), &handler).with(&changes);
+    let mut worker = WorkerProcess::start(&consumers.toml());
+    worker.wait_for_messages("consuming", CONSUMERS).await;
 
     proxy.refuse().await;
     proxy.cut().await;
-    worker.wait_for_messages("not consuming", LANES).await;
+    worker.wait_for_messages("not consuming", CONSUMERS).await;
     proxy.accept_again();
-    worker.wait_for_messages("consuming", 2 * LANES).await;
+    worker.wait_for_messages("consuming", 2 * CONSUMERS).await;
 
-    // How much earlier is the machine's affair. A lane that waits for its own time is never early.
+    // How much earlier is the machine's affair. A consumer that waits for its own time is never early.
     let log = worker.log();
     let early = back_before_their_time(&log);
     assert!(early.len() > 1, "{early:?}");

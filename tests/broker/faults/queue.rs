@@ -1,6 +1,6 @@
 //! The queue: deleted, declared again by the worker or waited for.
 
-use lapwing::LaneState;
+use lapwing::ConsumerState;
 
 use super::{QUEUE, QUEUES, orders, publish, slow_handler};
 use crate::support::{Account, DEADLINE, Gate, HttpHandler, QueueType, Reply, Request, vhost};
@@ -56,9 +56,9 @@ async fn a_deleted_queue_is_waited_for_where_the_worker_may_not_declare_it() {
 
     vhost.delete(QUEUE).await;
     let missing = |readiness: &lapwing::Readiness| {
-        let lane = &readiness.lanes[QUEUE];
-        let reason = lane.reason.as_deref().unwrap_or_default();
-        lane.state == LaneState::Connecting && reason.contains("NOT_FOUND")
+        let consumer = &readiness.consumers[QUEUE];
+        let reason = consumer.reason.as_deref().unwrap_or_default();
+        consumer.state == ConsumerState::Connecting && reason.contains("NOT_FOUND")
     };
     let down = worker
         .until("says that its queue is missing", missing)

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::dead_letter;
 use crate::support::{
-    DEADLINE, HandlerRun, Notes, PublishSpec, RunningWorker, lane, lanes, vhost, within,
+    DEADLINE, HandlerRun, Notes, PublishSpec, RunningWorker, consumer, consumers, vhost, within,
 };
 
 #[derive(serde::Deserialize)]
@@ -56,9 +56,9 @@ async fn six(
 async fn raw(body: Body, context: Context, seen: Shared<Seen>) {
     let message = context.message();
     seen.add(format!(
-        "{:?} in lane {} from {:?} by {:?} with {:?}",
+        "{:?} in consumer {} from {:?} by {:?} with {:?}",
         &body[..],
-        context.lane(),
+        context.consumer(),
         message.queue(),
         message.exchange(),
         message.routing_key(),
@@ -73,9 +73,9 @@ async fn handlers_are_given_what_they_ask_for() {
     vhost
         .declare_exchange("shop", lapin::ExchangeKind::Topic)
         .await;
-    let lanes = lanes(&vhost, &["orders", "blobs"]).with(changes);
+    let consumers = consumers(&vhost, &["orders", "blobs"]).with(changes);
     let seen = Seen::default();
-    let worker = lanes
+    let worker = consumers
         .worker()
         .handler("orders", six)
         .handler("blobs", raw)
@@ -87,7 +87,7 @@ async fn handlers_are_given_what_they_ask_for() {
         .header("tenant", "acme")
         .with(|properties| properties.with_type("order.paid".into()));
     vhost.publish_with(order).await;
-    let done = |lane: &lapwing::LaneReport| lane.ledger.acked == 1;
+    let done = |consumer: &lapwing::ConsumerReport| consumer.ledger.acked == 1;
     worker
         .wait_for_report("the order is done", "orders", done)
         .await;
@@ -101,7 +101,7 @@ async fn handlers_are_given_what_they_ask_for() {
     let expected = [
         r#"order 7 of acme as Some("order.paid"), attempt 1, total 1, cancelled false"#,
         r#"order 7 of acme as Some("order.paid"), attempt 2, total 2, cancelled false"#,
-        r#"[0, 255, 10] in lane blobs from "blobs" by "shop" with "blob.small""#,
+        r#"[0, 255, 10] in consumer blobs from "blobs" by "shop" with "blob.small""#,
     ];
     assert_eq!(seen.all(), expected);
     worker.drain().await;
@@ -110,9 +110,9 @@ async fn handlers_are_given_what_they_ask_for() {
 #[tokio::test]
 async fn a_body_that_does_not_fit_is_dead_lettered_untouched_with_the_place() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "orders");
+    let consumer = consumer(&vhost, "orders");
     let seen = Seen::default();
-    let worker = lane.worker().handler("orders", six).share(seen.clone());
+    let worker = consumer.worker().handler("orders", six).share(seen.clone());
     let worker = RunningWorker::start(worker).await;
     let body = r#"{ "id" : "seven" }"#;
 
@@ -134,7 +134,7 @@ async fn a_body_that_does_not_fit_is_dead_lettered_untouched_with_the_place() {
 #[tokio::test]
 async fn messages_go_to_the_handler_of_their_type_and_others_are_dead_lettered() {
     let vhost = vhost().await;
-    let lanes = lanes(&vhost, &["typed", "rest"]);
+    let consumers = consumers(&vhost, &["typed", "rest"]);
     let (paid, sent, rest) = (Notes::default(), Notes::default(), Notes::default());
     let noting = |notes: &Notes| {
         let notes = notes.clone();
@@ -143,7 +143,7 @@ async fn messages_go_to_the_handler_of_their_type_and_others_are_dead_lettered()
             async {}
         }
     };
-    let worker = lanes
+    let worker = consumers
         .worker()
         .handler_for_type("typed", "order.paid", noting(&paid))
         .handler_for_type("typed", "order.sent", noting(&sent))
@@ -185,7 +185,7 @@ async fn messages_go_to_the_handler_of_their_type_and_others_are_dead_lettered()
 #[tokio::test]
 async fn a_worker_that_lacks_what_its_handlers_take_does_not_start() {
     let vhost = vhost().await;
-    let settings = lane(&vhost, "orders").settings();
+    let settings = consumer(&vhost, "orders").settings();
 
     let run = |worker: Worker| within("the refusal", worker.run(std::future::pending()));
     let not_shared = run(Worker::new(settings.clone()).handler("orders", six)).await;
@@ -211,19 +211,19 @@ async fn a_worker_that_lacks_what_its_handlers_take_does_not_start() {
 #[tokio::test]
 async fn what_a_handler_drops_is_acked_and_counted_apart() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q");
+    let consumer = consumer(&vhost, "q");
     let handler = |context: Context| async move {
         match context.message().body() {
             b"old" => Outcome::dropped("too old"),
             _ => Outcome::Succeeded,
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     for body in ["old", "new", "old"] {
         vhost.publish("q", body).await;
     }
 
-    let all = |lane: &lapwing::LaneReport| lane.ledger.acked == 3;
+    let all = |consumer: &lapwing::ConsumerReport| consumer.ledger.acked == 3;
     worker.wait_for_report("all are acked", "q", all).await;
 
     vhost.wait_for_counts("q", 0, 0, DEADLINE).await;
@@ -235,7 +235,7 @@ async fn what_a_handler_drops_is_acked_and_counted_apart() {
 #[tokio::test]
 async fn rules_by_class_and_status_override_the_handler() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with(
+    let consumer = consumer(&vhost, "q").with(
         "[consumers.q.retry]\nbase = '10ms'\nrules = [\n\
          { class = 'upstream', status = '409', action = 'retry' },\n\
          { status = '5xx', action = 'dead-letter' },\n\
@@ -258,7 +258,7 @@ async fn rules_by_class_and_status_override_the_handler() {
             })
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     for id in ["conflict", "gone", "broken", "panic", "other"] {
         vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }

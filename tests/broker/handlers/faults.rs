@@ -10,12 +10,15 @@ use lapwing::{Context, Failure, Outcome};
 use tokio::sync::watch;
 
 use super::dead_letter;
-use crate::support::{BUSY, Block, DEADLINE, Gate, Notes, PublishSpec, lane, ms, vhost, within};
+use crate::support::{
+    BUSY, Block, DEADLINE, Gate, Notes, PublishSpec, consumer, ms, vhost, within,
+};
 
 #[tokio::test]
 async fn a_panic_is_a_failed_attempt_wherever_in_the_handler_it_comes() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with("[consumers.q.retry]\nbase = '10ms'\nmax_attempts = 3");
+    let consumer =
+        consumer(&vhost, "q").with("[consumers.q.retry]\nbase = '10ms'\nmax_attempts = 3");
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -31,13 +34,13 @@ async fn a_panic_is_a_failed_attempt_wherever_in_the_handler_it_comes() {
             }
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     for id in ["hopeless", "saved"] {
         vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }
 
     let dead = dead_letter(&vhost, "q").await;
-    let done = |lane: &lapwing::LaneReport| lane.ledger.acked == 1;
+    let done = |consumer: &lapwing::ConsumerReport| consumer.ledger.acked == 1;
     let report = worker
         .wait_for_report("the other succeeded", "q", done)
         .await;
@@ -63,9 +66,9 @@ async fn a_panic_is_a_failed_attempt_wherever_in_the_handler_it_comes() {
 #[tokio::test]
 async fn a_class_as_long_as_an_error_fits_the_dead_letter() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q");
+    let consumer = consumer(&vhost, "q");
     let handler = async || Err::<(), _>(Failure::permanent("\u{e9}".repeat(200_000), "too long"));
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     vhost.publish("q", "x").await;
 
     let dead = dead_letter(&vhost, "q").await;
@@ -91,7 +94,7 @@ impl Drop for Dropped {
 #[tokio::test]
 async fn a_handler_that_overruns_is_dropped_at_its_timeout_and_retried() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with(
+    let consumer = consumer(&vhost, "q").with(
         "[consumers.q]\ntimeout = '400ms'\ncancel_grace = '25s'\n\
          retry = { base = '10ms', max_attempts = 2 }",
     );
@@ -106,7 +109,7 @@ async fn a_handler_that_overruns_is_dropped_at_its_timeout_and_retried() {
             pending::<()>().await;
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     let id = vhost.publish("q", "x").await;
 
     let dead = dead_letter(&vhost, "q").await;
@@ -123,14 +126,14 @@ async fn a_handler_that_overruns_is_dropped_at_its_timeout_and_retried() {
     }
     assert_eq!(dead.header("lapwing-error-kind"), "timeout");
     assert_eq!(dead.header("lapwing-attempts"), 2);
-    let counts = worker.drain().await.lanes["q"].counts;
+    let counts = worker.drain().await.consumers["q"].counts;
     assert_eq!((counts.timed_out, counts.handler_stuck), (2, 0));
 }
 
 #[tokio::test]
 async fn a_handler_that_heeds_its_cancellation_is_waited_for_and_what_it_did_counts() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with(
+    let consumer = consumer(&vhost, "q").with(
         "[consumers.q]\ntimeout = '100ms'\ncancel_grace = '10s'\n\
          retry.rules = [{ class = 'timeout', action = 'dead-letter' }]",
     );
@@ -151,7 +154,7 @@ async fn a_handler_that_heeds_its_cancellation_is_waited_for_and_what_it_did_cou
             }
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     for id in ["finished", "unwanted", "halfway"] {
         vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }
@@ -160,7 +163,7 @@ async fn a_handler_that_heeds_its_cancellation_is_waited_for_and_what_it_did_cou
 
     assert_eq!(dead.id(), "halfway");
     assert_eq!(dead.header("lapwing-error-kind"), "timeout");
-    let report = worker.drain().await.lanes["q"].clone();
+    let report = worker.drain().await.consumers["q"].clone();
     assert_eq!((report.ledger.acked, report.ledger.dead_lettered), (2, 1));
     assert_eq!((report.counts.timed_out, report.counts.succeeded), (1, 1));
     assert_eq!((report.counts.dropped, report.counts.handler_stuck), (1, 0));
@@ -171,7 +174,7 @@ async fn a_handler_that_heeds_its_cancellation_is_waited_for_and_what_it_did_cou
 #[tokio::test]
 async fn a_handler_that_ignores_its_cancellation_is_dropped_counted_and_gives_its_slot() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with(
+    let consumer = consumer(&vhost, "q").with(
         "[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\ncancel_grace = '300ms'\n\
          retry.rules = [{ class = 'timeout', action = 'dead-letter' }]",
     );
@@ -187,7 +190,7 @@ async fn a_handler_that_ignores_its_cancellation_is_dropped_counted_and_gives_it
             }
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     vhost.publish_with(PublishSpec::to("q").id("deaf")).await;
     notes.wait_for(1).await;
     vhost.publish_with(PublishSpec::to("q").id("next")).await;
@@ -200,7 +203,7 @@ async fn a_handler_that_ignores_its_cancellation_is_dropped_counted_and_gives_it
     let waited = next.at.duration_since(deaf.at);
     assert!(waited >= ms(500), "{waited:?}");
     assert_eq!(dead_letter(&vhost, "q").await.id(), "deaf");
-    let report = worker.drain().await.lanes["q"].clone();
+    let report = worker.drain().await.consumers["q"].clone();
     assert_eq!(
         (report.counts.handler_stuck, report.counts.timed_out),
         (1, 1)
@@ -231,14 +234,14 @@ type Blocking = std::pin::Pin<Box<dyn Future<Output = Outcome> + Send>>;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_handler_that_blocks_its_thread_is_settled_without_it_and_its_late_end_is_ignored() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with(
+    let consumer = consumer(&vhost, "q").with(
         "[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\ncancel_grace = '100ms'\n\
          retry.rules = [{ class = 'timeout', action = 'dead-letter' }]",
     );
     let (notes, ended) = (Notes::default(), Gate::default());
     let (block, release) = Block::new();
     let handler = blocking(&notes, block, &ended);
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     vhost
         .publish_with(PublishSpec::to("q").id("blocking"))
         .await;
@@ -251,7 +254,9 @@ async fn a_handler_that_blocks_its_thread_is_settled_without_it_and_its_late_end
     assert_eq!(dead.id(), "blocking");
     assert_eq!(dead.header("lapwing-error-kind"), "timeout");
     assert_eq!(dead.header("lapwing-error"), "no answer within 200ms");
-    let both = |lane: &lapwing::LaneReport| lane.ledger.acked + lane.ledger.dead_lettered == 2;
+    let both = |consumer: &lapwing::ConsumerReport| {
+        consumer.ledger.acked + consumer.ledger.dead_lettered == 2
+    };
     let before = worker.wait_for_report("both are settled", "q", both).await;
     assert_eq!(
         (before.counts.handler_stuck, before.counts.timed_out),
@@ -261,13 +266,13 @@ async fn a_handler_that_blocks_its_thread_is_settled_without_it_and_its_late_end
 
     drop(release);
     within("the blocked handler's end", ended.passed()).await;
-    let late = |lane: &lapwing::LaneReport| lane.counts.stale_settles == 1;
+    let late = |consumer: &lapwing::ConsumerReport| consumer.counts.stale_settles == 1;
     let after = worker.wait_for_report("its end was seen", "q", late).await;
     assert_eq!(after.ledger, before.ledger);
     // The slot was not given twice: one handler at a time still.
     vhost.publish_many("q", 3, |_| PublishSpec::of("x")).await;
     notes.wait_for(5).await;
-    let report = worker.drain().await.lanes["q"].clone();
+    let report = worker.drain().await.consumers["q"].clone();
     assert_eq!((report.ledger.received, report.ledger.acked), (5, 4));
     vhost.wait_for_counts("q", 0, 0, DEADLINE).await;
     assert_eq!(vhost.ready("q.dead").await, 0);
@@ -276,14 +281,14 @@ async fn a_handler_that_blocks_its_thread_is_settled_without_it_and_its_late_end
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn a_message_whose_handler_blocks_its_thread_is_retried_meanwhile() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with(
+    let consumer = consumer(&vhost, "q").with(
         "[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\ncancel_grace = '100ms'\n\
          retry = { base = '10ms' }",
     );
     let (notes, ended) = (Notes::default(), Gate::default());
     let (block, release) = Block::new();
     let handler = blocking(&notes, block, &ended);
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     vhost
         .publish_with(PublishSpec::to("q").id("blocking"))
         .await;
@@ -291,7 +296,7 @@ async fn a_message_whose_handler_blocks_its_thread_is_retried_meanwhile() {
     let runs = notes.wait_for(2).await;
 
     assert_eq!([runs[0].attempt, runs[1].attempt], [1, 2]);
-    let done = |lane: &lapwing::LaneReport| lane.ledger.acked == 1;
+    let done = |consumer: &lapwing::ConsumerReport| consumer.ledger.acked == 1;
     worker
         .wait_for_report("the retry is acked", "q", done)
         .await;
@@ -312,7 +317,7 @@ async fn a_value_that_panics_when_it_is_dropped_with_its_handler_loses_no_messag
         }
     }
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q")
+    let consumer = consumer(&vhost, "q")
         .with("[consumers.q]\nconcurrency = 1\ntimeout = '200ms'\nretry = { base = '10ms' }");
     let armed = Arc::new(AtomicBool::new(true));
     let notes = Notes::default();
@@ -326,7 +331,7 @@ async fn a_value_that_panics_when_it_is_dropped_with_its_handler_loses_no_messag
             }
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     let id = vhost.publish("q", "x").await;
 
     notes.wait_for(2).await;

@@ -1,8 +1,8 @@
-//! Handlers in code: what they are given, what becomes of what they do, lanes beside each other.
+//! Handlers in code: what they are given, what becomes of what they do, consumers beside each other.
 
 mod arguments;
+mod consumers;
 mod faults;
-mod lanes;
 mod slots;
 mod subscriptions;
 mod threads;

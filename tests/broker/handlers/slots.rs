@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use lapwing::{Context, Failure, Outcome};
 
-use crate::support::{Block, HandlerRun, Notes, Proxy, PublishSpec, lane, ms, vhost};
+use crate::support::{Block, HandlerRun, Notes, Proxy, PublishSpec, consumer, ms, vhost};
 
 const ONE: &str = "[consumers.q]\nconcurrency = 1\ntimeout = '300ms'\ncancel_grace = '100ms'";
 
@@ -15,7 +15,7 @@ async fn a_handler_that_blocks_its_thread_gives_its_slot_after_its_session_is_lo
     let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let changes = format!("broker.url = '{}'\n{ONE}", proxy.url(&vhost));
-    let lane = lane(&vhost, "q").with(&changes);
+    let consumer = consumer(&vhost, "q").with(&changes);
     let notes = Notes::default();
     let (block, release) = Block::new();
     let noting = notes.clone();
@@ -28,7 +28,7 @@ async fn a_handler_that_blocks_its_thread_gives_its_slot_after_its_session_is_lo
             }
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     let id = vhost.publish("q", "x").await;
     notes.wait_for(1).await;
 
@@ -37,12 +37,13 @@ async fn a_handler_that_blocks_its_thread_gives_its_slot_after_its_session_is_lo
     // It is delivered again, and runs.
     let runs = notes.wait_for(2).await;
     assert_eq!(runs[1].id, id);
-    let done = |lane: &lapwing::LaneReport| lane.ledger.acked == 1 && lane.in_flight == 0;
+    let done =
+        |consumer: &lapwing::ConsumerReport| consumer.ledger.acked == 1 && consumer.in_flight == 0;
     let report = worker.wait_for_report("it is acked", "q", done).await;
     assert_eq!(report.counts.handler_stuck, 1, "{report:?}");
     assert_eq!(report.running, 0, "{report:?}");
     drop(release);
-    let late = |lane: &lapwing::LaneReport| lane.counts.stale_settles >= 2;
+    let late = |consumer: &lapwing::ConsumerReport| consumer.counts.stale_settles >= 2;
     let report = worker.wait_for_report("its end was seen", "q", late).await;
     assert_eq!((report.running, report.ledger.acked), (0, 1), "{report:?}");
     worker.drain().await;
@@ -57,7 +58,7 @@ async fn a_handler_that_blocks_its_thread_when_it_is_dropped_gives_its_slot() {
         }
     }
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with(ONE);
+    let consumer = consumer(&vhost, "q").with(ONE);
     let notes = Notes::default();
     let (block, release) = Block::new();
     let noting = notes.clone();
@@ -72,7 +73,7 @@ async fn a_handler_that_blocks_its_thread_when_it_is_dropped_gives_its_slot() {
             pending::<()>().await;
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     for id in ["first", "next"] {
         vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }
@@ -87,7 +88,7 @@ async fn a_handler_that_blocks_its_thread_when_it_is_dropped_gives_its_slot() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_that_are_put_off_again_and_again_leave_room_for_others() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with("consumers.q.concurrency = 1");
+    let consumer = consumer(&vhost, "q").with("consumers.q.concurrency = 1");
     let notes = Notes::default();
     let noting = notes.clone();
     // Two that wait for what comes behind them: one of them wants the slot at any time.
@@ -102,25 +103,25 @@ async fn messages_that_are_put_off_again_and_again_leave_room_for_others() {
             Outcome::snooze(ms(5))
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     vhost.publish_many("q", 2, |_| PublishSpec::of("x")).await;
     notes.wait_for(5).await;
 
     vhost.publish_with(PublishSpec::to("q").id("awaited")).await;
 
-    let done = |lane: &lapwing::LaneReport| lane.ledger.acked == 3;
+    let done = |consumer: &lapwing::ConsumerReport| consumer.ledger.acked == 3;
     worker.wait_for_report("all are done", "q", done).await;
     worker.drain().await;
 }
 
-/// The lane looks after slots four times a second: what waits for that is late each time.
+/// The consumer looks after slots four times a second: what waits for that is late each time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_goes_on_while_the_path_that_had_it_waits() {
     const MESSAGES: usize = 12;
     let vhost = vhost().await;
     let changes = "[consumers.q]\nconcurrency = 1\nprefetch = 40\n\
         [consumers.q.retry]\nbase = '900ms'\njitter = 0.0";
-    let lane = lane(&vhost, "q").with(changes);
+    let consumer = consumer(&vhost, "q").with(changes);
     let notes = Notes::default();
     let noting = notes.clone();
     let ended = Arc::new(Mutex::new(Vec::new()));
@@ -137,7 +138,7 @@ async fn a_slot_goes_on_while_the_path_that_had_it_waits() {
             Ok(())
         }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     vhost
         .publish_many("q", MESSAGES, |_| PublishSpec::of("x"))
         .await;

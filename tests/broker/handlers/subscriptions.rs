@@ -1,21 +1,22 @@
 //! A subscription that nobody waits for any more: the broker may make it all the same, and must not
 //! hand it messages that nobody takes.
 
-use lapwing::{LaneReport, LaneState, Readiness};
+use lapwing::{ConsumerReport, ConsumerState, Readiness};
 
 use crate::support::{
-    DEADLINE, Gate, Notes, Proxy, PublishSpec, QueueType, RunningWorker, VHost, lane, vhost, within,
+    DEADLINE, Gate, Notes, Proxy, PublishSpec, QueueType, RunningWorker, VHost, consumer, vhost,
+    within,
 };
 
 fn is_paused(readiness: &Readiness) -> bool {
-    readiness.lanes["q"].state == LaneState::Paused
+    readiness.consumers["q"].state == ConsumerState::Paused
 }
 
 fn consumes(readiness: &Readiness) -> bool {
-    readiness.lanes["q"].state == LaneState::Consuming
+    readiness.consumers["q"].state == ConsumerState::Consuming
 }
 
-/// A lane that subscribes without asking the broker anything before, and its way to it.
+/// A consumer that subscribes without asking the broker anything before, and its way to it.
 async fn worker(
     vhost: &VHost,
     changes: &str,
@@ -29,63 +30,83 @@ async fn worker(
          consumers.q.queue_type = 'classic'\n{changes}",
         proxy.url(vhost)
     );
-    let lane = lane(vhost, "q").with(&changes);
+    let consumer = consumer(vhost, "q").with(&changes);
     let (gate, notes) = (gate.clone(), notes.clone());
     let handler = move |context: lapwing::Context| {
         let gate = gate.clone();
         notes.note(&context);
         async move { gate.passed().await }
     };
-    (lane.start_with(handler).await, proxy)
+    (consumer.start_with(handler).await, proxy)
 }
 
-/// Resumes the lane while nothing passes: it subscribes, and gets no answer.
+/// Resumes the consumer while nothing passes: it subscribes, and gets no answer.
 async fn resume_in_vain(worker: &RunningWorker, proxy: &Proxy) {
     proxy.stall();
-    worker.handle.resume("q").await.expect("the lane answers");
+    worker
+        .handle
+        .resume("q")
+        .await
+        .expect("the consumer answers");
     // Nothing tells that it waits for the broker; it takes it one turn.
     for _ in 0..100 {
         let asked = worker.handle.in_flight(Some("q"), 0, 0);
-        asked.await.expect("the lane answers");
+        asked.await.expect("the consumer answers");
     }
 }
 
 #[tokio::test]
-async fn a_lane_that_is_paused_while_it_resumes_holds_no_message() {
+async fn a_consumer_that_is_paused_while_it_resumes_holds_no_message() {
     let vhost = vhost().await;
     let (gate, notes) = (Gate::default(), Notes::default());
     let (mut worker, proxy) = worker(&vhost, "", &gate, &notes).await;
     vhost.publish("q", "x").await;
     notes.wait_for(1).await;
-    worker.handle.pause("q").await.expect("the lane answers");
+    worker
+        .handle
+        .pause("q")
+        .await
+        .expect("the consumer answers");
     vhost.publish_many("q", 5, |_| PublishSpec::of("x")).await;
 
     resume_in_vain(&worker, &proxy).await;
-    worker.handle.pause("q").await.expect("the lane answers");
+    worker
+        .handle
+        .pause("q")
+        .await
+        .expect("the consumer answers");
     proxy.resume();
 
-    within("the paused lane", worker.handle.until(is_paused)).await;
+    within("the paused consumer", worker.handle.until(is_paused)).await;
     vhost.wait_for_counts("q", 5, 1, DEADLINE).await;
     vhost.wait_for_consumers("q", 0, DEADLINE).await;
     assert_eq!(notes.runs().len(), 1);
     // What ran meanwhile is settled where it came from.
     gate.open();
     vhost.wait_for_counts("q", 5, 0, DEADLINE).await;
-    worker.handle.resume("q").await.expect("the lane answers");
-    let all = |lane: &LaneReport| lane.ledger.acked == 6;
+    worker
+        .handle
+        .resume("q")
+        .await
+        .expect("the consumer answers");
+    let all = |consumer: &ConsumerReport| consumer.ledger.acked == 6;
     worker.wait_for_report("all are done", "q", all).await;
     let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.stale, ledger.duplicates), (0, 0), "{ledger:?}");
 }
 
 #[tokio::test]
-async fn a_lane_that_drains_while_it_resumes_settles_what_runs() {
+async fn a_consumer_that_drains_while_it_resumes_settles_what_runs() {
     let vhost = vhost().await;
     let (gate, notes) = (Gate::default(), Notes::default());
     let (worker, proxy) = worker(&vhost, "", &gate, &notes).await;
     vhost.publish("q", "x").await;
     notes.wait_for(1).await;
-    worker.handle.pause("q").await.expect("the lane answers");
+    worker
+        .handle
+        .pause("q")
+        .await
+        .expect("the consumer answers");
     vhost.publish_many("q", 5, |_| PublishSpec::of("x")).await;
 
     resume_in_vain(&worker, &proxy).await;
@@ -106,19 +127,23 @@ async fn a_subscription_that_comes_too_late_holds_no_message() {
     gate.open();
     let short = "timeouts.declare = '500ms'";
     let (mut worker, proxy) = worker(&vhost, short, &gate, &notes).await;
-    worker.handle.pause("q").await.expect("the lane answers");
+    worker
+        .handle
+        .pause("q")
+        .await
+        .expect("the consumer answers");
     vhost.publish_many("q", 5, |_| PublishSpec::of("x")).await;
 
     resume_in_vain(&worker, &proxy).await;
     let gave_up = |readiness: &Readiness| {
-        let reason = readiness.lanes["q"].reason.as_deref();
+        let reason = readiness.consumers["q"].reason.as_deref();
         reason.is_some_and(|reason| reason.contains("subscribing"))
     };
     within("the end of its patience", worker.handle.until(gave_up)).await;
     proxy.resume();
 
-    within("the resumed lane", worker.handle.until(consumes)).await;
-    let all = |lane: &LaneReport| lane.ledger.acked == 5;
+    within("the resumed consumer", worker.handle.until(consumes)).await;
+    let all = |consumer: &ConsumerReport| consumer.ledger.acked == 5;
     worker.wait_for_report("all are done", "q", all).await;
     vhost.wait_for_counts("q", 0, 0, DEADLINE).await;
     worker.drain().await;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use lapwing::{Context, state::StateHandle};
 
 use crate::support::{
-    Block, DEADLINE, Gate, Notes, PublishSpec, QueueType, lane, ms, vhost, wait_until, within,
+    Block, DEADLINE, Gate, Notes, PublishSpec, QueueType, consumer, ms, vhost, wait_until, within,
 };
 
 /// The queue is there, with messages in it, before the worker is.
-const LANE: &str =
+const CONSUMER: &str =
     "[consumers.q]\nprefetch = 40\nconcurrency = 40\ntopology = 'none'\nqueue_type = 'classic'";
 
 #[expect(
@@ -25,7 +25,7 @@ fn keep_thread(time: Duration) {
 async fn a_handler_that_blocks_its_thread_holds_up_none_that_came_with_it() {
     let vhost = vhost().await;
     vhost.declare("q", QueueType::Classic).await;
-    let lane = lane(&vhost, "q").with(LANE);
+    let consumer = consumer(&vhost, "q").with(CONSUMER);
     let notes = Notes::default();
     let noting = notes.clone();
     let (block, release) = Block::new();
@@ -49,7 +49,7 @@ async fn a_handler_that_blocks_its_thread_holds_up_none_that_came_with_it() {
     vhost
         .publish_many("q", 30, |n| PublishSpec::of("x").id(ids(n)))
         .await;
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
 
     // It notes its run when it no longer blocks.
     notes.wait_for(29).await;
@@ -64,7 +64,7 @@ async fn handlers_that_block_in_place_run_all_at_once() {
     const ALL: usize = 20;
     let vhost = vhost().await;
     vhost.declare("q", QueueType::Classic).await;
-    let lane = lane(&vhost, "q").with(LANE);
+    let consumer = consumer(&vhost, "q").with(CONSUMER);
     let notes = Notes::default();
     let (noting, met) = (notes.clone(), Arc::new((Mutex::new(0), Condvar::new())));
     let handler = move |context: Context| {
@@ -87,11 +87,11 @@ async fn handlers_that_block_in_place_run_all_at_once() {
         }
     };
     vhost.publish_many("q", ALL, |_| PublishSpec::of("x")).await;
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
 
     notes.wait_for(ALL).await;
 
-    let done = |lane: &lapwing::LaneReport| lane.ledger.acked == ALL as u64;
+    let done = |consumer: &lapwing::ConsumerReport| consumer.ledger.acked == ALL as u64;
     let report = worker.wait_for_report("all succeeded", "q", done).await;
     assert_eq!(report.counts.panicked, 0);
     worker.drain().await;
@@ -101,7 +101,7 @@ async fn handlers_that_block_in_place_run_all_at_once() {
 async fn handlers_that_compute_are_spread_over_the_threads() {
     let vhost = vhost().await;
     vhost.declare("q", QueueType::Classic).await;
-    let lane = lane(&vhost, "q").with(LANE);
+    let consumer = consumer(&vhost, "q").with(CONSUMER);
     let notes = Notes::default();
     let threads = Arc::new(Mutex::new(std::collections::BTreeMap::new()));
     let (noting, seen) = (notes.clone(), Arc::clone(&threads));
@@ -115,7 +115,7 @@ async fn handlers_that_compute_are_spread_over_the_threads() {
         }
     };
     vhost.publish_many("q", 30, |_| PublishSpec::of("x")).await;
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
 
     notes.wait_for(30).await;
 
@@ -144,7 +144,7 @@ async fn handlers_that_keep_all_threads_leave_no_pile_of_tasks() {
     for (time, count) in [(ms(150), 40), (Duration::from_micros(300), 4_000)] {
         let vhost = vhost().await;
         vhost.declare("q", QueueType::Classic).await;
-        let lane = lane(&vhost, "q").with(LANE);
+        let consumer = consumer(&vhost, "q").with(CONSUMER);
         let notes = Notes::default();
         let noting = notes.clone();
         let handler = move |context: Context| {
@@ -157,7 +157,7 @@ async fn handlers_that_keep_all_threads_leave_no_pile_of_tasks() {
         vhost
             .publish_many("q", count, |_| PublishSpec::of("x"))
             .await;
-        let worker = lane.start_with(handler).await;
+        let worker = consumer.start_with(handler).await;
 
         let most = most_tasks(&notes, count).await;
 
@@ -167,9 +167,9 @@ async fn handlers_that_keep_all_threads_leave_no_pile_of_tasks() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_update_of_the_state_that_takes_long_holds_up_no_lane() {
+async fn an_update_of_the_state_that_takes_long_holds_up_no_consumer() {
     let vhost = vhost().await;
-    let lane = lane(&vhost, "q").with("[timeouts]\ncall = '5s'");
+    let consumer = consumer(&vhost, "q").with("[timeouts]\ncall = '5s'");
     let (begun, end) = (Gate::default(), Arc::new(Barrier::new(2)));
     let held = (begun.clone(), Arc::clone(&end));
     let handler = move |state: StateHandle| {
@@ -181,7 +181,7 @@ async fn an_update_of_the_state_that_takes_long_holds_up_no_lane() {
         };
         async move { state.update("k", update).await.map(drop) }
     };
-    let worker = lane.start_with(handler).await;
+    let worker = consumer.start_with(handler).await;
     vhost.publish("q", "x").await;
     within("the update", begun.passed()).await;
 
@@ -189,7 +189,7 @@ async fn an_update_of_the_state_that_takes_long_holds_up_no_lane() {
 
     assert_eq!((report.running, report.ledger.acked), (1, 0));
     end.wait();
-    let acked = |report: &lapwing::LaneReport| report.ledger.acked == 1;
+    let acked = |report: &lapwing::ConsumerReport| report.ledger.acked == 1;
     worker.wait_for_report("it is acked", "q", acked).await;
     worker.drain().await;
 }

@@ -7,7 +7,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::Setup;
 use crate::support::{
-    Account, BUSY, DEADLINE, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess, lane, ms,
+    Account, BUSY, DEADLINE, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess, consumer, ms,
     vhost, within,
 };
 
@@ -165,7 +165,7 @@ impl Stalling {
         let address = listener.local_addr().expect("it is bound");
         let vhost = vhost().await;
         let url = format!("http://{address}/");
-        let config = lane(&vhost, "q").http_at(&url).with(changes).toml();
+        let config = consumer(&vhost, "q").http_at(&url).with(changes).toml();
         let worker = WorkerProcess::start(&config);
         worker.wait_for_consumers(&vhost, "q", 1).await;
         vhost.publish("q", "x").await;

@@ -4,9 +4,9 @@ mod answers;
 mod requests;
 mod unreachable;
 
-use crate::support::{DEADLINE, Got, HttpHandler, VHost, WorkerProcess, lane, vhost};
+use crate::support::{DEADLINE, Got, HttpHandler, VHost, WorkerProcess, consumer, vhost};
 
-/// A worker with the lane `q`, and what it works on.
+/// A worker with the consumer `q`, and what it works on.
 struct Setup {
     vhost: VHost,
     server: HttpHandler,
@@ -14,11 +14,11 @@ struct Setup {
 }
 
 impl Setup {
-    /// The lane is changed by `changes`, TOML without its table's name.
+    /// The consumer is changed by `changes`, TOML without its table's name.
     async fn new(server: HttpHandler, changes: &str) -> Self {
         let vhost = vhost().await;
         let changes = format!("[consumers.q]\n{changes}");
-        let config = lane(&vhost, "q").http(&server).with(&changes).toml();
+        let config = consumer(&vhost, "q").http(&server).with(&changes).toml();
         let worker = WorkerProcess::start(&config);
         worker.wait_for_consumers(&vhost, "q", 1).await;
         Self {

@@ -3,7 +3,7 @@
 use lapin::types::{AMQPValue, FieldArray};
 
 use super::Setup;
-use crate::support::{DEADLINE, HttpHandler, PublishSpec, Reply, lane};
+use crate::support::{DEADLINE, HttpHandler, PublishSpec, Reply, consumer};
 
 #[tokio::test]
 async fn a_body_goes_as_it_is_with_the_content_type_it_has() {
@@ -58,7 +58,7 @@ async fn what_is_known_about_a_message_goes_in_headers() {
     vhost
         .declare_exchange("shop", lapin::ExchangeKind::Topic)
         .await;
-    let config = lane(&vhost, "q")
+    let config = consumer(&vhost, "q")
         .http(&server)
         .with(&format!("[consumers.q]\n{changes}"))
         .toml();
@@ -158,7 +158,7 @@ async fn a_message_that_was_delivered_before_says_so() {
     vhost.wait_for_counts("q", 1, 0, DEADLINE).await;
 
     let changes = "[consumers.q]\ntopology = 'none'";
-    let config = lane(&vhost, "q").http(&server).with(changes).toml();
+    let config = consumer(&vhost, "q").http(&server).with(changes).toml();
     let _worker = crate::support::WorkerProcess::start(&config);
 
     let seen = server.wait_for_answered(1, DEADLINE).await;
@@ -304,7 +304,7 @@ async fn a_proxy_of_the_environment_is_used_for_loopback_too_but_where_it_is_exc
     ] {
         let vhost = crate::support::vhost().await;
         let changes = "[consumers.q]\nretry = { max_attempts = 1 }";
-        let config = lane(&vhost, "q").http_at(NOBODY).with(changes).toml();
+        let config = consumer(&vhost, "q").http_at(NOBODY).with(changes).toml();
         let worker = crate::support::WorkerProcess::start_with(&config, |command| {
             command
                 .env("HTTP_PROXY", proxy.url())

@@ -9,7 +9,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Setup;
 use crate::support::{
-    DEADLINE, HttpHandler, Proxy, Reply, WorkerProcess, field, lane, require, vhost,
+    DEADLINE, HttpHandler, Proxy, Reply, WorkerProcess, consumer, field, require, vhost,
 };
 
 #[tokio::test]
@@ -128,7 +128,7 @@ async fn a_server_behind_a_private_authority_is_trusted_by_its_ca_file_only() {
     let url = format!("https://localhost:{port}/");
     let start = |queue: &str, changes: &str| {
         let changes = format!("[consumers.{queue}]\ntimeout = '5s'\n{changes}");
-        WorkerProcess::start(&lane(&vhost, queue).http_at(&url).with(&changes).toml())
+        WorkerProcess::start(&consumer(&vhost, queue).http_at(&url).with(&changes).toml())
     };
     let ca = format!("handler.ca_file = '{}'", tls.ca.display());
     let mut trusting = start("trusting", &ca);

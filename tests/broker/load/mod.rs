@@ -182,7 +182,7 @@ async fn each_of_20_000_messages_is_settled_exactly_as_the_rules_say() {
     assert!(peak <= CONCURRENCY, "{peak} handlers at once");
 
     // The account is what was seen from the outside.
-    let (ledger, lane) = (report.ledger(), &report.lanes["orders"]);
+    let (ledger, consumer) = (report.ledger(), &report.consumers["orders"]);
     let as_u64 = |n: usize| n as u64;
     assert_eq!(
         ledger.acked,
@@ -197,8 +197,11 @@ async fn each_of_20_000_messages_is_settled_exactly_as_the_rules_say() {
     );
     assert_eq!((ledger.open(), report.left()), (0, 0));
     let retries = expected - MESSAGES;
-    assert_eq!(lane.counts.inline_retries, as_u64(retries - parked));
-    assert!(lane.counts.inline_retries > 0, "the inline tier was used");
+    assert_eq!(consumer.counts.inline_retries, as_u64(retries - parked));
+    assert!(
+        consumer.counts.inline_retries > 0,
+        "the inline tier was used"
+    );
     assert!(parked >= Fate::FailsAlways.count(), "the ladder was used");
 
     // Nothing is left anywhere but in the dead-letter queue, and there it is whole.

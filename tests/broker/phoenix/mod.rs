@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::support::{
-    DEADLINE, HttpHandler, Reply, VHost, WorkerProcess, backends, get_json, lane, vhost, wait_until,
+    DEADLINE, HttpHandler, Reply, VHost, WorkerProcess, backends, consumer, get_json, vhost,
+    wait_until,
 };
 
 /// How spans get there.
@@ -163,7 +164,7 @@ async fn three_messages(transport: Transport) {
         .await;
     let project = Project::new(vhost.name(), transport).await;
     let changes = "[consumers.q.retry]\nbase = '1s'\njitter = 0";
-    let config = lane(&vhost, "q").http(&server).with(changes).toml();
+    let config = consumer(&vhost, "q").http(&server).with(changes).toml();
     let mut worker = WorkerProcess::start_with(&config, |command| project.observe(command));
     worker.wait_for_consumers(&vhost, "q", 1).await;
     for id in ["ok", "late", "never"] {
@@ -222,7 +223,7 @@ fn of_success(trace: &Trace<'_>, pid: u32, server: &HttpHandler) {
             "messaging.message.id": "ok",
             "messaging.destination.template": "q",
             "messaging.rabbitmq.message.delivery_tag": 1,
-            "lapwing.lane": "q",
+            "lapwing.consumer": "q",
             "lapwing.attempt": 1,
             "lapwing.outcome": "succeeded",
             "error.type": null,

@@ -25,7 +25,7 @@ fn text(value: &Value) -> &str {
 
 /// Puts Grafana's values in place of its variables, all of them chosen.
 fn with_values(expression: &str) -> String {
-    ["job", "instance", "lane"]
+    ["job", "instance", "consumer"]
         .iter()
         .fold(expression.to_owned(), |expression, variable| {
             expression.replace(&format!("${variable}"), ".*")
@@ -79,14 +79,14 @@ fn selectors(expression: &str) -> Vec<String> {
 
 #[test]
 fn selectors_are_told_from_labels_and_functions() {
-    let expression = "up == 0 and on (job, lapwing_lane) sum by (lapwing_lane, le) \
-        (rate(lapwing_message_latency_seconds_bucket[10m])) > 60 or lapwing_lane_state{lapwing_state=~\"a|b\"}";
+    let expression = "up == 0 and on (job, lapwing_consumer) sum by (lapwing_consumer, le) \
+        (rate(lapwing_message_latency_seconds_bucket[10m])) > 60 or lapwing_consumer_state{lapwing_state=~\"a|b\"}";
     assert_eq!(
         selectors(expression),
         [
             "up",
             "lapwing_message_latency_seconds_bucket",
-            "lapwing_lane_state{lapwing_state=~\"a|b\"}"
+            "lapwing_consumer_state{lapwing_state=~\"a|b\"}"
         ]
     );
 }
@@ -138,7 +138,7 @@ async fn alerts_say_what_happened(prometheus: &Prometheus) {
     assert_eq!(alert["labels"]["alertname"], "LapwingDeadLetters");
     assert_eq!(
         alert["annotations"]["summary"],
-        "Lane q dead-letters messages (rejected)"
+        "Consumer q dead-letters messages (rejected)"
     );
     let description = text(&alert["annotations"]["description"]);
     assert!(description.starts_with("About "), "{description}");
@@ -209,7 +209,7 @@ async fn a_drain_can_be_watched() {
     let dashboard = dashboard();
     let of_panels = of_panels(&dashboard);
     let mut of_drain = of_panels.iter().filter(|(title, _)| title == "Drain");
-    for _ in ["lanes", "in flight"] {
+    for _ in ["consumers", "in flight"] {
         let (_, expression) = of_drain.next().expect("two expressions");
         prometheus.wait_for(expression, |seen| seen == [1.0]).await;
     }

@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 use crate::support::{
-    DEADLINE, Gate, HttpHandler, Reply, Request, VHost, WorkerProcess, backends, field, lane, vhost,
+    DEADLINE, Gate, HttpHandler, Reply, Request, VHost, WorkerProcess, backends, consumer, field,
+    vhost,
 };
 
 /// The alert rules that come with Lapwing.
@@ -28,7 +29,7 @@ async fn program(name: &str) -> Command {
     Command::new(Path::new(&folder).join(name))
 }
 
-/// A worker with a lane `q` on HTTP, whose `/metrics` is served.
+/// A worker with a consumer `q` on HTTP, whose `/metrics` is served.
 struct Setup {
     vhost: VHost,
     server: HttpHandler,
@@ -56,7 +57,7 @@ impl Setup {
         })
         .await;
         let changes = "[consumers.q.retry]\nbase = '1s'\njitter = 0";
-        let config = lane(&vhost, "q").http(&server).with(changes).toml();
+        let config = consumer(&vhost, "q").http(&server).with(changes).toml();
         let worker = WorkerProcess::start_with(&config, |command| {
             command.env("LAPWING__ADMIN__LISTEN", "127.0.0.1:0");
         });

@@ -11,8 +11,8 @@ use lapwing::Ledger;
 
 use crate::support::exchange::{Exchange, Seen};
 use crate::support::{
-    DEADLINE, Ending, Exit, HttpHandler, QueueType, VHost, WorkerProcess, assert_adds_up, field,
-    lane, wait_until,
+    DEADLINE, Ending, Exit, HttpHandler, QueueType, VHost, WorkerProcess, assert_adds_up, consumer,
+    field, wait_until,
 };
 
 /// One of several workers. Its requests have a path of their own, which tells whose they are.
@@ -26,7 +26,10 @@ impl Replica {
     /// A worker on the queue `orders`.
     fn start(number: usize, vhost: &VHost, handler: &HttpHandler, changes: &str) -> Self {
         let url = format!("{}{number}", handler.url());
-        let config = lane(&vhost, "orders").http_at(&url).with(changes).toml();
+        let config = consumer(&vhost, "orders")
+            .http_at(&url)
+            .with(changes)
+            .toml();
         Self {
             number,
             started: Instant::now(),
@@ -117,7 +120,7 @@ fn answers(seen: &Seen) -> Vec<Instant> {
     answers
 }
 
-/// A queue `orders` of this kind in a lane's configuration, with these limits.
+/// A queue `orders` of this kind in a consumer's configuration, with these limits.
 fn limits(kind: QueueType, prefetch: usize, concurrency: usize) -> String {
     format!(
         "[consumers.orders]\nqueue_type = '{}'\nprefetch = {prefetch}\nconcurrency = {concurrency}",

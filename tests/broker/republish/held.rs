@@ -1,6 +1,6 @@
-//! What a lane does, and says, while it is held.
+//! What a consumer does, and says, while it is held.
 
-use lapwing::{LaneReport, LaneState, Readiness};
+use lapwing::{ConsumerReport, ConsumerState, Readiness};
 
 use super::{DEAD, QUEUE, orders};
 use crate::support::{
@@ -8,11 +8,11 @@ use crate::support::{
     wait_until,
 };
 
-/// There is no rung, and nobody declares one: the first failure holds the lane, for good.
+/// There is no rung, and nobody declares one: the first failure holds the consumer, for good.
 const FOR_GOOD: &str = "publish.hold = '10m'\n[consumers.orders]\ntopology = 'none'\n";
 
 fn is_held(readiness: &Readiness) -> bool {
-    readiness.lanes[QUEUE].state == LaneState::Held
+    readiness.consumers[QUEUE].state == ConsumerState::Held
 }
 
 async fn vhost_without_rung() -> VHost {
@@ -39,12 +39,12 @@ async fn handler(failing: &Gate, gate: &Gate) -> HttpHandler {
     .await
 }
 
-async fn report(worker: &RunningWorker, what: &str, accept: impl Fn(&LaneReport) -> bool) {
+async fn report(worker: &RunningWorker, what: &str, accept: impl Fn(&ConsumerReport) -> bool) {
     wait_until(what, DEADLINE, async || worker.report(QUEUE).await, accept).await;
 }
 
 #[tokio::test]
-async fn a_held_lane_starts_nothing_in_a_slot_that_comes_free() {
+async fn a_held_consumer_starts_nothing_in_a_slot_that_comes_free() {
     let (vhost, gate, open) = (vhost_without_rung().await, Gate::default(), Gate::default());
     open.open();
     let handler = handler(&open, &gate).await;
@@ -53,21 +53,28 @@ async fn a_held_lane_starts_nothing_in_a_slot_that_comes_free() {
     for id in ["fails", "gated", "waits"] {
         vhost.publish_with(PublishSpec::to(QUEUE).id(id)).await;
     }
-    worker.until("holds its lane", is_held).await;
-    report(&worker, "one waits", |lane| lane.buffered == 1).await;
+    worker.until("holds its consumer", is_held).await;
+    report(&worker, "one waits", |consumer| consumer.buffered == 1).await;
 
     gate.open();
 
-    report(&worker, "one is done", |lane| lane.ledger.acked == 1).await;
-    let lane = worker.report(QUEUE).await;
-    assert_eq!((lane.buffered, lane.running), (1, 0), "{lane:?}");
+    report(&worker, "one is done", |consumer| {
+        consumer.ledger.acked == 1
+    })
+    .await;
+    let consumer = worker.report(QUEUE).await;
+    assert_eq!(
+        (consumer.buffered, consumer.running),
+        (1, 0),
+        "{consumer:?}"
+    );
     assert_eq!(handler.seen().exchanges.len(), 2);
     let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.acked, ledger.returned), (1, 2), "{ledger:?}");
 }
 
 #[tokio::test]
-async fn a_lane_that_is_held_while_it_subscribes_says_so_when_it_has() {
+async fn a_consumer_that_is_held_while_it_subscribes_says_so_when_it_has() {
     let (vhost, gate) = (vhost_without_rung().await, Gate::default());
     let (handler, proxy) = (handler(&gate, &gate).await, Proxy::to(&vhost).await);
     let impatient = format!("timeouts.confirm = '200ms'\n{FOR_GOOD}");
@@ -79,16 +86,19 @@ async fn a_lane_that_is_held_while_it_subscribes_says_so_when_it_has() {
     vhost.publish_with(PublishSpec::to(QUEUE).id("fails")).await;
     handler.wait_for_requests(1, DEADLINE).await;
     let pause = worker.handle.pause(QUEUE);
-    pause.await.expect("the lane answers");
+    pause.await.expect("the consumer answers");
     proxy.stall();
     let resume = worker.handle.resume(QUEUE);
-    resume.await.expect("the lane answers");
+    resume.await.expect("the consumer answers");
 
     gate.open();
-    worker.until("holds its lane", is_held).await;
+    worker.until("holds its consumer", is_held).await;
     proxy.resume();
 
-    report(&worker, "it subscribed", |lane| lane.counts.sessions == 2).await;
+    report(&worker, "it subscribed", |consumer| {
+        consumer.counts.sessions == 2
+    })
+    .await;
     let readiness = worker.handle.readiness();
     assert!(is_held(&readiness), "{readiness:?}");
     worker.drain().await;

@@ -7,17 +7,17 @@ mod obstacles;
 
 use lapin::types::AMQPValue;
 
-use crate::support::{HttpHandler, Lanes, QueueType, VHost, lane, lane::BrokerUrl};
+use crate::support::{Consumers, HttpHandler, QueueType, VHost, consumer, consumer::BrokerUrl};
 
 const QUEUE: &str = "orders";
 const RUNG: &str = "orders.retry.1s";
 const DEAD: &str = "orders.dead";
 const QUEUES: [&str; 3] = [QUEUE, RUNG, DEAD];
 
-/// The lane. Every retry goes to the rung of one second; a lane that cannot publish is held soon.
-fn orders(broker: &(impl BrokerUrl + ?Sized), handler: &HttpHandler) -> Lanes {
-    let lane = lane(broker, QUEUE).http(handler).quick();
-    lane.retry_at_broker().soon_held().at_once(64)
+/// The consumer. Every retry goes to the rung of one second; a consumer that cannot publish is held soon.
+fn orders(broker: &(impl BrokerUrl + ?Sized), handler: &HttpHandler) -> Consumers {
+    let consumer = consumer(broker, QUEUE).http(handler).quick();
+    consumer.retry_at_broker().soon_held().at_once(64)
 }
 
 /// Declares the rung as its user would who has `topology = "none"`.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use lapin::types::AMQPValue;
-use lapwing::{LaneReport, LaneState, Readiness};
+use lapwing::{ConsumerReport, ConsumerState, Readiness};
 use serde_json::Value;
 
 use super::{DEAD, QUEUE, QUEUES, RUNG, declare_rung, orders};
@@ -27,7 +27,7 @@ async fn first_attempts_fail(gate: &Gate) -> HttpHandler {
 }
 
 fn is_held(readiness: &Readiness) -> bool {
-    readiness.lanes[QUEUE].state == LaneState::Held
+    readiness.consumers[QUEUE].state == ConsumerState::Held
 }
 
 #[tokio::test]
@@ -51,7 +51,7 @@ async fn a_rung_deleted_under_load_is_declared_again_and_every_retry_parked_once
     let ledger = report.ledger();
     assert_eq!((ledger.parked, ledger.acked), (200, 200), "{ledger:?}");
     assert!(
-        report.lanes[QUEUE].counts.publish_failures > 0,
+        report.consumers[QUEUE].counts.publish_failures > 0,
         "{report:?}"
     );
     Account::take(&vhost, ids, &handler.seen(), &QUEUES)
@@ -60,7 +60,7 @@ async fn a_rung_deleted_under_load_is_declared_again_and_every_retry_parked_once
 }
 
 #[tokio::test]
-async fn without_its_rung_a_failed_message_stays_in_its_queue_and_the_lane_is_held() {
+async fn without_its_rung_a_failed_message_stays_in_its_queue_and_the_consumer_is_held() {
     let vhost = vhost().await;
     vhost.declare(QUEUE, QueueType::Quorum).await;
     vhost.declare(DEAD, QueueType::Quorum).await;
@@ -73,9 +73,9 @@ async fn without_its_rung_a_failed_message_stays_in_its_queue_and_the_lane_is_he
         .publish_many(QUEUE, 50, |_| PublishSpec::of("{}"))
         .await;
 
-    let held = worker.until("holds its lane", is_held).await;
+    let held = worker.until("holds its consumer", is_held).await;
     assert!(!held.ready, "{held:?}");
-    assert!(held.lanes[QUEUE].reason.is_some(), "{held:?}");
+    assert!(held.consumers[QUEUE].reason.is_some(), "{held:?}");
     let count = vhost.counts(QUEUE).await;
     assert_eq!(
         count.total(),
@@ -96,7 +96,7 @@ async fn without_its_rung_a_failed_message_stays_in_its_queue_and_the_lane_is_he
 }
 
 #[tokio::test]
-async fn a_paused_lane_whose_retry_cannot_be_published_stays_paused_and_gives_it_back() {
+async fn a_paused_consumer_whose_retry_cannot_be_published_stays_paused_and_gives_it_back() {
     let vhost = vhost().await;
     vhost.declare(QUEUE, QueueType::Quorum).await;
     vhost.declare(DEAD, QueueType::Quorum).await;
@@ -107,27 +107,27 @@ async fn a_paused_lane_whose_retry_cannot_be_published_stays_paused_and_gives_it
     vhost.publish(QUEUE, "{}").await;
     handler.wait_for_requests(1, DEADLINE).await;
     let pause = worker.handle.pause(QUEUE);
-    pause.await.expect("the lane answers");
+    pause.await.expect("the consumer answers");
 
     gate.open();
 
     vhost.wait_for_counts(QUEUE, 1, 0, DEADLINE).await;
     let readiness = worker.handle.readiness();
-    assert_eq!(readiness.lanes[QUEUE].state, LaneState::Paused);
+    assert_eq!(readiness.consumers[QUEUE].state, ConsumerState::Paused);
     assert!(readiness.ready, "{readiness:?}");
-    // A lane that is held lets go when it is paused.
+    // A consumer that is held lets go when it is paused.
     let resume = worker.handle.resume(QUEUE);
-    resume.await.expect("the lane answers");
-    worker.until("holds its lane", is_held).await;
+    resume.await.expect("the consumer answers");
+    worker.until("holds its consumer", is_held).await;
     let pause = worker.handle.pause(QUEUE);
-    pause.await.expect("the lane answers");
+    pause.await.expect("the consumer answers");
     vhost.wait_for_counts(QUEUE, 1, 0, DEADLINE).await;
     let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.returned, ledger.received), (2, 2), "{ledger:?}");
 }
 
 #[tokio::test]
-async fn a_full_dead_letter_queue_holds_the_lane_until_there_is_room() {
+async fn a_full_dead_letter_queue_holds_the_consumer_until_there_is_room() {
     let vhost = vhost().await;
     let handler = HttpHandler::answering(|_| Reply::status(400)).await;
     let none = "[consumers.orders]\ntopology = 'none'";
@@ -143,7 +143,7 @@ async fn a_full_dead_letter_queue_holds_the_lane_until_there_is_room() {
         .publish_many(QUEUE, 12, |_| PublishSpec::of("{}"))
         .await;
 
-    worker.until("holds its lane", is_held).await;
+    worker.until("holds its consumer", is_held).await;
     vhost.wait_for_counts(DEAD, 5, 0, DEADLINE).await;
     let total = async || vhost.counts(QUEUE).await.total();
     wait_until("the rest stays in its queue", DEADLINE, total, |total| {
@@ -211,7 +211,7 @@ async fn a_publishing_connection_that_dies_again_and_again_costs_no_retry() {
         let peer = peer.expect("waited for");
         vhost.close_connection(&peer.name).await;
         gate.open();
-        let failed = |lane: &LaneReport| lane.counts.publish_failures > failures;
+        let failed = |consumer: &ConsumerReport| consumer.counts.publish_failures > failures;
         worker
             .wait_for_report("a retry is not published", QUEUE, failed)
             .await;
@@ -246,8 +246,8 @@ async fn a_copy_that_comes_back_is_told_without_its_bytes() {
     let mut worker = WorkerProcess::start(&orders(&vhost, &handler).with(changes).toml());
     vhost.publish(QUEUE, BODY).await;
 
-    let held = |line: &Value| log_message(line).contains("lane held");
-    let line = worker.wait_for("the lane held", DEADLINE, held).await;
+    let held = |line: &Value| log_message(line).contains("consumer held");
+    let line = worker.wait_for("the consumer held", DEADLINE, held).await;
 
     let why = field(&line, "error").to_string();
     assert!(why.contains("NO_ROUTE"), "{why}");

@@ -72,10 +72,10 @@ fn number_of(id: &str) -> usize {
     number.expect("it has a number")
 }
 
-/// How often each message was done, by its lane and number.
+/// How often each message was done, by its consumer and number.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// Whether handlers keep their threads beyond their timeout, and that of others with it: the lane
+    /// Whether handlers keep their threads beyond their timeout, and that of others with it: the consumer
     /// gives their slots away while they still run.
     keeps: bool,
     pub(super) load: Arc<Load>,
@@ -136,7 +136,7 @@ impl Drop for PanicsWhenDropped {
 }
 
 pub(super) async fn handle(context: Context, seen: Shared<Arc<Seen>>) -> Outcome {
-    let _inside = (!seen.keeps).then(|| seen.load.enter(context.lane()));
+    let _inside = (!seen.keeps).then(|| seen.load.enter(context.consumer()));
     let id = context.message().id().unwrap_or_default();
     let number = number_of(id);
     let first = context.attempt() == 1;

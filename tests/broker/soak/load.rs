@@ -1,13 +1,13 @@
-//! What must hold at any moment: no more handlers of a lane at once than it has slots, and no free
+//! What must hold at any moment: no more handlers of a consumer at once than it has slots, and no free
 //! slot for long while a delivery waits for one.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use lapwing::{LaneState, WorkerHandle};
+use lapwing::{ConsumerState, WorkerHandle};
 
-use super::LANES;
+use super::CONSUMERS;
 use crate::support::ms;
 
 /// A handler that is seen now got its slot no longer ago than this, and by the limit of then.
@@ -15,9 +15,9 @@ const LATE: Duration = Duration::from_secs(2);
 /// Far more than a slot may stay free, for a machine that does other things too.
 const STALL: Duration = Duration::from_secs(1);
 
-/// One lane's handlers.
+/// One consumer's handlers.
 #[derive(Debug, Default)]
-struct Lane {
+struct Consumer {
     inside: usize,
     peak: usize,
     /// How many handlers may run, and since when.
@@ -26,7 +26,7 @@ struct Lane {
     unsettled: usize,
 }
 
-impl Lane {
+impl Consumer {
     fn limit(&self) -> usize {
         self.limits.last().map_or(0, |(_, limit)| *limit)
     }
@@ -49,7 +49,7 @@ impl Lane {
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Load {
-    lanes: Mutex<BTreeMap<String, Lane>>,
+    consumers: Mutex<BTreeMap<String, Consumer>>,
     faults: Mutex<Vec<String>>,
 }
 
@@ -58,14 +58,14 @@ pub(super) struct Inside<'a>(&'a Load, String);
 
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
-        self.0.with(&self.1, |lane| lane.inside -= 1);
+        self.0.with(&self.1, |consumer| consumer.inside -= 1);
     }
 }
 
 impl Load {
-    fn with<T>(&self, lane: &str, change: impl FnOnce(&mut Lane) -> T) -> T {
-        let mut lanes = self.lanes.lock().expect("no holder panics");
-        change(lanes.entry(lane.to_owned()).or_default())
+    fn with<T>(&self, consumer: &str, change: impl FnOnce(&mut Consumer) -> T) -> T {
+        let mut consumers = self.consumers.lock().expect("no holder panics");
+        change(consumers.entry(consumer.to_owned()).or_default())
     }
 
     fn fault(&self, fault: String) {
@@ -74,67 +74,68 @@ impl Load {
     }
 
     /// From now on this many handlers may run.
-    pub(super) fn limit(&self, lane: &str, limit: u16) {
-        self.with(lane, |lane| {
-            lane.limits.push((Instant::now(), limit.into()));
+    pub(super) fn limit(&self, consumer: &str, limit: u16) {
+        self.with(consumer, |consumer| {
+            consumer.limits.push((Instant::now(), limit.into()));
         });
     }
 
     /// Inside until the guard is dropped.
-    pub(super) fn enter(&self, lane: &str) -> Inside<'_> {
-        let (inside, most) = self.with(lane, |lane| {
-            lane.inside += 1;
-            lane.peak = lane.peak.max(lane.inside);
-            (lane.inside, lane.most())
+    pub(super) fn enter(&self, consumer: &str) -> Inside<'_> {
+        let (inside, most) = self.with(consumer, |consumer| {
+            consumer.inside += 1;
+            consumer.peak = consumer.peak.max(consumer.inside);
+            (consumer.inside, consumer.most())
         });
         if inside > most {
             self.fault(format!(
-                "{inside} handlers of {lane}, which may have {most}"
+                "{inside} handlers of {consumer}, which may have {most}"
             ));
         }
-        Inside(self, lane.to_owned())
+        Inside(self, consumer.to_owned())
     }
 
-    /// Looks at a worker's lanes until it drains.
+    /// Looks at a worker's consumers until it drains.
     pub(super) async fn watch(self: Arc<Self>, handle: WorkerHandle) {
         // Since when a slot has been free beside a delivery, and how many attempts there were.
         let mut free: BTreeMap<&str, (Instant, u64)> = BTreeMap::new();
         while !handle.readiness().draining {
             tokio::time::sleep(ms(50)).await;
-            for lane in LANES {
-                let report = handle.report(lane);
-                let consumes = handle.readiness().lanes[lane].state == LaneState::Consuming;
+            for consumer in CONSUMERS {
+                let report = handle.report(consumer);
+                let consumes =
+                    handle.readiness().consumers[consumer].state == ConsumerState::Consuming;
                 let (Ok(report), true) = (report, consumes) else {
-                    free.remove(lane);
+                    free.remove(consumer);
                     continue;
                 };
                 let unsettled = report.in_flight;
-                let limit = self.with(lane, |lane| {
-                    lane.unsettled = lane.unsettled.max(unsettled);
-                    lane.limit()
+                let limit = self.with(consumer, |consumer| {
+                    consumer.unsettled = consumer.unsettled.max(unsettled);
+                    consumer.limit()
                 });
                 let attempts = report.counts.attempts;
                 let begin = (Instant::now(), attempts);
-                let since = free.entry(lane).or_insert(begin);
+                let since = free.entry(consumer).or_insert(begin);
                 if report.buffered == 0 || report.running >= limit || since.1 != attempts {
                     *since = begin;
                 } else if since.0.elapsed() > STALL {
-                    self.fault(format!("{lane} has a free slot of {limit}: {report:?}"));
+                    self.fault(format!("{consumer} has a free slot of {limit}: {report:?}"));
                     *since = begin;
                 }
             }
         }
     }
 
-    /// Panics when anything was wrong; else tells each lane's peaks.
+    /// Panics when anything was wrong; else tells each consumer's peaks.
     pub(super) fn check(&self) -> String {
         let faults = self.faults.lock().expect("no holder panics");
         assert!(faults.is_empty(), "{faults:#?}");
-        let lanes = self.lanes.lock().expect("no holder panics");
-        let peaks = lanes.iter().map(|(name, lane)| {
+        let consumers = self.consumers.lock().expect("no holder panics");
+        let peaks = consumers.iter().map(|(name, consumer)| {
             format!(
                 "{name}: {} handlers, {} unsettled; ",
-                lane.peak, lane.unsettled
+                consumer.peak, consumer.unsettled
             )
         });
         peaks.collect()

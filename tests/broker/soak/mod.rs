@@ -1,4 +1,4 @@
-//! Random mixes of everything that can happen to a lane, for as long as one likes: `make soak`.
+//! Random mixes of everything that can happen to a consumer, for as long as one likes: `make soak`.
 //! Whatever happened, each message must have ended as its handler wants it to end.
 
 mod fate;
@@ -11,19 +11,21 @@ use std::time::{Duration, Instant};
 
 use fate::{Fate, Seen, handle};
 use lapwing::Settings;
-use lapwing::{LaneState, Ledger, Readiness, Report, RunError, Worker, WorkerHandle};
+use lapwing::{ConsumerState, Ledger, Readiness, Report, RunError, Worker, WorkerHandle};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
-use crate::support::{Broker, Proxy, PublishSpec, QueueType, VHost, lanes, ms, require, within};
+use crate::support::{
+    Broker, Proxy, PublishSpec, QueueType, VHost, consumers, ms, require, within,
+};
 
-const LANES: [&str; 3] = ["a", "b", SHAKY];
-/// The lane whose queues are deleted, with what is in them: only what it is sent in the end must
+const CONSUMERS: [&str; 3] = ["a", "b", SHAKY];
+/// The consumer whose queues are deleted, with what is in them: only what it is sent in the end must
 /// all be done.
 const SHAKY: &str = "c";
 const MESSAGES: usize = 2_000;
-/// Messages that the shaky lane is sent in the end, and each time its queue is there again.
+/// Messages that the shaky consumer is sent in the end, and each time its queue is there again.
 const FEW: usize = 200;
 const PREFETCHES: [u16; 5] = [1, 2, 7, 64, 300];
 /// How long a round may take to come to its end when nothing disturbs it any more.
@@ -55,15 +57,15 @@ async fn play(broker: &Broker, seed: u64) {
     let mut round = Round::new(seed, &vhost).await;
     round.start().await;
     let publish = async {
-        for lane in LANES {
+        for consumer in CONSUMERS {
             vhost
-                .publish_many(lane, MESSAGES, |_| PublishSpec::of("x"))
+                .publish_many(consumer, MESSAGES, |_| PublishSpec::of("x"))
                 .await;
         }
     };
-    // The shaky lane has its messages before its queue is deleted.
-    tokio::join!(publish, round.disturb(&vhost, &LANES[..2], 40));
-    round.disturb(&vhost, &LANES, 40).await;
+    // The shaky consumer has its messages before its queue is deleted.
+    tokio::join!(publish, round.disturb(&vhost, &CONSUMERS[..2], 40));
+    round.disturb(&vhost, &CONSUMERS, 40).await;
     round.settle(&vhost).await;
 }
 
@@ -75,12 +77,12 @@ async fn block_publishing(broker: Broker, time: Duration) {
     broker.ctl(&[limit, "absolute", "2GB"]).await;
 }
 
-/// Messages of a lane that have not come to their end. Looked for twice, and at once, as they go
+/// Messages of a consumer that have not come to their end. Looked for twice, and at once, as they go
 /// round from queue to rung and back.
-async fn left(vhost: &VHost, lane: &str) -> u32 {
-    let rung = format!("{lane}.retry.1s");
+async fn left(vhost: &VHost, consumer: &str) -> u32 {
+    let rung = format!("{consumer}.retry.1s");
     let mut left = 0;
-    for queue in [lane, &rung, lane, &rung] {
+    for queue in [consumer, &rung, consumer, &rung] {
         // One that was deleted is declared again when there is something for it.
         if vhost.exists(queue).await {
             left += vhost.counts(queue).await.total();
@@ -104,7 +106,7 @@ struct Round {
     /// Publishing is blocked, now and then.
     blocks: bool,
     blocking: Option<JoinHandle<()>>,
-    /// Batches that the shaky lane was sent.
+    /// Batches that the shaky consumer was sent.
     batches: usize,
     /// Messages may be done a second time.
     duplicates: bool,
@@ -120,13 +122,13 @@ impl Round {
              publish = {{ budget = '300ms', hold = '200ms' }}\n",
             proxy.url(vhost)
         );
-        for lane in LANES {
+        for consumer in CONSUMERS {
             let prefetch = PREFETCHES[random.random_range(0..PREFETCHES.len())];
             let concurrency = random.random_range(1..=prefetch);
             changes += &format!(
-                "[consumers.{lane}]\nprefetch = {prefetch}\nconcurrency = {concurrency}\n\
+                "[consumers.{consumer}]\nprefetch = {prefetch}\nconcurrency = {concurrency}\n\
                  timeout = '1s'\ncancel_grace = '100ms'\nqueue_type = '{kind}'\n\
-                 [consumers.{lane}.retry]\nbase = '20ms'\ncap = '1s'\ninline_below = '30ms'\n\
+                 [consumers.{consumer}.retry]\nbase = '20ms'\ncap = '1s'\ninline_below = '30ms'\n\
                  max_attempts = 6\n",
             );
         }
@@ -142,7 +144,7 @@ impl Round {
             .build();
         Self {
             seed,
-            settings: lanes(vhost, &LANES).with(&changes).settings(),
+            settings: consumers(vhost, &CONSUMERS).with(&changes).settings(),
             random,
             proxy,
             threads: Some(runtime.expect("threads can be had")),
@@ -160,10 +162,10 @@ impl Round {
 
     async fn start(&mut self) {
         let mut worker = Worker::new(self.settings.clone()).share(Arc::clone(&self.seen));
-        for lane in LANES {
-            worker = worker.handler(lane, handle);
-            let concurrency = self.settings.consumers[lane].concurrency;
-            self.seen.load.limit(lane, concurrency);
+        for consumer in CONSUMERS {
+            worker = worker.handler(consumer, handle);
+            let concurrency = self.settings.consumers[consumer].concurrency;
+            self.seen.load.limit(consumer, concurrency);
         }
         let mut handle = worker.handle();
         let threads = self.threads.as_ref().expect("the round goes on");
@@ -182,10 +184,13 @@ impl Round {
         }
         let report = within("the worker's drain", running).await;
         let report = report.expect("no panic").expect("it ran");
-        let open = report.lanes.values().filter(|lane| lane.ledger.open() > 0);
+        let open = report
+            .consumers
+            .values()
+            .filter(|consumer| consumer.ledger.open() > 0);
         assert_eq!(
-            (report.lanes.len(), open.count()),
-            (LANES.len(), 0),
+            (report.consumers.len(), open.count()),
+            (CONSUMERS.len(), 0),
             "{report:?}"
         );
         if report.left() > 0 {
@@ -195,31 +200,31 @@ impl Round {
         self.ledger += report.ledger();
     }
 
-    /// Does one thing after the other to some lanes of the worker.
-    async fn disturb(&mut self, vhost: &VHost, lanes: &[&str], most: usize) {
+    /// Does one thing after the other to some consumers of the worker.
+    async fn disturb(&mut self, vhost: &VHost, consumers: &[&str], most: usize) {
         for _ in 0..self.random.random_range(5..most) {
             tokio::time::sleep(ms(self.random.random_range(0..150))).await;
-            let lane = lanes[self.random.random_range(0..lanes.len())];
+            let consumer = consumers[self.random.random_range(0..consumers.len())];
             let (handle, _) = self.running.as_ref().expect("it runs");
             match self.random.random_range(0..16) {
                 0 | 1 => {
-                    handle.pause(lane).await.expect("the lane answers");
+                    handle.pause(consumer).await.expect("the consumer answers");
                 }
-                2..4 => handle.resume(lane).await.expect("the lane answers"),
+                2..4 => handle.resume(consumer).await.expect("the consumer answers"),
                 4 | 5 => {
-                    let prefetch = self.settings.consumers[lane].prefetch;
+                    let prefetch = self.settings.consumers[consumer].prefetch;
                     let concurrency = self.random.random_range(1..=prefetch);
                     // Told first where there will be more, and where there will be fewer it does not
                     // matter.
-                    self.seen.load.limit(lane, concurrency);
-                    let set = handle.set_concurrency(lane, concurrency);
+                    self.seen.load.limit(consumer, concurrency);
+                    let set = handle.set_concurrency(consumer, concurrency);
                     set.expect("it is in range");
                 }
                 6 | 7 => {
-                    let page = handle.in_flight(Some(lane), 0, 5).await;
-                    for message in page.expect("the lane answers").messages {
+                    let page = handle.in_flight(Some(consumer), 0, 5).await;
+                    for message in page.expect("the consumer answers").messages {
                         // It may have ended by now.
-                        let _ = handle.cancel(lane, message.delivery).await;
+                        let _ = handle.cancel(consumer, message.delivery).await;
                     }
                 }
                 8..10 if self.rough => {
@@ -244,20 +249,20 @@ impl Round {
                     self.blocking = Some(tokio::spawn(blocking));
                 }
                 // The broker cancels the consumer.
-                14 if lane == SHAKY => {
+                14 if consumer == SHAKY => {
                     vhost.delete(SHAKY).await;
                     tokio::time::sleep(ms(self.random.random_range(0..300))).await;
                     if vhost.exists(SHAKY).await {
                         self.send_shaky(vhost).await;
                     }
                 }
-                15 if lane == SHAKY => vhost.delete(&format!("{SHAKY}.retry.1s")).await,
+                15 if consumer == SHAKY => vhost.delete(&format!("{SHAKY}.retry.1s")).await,
                 _ => {}
             }
         }
     }
 
-    /// Sends the shaky lane some more; answers their ids.
+    /// Sends the shaky consumer some more; answers their ids.
     async fn send_shaky(&mut self, vhost: &VHost) -> Vec<String> {
         self.batches += 1;
         let first = self.batches * 10_000;
@@ -274,14 +279,14 @@ impl Round {
         }
         let (handle, _) = self.running.as_ref().expect("it runs");
         let mut handle = handle.clone();
-        for lane in LANES {
-            handle.resume(lane).await.expect("the lane answers");
+        for consumer in CONSUMERS {
+            handle.resume(consumer).await.expect("the consumer answers");
         }
         let consume = |seen: &Readiness| {
-            let mut lanes = seen.lanes.values();
-            lanes.all(|lane| lane.state == LaneState::Consuming)
+            let mut consumers = seen.consumers.values();
+            consumers.all(|consumer| consumer.state == ConsumerState::Consuming)
         };
-        within("the lanes to consume", handle.until(consume)).await;
+        within("the consumers to consume", handle.until(consume)).await;
         self.send_shaky(vhost).await
     }
 
@@ -291,14 +296,14 @@ impl Round {
         let (handle, _) = self.running.as_ref().expect("it runs");
         let handle = handle.clone();
         let began = Instant::now();
-        for lane in LANES {
-            while left(vhost, lane).await > 0 {
+        for consumer in CONSUMERS {
+            while left(vhost, consumer).await > 0 {
                 if began.elapsed() > PATIENCE {
-                    let left = left(vhost, lane).await;
-                    let report = handle.report(lane);
-                    let held = handle.in_flight(Some(lane), 0, 20).await;
+                    let left = left(vhost, consumer).await;
+                    let report = handle.report(consumer);
+                    let held = handle.in_flight(Some(consumer), 0, 20).await;
                     panic!(
-                        "seed {}: {lane} has {left}\n{report:#?}\n{held:#?}\n{:?}",
+                        "seed {}: {consumer} has {left}\n{report:#?}\n{held:#?}\n{:?}",
                         self.seed,
                         handle.readiness()
                     );
@@ -308,9 +313,9 @@ impl Round {
         }
         self.stop(false).await;
         let took = began.elapsed();
-        for lane in &LANES[..2] {
-            let ids = (0..MESSAGES).map(|number| format!("{lane}-{number:05}"));
-            self.check(vhost, lane, ids.collect()).await;
+        for consumer in &CONSUMERS[..2] {
+            let ids = (0..MESSAGES).map(|number| format!("{consumer}-{number:05}"));
+            self.check(vhost, consumer, ids.collect()).await;
         }
         self.check(vhost, SHAKY, last).await;
         let peaks = self.seen.load.check();
@@ -323,9 +328,9 @@ impl Round {
     }
 
     /// Each of these messages must have ended as its handler wants.
-    async fn check(&self, vhost: &VHost, lane: &str, sent: Vec<String>) {
+    async fn check(&self, vhost: &VHost, consumer: &str, sent: Vec<String>) {
         let done = self.seen.done();
-        let dead = vhost.drain_all(&format!("{lane}.dead")).await;
+        let dead = vhost.drain_all(&format!("{consumer}.dead")).await;
         let ids: BTreeSet<_> = dead.iter().map(|got| got.id().to_owned()).collect();
         for id in sent {
             let (times, fate) = (done.get(&id).copied().unwrap_or(0), Fate::of_id(&id));

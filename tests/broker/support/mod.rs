@@ -5,7 +5,7 @@
 //! ```ignore
 //! let vhost = vhost().await;
 //! let handler = HttpHandler::answering(|_| Reply::ok()).await;
-//! let worker = lane(&vhost, "orders").http(&handler).start().await;
+//! let worker = consumer(&vhost, "orders").http(&handler).start().await;
 //! ```
 //!
 //! Nothing here sleeps to let something happen. What reports by itself is awaited (log lines, HTTP
@@ -23,10 +23,10 @@
 pub mod admin;
 pub mod backends;
 pub mod broker;
+pub mod consumer;
 pub mod counts;
 pub mod exchange;
 pub mod http;
-pub mod lane;
 pub mod ledger;
 pub mod management;
 pub mod message;
@@ -49,10 +49,10 @@ mod tests;
 pub use admin::{ADMIN, Admin, Events, TOKEN};
 pub use backends::{backends, get, get_json, run_with_input};
 pub use broker::{Broker, Release};
+pub use consumer::{Consumers, consumer, consumers};
 pub use counts::Counts;
 pub use exchange::{Ending, Reply, Request};
 pub use http::HttpHandler;
-pub use lane::{Lanes, lane, lanes};
 pub use ledger::Account;
 pub use message::{Got, PublishSpec};
 pub use notes::{HandlerRun, Meter, Notes};

@@ -3,7 +3,7 @@
 
 use std::future::pending;
 
-use lapwing::{LaneReport, Readiness, Report, RunError, Worker, WorkerHandle};
+use lapwing::{ConsumerReport, Readiness, Report, RunError, Worker, WorkerHandle};
 use tokio::task::JoinHandle;
 
 use super::wait::{DEADLINE, wait_until, within};
@@ -18,7 +18,7 @@ pub struct RunningWorker {
 }
 
 impl RunningWorker {
-    /// Starts the worker and waits until every lane consumes and retries can be published.
+    /// Starts the worker and waits until every consumer consumes and retries can be published.
     pub async fn start(worker: Worker) -> Self {
         let mut started = Self::begin(worker);
         let mut handle = started.handle.clone();
@@ -60,30 +60,32 @@ impl RunningWorker {
             .await
     }
 
-    /// Waits until it says that it does not do its work; answers why, of its only lane.
+    /// Waits until it says that it does not do its work; answers why, of its only consumer.
     pub async fn not_ready(&self) -> String {
         let why = |readiness: &Readiness| {
-            let lane = readiness.lanes.values().next()?;
-            lane.reason.clone().filter(|_| !readiness.ready)
+            let consumer = readiness.consumers.values().next()?;
+            consumer.reason.clone().filter(|_| !readiness.ready)
         };
         let what = "is not ready and says why";
         let readiness = self.until(what, |readiness| why(readiness).is_some()).await;
         why(&readiness).expect("waited for above")
     }
 
-    /// A lane's account now.
-    pub async fn report(&self, lane: &str) -> LaneReport {
-        self.handle.report(lane).expect("there is such a lane")
+    /// A consumer's account now.
+    pub async fn report(&self, consumer: &str) -> ConsumerReport {
+        self.handle
+            .report(consumer)
+            .expect("there is such a consumer")
     }
 
-    /// Waits until a lane's account is as `accept` wants it.
+    /// Waits until a consumer's account is as `accept` wants it.
     pub async fn wait_for_report(
         &self,
         what: &str,
-        lane: &str,
-        accept: impl Fn(&LaneReport) -> bool,
-    ) -> LaneReport {
-        wait_until(what, DEADLINE, async || self.report(lane).await, accept).await
+        consumer: &str,
+        accept: impl Fn(&ConsumerReport) -> bool,
+    ) -> ConsumerReport {
+        wait_until(what, DEADLINE, async || self.report(consumer).await, accept).await
     }
 
     /// Drains the worker: every delivery must have ended in one way, and none be left.

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 
 use super::{Setup, export_soon, vhost_with_queue};
 use crate::support::{
-    BUSY, Collector, DEADLINE, HttpHandler, PublishSpec, Received, Reply, WorkerProcess, lane,
+    BUSY, Collector, DEADLINE, HttpHandler, PublishSpec, Received, Reply, WorkerProcess, consumer,
 };
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -115,7 +115,7 @@ async fn runs_and_ends_in_time(endpoint: &str) {
     let vhost = vhost_with_queue().await;
     let server = HttpHandler::answering(|_| Reply::ok()).await;
     let changes = "[timeouts]\ntelemetry_flush = '500ms'\n[consumers.q]\ntopology = 'none'";
-    let config = lane(&vhost, "q").http(&server).with(changes).toml();
+    let config = consumer(&vhost, "q").http(&server).with(changes).toml();
     let mut worker = WorkerProcess::start_with(&config, |command| {
         export_soon(command);
         command.env("LAPWING__TELEMETRY__ENDPOINT", endpoint);

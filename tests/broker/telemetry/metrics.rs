@@ -73,16 +73,16 @@ async fn the_numbers_are_those_of_the_ledger() {
     let settled = |end| seen.sum("lapwing.deliveries.settled", "lapwing.end", end);
     let ends = ["acked", "parked", "dead-lettered", "returned", "stale"].map(settled);
     assert_eq!(ends, [2.0, 1.0, 1.0, 0.0, 0.0]);
-    let in_lane = |metric| seen.sum(metric, "lapwing.lane", "q");
-    assert_eq!(in_lane("messaging.client.consumed.messages"), 4.0);
-    assert_eq!(in_lane("messaging.process.duration"), 4.0);
+    let in_consumer = |metric| seen.sum(metric, "lapwing.consumer", "q");
+    assert_eq!(in_consumer("messaging.client.consumed.messages"), 4.0);
+    assert_eq!(in_consumer("messaging.process.duration"), 4.0);
     assert_eq!(
-        in_lane("lapwing.message.latency"),
+        in_consumer("lapwing.message.latency"),
         2.0,
         "those that were handled"
     );
-    assert_eq!(in_lane("lapwing.deliveries.in_flight"), 0.0);
-    assert_eq!(in_lane("lapwing.sessions"), 1.0);
+    assert_eq!(in_consumer("lapwing.deliveries.in_flight"), 0.0);
+    assert_eq!(in_consumer("lapwing.sessions"), 1.0);
     let attempts = |outcome| seen.sum("lapwing.attempts", "lapwing.outcome", outcome);
     assert_eq!(
         ["succeeded", "failed", "panicked"].map(attempts),
@@ -102,7 +102,7 @@ async fn the_numbers_are_those_of_the_ledger() {
         )
     };
     assert_eq!([sent("q.retry.1s"), sent("q.dead")], [1.0, 1.0]);
-    let stopped = seen.sum("lapwing.lane.state", "lapwing.state", "stopped");
+    let stopped = seen.sum("lapwing.consumer.state", "lapwing.state", "stopped");
     assert_eq!(stopped, 1.0);
     let connections = seen.sum("lapwing.connections", "lapwing.connection", "consume");
     assert_eq!(connections, 1.0);

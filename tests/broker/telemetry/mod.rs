@@ -8,10 +8,11 @@ mod traces;
 use tokio::process::Command;
 
 use crate::support::{
-    Collector, DEADLINE, HttpHandler, QueueType, Reply, Request, VHost, WorkerProcess, lane, vhost,
+    Collector, DEADLINE, HttpHandler, QueueType, Reply, Request, VHost, WorkerProcess, consumer,
+    vhost,
 };
 
-/// A worker with a lane `q` on HTTP, observed by a collector.
+/// A worker with a consumer `q` on HTTP, observed by a collector.
 struct Setup {
     vhost: VHost,
     server: HttpHandler,
@@ -44,7 +45,7 @@ impl Setup {
     ) -> Self {
         let vhost = vhost().await;
         let server = HttpHandler::answering(answer).await;
-        let config = lane(&vhost, "q").http(&server).with(changes).toml();
+        let config = consumer(&vhost, "q").http(&server).with(changes).toml();
         let endpoint = collector.endpoint();
         let worker = WorkerProcess::start_with(&config, |command| {
             export_soon(command);

@@ -4,7 +4,8 @@ use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind, status::Status
 
 use super::Setup;
 use crate::support::{
-    DEADLINE, HttpHandler, PublishSpec, Received, Reply, Request, RunningWorker, attributes, lane,
+    DEADLINE, HttpHandler, PublishSpec, Received, Reply, Request, RunningWorker, attributes,
+    consumer,
 };
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -159,7 +160,7 @@ async fn spans_have_the_kinds_and_attributes_of_the_conventions() {
             ("messaging.rabbitmq.destination.routing_key", "q"),
             ("messaging.rabbitmq.message.delivery_tag", "1"),
             ("server.address", "127.0.0.1"),
-            ("lapwing.lane", "q"),
+            ("lapwing.consumer", "q"),
             ("lapwing.attempt", "1"),
             ("lapwing.outcome", "succeeded"),
             ("error.type", ""),
@@ -290,7 +291,7 @@ async fn a_wait_for_a_handler_slot_is_a_span() {
     let collector = crate::support::Collector::grpc().await;
     let first = |request: &Request| request.index == 0;
     let server = HttpHandler::holding(&gate, first, |_| Reply::ok()).await;
-    let config = lane(&vhost, "q")
+    let config = consumer(&vhost, "q")
         .http(&server)
         .with("[consumers.q]\nconcurrency = 1\nprefetch = 2")
         .toml();
@@ -325,7 +326,7 @@ async fn spans_of_a_handler_in_rust_are_children_of_its_attempt() {
     let vhost = crate::support::vhost().await;
     let collector = crate::support::Collector::grpc().await;
     let changes = format!("[telemetry]\nendpoint = '{}'", collector.endpoint());
-    let settings = lane(&vhost, "q").with(&changes).settings();
+    let settings = consumer(&vhost, "q").with(&changes).settings();
     let telemetry = lapwing::telemetry::start(&settings).expect("it starts");
     let charge = async || {
         let span = tracing::info_span!("charge the card", cents = 250);
@@ -337,7 +338,7 @@ async fn spans_of_a_handler_in_rust_are_children_of_its_attempt() {
         .observe(telemetry.signals());
     let worker = RunningWorker::start(worker).await;
     vhost.publish_with(PublishSpec::to("q")).await;
-    let acked = |report: &lapwing::LaneReport| report.ledger.acked == 1;
+    let acked = |report: &lapwing::ConsumerReport| report.ledger.acked == 1;
     worker.wait_for_report("the ack", "q", acked).await;
     worker.drain().await;
     let until = std::time::Instant::now() + DEADLINE;

@@ -15,7 +15,7 @@ async fn arguments(vhost: &VHost, name: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_quorum_lane_gets_its_queue_with_a_net_its_rungs_and_its_dead_letter_queue() {
+async fn a_quorum_consumer_gets_its_queue_with_a_net_its_rungs_and_its_dead_letter_queue() {
     let vhost = vhost().await;
 
     let (_handler, _worker) = consuming(&vhost, SHORT_LADDER).await;
@@ -52,7 +52,7 @@ async fn a_quorum_lane_gets_its_queue_with_a_net_its_rungs_and_its_dead_letter_q
 }
 
 #[tokio::test]
-async fn a_classic_lane_gets_classic_queues_and_a_quorum_dead_letter_queue_of_its_own_name() {
+async fn a_classic_consumer_gets_classic_queues_and_a_quorum_dead_letter_queue_of_its_own_name() {
     let vhost = vhost().await;
     let changes = format!(
         "[consumers.orders]\nqueue_type = 'classic'\ndead_letter_queue = 'failed'\n{SHORT_LADDER}"

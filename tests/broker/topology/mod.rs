@@ -1,4 +1,4 @@
-//! The queues of a lane: made, compared, or left alone.
+//! The queues of a consumer: made, compared, or left alone.
 
 mod declare;
 mod verify;
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::support::{
-    DEADLINE, HttpHandler, Reply, VHost, WorkerProcess, field, lane, log_message,
+    DEADLINE, HttpHandler, Reply, VHost, WorkerProcess, consumer, field, log_message,
     management::encode,
 };
 
@@ -38,7 +38,10 @@ async fn queue(vhost: &VHost, name: &str) -> Value {
 /// A worker on `orders` with these settings, whose handler is content with everything.
 async fn start(vhost: &VHost, changes: &str) -> (HttpHandler, WorkerProcess) {
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
-    let config = lane(&vhost, "orders").http(&handler).with(changes).toml();
+    let config = consumer(&vhost, "orders")
+        .http(&handler)
+        .with(changes)
+        .toml();
     (handler, WorkerProcess::start(&config))
 }
 

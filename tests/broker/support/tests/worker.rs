@@ -4,7 +4,7 @@ use serde_json::json;
 use tokio::process::Command;
 
 use crate::support::{
-    Account, DEADLINE, HttpHandler, PublishSpec, Reply, WorkerProcess, lane, log_message, vhost,
+    Account, DEADLINE, HttpHandler, PublishSpec, Reply, WorkerProcess, consumer, log_message, vhost,
 };
 
 /// A program in the worker's place.
@@ -48,15 +48,15 @@ async fn a_worker_that_ends_early_fails_the_wait_at_once() {
 }
 
 #[test]
-fn a_lane_is_configured_by_laying_changes_over_the_default() {
-    let config = lane("amqp://h/v", "orders")
+fn a_consumer_is_configured_by_laying_changes_over_the_default() {
+    let config = consumer("amqp://h/v", "orders")
         .http_at("http://h/")
         .with("[consumers.orders]\nprefetch = 4")
         .toml();
     let config: toml::Table = config.parse().expect("it is TOML");
-    let lane = &config["consumers"]["orders"];
-    assert_eq!(lane["prefetch"].as_integer(), Some(4));
-    assert_eq!(lane["handler"]["url"].as_str(), Some("http://h/"));
+    let consumer = &config["consumers"]["orders"];
+    assert_eq!(consumer["prefetch"].as_integer(), Some(4));
+    assert_eq!(consumer["handler"]["url"].as_str(), Some("http://h/"));
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn the_account_tells_lost_from_parked_and_twice_from_once() {
 async fn the_worker_is_started_fed_and_drained() {
     let vhost = vhost().await;
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
-    let config = lane(&vhost, "orders").http(&handler).toml();
+    let config = consumer(&vhost, "orders").http(&handler).toml();
     let mut worker = WorkerProcess::start(&config);
     worker.wait_for_consumers(&vhost, "orders", 1).await;
 

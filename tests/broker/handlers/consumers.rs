@@ -1,12 +1,12 @@
-//! Several lanes in a worker: each has its own limits; they can be paused; they share state.
+//! Several consumers in a worker: each has its own limits; they can be paused; they share state.
 
 use lapwing::state::StateHandle;
-use lapwing::{Context, Failure, LaneState, Readiness};
+use lapwing::{ConsumerState, Context, Failure, Readiness};
 use serde_json::json;
 
 use crate::support::{
-    DEADLINE, Gate, HandlerRun, Meter, Notes, Proxy, PublishSpec, QueueType, RunningWorker, lanes,
-    vhost, within,
+    DEADLINE, Gate, HandlerRun, Meter, Notes, Proxy, PublishSpec, QueueType, RunningWorker,
+    consumers, vhost, within,
 };
 
 /// A handler that is counted and held back.
@@ -27,9 +27,9 @@ fn gated(
 }
 
 #[tokio::test]
-async fn each_lane_keeps_its_own_concurrency_and_prefetch() {
+async fn each_consumer_keeps_its_own_concurrency_and_prefetch() {
     let vhost = vhost().await;
-    let lanes = lanes(&vhost, &["wide", "narrow", "single"]).with(
+    let consumers = consumers(&vhost, &["wide", "narrow", "single"]).with(
         "[consumers.wide]\nconcurrency = 7\nprefetch = 11\n\
          [consumers.narrow]\nconcurrency = 2\nprefetch = 9\nqueue_type = 'classic'\n\
          [consumers.single]\nconcurrency = 1\nprefetch = 1",
@@ -37,67 +37,77 @@ async fn each_lane_keeps_its_own_concurrency_and_prefetch() {
     let limits = [("wide", 7, 11), ("narrow", 2, 9), ("single", 1, 1)];
     let gate = Gate::default();
     let (notes, meters) = (Notes::default(), [(); 3].map(|()| Meter::default()));
-    let mut worker = lanes.worker();
-    for ((lane, ..), meter) in limits.iter().zip(&meters) {
-        worker = worker.handler(lane, gated(&notes, meter, &gate));
+    let mut worker = consumers.worker();
+    for ((consumer, ..), meter) in limits.iter().zip(&meters) {
+        worker = worker.handler(consumer, gated(&notes, meter, &gate));
     }
     let worker = RunningWorker::start(worker).await;
-    for (lane, ..) in limits {
-        vhost.publish_many(lane, 40, |_| PublishSpec::of("x")).await;
+    for (consumer, ..) in limits {
+        vhost
+            .publish_many(consumer, 40, |_| PublishSpec::of("x"))
+            .await;
     }
 
-    for (lane, concurrency, prefetch) in limits {
+    for (consumer, concurrency, prefetch) in limits {
         vhost
-            .wait_for_counts(lane, 40 - prefetch, prefetch, DEADLINE)
+            .wait_for_counts(consumer, 40 - prefetch, prefetch, DEADLINE)
             .await;
         let full = |runs: &[HandlerRun]| {
-            runs.iter().filter(|run| run.id.starts_with(lane)).count() >= concurrency
+            runs.iter()
+                .filter(|run| run.id.starts_with(consumer))
+                .count()
+                >= concurrency
         };
-        notes.wait_until(&format!("{lane} is full"), full).await;
+        notes.wait_until(&format!("{consumer} is full"), full).await;
     }
     gate.open();
     notes.wait_for(120).await;
 
     let report = worker.drain().await;
-    for ((lane, concurrency, _), meter) in limits.into_iter().zip(&meters) {
-        assert_eq!(meter.peak(), concurrency, "{lane}");
-        assert_eq!(report.lanes[lane].ledger.acked, 40);
+    for ((consumer, concurrency, _), meter) in limits.into_iter().zip(&meters) {
+        assert_eq!(meter.peak(), concurrency, "{consumer}");
+        assert_eq!(report.consumers[consumer].ledger.acked, 40);
     }
 }
 
 #[tokio::test]
-async fn a_paused_lane_finishes_what_runs_gives_the_rest_back_and_resumes() {
+async fn a_paused_consumer_finishes_what_runs_gives_the_rest_back_and_resumes() {
     let vhost = vhost().await;
-    let lanes =
-        lanes(&vhost, &["q", "other"]).with("[consumers.q]\nconcurrency = 2\nprefetch = 10");
+    let consumers =
+        consumers(&vhost, &["q", "other"]).with("[consumers.q]\nconcurrency = 2\nprefetch = 10");
     let (gate, notes, meter) = (Gate::default(), Notes::default(), Meter::default());
     let handler = gated(&notes, &meter, &gate);
     let other = Notes::default();
     let noting = other.clone();
-    let worker = lanes
-        .worker()
-        .handler("q", handler)
-        .handler("other", move |context: Context| {
-            noting.note(&context);
-            async {}
-        });
+    let worker =
+        consumers
+            .worker()
+            .handler("q", handler)
+            .handler("other", move |context: Context| {
+                noting.note(&context);
+                async {}
+            });
     let mut worker = RunningWorker::start(worker).await;
     vhost.publish_many("q", 10, |_| PublishSpec::of("x")).await;
     vhost.wait_for_counts("q", 0, 10, DEADLINE).await;
     notes.wait_for(2).await;
 
-    worker.handle.pause("q").await.expect("the lane answers");
+    worker
+        .handle
+        .pause("q")
+        .await
+        .expect("the consumer answers");
 
     // What had not started is back, while what runs is still held.
     vhost.wait_for_counts("q", 8, 2, DEADLINE).await;
     let readiness = worker.handle.readiness();
-    assert_eq!(readiness.lanes["q"].state, LaneState::Paused);
+    assert_eq!(readiness.consumers["q"].state, ConsumerState::Paused);
     assert!(readiness.ready, "{readiness:?}");
     gate.open();
     vhost.wait_for_counts("q", 8, 0, DEADLINE).await;
     // Not before: a quorum queue counts a cancelled consumer as long as it has unacked messages.
     vhost.wait_for_consumers("q", 0, DEADLINE).await;
-    // The other lane goes on.
+    // The other consumer goes on.
     vhost.publish("other", "x").await;
     other.wait_for(1).await;
     vhost
@@ -105,7 +115,7 @@ async fn a_paused_lane_finishes_what_runs_gives_the_rest_back_and_resumes() {
             PublishSpec::of("x").id(&format!("late-{index}"))
         })
         .await;
-    assert_eq!(notes.runs().len(), 2, "nothing starts in a paused lane");
+    assert_eq!(notes.runs().len(), 2, "nothing starts in a paused consumer");
     worker
         .handle
         .pause("q")
@@ -113,20 +123,33 @@ async fn a_paused_lane_finishes_what_runs_gives_the_rest_back_and_resumes() {
         .expect("pausing twice is fine");
 
     gate.close();
-    worker.handle.resume("q").await.expect("the lane answers");
+    worker
+        .handle
+        .resume("q")
+        .await
+        .expect("the consumer answers");
     notes.wait_for(4).await;
     // Again, with messages that run over the pause: they are settled on the channel they came by.
-    worker.handle.pause("q").await.expect("the lane answers");
+    worker
+        .handle
+        .pause("q")
+        .await
+        .expect("the consumer answers");
     vhost.wait_for_counts("q", 11, 2, DEADLINE).await;
-    worker.handle.resume("q").await.expect("the lane answers");
-    let consuming = |readiness: &Readiness| readiness.lanes["q"].state == LaneState::Consuming;
-    within("the resumed lane", worker.handle.until(consuming)).await;
+    worker
+        .handle
+        .resume("q")
+        .await
+        .expect("the consumer answers");
+    let consuming =
+        |readiness: &Readiness| readiness.consumers["q"].state == ConsumerState::Consuming;
+    within("the resumed consumer", worker.handle.until(consuming)).await;
     gate.open();
-    let all = |lane: &lapwing::LaneReport| lane.ledger.acked == 15;
+    let all = |consumer: &lapwing::ConsumerReport| consumer.ledger.acked == 15;
     worker.wait_for_report("all are done", "q", all).await;
 
     assert_eq!(notes.runs().len(), 15, "each ran once");
-    let report = worker.drain().await.lanes["q"].clone();
+    let report = worker.drain().await.consumers["q"].clone();
     assert_eq!(
         report.counts.sessions, 3,
         "one, and one for each time it resumed"
@@ -144,16 +167,16 @@ async fn a_paused_lane_finishes_what_runs_gives_the_rest_back_and_resumes() {
 }
 
 #[tokio::test]
-async fn a_lane_that_is_paused_while_it_connects_takes_nothing_until_it_is_resumed() {
+async fn a_consumer_that_is_paused_while_it_connects_takes_nothing_until_it_is_resumed() {
     let vhost = vhost().await;
     vhost.declare("q", QueueType::Quorum).await;
     let proxy = Proxy::to(&vhost).await;
-    // This lane has its subscription long before the other one has declared its queues.
+    // This consumer has its subscription long before the other one has declared its queues.
     let changes = format!(
         "broker.url = '{}'\nconsumers.q.topology = 'none'",
         proxy.url(&vhost)
     );
-    let lanes = lanes(&vhost, &["q", "other"]).with(&changes);
+    let consumers = consumers(&vhost, &["q", "other"]).with(&changes);
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {
@@ -162,43 +185,55 @@ async fn a_lane_that_is_paused_while_it_connects_takes_nothing_until_it_is_resum
     };
     vhost.publish("q", "x").await;
     proxy.stall();
-    let worker = lanes.worker().handler("q", handler);
+    let worker = consumers.worker().handler("q", handler);
     let mut worker = RunningWorker::begin(worker.handler("other", async || {}));
     proxy.wait_for_accepted(2).await;
-    // Nothing tells that the lane waits for its connection; it takes it one turn.
+    // Nothing tells that the consumer waits for its connection; it takes it one turn.
     for _ in 0..100 {
         let asked = worker.handle.in_flight(Some("q"), 0, 0);
-        asked.await.expect("the lane answers");
+        asked.await.expect("the consumer answers");
     }
 
-    worker.handle.pause("q").await.expect("the lane answers");
+    worker
+        .handle
+        .pause("q")
+        .await
+        .expect("the consumer answers");
     proxy.resume();
-    let consuming = |lane: &'static str| {
-        move |readiness: &Readiness| readiness.lanes[lane].state == LaneState::Consuming
+    let consuming = |consumer: &'static str| {
+        move |readiness: &Readiness| readiness.consumers[consumer].state == ConsumerState::Consuming
     };
-    within("the other lane", worker.handle.until(consuming("other"))).await;
+    within(
+        "the other consumer",
+        worker.handle.until(consuming("other")),
+    )
+    .await;
 
     let readiness = worker.handle.readiness();
-    assert_eq!(readiness.lanes["q"].state, LaneState::Paused);
+    assert_eq!(readiness.consumers["q"].state, ConsumerState::Paused);
     assert!(readiness.ready, "{readiness:?}");
     vhost.wait_for_counts("q", 1, 0, DEADLINE).await;
     vhost.wait_for_consumers("q", 0, DEADLINE).await;
     assert_eq!(notes.runs().len(), 0);
 
-    worker.handle.resume("q").await.expect("the lane answers");
-    within("the resumed lane", worker.handle.until(consuming("q"))).await;
+    worker
+        .handle
+        .resume("q")
+        .await
+        .expect("the consumer answers");
+    within("the resumed consumer", worker.handle.until(consuming("q"))).await;
     notes.wait_for(1).await;
-    let ledger = worker.drain().await.lanes["q"].ledger;
+    let ledger = worker.drain().await.consumers["q"].ledger;
     assert_eq!(ledger.acked, 1, "{ledger:?}");
 }
 
 #[tokio::test]
-async fn handlers_of_two_lanes_share_the_state_actor() {
+async fn handlers_of_two_consumers_share_the_state_actor() {
     let vhost = vhost().await;
-    let lanes = lanes(&vhost, &["a", "b"]);
+    let consumers = consumers(&vhost, &["a", "b"]);
     let count = |context: Context, state: StateHandle| async move {
         state.increment("total", 1).await?;
-        state.increment(context.lane(), 1).await?;
+        state.increment(context.consumer(), 1).await?;
         let seen = json!(context.message().id());
         let append = move |list: Option<serde_json::Value>| {
             let mut list = list.unwrap_or_else(|| json!([]));
@@ -227,33 +262,35 @@ async fn handlers_of_two_lanes_share_the_state_actor() {
             other => Err(Failure::permanent("state", format!("{other:?}"))),
         }
     };
-    let worker = lanes
+    let worker = consumers
         .worker()
         .handler("a", count)
         .handler("b", count)
         .handler_for_type("b", "report", report);
     let worker = RunningWorker::start(worker).await;
-    for lane in ["a", "b"] {
+    for consumer in ["a", "b"] {
         vhost
-            .publish_many(lane, 100, |_| PublishSpec::of("x"))
+            .publish_many(consumer, 100, |_| PublishSpec::of("x"))
             .await;
     }
-    for lane in ["a", "b"] {
-        let done = |report: &lapwing::LaneReport| report.ledger.acked == 100;
-        worker.wait_for_report("all are counted", lane, done).await;
+    for consumer in ["a", "b"] {
+        let done = |report: &lapwing::ConsumerReport| report.ledger.acked == 100;
+        worker
+            .wait_for_report("all are counted", consumer, done)
+            .await;
     }
 
     for (id, received) in [("first", 101), ("second", 102)] {
         let spec = PublishSpec::to("b").id(id);
         let spec = spec.with(|properties| properties.with_type("report".into()));
         vhost.publish_with(spec).await;
-        let done = |report: &lapwing::LaneReport| {
+        let done = |report: &lapwing::ConsumerReport| {
             report.ledger.received == received && report.ledger.open() == 0
         };
         worker.wait_for_report("it has reported", "b", done).await;
     }
 
-    let ledger = worker.drain().await.lanes["b"].ledger;
+    let ledger = worker.drain().await.consumers["b"].ledger;
     assert_eq!((ledger.acked, ledger.dead_lettered), (101, 1), "{ledger:?}");
     let dead = super::dead_letter(&vhost, "b").await;
     assert_eq!(dead.id(), "second");

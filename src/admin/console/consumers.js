@@ -1,4 +1,4 @@
-// The table of lanes: every one a row, those in trouble first.
+// The table of consumers: every one a row, those in trouble first.
 
 import { Spark } from "./charts.js";
 import { byId, h, mark, say, show, stranger, Table } from "./dom.js";
@@ -10,17 +10,17 @@ const ORDER_HOLDS = 5000; // ms, so that rows do not run away from the pointer
 const SPARK_EVERY = 5000; // ms; a spark's pixel is longer than a second
 
 const ORDERS = {
-  attention: { title: "attention first", by: (lane) => urgency(lane), up: true },
+  attention: { title: "attention first", by: (consumer) => urgency(consumer), up: true },
   name: { title: "name", by: () => 0, up: true },
-  received: { title: "received", by: (lane) => lane.rates.received },
-  succeeded: { title: "succeeded", by: (lane) => lane.rates.succeeded },
-  failed: { title: "failed", by: (lane) => lane.rates.failed },
-  p50: { title: "median time", by: (lane) => lane.latency.p50_seconds ?? -1 },
-  p95: { title: "95th percentile", by: (lane) => lane.latency.p95_seconds ?? -1 },
-  p99: { title: "99th percentile", by: (lane) => lane.latency.p99_seconds ?? -1 },
-  in_flight: { title: "in flight", by: (lane) => lane.in_flight },
-  waiting: { title: "waiting retries", by: (lane) => lane.waiting },
-  dead: { title: "dead letters", by: (lane) => lane.ledger.dead_lettered },
+  received: { title: "received", by: (consumer) => consumer.rates.received },
+  succeeded: { title: "succeeded", by: (consumer) => consumer.rates.succeeded },
+  failed: { title: "failed", by: (consumer) => consumer.rates.failed },
+  p50: { title: "median time", by: (consumer) => consumer.latency.p50_seconds ?? -1 },
+  p95: { title: "95th percentile", by: (consumer) => consumer.latency.p95_seconds ?? -1 },
+  p99: { title: "99th percentile", by: (consumer) => consumer.latency.p99_seconds ?? -1 },
+  in_flight: { title: "in flight", by: (consumer) => consumer.in_flight },
+  waiting: { title: "waiting retries", by: (consumer) => consumer.waiting },
+  dead: { title: "dead letters", by: (consumer) => consumer.ledger.dead_lettered },
 };
 
 function text(cell, value, kind) {
@@ -28,7 +28,7 @@ function text(cell, value, kind) {
   cell.classList.toggle("bad", kind === "bad");
 }
 
-export class LanesView {
+export class ConsumersView {
   #order = "attention";
   #reversed = false;
   #sorted = [];
@@ -38,12 +38,12 @@ export class LanesView {
 
   constructor(store) {
     this.store = store;
-    this.filter = byId("lanes-filter");
-    this.select = byId("lanes-sort");
+    this.filter = byId("consumers-filter");
+    this.select = byId("consumers-sort");
     for (const [name, { title }] of Object.entries(ORDERS)) this.select.append(h("option", { value: name }, title));
     this.select.addEventListener("change", () => this.#sortBy(this.select.value, false));
     this.filter.addEventListener("input", () => this.#again());
-    this.table = new Table(byId("lanes-scroll"), "Lanes", this.#columns(), { keep: true });
+    this.table = new Table(byId("consumers-scroll"), "Consumers", this.#columns(), { keep: true });
     this.seen = new IntersectionObserver((entries) => {
       for (const { target, isIntersecting } of entries) {
         if (isIntersecting) this.#visible.add(target);
@@ -57,41 +57,41 @@ export class LanesView {
   #columns() {
     const head = (order, title) => h("button", { type: "button", "data-order": order, onclick: () => this.#sortBy(order, true) }, title);
     const number = (order, title, value, kind) => ({
-      title, class: "number", head: head(order, title), fill: (cell, lane) => text(cell, value(lane), kind?.(lane)),
+      title, class: "number", head: head(order, title), fill: (cell, consumer) => text(cell, value(consumer), kind?.(consumer)),
     });
     return [
-      { title: "Lane", class: "name", head: head("name", "Lane"), fill: (cell, lane) => this.#name(cell, lane) },
-      { title: "State", class: "state", head: head("attention", "State"), fill: (cell, lane) => this.#state(cell, lane) },
+      { title: "Consumer", class: "name", head: head("name", "Consumer"), fill: (cell, consumer) => this.#name(cell, consumer) },
+      { title: "State", class: "state", head: head("attention", "State"), fill: (cell, consumer) => this.#state(cell, consumer) },
       number("received", "Received", ({ rates }) => rate(rates.received)),
       number("succeeded", "Succeeded", ({ rates }) => rate(rates.succeeded)),
-      number("failed", "Failed", ({ rates }) => rate(rates.failed), (lane) => (failing(lane) ? "bad" : "")),
+      number("failed", "Failed", ({ rates }) => rate(rates.failed), (consumer) => (failing(consumer) ? "bad" : "")),
       { title: "Throughput, 5 min", class: "spark", fill: (cell, _, row) => this.#spark(cell, row, ["failed", "received"], 1) },
       number("p50", "Median", ({ latency }) => duration(latency.p50_seconds)),
       number("p95", "95th", ({ latency }) => duration(latency.p95_seconds)),
       number("p99", "99th", ({ latency }) => duration(latency.p99_seconds)),
       { title: "95th, 5 min", class: "spark", fill: (cell, _, row) => this.#spark(cell, row, ["p95_seconds"], 0.001) },
-      number("in_flight", "In flight", (lane) => `${count(lane.in_flight)} of ${count(lane.prefetch)}`),
-      { title: "Running", class: "number", fill: (cell, lane) => say(cell, `${count(lane.running)} of ${count(lane.concurrency)}`) },
-      number("waiting", "Waiting", (lane) => count(lane.waiting)),
-      number("dead", "Dead letters", (lane) => count(lane.ledger.dead_lettered)),
+      number("in_flight", "In flight", (consumer) => `${count(consumer.in_flight)} of ${count(consumer.prefetch)}`),
+      { title: "Running", class: "number", fill: (cell, consumer) => say(cell, `${count(consumer.running)} of ${count(consumer.concurrency)}`) },
+      number("waiting", "Waiting", (consumer) => count(consumer.waiting)),
+      number("dead", "Dead letters", (consumer) => count(consumer.ledger.dead_lettered)),
     ];
   }
 
-  #name(cell, lane) {
+  #name(cell, consumer) {
     if (cell.firstChild) return;
-    cell.append(h("a", { href: `#lane/${encodeURIComponent(lane.name)}`, title: `queue ${lane.queue}` }, stranger(lane.name)));
+    cell.append(h("a", { href: `#consumer/${encodeURIComponent(consumer.name)}`, title: `queue ${consumer.queue}` }, stranger(consumer.name)));
   }
 
-  #state(cell, lane) {
-    const kind = markOf(lane);
+  #state(cell, consumer) {
+    const kind = markOf(consumer);
     if (cell.dataset.kind !== kind) {
       cell.dataset.kind = kind;
       cell.replaceChildren(mark(kind), h("span"), " ", h("span", { class: "aside" }));
     }
     const [, state, why] = cell.children;
-    say(state, failing(lane) && lane.state === "consuming" ? "failing" : words(lane.state));
-    say(why, lane.state === "consuming" ? "" : `${duration(this.store.since(lane.since))}${lane.reason ? `: ${lane.reason}` : ""}`);
-    why.title = lane.reason ?? "";
+    say(state, failing(consumer) && consumer.state === "consuming" ? "failing" : words(consumer.state));
+    say(why, consumer.state === "consuming" ? "" : `${duration(this.store.since(consumer.since))}${consumer.reason ? `: ${consumer.reason}` : ""}`);
+    why.title = consumer.reason ?? "";
   }
 
   #spark(cell, row, lines, floor) {
@@ -112,7 +112,7 @@ export class LanesView {
       const sparks = this.#sparks.get(row);
       if (!sparks || !this.#visible.has(row) || at - sparks.drawn < SPARK_EVERY) continue;
       sparks.drawn = at;
-      ask(`lanes/${encodeURIComponent(name)}/history`)
+      ask(`consumers/${encodeURIComponent(name)}/history`)
         .then((history) => sparks.all.forEach((spark) => spark.draw(history)))
         .catch(() => {}); // the lost stream says it; the next round asks again
     }
@@ -140,36 +140,36 @@ export class LanesView {
     this.update();
   }
 
-  #sort(lanes) {
+  #sort(consumers) {
     const at = performance.now();
     const touched = this.table.element.matches(":hover, :focus-within");
     const known = new Map(this.#sorted.map((name, index) => [name, index]));
-    const same = lanes.length === known.size && lanes.every((lane) => known.has(lane.name));
+    const same = consumers.length === known.size && consumers.every((consumer) => known.has(consumer.name));
     const forced = this.#sortedAt === -Infinity;
     if (same && !forced && (touched || at - this.#sortedAt < ORDER_HOLDS)) {
-      return lanes.sort((a, b) => known.get(a.name) - known.get(b.name));
+      return consumers.sort((a, b) => known.get(a.name) - known.get(b.name));
     }
     const { by, up } = ORDERS[this.#order];
     const sign = (up ? 1 : -1) * (this.#reversed ? -1 : 1);
     const names = new Intl.Collator("en", { numeric: true });
     const turned = this.#order === "name" ? sign : 1;
-    lanes.sort((a, b) => sign * (by(a) - by(b)) || turned * names.compare(a.name, b.name));
-    this.#sorted = lanes.map((lane) => lane.name);
+    consumers.sort((a, b) => sign * (by(a) - by(b)) || turned * names.compare(a.name, b.name));
+    this.#sorted = consumers.map((consumer) => consumer.name);
     this.#sortedAt = at;
-    return lanes;
+    return consumers;
   }
 
-  /** Shows the lanes as they are now. */
+  /** Shows the consumers as they are now. */
   update() {
     const wanted = this.filter.value.trim().toLowerCase();
-    const all = [...this.store.lanes.values()];
-    const fits = (lane) => `${lane.name} ${lane.queue} ${lane.state}`.toLowerCase().includes(wanted);
-    const lanes = this.#sort(all.filter(fits));
-    say(byId("lanes-count"), wanted ? `${count(lanes.length)} of ${count(all.length)}` : count(all.length));
-    this.table.update(lanes, (lane) => lane.name, () => byId("lanes-title").focus());
-    show(byId("lanes-scroll"), lanes.length > 0);
-    show(byId("lanes-empty"), lanes.length === 0);
-    say(byId("lanes-empty"), `No lane fits “${this.filter.value.trim()}”.`);
+    const all = [...this.store.consumers.values()];
+    const fits = (consumer) => `${consumer.name} ${consumer.queue} ${consumer.state}`.toLowerCase().includes(wanted);
+    const consumers = this.#sort(all.filter(fits));
+    say(byId("consumers-count"), wanted ? `${count(consumers.length)} of ${count(all.length)}` : count(all.length));
+    this.table.update(consumers, (consumer) => consumer.name, () => byId("consumers-title").focus());
+    show(byId("consumers-scroll"), consumers.length > 0);
+    show(byId("consumers-empty"), consumers.length === 0);
+    say(byId("consumers-empty"), `No consumer fits “${this.filter.value.trim()}”.`);
     this.#drawSparks();
   }
 }

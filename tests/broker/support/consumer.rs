@@ -1,4 +1,4 @@
-//! The configuration of the worker under test: lanes, what handles them, and what is changed.
+//! The configuration of the worker under test: consumers, what handles them, and what is changed.
 
 use std::path::Path;
 
@@ -47,26 +47,26 @@ impl<T: BrokerUrl + ?Sized> BrokerUrl for &T {
     }
 }
 
-/// One lane, named as its queue, that has no handler yet. See [`Lanes`].
-pub fn lane(broker: &(impl BrokerUrl + ?Sized), queue: &str) -> Lanes {
-    lanes(broker, &[queue])
+/// One consumer, named as its queue, that has no handler yet. See [`Consumers`].
+pub fn consumer(broker: &(impl BrokerUrl + ?Sized), queue: &str) -> Consumers {
+    consumers(broker, &[queue])
 }
 
-/// Several lanes, named as their queues, that have no handler yet. See [`Lanes`].
-pub fn lanes(broker: &(impl BrokerUrl + ?Sized), queues: &[&str]) -> Lanes {
-    let lane = |queue: &&str| {
+/// Several consumers, named as their queues, that have no handler yet. See [`Consumers`].
+pub fn consumers(broker: &(impl BrokerUrl + ?Sized), queues: &[&str]) -> Consumers {
+    let consumer = |queue: &&str| {
         let queue = (*queue).to_owned();
-        let lane = Table::from_iter([("queue".to_owned(), Value::String(queue.clone()))]);
-        (queue, Value::from(lane))
+        let consumer = Table::from_iter([("queue".to_owned(), Value::String(queue.clone()))]);
+        (queue, Value::from(consumer))
     };
     let (setting, value) = broker.setting();
     let broker = Table::from_iter([(setting.to_owned(), Value::String(value))]);
-    let consumers = Table::from_iter(queues.iter().map(lane));
+    let consumers = Table::from_iter(queues.iter().map(consumer));
     let config = Table::from_iter([
         ("broker".to_owned(), broker.into()),
         ("consumers".to_owned(), consumers.into()),
     ]);
-    Lanes { config }
+    Consumers { config }
 }
 
 /// A worker's configuration in the making.
@@ -74,11 +74,11 @@ pub fn lanes(broker: &(impl BrokerUrl + ?Sized), queues: &[&str]) -> Lanes {
 /// A worker process takes it as text, by [`Self::toml`]; one whose handlers are closures of the test
 /// as [`Self::worker`]; one whose handlers are configured is started by [`Self::start`].
 #[derive(Clone, Debug)]
-pub struct Lanes {
+pub struct Consumers {
     config: Table,
 }
 
-impl Lanes {
+impl Consumers {
     /// Changes the configuration by TOML that is laid over it, table by table:
     /// `"[drain]\ngrace = '2s'\n[consumers.orders]\nprefetch = 4"`.
     pub fn with(mut self, changes: &str) -> Self {
@@ -87,14 +87,14 @@ impl Lanes {
         self
     }
 
-    /// Every lane calls this HTTP handler.
+    /// Every consumer calls this HTTP handler.
     pub fn http(self, handler: &HttpHandler) -> Self {
         self.http_at(&handler.url())
     }
 
-    /// Every lane calls a handler at this url.
+    /// Every consumer calls a handler at this url.
     pub fn http_at(self, url: &str) -> Self {
-        self.each_lane(&format!("handler = {{ kind = 'http', url = '{url}' }}"))
+        self.each_consumer(&format!("handler = {{ kind = 'http', url = '{url}' }}"))
     }
 
     /// Connects again within half a second.
@@ -102,30 +102,30 @@ impl Lanes {
         self.with("broker.reconnect = { base = '100ms', cap = '500ms' }")
     }
 
-    /// Parks each retry of each lane on its only rung, for a tenth of a second or more.
+    /// Parks each retry of each consumer on its only rung, for a tenth of a second or more.
     pub fn retry_at_broker(self) -> Self {
-        self.each_lane("retry = { base = '100ms', cap = '1s', inline_below = '0s' }")
+        self.each_consumer("retry = { base = '100ms', cap = '1s', inline_below = '0s' }")
     }
 
-    /// Gives each lane this prefetch, and handlers for all of it.
+    /// Gives each consumer this prefetch, and handlers for all of it.
     pub fn at_once(self, prefetch: usize) -> Self {
-        self.each_lane(&format!("prefetch = {prefetch}\nconcurrency = {prefetch}"))
+        self.each_consumer(&format!("prefetch = {prefetch}\nconcurrency = {prefetch}"))
     }
 
-    /// Holds a lane that cannot publish after 0.3 s, for 0.5 s.
+    /// Holds a consumer that cannot publish after 0.3 s, for 0.5 s.
     pub fn soon_held(self) -> Self {
         self.with("publish = { budget = '300ms', hold = '500ms' }")
     }
 
-    fn each_lane(mut self, changes: &str) -> Self {
+    fn each_consumer(mut self, changes: &str) -> Self {
         let changes: Table = changes.parse().expect("the changes are TOML");
-        let lanes = self
+        let consumers = self
             .config
             .get_mut("consumers")
             .and_then(Value::as_table_mut);
-        for (_, lane) in lanes.expect("made with the lanes") {
-            let lane = lane.as_table_mut().expect("a lane is a table");
-            lay_over(lane, changes.clone());
+        for (_, consumer) in consumers.expect("made with the consumers") {
+            let consumer = consumer.as_table_mut().expect("a consumer is a table");
+            lay_over(consumer, changes.clone());
         }
         self
     }
@@ -145,13 +145,13 @@ impl Lanes {
         Worker::new(self.settings())
     }
 
-    /// Starts the worker in this process with this handler for its only lane. See
+    /// Starts the worker in this process with this handler for its only consumer. See
     /// [`RunningWorker::start`].
     pub async fn start_with<M>(&self, handler: impl IntoHandler<M>) -> RunningWorker {
-        let lanes = self.config["consumers"].as_table().expect("as made");
-        let mut names = lanes.keys();
+        let consumers = self.config["consumers"].as_table().expect("as made");
+        let mut names = consumers.keys();
         let (Some(name), None) = (names.next(), names.next()) else {
-            panic!("several lanes: register their handlers by `worker`")
+            panic!("several consumers: register their handlers by `worker`")
         };
         RunningWorker::start(self.worker().handler(name, handler)).await
     }

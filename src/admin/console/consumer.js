@@ -1,0 +1,166 @@
+// One consumer: what it does, its charts, its retry queues, and what can be changed.
+
+import { Chart, CHARTS } from "./charts.js";
+import { byId, facts, h, mark, say, show, stranger, Table } from "./dom.js";
+import { count, duration, NONE, percent, rate, visible, words } from "./format.js";
+import { failing, markOf } from "./health.js";
+import { Poll } from "./stream.js";
+import { change } from "./token.js";
+
+export class ConsumerView {
+  #name = null;
+  #typed = false;
+  #busy = false;
+
+  constructor(store, { live, changed }) {
+    this.store = store;
+    this.changed = changed;
+    this.charts = CHARTS.map((kind) => new Chart(byId("charts"), kind));
+    const path = (what) => () => `consumers/${encodeURIComponent(this.#name)}/${what}`;
+    const due = () => this.#name !== null && live();
+    this.history = new Poll({
+      period: 1000, due, path: path("history"),
+      answer: (history) => this.charts.forEach((chart) => chart.draw(history)),
+    });
+    this.retryQueues = new Poll({
+      period: 2000, due, path: path("retry-queues"),
+      answer: (answer) => this.#showRetryQueues(answer),
+      failed: (error) => this.#showRetryQueues({ retry_queues: [], dead_letters: null, error: error.message }),
+    });
+    this.#retryTable();
+    this.#controls();
+  }
+
+  #retryTable() {
+    this.retryTable = new Table(byId("retry-queues"), "Messages on each retry queue", [
+      { title: "Retry queues", class: "name", fill: (cell, queue) => { say(cell, queue.title); cell.title = visible(queue.queue); } },
+      { title: "Messages", class: "number", fill: (cell, queue) => say(cell, count(queue.messages)) },
+      { title: "Share", class: "share", fill: (cell, queue) => {
+        if (!cell.firstChild) cell.append(h("div", { class: "share-bar", "aria-hidden": "true" }), h("span", { class: "unseen" }));
+        cell.firstChild.style.width = `${queue.most ? (100 * (queue.messages ?? 0)) / queue.most : 0}%`;
+        say(cell.lastChild, percent(queue.messages ?? 0, queue.sum));
+      } },
+    ]);
+    this.retryNote = h("p", { class: "note" });
+    byId("retry-queues").append(this.retryNote);
+  }
+
+  #showRetryQueues({ retry_queues, dead_letters: dead, error }) {
+    const depths = [...retry_queues, ...(dead ? [dead] : [])].map((queue) => queue.messages ?? 0);
+    const most = Math.max(0, ...depths);
+    const sum = depths.reduce((all, depth) => all + depth, 0);
+    const rows = retry_queues.map((queue) => ({ ...queue, title: `after ${count(queue.delay_seconds)}\u202fs`, most, sum }));
+    if (dead) rows.push({ ...dead, title: "Dead letters", most, sum });
+    this.retryTable.update(rows, (queue) => queue.queue);
+    const notes = [error ? `The broker could not be asked: ${visible(error)}` : "", retry_queues.length ? "" : "No retry queues: nothing is parked at the broker."];
+    say(this.retryNote, notes.filter(Boolean).join(" "));
+  }
+
+  #controls() {
+    byId("consumer-pause").addEventListener("click", ({ detail }) => {
+      // The second click of a double click would undo the first.
+      if (detail > 1) return;
+      const paused = this.store.consumers.get(this.#name)?.state === "paused";
+      this.#change("POST", paused ? "resume" : "pause", undefined, () => (paused ? "Resumed." : "Paused: running handlers finish, the rest went back to the queue."));
+    });
+    const value = byId("consumer-concurrency-value");
+    value.addEventListener("input", () => { this.#typed = true; });
+    byId("consumer-concurrency").addEventListener("submit", (event) => {
+      event.preventDefault();
+      const concurrency = value.valueAsNumber;
+      this.#change("PATCH", "", { concurrency }, () => {
+        this.#typed = false;
+        return `At most ${count(concurrency)} ${concurrency === 1 ? "handler runs" : "handlers run"} at once now.`;
+      });
+    });
+  }
+
+  async #change(method, what, body, done) {
+    if (this.#busy) return;
+    this.#busy = true;
+    const name = this.#name;
+    const answer = byId("consumer-answer");
+    say(answer, "");
+    try {
+      const consumer = await change(method, `consumers/${encodeURIComponent(name)}${what ? `/${what}` : ""}`, body);
+      this.store.replace(consumer);
+      if (name === this.#name) say(answer, done());
+      this.changed();
+    } catch (error) {
+      if (name === this.#name) say(answer, visible(error.message));
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  /** Turns to another consumer, or to none (`null`). */
+  open(name) {
+    if (name === this.#name) return;
+    this.#name = name;
+    this.#typed = false;
+    this.charts.forEach((chart) => chart.clear());
+    this.retryTable.update([], () => "");
+    say(this.retryNote, "");
+    say(byId("consumer-answer"), "");
+    byId("consumer-title").replaceChildren(name === null ? "" : stranger(name));
+  }
+
+  /** Shows the consumer as it is now. */
+  update() {
+    const consumer = this.store.consumers.get(this.#name);
+    show(byId("consumer"), this.#name !== null);
+    show(byId("retry-queues"), this.#name !== null);
+    if (this.#name === null) return;
+    show(byId("consumer-controls"), Boolean(consumer) && this.store.worker.can_change);
+    show(byId("consumer-read-only"), !this.store.worker.can_change);
+    if (!consumer) {
+      byId("consumer-state").replaceChildren("There is no consumer of this name.");
+      return;
+    }
+    this.#showState(consumer);
+    this.#showFacts(consumer);
+    const paused = consumer.state === "paused";
+    say(byId("consumer-pause"), paused ? "Resume" : "Pause");
+    const value = byId("consumer-concurrency-value");
+    value.max = consumer.prefetch;
+    if (!this.#typed && document.activeElement !== value) value.value = consumer.concurrency;
+    this.history.tick();
+    this.retryQueues.tick();
+  }
+
+  #showState(consumer) {
+    const place = byId("consumer-state");
+    const kind = markOf(consumer);
+    if (place.dataset.kind !== kind || !place.children.length) {
+      place.dataset.kind = kind;
+      place.replaceChildren(mark(kind), h("strong"), " ", h("span", { class: "aside" }));
+    }
+    say(place.children[1], words(consumer.state));
+    say(place.children[2], `for ${duration(this.store.since(consumer.since))}${failing(consumer) ? "; most of its runs fail" : ""}`);
+    show(byId("consumer-reason"), Boolean(consumer.reason));
+    say(byId("consumer-reason"), visible(consumer.reason ?? ""));
+  }
+
+  #showFacts(consumer) {
+    const { rates, latency } = consumer;
+    // The rates of an only consumer are the worker's, which stand above.
+    const own = this.store.consumers.size === 1 ? [] : [
+      ["Received", rate(rates.received)],
+      ["Succeeded", rate(rates.succeeded)],
+      ["Failed", rate(rates.failed), failing(consumer) ? "bad" : ""],
+    ];
+    facts(byId("consumer-facts"), [
+      ...own,
+      ["Median, 1 min", duration(latency.p50_seconds)],
+      ["95th percentile", duration(latency.p95_seconds)],
+      ["99th percentile", duration(latency.p99_seconds)],
+      ["In flight", `${count(consumer.in_flight)} of ${count(consumer.prefetch)}`],
+      ["Running", `${count(consumer.running)} of ${count(consumer.concurrency)}`],
+      ["Not started", count(consumer.buffered)],
+      ["Waiting to retry", count(consumer.waiting)],
+      ["Queue", visible(consumer.queue)],
+      ["Handler", consumer.handler ?? NONE],
+      ["Subscriptions made", count(consumer.counts.sessions)],
+    ]);
+  }
+}
