@@ -81,8 +81,9 @@ pub mod kubernetes;
 // A worker on a broker in memory, for tests.
 pub mod testing;
 
-// The rest: publishing new messages, reading settings, texts.
+// The rest: publishing new messages, the time of day, reading settings, texts.
 mod client;
+mod clock;
 
 pub mod settings;
 

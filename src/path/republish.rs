@@ -3,7 +3,7 @@
 //! The original is acked only after the confirm. A crash in between makes a duplicate. The other
 //! order would lose the message.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -12,7 +12,7 @@ use crate::{
     broker::{
         Broker, CopyHeaders, Publication, PublishError, Reconnect, ReconnectSettings, Written,
     },
-    dead_letters,
+    clock, dead_letters,
     flight::Flight,
     outcome::{Ending, Failure},
     policy::Reason,
@@ -78,7 +78,7 @@ pub(super) async fn park<B: Broker>(lane: &Lane<B>, flight: &Flight, delay: Dura
     let (rung, stay) = lane.ladder.park(delay);
     // With a delay beyond the longest rung the copy comes back before its time, and is parked
     // again. The header has whole milliseconds, so round up: early is worse than late.
-    let not_before = (stay < delay).then(|| SystemTime::now() + delay + MILLISECOND);
+    let not_before = (stay < delay).then(|| clock::now() + delay + MILLISECOND);
     let headers = dead_letters::parked(flight, stay, not_before);
     let end = republish(lane, flight, &rung.queue, headers, End::Parked).await;
     if end == End::Parked {

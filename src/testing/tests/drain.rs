@@ -43,7 +43,8 @@ async fn next_attempt(broker: &TestBroker) -> u32 {
     kit.until_state(ConsumerState::Consuming).await;
     handling.has_run(1).await;
     kit.finished().await;
-    kit.drain().await.unwrap();
+    // The broker's account is of two workers.
+    kit.worker.drain().await.unwrap();
     handling.runs()[0].attempt
 }
 
