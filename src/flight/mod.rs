@@ -34,7 +34,7 @@ use crate::{
 };
 use phase::SharedPhase;
 
-/// What all handlers of a worker share.
+/// The state handle and the extensions that all handlers of a worker share.
 #[derive(Debug)]
 pub(crate) struct Resources {
     pub(crate) state: StateHandle,

@@ -165,8 +165,7 @@ impl<B: Broker> LaneActor<B> {
                 }
                 () = &mut timer => self.tick(),
             }
-            // After every event: ends that have arrived meanwhile then need not wake the loop
-            // again.
+            // Book ends after every event, so that they need not wake the loop again.
             self.send_off();
             self.book_ends(&mut ends);
         }

@@ -1,4 +1,5 @@
-//! What a lane's actor and the paths of its deliveries share: settings, routes, queues, broker.
+//! The part of a lane that its actor and the paths of its deliveries share: settings, routes,
+//! broker.
 
 use std::{
     sync::{

@@ -124,7 +124,7 @@ async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, route: &Route) 
     ending
 }
 
-/// What follows an attempt.
+/// The next step after an attempt.
 enum Next {
     /// The end of the path.
     End(End),

@@ -68,9 +68,9 @@ struct State<R> {
 /// Whether first attempts may start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Gate {
-    /// They start as slots come free.
+    /// First attempts start as slots become free.
     Open,
-    /// None starts until the gate is opened.
+    /// No first attempt starts until the gate is opened.
     Closed {
         /// The reason, for people.
         why: &'static str,
