@@ -37,7 +37,7 @@ impl<B: Broker> LaneActor<B> {
             taken += 1;
         }
         if self.subscription.has_ended_unasked() {
-            // The end came in one go with deliveries, and `try_next` has taken it.
+            // `try_next` has taken the end of the stream, which came together with deliveries.
             return self.consumer_cancelled();
         }
         self.rest_if_busy(taken);

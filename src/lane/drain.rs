@@ -24,7 +24,7 @@ impl<B: Broker> LaneActor<B> {
         self.stop_consuming();
         // The drain takes over from a pause.
         self.pausing.drain(..).for_each(|answer| {
-            // A caller that has gone away does not matter.
+            // A send fails when the caller has gone away; then nobody needs the answer.
             let _ = answer.send(());
         });
         info!(consumer = %self.lane.name, running = self.under_way, "draining");

@@ -138,11 +138,11 @@ impl<B: Broker> LaneActor<B> {
             self.begin_flush(now);
             self.begin_return(now);
             if now >= self.tick_at {
-                // The timer is the last event of the turn, and a busy lane may not come to it.
+                // The timer is the last branch of the `select!`, which a busy lane may never reach.
                 self.tick();
             }
             let wanted = self.ends_wanted(now);
-            // Asked in any case: a rest that is over must not wake the loop again.
+            // Call this in every turn: a rest that is over must not wake the loop again.
             let rests = self.is_resting(now);
             let takes = self.takes_deliveries() && !rests;
             self.publish_state();

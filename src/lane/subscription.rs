@@ -89,7 +89,7 @@ impl<S: Session> Subscription<S> {
         self.session.as_ref().is_some_and(Session::is_subscribed)
     }
 
-    /// Whether there is a session whose subscription has ended, and no request is under way about it.
+    /// Whether the session's subscription has ended without a request of the lane.
     pub(super) fn has_ended_unasked(&self) -> bool {
         self.session.is_some() && self.is_idle()
     }
@@ -104,8 +104,8 @@ impl<S: Session> Subscription<S> {
         matches!(self.task, Task::Stopping { .. })
     }
 
-    /// Whether a request is under way that may still bring deliveries to be returned: the consumer is
-    /// being cancelled, or a new one is being made on the channel of the session.
+    /// Whether a request is under way that may still bring deliveries to be returned: the consumer
+    /// is being cancelled, or a new one is being made on the channel of the session.
     pub(super) fn may_bring_deliveries(&self) -> bool {
         match self.task {
             Task::None => false,
@@ -279,8 +279,9 @@ impl<B: Broker> LaneActor<B> {
             return;
         };
         if session.is_usable() {
-            // A request failed, and not the channel. The broker gets back what the channel holds when
-            // it is closed; dropping the session does not close it while lapin waits for a cancel-ok.
+            // A request failed, but the channel is open. Close it, so that the broker gets back its
+            // unsettled deliveries: dropping the session does not close it while lapin waits for a
+            // cancel-ok.
             tokio::spawn(session.close());
         }
         self.subscription.task = Task::None;

@@ -58,7 +58,7 @@ impl Setup {
         tokio::select! {
             biased;
             started = lifecycle.start() => started?,
-            // The lanes drain at once, and the handlers are stopped after them.
+            // The worker stops already. The lanes drain at once, and then the handlers are stopped.
             () = calls.drain.cancelled() => {}
         }
         let mailbox = state.gauge();

@@ -18,8 +18,8 @@ use crate::{
     path::Handlers,
 };
 
-/// The time that a request gets beyond its limit before the worker goes on without its answer. The
-/// limit itself is kept on the handlers' runtime, and handlers may block all threads of that.
+/// The worker waits this long beyond the limit of a start or stop, and then goes on without its
+/// answer. The limit itself runs on the handlers' runtime, whose threads handlers may block.
 const SLACK: Duration = Duration::from_secs(1);
 
 /// All handlers of a worker.
