@@ -9,12 +9,12 @@ use rustls::pki_types::{
 
 use crate::config::{Findings, KeyPath};
 
-/// Checks a file with one certificate in PEM or several.
+/// Checks a PEM file with one or more certificates.
 pub(crate) fn check_certificates(findings: &mut Findings, path: &KeyPath, file: &Path) {
     check::<CertificateDer<'_>>(findings, path, file, "certificate");
 }
 
-/// Checks a file with a private key in PEM.
+/// Checks a PEM file with a private key.
 pub(crate) fn check_private_key(findings: &mut Findings, path: &KeyPath, file: &Path) {
     check::<PrivateKeyDer<'_>>(findings, path, file, "private key without a passphrase");
 }
@@ -28,7 +28,7 @@ fn check<T: PemObject>(findings: &mut Findings, path: &KeyPath, file: &Path, wha
     if items.peek().is_none() {
         findings.add(path.clone(), format!("{file} holds no {what}, as PEM"));
     } else if items.any(|item: Result<T, pem::Error>| item.is_err()) {
-        // The error would quote the file, which may hold a key.
+        // The error's own text would quote the file, which may hold a key.
         findings.add(path.clone(), format!("{file} is not whole as PEM"));
     }
 }

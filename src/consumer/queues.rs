@@ -1,4 +1,4 @@
-//! The queues of all consumers together.
+//! Checks the queues of all consumers together.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub(super) fn check(findings: &mut Findings, consumers: &Consumers) {
     }
 }
 
-/// Each rung's queue, and the consumer that it is for.
+/// Each retry queue, with the name of its consumer.
 fn rungs(consumers: &Consumers) -> BTreeMap<String, &str> {
     let mut rungs = BTreeMap::new();
     for (name, consumer) in consumers {
@@ -40,7 +40,7 @@ fn rungs(consumers: &Consumers) -> BTreeMap<String, &str> {
 }
 
 fn ladder(consumer: &ConsumerSettings) -> Ladder {
-    // A longer cap is reported as such.
+    // A longer cap has its own error.
     Ladder::new(&consumer.queue, consumer.retry.cap.min(CAP_MAX))
 }
 
@@ -95,7 +95,8 @@ fn reserved(findings: &mut Findings, path: KeyPath, queue: &str) {
     }
 }
 
-/// A queue that has two purposes would send messages round and round, or lose track of them.
+/// Refuses a queue with two purposes, which would send messages round and round or lose track of
+/// them.
 fn collisions(
     findings: &mut Findings,
     name: &str,
@@ -125,7 +126,8 @@ fn collisions(
     }
 }
 
-/// Consumers of one queue share its rungs, its dead-letter queue and its messages' attempts.
+/// Consumers of one queue share its retry queues, its dead-letter queue and the attempts of its
+/// messages.
 fn same_queue(
     findings: &mut Findings,
     (name, consumer): (&str, &ConsumerSettings),

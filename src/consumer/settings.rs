@@ -107,7 +107,7 @@ impl Default for ConsumerSettings {
     }
 }
 
-/// From here on an attempt outlives RabbitMQ's default `consumer_timeout`.
+/// An attempt of this length or longer outlives RabbitMQ's default `consumer_timeout`.
 const BROKER_CONSUMER_TIMEOUT: Duration = Duration::from_mins(30);
 
 impl ConsumerSettings {
@@ -119,7 +119,7 @@ impl ConsumerSettings {
             .unwrap_or_else(|| format!("{}.dead", self.queue))
     }
 
-    /// The queues of this consumer, as the broker has to know them.
+    /// The queues of this consumer, for the broker.
     #[must_use]
     pub fn queue_spec(&self) -> QueueSpec {
         QueueSpec {
@@ -160,7 +160,7 @@ impl ConsumerSettings {
         }
     }
 
-    /// What is allowed but likely to hurt.
+    /// Settings that are allowed but likely to do harm.
     pub(crate) fn warning(&self, name: &str) -> Option<Problem> {
         (self.timeout >= BROKER_CONSUMER_TIMEOUT).then(|| Problem {
             path: section(name).key("timeout").to_string(),
@@ -176,10 +176,10 @@ pub(super) fn section(name: &str) -> KeyPath {
     KeyPath::of("consumers").key(name)
 }
 
-/// What [`is_name`] takes, for the schema.
+/// The names that [`is_name`] accepts, for the schema.
 pub(crate) const NAME_PATTERN: &str = "^[a-z][a-z0-9]*(_[a-z0-9]+)*$";
 
-/// Two underscores would read as the end of the name in `LAPWING__CONSUMERS__NAME__KEY`.
+/// Two underscores would end the name in `LAPWING__CONSUMERS__NAME__KEY`.
 fn is_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_lowercase())
         && !name.ends_with('_')

@@ -52,8 +52,8 @@ pub struct RetrySettings {
     pub rules: Vec<Rule>,
 }
 
-/// The longest retry queue is then one of 2²¹ s, which is 24.3 days: RabbitMQ takes a time to live
-/// of at most 2³² − 1 ms, which is 49.7 days.
+/// The longest delay. Its retry queue holds messages for 2²¹ s, which is 24.3 days. RabbitMQ takes
+/// a time to live of at most 2³² − 1 ms, which is 49.7 days.
 const CAP_MAX_MILLIS: u64 = 24 * DAY;
 
 /// The longest [`cap`](RetrySettings::cap).
@@ -125,7 +125,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Whether the rule is about a failure of this class and status.
+    /// Whether the rule matches a failure of this class and status.
     #[must_use]
     pub fn matches(&self, class: &str, status: Option<u16>) -> bool {
         self.class.as_deref().is_none_or(|wanted| wanted == class)
@@ -135,7 +135,7 @@ impl Rule {
     }
 }
 
-/// What a [`Rule`] makes of a failure.
+/// The action of a [`Rule`] on a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RuleAction {
@@ -153,7 +153,7 @@ pub struct StatusPattern {
 }
 
 impl StatusPattern {
-    /// Whether the status is among them.
+    /// Whether the pattern matches the status.
     #[must_use]
     pub const fn contains(self, status: u16) -> bool {
         self.lowest <= status && status <= self.highest
@@ -169,12 +169,12 @@ impl From<u16> for StatusPattern {
     }
 }
 
-/// A text that is not a [`StatusPattern`].
+/// The error for a text that is not a [`StatusPattern`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {EXPECTED}")]
 pub struct InvalidStatus;
 
-/// What the schema takes for one.
+/// The texts that the schema accepts as a pattern.
 const STATUS: &str = "^([0-9]xx|[0-9]+( *- *[0-9]+)?)$";
 
 const EXPECTED: &str = "a status such as 409, \"500-599\" or \"5xx\"";

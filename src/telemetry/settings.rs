@@ -90,12 +90,12 @@ impl TelemetrySettings {
     }
 }
 
-/// What telemetry needs to know; made of [`Settings`](crate::Settings).
+/// The settings that telemetry needs, made of [`Settings`](crate::Settings).
 #[derive(Clone, Debug)]
 pub struct TelemetrySetup {
-    /// What is exported.
+    /// The exports.
     pub telemetry: TelemetrySettings,
-    /// What is logged.
+    /// The log.
     pub log: LogSettings,
     /// This process: name, host and process id.
     pub worker: String,
@@ -151,8 +151,8 @@ impl Default for LogSettings {
 
 impl LogSettings {
     pub(crate) fn check(&self, findings: &mut Findings) {
-        // `EnvFilter` takes any other word for a target, shows all of that and nothing else, so that
-        // a misspelt level would silence the worker.
+        // `EnvFilter` takes any other word for a target and then shows nothing else, so a misspelt
+        // level would silence the worker.
         let is_word = |text: &&str| !text.contains(['=', ':', '[']);
         let mut words = self.filter.split(',').filter(is_word);
         if words.any(|word| word.is_empty() || word.parse::<LevelFilter>().is_err())

@@ -39,7 +39,7 @@ impl TlsSettings {
             cert_file,
             key_file,
         } = self;
-        // A URL that cannot be parsed may have been meant as amqps.
+        // A URL that cannot be parsed may have been meant as `amqps://`.
         let may_use_tls = urls.is_empty()
             || urls
                 .iter()

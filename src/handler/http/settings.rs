@@ -74,7 +74,7 @@ fn redacted<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> 
     serializer.serialize_str(&redact(url))
 }
 
-/// A secret would be hidden.
+/// Plain strings for the schema's example: a `Secret` would be shown as hidden.
 fn example_headers() -> BTreeMap<&'static str, &'static str> {
     BTreeMap::from([("authorization", "Bearer ...")])
 }

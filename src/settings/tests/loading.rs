@@ -1,4 +1,4 @@
-//! Layers, strictness, and every problem at once.
+//! Layers, strictness, and reporting every problem at once.
 
 use std::{path::Path, time::Duration};
 
@@ -93,7 +93,8 @@ publish.channels: expected a whole number, 1 or more (environment variable LAPWI
 fn what_follows_from_a_problem_is_not_listed_beside_it() {
     let agree = "consumers.b = { queue = \"a\", retry.base = \"600ms\" }\n";
     for (text, paths) in [
-        // Without its value, the default would be too small for what is right.
+        // Without its own value, a wrong key would fall back to a default that is too small for the
+        // other values.
         (
             "consumers.a = { queue = \"a\", prefetch = \"x\", concurrency = 100 }",
             vec!["consumers.a.prefetch"],
@@ -109,7 +110,7 @@ fn what_follows_from_a_problem_is_not_listed_beside_it() {
             &format!("{agree}consumers.a = {{ queue = \"a\", retry.base = 600 }}"),
             vec!["consumers.a.retry.base"],
         ),
-        // The rule that lost its class has no status either.
+        // The rule whose class was refused has no status either.
         (
             "consumers.a.queue = \"a\"\n\
              consumers.a.retry.rules = [{ class = 5, action = \"retry\" }, { action = \"retry\" }]",
@@ -118,7 +119,7 @@ fn what_follows_from_a_problem_is_not_listed_beside_it() {
                 "consumers.a.retry.rules[1].class",
             ],
         ),
-        // What is apart is listed.
+        // Every problem that is independent of the others is listed.
         (
             "consumers.a = { queue = \"a\", handler = { kind = \"htp\", headers = { \"a b\" = \"x\" } } }",
             vec![
@@ -185,7 +186,7 @@ consumers.a.bindings[3].exchange: must not be empty (FILE, line 2)"#;
         format!("{at_bindings}{at_rules}").trim_start()
     );
 
-    // A variable holds a whole list.
+    // One variable holds a whole list.
     let variable = "LAPWING__CONSUMERS__A__BINDINGS";
     let expected = at_bindings.replace("FILE, line 2", &format!("environment variable {variable}"));
     assert_eq!(
@@ -261,12 +262,12 @@ fn a_key_set_twice_in_the_environment_is_refused() {
 fn a_problem_is_laid_at_the_door_of_the_source_that_can_mend_it() {
     let text = "[consumers.a]\nqueue = \"a\"\n";
     for (environment, source) in [
-        // Neither is in the file; the one that was changed is to blame.
+        // Neither key is in the file, so the changed key is reported.
         (
             ("LAPWING__CONSUMERS__A__PREFETCH", "5"),
             "LAPWING__CONSUMERS__A__PREFETCH",
         ),
-        // The variable replaces the list with all that was in it.
+        // The variable replaces the list and all its items.
         (
             ("LAPWING__CONSUMERS__A__BINDINGS", "[{}]"),
             "LAPWING__CONSUMERS__A__BINDINGS",
