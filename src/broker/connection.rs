@@ -290,7 +290,7 @@ impl Supervisor {
         }
         let close = connection.lapin.close(200, "worker stopped".into());
         if let Err(error) = within(self.timeouts.close, "closing the connection", close).await {
-            debug!(connection = self.purpose.name(), %error, "not closed in order");
+            debug!(connection = self.purpose.name(), %error, "failed to close the connection; ending it");
             connection.kill();
         }
     }
@@ -315,7 +315,7 @@ impl Supervisor {
             if left == 0 {
                 return Err(error);
             }
-            warn!(connection = self.purpose.name(), url = number + 1, of = urls.len(), %error, "trying the next URL");
+            warn!(connection = self.purpose.name(), url = number + 1, of = urls.len(), %error, "failed to connect; trying the next URL");
         }
     }
 

@@ -106,7 +106,7 @@ pub(super) fn copy_properties(
         warn!(
             id,
             ?cut,
-            "the headers of a copy do not fit a frame beside ours: the longest are cut"
+            "the headers of a copy do not fit a frame; dropped the longest"
         );
     }
     properties.with_headers(FieldTable::from(headers))

@@ -287,10 +287,12 @@ impl Manager for Channels {
         let current = self.link.current();
         let is_current = current.is_some_and(|current| Arc::ptr_eq(&current, &pooled.connection));
         if !is_current || !pooled.channel.status().connected() {
-            return Err(RecycleError::message("its connection or channel is gone"));
+            return Err(RecycleError::message("its connection or channel is closed"));
         }
         if pooled.busy.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(RecycleError::message("a publish was left under way on it"));
+            return Err(RecycleError::message(
+                "an abandoned publish is under way on the channel",
+            ));
         }
         Ok(())
     }

@@ -190,7 +190,7 @@ impl Session for RabbitSession {
             .await
             .is_err()
         {
-            tracing::debug!("channel not closed in order");
+            tracing::debug!("failed to close the channel");
         }
     }
 

@@ -272,7 +272,7 @@ impl Inbox {
                     names = fitted.names,
                     bytes = size,
                     frame_max = self.frame_max,
-                    "a message has more headers than a frame holds: the longest are cut"
+                    "the headers of a message do not fit a frame; dropped the longest"
                 );
             }
             self.replace_payload(size, &fitted.payload);

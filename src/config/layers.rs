@@ -131,8 +131,9 @@ impl Layers {
                 self.problems.push(Problem {
                     path: path.to_string(),
                     source,
-                    message: "set twice: another variable sets it, or all that it lies in"
-                        .to_owned(),
+                    message:
+                        "set twice: another variable sets this key, or a table that contains it"
+                            .to_owned(),
                 });
             }
         }
@@ -260,7 +261,7 @@ impl<'t> Layer<'t> {
                 self.problems.push(Problem {
                     path: path.to_string(),
                     source: source.clone(),
-                    message: "dates and numbers beyond 64 bits are of no use here".to_owned(),
+                    message: "dates and numbers beyond 64 bits are not allowed here".to_owned(),
                 });
                 ValueKind::Nil
             }),

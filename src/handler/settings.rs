@@ -27,7 +27,7 @@ impl HandlerSettings {
         if *self == Self::None {
             let kinds = Self::KINDS.iter().map(|kind| format!("\"{kind}\""));
             let kinds = kinds.collect::<Vec<_>>().join(" or ");
-            let message = format!("must be {kinds}: a type without a handler is left out");
+            let message = format!("must be {kinds}: leave out a type that has no handler");
             findings.add(path.key(KIND), message);
         }
         self.check(findings, path);

@@ -26,8 +26,8 @@ pub struct RetrySettings {
     /// away. Too high: a short fault delays messages by this time. Default: `500ms`.
     #[serde(with = "Span::<1, CAP_MAX_MILLIS>")]
     pub base: Duration,
-    /// What the delay is multiplied by after each further failure. Too low: retries add load during
-    /// an outage. Too high: delays reach `cap` after few failures. Default: `2.0`.
+    /// The factor by which the delay grows after each further failure. Too low: retries add load
+    /// during an outage. Too high: delays reach `cap` after few failures. Default: `2.0`.
     #[schemars(range(min = 1.0, max = 1000.0))]
     pub factor: f64,
     /// The longest delay, also for the handler's `Retry-After`; at least `base`. Each doubling above
@@ -40,10 +40,10 @@ pub struct RetrySettings {
     /// to zero. Default: `0.5`.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub jitter: f64,
-    /// A message with a delay below this waits in the worker; it keeps its place in the prefetch, but
-    /// no handler slot. A longer delay is spent in a retry queue at the broker. At most `cap`. `0s`:
-    /// every retry goes to the broker. Too low: more work for the broker. Too high: waiting messages
-    /// fill the prefetch. Default: `1s`.
+    /// A retry with a shorter delay than this waits in the worker: it uses prefetch, but no handler
+    /// slot. A retry with a longer delay waits in a retry queue at the broker. At most `cap`. `0s`:
+    /// every retry goes to the broker. Too low: more work for the broker. Too high: waiting
+    /// messages fill the prefetch. Default: `1s`.
     #[serde(with = "Span::<0, CAP_MAX_MILLIS>")]
     pub inline_below: Duration,
     /// Rules that decide whether a failure is retried or dead-lettered, whatever the handler said.
@@ -95,7 +95,8 @@ impl RetrySettings {
         for (index, rule) in self.rules.iter().enumerate() {
             let path = section.key("rules").index(index);
             if rule.class.is_none() && rule.status.is_none() {
-                let message = "is required, or `status`: the rule would be about every failure";
+                let message =
+                    "is required, or `status`: a rule without both would match every failure";
                 findings.contradiction(path.key("class"), [path.key("status")], message);
             }
             if rule.class.as_deref() == Some("") {

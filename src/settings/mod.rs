@@ -181,7 +181,7 @@ impl Settings {
                 .key("handler")
                 .to_string(),
             source: Source::Default,
-            message: "is required, such as { kind = \"log\" }, or types with a handler each"
+            message: "is required, such as { kind = \"log\" }, or `types` with a handler for each"
                 .to_owned(),
         });
         ConfigError::check(problems.collect())

@@ -108,7 +108,7 @@ pub(super) fn check(findings: &mut Findings, broker: &BrokerSettings) -> Vec<Bro
     if let Some(file) = &broker.url_file {
         let path = KeyPath::of("broker.url_file");
         if broker.url != BrokerSettings::default().url {
-            let message = "is used in place of `url`, which is set too: set one of the two";
+            let message = "conflicts with `url`: set one of the two";
             findings.contradiction(path.clone(), [at_url], message);
         }
         let text = findings.text_file(&path, file).unwrap_or_default();
@@ -212,8 +212,8 @@ fn parameters(url: &Url, wrong: &mut impl FnMut(String)) {
             // A publisher may fill the frame that the broker allows, and a content header is never
             // split.
             "frame_max" => wrong(
-                "`frame_max` is the broker's to say: with a lower one, a message with larger headers \
-                 could not be read"
+                "`frame_max` is set by the broker: with a lower value, lapwing could not read a \
+                 message with larger headers"
                     .to_owned(),
             ),
             "channel_max" if value.parse::<u16>().is_err() => {
@@ -317,7 +317,7 @@ mod tests {
             ),
             (
                 "amqp://rabbit/%2f?frame_max=8192",
-                "`frame_max` is the broker's to say",
+                "`frame_max` is set by the broker",
             ),
             (
                 "amqp://rabbit/%2f?channel_max=65536",
@@ -408,7 +408,7 @@ mod tests {
             ),
             (
                 &format!("broker.url = \"amqp://rabbit\"\nbroker.url_file = \"{urls}\""),
-                "broker.url_file: is used in place of `url`, which is set too",
+                "broker.url_file: conflicts with `url`",
             ),
         ]);
     }

@@ -71,8 +71,8 @@ impl fmt::Display for Difference {
                 queue, argument, ..
             } => write!(
                 f,
-                "queue {queue:?}: {argument} is not what was wanted (with names as long as these, \
-                 the broker's answer does not hold what it is)"
+                "queue {queue:?}: {argument} differs from the settings (the names are so long \
+                 that the broker's answer does not hold the value)"
             ),
             Self::Refused { queue, text } => write!(f, "queue {queue:?}: {text}"),
         }
@@ -209,7 +209,7 @@ mod tests {
              received the value 'reject-publish' of type 'longstr' but curren...",
         );
         assert!(
-            told(&cut).starts_with("queue \"q\": x-overflow is not what was wanted"),
+            told(&cut).starts_with("queue \"q\": x-overflow differs from the settings"),
             "{cut:?}"
         );
         assert_eq!(cut.value, None);

@@ -69,7 +69,7 @@ impl<'a> Reader<'a> {
         match value_from_text(text) {
             Some(value) => Reader(&value).deserialize_any(visitor),
             None => Err(ReadError::custom(format!(
-                "expected {}, which a variable holds as TOML",
+                "expected {}, written as TOML",
                 in_plain_words(&(&visitor as &dyn Expected).to_string())
             ))),
         }

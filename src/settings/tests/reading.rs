@@ -198,11 +198,7 @@ fn the_environment_is_taken_as_the_type_that_is_asked_for() {
             "yes",
             "expected true or false",
         ),
-        (
-            "LAPWING__BROKER",
-            "x",
-            "expected a table, which a variable holds as TOML",
-        ),
+        ("LAPWING__BROKER", "x", "expected a table, written as TOML"),
         (
             "LAPWING__BROKER",
             "{ name = 5 }",
