@@ -408,8 +408,11 @@ impl Drop for CloseWhenDropped {
 }
 
 impl Drop for FakeSession {
-    /// Closes the channel, so that a dropped session holds no messages.
+    /// Closes the channel, as lapin does when a live consumer is dropped. Like lapin, leaves the
+    /// channel open if the consumer has been cancelled.
     fn drop(&mut self) {
-        self.broker.lock().close_channel(self.number, "dropped");
+        if !self.cancelled {
+            self.broker.lock().close_channel(self.number, "dropped");
+        }
     }
 }
