@@ -409,7 +409,7 @@ impl Drop for CloseWhenDropped {
 
 impl Drop for FakeSession {
     /// Closes the channel, as lapin does when a live consumer is dropped. Like lapin, leaves the
-    /// channel open if the consumer has been cancelled.
+    /// channel open while a cancellation has not been answered.
     fn drop(&mut self) {
         if !self.cancelled {
             self.broker.lock().close_channel(self.number, "dropped");
