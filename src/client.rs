@@ -1,4 +1,4 @@
-//! Publishing new messages, with the care that retries and dead letters get.
+//! Publishes new messages, with the same confirms as retries and dead letters.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub struct NewMessage {
     pub routing_key: String,
     /// The bytes.
     pub body: Vec<u8>,
-    /// `message-id`; a new UUIDv7 where there is none.
+    /// `message-id`. Without one, the client makes a UUIDv7.
     pub message_id: Option<String>,
     /// `content-type`.
     pub content_type: Option<String>,
@@ -32,8 +32,8 @@ pub struct NewMessage {
     pub headers: Vec<(String, String)>,
 }
 
-/// Publishes messages and waits for the broker's confirm of each. Cheap to clone. The connection is
-/// closed with the last clone, or by [`close`](Self::close).
+/// Publishes messages and waits for the broker's confirm of each. Clones share one connection and
+/// are cheap. The connection closes with the last clone, or by [`close`](Self::close).
 #[derive(Clone)]
 pub struct Client {
     publisher: Publisher,
@@ -42,8 +42,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects, on the current runtime. `channels` publishes can be under way at a time. A
-    /// connection that is lost later is replaced; the publishes that meet the gap fail.
+    /// Connects, on the current runtime. At most `channels` publishes are under way at a time. The
+    /// client replaces a connection that is lost later; publishes fail until then.
     ///
     /// # Errors
     /// When the first attempt fails.
@@ -53,8 +53,8 @@ impl Client {
     ) -> Result<(Self, JoinHandle<()>), BrokerError> {
         let timeouts = Arc::new(settings.timeouts.clone());
         let closing = CancellationToken::new();
-        // From here on: a failure, or nobody who waits, must not leave a supervisor behind that
-        // tries for ever.
+        // From here on the guard stops the supervisor: without it, a failed attempt or a dropped
+        // future would leave a supervisor that tries without end.
         let close_with_last = Arc::new(closing.clone().drop_guard());
         let (mut link, closed) = Link::start(
             Purpose::Publish,
@@ -74,11 +74,12 @@ impl Client {
         Ok((client, closed))
     }
 
-    /// Publishes one message; `Ok` means that the broker has it in a queue. Where the process
-    /// traces, the message carries the context of the span that this makes.
+    /// Publishes one message. `Ok` means that the broker has stored it in a queue. If the process
+    /// traces, this makes a span, and the message carries the span's context.
     ///
     /// # Errors
-    /// When it is not confirmed. It may have been published all the same if no answer came.
+    /// When the message is not confirmed. If no answer came, the broker may have stored it all the
+    /// same.
     pub async fn publish(&self, message: &NewMessage) -> Result<(), PublishError> {
         let id = message.message_id.clone();
         let id = id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
@@ -121,22 +122,23 @@ impl Client {
         self.publisher.publish(&publication).await
     }
 
-    /// Waits until the broker has blocked publishing, because of a memory or disk alarm. What is under
-    /// way then is confirmed when the alarm ends, what comes later is refused with
+    /// Waits until the broker has blocked publishing, because of a memory or disk alarm. Publishes
+    /// that are under way then are confirmed when the alarm ends. Later publishes fail with
     /// [`PublishError::Blocked`].
     pub async fn blocked(&self) {
         self.publisher.blocked().await;
     }
 
-    /// Waits as long as the broker blocks publishing on this connection.
+    /// Waits while the broker blocks publishing on this connection.
     pub async fn unblocked(&self) {
         if let Some(connection) = self.publisher.link().current() {
-            // An error means that the connection is lost, and the block with it.
+            // An error means that the connection is lost, and with it the block.
             let _ = connection.blocked().wait_for(|blocked| !*blocked).await;
         }
     }
 
-    /// Closes the connection; the handle that [`connect`](Self::connect) gave tells when it is.
+    /// Closes the connection. The handle that [`connect`](Self::connect) returned completes when it
+    /// is closed.
     pub fn close(&self) {
         self.closing.cancel();
     }

@@ -2,8 +2,9 @@
 
 use std::time::{Instant, SystemTime};
 
-/// The time of day, as far ahead of the system's as tokio's clock is of the machine's. Without a
-/// paused clock the two are the same. Under a paused clock a test sees the time of day pass with it.
+/// The time of day, shifted by the difference between tokio's clock and the machine's. Without a
+/// paused clock the two are equal. Under a paused clock, a test sees the time of day move with
+/// tokio's clock.
 pub(crate) fn now() -> SystemTime {
     let (tokio, machine) = (tokio::time::Instant::now().into_std(), Instant::now());
     let now = SystemTime::now();

@@ -1,4 +1,4 @@
-//! Whether a body must be JSON, and whether it is what it claims to be.
+//! Decides whether a body must be JSON, and checks that it is.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -19,11 +19,11 @@ pub enum Decode {
     Bytes,
 }
 
-/// Whether a body that must be JSON is JSON. Handlers that parse the body themselves (the `Json`
-/// extractor) find out anyway, so this is asked for those that pass it on unread.
+/// Checks a body that must be JSON. Called for handlers that pass the body on unread. Handlers that
+/// parse it (the `Json` extractor) find an error themselves.
 pub(crate) fn check(message: &Message, decode: Decode) -> Result<(), Failure> {
     if must_be_json(&message.properties, decode) {
-        // A parser that ignores what it reads does not look into strings.
+        // Check the UTF-8 first: a parser that ignores the content does not look into strings.
         std::str::from_utf8(message.body())
             .map_err(|error| Failure::undecodable(format!("invalid JSON: {error}")))?;
         json::<serde::de::IgnoredAny>(message.body())?;
@@ -35,7 +35,7 @@ fn must_be_json(properties: &Properties, decode: Decode) -> bool {
     match decode {
         Decode::Json => true,
         Decode::Bytes => false,
-        // A compressed body is JSON to whoever unpacks it, and bytes here.
+        // A compressed body is JSON only after unpacking, and the worker treats it as bytes.
         Decode::Auto => {
             properties.content_type().is_some_and(is_json)
                 && !properties.content_encoding().is_some_and(is_encoded)
@@ -43,9 +43,9 @@ fn must_be_json(properties: &Properties, decode: Decode) -> bool {
     }
 }
 
-/// The body as `T`, or the failure that names the place in the document.
+/// The body as `T`, or a failure that names the place in the document.
 pub(crate) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
-    // The plain parser is faster; the path is worth a second pass only when there is an error.
+    // The plain parser is faster. Parse a second time, with the path, only after an error.
     serde_json::from_slice(body).map_err(|error| {
         let mut parser = serde_json::Deserializer::from_slice(body);
         let located = serde_path_to_error::deserialize::<_, T>(&mut parser).err();
@@ -57,7 +57,8 @@ pub(crate) fn json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
     })
 }
 
-/// `application/json`, `application/problem+json; charset=utf-8` and their like.
+/// Whether the type is JSON: `application/json`, `application/problem+json; charset=utf-8` and
+/// similar.
 fn is_json(content_type: &str) -> bool {
     if content_type == "application/json" {
         return true;
@@ -71,7 +72,7 @@ fn is_json(content_type: &str) -> bool {
         || (subtype.len() > 5 && subtype[subtype.len() - 5..].eq_ignore_ascii_case(b"+json"))
 }
 
-/// `gzip` and its like; `identity` says that nothing was done to the body.
+/// Whether the coding changes the body: `gzip` and similar, but not `identity`.
 fn is_encoded(content_encoding: &str) -> bool {
     let coding = content_encoding.trim();
     !coding.is_empty() && !coding.eq_ignore_ascii_case("identity")

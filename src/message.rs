@@ -1,4 +1,4 @@
-//! A message: decoded content and what is known about it.
+//! A message: its content, and what its headers say about earlier attempts.
 
 use std::{
     sync::Arc,
@@ -12,9 +12,10 @@ use crate::{
     clock,
 };
 
-/// What a handler works on: the body's bytes, properties, and the story so far.
+/// The message that a handler works on: the body's bytes, the properties, and the record of earlier
+/// attempts.
 ///
-/// The bytes are never changed; what they mean is up to the handler's extractors.
+/// The worker never changes the bytes. The handler's extractors interpret them.
 #[derive(Debug)]
 pub struct Message {
     pub(crate) queue: Arc<str>,
@@ -23,19 +24,19 @@ pub struct Message {
     pub(crate) redelivered: bool,
     pub(crate) properties: Properties,
     pub(crate) body: Vec<u8>,
-    /// The story that earlier attempts left in the headers.
+    /// The record of earlier attempts, from the headers.
     pub(crate) past: Past,
 }
 
-/// What the headers of a message say about earlier attempts. A publisher can write anything
-/// there, so nothing here is trusted beyond its range.
+/// The record of earlier attempts in a message's headers. A publisher can write any value there, so
+/// every value is limited to its range.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Past {
     /// Attempts charged so far.
     pub(crate) attempts: u32,
-    /// When a worker first saw it, where that is known and not in the future.
+    /// When a worker first received the message, if that is known and not in the future.
     pub(crate) first_seen: Option<SystemTime>,
-    /// When it may run.
+    /// The message must not run before this time.
     pub(crate) not_before: Option<SystemTime>,
     /// The last attempts, oldest first.
     pub(crate) history: Vec<PastAttempt>,
@@ -44,17 +45,17 @@ pub(crate) struct Past {
 /// One finished attempt in `lapwing-history`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PastAttempt {
-    /// When it ended (RFC 3339).
+    /// When the attempt ended (RFC 3339).
     pub(crate) at: String,
-    /// Its number.
+    /// The number of the attempt, from 1.
     pub(crate) attempt: u32,
     /// The error's class.
     pub(crate) kind: String,
     /// The error's text, cut.
     pub(crate) error: String,
-    /// The worker that ran it.
+    /// The worker that ran the attempt.
     pub(crate) worker: String,
-    /// Its trace id, where it had one.
+    /// The trace id of the attempt, if it was traced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) trace: Option<String>,
 }
@@ -78,7 +79,7 @@ impl Past {
     }
 }
 
-/// Attempts charged to a message, as its headers tell.
+/// Attempts charged to a message, from its headers.
 pub(crate) fn attempts(properties: &Properties) -> u32 {
     let charged = properties
         .header(names::ATTEMPTS)
@@ -86,7 +87,7 @@ pub(crate) fn attempts(properties: &Properties) -> u32 {
     charged.map_or(0, |n| u32::try_from(n.max(0)).unwrap_or(u32::MAX - 1))
 }
 
-/// The trace id of a message's W3C context, where it has one that can be read.
+/// The trace id of a message's W3C context, if it has a valid one.
 pub(crate) fn trace_id(properties: &Properties) -> Option<String> {
     let parent = properties.header(names::TRACEPARENT)?.as_str()?;
     let id = parent.split('-').nth(1)?;
@@ -94,8 +95,8 @@ pub(crate) fn trace_id(properties: &Properties) -> Option<String> {
 }
 
 fn source<'a>(properties: &'a Properties, name: &str, arrived: &'a str) -> &'a str {
-    /// No exchange and no routing key is longer. A publisher's header can be, and a copy that had
-    /// to carry it twice would not fit its frame.
+    /// The longest exchange name or routing key, in bytes. A publisher can write a longer text into
+    /// the header. A copy would carry that text twice and would not fit its frame.
     const LONGEST: usize = 255;
     let original = properties.header(name).and_then(HeaderValue::as_str);
     original
@@ -123,13 +124,14 @@ impl Message {
         &self.body
     }
 
-    /// Properties and headers, as they arrived.
+    /// Properties and headers, as the worker received them.
     #[must_use]
     pub fn properties(&self) -> &Properties {
         &self.properties
     }
 
-    /// The `message-id` property; publishers that set it can be found again in logs and traces.
+    /// The `message-id` property. A publisher that sets it can find its messages in logs and
+    /// traces.
     #[must_use]
     pub fn id(&self) -> Option<&str> {
         self.properties.message_id()
@@ -141,19 +143,19 @@ impl Message {
         self.properties.message_type()
     }
 
-    /// The queue it was consumed from.
+    /// The queue that the message was consumed from.
     #[must_use]
     pub fn queue(&self) -> &str {
         &self.queue
     }
 
-    /// The exchange its publisher used, also on a retry; empty for the default exchange.
+    /// The exchange that the publisher used, also on a retry; empty for the default exchange.
     #[must_use]
     pub fn exchange(&self) -> &str {
         source(&self.properties, names::SOURCE_EXCHANGE, &self.exchange)
     }
 
-    /// The routing key its publisher used, also on a retry.
+    /// The routing key that the publisher used, also on a retry.
     #[must_use]
     pub fn routing_key(&self) -> &str {
         source(
@@ -163,7 +165,8 @@ impl Message {
         )
     }
 
-    /// The broker's flag: the message was handed to some consumer before and not settled.
+    /// The broker's `redelivered` flag: the broker has delivered the message before, and the
+    /// delivery was not acked.
     #[must_use]
     pub fn redelivered(&self) -> bool {
         self.redelivered
@@ -175,7 +178,8 @@ impl Message {
         self.past.attempts
     }
 
-    /// How long until the message may run: zero, but for delays longer than the longest rung.
+    /// How long until the message may run. Zero, except for delays longer than the longest retry
+    /// queue.
     pub(crate) fn early_by(&self) -> Duration {
         let left = |time: SystemTime| time.duration_since(clock::now()).ok();
         self.past.not_before.and_then(left).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! How an attempt can end, and what a handler can say of it.
+//! The outcomes of an attempt, and the outcomes that a handler can return.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -7,34 +7,36 @@ use utoipa::ToSchema;
 
 use crate::words::words;
 
-/// What a handler says happened.
+/// The outcome that a handler returns.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Done: the message is acked.
+    /// The handler succeeded. The worker acks the message.
     Succeeded,
-    /// It failed: retried or dead-lettered, as the failure and the consumer's policy say.
+    /// The handler failed. The failure and the consumer's policy decide between a retry and a dead
+    /// letter.
     Failed(Failure),
-    /// Not now: the message comes back after this time, with no attempt charged.
+    /// The handler postpones the message: it runs again after this time, and no attempt is charged.
     Snoozed {
-        /// How long to wait.
+        /// The time to wait.
         after: Duration,
     },
-    /// Not wanted: acked, and counted apart from success.
+    /// The handler does not want the message. The worker acks it and counts it apart from
+    /// successes.
     Dropped {
-        /// Why, for the log.
+        /// The reason, for the log.
         reason: Cow<'static, str>,
     },
 }
 
 impl Outcome {
-    /// The outcome "come back later", with no attempt charged.
+    /// The outcome "run again later". No attempt is charged.
     #[must_use]
     pub fn snooze(after: Duration) -> Self {
         Self::Snoozed { after }
     }
 
-    /// The outcome "not wanted".
+    /// The outcome "not wanted": the worker acks the message.
     #[must_use]
     pub fn dropped(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::Dropped {
@@ -43,35 +45,35 @@ impl Outcome {
     }
 }
 
-/// How an attempt ended: what its handler said, or what only the worker can say.
+/// The end of an attempt: the handler's own outcome, or an end that only the worker sees.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Ending {
-    /// The handler ended, and said this.
+    /// The handler ended with this outcome.
     Handled(Outcome),
-    /// The handler ran into the consumer's timeout.
+    /// The handler exceeded the consumer's timeout.
     TimedOut {
         /// The timeout.
         after: Duration,
     },
     /// The handler panicked.
     Panicked {
-        /// What it said.
+        /// The text of the panic.
         message: String,
     },
-    /// The worker cancelled the handler: it has not failed.
+    /// The worker cancelled the handler. This is not a failure.
     Interrupted,
-    /// The body is not what the handler takes.
+    /// The handler cannot decode the body.
     Undecodable(Failure),
-    /// No handler takes the message's type.
+    /// No handler is configured for the message's type.
     Unroutable {
-        /// The type.
+        /// The message's type.
         message_type: String,
     },
 }
 
-/// The table of outcomes. Counters, metrics, records and the API's schema are made from its rows:
-/// kind, field of the counts, word in logs and metrics.
+/// The table of outcomes: kind, field of the counts, word in logs and metrics. Counters, metrics,
+/// records and the API's schema are made from its rows.
 macro_rules! outcomes {
     ($make:ident) => {
         $make! {
@@ -81,17 +83,17 @@ macro_rules! outcomes {
             Dropped dropped "dropped",
             /// The handler failed.
             Failed failed "failed",
-            /// The handler asked for the message to come back later.
+            /// The handler postponed the message.
             Snoozed snoozed "snoozed",
-            /// The handler ran into the consumer's timeout.
+            /// The handler exceeded the consumer's timeout.
             TimedOut timed_out "timed-out",
             /// The handler panicked.
             Panicked panicked "panicked",
             /// The worker cancelled the handler.
             Interrupted interrupted "interrupted",
-            /// No handler ran: the body is not what it takes.
+            /// No handler ran, because the body cannot be decoded.
             Undecodable undecodable "undecodable",
-            /// No handler ran: none takes the message's type.
+            /// No handler ran, because none is configured for the message's type.
             Unroutable unroutable "unroutable-type",
         }
     };
@@ -101,7 +103,7 @@ pub(crate) use outcomes;
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident $field:ident $name:literal,)*) => {
         words! {
-            /// What an attempt can end in.
+            /// The kinds of outcome that an attempt can have.
             #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
             #[serde(rename_all = "kebab-case")]
             #[non_exhaustive]
@@ -114,14 +116,14 @@ macro_rules! kinds {
 outcomes!(kinds);
 
 impl OutcomeKind {
-    /// Whether it can come with every message, and is nothing to look into.
+    /// Whether the outcome is normal for every message and needs no attention.
     pub(crate) fn is_routine(self) -> bool {
         matches!(self, Self::Succeeded | Self::Dropped | Self::Snoozed)
     }
 }
 
 impl Ending {
-    /// What kind of outcome it is.
+    /// The kind of this outcome.
     #[must_use]
     pub fn kind(&self) -> OutcomeKind {
         match self {
@@ -137,7 +139,7 @@ impl Ending {
         }
     }
 
-    /// The ending as a failure, where it is one.
+    /// The failure, if this ending is one.
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         Some(match self {
@@ -158,17 +160,17 @@ impl Ending {
         })
     }
 
-    /// The attribute `error.type` of an ending that is no success.
+    /// The attribute `error.type`, if this ending is no success.
     pub(crate) fn error_class(&self) -> Option<Cow<'static, str>> {
         match self {
             Self::Interrupted => Some(self.kind().name().into()),
-            // Successes come first: making a failure allocates.
+            // Match successes first: building a `Failure` allocates.
             _ if self.kind().is_routine() => None,
             _ => self.failure().map(|failure| failure.class),
         }
     }
 
-    /// Why the handler did not want the message, where it did not.
+    /// The reason why the handler did not want the message, if it did not.
     pub(crate) fn drop_reason(&self) -> Option<&str> {
         match self {
             Self::Handled(Outcome::Dropped { reason }) => Some(reason),
@@ -186,28 +188,29 @@ impl From<Outcome> for Ending {
     }
 }
 
-/// Why a handler failed, and whether trying again can help.
+/// Why a handler failed, and whether a later attempt may succeed.
 ///
-/// Any [`std::error::Error`] becomes a retryable failure of class `error` by `?`.
+/// `?` turns any [`std::error::Error`] into a retryable failure of class `error`.
 #[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Failure {
     /// Whether a later attempt may succeed.
     pub retryable: bool,
-    /// What sort of failure, for rules, counters and fingerprints; one of few, kebab-case.
+    /// The sort of failure, for rules, counters and fingerprints. Use a small set of words, in
+    /// kebab-case.
     pub class: Cow<'static, str>,
-    /// The HTTP status or its like, for rules.
+    /// The HTTP status or a similar number, for rules.
     pub status: Option<u16>,
-    /// What went wrong, for people.
+    /// The error's text, for people.
     pub error: String,
-    /// When to try again, in place of the computed delay.
+    /// The delay before the retry, instead of the computed delay.
     pub retry_after: Option<Duration>,
-    /// See [`Failure::undecodable`].
+    /// Whether the body cannot be decoded: [`Failure::undecodable`].
     pub(crate) undecodable: bool,
 }
 
 impl Failure {
-    /// A failure that a later attempt may not meet.
+    /// A failure after which a later attempt may succeed.
     pub fn retryable(class: impl Into<Cow<'static, str>>, error: impl Into<String>) -> Self {
         Self {
             retryable: true,
@@ -219,7 +222,7 @@ impl Failure {
         }
     }
 
-    /// A failure that every attempt would meet: the message is dead-lettered as `rejected`.
+    /// A failure that every attempt would have. The worker dead-letters the message as `rejected`.
     pub fn permanent(class: impl Into<Cow<'static, str>>, error: impl Into<String>) -> Self {
         Self {
             retryable: false,
@@ -227,8 +230,8 @@ impl Failure {
         }
     }
 
-    /// The body, or whatever else an argument is taken from, is not what the handler takes: the
-    /// message is dead-lettered as `decode`, whatever the consumer's rules say.
+    /// The handler cannot decode the body, or another source of an argument. The worker
+    /// dead-letters the message as `decode`, whatever the consumer's rules say.
     pub fn undecodable(error: impl Into<String>) -> Self {
         Self {
             undecodable: true,
@@ -236,7 +239,7 @@ impl Failure {
         }
     }
 
-    /// The same failure, to be tried again after `delay` (clamped to the consumer's cap).
+    /// The same failure, with a retry after `delay` (at most the consumer's cap).
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
@@ -279,9 +282,9 @@ impl<E: std::error::Error> From<E> for Failure {
     }
 }
 
-/// What a handler function may return.
+/// The types that a handler function may return.
 pub trait IntoOutcome {
-    /// The outcome it means.
+    /// Converts the value into an outcome.
     fn into_outcome(self) -> Outcome;
 }
 

@@ -9,12 +9,12 @@ use rustls::pki_types::{
 
 use crate::config::{Findings, KeyPath};
 
-/// Checks a file with one certificate in PEM or several.
+/// Checks a PEM file with one or more certificates.
 pub(crate) fn check_certificates(findings: &mut Findings, path: &KeyPath, file: &Path) {
     check::<CertificateDer<'_>>(findings, path, file, "certificate");
 }
 
-/// Checks a file with a private key in PEM.
+/// Checks a PEM file with a private key.
 pub(crate) fn check_private_key(findings: &mut Findings, path: &KeyPath, file: &Path) {
     check::<PrivateKeyDer<'_>>(findings, path, file, "private key without a passphrase");
 }
@@ -26,10 +26,13 @@ fn check<T: PemObject>(findings: &mut Findings, path: &KeyPath, file: &Path, wha
     let mut items = T::pem_slice_iter(text.as_bytes()).peekable();
     let file = file.display();
     if items.peek().is_none() {
-        findings.add(path.clone(), format!("{file} holds no {what}, as PEM"));
+        findings.add(
+            path.clone(),
+            format!("{file} holds no {what} in PEM format"),
+        );
     } else if items.any(|item: Result<T, pem::Error>| item.is_err()) {
-        // The error would quote the file, which may hold a key.
-        findings.add(path.clone(), format!("{file} is not whole as PEM"));
+        // The error's own text would quote the file, which may hold a key.
+        findings.add(path.clone(), format!("{file} is not complete PEM"));
     }
 }
 
@@ -69,12 +72,12 @@ mod tests {
         ] {
             Sections::allowed(&[&format!("{setting} = \"{file}\"")]);
         }
-        let no_certificate = "holds no certificate, as PEM";
-        let no_key = "holds no private key without a passphrase, as PEM";
+        let no_certificate = "holds no certificate in PEM format";
+        let no_key = "holds no private key without a passphrase in PEM format";
         for (setting, file, problem) in [
             ("certificate", &no_pem, no_certificate),
             ("certificate", &key, no_certificate),
-            ("certificate", &cut, "is not whole as PEM"),
+            ("certificate", &cut, "is not complete PEM"),
             ("key", &no_pem, no_key),
             ("key", &certificate, no_key),
         ] {

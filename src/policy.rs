@@ -1,4 +1,5 @@
-//! What follows from an outcome: a pure function, and the table in the crate's documentation.
+//! Decides the settlement that follows an outcome: a pure function. The crate's documentation has
+//! its table.
 
 use std::{fmt, time::Duration};
 
@@ -11,30 +12,30 @@ use crate::{
     words::words,
 };
 
-/// What is to become of a delivery.
+/// The decision about a delivery.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Settlement {
-    /// Ack it: done, or not wanted.
+    /// Ack the delivery: the handler succeeded or did not want the message.
     Ack,
-    /// Have it come back after this time.
+    /// Arrange a retry after this time.
     Retry {
-        /// How long to wait.
+        /// The time to wait.
         after: Duration,
-        /// Whether the attempt counts: a snooze's does not.
+        /// Whether the attempt is charged. A snooze is not.
         charged: bool,
     },
-    /// Put it in the dead-letter queue.
+    /// Put the message in the dead-letter queue.
     DeadLetter {
-        /// Why.
+        /// The reason.
         reason: Reason,
     },
-    /// Give it back to the queue as it is: it has not failed.
+    /// Return the delivery to its queue, unchanged, because it has not failed.
     Return,
 }
 
 impl Settlement {
-    /// What kind it is.
+    /// The kind of this settlement.
     #[must_use]
     pub fn kind(&self) -> SettlementKind {
         match self {
@@ -47,36 +48,36 @@ impl Settlement {
 }
 
 words! {
-    /// What can follow an outcome.
+    /// The kinds of settlement.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
     #[serde(rename_all = "kebab-case")]
     #[non_exhaustive]
     pub enum SettlementKind {
-        /// It is acked.
+        /// The worker acks the delivery.
         Ack = "ack",
-        /// It comes back.
+        /// The worker arranges a retry.
         Retry = "retry",
-        /// It goes to the dead-letter queue.
+        /// The message goes to the dead-letter queue.
         DeadLetter = "dead-letter",
-        /// It goes back to its queue as it is.
+        /// The delivery goes back to its queue, unchanged.
         Return = "return",
     }
 }
 
 words! {
-    /// Why a message is a dead letter; the header `lapwing-reason`.
+    /// Why a message was dead-lettered: the header `lapwing-reason`.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
     #[non_exhaustive]
     pub enum Reason {
-        /// The handler called the failure permanent, or a rule did.
+        /// The handler called the failure permanent, or a rule decided so.
         Rejected = "rejected",
-        /// It failed as often as it may.
+        /// The message has failed `max_attempts` times.
         MaxAttempts = "max-attempts",
-        /// It failed, and is older than it may get.
+        /// The message failed when it was older than `max_age`.
         MaxAge = "max-age",
-        /// The body is not what it should be.
+        /// The handler cannot decode the body.
         Decode = "decode",
-        /// No handler takes its type.
+        /// No handler is configured for the message's type.
         UnroutableType = "unroutable-type",
     }
 }
@@ -87,19 +88,19 @@ impl fmt::Display for Reason {
     }
 }
 
-/// What is known about a message when its run has ended.
+/// The facts about a message that the decision needs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Facts {
-    /// The number of the attempt that has ended: 1 the first time.
+    /// The number of the attempt that has ended, from 1.
     pub attempt: u32,
-    /// Time since a worker first saw the message.
+    /// The time since a worker first received the message.
     pub age: Duration,
     /// A random number in `[0, 1)`, for the jitter.
     pub random: f64,
 }
 
-/// What follows from an attempt's end, under a lane's policy. The facts are asked for where they
-/// matter, which is after a failure.
+/// Decides what follows from the end of an attempt under a consumer's retry policy. Calls `facts`
+/// only after a failure, because only a failure needs them.
 #[must_use]
 pub fn decide(retry: &RetrySettings, ending: &Ending, facts: impl FnOnce() -> Facts) -> Settlement {
     match ending {

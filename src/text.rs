@@ -1,8 +1,8 @@
-//! Small helpers for text that goes into headers and logs.
+//! Small functions for text in headers and logs.
 
 use std::time::{Duration, SystemTime};
 
-/// The start of `text`, at most `most` bytes, ending at a character boundary.
+/// The start of `text`: at most `most` bytes, ending at a character boundary.
 #[must_use]
 pub(crate) fn cut(text: &str, most: usize) -> &str {
     if text.len() <= most {
@@ -15,8 +15,8 @@ pub(crate) fn cut(text: &str, most: usize) -> &str {
     &text[..end]
 }
 
-/// A time as RFC 3339 with milliseconds, in UTC; one beyond the year 9999, which that cannot write,
-/// as its last moment.
+/// A time as RFC 3339 with milliseconds, in UTC. RFC 3339 cannot write a time after the year 9999,
+/// so such a time becomes the last moment of that year.
 #[must_use]
 pub(crate) fn rfc3339(time: SystemTime) -> String {
     const END: Duration = Duration::from_millis(253_402_300_799_999);
@@ -31,7 +31,7 @@ pub(crate) fn as_rfc3339<S: serde::Serializer>(
     serializer.serialize_str(&rfc3339(*time))
 }
 
-/// A time with microseconds, for a time that is compared to others of the same clock.
+/// A time with microseconds, for comparison with other times of the same clock.
 #[must_use]
 pub(crate) fn rfc3339_micros(time: SystemTime) -> String {
     humantime::format_rfc3339_micros(time).to_string()
@@ -43,9 +43,9 @@ pub(crate) fn seconds(duration: Duration) -> String {
     format!("{duration:?}")
 }
 
-/// The sum of a failure: class and text with whatever differs between equal failures (numbers,
-/// ids, addresses) taken out, as 16 hexadecimal digits. Stable over versions and machines: FNV-1a,
-/// 64 bits.
+/// The fingerprint of a failure: a hash of its class and normalised text, as 16 hexadecimal digits.
+/// Texts that differ only in numbers, ids or addresses have the same fingerprint. The hash is
+/// FNV-1a with 64 bits, so it is the same on all machines and in all versions.
 #[must_use]
 pub(crate) fn fingerprint(class: &str, text: &str) -> String {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
@@ -56,7 +56,7 @@ pub(crate) fn fingerprint(class: &str, text: &str) -> String {
     format!("{sum:016x}")
 }
 
-/// Lower case, and each word that holds a digit becomes `#`.
+/// Normalises a text: lower case, with `#` in place of each word that has a digit.
 fn normalise(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for piece in text.split_inclusive(|c: char| !c.is_alphanumeric()) {

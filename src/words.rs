@@ -1,6 +1,6 @@
-//! Enumerations whose values have a word each, for logs, headers, metrics and the API.
+//! Enumerations whose values each have a word, for logs, headers, metrics and the API.
 
-/// Makes the enumeration, the list of its values (`ALL`) and their words (`name`).
+/// Declares the enumeration, the list of its values (`ALL`) and their words (`name`).
 macro_rules! words {
     (
         $(#[$meta:meta])*
@@ -17,7 +17,7 @@ macro_rules! words {
             /// All values, in the order of their declaration.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
-            /// The word for this value; one of few.
+            /// The word for this value, from a small fixed set.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self {

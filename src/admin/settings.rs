@@ -16,17 +16,17 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminSettings {
-    /// Where the server listens: an IP address and a port, or `off`. With port 0 it takes any free
-    /// port, which the log names. Reading needs no token: whoever reaches the address sees ids,
-    /// errors and settings. Default: `127.0.0.1:9090`.
+    /// Where the server listens: an IP address and a port, or `off`. Port 0 stands for any free
+    /// port, which the log shows. Reading needs no token: everybody who can reach the address sees
+    /// ids, errors and settings. Default: `127.0.0.1:9090`.
     #[schemars(with = "String")]
     pub listen: Listen,
     /// A second address for probes and metrics alone, such as `0.0.0.0:9091`, for orchestrators and
     /// scrapers on other hosts. Default: `off`.
     #[schemars(with = "String")]
     pub probes: Listen,
-    /// The bearer token that a change needs: 16 to 1024 visible ASCII characters. Without a token
-    /// nobody can change anything. Lapwing never shows the token. Default: none.
+    /// The bearer token for changes: 16 to 1024 visible ASCII characters. Without a token nobody
+    /// can change anything. Lapwing never shows the token. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", example = "...")]
     pub token: Option<Secret>,
@@ -82,7 +82,7 @@ impl AdminSettings {
         if let Some(file) = &self.token_file {
             let path = section.key("token_file");
             if self.token.is_some() {
-                let message = "is used in place of `token`, which is set too: set one of the two";
+                let message = "conflicts with `token`: set one of the two";
                 findings.contradiction(path.clone(), [section.key("token")], message);
             }
             if let Some(text) = findings.text_file(&path, file) {
@@ -100,7 +100,7 @@ impl AdminSettings {
             .as_deref()
             .is_some_and(|url| !is_trace_url(url))
         {
-            let message = "must be a whole URL with {trace_id} in it, such as \
+            let message = "must be a complete URL with {trace_id} in it, such as \
                            http://127.0.0.1:16686/trace/{trace_id}";
             findings.add(section.key("trace_url"), message);
         }
@@ -251,7 +251,7 @@ mod tests {
             ("admin.origins = [\"null\"]", "admin.origins[0]: must be"),
             (
                 "admin.trace_url = \"http://jaeger/trace/\"",
-                "admin.trace_url: must be a whole URL with {trace_id} in it",
+                "admin.trace_url: must be a complete URL with {trace_id} in it",
             ),
             (
                 "admin.trace_url = \"http://u:p@jaeger/{trace_id}\"",
@@ -295,7 +295,7 @@ mod tests {
         Sections::refused(&[
             (
                 &format!("{from_file}\nadmin.token = \"sixteen-letters!\""),
-                "admin.token_file: is used in place of `token`",
+                "admin.token_file: conflicts with `token`",
             ),
             (
                 "admin.token_file = \"/nowhere/at/all\"",

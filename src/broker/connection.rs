@@ -1,8 +1,9 @@
-//! Connections: opening one under deadlines, watching it, replacing it.
+//! Opens connections under deadlines, watches them and replaces lost ones.
 //!
-//! A worker has two: one that consumes and one that publishes, because a connection that the
-//! broker has blocked for publishing passes no acks either. Each has a supervisor that replaces it
-//! for ever; lapin's own recovery stays off, as it heals fewer faults and gives up.
+//! A worker has two connections: one consumes, one publishes. They are separate because a
+//! connection that the broker has blocked for publishing passes no acks either. Each has a
+//! supervisor that replaces the connection and never gives up. lapin's own recovery stays off: it
+//! heals fewer faults, and it gives up.
 
 use std::{
     fmt, io,
@@ -57,24 +58,24 @@ pub(crate) fn connections_opened() -> [(&'static str, u64); 2] {
     })
 }
 
-/// What a [`Link`] is doing.
+/// The state of a [`Link`].
 #[derive(Clone, Debug)]
 pub(crate) enum LinkState {
-    /// Not connected; why, where an attempt has failed.
+    /// Not connected. The error is that of the last attempt, if one has failed.
     Down(Option<BrokerError>),
     /// Connected.
     Up(Arc<Connection>),
 }
 
-/// A supervised connection. Cheap to clone.
+/// A supervised connection. Clones share it and are cheap.
 #[derive(Clone)]
 pub(crate) struct Link {
     state: watch::Receiver<LinkState>,
 }
 
 impl Link {
-    /// Starts a supervisor on the current runtime. It ends, and closes its connection, when `stop`
-    /// is cancelled; the handle tells when that is done.
+    /// Starts a supervisor on the current runtime. When `stop` is cancelled, the supervisor closes
+    /// its connection and ends; the returned handle then completes.
     pub(crate) fn start(
         purpose: Purpose,
         broker: Arc<BrokerSettings>,
@@ -93,7 +94,7 @@ impl Link {
         (Self { state }, tokio::spawn(supervisor.run(stop)))
     }
 
-    /// The connection, where there is one now.
+    /// The current connection, if there is one.
     pub(crate) fn current(&self) -> Option<Arc<Connection>> {
         match &*self.state.borrow() {
             LinkState::Up(connection) if connection.is_open() => Some(Arc::clone(connection)),
@@ -101,12 +102,13 @@ impl Link {
         }
     }
 
-    /// What the link is doing.
+    /// The state of the link.
     pub(crate) fn state(&self) -> LinkState {
         self.state.borrow().clone()
     }
 
-    /// The next connection, or the next failure to get one. `None` when the supervisor has ended.
+    /// Waits for the next connection, or for the next failed attempt to connect. `None` when the
+    /// supervisor has ended.
     pub(crate) async fn connected(&mut self) -> Option<Result<Arc<Connection>, BrokerError>> {
         loop {
             match &*self.state.borrow_and_update() {
@@ -125,7 +127,7 @@ impl Link {
         self.current().is_some()
     }
 
-    /// Waits until there is a connection; for ever when the supervisor has ended.
+    /// Waits until there is a connection. Never returns when the supervisor has ended.
     pub(crate) async fn up(&mut self) {
         let is_up = |state: &LinkState| matches!(state, LinkState::Up(it) if it.is_open());
         if self.state.wait_for(is_up).await.is_err() {
@@ -133,7 +135,7 @@ impl Link {
         }
     }
 
-    /// Waits until the state changes; false when the supervisor has ended.
+    /// Waits until the state changes. False when the supervisor has ended.
     pub(crate) async fn changed(&mut self) -> bool {
         self.state.changed().await.is_ok()
     }
@@ -165,7 +167,7 @@ impl Connection {
         within(limit, "opening a channel", self.lapin.create_channel()).await
     }
 
-    /// The largest frame both sides agreed on, in bytes; 0 would mean no limit.
+    /// The largest frame that both sides agreed on, in bytes. 0 would mean no limit.
     pub(super) fn frame_max(&self) -> usize {
         match self.lapin.configuration().frame_max() {
             0 => usize::MAX,
@@ -178,13 +180,14 @@ impl Connection {
         self.blocked.clone()
     }
 
-    /// For a task's waker: wakes it when everything is there that was read in one go.
+    /// A gate for a task's waker: the task wakes when lapin has handled everything that it read in
+    /// one go.
     pub(super) fn gated(&self) -> wire::Gated {
         wire::Gated::new(Arc::clone(&self.gate))
     }
 
-    /// Ends the connection the hard way: for a peer that no longer answers. lapin's I/O thread and
-    /// everyone who waits on the connection see an error at once.
+    /// Ends the connection by shutting its socket down, for a peer that no longer answers. lapin's
+    /// I/O thread and every task that waits on the connection see an error at once.
     pub(crate) fn kill(&self) {
         // An error means that the socket is closed already.
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
@@ -201,7 +204,7 @@ struct Supervisor {
 
 impl Supervisor {
     async fn run(self, stop: CancellationToken) {
-        /// A connection that lasted this long ends a run of failures.
+        /// A connection that lasted this long resets the waits between attempts.
         const STABLE: Duration = Duration::from_secs(30);
         let mut backoff = Reconnect::new(&self.broker.reconnect);
         let mut tries = 0;
@@ -233,14 +236,15 @@ impl Supervisor {
         }
     }
 
-    /// Keeps an open connection until it is lost or `stop` is cancelled, and tells why it ended.
+    /// Watches an open connection until it is lost or `stop` is cancelled, and returns the reason.
     async fn watch_over(
         &self,
         connection: Arc<Connection>,
         blocked: watch::Sender<bool>,
         stop: &CancellationToken,
     ) -> BrokerError {
-        /// How often the connection's state is looked at beside its events.
+        /// The interval at which the supervisor reads the connection's status, in addition to its
+        /// events.
         const LOOK: Duration = Duration::from_millis(500);
         let mut events = Box::pin(connection.lapin.events_listener());
         OPENED[self.purpose as usize].fetch_add(1, Ordering::Relaxed);
@@ -256,7 +260,8 @@ impl Supervisor {
                     return BrokerError::Lost("closed by us".to_owned());
                 }
             };
-            // By the state and not by the event: one that came before this listened is not told.
+            // Read the status instead of relying on the event: an event sent before the listener
+            // was registered is lost.
             let is_blocked = connection.lapin.status().blocked();
             let changed = |known: &mut bool| std::mem::replace(known, is_blocked) != is_blocked;
             if blocked.send_if_modified(changed) && !is_blocked {
@@ -279,18 +284,19 @@ impl Supervisor {
 
     async fn close(&self, connection: &Connection) {
         if *connection.blocked.borrow() {
-            // lapin writes nothing on it, so that the broker would not hear of it.
+            // lapin writes nothing on a blocked connection, so the broker would never see the
+            // close.
             return connection.kill();
         }
         let close = connection.lapin.close(200, "worker stopped".into());
         if let Err(error) = within(self.timeouts.close, "closing the connection", close).await {
-            debug!(connection = self.purpose.name(), %error, "not closed in order");
+            debug!(connection = self.purpose.name(), %error, "failed to close the connection; ending it");
             connection.kill();
         }
     }
 
-    /// One attempt: the URLs in turn, from the one that worked last, until one works. Only when
-    /// none does has the attempt failed: one dead node of several is no reason to wait, or, with
+    /// One attempt: tries the URLs in turn, beginning with the one that worked last. The attempt
+    /// fails only when every URL fails: one dead node of several is no reason to wait or, with
     /// `fail_fast`, to give up.
     async fn connect(
         &self,
@@ -309,7 +315,7 @@ impl Supervisor {
             if left == 0 {
                 return Err(error);
             }
-            warn!(connection = self.purpose.name(), url = number + 1, of = urls.len(), %error, "trying the next URL");
+            warn!(connection = self.purpose.name(), url = number + 1, of = urls.len(), %error, "failed to connect; trying the next URL");
         }
     }
 
@@ -333,8 +339,8 @@ impl Supervisor {
         let limit = self.timeouts.connect + self.timeouts.handshake;
         let server = (uri.host.clone(), uri.port);
         let opening = async {
-            // Before lapin has a hand in it: of an attempt to connect that fails it leaves tasks
-            // behind, for ever (4.12).
+            // Open the stream ourselves: lapin 4.12 leaks its tasks when its own attempt to connect
+            // fails.
             let (stream, hang_up) = dial.stream().await?;
             let stream = Mutex::new(Some(stream));
             let hand_over = async move |_, _| {

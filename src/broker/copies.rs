@@ -1,5 +1,6 @@
-//! The copies we publish, retries and dead letters: the message's own properties and headers, less
-//! what would misroute or mislabel a copy, plus ours, so that they fit a frame.
+//! Properties and headers of the copies that we publish: retries and dead letters. A copy has the
+//! message's own properties and headers, without those that would misroute or mislabel it, plus
+//! ours. This module also cuts headers so that a copy fits a frame.
 
 use std::collections::BTreeMap;
 
@@ -11,9 +12,9 @@ use tracing::warn;
 
 use super::headers::{PERSISTENT, Properties, names, short};
 
-/// Headers the broker sets and a copy must not carry: 3.10 counts on from a client's `x-death`,
-/// and 4.0 and 4.3 pass a client's `x-delivery-count` through, so that a copy which keeps it looks
-/// as if it had already failed (measured).
+/// Headers that the broker sets and that a copy must not carry (measured): RabbitMQ 3.10 goes on
+/// counting from a client's `x-death`. RabbitMQ 4.0 and 4.3 pass a client's `x-delivery-count`
+/// through, so a copy with this header looks as if it had already failed.
 pub(super) fn is_broker_header(name: &str) -> bool {
     matches!(
         name,
@@ -40,27 +41,27 @@ impl From<Header> for AMQPValue {
     }
 }
 
-/// What a copy of a message carries beside what the message had.
+/// What a copy has in addition to the message's own properties and headers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CopyHeaders {
     /// The `expiration` property, in milliseconds.
     pub(crate) expiration: Option<u64>,
-    /// Our headers; one that the message already had is replaced.
+    /// Our headers. A header of the same name that the message already had is replaced.
     pub(crate) set: Vec<(&'static str, Header)>,
-    /// Our headers that this copy must not carry on.
+    /// Our headers that the copy must not have.
     pub(crate) remove: &'static [&'static str],
 }
 
 #[cfg(test)]
 impl CopyHeaders {
-    /// The properties of a copy of a message that had none.
+    /// The properties of a copy whose original had no properties.
     pub(crate) fn on_an_empty_message(&self) -> Properties {
         Properties(copy_properties(&Properties::default(), self, usize::MAX))
     }
 }
 
-/// The copy's properties: the message's own, less what would misroute or mislabel the copy, plus
-/// ours; cut so that they fit `frame_max` bytes.
+/// The copy's properties: the message's own, without those that would misroute or mislabel the
+/// copy, plus ours. Headers are cut so that they fit `frame_max` bytes.
 pub(super) fn copy_properties(
     original: &Properties,
     copy: &CopyHeaders,
@@ -85,8 +86,8 @@ pub(super) fn copy_properties(
         }
     };
     aside(names::ORIGINAL_USER_ID, original.user_id());
-    // A retry's own expiration is not the publisher's; it is dead-lettered away by the broker, so
-    // what is left here is the publisher's.
+    // An expiration that we set on a retry never gets here: the broker removes it when it
+    // dead-letters the retry. So this expiration is the publisher's.
     aside(names::ORIGINAL_EXPIRATION, original.expiration());
     let mut ours = Vec::with_capacity(copy.set.len());
     for (name, value) in &copy.set {
@@ -105,13 +106,13 @@ pub(super) fn copy_properties(
         warn!(
             id,
             ?cut,
-            "the headers of a copy do not fit a frame beside ours: the longest are cut"
+            "the headers of a copy do not fit a frame; dropped the longest"
         );
     }
     properties.with_headers(FieldTable::from(headers))
 }
 
-/// All properties but headers, user-id and the old expiration; persistent.
+/// All properties except headers, user-id and the old expiration. The copy is persistent.
 fn without_headers(original: &BasicProperties, expiration: Option<u64>) -> BasicProperties {
     let mut copy = BasicProperties::default().with_delivery_mode(PERSISTENT);
     macro_rules! keep {
@@ -137,7 +138,7 @@ fn without_headers(original: &BasicProperties, expiration: Option<u64>) -> Basic
     copy
 }
 
-/// Bytes of a content header frame apart from its header table: frame, class, weight, body size,
+/// Bytes of a content header frame without its header table: frame, class, weight, body size,
 /// flags, and the other properties at their longest.
 fn fixed_len(properties: &BasicProperties) -> usize {
     const FRAME: usize = 7 + 1 + 2 + 2 + 8 + 2 + 4;
@@ -157,8 +158,9 @@ fn fixed_len(properties: &BasicProperties) -> usize {
         + 8 // timestamp
 }
 
-/// Makes the headers fit `room` bytes: first our own texts are cut, then our history goes, then
-/// the publisher's largest headers, whose names are kept. The names of those.
+/// Makes the headers fit `room` bytes. Cuts our own error text first, then drops our history, then
+/// drops the publisher's largest headers and lists their names. Returns the names of the headers
+/// that this call dropped.
 fn fit(
     headers: &mut BTreeMap<ShortString, AMQPValue>,
     ours: &[&str],
@@ -177,7 +179,8 @@ fn fit(
     if table_len(headers) > room {
         headers.remove(names::HISTORY);
     }
-    // What earlier copies lacked is still to be known; a publisher can write there as well.
+    // Keep the names that earlier copies listed. A publisher can write this header too, so check
+    // its type and length.
     let mut cut = match headers.remove(names::CUT_HEADERS) {
         Some(AMQPValue::LongString(text)) if text.len() <= CUT_LIST => text.to_string(),
         _ => String::new(),
@@ -214,8 +217,7 @@ fn table_len(headers: &BTreeMap<ShortString, AMQPValue>) -> usize {
         .sum()
 }
 
-/// Bytes of a value on the wire, its type octet included (AMQP 0-9-1, 4.2.5.5, with RabbitMQ's
-/// errata).
+/// Bytes of a value on the wire, with its type octet (AMQP 0-9-1, 4.2.5.5, with RabbitMQ's errata).
 fn value_len(value: &AMQPValue) -> usize {
     1 + match value {
         AMQPValue::Void => 0,

@@ -1,4 +1,4 @@
-//! One hand-over of a message, as it came off the wire.
+//! One delivery, as lapin received it.
 
 use std::time::SystemTime;
 
@@ -7,18 +7,18 @@ use tokio::time::Instant;
 use super::headers::Properties;
 use crate::clock;
 
-/// A message handed over on one channel, to be settled once.
+/// One hand-over of a message on one channel. It is settled once.
 #[derive(Debug)]
 pub(crate) struct Delivery {
-    /// Its number on its channel: 1, 2, 3, …
+    /// The delivery tag: its number on its channel, 1, 2, 3, …
     pub(crate) tag: u64,
-    /// When it was taken from lapin.
+    /// When the session took the delivery from lapin.
     pub(crate) received: Moment,
-    /// The exchange it was published to; empty for the default exchange.
+    /// The exchange that the message was published to; empty for the default exchange.
     pub(crate) exchange: String,
-    /// The routing key it was published with.
+    /// The routing key that the message was published with.
     pub(crate) routing_key: String,
-    /// The broker's flag: it was handed to some consumer before.
+    /// The broker's `redelivered` flag: the broker has delivered the message before.
     pub(crate) redelivered: bool,
     /// Properties and headers.
     pub(crate) properties: Properties,
@@ -26,8 +26,8 @@ pub(crate) struct Delivery {
     pub(crate) body: Vec<u8>,
 }
 
-/// A moment on both clocks. Deliveries that are taken together share one: a look at a clock is not
-/// free.
+/// A moment on both clocks. Deliveries that are taken together share one, because reading a clock
+/// costs time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     pub(crate) instant: Instant,

@@ -1,4 +1,4 @@
-//! How many messages queues hold.
+//! Counts the messages that are ready in queues.
 
 use std::time::Duration;
 
@@ -11,8 +11,9 @@ use super::{
     headers::short,
 };
 
-/// The messages that are ready in each of these queues; `None` for one that does not exist. On a
-/// channel of its own, which a queue that does not exist closes.
+/// The number of messages that are ready in each of these queues; `None` for a queue that does not
+/// exist. Uses a channel of its own, because the broker closes the channel when a queue does not
+/// exist.
 pub(crate) async fn depths(
     connection: &Connection,
     queues: Vec<String>,
@@ -45,7 +46,7 @@ pub(crate) async fn depths(
         }
     }
     if let Some(open) = channel {
-        // A channel that does not close goes with its connection.
+        // If closing the channel fails, the channel ends with its connection.
         let _ = timeout_at(until, open.close(200, "done".into())).await;
     }
     Ok(found)

@@ -1,4 +1,4 @@
-//! Opening the byte stream of a connection: URLs, names, TCP, TLS, each step under a deadline.
+//! Opens the byte stream of a connection: URLs, names, TCP and TLS, each step under a deadline.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use tokio::{net::TcpStream, time::timeout};
 
 use super::{BrokerSettings, BrokerUrls, TimeoutSettings, TlsSettings, error::BrokerError, wire};
 
-/// A broker URL, with the host as the `url` crate reads it: lapin's parser takes an IPv6 literal
+/// A broker URL. The host is read by the `url` crate, because lapin's parser takes an IPv6 literal
 /// for `localhost`.
 #[derive(Clone)]
 pub(super) struct Target {
@@ -21,12 +21,12 @@ pub(super) struct Target {
     pub(super) port: u16,
 }
 
-/// Ends a connection that is being opened, unless somebody keeps it. A peer that accepts and then
-/// says nothing would otherwise keep lapin's thread for ever.
+/// Shuts the socket of a connection that is being opened, unless `keep` is called. Otherwise a peer
+/// that accepts and then says nothing would keep lapin's thread busy without end.
 pub(super) struct HangUp(Option<Socket>);
 
 impl HangUp {
-    /// The socket, for whoever wants to end the connection later.
+    /// Returns the socket, with which the caller can end the connection later.
     pub(super) fn keep(mut self) -> Socket {
         self.0
             .take()
@@ -52,7 +52,7 @@ pub(super) struct Dial {
 }
 
 impl Dial {
-    /// The stream, and what ends it.
+    /// Opens the stream, and returns the guard that ends it.
     pub(super) async fn stream(&self) -> std::io::Result<(AsyncTcpStream<wire::Wire>, HangUp)> {
         let tcp = self.tcp().await?;
         tcp.set_nodelay(true)?;
@@ -96,7 +96,7 @@ fn late(step: &str, limit: Duration) -> std::io::Error {
     std::io::Error::new(std::io::ErrorKind::TimedOut, text)
 }
 
-/// The broker's URLs, read anew for each attempt, so that a rotated secret is seen.
+/// Reads the broker's URLs. Each attempt reads them again, so a rotated secret is used.
 pub(super) async fn urls(broker: &BrokerSettings) -> Result<Vec<String>, BrokerError> {
     let urls = match &broker.url_file {
         None => broker.url.expose().to_vec(),
@@ -115,7 +115,7 @@ async fn read(file: &Path) -> Result<String, BrokerError> {
 }
 
 pub(super) async fn amqp_uri(url: &str, broker: &BrokerSettings) -> Result<Target, BrokerError> {
-    // The texts of parse errors can quote the URL, and so the password.
+    // The text of a parse error can quote the URL, and so the password.
     let unreadable = || BrokerError::Settings("the broker URL cannot be read".to_owned());
     let parsed = url::Url::parse(url).map_err(|_| unreadable())?;
     let mut amqp: AMQPUri = url.parse().map_err(|_| unreadable())?;
@@ -125,8 +125,8 @@ pub(super) async fn amqp_uri(url: &str, broker: &BrokerSettings) -> Result<Targe
     }
     let heartbeat = u16::try_from(broker.heartbeat.as_secs()).unwrap_or(u16::MAX);
     amqp.query.heartbeat = Some(heartbeat);
-    // Refused in settings, but a URL file may change. With a smaller frame than the broker's, one message
-    // with larger headers would end the connection at each delivery.
+    // The settings refuse `frame_max`, but a URL file may change later. With a smaller frame than
+    // the broker's, one message with larger headers would end the connection at each delivery.
     amqp.query.frame_max = None;
     let host = parsed.host_str().unwrap_or("localhost");
     let host = host
@@ -159,8 +159,8 @@ pub(super) async fn tls_config(tls: &TlsSettings) -> Result<OwnedTLSConfig, Brok
 mod tests {
     use super::*;
 
-    /// A frame smaller than the broker's would make a message with larger headers end the
-    /// connection at each delivery, and with it all lanes.
+    /// With a smaller frame than the broker's, one message with larger headers would end the
+    /// connection at each delivery, and every consumer with it.
     #[tokio::test]
     async fn frames_are_as_large_as_the_broker_allows() {
         let broker = BrokerSettings::default();

@@ -1,4 +1,4 @@
-//! What can go wrong between us and the broker.
+//! Errors between the worker and the broker.
 
 use std::time::Duration;
 
@@ -6,35 +6,35 @@ use lapin::ErrorKind;
 
 use super::topology::{Difference, joined};
 
-/// Why a connection, a channel or a subscription could not be had.
+/// Why a connection, a channel or a subscription failed.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokerError {
-    /// The settings cannot work: a URL or a file that cannot be read.
+    /// The settings cannot work: a URL or a file cannot be read.
     #[error("{0}")]
     Settings(String),
-    /// The broker refused us for a reason that waiting does not mend: credentials, virtual host,
-    /// permissions.
+    /// The broker refused us for a reason that does not go away by waiting: credentials, virtual
+    /// host, permissions.
     #[error("refused by the broker: {0}")]
     Refused(String),
-    /// What exists at the broker is not what the settings want.
+    /// Queues or exchanges at the broker differ from the settings.
     #[error("{}", joined(.0))]
     Topology(Vec<Difference>),
     /// A step did not end within its deadline.
     #[error("{step} took longer than {limit:?}")]
     TimedOut {
-        /// What was waited for.
+        /// The step that took too long.
         step: &'static str,
         /// The deadline.
         limit: Duration,
     },
-    /// The network, the broker or the channel failed; waiting may mend it.
+    /// The network, the broker or the channel failed. A later attempt may succeed.
     #[error("{0}")]
     Lost(String),
 }
 
 impl BrokerError {
-    /// Whether someone has to change something before it can work.
+    /// Whether somebody has to change something before an attempt can succeed.
     #[must_use]
     pub fn needs_people(&self) -> bool {
         matches!(
@@ -47,8 +47,9 @@ impl BrokerError {
 impl From<lapin::Error> for BrokerError {
     fn from(error: lapin::Error) -> Self {
         match error.kind() {
-            // By code, as lapin calls access-refused a soft error: 402 invalid path, 403 access
-            // refused, 404 not found, 406 precondition failed, 530 not allowed.
+            // Decide by the reply code, because lapin calls access-refused a soft error: 402
+            // invalid path, 403 access refused, 404 not found, 406 precondition failed, 530 not
+            // allowed.
             ErrorKind::ProtocolError(refusal) => {
                 let text = format!("{} ({})", refusal.get_message(), refusal.get_id());
                 match refusal.get_id() {
@@ -61,7 +62,7 @@ impl From<lapin::Error> for BrokerError {
     }
 }
 
-/// The AMQP reply code of an error, where the broker sent one.
+/// The AMQP reply code of an error, if the broker sent one.
 pub(super) fn reply_code(error: &lapin::Error) -> Option<u16> {
     match error.kind() {
         ErrorKind::ProtocolError(refusal) => Some(refusal.get_id()),
@@ -69,7 +70,7 @@ pub(super) fn reply_code(error: &lapin::Error) -> Option<u16> {
     }
 }
 
-/// A lapin call under a deadline.
+/// Runs a lapin call under a deadline.
 pub(super) async fn within<T>(
     limit: Duration,
     step: &'static str,

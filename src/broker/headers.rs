@@ -1,6 +1,7 @@
-//! Properties and headers of messages as they arrive, and those of new ones.
+//! Properties and headers of messages that arrive, and those of new messages.
 //!
-//! The header names here are Lapwing's contract with whoever reads its retries and dead letters.
+//! The header names in this module are Lapwing's contract with every program that reads its retries
+//! and dead letters.
 
 use std::borrow::Cow;
 
@@ -16,34 +17,34 @@ pub mod names {
     pub const ATTEMPTS: &str = "lapwing-attempts";
     /// Times the process died while this message ran (integer).
     pub const CRASHES: &str = "lapwing-crashes";
-    /// When a worker first saw the message (RFC 3339).
+    /// When a worker first received the message (RFC 3339).
     pub const FIRST_SEEN: &str = "lapwing-first-seen";
     /// The message must not reach a handler before this time (RFC 3339).
     pub const NOT_BEFORE: &str = "lapwing-not-before";
     /// The last ten attempts (JSON array of `{at, attempt, error, kind, worker, trace}`).
     pub const HISTORY: &str = "lapwing-history";
-    /// Why it was dead-lettered: a [`Reason`](crate::policy::Reason).
+    /// Why the message was dead-lettered: a [`Reason`](crate::policy::Reason).
     pub const REASON: &str = "lapwing-reason";
     /// The last error's text, cut to fit.
     pub const ERROR: &str = "lapwing-error";
     /// The last error's class (`timeout`, `panic`, `http`, …).
     pub const ERROR_KIND: &str = "lapwing-error-kind";
-    /// The last error's class and normalised text, hashed: equal for equal failures.
+    /// A hash of the last error's class and normalised text: equal for equal failures.
     pub const FINGERPRINT: &str = "lapwing-fingerprint";
-    /// When it was dead-lettered (RFC 3339).
+    /// When the message was dead-lettered (RFC 3339).
     pub const FAILED_AT: &str = "lapwing-failed-at";
-    /// The queue it was consumed from.
+    /// The queue that the message was consumed from.
     pub const SOURCE_QUEUE: &str = "lapwing-source-queue";
-    /// The exchange its publisher used.
+    /// The exchange that the publisher used.
     pub const SOURCE_EXCHANGE: &str = "lapwing-source-exchange";
-    /// The routing key its publisher used.
+    /// The routing key that the publisher used.
     pub const SOURCE_ROUTING_KEY: &str = "lapwing-source-routing-key";
     /// The worker that published this copy.
     pub const WORKER: &str = "lapwing-worker";
-    /// Times it was replayed from the dead-letter queue (integer).
+    /// How often the message was replayed from the dead-letter queue (integer).
     pub const REPLAYS: &str = "lapwing-replays";
-    /// The publisher's `user-id` property: a copy that keeps it is refused by the broker unless it
-    /// names the connection's own user.
+    /// The publisher's `user-id` property. The broker refuses a message whose `user-id` is not the
+    /// connection's own user, so a copy carries the value in this header.
     pub const ORIGINAL_USER_ID: &str = "lapwing-original-user-id";
     /// The publisher's `expiration` property.
     pub const ORIGINAL_EXPIRATION: &str = "lapwing-original-expiration";
@@ -51,11 +52,11 @@ pub mod names {
     pub const ORIGINAL_CC: &str = "lapwing-original-cc";
     /// The publisher's `BCC` header.
     pub const ORIGINAL_BCC: &str = "lapwing-original-bcc";
-    /// Names of headers that did not fit the frame beside our own and were left out.
+    /// Names of headers that did not fit the frame together with our own and were dropped.
     pub const CUT_HEADERS: &str = "lapwing-cut-headers";
     /// When the copy was parked (RFC 3339).
     pub const PARKED_AT: &str = "lapwing-parked-at";
-    /// The span of the attempt before, as a W3C `traceparent`.
+    /// The span of the previous attempt, as a W3C `traceparent`.
     pub const LAST_ATTEMPT: &str = "lapwing-last-attempt";
     /// When the message was published, in milliseconds since 1970 (integer), as RabbitMQ's
     /// `set_header_timestamp` interceptor writes it
@@ -63,10 +64,10 @@ pub mod names {
     pub const TIMESTAMP_IN_MS: &str = "timestamp_in_ms";
     /// W3C baggage.
     pub const BAGGAGE: &str = "baggage";
-    /// W3C trace context: of the span that created the message; in a dead letter, of its last
-    /// attempt.
+    /// W3C trace context: that of the span that created the message. In a dead letter: that of the
+    /// last attempt.
     pub const TRACEPARENT: &str = "traceparent";
-    /// W3C trace context, vendor part.
+    /// W3C trace context, the vendors' part.
     pub const TRACESTATE: &str = "tracestate";
 }
 
@@ -163,7 +164,8 @@ impl Properties {
             inner = inner.with_type(short(message_type));
         }
         let mut table = FieldTable::default();
-        // The property counts in seconds; RabbitMQ's own interceptor uses this name for the rest.
+        // The `timestamp` property counts whole seconds. This header has the milliseconds, under
+        // the name that RabbitMQ's own interceptor uses.
         let millis = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
         table.insert(
             short(names::TIMESTAMP_IN_MS),
@@ -191,7 +193,7 @@ impl From<BasicProperties> for Properties {
 pub struct HeaderValue<'a>(&'a AMQPValue);
 
 impl<'a> HeaderValue<'a> {
-    /// The value where it is text; `None` for text that is not UTF-8.
+    /// The value, if it is text in UTF-8.
     #[must_use]
     pub fn as_str(self) -> Option<&'a str> {
         match self.0 {
@@ -201,7 +203,7 @@ impl<'a> HeaderValue<'a> {
         }
     }
 
-    /// The value where it is an integer of any width.
+    /// The value, if it is an integer of any width.
     #[must_use]
     pub fn as_i64(self) -> Option<i64> {
         match *self.0 {
@@ -216,8 +218,8 @@ impl<'a> HeaderValue<'a> {
         }
     }
 
-    /// The value as text for people and HTTP headers: text as it is (lossy where it is not UTF-8),
-    /// scalars in decimal, tables and arrays as JSON.
+    /// The value as text for people and HTTP headers. Text stays as it is (bytes that are not UTF-8
+    /// are replaced), scalars are written in decimal, tables and arrays as JSON.
     #[must_use]
     pub fn to_text(self) -> Cow<'a, str> {
         match self.0 {
@@ -229,7 +231,7 @@ impl<'a> HeaderValue<'a> {
         }
     }
 
-    /// The value as JSON; bytes that are not UTF-8 are replaced by U+FFFD.
+    /// The value as JSON. Bytes that are not UTF-8 are replaced by U+FFFD.
     #[must_use]
     pub fn to_json(self) -> Value {
         to_json(self.0)
@@ -259,7 +261,8 @@ fn to_json(value: &AMQPValue) -> Value {
     }
 }
 
-/// A short string from text that we know to be short; longer text is cut, as lapin would panic.
+/// A short string from text that we know to be short. Longer text is cut, because lapin would
+/// panic.
 pub(super) fn short(text: &str) -> ShortString {
     ShortString::from(crate::text::cut(text, 255))
 }

@@ -1,4 +1,5 @@
-//! Everything that knows AMQP. Only this module imports lapin, and only `settle` acks and nacks.
+//! Everything that knows AMQP. Only this module imports lapin, and only its `settle` acks and
+//! nacks.
 
 mod connection;
 mod copies;

@@ -1,9 +1,10 @@
-//! The only code path that publishes: parked retries, dead letters, and `lapwing publish`.
+//! The only code that publishes: parked retries, dead letters, and `lapwing publish`.
 //!
-//! A publish counts only when the broker has confirmed it and returned nothing. lapin reports an
-//! unroutable publish as a confirm that carries the returned message, and where several publishes
-//! are under way on one channel it pins the return on the wrong one (measured, 6 runs of 6). So
-//! each channel has one publish under way at a time, and a deadpool holds many channels.
+//! A publish succeeds only when the broker has confirmed it and has not returned the message. lapin
+//! reports an unroutable publish as a confirm that carries the returned message. When several
+//! publishes are under way on one channel, lapin attaches the return to the wrong one (measured, 6
+//! runs of 6). So each channel has one publish under way at a time, and a deadpool holds many
+//! channels.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,8 +26,8 @@ use super::{
     headers::{Properties, short},
 };
 
-/// Why a publish does not count. Whether the broker has the message all the same is unknown for
-/// [`Unconfirmed`](Self::Unconfirmed); it has not for the others.
+/// Why a publish failed. After [`Unconfirmed`](Self::Unconfirmed) the broker may have the message
+/// all the same. After every other error the broker does not have it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
@@ -48,7 +49,7 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    /// A word for it; one of few.
+    /// A word for the error, from a small fixed set.
     pub(crate) fn class(&self) -> &'static str {
         match self {
             Self::NoChannel(_) => "no-channel",
@@ -76,13 +77,13 @@ pub(crate) struct Publication<'a> {
 /// Where the properties of a publication come from.
 #[derive(Clone, Debug)]
 pub(crate) enum Written<'a> {
-    /// It is a copy of a message, with headers of ours.
+    /// From a message of which this is a copy, with our headers.
     Copy(&'a Properties, CopyHeaders),
-    /// It is a new message.
+    /// From a new message.
     New(&'a Properties),
 }
 
-/// Publishes with confirms on a supervised connection of its own. Cheap to clone.
+/// Publishes with confirms, on a supervised connection of its own. Clones share it and are cheap.
 #[derive(Clone)]
 pub(crate) struct Publisher {
     pool: Pool<Channels>,
@@ -91,7 +92,7 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// A publisher with a pool of `channels`.
+    /// A publisher with a pool of `channels` channels.
     pub(crate) fn new(link: Link, channels: usize, timeouts: Arc<TimeoutSettings>) -> Self {
         let manager = Channels {
             link: link.clone(),
@@ -115,7 +116,7 @@ impl Publisher {
         }
     }
 
-    /// The connection that is published on.
+    /// The connection that the publisher uses.
     pub(crate) fn link(&self) -> &Link {
         &self.link
     }
@@ -141,13 +142,14 @@ impl Publisher {
         let connection = self.link.current();
         let connection =
             connection.ok_or_else(|| PublishError::NoChannel("not connected".into()))?;
-        // While it is blocked lapin writes nothing, and what it was given would be published at
-        // some later time, behind our back.
+        // lapin writes nothing while the connection is blocked. A message given to lapin now would
+        // be published at some later time, when nobody expects it.
         if *connection.blocked().borrow() {
             return Err(PublishError::Blocked);
         }
         let channel = self.pool.get().await.map_err(no_channel)?;
-        // It can be of a later connection: the wait for it takes a while.
+        // The channel may belong to a later connection, because waiting for a channel takes a
+        // while.
         let connection = &channel.connection;
         let properties = match &message.properties {
             Written::Copy(original, headers) => {
@@ -156,11 +158,12 @@ impl Publisher {
             Written::New(properties) => properties.to_amqp(),
         };
         let confirmed = self.confirmed(&channel, message, properties, connection.blocked());
-        // Should this future be dropped here, the channel goes back to the pool with a publish
-        // under way; `recycle` looks for that.
+        // If this future is dropped here, the channel goes back to the pool with a publish under
+        // way. `recycle` checks for that.
         let outcome = confirmed.await;
         if matches!(outcome, Err(PublishError::Unconfirmed(_))) {
-            // A late confirm must not be taken for the next publish's.
+            // A late confirm must not be taken for the confirm of the next publish, so the channel
+            // is thrown away.
             drop(Object::take(channel));
         }
         outcome
@@ -186,7 +189,8 @@ impl Publisher {
             properties,
         );
         let limit = self.timeouts.publish;
-        // What waits to be written when an alarm begins is written when it ends.
+        // If an alarm begins while the message waits to be written, lapin writes it when the alarm
+        // ends.
         let confirm = patiently(limit, blocked.clone(), write)
             .await
             .ok_or_else(|| PublishError::Unconfirmed(format!("not written within {limit:?}")))?
@@ -214,9 +218,8 @@ fn no_channel(error: PoolError<BrokerError>) -> PublishError {
     PublishError::NoChannel(error.to_string())
 }
 
-/// Waits for `future` up to `limit`, but the time during which the broker has blocked the
-/// connection does not count: the confirm comes when the alarm ends, and a second copy helps
-/// nobody.
+/// Waits for `future` for at most `limit`. The time during which the broker blocks the connection
+/// does not count: the confirm comes when the alarm ends, and a second copy would help nobody.
 async fn patiently<T>(
     limit: Duration,
     mut blocked: watch::Receiver<bool>,
@@ -228,19 +231,19 @@ async fn patiently<T>(
             biased;
             done = &mut future => return Some(done),
             () = tokio::time::sleep(limit), if !*blocked.borrow() => return None,
-            // The sender goes with the connection, and then `future` ends by itself.
+            // The sender ends with the connection, and then `future` ends by itself.
             Ok(()) = blocked.changed() => {}
         }
     }
 }
 
-/// Makes and keeps the pool's channels.
+/// Creates the pool's channels and checks them before each use.
 struct Channels {
     link: Link,
     limit: Duration,
 }
 
-/// A channel in confirm mode, of one connection.
+/// A channel in confirm mode, with the connection that it belongs to.
 pub(crate) struct PooledChannel {
     channel: Channel,
     connection: Arc<Connection>,
@@ -284,10 +287,12 @@ impl Manager for Channels {
         let current = self.link.current();
         let is_current = current.is_some_and(|current| Arc::ptr_eq(&current, &pooled.connection));
         if !is_current || !pooled.channel.status().connected() {
-            return Err(RecycleError::message("its connection or channel is gone"));
+            return Err(RecycleError::message("its connection or channel is closed"));
         }
         if pooled.busy.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(RecycleError::message("a publish was left under way on it"));
+            return Err(RecycleError::message(
+                "an abandoned publish is under way on the channel",
+            ));
         }
         Ok(())
     }

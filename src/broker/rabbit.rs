@@ -1,4 +1,4 @@
-//! RabbitMQ, as a [`Broker`]: one supervised connection that consumes, one that publishes.
+//! RabbitMQ as a [`Broker`]: one supervised connection that consumes, one that publishes.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::{
     connection::Connection, depths::depths, seam::Broker, session::RabbitSession, topology,
 };
 
-/// The worker's two connections. Cheap to clone.
+/// The worker's two connections. Clones share them and are cheap.
 #[derive(Clone)]
 pub(crate) struct Rabbit {
     consuming: Link,
@@ -45,13 +45,13 @@ impl Broker for Rabbit {
     async fn open(&mut self, spec: &QueueSpec, tag: &str) -> Result<RabbitSession, BrokerError> {
         let connection: Arc<Connection> = match self.consuming.connected().await {
             Some(connected) => connected?,
-            // The supervisor has ended, and the worker with it.
+            // The supervisor has ended, because the worker is ending.
             None => std::future::pending().await,
         };
         RabbitSession::open(connection, spec, Arc::clone(&self.timeouts), tag).await
     }
 
-    /// On the consuming connection: the broker may have blocked the other one.
+    /// Uses the consuming connection, because the broker may have blocked the publishing one.
     async fn depths(&self, queues: Vec<String>) -> Result<Vec<(String, Option<u32>)>, BrokerError> {
         let connection = self.consuming.current();
         let connection = connection.ok_or_else(|| BrokerError::Lost("not connected".to_owned()))?;
@@ -92,7 +92,7 @@ impl Broker for Rabbit {
                     publishing.send_replace(reason);
                     tokio::select! {
                         changed = link.changed() => if !changed { return },
-                        // When the connection is gone the link says so.
+                        // When the connection is gone, the link reports it.
                         Ok(()) = blocked.changed() => {}
                     }
                 }

@@ -1,10 +1,10 @@
-//! How long to wait before the next attempt to connect or to subscribe.
+//! The waits before the next attempt to connect or to subscribe.
 
 use std::time::Duration;
 
 use super::ReconnectSettings;
 
-/// Decorrelated jitter: each wait is random between the base and three times the last one.
+/// Decorrelated jitter: each wait is random, between the base and three times the last wait.
 #[derive(Clone, Debug)]
 pub(crate) struct Reconnect {
     base: Duration,
@@ -29,7 +29,7 @@ impl Reconnect {
         self.last
     }
 
-    /// Back to short waits, after things went well.
+    /// Starts again with short waits, after a success.
     pub(crate) fn reset(&mut self) {
         self.last = self.base;
     }

@@ -1,5 +1,6 @@
-//! What the worker asks of a broker. [`Rabbit`](super::Rabbit) answers by lapin; the fake answers
-//! from a model in memory, so that lanes and paths run in tests without RabbitMQ.
+//! The interface between the worker and a broker. [`Rabbit`](super::Rabbit) implements it with
+//! lapin. The fake implements it with a model in memory, so that lanes and paths run in tests
+//! without RabbitMQ.
 
 use std::time::Duration;
 
@@ -7,8 +8,8 @@ use tokio::sync::watch;
 
 use super::{Acks, BrokerError, Delivery, Publication, PublishError, QueueSpec};
 
-/// A connection that consumes and one that publishes, both replaced whenever they are lost. Cheap to
-/// clone.
+/// A connection that consumes and one that publishes. Both are replaced when they are lost. Clones
+/// share them and are cheap.
 pub(crate) trait Broker: Clone + Send + Sync + 'static {
     /// A lane's session.
     type Session: Session;
@@ -19,8 +20,8 @@ pub(crate) trait Broker: Clone + Send + Sync + 'static {
     /// Waits until the consuming connection is up.
     fn up(&mut self) -> impl Future<Output = ()> + Send;
 
-    /// Waits for the consuming connection, or the next failure to get one; makes or compares the
-    /// consumer's queues; sets the prefetch; and subscribes as `tag`.
+    /// Waits for the consuming connection, or for the next failure to get one. Then declares or
+    /// compares the consumer's queues, sets the prefetch and subscribes as `tag`.
     fn open(
         &mut self,
         spec: &QueueSpec,
@@ -42,14 +43,14 @@ pub(crate) trait Broker: Clone + Send + Sync + 'static {
     /// Waits until the broker has blocked publishing.
     fn blocked(&self) -> impl Future<Output = ()> + Send;
 
-    /// Keeps `publishing` at the reason why nothing can be published, `None` while something can.
+    /// Keeps `publishing` up to date: the reason why nothing can be published, or `None`.
     fn watch_publishing(
         self,
         publishing: watch::Sender<Option<String>>,
     ) -> impl Future<Output = ()> + Send + 'static;
 
-    /// Declares one of the consumer's queues again, on the publishing connection; `None` while that
-    /// is down.
+    /// Declares one of the consumer's queues again, on the publishing connection; `None` while the
+    /// publishing connection is down.
     fn restore(
         &self,
         spec: &QueueSpec,
@@ -57,55 +58,57 @@ pub(crate) trait Broker: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Option<Result<(), BrokerError>>> + Send;
 }
 
-/// One live connection, channel and consumer. Requests give futures that do not borrow the session,
-/// so that a lane waits for them as one event among others.
+/// One live connection, channel and consumer. Requests return futures that do not borrow the
+/// session, so that a lane can wait for them together with other events.
 pub(crate) trait Session: Send + 'static {
     /// A new subscription of the session, to be passed to [`resume`](Self::resume).
     type Subscription: Send + 'static;
 
-    /// The next delivery; `None` when the subscription has ended, for good.
+    /// Waits for the next delivery. `None` when the subscription has ended.
     fn next(&mut self) -> impl Future<Output = Option<Result<Delivery, BrokerError>>> + Send;
 
-    /// The next delivery, if it is here already.
+    /// The next delivery, if it has already arrived.
     fn try_next(&mut self) -> Option<Result<Delivery, BrokerError>>;
 
-    /// Whether the channel is open. Deliveries of a channel that is not are dead: the broker has
-    /// them back already.
+    /// Whether the channel is open. The deliveries of a closed channel are stale: the broker
+    /// already has their messages back.
     fn is_usable(&self) -> bool;
 
-    /// Whether the broker sends deliveries: the subscription was neither cancelled nor has it ended.
+    /// Whether the broker sends deliveries: the subscription has neither been cancelled nor ended.
     fn is_subscribed(&self) -> bool;
 
-    /// Writes these acks. `Ok` means that they were written to the socket: AMQP has no reply to an
-    /// ack. An error means that the channel was gone, and that the broker redelivers.
+    /// Writes these acks. `Ok` means that they were written to the socket, because AMQP has no
+    /// reply to an ack. An error means that the channel was closed and that the broker redelivers
+    /// the messages.
     fn ack(
         &self,
         acks: Acks,
     ) -> impl Future<Output = (Acks, Result<(), BrokerError>)> + Send + 'static;
 
-    /// Returns deliveries to the queue, where they keep their place if they can.
+    /// Returns deliveries to the queue, where the messages keep their place if possible.
     fn give_back(
         &self,
         returns: Returns,
     ) -> impl Future<Output = (Returns, Result<(), BrokerError>)> + Send + 'static;
 
-    /// Stops the deliveries, and waits for the broker's cancel-ok. What arrives until then, up to the
-    /// end of the stream, must be settled.
+    /// Stops the deliveries and waits for the broker's cancel-ok. Every delivery that arrives
+    /// before the end of the stream must still be settled.
     fn cancel(&mut self) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static;
 
-    /// Subscribes again, on the same channel, so that what is unsettled on it can still be settled.
+    /// Subscribes again on the same channel, so that its unsettled deliveries can still be settled.
     fn subscribe_again(
         &mut self,
         spec: &QueueSpec,
     ) -> impl Future<Output = Result<Self::Subscription, BrokerError>> + Send + 'static;
 
-    /// Goes on with a new subscription.
+    /// Continues with a new subscription.
     fn resume(&mut self, subscription: Self::Subscription);
 
-    /// Closes the channel. Whatever is unsettled on it goes back to the queue.
+    /// Closes the channel. The broker puts unsettled messages back in their queue.
     fn close(self) -> impl Future<Output = ()> + Send;
 
-    /// Ends the whole connection without a farewell: for one that takes no acks any more.
+    /// Ends the whole connection by shutting its socket down: for a connection that takes no acks
+    /// any more.
     fn kill(&self);
 
     /// The broker's host and port.
@@ -115,12 +118,12 @@ pub(crate) trait Session: Send + 'static {
     fn request_limit(&self) -> Duration;
 }
 
-/// Deliveries that go back to their queue together.
+/// Deliveries that are returned to their queue together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Returns {
-    /// These tags, each by a command of its own.
+    /// These tags, one nack for each.
     Single(Vec<u64>),
-    /// Every unsettled delivery up to and with the last of these tags, by one command.
+    /// Every unsettled delivery up to and including the last of these tags, with one nack.
     Through(Vec<u64>),
 }
 
@@ -132,7 +135,7 @@ impl Returns {
         }
     }
 
-    /// Commands that the broker has to apply.
+    /// The number of nacks that the broker has to apply.
     pub(crate) fn commands(&self) -> usize {
         match self {
             Self::Single(tags) => tags.len(),

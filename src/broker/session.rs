@@ -1,4 +1,5 @@
-//! A session: one live connection, channel and consumer, replaced whole on failure.
+//! A session: one live connection, channel and consumer. When one of them fails, the session is
+//! replaced whole.
 
 use std::{future::poll_fn, sync::Arc, task::Context, time::Duration};
 
@@ -24,15 +25,15 @@ use super::{
 /// A new subscription of a session.
 pub(crate) struct Subscription(Consumer);
 
-/// A lane's live subscription.
+/// A lane's session with RabbitMQ.
 pub(crate) struct RabbitSession {
     connection: Arc<Connection>,
     channel: Channel,
     consumer: Consumer,
     gated: Gated,
-    /// When the last delivery was waited for and came.
+    /// When the last delivery arrived that the lane had to wait for.
     woken: Moment,
-    /// The first subscription's tag; later ones number theirs.
+    /// The first subscription's tag. Later subscriptions append a number.
     tag: String,
     subscriptions: u64,
     timeouts: Arc<TimeoutSettings>,
@@ -51,8 +52,8 @@ impl RabbitSession {
         let limit = timeouts.declare;
         topology::ensure(&connection, queue, limit).await?;
         let channel = connection.channel(limit).await?;
-        // Per consumer, not global: quorum queues refuse global prefetch, and 4.3 turns it into
-        // this silently.
+        // Set the prefetch per consumer, not per channel: quorum queues refuse a global prefetch,
+        // and RabbitMQ 4.3 silently turns a global prefetch into one per consumer.
         let qos = channel.basic_qos(queue.prefetch, BasicQosOptions { global: false });
         within(limit, "setting the prefetch", qos).await?;
         let consumer = subscribe(&channel, &queue.queue, tag, limit).await?;
@@ -92,7 +93,7 @@ impl Session for RabbitSession {
     type Subscription = Subscription;
 
     async fn next(&mut self) -> Option<Result<Delivery, BrokerError>> {
-        // lapin's stream is not fused: after its end it would be pending for ever.
+        // lapin's stream is not fused: polled after its end, it would stay pending without end.
         if self.ended {
             return None;
         }
@@ -156,8 +157,8 @@ impl Session for RabbitSession {
         }
     }
 
-    /// Under a new tag: to a quorum queue a consumer that comes back under its old one is the same
-    /// consumer, and gets what it still holds a second time (measured on 3.10).
+    /// Uses a new tag. A quorum queue takes a consumer with the old tag for the same consumer, and
+    /// sends it the messages that it still holds a second time (measured on 3.10).
     fn subscribe_again(
         &mut self,
         queue: &QueueSpec,
@@ -189,7 +190,7 @@ impl Session for RabbitSession {
             .await
             .is_err()
         {
-            tracing::debug!("channel not closed in order");
+            tracing::debug!("failed to close the channel");
         }
     }
 
@@ -225,8 +226,9 @@ async fn subscribe(
     Ok(consumer)
 }
 
-/// For a subscription that nobody waits for any more. The broker makes it all the same, and lapin
-/// keeps it, and the channel open for it: messages would go there, and nobody would take them.
+/// Closes the channel of a subscription request that was dropped before its answer. The broker
+/// creates the subscription all the same, and lapin keeps it and its channel open: messages would
+/// go there, and nobody would take them.
 struct CloseWhenDropped(Option<Channel>);
 
 impl CloseWhenDropped {
@@ -243,7 +245,8 @@ impl Drop for CloseWhenDropped {
         // Without a runtime the connection ends as well.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                // It is written, or the channel is gone; the broker's answer changes nothing.
+                // The close was written, or the channel is gone; the broker's answer changes
+                // nothing.
                 let _ = channel.close(200, "subscription abandoned".into()).await;
             });
         }

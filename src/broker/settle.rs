@@ -1,8 +1,8 @@
-//! The only place that acks and nacks.
+//! The only module that acks and nacks.
 //!
-//! Everything goes through the channel, not through lapin's per-delivery acker: a channel here is
-//! one incarnation and never recovers, so a tag can never mean another channel's message, and a
-//! channel that died answers with an error.
+//! Acks and nacks go through the channel, not through lapin's per-delivery acker. A channel here
+//! never recovers, so a tag never means another channel's message, and a closed channel answers
+//! with an error.
 
 #![expect(
     clippy::disallowed_methods,
@@ -21,13 +21,13 @@ use super::{
     seam::Returns,
 };
 
-/// What is settled in one go: first everything up to one tag, then single tags.
+/// The acks of one batch: first one ack for everything up to a tag, then acks for single tags.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Acks {
-    /// Every unsettled delivery up to and with this tag. It must itself be unsettled: RabbitMQ
-    /// closes the channel over a tag that it does not know.
+    /// Every unsettled delivery up to and including this tag. The tag itself must be unsettled:
+    /// RabbitMQ closes the channel when it does not know the tag.
     pub(crate) through: Option<u64>,
-    /// Single deliveries beyond.
+    /// Single deliveries beyond that tag.
     pub(crate) singles: Vec<u64>,
 }
 
@@ -37,8 +37,8 @@ impl Acks {
     }
 }
 
-/// Writes acks. `Ok` means that they were written to the socket: AMQP has no reply to an ack. An
-/// error means that the channel was gone, and that the broker redelivers.
+/// Writes acks. `Ok` means that they were written to the socket, because AMQP has no reply to an
+/// ack. An error means that the channel was closed and that the broker redelivers the messages.
 pub(crate) async fn ack(
     channel: &Channel,
     acks: &Acks,
@@ -54,10 +54,10 @@ pub(crate) async fn ack(
     within(limit, "writing acks", write).await.map(drop)
 }
 
-/// Returns deliveries to their queue, where they keep their place if they can.
+/// Returns deliveries to their queue, where the messages keep their place if possible.
 ///
-/// `nack`, never `reject`: on RabbitMQ 4.3 a nack does not raise a quorum queue's delivery count
-/// and a reject does (measured).
+/// Uses `nack`, never `reject`: on RabbitMQ 4.3 a reject raises a quorum queue's delivery count and
+/// a nack does not (measured).
 pub(crate) async fn give_back(
     channel: &Channel,
     returns: &Returns,

@@ -1,19 +1,20 @@
-//! The byte stream under lapin: repairs what lapin cannot read.
+//! The byte stream under lapin. It repairs frames that lapin cannot read.
 //!
 //! AMQP short strings (property values, header names, routing keys) are UTF-8 by the standard, but
-//! RabbitMQ passes any bytes on. lapin treats other bytes as a broken connection, so that one such
-//! message would end the connection each time it is delivered, for ever, and every other lane with
-//! it. This stream replaces the offending bytes by `?`, in place and before lapin sees them: the
-//! length, and so the framing, stays. Long strings (header values, bodies) are bytes in lapin too
-//! and stay as they are.
+//! RabbitMQ passes any bytes on. lapin treats other bytes as a broken connection: one such message
+//! would end the connection, and every consumer on it, each time it is delivered. This stream
+//! replaces the offending bytes by `?`, in place and before lapin sees them. The length stays, and
+//! so does the framing. Long strings (header values, bodies) are bytes in lapin too and are not
+//! changed.
 //!
-//! lapin also reads tables in tables by recursion. A frame holds 20,000 of them, the broker takes
-//! that, and it overflows the stack of lapin's thread, which ends the process: a message that kills
-//! each worker it is delivered to. So what is nested deeper than `DEEPEST` becomes bytes.
+//! lapin reads tables inside tables by recursion. A frame has room for 20,000 nested tables, and
+//! the broker accepts them. They overflow the stack of lapin's thread, which ends the process: such
+//! a message kills each worker that receives it. So this stream turns whatever is nested deeper
+//! than `DEEPEST` into bytes.
 //!
-//! And lapin ends the connection over a frame that is longer than was agreed, and the broker sends
-//! such frames: see `fit`. Of the length itself it keeps 128 times as much in buffers, so that a
-//! broker that offers more than `LONGEST`, or any length, is taken up on that only.
+//! lapin ends the connection when a frame is longer than both sides agreed, and the broker sends
+//! such frames: see `fit`. lapin also allocates buffers of 128 times the agreed frame size. So the
+//! stream never agrees on more than `LONGEST`, whatever the broker offers.
 
 mod fit;
 mod gate;
@@ -51,7 +52,7 @@ pub(super) struct Wire {
     inner: AsyncTcpStream<Compat<TcpStream>>,
     inbox: Inbox,
     gate: Arc<Gate>,
-    /// lapin has got bytes since it was last told that there are no more.
+    /// lapin has received bytes since the stream last answered that there are no more.
     passed: bool,
     shut: bool,
 }
@@ -68,8 +69,9 @@ impl Wire {
         }
     }
 
-    /// lapin reads until there is no more, then handles all of it, then waits for its stream. It is
-    /// told that there is more to read, so that it does not wait and comes back here.
+    /// lapin reads until there is no more, then handles all of it, then waits for its stream. The
+    /// wake-up here tells lapin that there is more to read, so lapin does not wait and calls the
+    /// stream again after handling.
     fn shut_gate(&mut self, cx: &Context<'_>) {
         if std::mem::take(&mut self.passed) {
             self.shut = true;
@@ -78,7 +80,7 @@ impl Wire {
         }
     }
 
-    /// lapin is back, or has gone.
+    /// Opens the gate: lapin has come back to the stream, or has dropped it.
     fn open_gate(&mut self) {
         if std::mem::take(&mut self.shut) {
             self.gate.open();
@@ -138,7 +140,7 @@ impl AsyncWrite for Wire {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // What lapin begins each turn with.
+        // lapin begins each turn with a flush.
         self.open_gate();
         Pin::new(&mut self.inner).poll_flush(cx)
     }
@@ -149,28 +151,27 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// Bytes on their way to lapin: `data[start..ready]` may go, `data[ready..end]` is the beginning
-/// of a frame that is looked at when it is whole.
+/// Bytes on their way to lapin. `data[start..ready]` can be passed on. `data[ready..end]` is the
+/// beginning of a frame that is checked when it is complete.
 struct Inbox {
     data: Vec<u8>,
     start: usize,
     ready: usize,
     end: usize,
-    /// Bytes of a frame that needs no look and has not wholly arrived.
+    /// Bytes still to arrive of a frame that needs no check.
     skip: usize,
-    /// What arrives is not AMQP frames: pass it on as it is.
+    /// The incoming bytes are not AMQP frames: pass them on unchanged.
     opaque: bool,
-    /// The longest frame, as agreed.
+    /// The longest frame, as agreed with the broker, in bytes.
     frame_max: usize,
 }
 
 const CHUNK: usize = 64 * 1024;
 const FRAME_HEAD: usize = 7;
 const FRAME_END: usize = 1;
-/// The longest frame that we agree on, in bytes. RabbitMQ offers 128 KiB, where its configuration
-/// does not say otherwise.
+/// The longest frame that we agree on, in bytes. RabbitMQ offers 128 KiB by default.
 const LONGEST: u32 = 1024 * 1024;
-/// Frames beyond this are looked at by nobody but lapin: RabbitMQ takes no message that is larger.
+/// Longer frames are not checked, in bytes. RabbitMQ takes no message that is larger.
 const LARGEST: usize = 512 * 1024 * 1024;
 
 impl Default for Inbox {
@@ -195,14 +196,14 @@ impl Inbox {
         count
     }
 
-    /// Room for the next read; called when all that is ready was taken.
+    /// The room for the next read. Called when everything that is ready was taken.
     fn room(&mut self) -> &mut [u8] {
         self.data.copy_within(self.ready..self.end, 0);
         self.end -= self.ready;
         self.start = 0;
         self.ready = 0;
         if self.end == 0 && self.data.len() > LONGEST as usize {
-            // For a header that was longer than any should be.
+            // A very long header has made the buffer grow: shrink it again.
             self.data = vec![0; CHUNK];
         }
         if self.end == self.data.len() {
@@ -211,7 +212,7 @@ impl Inbox {
         &mut self.data[self.end..]
     }
 
-    /// Puts a shorter payload in the place of that of the frame at `ready`, which has `size` bytes.
+    /// Replaces the payload of the frame at `ready`, which has `size` bytes, by a shorter one.
     fn replace_payload(&mut self, size: usize, shorter: &[u8]) {
         let payload = self.ready + FRAME_HEAD;
         let length = u32::try_from(shorter.len()).expect("it is shorter than what a u32 counted");
@@ -253,7 +254,7 @@ impl Inbox {
         }
     }
 
-    /// Repairs the frame at `ready`, whose payload has `size` bytes, and passes it.
+    /// Repairs the frame at `ready`, whose payload has `size` bytes, and marks it as ready.
     fn look_at_frame(&mut self, kind: u8, size: usize) {
         let payload = self.ready + FRAME_HEAD;
         let payload = &mut self.data[payload..payload + size];
@@ -271,7 +272,7 @@ impl Inbox {
                     names = fitted.names,
                     bytes = size,
                     frame_max = self.frame_max,
-                    "a message has more headers than a frame holds: the longest are cut"
+                    "the headers of a message do not fit a frame; dropped the longest"
                 );
             }
             self.replace_payload(size, &fitted.payload);
@@ -281,7 +282,7 @@ impl Inbox {
     }
 }
 
-/// The tokio runtime, with [`Wire`] as its connection type: how lapin is made to use it.
+/// The tokio runtime with [`Wire`] as its connection type. This makes lapin use `Wire`.
 #[derive(Clone, Debug)]
 pub(super) struct Kit(Tokio);
 

@@ -1,5 +1,5 @@
-//! What is wrong with the meaning of settings. Every check runs, so that all of it is listed at
-//! once.
+//! Collects mistakes in the meaning of settings. Every check runs, so that all mistakes are listed
+//! at once.
 
 use std::{fs::File, io::Read, path::Path};
 
@@ -11,7 +11,7 @@ use super::{
     schema,
 };
 
-/// AMQP 0-9-1 sends the length of a name in one byte.
+/// The longest name in AMQP 0-9-1, in bytes: the protocol sends its length in one byte.
 pub(crate) const NAME_BYTES: usize = 255;
 
 /// Settings that can be checked.
@@ -19,8 +19,8 @@ pub(crate) const NAME_BYTES: usize = 255;
 /// The ranges of single values are part of the schema: `#[schemars(range(min = 1, max = 9))]` for
 /// a number, [`Span`](super::Span) for a duration.
 pub(crate) trait Checked: Serialize + JsonSchema + 'static {
-    /// Adds what is wrong beyond types and ranges: names, files, and values that contradict each
-    /// other.
+    /// Adds the mistakes that types and ranges do not show: wrong names and files, and values that
+    /// contradict each other.
     fn check(&self, findings: &mut Findings);
 }
 
@@ -30,7 +30,7 @@ pub(crate) fn validate<T: Checked>(settings: &T) -> Result<(), ConfigError> {
     ConfigError::check(findings.map(|found| found.problem(Source::Code)).collect())
 }
 
-/// Everything that is wrong with the settings.
+/// All mistakes in the settings.
 pub(super) fn all<T: Checked>(settings: &T) -> Vec<Finding> {
     let mut findings = Findings::default();
     match toml::Value::try_from(settings) {
@@ -46,7 +46,7 @@ pub(super) fn all<T: Checked>(settings: &T) -> Vec<Finding> {
     findings.0
 }
 
-/// Something wrong with what the settings mean.
+/// One mistake in the meaning of settings.
 #[derive(Debug)]
 pub(super) struct Finding {
     path: KeyPath,
@@ -56,12 +56,12 @@ pub(super) struct Finding {
 }
 
 impl Finding {
-    /// The keys that take part. The first is the one to change.
+    /// All keys that take part. The first is the one to change.
     pub(super) fn paths(&self) -> impl Iterator<Item = &KeyPath> {
         std::iter::once(&self.path).chain(&self.others)
     }
 
-    /// The same, with the keys named otherwise.
+    /// The same mistake, with its keys renamed by `place`.
     pub(super) fn at(self, place: impl Fn(&KeyPath) -> KeyPath) -> Self {
         Self {
             path: place(&self.path),
@@ -70,7 +70,7 @@ impl Finding {
         }
     }
 
-    /// Whether the key takes part.
+    /// Whether the key takes part in this mistake.
     pub(super) fn is_about(&self, key: &KeyPath) -> bool {
         self.paths().any(|path| path.overlaps(key))
     }
@@ -84,17 +84,17 @@ impl Finding {
     }
 }
 
-/// Collects what is wrong.
+/// Collects mistakes.
 #[derive(Debug, Default)]
 pub(crate) struct Findings(Vec<Finding>);
 
 impl Findings {
-    /// The value at `path` is wrong.
+    /// Reports that the value at `path` is wrong.
     pub(crate) fn add(&mut self, path: KeyPath, message: impl Into<String>) {
         self.contradiction(path, [], message);
     }
 
-    /// The value at `path` does not fit those at `others`.
+    /// Reports that the value at `path` contradicts the values at `others`.
     pub(crate) fn contradiction(
         &mut self,
         path: KeyPath,
@@ -108,7 +108,7 @@ impl Findings {
         });
     }
 
-    /// A name that goes to the broker.
+    /// Checks a name that the worker sends to the broker.
     pub(crate) fn name(&mut self, path: KeyPath, name: &str) {
         if name.is_empty() {
             self.add(path, "must not be empty");
@@ -123,8 +123,8 @@ impl Findings {
         }
     }
 
-    /// The text of a file that the worker reads again at each connect. None, and a finding, where
-    /// the file cannot be read or is empty.
+    /// The text of a file that the worker reads again at each connect. Reports a file that cannot
+    /// be read or is empty, and returns `None`.
     pub(crate) fn text_file(&mut self, path: &KeyPath, file: &Path) -> Option<String> {
         let mut text = String::new();
         match File::open(file).and_then(|mut open| open.read_to_string(&mut text)) {

@@ -1,8 +1,8 @@
-//! The two sources of settings, a TOML document and the environment, laid over one another by the
-//! `config` crate, and the memory of which source gave which key.
+//! Merges the two sources of settings, a TOML document and the environment, with the `config`
+//! crate, and remembers which source set which key.
 //!
-//! The crate's own file and environment sources are not used: they keep neither lines nor the
-//! names of variables, and their error texts quote the document, passwords included.
+//! This module does not use the crate's own file and environment sources: they keep neither lines
+//! nor the names of variables, and their error texts quote the document, passwords included.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -11,12 +11,13 @@ use toml::de::{DeTable, DeValue};
 
 use super::problem::{ConfigError, KeyPath, Problem, Source};
 
-/// What the names of our environment variables begin with. The double underscore keeps
-/// Kubernetes' `LAPWING_SERVICE_HOST` and the like out.
+/// The prefix of our environment variables. The double underscore excludes variables such as
+/// Kubernetes' `LAPWING_SERVICE_HOST`.
 pub(super) const PREFIX: &str = "LAPWING__";
 const SEPARATOR: &str = "__";
 
-/// The [`Value::origin`] of what came from an environment variable: text whatever its key's type.
+/// The [`Value::origin`] of a value from an environment variable. Such a value is text, whatever
+/// its key's type.
 const ENVIRONMENT: &str = "environment";
 
 /// Whether the value is the text of an environment variable.
@@ -24,13 +25,13 @@ pub(super) fn is_from_environment(value: &Value) -> bool {
     value.origin() == Some(ENVIRONMENT)
 }
 
-/// Which source gave which key.
+/// The source of each key.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Origins(BTreeMap<KeyPath, Source>);
 
 impl Origins {
-    /// The source of the first of these paths that a source names; failing that, the source of
-    /// what the first lies in (a missing key belongs to the table that lacks it).
+    /// The source of the first of these paths that a source set. If no source set any of them, the
+    /// source of the table around the first path: a missing key belongs to the table that lacks it.
     pub(super) fn find<'a>(&self, paths: impl IntoIterator<Item = &'a KeyPath>) -> Source {
         let paths: Vec<&KeyPath> = paths.into_iter().collect();
         if let Some(source) = paths.iter().find_map(|path| self.0.get(path)) {
@@ -46,14 +47,14 @@ impl Origins {
         Source::Default
     }
 
-    /// Later sources replace whole values, with all that lay inside.
+    /// Records that a later source replaced the whole value, with all keys inside.
     fn replace(&mut self, path: &KeyPath, source: Source) {
         self.0.retain(|known, _| !known.is_within(path));
         self.0.insert(path.clone(), source);
     }
 }
 
-/// Everything that was set, by whichever source came last, and what was wrong with the sources.
+/// The merged values, with their sources and the problems of the sources.
 #[derive(Debug)]
 pub(super) struct Layers {
     pub(super) tree: Value,
@@ -73,7 +74,8 @@ impl Layers {
         }
     }
 
-    /// Lay a TOML document over what is there. A document with syntax errors is not used at all.
+    /// Merges a TOML document over the present values. Ignores a document with syntax errors
+    /// altogether.
     ///
     /// # Errors
     /// Lists every syntax error, each with its line, without quoting the document.
@@ -101,16 +103,16 @@ impl Layers {
         self.merge(values)
     }
 
-    /// Lay the environment's `LAPWING__SECTION__KEY` over what is there; other variables are not
-    /// looked at.
+    /// Merges the environment's `LAPWING__SECTION__KEY` over the present values. Ignores other
+    /// variables.
     ///
     /// # Errors
-    /// None is expected; the `config` crate's signature has one.
+    /// Fails never in practice; the `config` crate's signature demands a result.
     pub(super) fn add_environment(
         &mut self,
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(), ConfigError> {
-        // Sorted, so that a table given whole is met before its keys given one by one.
+        // Sort the variables, so that a whole table comes before its single keys.
         let variables: BTreeMap<String, String> = environment.into_iter().collect();
         let mut values = Map::new();
         for (variable, text) in variables {
@@ -129,8 +131,9 @@ impl Layers {
                 self.problems.push(Problem {
                     path: path.to_string(),
                     source,
-                    message: "set twice: another variable sets it, or all that it lies in"
-                        .to_owned(),
+                    message:
+                        "set twice: another variable sets this key, or a table that contains it"
+                            .to_owned(),
                 });
             }
         }
@@ -160,15 +163,15 @@ impl Layers {
             .add_source(Tree(Value::new(None, ValueKind::Table(values))))
             .build()
             .map_err(unmerged)?;
-        // Not by `Config::get`, which forgets what came from the environment.
+        // `Config::get` would lose which values came from the environment.
         let mut merged = merged.cache.into_table().map_err(unmerged)?;
         self.tree = merged.remove(ROOT).unwrap_or_default();
         Ok(())
     }
 }
 
-/// The one top-level key of what is merged: the `config` crate takes top-level keys for paths and
-/// would split one that holds a dot.
+/// The single top-level key of the merged values. The `config` crate takes a top-level key for a
+/// path and would split a key that has a dot.
 const ROOT: &str = "settings";
 
 /// A tree of values as a source for the `config` crate.
@@ -185,7 +188,8 @@ impl config::Source for Tree {
     }
 }
 
-/// Put a variable's text into the tree; false where its place is taken.
+/// Inserts a variable's text into the tree. False if another variable has set the key or a table
+/// around it.
 fn insert(table: &mut Map<String, Value>, keys: &[&str], text: String) -> bool {
     match keys {
         [] => false,
@@ -207,7 +211,7 @@ fn insert(table: &mut Map<String, Value>, keys: &[&str], text: String) -> bool {
     }
 }
 
-/// One TOML document on its way into the tree.
+/// One TOML document while it is converted into the tree.
 struct Layer<'t> {
     text: &'t str,
     document: Source,
@@ -238,7 +242,7 @@ impl<'t> Layer<'t> {
             .collect()
     }
 
-    /// The value at `path`, whose key (or, in a list, whose own text) begins at `offset`.
+    /// Converts the value at `path`. Its key begins at `offset`; in a list, the value itself does.
     fn value(&mut self, path: &KeyPath, offset: usize, value: &DeValue<'_>) -> Value {
         let source = self.document.at(line_of(self.text, offset));
         let kind = match value {
@@ -257,7 +261,7 @@ impl<'t> Layer<'t> {
                 self.problems.push(Problem {
                     path: path.to_string(),
                     source: source.clone(),
-                    message: "dates and numbers beyond 64 bits are of no use here".to_owned(),
+                    message: "dates and numbers beyond 64 bits are not allowed here".to_owned(),
                 });
                 ValueKind::Nil
             }),
@@ -279,7 +283,7 @@ fn scalar_kind(value: &DeValue<'_>) -> Option<ValueKind> {
     }
 }
 
-/// A TOML value from a variable's text: how the environment writes lists and tables.
+/// Parses a variable's text as a TOML value. The environment writes lists and tables this way.
 pub(super) fn value_from_text(text: &str) -> Option<Value> {
     let parsed = DeValue::parse(text.trim()).ok()?;
     let mut layer = Layer::new(text, Source::Code);
@@ -287,7 +291,7 @@ pub(super) fn value_from_text(text: &str) -> Option<Value> {
     layer.problems.is_empty().then_some(value)
 }
 
-/// The line, counted from 1, that holds the byte at `offset`.
+/// The line, counted from 1, of the byte at `offset`.
 fn line_of(text: &str, offset: usize) -> usize {
     let before = text.as_bytes().get(..offset).unwrap_or(text.as_bytes());
     before.split(|byte| *byte == b'\n').count()

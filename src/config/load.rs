@@ -1,4 +1,5 @@
-//! Built-in defaults, then one file, then the environment, and every problem at once.
+//! Loads settings: the built-in defaults, then one file, then the environment. Reports every
+//! problem at once.
 
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use super::{
     suggest::{self, get},
 };
 
-/// What settings are as a whole: a table with a default for every key that may be left out.
+/// The type of all settings: a table with a default for every optional key.
 pub(crate) trait Root: Checked + DeserializeOwned + Default {}
 
 impl<T: Checked + DeserializeOwned + Default> Root for T {}
@@ -27,7 +28,7 @@ pub(crate) fn load<T: Root>(
     Loaded::from(layers(file, environment)?).checked()
 }
 
-/// As [`load`], but only types are checked.
+/// As [`load`], but checks the types only.
 pub(crate) fn load_unvalidated<T: Root>(
     file: Option<&Path>,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -43,11 +44,11 @@ pub(crate) fn from_toml<T: Root>(text: &str) -> Result<T, ConfigError> {
     Loaded::from(layers).checked()
 }
 
-/// The process's environment as [`Settings::load`](crate::Settings::load) wants it: the variables
-/// that begin with `LAPWING__`.
+/// The variables of the process's environment that begin with `LAPWING__`, for
+/// [`Settings::load`](crate::Settings::load).
 ///
 /// # Errors
-/// Names the variables whose values are not UTF-8: guessing at them would corrupt a password.
+/// Names the variables whose values are not UTF-8. Replacing their bytes would corrupt a password.
 pub fn environment() -> Result<Vec<(String, String)>, ConfigError> {
     text_of(std::env::vars_os())
 }
@@ -91,20 +92,21 @@ fn layers(
     Ok(layers)
 }
 
-/// Settings as far as they could be read.
+/// The settings, as far as they could be read.
 struct Loaded<T> {
     settings: T,
-    /// What they were read from, without what was of no use.
+    /// The merged values, without those that cannot be used.
     tree: Value,
     origins: Origins,
     problems: Vec<Problem>,
-    /// Keys whose value was not used: what other checks say of them would mislead.
+    /// Keys whose value was not used. The results of other checks on these keys would mislead.
     unread: Vec<KeyPath>,
 }
 
 impl<T: Root> From<Layers> for Loaded<T> {
-    /// serde stops at the first error. So: read, take the key that is to blame out, and read
-    /// again, until what is left is fine. Every key that is taken out falls back to its default.
+    /// serde stops at the first error. So this function reads, removes the key that caused the
+    /// error, and reads again, until the rest is valid. Every removed key falls back to its
+    /// default.
     fn from(layers: Layers) -> Self {
         let Layers {
             mut tree,
@@ -120,8 +122,9 @@ impl<T: Root> From<Layers> for Loaded<T> {
             };
             unfold(&mut tree, error.path.steps());
             let follows = suggest::explain(&mut error, &tree, &schema, &mut unread);
-            // A required key that was taken out or misspelt is missing: nothing new, but what it
-            // belongs to cannot be read without it.
+            // A required key that was removed or misspelt is now missing. Its error is already
+            // reported, but the table that needs the key cannot be read without it. So remove the
+            // table.
             let is_missing = !get(&tree, &error.path).is_some_and(is_there);
             if is_missing && unread.contains(&error.path) {
                 let outer = error.path.parent();
@@ -170,7 +173,7 @@ fn problem(error: &ReadError, origins: &Origins) -> Problem {
     }
 }
 
-/// Puts what lies in variables into the tree, on the way to the key.
+/// Replaces variables' texts on the way to the key by the tables and lists that they hold.
 fn unfold(value: &mut Value, steps: &[Step]) {
     if let (false, true, ValueKind::String(text)) =
         (steps.is_empty(), is_from_environment(value), &value.kind)
@@ -191,9 +194,9 @@ fn inner<'v>(value: &'v mut Value, step: Option<&Step>) -> Option<&'v mut Value>
     }
 }
 
-/// Take out the key, or the innermost table or list that should hold it; false where that is gone
-/// already. `instead` takes the key's place, or [`ValueKind::Nil`], so that the items of a list keep
-/// their indices.
+/// Removes the value at the path, or the innermost table or list on the way to it. False if that
+/// was already removed. `instead` or [`ValueKind::Nil`] takes its place, so that the items of a
+/// list keep their indices.
 fn take_out(value: &mut Value, steps: &[Step], instead: Option<&str>) -> bool {
     if let Some(inner) = inner(value, steps.first()) {
         return take_out(inner, &steps[1..], instead);
@@ -206,8 +209,8 @@ fn take_out(value: &mut Value, steps: &[Step], instead: Option<&str>) -> bool {
     was_there
 }
 
-/// Where the document has what stands at `path` in the settings: an item that was taken out of a
-/// list is not counted there.
+/// Translates a path of the settings to a path of the document. They differ where an item was
+/// removed from a list: the settings do not count that item.
 fn in_document(tree: &Value, path: &KeyPath) -> KeyPath {
     let mut value = Some(tree);
     let place = |place: KeyPath, step: &Step| {

@@ -1,7 +1,8 @@
-//! Reads settings: defaults, then a file, then the environment, strictly, with every problem at once.
+//! Reads settings strictly: defaults, then a file, then the environment. Reports every problem at
+//! once.
 //!
-//! This room knows no setting. A type that is read brings its defaults by `Default`, its keys, ranges
-//! and texts by `JsonSchema`, and what else there is to check by [`Checked`].
+//! This module knows no particular setting. A type that it reads brings its defaults by `Default`,
+//! its keys, ranges and texts by `JsonSchema`, and its other checks by [`Checked`].
 
 mod findings;
 mod layers;

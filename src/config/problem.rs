@@ -1,4 +1,4 @@
-//! What is wrong with the settings: where, from which source, and what would be right.
+//! Problems of settings: the key, the source, and the valid values.
 
 use std::{
     fmt,
@@ -7,17 +7,17 @@ use std::{
 
 /// Settings that cannot be used, with every problem that was found.
 ///
-/// Displays as a line a problem. No text in it holds a value that may be secret: values are
-/// described by their kind, and URLs are never quoted.
+/// `Display` writes one line for each problem. No text holds a value that may be secret: the texts
+/// describe values by their kind, and never quote URLs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", lines(problems))]
 pub struct ConfigError {
-    /// The problems, ordered by key path and source; at least one.
+    /// The problems, ordered by key path and source. There is at least one.
     pub problems: Vec<Problem>,
 }
 
 impl ConfigError {
-    /// `Ok` where there is no problem.
+    /// `Ok` if there is no problem.
     pub(crate) fn check(mut problems: Vec<Problem>) -> Result<(), Self> {
         if problems.is_empty() {
             return Ok(());
@@ -41,13 +41,13 @@ fn lines(problems: &[Problem]) -> String {
     lines.join("\n")
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// The key's path, such as `consumers.orders.retry.rules[0].status`; empty where the source as
-    /// a whole is wrong (a file that cannot be read).
+    /// The key's path, such as `consumers.orders.retry.rules[0].status`. Empty if the whole source
+    /// is wrong (a file that cannot be read).
     pub path: String,
-    /// Where the value came from.
+    /// The source of the value.
     pub source: Source,
     /// What is wrong, and what would be right.
     pub message: String,
@@ -68,18 +68,18 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Where a value came from.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// Settings made or changed in code.
     Code,
-    /// No source names the key; its default does not fit the rest.
+    /// No source sets the key, and its default does not fit the other values.
     Default,
     /// A file.
     File {
-        /// The file, as it was named.
+        /// The path of the file, as the user gave it.
         path: PathBuf,
-        /// The line, counted from 1; none where the file as a whole is meant.
+        /// The line, counted from 1; `None` for the file as a whole.
         line: Option<usize>,
     },
     /// A text, such as one given to [`Settings::from_toml`](crate::Settings::from_toml).
@@ -95,7 +95,7 @@ pub enum Source {
 }
 
 impl Source {
-    /// The source that a document is, without a line.
+    /// The source for a whole document, without a line.
     pub(super) fn document(file: Option<&Path>) -> Self {
         match file {
             Some(path) => Self::File {
@@ -137,7 +137,7 @@ impl fmt::Display for Source {
     }
 }
 
-/// The way from the root of the settings to a key. Displays as `a.b[0]."c d"`.
+/// The path from the root of the settings to a key. Displays as `a.b[0]."c d"`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct KeyPath(Vec<Step>);
 
@@ -149,7 +149,7 @@ pub(crate) enum Step {
 }
 
 impl KeyPath {
-    /// The path with dots between plain keys: for keys known in code.
+    /// A path written with dots between plain keys, for keys known in code.
     pub(crate) fn of(dotted: &str) -> Self {
         Self(
             dotted
@@ -175,13 +175,13 @@ impl KeyPath {
         self
     }
 
-    /// This path seen from one step further out.
+    /// This path below one more outer step.
     pub(super) fn within(mut self, step: Step) -> Self {
         self.0.insert(0, step);
         self
     }
 
-    /// The path without its last step; none for the root.
+    /// The path without its last step; `None` for the root.
     pub(super) fn parent(&self) -> Option<Self> {
         let (_, parent) = self.0.split_last()?;
         Some(Self(parent.to_vec()))
@@ -191,12 +191,12 @@ impl KeyPath {
         &self.0
     }
 
-    /// Whether one of the two is the other or lies inside it.
+    /// Whether the paths are equal or one lies inside the other.
     pub(super) fn overlaps(&self, other: &Self) -> bool {
         self.0.starts_with(&other.0) || other.0.starts_with(&self.0)
     }
 
-    /// Whether this is `outer` or lies inside it.
+    /// Whether this path is `outer` or lies inside it.
     pub(super) fn is_within(&self, outer: &Self) -> bool {
         self.0.starts_with(&outer.0)
     }
@@ -223,7 +223,7 @@ impl fmt::Display for KeyPath {
     }
 }
 
-/// Whether TOML takes the key without quotes.
+/// Whether TOML accepts the key without quotes.
 fn is_bare(key: &str) -> bool {
     !key.is_empty()
         && key

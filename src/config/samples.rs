@@ -1,4 +1,4 @@
-//! Settings for tests: what is refused and what is allowed.
+//! Sample settings for tests: refused ones and allowed ones.
 
 use std::io::Write;
 
@@ -6,7 +6,7 @@ use tempfile::NamedTempFile;
 
 use super::{Problem, Root, from_toml};
 
-/// Settings of a test: some sections, and how they are checked.
+/// The settings of one test: some sections, and their checks.
 macro_rules! sections {
     ({ $($field:ident: $type:ty),+ $(,)? }, $check:expr) => {
         #[derive(Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
@@ -25,7 +25,7 @@ macro_rules! sections {
 }
 pub(crate) use sections;
 
-/// What tests ask of settings.
+/// The questions that tests ask about settings.
 pub(crate) trait Sample: Root {
     /// The problems of this text, without their sources.
     fn problems(text: &str) -> Vec<String> {
@@ -38,7 +38,7 @@ pub(crate) trait Sample: Root {
             .collect()
     }
 
-    /// Each text has one problem, which begins so.
+    /// Asserts that each text has exactly one problem, which begins with the given words.
     #[track_caller]
     fn refused(cases: &[(&str, &str)]) {
         for (text, beginning) in cases {
@@ -65,7 +65,7 @@ pub(crate) fn file(text: &str) -> NamedTempFile {
     file
 }
 
-/// PEM, though nothing stands behind it.
+/// PEM blocks without a real certificate or key.
 pub(crate) const CERTIFICATE: &str =
     "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 pub(crate) const KEY: &str = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";

@@ -25,7 +25,7 @@ fn settings() -> SchemaSettings {
     SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true)
 }
 
-/// The schema of a type, for this crate's own use. It is made once: that takes milliseconds.
+/// The schema of a type, for this crate's own use. Built once, because building takes milliseconds.
 pub(super) fn of<T: JsonSchema + 'static>() -> Arc<Value> {
     static MADE: Mutex<BTreeMap<TypeId, Arc<Value>>> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -36,7 +36,7 @@ pub(super) fn of<T: JsonSchema + 'static>() -> Arc<Value> {
     Arc::clone(schema)
 }
 
-/// The schema of a type for editors and other tools, in draft 7: standard keywords only.
+/// The schema of a type for editors and other tools, in draft 7 with standard keywords only.
 pub(crate) fn for_tools<T: JsonSchema>() -> Value {
     let generator = settings().with_transform(RecursiveTransform(standardise));
     generator
@@ -56,11 +56,11 @@ fn standardise(schema: &mut Schema) {
         notes.extend(range(schema.as_value()));
         schema.remove(BOUNDS);
     }
-    // The keys inside have their own.
+    // The keys inside have texts of their own.
     if schema.get("default").is_some_and(Value::is_object) {
         schema.remove("default");
     }
-    // The formats of Rust's numbers are no standard, and null is not a value that TOML has.
+    // The formats of Rust's numbers are not standard, and TOML has no null.
     schema.remove("format");
     if let Some(Value::Array(types)) = schema.get_mut("type") {
         types.retain(|name| name != "null");
@@ -77,7 +77,7 @@ fn standardise(schema: &mut Schema) {
     }
 }
 
-/// The words that a setting takes, and a sentence about each.
+/// The words that a setting accepts, with one sentence about each.
 pub(crate) fn words(schema: &Value) -> Option<(Vec<Value>, Vec<String>)> {
     let variants = schema.get("oneOf")?.as_array()?;
     let word = |variant: &Value| variant.get("const").cloned();
@@ -85,7 +85,7 @@ pub(crate) fn words(schema: &Value) -> Option<(Vec<Value>, Vec<String>)> {
     let about = |variant: &Value| {
         let text = unwrapped(variant["description"].as_str()?);
         let (first, rest) = text.split_at_checked(1)?;
-        // A word such as JSON stays as it is.
+        // A word such as JSON keeps its capitals.
         let first = match rest.starts_with(char::is_lowercase) {
             true => first.to_lowercase(),
             false => first.to_owned(),
@@ -95,7 +95,7 @@ pub(crate) fn words(schema: &Value) -> Option<(Vec<Value>, Vec<String>)> {
     Some((words, variants.iter().filter_map(about).collect()))
 }
 
-/// The range of a number or a duration, as a sentence.
+/// The range of a number or a duration, as one sentence.
 pub(crate) fn range(schema: &Value) -> Option<String> {
     let bound = |key| schema.get(key).and_then(Value::as_f64);
     let bounds = schema.get(BOUNDS).and_then(Value::as_array);
@@ -111,8 +111,8 @@ pub(crate) fn range(schema: &Value) -> Option<String> {
     }
 }
 
-/// What a doc comment says, without its last sentence, which is about the default: "Default: …" or
-/// "Required.". Each paragraph, list item and line of code is one line.
+/// A doc comment without its last sentence, which gives the default: "Default: …" or "Required.".
+/// Each paragraph, list item and line of code becomes one line.
 pub(crate) fn meaning(text: &str) -> String {
     let text = unwrapped(text);
     let text = text.strip_suffix("Required.").unwrap_or(&text);
@@ -137,7 +137,7 @@ fn unwrapped(text: &str) -> String {
     lines.join("\n")
 }
 
-/// What is out of the range that the schema gives it.
+/// Reports the values outside the range in the schema.
 pub(super) fn ranges(findings: &mut Findings, at: &KeyPath, schema: &Value, value: &toml::Value) {
     match value {
         toml::Value::Table(table) => {
@@ -160,7 +160,7 @@ pub(super) fn ranges(findings: &mut Findings, at: &KeyPath, schema: &Value, valu
     }
 }
 
-/// The value is not compared where it is no number at all: it is refused.
+/// Skips the comparison if the value is no number: reading has refused it.
 fn check_number(
     findings: &mut Findings,
     at: &KeyPath,
@@ -169,7 +169,7 @@ fn check_number(
     value: f64,
 ) {
     let bound = |key| schema.get(key).and_then(Value::as_f64);
-    // The largest number of its type is refused on reading.
+    // Reading refuses a number above the largest of its type.
     let own = (schema["format"] == "uint16").then_some(f64::from(u16::MAX));
     match (
         bound("minimum"),
@@ -198,14 +198,14 @@ fn check_duration(findings: &mut Findings, at: &KeyPath, schema: &Value, text: &
     }
 }
 
-/// The key that tells which of several tables stands in one place. The first of them has none.
+/// The key that selects one of several tables. The first table does not have this key.
 pub(crate) const KIND: &str = "kind";
 
 fn variants(schema: &Value) -> &[Value] {
     schema["oneOf"].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// The table that is meant, where there are several kinds of it.
+/// The table that `kind` selects, if the schema has several.
 fn variant<'s>(schema: &'s Value, kind: Option<&str>) -> &'s Value {
     let variants = variants(schema);
     let meant = variants.iter().find(|variant| kind_of(variant) == kind);
@@ -225,7 +225,7 @@ fn entry<'s>(table: &'s Value, key: &str) -> Option<&'s Value> {
     })
 }
 
-/// A table of settings that has a key which it does not know.
+/// A table of settings with a key that is unknown there.
 pub(super) struct Place<'s> {
     schema: &'s Value,
     kind: Option<String>,
@@ -274,14 +274,14 @@ impl<'s> Place<'s> {
             .collect()
     }
 
-    /// The kind that has the key, and the kind that is there.
+    /// The kind that has the key, and the present kind.
     pub(super) fn other_kind(&self, key: &str) -> Option<(&'s str, &'s str)> {
         let has_it = |variant: &&Value| variant["properties"].get(key).is_some();
         let other = variants(self.schema).iter().find(has_it)?;
         Some((kind_of(other)?, kind_of(self.table())?))
     }
 
-    /// The inner table in which the key would be valid, with this value.
+    /// The inner table in which the key would be valid with this value.
     pub(super) fn inner(&self, key: &str, value: &config::Value) -> Option<&'s str> {
         let tables = std::iter::once(self.table()).chain(variants(self.schema));
         let mut inner = tables.flat_map(properties);
@@ -302,7 +302,7 @@ fn properties(table: &Value) -> impl Iterator<Item = (&String, &Value)> {
         .flat_map(Map::iter)
 }
 
-/// Whether the value looks like one of these.
+/// Whether the value could fit one of these schemas.
 fn takes(schema: &Value, value: &config::Value) -> bool {
     match &value.kind {
         ValueKind::String(_) => schema["type"] == "string",

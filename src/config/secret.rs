@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use url::{Position, Url};
 
 const REDACTED: &str = "[redacted]";
-/// Stands for a part of a URL.
+/// The text in place of a hidden part of a URL.
 const HIDDEN: &str = "***";
 
 /// A string that prints as `[redacted]`, in `Debug` and when serialised.
@@ -16,7 +16,7 @@ const HIDDEN: &str = "***";
 pub struct Secret(SecretString);
 
 impl Secret {
-    /// The value itself, for the one place that needs it.
+    /// The secret itself, for the one place that needs it.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
@@ -47,8 +47,9 @@ impl Serialize for Secret {
     }
 }
 
-/// A URL without its password and the values of its query; what may hold a password elsewhere, as
-/// `user:pass@host` without a scheme or an unescaped `/` in a password make it, is not shown.
+/// The URL without its password and without the values of its query. Hides the whole URL if a
+/// password may stand elsewhere: `user:pass@host` without a scheme, or a password with an unescaped
+/// `/`.
 pub(crate) fn redact(url: &str) -> String {
     let Ok(mut parsed) = Url::parse(url) else {
         return REDACTED.to_owned();
@@ -67,8 +68,8 @@ pub(crate) fn redact(url: &str) -> String {
     parsed.to_string()
 }
 
-/// A URL that may hold a secret, as it is shown.
-// The signature is serde's.
+/// Serialises a URL that may hold a secret, redacted.
+// serde prescribes the signature.
 #[expect(clippy::ref_option)]
 pub(crate) fn serialize_redacted<S: Serializer>(
     url: &Option<String>,

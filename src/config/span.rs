@@ -1,4 +1,4 @@
-//! Durations with their unit.
+//! Durations with a unit.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -11,7 +11,7 @@ pub(crate) const MINUTE: u64 = 60 * SECOND;
 pub(crate) const HOUR: u64 = 60 * MINUTE;
 pub(crate) const DAY: u64 = 24 * HOUR;
 
-/// The units that `humantime` reads.
+/// The units that `humantime` accepts.
 const PATTERN: &str = "^([0-9]+ *(nanos|nsec|ns|usec|us|millis|msec|ms|seconds|second|secs|sec|s|\
                        minutes|minute|mins|min|m|hours|hour|hrs|hr|h|days|day|d|weeks|week|w|\
                        months|month|M|years|year|y) *)+$";
@@ -49,7 +49,7 @@ impl<const LOW: u64, const HIGH: u64> JsonSchema for Span<LOW, HIGH> {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         let bounds = [LOW, HIGH].map(|bound| match bound {
-            // Not as months and years, which are no whole days.
+            // Do not write months and years: they are not whole days.
             days if days > DAY && days.is_multiple_of(DAY) => format!("{}days", days / DAY),
             other => format_duration(Duration::from_millis(other)).to_string(),
         });

@@ -1,4 +1,4 @@
-//! What was meant by a key that does not exist.
+//! Suggests the key that the writer probably meant by an unknown key.
 
 use config::{Value, ValueKind};
 use serde_json::Value as Schema;
@@ -9,8 +9,8 @@ use super::{
     schema::{KIND, Place},
 };
 
-/// Completes the message about an unknown key. The key that was most likely meant counts as unread.
-/// True where the error only follows from one that is known.
+/// Completes the message about an unknown key. Marks the suggested key as unread. True if the error
+/// is only a consequence of an error that is already reported.
 pub(super) fn explain(
     error: &mut ReadError,
     tree: &Value,
@@ -30,7 +30,7 @@ pub(super) fn explain(
         return unread.contains(&table.key(KIND));
     }
     let valid = place.keys();
-    // A slip of one letter first, then the right word in the wrong place, then a guess.
+    // Try a slip of one letter first, then the right key in the wrong table, then a guess.
     let here = |near: &str| KeyPath::default().key(near);
     let inner = || {
         let inner = place.inner(key, get(tree, &error.path)?)?;

@@ -1,4 +1,4 @@
-//! What a consumer is: its queue, limits, retry policy and handler.
+//! The settings of consumers: queue, limits, retry policy and handler.
 
 mod queues;
 mod settings;
@@ -10,7 +10,7 @@ pub use settings::{AckSettings, ConsumerSettings};
 
 use crate::config::{ConfigError, Findings, Problem, Source};
 
-/// Checks all consumers, and that their queues go together.
+/// Checks each consumer, and that the queues of all consumers fit together.
 pub(crate) fn check(findings: &mut Findings, consumers: &BTreeMap<String, ConsumerSettings>) {
     for (name, consumer) in consumers {
         consumer.check(findings, name);
@@ -18,7 +18,7 @@ pub(crate) fn check(findings: &mut Findings, consumers: &BTreeMap<String, Consum
     queues::check(findings, consumers);
 }
 
-/// Checks that there is something to consume.
+/// Checks that there is at least one consumer.
 pub(crate) fn require(consumers: &BTreeMap<String, ConsumerSettings>) -> Result<(), ConfigError> {
     if !consumers.is_empty() {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The queues of all consumers together.
+//! Checks the queues of all consumers together.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub(super) fn check(findings: &mut Findings, consumers: &Consumers) {
     }
 }
 
-/// Each rung's queue, and the consumer that it is for.
+/// Each retry queue, with the name of its consumer.
 fn rungs(consumers: &Consumers) -> BTreeMap<String, &str> {
     let mut rungs = BTreeMap::new();
     for (name, consumer) in consumers {
@@ -40,7 +40,7 @@ fn rungs(consumers: &Consumers) -> BTreeMap<String, &str> {
 }
 
 fn ladder(consumer: &ConsumerSettings) -> Ladder {
-    // A longer cap is reported as such.
+    // A longer cap has its own error.
     Ladder::new(&consumer.queue, consumer.retry.cap.min(CAP_MAX))
 }
 
@@ -79,8 +79,8 @@ fn names(findings: &mut Findings, section: &KeyPath, consumer: &ConsumerSettings
         };
         let (suffix, length) = (&name[queue.len()..], name.len());
         let message = format!(
-            "is too long for its {what}, which has `{suffix}` at the end and so {length} bytes: \
-             at most {NAME_BYTES}"
+            "is too long for its {what}: that queue's name ends in `{suffix}` and has {length} \
+             bytes, must have at most {NAME_BYTES}"
         );
         findings.contradiction(at_queue.clone(), [section.key("retry").key("cap")], message);
     }
@@ -90,12 +90,13 @@ fn reserved(findings: &mut Findings, path: KeyPath, queue: &str) {
     if queue.starts_with("amq.") {
         findings.add(
             path,
-            "must not begin with `amq.`: the broker keeps such names for itself",
+            "must not begin with `amq.`: the broker reserves such names",
         );
     }
 }
 
-/// A queue that has two purposes would send messages round and round, or lose track of them.
+/// Refuses a queue with two purposes, which would send messages round and round or lose track of
+/// them.
 fn collisions(
     findings: &mut Findings,
     name: &str,
@@ -116,16 +117,19 @@ fn collisions(
         findings.contradiction(at_dead.clone(), others, message);
     }
     if dead == consumer.queue {
-        let message = "must not be the queue itself: dead letters would come round for ever";
+        let message =
+            "must not be the queue itself: dead letters would be consumed again and again";
         findings.contradiction(at_dead, [at_queue], message);
     } else if let Some((other, _)) = consumers.iter().find(|(_, other)| other.queue == dead) {
-        let message = format!("is the queue of consumers.{other}, which would run dead letters");
+        let message =
+            format!("is the queue of consumers.{other}, which would consume the dead letters");
         let others = [at_queue, section(other).key("queue")];
         findings.contradiction(at_dead, others, message);
     }
 }
 
-/// Consumers of one queue share its rungs, its dead-letter queue and its messages' attempts.
+/// Consumers of one queue share its retry queues, its dead-letter queue and the attempts of its
+/// messages.
 fn same_queue(
     findings: &mut Findings,
     (name, consumer): (&str, &ConsumerSettings),
@@ -194,7 +198,7 @@ mod tests {
             // `.retry.1024s` are 12 bytes.
             (
                 &bytes(244),
-                "consumers.orders.queue: is too long for its longest retry queue, which has `.retry.1024s`",
+                "consumers.orders.queue: is too long for its longest retry queue: that queue's name ends in `.retry.1024s`",
             ),
             (
                 &orders("dead_letter_queue = \"\""),
@@ -214,7 +218,7 @@ mod tests {
         let found = Sections::problems(&both);
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(
-            found[0].contains("dead-letter queue, which has `.dead`"),
+            found[0].contains("dead-letter queue: that queue's name ends in `.dead`"),
             "{found:?}"
         );
         Sections::allowed(&[&bytes(243), &format!("{}\nretry.cap = \"1s\"", bytes(246))]);

@@ -33,10 +33,10 @@ pub struct ConsumerSettings {
     /// The type of the queue and of its retry queues. The dead-letter queue is always a quorum
     /// queue. Default: `quorum`.
     pub queue_type: QueueType,
-    /// Bindings of the queue to exchanges that exist. Without a binding, the default exchange reaches
-    /// the queue by its name. With `topology = "verify"` the worker does not declare them and cannot
-    /// see them either, since AMQP 0-9-1 has no way to: it only checks that each exchange exists.
-    /// Default: `[]`.
+    /// Bindings of the queue to exchanges that exist. Without a binding, the default exchange
+    /// reaches the queue by its name. With `topology = "verify"` the worker does not declare the
+    /// bindings. AMQP 0-9-1 has no request to check a binding, so the worker only checks that each
+    /// exchange exists. Default: `[]`.
     #[schemars(example = [Binding { exchange: "shop".to_owned(), routing_key: "order.*".to_owned() }])]
     pub bindings: Vec<Binding>,
     /// The queue for messages that cannot succeed. Without it: the queue's name with `.dead`.
@@ -59,10 +59,10 @@ pub struct ConsumerSettings {
     /// high: the services that handlers call are overloaded. Default: `32`.
     #[schemars(range(min = 1))]
     pub concurrency: u16,
-    /// How long one attempt of a handler may take. Too low: slow work times out, and its retries time
-    /// out too. Too high: a hung handler keeps its slot for this time. Keep it well below the
-    /// broker's consumer timeout, 30 minutes by default; `lapwing config check` warns from there on.
-    /// Default: `30s`.
+    /// How long one attempt of a handler may take. Keep it well below the broker's consumer timeout
+    /// (30 minutes by default); `lapwing config check` warns from 30 minutes on. Too low: slow work
+    /// times out, and its retries time out too. Too high: a hung handler keeps its slot for this
+    /// time. Default: `30s`.
     #[serde(with = "Span::<1, { 12 * HOUR }>")]
     pub timeout: Duration,
     /// How long a handler may take to stop after the worker cancelled it; then the worker drops it.
@@ -70,8 +70,8 @@ pub struct ConsumerSettings {
     /// `1s`.
     #[serde(with = "Span::<0, HOUR>")]
     pub cancel_grace: Duration,
-    /// How the worker reads bodies. It never unpacks a body: a compressed body reaches the handler as
-    /// it is, and is no JSON to a Rust handler that takes `Json`. Default: `auto`.
+    /// How the worker reads bodies. It never unpacks a compressed body: the handler gets it as it
+    /// is, and a Rust handler that takes `Json` cannot read it. Default: `auto`.
     pub decode: Decode,
     /// What runs for each message.
     pub handler: HandlerSettings,
@@ -107,7 +107,7 @@ impl Default for ConsumerSettings {
     }
 }
 
-/// From here on an attempt outlives RabbitMQ's default `consumer_timeout`.
+/// An attempt of this length or longer outlives RabbitMQ's default `consumer_timeout`.
 const BROKER_CONSUMER_TIMEOUT: Duration = Duration::from_mins(30);
 
 impl ConsumerSettings {
@@ -119,7 +119,7 @@ impl ConsumerSettings {
             .unwrap_or_else(|| format!("{}.dead", self.queue))
     }
 
-    /// The queues of this consumer, as the broker has to know them.
+    /// The queues of this consumer, for the broker.
     #[must_use]
     pub fn queue_spec(&self) -> QueueSpec {
         QueueSpec {
@@ -137,9 +137,9 @@ impl ConsumerSettings {
     pub(super) fn check(&self, findings: &mut Findings, name: &str) {
         let section = section(name);
         if !is_name(name) {
-            let message = "a consumer's name is lower-case letters, digits and single underscores \
-                           between them, and begins with a letter, so that each of its settings has \
-                           an environment variable";
+            let message = "a consumer's name must have only lower-case letters, digits and \
+                           single underscores between them, and begin with a letter, so that each \
+                           of its settings has an environment variable";
             findings.add(section.clone(), message);
         }
         let (prefetch, concurrency) = (self.prefetch, self.concurrency);
@@ -160,13 +160,14 @@ impl ConsumerSettings {
         }
     }
 
-    /// What is allowed but likely to hurt.
+    /// Settings that are allowed but likely to do harm.
     pub(crate) fn warning(&self, name: &str) -> Option<Problem> {
         (self.timeout >= BROKER_CONSUMER_TIMEOUT).then(|| Problem {
             path: section(name).key("timeout").to_string(),
             source: Source::Code,
-            message: "is not below the broker's default consumer timeout (30min): raise that too, \
-                      or long runs lose their channel and are delivered again"
+            message: "is not below the broker's default consumer timeout (30min): raise the \
+                      broker's timeout too, or a long attempt loses its channel and its message is delivered \
+                      again"
                 .to_owned(),
         })
     }
@@ -176,10 +177,10 @@ pub(super) fn section(name: &str) -> KeyPath {
     KeyPath::of("consumers").key(name)
 }
 
-/// What [`is_name`] takes, for the schema.
+/// The names that [`is_name`] accepts, for the schema.
 pub(crate) const NAME_PATTERN: &str = "^[a-z][a-z0-9]*(_[a-z0-9]+)*$";
 
-/// Two underscores would read as the end of the name in `LAPWING__CONSUMERS__NAME__KEY`.
+/// Two underscores would end the name in `LAPWING__CONSUMERS__NAME__KEY`.
 fn is_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_lowercase())
         && !name.ends_with('_')
@@ -193,9 +194,9 @@ fn is_name(name: &str) -> bool {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AckSettings {
-    /// The number of finished messages that makes an ack go out at once. Lower: more ack frames, and
-    /// more work for worker and broker. Higher: after a crash, more finished messages are delivered
-    /// again. Default: `64`.
+    /// The number of finished messages at which the worker sends an ack at once. Lower: more ack
+    /// frames, and more work for worker and broker. Higher: after a crash, more finished messages
+    /// are delivered again. Default: `64`.
     #[schemars(range(min = 1))]
     pub batch: u16,
     /// The longest time that a finished message waits for its ack. Lower: more ack frames, as for
@@ -252,7 +253,7 @@ mod tests {
             "\"ä\"",
         ] {
             let text = format!("[consumers.{name}]\nqueue = \"orders\"");
-            let beginning = format!("consumers.{name}: a consumer's name is");
+            let beginning = format!("consumers.{name}: a consumer's name must");
             Sections::refused(&[(&text, &beginning)]);
         }
         Sections::allowed(&["consumers.a_1_b.queue = \"orders\""]);

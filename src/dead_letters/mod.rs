@@ -1,4 +1,4 @@
-//! Dead letters: what cannot succeed, with the whole story of why.
+//! Dead letters: messages that cannot succeed, with a record of why.
 
 mod record;
 

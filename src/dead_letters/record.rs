@@ -1,4 +1,4 @@
-//! What copies say about their message: the headers of parked retries and of dead letters.
+//! The headers that copies carry about their message: those of parked retries and of dead letters.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,23 +19,23 @@ use crate::{
     text::{cut, fingerprint, rfc3339, rfc3339_micros},
 };
 
-/// Attempts that a record names; older ones are only counted.
+/// The number of attempts in a record's history. Older attempts are only counted.
 const HISTORY_LENGTH: usize = 10;
-/// Bytes of an error's text in a dead letter. The whole text is in the log.
+/// The longest error text in a dead letter, in bytes. The log has the whole text.
 const ERROR_ROOM: usize = 8 * 1024;
-/// Bytes of an error's text in a history entry.
+/// The longest error text in a history entry, in bytes.
 const HISTORY_ROOM: usize = 512;
 
-/// The failure's class, cut: a handler can write anything there, and what is one of few words needs
-/// no more. A copy that had to carry more than a frame holds would end the publishing connection.
+/// The failure's class, cut. A handler can give a class of any length, and a copy whose headers do
+/// not fit a frame would end the publishing connection.
 pub(crate) fn class(failure: &Failure) -> &str {
     cut(&failure.class, 255)
 }
 
-/// Headers that say something about one stay on a delay queue only.
+/// Headers of a parked copy that later copies must not keep.
 const TRANSIENT: &[&str] = &[NOT_BEFORE, PARKED_AT, LAST_ATTEMPT];
 
-/// Charges the attempt that has just failed: it is counted and goes into the history.
+/// Charges the attempt that has just failed: counts it and adds it to the history.
 pub(crate) fn charge(flight: &Flight, failure: &Failure, worker: &str) {
     let entry = PastAttempt {
         at: rfc3339(clock::now()),
@@ -53,7 +53,8 @@ pub(crate) fn charge(flight: &Flight, failure: &Failure, worker: &str) {
     });
 }
 
-/// The headers of a copy that comes back after `stay`, and not before `not_before`.
+/// The headers of a copy that stays in a retry queue for `stay`. `not_before` is set if the message
+/// must wait longer than the queue holds it.
 pub(crate) fn parked(
     flight: &Flight,
     stay: Duration,
@@ -64,7 +65,7 @@ pub(crate) fn parked(
         at: clock::now(),
         last_attempt: flight.attempt_traceparent(),
     });
-    // The broker counts in whole milliseconds, and early is worse than late.
+    // The broker counts whole milliseconds. Round up: too late is better than too early.
     let millis = stay.as_nanos().div_ceil(1_000_000);
     CopyHeaders {
         expiration: Some(u64::try_from(millis).unwrap_or(u64::MAX)),
@@ -100,12 +101,12 @@ pub(crate) fn dead_lettered(
     }
 }
 
-/// What the headers of a copy say about its message.
+/// A copy's headers about its message, as values.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Record {
     /// Attempts charged so far.
     pub(crate) attempts: u32,
-    /// When a worker first saw the message.
+    /// When a worker first received the message.
     pub(crate) first_seen: SystemTime,
     /// The last attempts, oldest first.
     pub(crate) history: Vec<PastAttempt>,
@@ -113,48 +114,48 @@ pub(crate) struct Record {
     pub(crate) source_exchange: String,
     /// The routing key that the publisher used.
     pub(crate) source_routing_key: String,
-    /// What the copy is for.
+    /// The purpose of the copy, with the headers of that purpose.
     pub(crate) copy: Copy,
 }
 
-/// What a copy is for.
+/// The purpose of a copy.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Copy {
-    /// It waits on a retry rung.
+    /// The copy waits in a retry queue.
     Parked(Parked),
-    /// It is a dead letter.
+    /// The copy is a dead letter.
     Dead(Dead),
 }
 
-/// What a parked copy says beside.
+/// The additional headers of a parked copy.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Parked {
-    /// When the message may run, where its rung gives it back before.
+    /// When the message may run, if its retry queue gives it back earlier.
     pub(crate) not_before: Option<SystemTime>,
     /// When it was parked.
     pub(crate) at: SystemTime,
-    /// The span of the last attempt, where that is traced.
+    /// The span of the last attempt, if that attempt was traced.
     pub(crate) last_attempt: Option<String>,
 }
 
-/// What a dead letter says beside.
+/// The additional headers of a dead letter.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Dead {
     pub(crate) reason: Reason,
-    /// The last failure: its text, its class, and their sum.
+    /// The last failure: its text, its class, and its fingerprint.
     pub(crate) error: String,
     pub(crate) class: String,
     pub(crate) fingerprint: String,
     pub(crate) failed_at: SystemTime,
     /// The queue that the message was consumed from.
     pub(crate) source_queue: String,
-    /// The worker that gave it up.
+    /// The worker that dead-lettered the message.
     pub(crate) worker: String,
-    /// How often a worker died with it.
+    /// How often a worker died while this message ran.
     pub(crate) crashes: i64,
-    /// How often it was published back to its queue.
+    /// How often the message was replayed from the dead-letter queue.
     pub(crate) replays: i64,
-    /// The span of the last attempt; without one, of whoever published the message.
+    /// The span of the last attempt. Without one: the span of the publisher.
     pub(crate) traceparent: Option<String>,
 }
 
@@ -172,7 +173,7 @@ impl Record {
         }
     }
 
-    /// Reads a copy's record; nothing from a message that is no copy of ours.
+    /// Reads the record of a copy. `None` for a message that is not a copy of ours.
     #[cfg_attr(
         not(test),
         expect(
@@ -221,7 +222,7 @@ impl Record {
         })
     }
 
-    /// The headers that say so.
+    /// The headers of this record.
     pub(crate) fn headers(&self) -> Vec<(&'static str, Header)> {
         let text = |text: &str| Header::Text(text.to_owned());
         let mut set = vec![
@@ -238,7 +239,8 @@ impl Record {
             Copy::Parked(parked) => {
                 let not_before = parked.not_before.map(rfc3339);
                 set.extend(not_before.map(|time| (NOT_BEFORE, Header::Text(time))));
-                // To the microsecond: a span begins here, and must not before the attempt has ended.
+                // Written in microseconds: a span begins at this time, and must not begin before
+                // the attempt's end.
                 set.push((PARKED_AT, Header::Text(rfc3339_micros(parked.at))));
                 let last = parked.last_attempt.as_deref();
                 set.extend(last.map(|span| (LAST_ATTEMPT, text(span))));
@@ -255,7 +257,7 @@ impl Record {
                     (CRASHES, Header::Int(dead.crashes)),
                     (REPLAYS, Header::Int(dead.replays)),
                 ]);
-                // Whoever looks at a dead letter looks for what happened last.
+                // A person who looks at a dead letter looks for its last attempt.
                 let span = dead.traceparent.as_deref();
                 set.extend(span.map(|span| (TRACEPARENT, text(span))));
             }
@@ -264,7 +266,7 @@ impl Record {
     }
 }
 
-/// A count in a header, which a publisher can write too.
+/// A count in a header. A publisher can write the header too, so a negative count is taken as 0.
 fn count(properties: &Properties, name: &str) -> i64 {
     let value = properties.header(name).and_then(HeaderValue::as_i64);
     value.unwrap_or(0).max(0)

@@ -8,10 +8,10 @@ use super::{Handler, HandlerError, HandlerSettings, Word};
 use crate::config::{Findings, KIND, KeyPath};
 
 impl HandlerSettings {
-    /// The handler that the settings name, or none.
+    /// The handler that the settings name, or `None`.
     ///
     /// # Errors
-    /// When it cannot be made, for instance because a certificate file is not readable.
+    /// When the handler cannot be built, for instance because a certificate file cannot be read.
     pub fn make(&self) -> Result<Option<Arc<dyn Handler>>, HandlerError> {
         self.settings().map(super::kind::Kind::make).transpose()
     }
@@ -22,21 +22,21 @@ impl HandlerSettings {
         }
     }
 
-    /// The same for the handler of one message type, which has to run something.
+    /// Checks the handler of one message type: its kind must not be `none`.
     pub(crate) fn check_for_type(&self, findings: &mut Findings, path: &KeyPath) {
         if *self == Self::None {
             let kinds = Self::KINDS.iter().map(|kind| format!("\"{kind}\""));
             let kinds = kinds.collect::<Vec<_>>().join(" or ");
-            let message = format!("must be {kinds}: a type without a handler is left out");
+            let message = format!("must be {kinds}: leave out a type that has no handler");
             findings.add(path.key(KIND), message);
         }
         self.check(findings, path);
     }
 }
 
-/// serde's own `tag` would gather the whole table first, and forget on the way which key an error is
-/// about and which values are the text of environment variables. The reader of settings hands out
-/// `kind` first instead.
+/// serde's own `tag` would collect the whole table first, and lose which key an error is about and
+/// which values came from environment variables. Instead, the reader of settings gives `kind`
+/// first.
 impl<'de> Deserialize<'de> for HandlerSettings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_map(Table)
@@ -60,7 +60,7 @@ impl<'de> de::Visitor<'de> for Table {
     }
 }
 
-/// The only key that a table without a kind may have.
+/// The only key of a table without a kind.
 #[derive(Deserialize)]
 #[serde(field_identifier, rename_all = "lowercase")]
 enum Key {

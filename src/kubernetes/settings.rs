@@ -35,7 +35,7 @@ impl Default for PodDeletionCostSettings {
 
 impl PodDeletionCostSettings {
     pub(crate) fn check(&self, findings: &mut Findings) {
-        // It becomes part of a URL.
+        // The name becomes part of a URL.
         let is_name = |pod: &str| {
             pod.chars()
                 .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '.'))

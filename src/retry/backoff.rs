@@ -1,16 +1,16 @@
-//! How long to wait before a retry.
+//! The delay before a retry.
 
 use std::time::Duration;
 
 use super::RetrySettings;
 
-/// The delay after the `attempt`-th failure (1-based): base × factorⁿ⁻¹, at most the cap, times a
-/// random part in `[1 − jitter, 1]` that `random` (in `[0, 1)`) picks.
+/// The delay after the `attempt`-th failure (counted from 1): base × factorⁿ⁻¹, at most the cap,
+/// times a random part in `[1 − jitter, 1]` that `random` (in `[0, 1)`) selects.
 #[must_use]
 pub fn exponential_backoff(retry: &RetrySettings, attempt: u32, random: f64) -> Duration {
     let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
     let cap = retry.cap.as_secs_f64();
-    // Far attempts overflow to infinity, which the cap brings back.
+    // A high attempt number overflows to infinity, which the cap limits again.
     let delay = (retry.base.as_secs_f64() * retry.factor.powi(exponent)).min(cap);
     let jittered = delay * (1.0 - retry.jitter * random);
     Duration::try_from_secs_f64(jittered).unwrap_or(retry.cap)

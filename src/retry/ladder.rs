@@ -1,12 +1,13 @@
-//! The ladder: a queue's delay queues, and which of them a delay goes to.
+//! The ladder: the retry queues of a queue, and the choice of one for a delay.
 
 use std::time::Duration;
 
-/// The ladder of a work queue: its delay queues, 1 s, 2 s, 4 s and so on up to the cap.
+/// The ladder of a work queue: its retry queues of 1 s, 2 s, 4 s and so on up to the cap.
 ///
-/// A delay goes to the smallest rung that is not shorter. What is ahead of it in that queue leaves
-/// by its own arrival plus the rung's length, so a message leaves between its delay and less than
-/// twice its delay: never early, one hop, no plugin.
+/// A delay goes to the shortest rung that is at least as long. The broker expires messages at the
+/// head of a queue only, and a message ahead leaves at the latest one rung length after its own
+/// arrival. So a message leaves between its delay and less than twice its delay: never early, in
+/// one hop, without a plugin.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Ladder {
     queue: String,
@@ -30,8 +31,8 @@ impl Ladder {
             .map(|seconds| self.rung(seconds))
     }
 
-    /// Where a delay is parked: the rung, and how long the message stays there at the least. The
-    /// rest of a delay beyond the longest rung has to be parked again.
+    /// The rung for a delay, and the time that the message must stay there at least. A delay beyond
+    /// the longest rung must be parked again for its rest.
     pub(crate) fn park(&self, delay: Duration) -> (Rung, Duration) {
         let seconds = delay
             .as_secs()
@@ -50,12 +51,12 @@ impl Ladder {
     }
 }
 
-/// One delay queue.
+/// One retry queue.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Rung {
     /// The queue's name.
     pub(crate) queue: String,
-    /// Its message time-to-live.
+    /// The message time-to-live of the queue.
     pub(crate) length: Duration,
 }
 

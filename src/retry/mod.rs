@@ -1,4 +1,4 @@
-//! Retry with exponential backoff: when, and in which retry queue.
+//! Retries with exponential backoff: the delay, and the retry queue for it.
 
 mod backoff;
 mod ladder;

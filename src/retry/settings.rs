@@ -26,8 +26,8 @@ pub struct RetrySettings {
     /// away. Too high: a short fault delays messages by this time. Default: `500ms`.
     #[serde(with = "Span::<1, CAP_MAX_MILLIS>")]
     pub base: Duration,
-    /// What the delay is multiplied by after each further failure. Too low: retries add load during
-    /// an outage. Too high: delays reach `cap` after few failures. Default: `2.0`.
+    /// The factor by which the delay grows after each further failure. Too low: retries add load
+    /// during an outage. Too high: delays reach `cap` after few failures. Default: `2.0`.
     #[schemars(range(min = 1.0, max = 1000.0))]
     pub factor: f64,
     /// The longest delay, also for the handler's `Retry-After`; at least `base`. Each doubling above
@@ -40,10 +40,10 @@ pub struct RetrySettings {
     /// to zero. Default: `0.5`.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub jitter: f64,
-    /// A message with a delay below this waits in the worker; it keeps its place in the prefetch, but
-    /// no handler slot. A longer delay is spent in a retry queue at the broker. At most `cap`. `0s`:
-    /// every retry goes to the broker. Too low: more work for the broker. Too high: waiting messages
-    /// fill the prefetch. Default: `1s`.
+    /// A retry with a shorter delay than this waits in the worker: it uses prefetch, but no handler
+    /// slot. A retry with a longer delay waits in a retry queue at the broker. At most `cap`. `0s`:
+    /// every retry goes to the broker. Too low: more work for the broker. Too high: waiting
+    /// messages fill the prefetch. Default: `1s`.
     #[serde(with = "Span::<0, CAP_MAX_MILLIS>")]
     pub inline_below: Duration,
     /// Rules that decide whether a failure is retried or dead-lettered, whatever the handler said.
@@ -52,8 +52,8 @@ pub struct RetrySettings {
     pub rules: Vec<Rule>,
 }
 
-/// The longest retry queue is then one of 2²¹ s, which is 24.3 days: RabbitMQ takes a time to live
-/// of at most 2³² − 1 ms, which is 49.7 days.
+/// The longest delay. Its retry queue holds messages for 2²¹ s, which is 24.3 days. RabbitMQ takes
+/// a time to live of at most 2³² − 1 ms, which is 49.7 days.
 const CAP_MAX_MILLIS: u64 = 24 * DAY;
 
 /// The longest [`cap`](RetrySettings::cap).
@@ -95,7 +95,8 @@ impl RetrySettings {
         for (index, rule) in self.rules.iter().enumerate() {
             let path = section.key("rules").index(index);
             if rule.class.is_none() && rule.status.is_none() {
-                let message = "is required, or `status`: the rule would be about every failure";
+                let message =
+                    "is required, or `status`: a rule without both would match every failure";
                 findings.contradiction(path.key("class"), [path.key("status")], message);
             }
             if rule.class.as_deref() == Some("") {
@@ -125,7 +126,7 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Whether the rule is about a failure of this class and status.
+    /// Whether the rule matches a failure of this class and status.
     #[must_use]
     pub fn matches(&self, class: &str, status: Option<u16>) -> bool {
         self.class.as_deref().is_none_or(|wanted| wanted == class)
@@ -135,7 +136,7 @@ impl Rule {
     }
 }
 
-/// What a [`Rule`] makes of a failure.
+/// The action of a [`Rule`] on a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RuleAction {
@@ -153,7 +154,7 @@ pub struct StatusPattern {
 }
 
 impl StatusPattern {
-    /// Whether the status is among them.
+    /// Whether the pattern matches the status.
     #[must_use]
     pub const fn contains(self, status: u16) -> bool {
         self.lowest <= status && status <= self.highest
@@ -169,12 +170,12 @@ impl From<u16> for StatusPattern {
     }
 }
 
-/// A text that is not a [`StatusPattern`].
+/// The error for a text that is not a [`StatusPattern`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {EXPECTED}")]
 pub struct InvalidStatus;
 
-/// What the schema takes for one.
+/// The texts that the schema accepts as a pattern.
 const STATUS: &str = "^([0-9]xx|[0-9]+( *- *[0-9]+)?)$";
 
 const EXPECTED: &str = "a status such as 409, \"500-599\" or \"5xx\"";

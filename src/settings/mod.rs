@@ -1,9 +1,9 @@
-//! The settings of a worker: everything that a file and the environment can say.
+//! The settings of a worker: every key that a file and the environment can set.
 //!
 //! Each section has its type, documentation, defaults, checks and tests in the part of the library
-//! that it is for. This module puts them together. `docs/configuration.md`, `config/default.toml`,
-//! the chart's schema and the schema for editors are made from these types; `make docs` makes them
-//! anew.
+//! that uses it. This module puts the sections together. `make docs` generates
+//! `docs/configuration.md`, `config/default.toml`, the chart's schema and the schema for editors
+//! from these types.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -91,7 +91,7 @@ impl From<&Settings> for ServerSettings {
         Self {
             admin: settings.admin.clone(),
             worker: settings.clone().into(),
-            // Every key is a text.
+            // Serialisation cannot fail, because every key is a string.
             shown: serde_json::to_value(settings).unwrap_or_default(),
         }
     }
@@ -123,8 +123,8 @@ impl Settings {
         config::load(file, environment)
     }
 
-    /// As [`Settings::load`], but only the types are checked, not what the values mean: for tools
-    /// that show settings rather than run them.
+    /// As [`Settings::load`], but checks the types only, not the meaning of values: for tools that
+    /// show settings and do not run them.
     ///
     /// # Errors
     /// Lists every unknown key, wrong type and missing unit.
@@ -149,8 +149,8 @@ impl Settings {
         config::for_tools::<Self>()
     }
 
-    /// Checks what the settings mean: for settings made or changed in code. [`Settings::load`] and
-    /// [`Settings::from_toml`] have done so. Looks whether the files exist that are named.
+    /// Checks the meaning of settings that were made or changed in code, and that the files they
+    /// name exist. [`Settings::load`] and [`Settings::from_toml`] have already done so.
     ///
     /// # Errors
     /// Lists every value out of its range and every contradiction.
@@ -158,7 +158,7 @@ impl Settings {
         config::validate(self)
     }
 
-    /// Checks that there is something to consume: for `lapwing run`.
+    /// Checks that there is at least one consumer, for `lapwing run`.
     ///
     /// # Errors
     /// When no consumer is set.
@@ -166,11 +166,11 @@ impl Settings {
         consumer::require(&self.consumers)
     }
 
-    /// Checks that every consumer names a handler, where none can be registered in code: for
-    /// `lapwing run`.
+    /// Checks that every consumer names a handler, for `lapwing run`, where code cannot register
+    /// one.
     ///
     /// # Errors
-    /// Names the consumers that would run nothing.
+    /// Names the consumers without a handler.
     pub fn require_handlers(&self) -> Result<(), ConfigError> {
         let without = self.consumers.iter().filter(|(_, consumer)| {
             consumer.handler == HandlerSettings::None && consumer.types.is_empty()
@@ -181,13 +181,13 @@ impl Settings {
                 .key("handler")
                 .to_string(),
             source: Source::Default,
-            message: "is required, such as { kind = \"log\" }, or types with a handler each"
+            message: "is required, such as { kind = \"log\" }, or `types` with a handler for each"
                 .to_owned(),
         });
         ConfigError::check(problems.collect())
     }
 
-    /// What is allowed but likely to hurt.
+    /// Settings that are allowed but likely to do harm.
     #[must_use]
     pub fn warnings(&self) -> Vec<Problem> {
         let consumers = self.consumers.iter();

@@ -10,8 +10,8 @@ use url::Url;
 use crate::config::{Findings, KeyPath, redact, serialize_redacted};
 
 /// Traces, metrics and logs over OTLP; [telemetry.md](telemetry.md) says what the worker exports.
-/// The standard `OTEL_*` environment variables come first, and these settings say what the variables
-/// leave open. Without an endpoint in either, the worker exports nothing, and export costs nothing.
+/// The standard `OTEL_*` environment variables take precedence over these settings. Without an
+/// endpoint in either, the worker exports nothing, and export costs nothing.
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TelemetrySettings {
@@ -32,9 +32,9 @@ pub struct TelemetrySettings {
     pub metrics: bool,
     /// Whether the worker exports logs, in addition to standard error. Default: `true`.
     pub logs: bool,
-    /// The share of traces to keep, of those that begin in the worker. For a message that comes with
-    /// a trace, its publisher decides. Too low: the message that you look for has no trace. Too high:
-    /// spans cost more than small messages do. Default: `1.0`.
+    /// The share of traces to keep, for traces that begin in the worker. For a message that comes
+    /// with a trace, its publisher decides. Too low: the message that you look for has no trace.
+    /// Too high: spans cost more than small messages do. Default: `1.0`.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub sample: f64,
     /// How a `process` span relates to the span that created the message. Default: `child`.
@@ -81,7 +81,7 @@ impl TelemetrySettings {
                 .is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
         };
         if !self.endpoint.as_ref().is_none_or(is_url) {
-            let message = "must be a whole URL, such as http://127.0.0.1:4317";
+            let message = "must be a complete URL, such as http://127.0.0.1:4317";
             findings.add(section.key("endpoint"), message);
         }
         if self.service_name.is_empty() {
@@ -90,12 +90,12 @@ impl TelemetrySettings {
     }
 }
 
-/// What telemetry needs to know; made of [`Settings`](crate::Settings).
+/// The settings that telemetry needs, made of [`Settings`](crate::Settings).
 #[derive(Clone, Debug)]
 pub struct TelemetrySetup {
-    /// What is exported.
+    /// The exports.
     pub telemetry: TelemetrySettings,
-    /// What is logged.
+    /// The log.
     pub log: LogSettings,
     /// This process: name, host and process id.
     pub worker: String,
@@ -131,7 +131,7 @@ pub enum TraceParent {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSettings {
-    /// How the worker writes log lines, one line an event. Default: `text`.
+    /// The format of log lines. Each event is one line. Default: `text`.
     pub format: LogFormat,
     /// What the worker logs: a level (`error`, `warn`, `info`, `debug`, `trace`, `off`) or `tracing`
     /// directives such as `info,lapwing::broker=debug`. `debug` shows how each message ended. Too
@@ -151,8 +151,8 @@ impl Default for LogSettings {
 
 impl LogSettings {
     pub(crate) fn check(&self, findings: &mut Findings) {
-        // `EnvFilter` takes any other word for a target, shows all of that and nothing else, so that
-        // a misspelt level would silence the worker.
+        // `EnvFilter` takes any other word for a target and then shows nothing else, so a misspelt
+        // level would silence the worker.
         let is_word = |text: &&str| !text.contains(['=', ':', '[']);
         let mut words = self.filter.split(',').filter(is_word);
         if words.any(|word| word.is_empty() || word.parse::<LevelFilter>().is_err())
@@ -190,11 +190,11 @@ mod tests {
         Sections::refused(&[
             (
                 "telemetry.endpoint = \"localhost:4317\"",
-                "telemetry.endpoint: must be a whole URL",
+                "telemetry.endpoint: must be a complete URL",
             ),
             (
                 "telemetry.endpoint = \"\"",
-                "telemetry.endpoint: must be a whole URL",
+                "telemetry.endpoint: must be a complete URL",
             ),
             (
                 "telemetry.sample = 1.5",

@@ -1,4 +1,4 @@
-//! What the fake broker knows of all its messages, for checks that none is lost.
+//! The fake broker's account of all its messages, for checks that no message is lost.
 
 use super::{FakeBroker, Stored};
 use crate::broker::Properties;
@@ -9,7 +9,8 @@ impl FakeBroker {
         self.read().sent.clone()
     }
 
-    /// Messages that were in a queue when it was deleted, or that expired where nothing takes them.
+    /// Messages that were in a queue when it was deleted, or that expired in a queue without a
+    /// dead-letter target.
     pub(crate) fn dropped(&self) -> Vec<Stored> {
         self.read().dropped.clone()
     }

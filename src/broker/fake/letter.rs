@@ -1,4 +1,4 @@
-//! Messages as publishers write them that are not Lapwing.
+//! Messages as publishers other than Lapwing write them.
 
 use lapin::{
     BasicProperties,
@@ -7,7 +7,7 @@ use lapin::{
 
 use crate::broker::{Properties, headers::short};
 
-/// The properties of a message that a test publishes, made step by step.
+/// The properties of a message that a test publishes, built step by step.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Letter {
     properties: BasicProperties,

@@ -1,12 +1,13 @@
-//! A broker in memory: queues with their messages, and what a test wants to go wrong.
+//! A broker in memory for tests: queues with their messages, and faults that a test arranges.
 //!
-//! The fake answers as RabbitMQ does, as far as the worker can notice: prefetch for each subscription,
-//! tags for each channel, requeued messages back in their place, delivery counts and limits by
-//! release, delay queues whose messages expire at the head, dead-lettering, confirms and returns. A
-//! message is always in exactly one place. What RabbitMQ would close a channel for (an ack of a tag
-//! that it does not know) closes it here too, and is kept as a [violation](FakeBroker::violations).
+//! The fake answers as RabbitMQ does, as far as the worker can notice: prefetch for each
+//! subscription, tags for each channel, requeued messages back in their place, delivery counts and
+//! limits by release, retry queues whose messages expire at the head, dead-lettering, confirms and
+//! returns. A message is always in exactly one place. The fake closes a channel for the faults that
+//! RabbitMQ closes it for (an ack of an unknown tag), and keeps each such fault as a
+//! [violation](FakeBroker::violations).
 //!
-//! Time is tokio's, so that a test under paused time takes no time.
+//! The fake uses tokio's time, so a test under paused time takes no time.
 
 #[cfg(test)]
 mod account;
@@ -60,8 +61,8 @@ pub(crate) enum Release {
     V43,
 }
 
-/// A quorum queue keeps what it cannot dead-letter because the target is missing, and tries again
-/// after this time.
+/// The wait before a quorum queue repeats a dead-lettering whose target is missing. The queue keeps
+/// the message until then.
 const DEAD_LETTERED_AGAIN: Duration = Duration::from_mins(3);
 
 /// A broker in memory. Clones are the same broker.
@@ -76,7 +77,8 @@ pub(crate) struct FakeBroker {
     changed: watch::Sender<()>,
 }
 
-/// The model, to be changed. Whoever waits in [`FakeBroker::until`] looks again afterwards.
+/// The model, locked for a change. On unlock, every waiter in [`FakeBroker::until`] checks its
+/// condition again.
 struct Changing<'a> {
     model: MutexGuard<'a, Model>,
     changed: &'a watch::Sender<()>,
@@ -105,10 +107,10 @@ impl Drop for Changing<'_> {
 struct Model {
     release: Release,
     queues: BTreeMap<String, Queue>,
-    /// The open channels of consumers, by number.
+    /// The open channels of consumers, by their number.
     channels: BTreeMap<u64, Channel>,
     last_channel: u64,
-    /// Numbers messages in the order of their first arrival.
+    /// The number of the last message. Messages are numbered in the order of their first arrival.
     last_message: u64,
     connected: watch::Sender<bool>,
     blocked: watch::Sender<bool>,
@@ -117,15 +119,16 @@ struct Model {
     script: script::Script,
     violations: Vec<String>,
     record: record::Record,
-    /// What other clients have published.
+    /// The properties of all messages that other clients have published.
     sent: Vec<Properties>,
-    /// Messages that are gone with their queue, or expired where nothing takes them.
+    /// Messages that were deleted with their queue, or that expired in a queue without a
+    /// dead-letter target.
     dropped: Vec<Stored>,
     untold_copies: u64,
 }
 
 impl FakeBroker {
-    /// A broker without queues, both of whose connections are up.
+    /// A broker without queues. Both connections are up.
     pub(crate) fn new(release: Release) -> Self {
         let (connected, is_connected) = watch::channel(true);
         let (blocked, is_blocked) = watch::channel(false);
@@ -164,11 +167,11 @@ impl FakeBroker {
         lock(&self.model)
     }
 
-    /// Waits until `wanted` is true of the broker. It is asked again after each change.
+    /// Waits until `wanted` is true of the broker. Evaluates `wanted` again after each change.
     pub(crate) async fn until(&self, wanted: impl Fn(&Self) -> bool) {
         let mut changed = self.changed.subscribe();
         while !wanted(self) {
-            // This handle holds the sender.
+            // The receiver cannot fail: this handle holds the sender.
             let _ = changed.changed().await;
         }
     }
@@ -180,14 +183,14 @@ impl FakeBroker {
         model.queues.entry(queue.to_owned()).or_insert(missing);
     }
 
-    /// Publishes to a queue as some other client does; false if there is no such queue.
+    /// Publishes to a queue, as another client would. False if the queue does not exist.
     pub(crate) fn send(&self, queue: &str, body: &[u8], properties: Properties) -> bool {
         self.lock().sent.push(properties.clone());
         self.route(queue, body, properties).is_some()
     }
 
-    /// Waits until these queues are empty, nothing is delivered, and no message waits for its
-    /// expiration.
+    /// Waits until these queues are empty, no message is delivered and unsettled, and no message
+    /// waits for its expiration.
     pub(crate) async fn wait_until_idle(&self, queues: &[&str]) {
         self.until(|it| {
             let model = it.read();
@@ -213,13 +216,13 @@ impl FakeBroker {
         model.channels.values().map(|it| it.unacked.len()).sum()
     }
 
-    /// What the worker did that RabbitMQ closes a channel for.
+    /// The worker's faults for which RabbitMQ closes a channel.
     pub(crate) fn violations(&self) -> Vec<String> {
         self.read().violations.clone()
     }
 
-    /// Stores a message in the queue and in those of its `CC` and `BCC` headers, and hands it to
-    /// consumers that have room; `None` if there is none of these queues.
+    /// Stores a message in the queue and in the queues of its `CC` and `BCC` headers, and delivers
+    /// it to consumers that have room. `None` if none of these queues exists.
     fn route(&self, queue: &str, body: &[u8], properties: Properties) -> Option<()> {
         let (others, properties) = publishing::carbon_copies(properties);
         let mut stored = None;
@@ -238,7 +241,7 @@ impl FakeBroker {
         stored
     }
 
-    /// Looks at a queue again when a message expires there.
+    /// Expires messages of the queue at this time.
     fn expire_at(&self, time: Instant, queue: &str) {
         let (broker, queue) = (self.clone(), queue.to_owned());
         tokio::spawn(async move {
@@ -252,8 +255,8 @@ impl FakeBroker {
 }
 
 impl Model {
-    /// Puts a message at the end of a queue; `None` without such a queue, otherwise when the message
-    /// expires there.
+    /// Puts a message at the end of a queue. `None` if the queue does not exist, otherwise the time
+    /// at which the message expires there.
     fn store(&mut self, name: &str, message: Stored) -> Option<Option<Instant>> {
         let now = Instant::now();
         let expires_at = self.queues.get_mut(name)?.push(message, now);
@@ -261,8 +264,8 @@ impl Model {
         Some(expires_at)
     }
 
-    /// Dead-letters what has expired at the head of a queue. Gives the queues that got messages which
-    /// expire in their turn, and when.
+    /// Dead-letters the expired messages at the head of a queue. Returns each queue that received a
+    /// message which will expire in its turn, with the time.
     fn expire(&mut self, name: &str, now: Instant) -> Vec<(Instant, String)> {
         let Some(queue) = self.queues.get(name) else {
             return Vec::new();
@@ -291,7 +294,7 @@ impl Model {
         later
     }
 
-    /// Hands the messages of a queue to its consumers, as far as their prefetch goes.
+    /// Delivers the messages of a queue to its consumers, as far as their prefetch allows.
     fn deliver(&mut self, name: &str) {
         let Some(queue) = self.queues.get_mut(name) else {
             return;
@@ -308,12 +311,12 @@ impl Model {
         }
     }
 
-    /// Puts messages back where they stood, and dead-letters those over the delivery limit.
+    /// Puts messages back in their place, and dead-letters messages over the delivery limit.
     fn requeue(&mut self, messages: Vec<(String, Stored)>, raises_count: bool) {
         let mut touched = Vec::new();
         for (name, mut message) in messages {
             let Some(queue) = self.queues.get_mut(&name) else {
-                // The queue was deleted, and its messages with it.
+                // The queue was deleted, together with its messages.
                 self.dropped.push(message);
                 continue;
             };
@@ -340,7 +343,7 @@ impl Model {
         }
     }
 
-    /// Makes the queues that the consumer wants, or looks for them.
+    /// Declares the queues that the consumer needs, or checks that they exist.
     fn ensure(&mut self, spec: &QueueSpec) -> Result<(), BrokerError> {
         if spec.topology == Topology::None {
             return Ok(());
@@ -365,7 +368,7 @@ impl Broker for FakeBroker {
     }
 
     async fn up(&mut self) {
-        // The model holds the sender, and this handle the model.
+        // The receiver cannot fail: the model holds the sender, and this handle holds the model.
         let _ = self.connected.wait_for(|is| *is).await;
     }
 
@@ -405,7 +408,7 @@ impl Broker for FakeBroker {
 
     async fn blocked(&self) {
         let mut blocked = self.blocked.clone();
-        // The model holds the sender, and this handle the model.
+        // The receiver cannot fail: the model holds the sender, and this handle holds the model.
         let _ = blocked.wait_for(|is| *is).await;
     }
 
@@ -426,7 +429,7 @@ impl Broker for FakeBroker {
                 *known = reason.map(str::to_owned);
                 is_new
             });
-            // This handle holds the sender.
+            // The receiver cannot fail: this handle holds the sender.
             let _ = changed.changed().await;
         }
     }

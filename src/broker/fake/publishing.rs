@@ -1,4 +1,5 @@
-//! Publishing on the fake broker: confirms, returns, and the copies that nobody was told of.
+//! Publishing on the fake broker: confirms, returns, and copies that are stored without the
+//! publisher's knowledge.
 
 use std::time::Duration;
 
@@ -9,16 +10,16 @@ use crate::broker::{
     Properties, Publication, PublishError, Written, copies::copy_properties, headers::short,
 };
 
-/// The frame size that copies must fit, as RabbitMQ's default.
+/// The frame size that copies must fit, in bytes: RabbitMQ's default.
 const FRAME_MAX: usize = 131_072;
 
-/// The longest that a publisher waits for a confirm, as `timeouts.confirm` by default.
+/// The longest wait of a publisher for a confirm: the default of `timeouts.confirm`.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(10);
 
 /// The user of the worker's connections.
 const USER: &str = "guest";
 
-/// A copy that the broker has stored, while the publisher does not know it.
+/// Counts a copy that the broker has stored, if the publisher never learns of it.
 struct Untold<'a> {
     broker: &'a FakeBroker,
     is_told: bool,
@@ -33,8 +34,8 @@ impl Drop for Untold<'_> {
 }
 
 impl FakeBroker {
-    /// Copies that the broker has stored although their publisher does not know it. Each of them may
-    /// be there twice.
+    /// The number of copies that the broker has stored without the publisher's knowledge. Each of
+    /// these messages may have a duplicate.
     pub(crate) fn untold_copies(&self) -> u64 {
         self.read().untold_copies
     }
@@ -78,7 +79,8 @@ impl FakeBroker {
         }
     }
 
-    /// Confirms after this time, unless the publisher stops to wait before, or its connection is lost.
+    /// Confirms after this time, unless the publisher stops waiting earlier or its connection is
+    /// lost.
     async fn confirm_after(
         &self,
         delay: Duration,
@@ -120,8 +122,8 @@ fn lost() -> PublishError {
     PublishError::Unconfirmed("connection lost".to_owned())
 }
 
-/// The further queues that a message asks for by its `CC` and `BCC` headers, and the properties that
-/// it is stored with: RabbitMQ takes the `BCC` header off.
+/// The additional queues that a message names in its `CC` and `BCC` headers, and the properties
+/// with which it is stored: RabbitMQ removes the `BCC` header.
 pub(super) fn carbon_copies(properties: Properties) -> (Vec<String>, Properties) {
     let inner = properties.to_amqp();
     let Some(headers) = inner.headers() else {

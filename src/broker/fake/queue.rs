@@ -11,25 +11,25 @@ use crate::broker::{
     topology::{Argument, QueuePlan},
 };
 
-/// The types of queues.
+/// The queue types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Type {
     Quorum,
     Classic,
 }
 
-/// A queue: its arguments as far as they matter, and its messages.
+/// A queue: the arguments that matter to the fake, and its messages.
 #[derive(Debug)]
 pub(super) struct Queue {
     pub(super) kind: Type,
     ttl: Option<Duration>,
     pub(super) dead_letters_to: Option<String>,
     pub(super) delivery_limit: Option<u64>,
-    /// The messages that can be delivered, oldest first.
+    /// The messages that are ready, oldest first.
     pub(super) ready: VecDeque<Stored>,
 }
 
-/// A message in a queue, or with a consumer.
+/// A message in a queue, or delivered to a consumer.
 #[derive(Clone, Debug)]
 pub(crate) struct Stored {
     /// The order of first arrival, over all queues.
@@ -53,9 +53,9 @@ impl Stored {
         }
     }
 
-    /// The message as the queue that it is dead-lettered to gets it: RabbitMQ takes the expiration
-    /// off, so that the message does not expire again at once, and notes in `x-death` and its like
-    /// where the message was.
+    /// The message as the target queue of a dead-lettering gets it. RabbitMQ removes the
+    /// expiration, so that the message does not expire again at once, and writes the source queue
+    /// into `x-death` and similar headers.
     pub(super) fn dead_lettered(self, queue: &str, reason: &str) -> Self {
         let properties = self.properties.to_amqp();
         let text = |text: &str| AMQPValue::LongString(text.into());
@@ -97,7 +97,7 @@ impl Stored {
         Self::new(self.number, self.body, kept.with_headers(headers).into())
     }
 
-    /// The properties as a consumer sees them: with the delivery count of a quorum queue.
+    /// The properties as a consumer gets them: with the delivery count of a quorum queue.
     pub(super) fn delivered_properties(&self) -> Properties {
         if self.delivery_count == 0 {
             return self.properties.clone();
@@ -171,7 +171,7 @@ impl Queue {
         }
     }
 
-    /// Adds a message at the end; when it expires, if it does.
+    /// Adds a message at the end. Returns the time at which it expires, if it does.
     pub(super) fn push(&mut self, mut message: Stored, now: Instant) -> Option<Instant> {
         let limits = [self.ttl, message.expiration()];
         let stay = limits.into_iter().flatten().min();
@@ -181,8 +181,8 @@ impl Queue {
         expires_at
     }
 
-    /// Takes the message at the head if it has expired. Only the head is looked at: as in RabbitMQ a
-    /// message behind one that stays longer waits for it.
+    /// Takes the message at the head if it has expired. As in RabbitMQ, a message behind one that
+    /// stays longer waits for that one.
     pub(super) fn pop_expired(&mut self, now: Instant) -> Option<Stored> {
         let head = self.ready.front()?;
         let expired = head.expires_at.is_some_and(|at| at <= now);
@@ -196,7 +196,7 @@ impl Queue {
             .any(|message| message.expires_at.is_some())
     }
 
-    /// Puts a message back where it stood.
+    /// Puts a message back in its place.
     pub(super) fn put_back(&mut self, message: Stored) {
         let older = |other: &Stored| other.number < message.number;
         let place = self.ready.partition_point(older);

@@ -1,28 +1,28 @@
-//! What the fake broker was asked for, for tests to look up.
+//! A record of the commands and requests that the fake broker received, for tests.
 
 use std::collections::BTreeMap;
 
 use super::{Channel, FakeBroker, Stored};
 
-/// One command that settles deliveries.
+/// One ack or nack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Command {
-    /// The delivery tag that it names.
+    /// The delivery tag of the command.
     pub(crate) tag: u64,
-    /// Whether it settles all deliveries up to the tag.
+    /// Whether the command settles all deliveries up to the tag.
     pub(crate) multiple: bool,
-    /// Whether it is a nack, and the messages go back to their queue.
+    /// Whether the command is a nack that puts the messages back in their queue.
     pub(crate) back: bool,
 }
 
-/// See the module.
+/// The commands and requests that the broker has received.
 #[derive(Default)]
 pub(super) struct Record {
-    /// In the order in which they came, of all channels.
+    /// The commands of all channels, in the order of their arrival.
     commands: Vec<Command>,
     /// The most deliveries that were unsettled at once, of all channels.
     most_unacked: usize,
-    /// Requests whose answers are late.
+    /// The number of requests that still wait for a late answer.
     requests: usize,
 }
 
@@ -42,7 +42,7 @@ impl Record {
     }
 }
 
-/// A request whose answer is late. Dropping it gives it up.
+/// A request that waits for a late answer. Dropping this value cancels the request.
 pub(super) struct Asked<'a>(&'a FakeBroker);
 
 impl Drop for Asked<'_> {
@@ -57,7 +57,8 @@ impl FakeBroker {
         Asked(self)
     }
 
-    /// Requests that wait for a late answer: see [`answer_after`](Self::answer_after).
+    /// The number of requests that wait for a late answer: see
+    /// [`answer_after`](Self::answer_after).
     pub(crate) fn late_requests(&self) -> usize {
         self.read().record.requests
     }

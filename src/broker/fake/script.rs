@@ -1,4 +1,4 @@
-//! What a test wants to go wrong.
+//! The faults that a test arranges.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -8,22 +8,23 @@ use crate::broker::BrokerError;
 /// How the broker answers one publish.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Confirm {
-    /// Stored and confirmed.
+    /// The message is stored and confirmed.
     #[default]
     Ack,
-    /// Stored at once, confirmed after this time. Publishers wait for a confirm for 10 s.
+    /// The message is stored at once and confirmed after this time. A publisher waits at most 10 s
+    /// for a confirm.
     AckAfter(Duration),
-    /// Refused, as a full queue with `reject-publish` does.
+    /// The broker refuses the message, as a full queue with `reject-publish` does.
     Nack,
-    /// Returned: no queue takes it.
+    /// The broker returns the message: no queue takes it.
     Return,
-    /// Stored, but the confirm is lost with the connection.
+    /// The message is stored, but the confirm is lost with the connection.
     Lost,
-    /// Lost with the connection before the broker had it.
+    /// The message is lost with the connection before the broker has it.
     NeverWritten,
 }
 
-/// Something that goes wrong now.
+/// A fault that happens now.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
     /// The consuming connection breaks, and stays down until [`FakeBroker::reconnect`].
@@ -40,21 +41,21 @@ pub(crate) enum Fault {
     Blocked,
 }
 
-/// What has been arranged.
+/// The arranged faults and answers.
 #[derive(Default)]
 pub(super) struct Script {
-    /// How the next publishes are answered.
+    /// The answers to the next publishes.
     pub(super) confirms: VecDeque<Confirm>,
-    /// Why the next requests to subscribe are refused.
+    /// The reasons for refusing the next requests to subscribe.
     pub(super) refusals: VecDeque<BrokerError>,
-    /// The time before each answer to a request of a consumer.
+    /// The time before each answer to a consumer's request.
     pub(super) delay: Duration,
-    /// Acks and nacks are not written: the socket is full.
+    /// Acks and nacks are not written, as if the socket were full.
     pub(super) stalled: bool,
 }
 
 impl FakeBroker {
-    /// Answers the next publishes so, one after the other; later ones are confirmed.
+    /// Gives these answers to the next publishes, one each. Later publishes are confirmed.
     pub(crate) fn answer_publishes(&self, confirms: impl IntoIterator<Item = Confirm>) {
         self.lock().script.confirms.extend(confirms);
     }
@@ -69,17 +70,17 @@ impl FakeBroker {
         self.lock().script.refusals.extend(errors);
     }
 
-    /// Answers subscriptions and cancellations only after this time.
+    /// Delays the answers to subscriptions and cancellations by this time.
     pub(crate) fn answer_after(&self, delay: Duration) {
         self.lock().script.delay = delay;
     }
 
-    /// Lets acks and nacks hang, or write again.
+    /// Stops the writing of acks and nacks, or lets it continue.
     pub(crate) fn stall(&self, stalled: bool) {
         self.lock().script.stalled = stalled;
     }
 
-    /// Lets something go wrong now.
+    /// Makes this fault happen now.
     pub(crate) fn fail(&self, fault: Fault) {
         let mut model = self.lock();
         match fault {
@@ -103,19 +104,19 @@ impl FakeBroker {
         }
     }
 
-    /// Both connections are up again.
+    /// Brings both connections up again.
     pub(crate) fn reconnect(&self) {
         let mut model = self.lock();
         model.publishing = true;
         model.connected.send_replace(true);
     }
 
-    /// The alarm has ended.
+    /// Ends the alarm.
     pub(crate) fn unblock(&self) {
         self.lock().blocked.send_replace(false);
     }
 
-    /// Waits as long as the script says before an answer.
+    /// Waits for the time that the script sets before an answer.
     pub(super) async fn answer_late(&self) {
         let delay = self.read().script.delay;
         if !delay.is_zero() {

@@ -14,19 +14,19 @@ use tokio::sync::mpsc;
 use super::{FakeBroker, Model, Release, Stored};
 use crate::broker::{Acks, BrokerError, Delivery, Moment, QueueSpec, Returns, Session};
 
-/// What the broker knows of a channel.
+/// The broker's view of a channel.
 pub(super) struct Channel {
     events: mpsc::UnboundedSender<Event>,
     usable: Arc<AtomicBool>,
     last_tag: u64,
-    /// Delivered and not settled: the subscription, the queue and the message, by tag.
+    /// Delivered and unsettled messages by tag, each with its subscription and queue.
     pub(super) unacked: BTreeMap<u64, (u64, String, Stored)>,
     /// The live subscription: its number, queue and prefetch.
     subscription: Option<(u64, String, u16)>,
     last_subscription: u64,
 }
 
-/// What the broker sends on a channel.
+/// An event that the broker sends on a channel.
 pub(super) enum Event {
     Delivery(Box<Delivery>),
     /// The subscription has ended.
@@ -36,7 +36,7 @@ pub(super) enum Event {
 }
 
 impl Channel {
-    /// Whether the subscription takes a further message of this queue. The prefetch holds for each
+    /// Whether the subscription takes one more message of this queue. The prefetch holds for each
     /// subscription.
     pub(super) fn takes_from(&self, name: &str) -> bool {
         let Some((number, queue, prefetch)) = &self.subscription else {
@@ -63,11 +63,11 @@ impl Channel {
         };
         self.unacked
             .insert(self.last_tag, (*number, queue.to_owned(), message));
-        // A session that was dropped takes nothing more; its channel is about to close.
+        // A dropped session takes nothing more, and its channel is about to close.
         let _ = self.events.send(Event::Delivery(Box::new(delivery)));
     }
 
-    /// Takes these tags out of the unsettled ones; an error names one that is not among them.
+    /// Removes these tags from the unsettled messages. Fails if one of the tags is not unsettled.
     fn settle(&mut self, tags: &[u64], multiple: bool) -> Result<Vec<(String, Stored)>, String> {
         let mut settled = Vec::new();
         for tag in tags {
@@ -136,13 +136,14 @@ impl Model {
         }
     }
 
-    /// Closes a channel: whatever is unsettled on it goes back, which counts as a delivery.
+    /// Closes a channel. Its unsettled messages go back to their queues, which raises their
+    /// delivery count.
     pub(super) fn close_channel(&mut self, number: u64, why: &str) {
         let Some(channel) = self.channels.remove(&number) else {
             return;
         };
         channel.usable.store(false, Ordering::Release);
-        // A session that was dropped does not matter.
+        // The send fails only if the session was dropped, which does not matter here.
         let _ = channel
             .events
             .send(Event::Lost(BrokerError::Lost(why.to_owned())));
@@ -155,14 +156,14 @@ impl Model {
         for channel in self.channels.values_mut() {
             if matches!(&channel.subscription, Some((_, queue, _)) if queue == name) {
                 channel.subscription = None;
-                // A session that was dropped does not matter.
+                // The send fails only if the session was dropped, which does not matter here.
                 let _ = channel.events.send(Event::Ended);
             }
         }
     }
 
-    /// The queue is gone, and its messages with it: also those that are delivered. They can still be
-    /// settled, but go nowhere.
+    /// Forgets a deleted queue for delivered messages too. Their deliveries can still be settled,
+    /// but the messages go nowhere.
     pub(super) fn forget_queue(&mut self, name: &str) {
         let channels = self.channels.values_mut();
         let unacked = channels.flat_map(|channel| channel.unacked.values_mut());
@@ -170,7 +171,7 @@ impl Model {
         gone.for_each(|(_, queue, _)| queue.clear());
     }
 
-    /// Settles these tags: they are done, or go back. An unknown tag closes the channel.
+    /// Settles these tags: their messages are acked, or go back. An unknown tag closes the channel.
     fn settle(
         &mut self,
         number: u64,
@@ -241,7 +242,7 @@ impl FakeSession {
         }
     }
 
-    /// Settles once the socket takes it.
+    /// Settles these tags as soon as the socket takes the command.
     fn write(
         &self,
         tags: Vec<(Vec<u64>, bool)>,
@@ -259,10 +260,10 @@ impl FakeSession {
     }
 }
 
-/// The longest wait for an answer of the broker.
+/// The deadline of each request.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// A request under the deadline that a real session has.
+/// Runs a request under the deadline that a real session has.
 async fn within<T>(
     step: &'static str,
     request: impl Future<Output = Result<T, BrokerError>>,
@@ -272,7 +273,7 @@ async fn within<T>(
 }
 
 impl Session for FakeSession {
-    /// A subscription of the fake is complete when the broker has made it.
+    /// The fake's subscription holds nothing: the broker has already made it.
     type Subscription = ();
 
     async fn next(&mut self) -> Option<Result<Delivery, BrokerError>> {
@@ -287,7 +288,7 @@ impl Session for FakeSession {
         if self.ended {
             return None;
         }
-        // As in lapin's stream the end is not told here: the next wait gives it.
+        // As in lapin, `try_next` does not report the end of the stream; the next `next` does.
         let event = self.events.try_recv().ok()?;
         self.seen(event)
     }
@@ -386,8 +387,8 @@ impl Session for FakeSession {
     }
 }
 
-/// A request to subscribe that nobody waits for any more. The broker would make the subscription all
-/// the same, so a session closes the channel.
+/// Closes the channel of a subscription request that was dropped before its answer. Otherwise the
+/// broker would make the subscription all the same.
 struct CloseWhenDropped(Option<(FakeBroker, u64)>);
 
 impl CloseWhenDropped {
@@ -407,8 +408,8 @@ impl Drop for CloseWhenDropped {
 }
 
 impl Drop for FakeSession {
-    /// As lapin does it: the channel closes with a live consumer that is dropped, but not while a
-    /// cancellation has not been answered.
+    /// Closes the channel, as lapin does when a live consumer is dropped. Like lapin, leaves the
+    /// channel open while a cancellation has not been answered.
     fn drop(&mut self) {
         if !self.cancelled {
             self.broker.lock().close_channel(self.number, "dropped");

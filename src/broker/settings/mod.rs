@@ -107,8 +107,8 @@ impl BrokerSettings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReconnectSettings {
-    /// The shortest wait. Too low: many workers at once overload a struggling broker. Too high: a
-    /// short fault costs the worker this time. Default: `500ms`.
+    /// The shortest wait. Too low: many workers at once overload a struggling broker. Too high:
+    /// after a short fault the worker still waits this long. Default: `500ms`.
     #[serde(with = "Span::<1, HOUR>")]
     pub base: Duration,
     /// The longest wait; at least `base`. Too low: as for `base`. Too high: the worker comes back
@@ -135,15 +135,15 @@ pub struct PublishSettings {
     /// Default: `16`.
     #[schemars(range(min = 1, max = 1000))]
     pub channels: usize,
-    /// How long the worker publishes a retry or dead letter again and again until the broker
-    /// confirms it. After this time the worker pauses the consumer. Too low: a short fault of the
-    /// broker pauses consumers. Too high: messages that cannot be settled fill the prefetch for this
-    /// time. Default: `30s`.
+    /// How long the worker repeats the publish of a retry or dead letter until the broker confirms
+    /// it. After this time the worker holds the consumer: it takes no new messages for `hold`. Too
+    /// low: a short fault of the broker holds consumers. Too high: messages that cannot be settled
+    /// fill the prefetch for this time. Default: `30s`.
     #[serde(with = "Span::<1, HOUR>")]
     pub budget: Duration,
-    /// How long a consumer that cannot publish stays paused. Then the worker returns the unpublished
-    /// messages to their queue and consumes again. Too low: messages that fail go round fast. Too
-    /// high: the consumer comes back late. Default: `5s`.
+    /// How long a held consumer takes no new messages. Then the worker returns the unpublished
+    /// messages to their queue and consumes again. Too low: the same messages fail again and again,
+    /// quickly. Too high: the consumer starts again late. Default: `5s`.
     #[serde(with = "Span::<1, HOUR>")]
     pub hold: Duration,
 }

@@ -1,4 +1,4 @@
-//! The queues of one consumer, as the broker has to know them.
+//! The queues of one consumer, for the broker.
 
 use std::time::Duration;
 

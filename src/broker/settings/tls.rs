@@ -39,7 +39,7 @@ impl TlsSettings {
             cert_file,
             key_file,
         } = self;
-        // A URL that cannot be parsed may have been meant as amqps.
+        // A URL that cannot be parsed may have been meant as `amqps://`.
         let may_use_tls = urls.is_empty()
             || urls
                 .iter()
@@ -58,7 +58,7 @@ impl TlsSettings {
             }
             if !may_use_tls {
                 let others = urls.iter().map(|url| url.path.clone());
-                let message = "is of no use without TLS: no broker URL begins with amqps://";
+                let message = "needs TLS, but no broker URL begins with amqps://";
                 findings.contradiction(path, others, message);
             }
         }
@@ -68,11 +68,7 @@ impl TlsSettings {
             _ => return,
         };
         let others = [section.key(missing)];
-        findings.contradiction(
-            section.key(lone),
-            others,
-            format!("needs `{missing}` beside it"),
-        );
+        findings.contradiction(section.key(lone), others, format!("needs `{missing}` too"));
     }
 }
 
@@ -101,10 +97,7 @@ mod tests {
             &with("[\"amqp://a\", \"amqps://b\"]", &["ca_file"]),
         ]);
         Sections::refused(&[
-            (
-                &with(plain, &["ca_file"]),
-                "broker.tls.ca_file: is of no use without TLS",
-            ),
+            (&with(plain, &["ca_file"]), "broker.tls.ca_file: needs TLS"),
             (
                 &with(tls, &["cert_file"]),
                 "broker.tls.cert_file: needs `key_file`",

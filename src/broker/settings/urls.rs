@@ -13,15 +13,16 @@ use crate::config::{Findings, KeyPath, redact};
 /// The default URL.
 pub(super) const LOCAL: &str = "amqp://guest:guest@127.0.0.1:5672/%2f";
 
-/// One broker URL or several, tried in turn.
+/// One broker URL or several, which the worker tries in turn.
 ///
-/// Written as a string or a list of strings; a string may hold several URLs separated by white
-/// space, so that one environment variable can carry a cluster. Passwords never print.
+/// Settings write them as a string or a list of strings. A string may hold several URLs with white
+/// space between them, so that one environment variable can name a whole cluster. Passwords never
+/// print.
 #[derive(Clone, PartialEq)]
 pub struct BrokerUrls(Vec<String>);
 
 impl BrokerUrls {
-    /// URLs from text: white space separates them.
+    /// Reads URLs from a text, in which white space separates them.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         Self(text.split_whitespace().map(str::to_owned).collect())
@@ -93,7 +94,7 @@ impl JsonSchema for BrokerUrls {
     }
 }
 
-/// A URL that a worker would use, and the key that it stands at; none where it cannot be parsed.
+/// A URL that a worker would use, with its key. The URL is `None` if it cannot be parsed.
 pub(super) struct BrokerUrl {
     pub(super) path: KeyPath,
     pub(super) url: Option<Url>,
@@ -107,7 +108,7 @@ pub(super) fn check(findings: &mut Findings, broker: &BrokerSettings) -> Vec<Bro
     if let Some(file) = &broker.url_file {
         let path = KeyPath::of("broker.url_file");
         if broker.url != BrokerSettings::default().url {
-            let message = "is used in place of `url`, which is set too: set one of the two";
+            let message = "conflicts with `url`: set one of the two";
             findings.contradiction(path.clone(), [at_url], message);
         }
         let text = findings.text_file(&path, file).unwrap_or_default();
@@ -131,8 +132,8 @@ pub(super) fn check(findings: &mut Findings, broker: &BrokerSettings) -> Vec<Bro
     }
 }
 
-/// Check one URL. No message quotes any of it: what was meant as a password can stand anywhere in
-/// a URL that is wrong.
+/// Checks one URL. No message quotes any part of it: in a wrong URL the password can stand
+/// anywhere.
 fn parsed(findings: &mut Findings, path: KeyPath, text: &str) -> BrokerUrl {
     let url = Url::parse(text).ok();
     let mut wrong = |message: String| findings.add(path.clone(), message);
@@ -175,7 +176,7 @@ fn is_encoded(text: &str) -> bool {
     })
 }
 
-/// Whether lapin can decode it; the parameters are looked at one by one.
+/// Whether lapin can decode the URL without its parameters, which [`parameters`] checks.
 fn is_text(url: &Url) -> bool {
     let mut bare = url.clone();
     bare.set_query(None);
@@ -196,7 +197,7 @@ fn virtual_host(url: &Url, wrong: &mut impl FnMut(String)) {
     }
 }
 
-/// Parameters are lapin's to read; those that a setting stands for would be overridden by it.
+/// Checks the parameters, which lapin reads. A parameter must not override a setting.
 fn parameters(url: &Url, wrong: &mut impl FnMut(String)) {
     for (key, value) in url.query_pairs() {
         match &*key {
@@ -208,10 +209,11 @@ fn parameters(url: &Url, wrong: &mut impl FnMut(String)) {
                  timeouts.handshake"
                     .to_owned(),
             ),
-            // A publisher may fill the frame that the broker allows, and a header is never split.
+            // A publisher may fill the frame that the broker allows, and a content header is never
+            // split.
             "frame_max" => wrong(
-                "`frame_max` is the broker's to say: with a lower one, a message with larger headers \
-                 could not be read"
+                "`frame_max` is set by the broker: with a lower value, lapwing could not read a \
+                 message with larger headers"
                     .to_owned(),
             ),
             "channel_max" if value.parse::<u16>().is_err() => {
@@ -315,7 +317,7 @@ mod tests {
             ),
             (
                 "amqp://rabbit/%2f?frame_max=8192",
-                "`frame_max` is the broker's to say",
+                "`frame_max` is set by the broker",
             ),
             (
                 "amqp://rabbit/%2f?channel_max=65536",
@@ -406,7 +408,7 @@ mod tests {
             ),
             (
                 &format!("broker.url = \"amqp://rabbit\"\nbroker.url_file = \"{urls}\""),
-                "broker.url_file: is used in place of `url`, which is set too",
+                "broker.url_file: conflicts with `url`",
             ),
         ]);
     }

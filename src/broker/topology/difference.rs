@@ -1,4 +1,4 @@
-//! How the broker differs from what a lane wants, and how it says so.
+//! The ways in which the broker's queues differ from the settings, read from the broker's refusals.
 
 use std::fmt;
 
@@ -7,30 +7,31 @@ use lapin::types::FieldTable;
 use super::plan::Argument;
 use crate::broker::headers::short;
 
-/// One way in which what exists at the broker is not what the settings want.
+/// One way in which a queue or exchange at the broker differs from the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Difference {
-    /// There is no such queue.
+    /// The queue does not exist.
     NoQueue {
         /// The queue.
         queue: String,
     },
-    /// There is no such exchange.
+    /// The exchange does not exist.
     NoExchange {
         /// The exchange.
         exchange: String,
     },
-    /// A queue has another value for an argument or property.
+    /// The queue has another value for an argument or property.
     Argument {
         /// The queue.
         queue: String,
         /// The argument or property.
         argument: String,
-        /// Its values. With long names they do not fit the broker's answer.
+        /// Both values; `None` if the names are so long that the broker's answer does not hold
+        /// them.
         values: Option<Values>,
     },
-    /// A queue cannot be declared, and the broker does not say which argument is the reason.
+    /// The queue cannot be declared, and the broker does not say which argument is the reason.
     Refused {
         /// The queue.
         queue: String,
@@ -70,8 +71,8 @@ impl fmt::Display for Difference {
                 queue, argument, ..
             } => write!(
                 f,
-                "queue {queue:?}: {argument} is not what was wanted (with names as long as these, \
-                 the broker's answer does not hold what it is)"
+                "queue {queue:?}: {argument} differs from the settings (the names are so long \
+                 that the broker's answer does not hold the value)"
             ),
             Self::Refused { queue, text } => write!(f, "queue {queue:?}: {text}"),
         }
@@ -84,16 +85,17 @@ pub(crate) fn joined(differences: &[Difference]) -> String {
     texts.join("; ")
 }
 
-/// What a refused declaration says: `inequivalent arg 'x-max-length' for queue 'q' in vhost '/':
-/// received none but current is the value '5' of type 'long'` (RabbitMQ, `rabbit_misc`).
+/// The content of a refused declaration: `inequivalent arg 'x-max-length' for queue 'q' in vhost
+/// '/': received none but current is the value '5' of type 'long'` (RabbitMQ, `rabbit_misc`).
 ///
-/// Such a text has at most 255 bytes, and what does not fit is cut: with long names, the values.
+/// The broker cuts such a text at 255 bytes. With long names the values are missing.
 #[derive(Debug, PartialEq)]
 pub(super) struct Refusal {
     pub(super) argument: String,
-    /// `None` where the text is cut.
+    /// `None` if the text is cut.
     pub(super) values: Option<Values>,
-    /// The current value, to bend the plan to; `None` where the argument is not set or not known.
+    /// The queue's current value, to change the plan to; `None` if the argument is not set or the
+    /// value is not known.
     pub(super) value: Option<Argument>,
 }
 
@@ -124,8 +126,7 @@ impl Refusal {
         })
     }
 
-    /// The table with this argument as it is at the broker; `None` where that cannot be said in
-    /// arguments.
+    /// The arguments with the current value of this one; `None` if an argument cannot express it.
     pub(super) fn bend(&self, table: &FieldTable) -> Option<FieldTable> {
         if !self.argument.starts_with("x-") {
             return None;
@@ -144,7 +145,7 @@ impl Refusal {
     }
 }
 
-/// `the value '5' of type 'long'` and `'5'` as `5`; `none` as nothing.
+/// Reads `the value '5' of type 'long'` and `'5'` as `5`, and `none` as nothing.
 fn plain(text: &str) -> Option<String> {
     let bare = || text.strip_prefix('\'')?.strip_suffix('\'');
     let value = quoted(text).map(|(value, _)| value).or_else(bare);
@@ -208,7 +209,7 @@ mod tests {
              received the value 'reject-publish' of type 'longstr' but curren...",
         );
         assert!(
-            told(&cut).starts_with("queue \"q\": x-overflow is not what was wanted"),
+            told(&cut).starts_with("queue \"q\": x-overflow differs from the settings"),
             "{cut:?}"
         );
         assert_eq!(cut.value, None);

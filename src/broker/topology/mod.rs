@@ -1,4 +1,4 @@
-//! The queues of a lane: declaring them, or comparing what exists with what is wanted.
+//! The queues of a consumer: declares them, or compares the existing ones with the settings.
 
 mod difference;
 mod plan;
@@ -22,11 +22,11 @@ pub(super) use difference::joined;
 pub use difference::{Difference, Values};
 pub(super) use plan::{Argument, QueuePlan, plan};
 
-/// Brings the broker and the plan together, as `topology` says.
+/// Declares or compares the queues of `spec`, as its `topology` says.
 ///
 /// # Errors
-/// [`BrokerError::Topology`] names each queue that differs, each argument, what it has and what
-/// was wanted, and where nothing is made each exchange that the bindings lack.
+/// [`BrokerError::Topology`] names each queue that differs, each argument, its value and the wanted
+/// value. With `verify` it also names each exchange of a binding that does not exist.
 pub(crate) async fn ensure(
     connection: &Connection,
     spec: &QueueSpec,
@@ -51,7 +51,7 @@ pub(crate) async fn ensure(
     Ok(())
 }
 
-/// Declares a rung that has gone missing. The others are left alone.
+/// Declares a retry queue that is missing. Leaves the other queues alone.
 pub(crate) async fn restore(
     connection: &Connection,
     spec: &QueueSpec,
@@ -99,11 +99,13 @@ async fn bind(
     Ok(())
 }
 
-/// What differs between the queue and its plan; declares it if it may and must.
+/// The differences between the queue and its plan. Declares the queue if it is missing and
+/// `topology` allows it.
 ///
-/// AMQP cannot ask for a queue's arguments, but a declaration that differs is refused with the
-/// first difference. So the plan is bent to what was found and tried again until it fits. Each
-/// refusal closes the channel, which is why each try has its own.
+/// AMQP has no request for a queue's arguments, but the broker refuses a declaration that differs
+/// and names the first difference. So this function changes the plan to the value found and tries
+/// again until the declaration fits. Each refusal closes the channel, so each try has a channel of
+/// its own.
 async fn compare(
     connection: &Connection,
     plan: &QueuePlan,
@@ -140,8 +142,9 @@ async fn compare(
             found.push(Difference::Refused { queue, text });
             return Ok(found);
         };
-        // Where both sides have a value the broker leaves out the type, which it tells when the
-        // argument is tried without a value. What is not known then cannot be bent.
+        // When both sides have a value, the broker leaves out the type. It gives the type when the
+        // next try leaves the argument out. If the value is still not known then, the plan cannot
+        // be changed to it.
         if last.as_ref() != Some(&refusal.argument) {
             found.push(Difference::Argument {
                 queue: queue(),
@@ -173,7 +176,8 @@ async fn queue_exists(
     is_there(&channel, limit, "looking for a queue", declare).await
 }
 
-/// What the bindings lack. AMQP has no way to look at a binding itself.
+/// The exchanges that the bindings name and that do not exist. AMQP has no request for a binding
+/// itself.
 async fn missing_exchanges(
     connection: &Connection,
     bindings: &[Binding],
@@ -203,7 +207,7 @@ async fn exchange_exists(
         passive: true,
         ..ExchangeDeclareOptions::default()
     };
-    // Of a passive declaration the broker looks at nothing but the name.
+    // For a passive declaration the broker checks the name only.
     let declare = channel.exchange_declare(
         short(exchange),
         ExchangeKind::Direct,
@@ -213,7 +217,7 @@ async fn exchange_exists(
     is_there(&channel, limit, "looking for an exchange", declare).await
 }
 
-/// Whether what `look` declares passively is at the broker.
+/// Whether the broker has the object that `look` declares passively.
 async fn is_there<T>(
     channel: &Channel,
     limit: Duration,
@@ -230,7 +234,7 @@ async fn is_there<T>(
     }
 }
 
-/// A request under a deadline, with the broker's refusal apart.
+/// Sends a request under a deadline. Returns a refusal by the broker apart from other errors.
 async fn request<T>(
     limit: Duration,
     step: &'static str,
@@ -242,6 +246,6 @@ async fn request<T>(
 }
 
 async fn close(channel: &Channel, limit: Duration) {
-    // A channel that does not close goes with its connection.
+    // If closing the channel fails, the channel ends with its connection.
     let _ = tokio::time::timeout(limit, channel.close(200, "done".into())).await;
 }

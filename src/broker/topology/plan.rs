@@ -1,4 +1,4 @@
-//! The queues that a lane wants.
+//! The queues that a consumer needs, with their arguments.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,8 @@ use crate::{
     retry::{Ladder, Rung},
 };
 
-/// A queue as a lane wants it: durable, not exclusive, not auto-deleted, with these arguments.
+/// A queue as the consumer needs it: durable, not exclusive, not auto-deleted, with these
+/// arguments.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::broker) struct QueuePlan {
     pub(in crate::broker) name: String,
@@ -20,7 +21,7 @@ pub(in crate::broker) struct QueuePlan {
 pub(in crate::broker) enum Argument {
     Text(String),
     Int(i64),
-    /// None that we set, but what exists may have some.
+    /// We set no such argument, but existing queues may have some.
     Bool(bool),
 }
 
@@ -55,9 +56,9 @@ impl QueuePlan {
         self
     }
 
-    /// Dead-letters to `target` through the default exchange. A quorum queue does so with
-    /// confirms, which needs `reject-publish` as its overflow (RabbitMQ: at-least-once
-    /// dead-lettering).
+    /// Dead-letters to `target` through the default exchange. A quorum queue dead-letters with
+    /// confirms (RabbitMQ: at-least-once dead-lettering), which needs `reject-publish` as its
+    /// overflow.
     fn dead_letters_to(self, target: &str, queue_type: QueueType) -> Self {
         let plan = self
             .text("x-dead-letter-exchange", "")
@@ -70,7 +71,7 @@ impl QueuePlan {
         }
     }
 
-    /// One of its arguments.
+    /// The value of one argument.
     pub(in crate::broker) fn argument(&self, key: &str) -> Option<&Argument> {
         self.arguments.get(key)
     }
@@ -84,12 +85,12 @@ impl QueuePlan {
     }
 }
 
-/// Everything a lane needs at the broker: its queue, its rungs and its dead-letter queue.
+/// All queues of a consumer: its queue, its retry queues and its dead-letter queue.
 pub(in crate::broker) fn plan(spec: &QueueSpec) -> Vec<QueuePlan> {
     let dead = &spec.dead_letter_queue;
     let queue_type = spec.queue_type;
-    // The net under our own dead-lettering: what kills the process again and again still ends
-    // in the dead-letter queue.
+    // A safety net under our own dead-lettering: a message that kills the process again and again
+    // still ends in the dead-letter queue.
     let mut work = QueuePlan::new(&spec.queue, queue_type).dead_letters_to(dead, queue_type);
     if queue_type == QueueType::Quorum {
         work = work.int("x-delivery-limit", i64::from(spec.delivery_limit));
@@ -98,13 +99,15 @@ pub(in crate::broker) fn plan(spec: &QueueSpec) -> Vec<QueuePlan> {
     let rungs = ladder
         .rungs()
         .map(|rung| rung_plan(&rung, &spec.queue, queue_type));
-    // Dead letters are looked at and put back, which counts as redelivery on 3.10 and 4.0; at the
-    // default limit of 20 (4.x) the broker would drop them. -1 misbehaves on 3.x.
+    // People look at dead letters and put them back, which RabbitMQ 3.10 and 4.0 count as
+    // redeliveries. At 4.x's default limit of 20 the broker would drop them. -1 (no limit)
+    // misbehaves on 3.x.
     let dead = QueuePlan::new(dead, QueueType::Quorum).int("x-delivery-limit", 100_000);
     [dead, work].into_iter().chain(rungs).collect()
 }
 
-/// A delay queue. No consumers, and no `x-expires`: a queue that expires takes its messages along.
+/// A retry queue. It has no consumers and no `x-expires`: a queue that expires takes its messages
+/// along.
 fn rung_plan(rung: &Rung, work: &str, queue_type: QueueType) -> QueuePlan {
     let length = i64::try_from(rung.length.as_millis()).unwrap_or(i64::MAX);
     QueuePlan::new(&rung.queue, queue_type)

@@ -1,9 +1,10 @@
-//! Content headers that are too long for a frame.
+//! Cuts content headers that are too long for a frame.
 //!
-//! The broker sends them: it adds headers of its own to those of a publisher who had filled the
-//! frame; and messages come in by other protocols, whose headers may be longer, or were stored when
-//! it allowed longer frames. A content header cannot go on in a second frame, and lapin ends the
-//! connection over what is longer than was agreed: at each delivery again.
+//! The broker sends such headers in three cases. The publisher's headers fill the frame and the
+//! broker adds its own. The message came in by another protocol, which allows longer headers. The
+//! message was stored when the broker allowed longer frames. A content header cannot continue in a
+//! second frame, and lapin ends the connection when a frame is longer than agreed, so the message
+//! would end the connection at each delivery.
 
 use std::cmp::Reverse;
 
@@ -13,21 +14,22 @@ use crate::{
     text::cut,
 };
 
-/// The list of what was cut has this many bytes at most.
+/// The longest list of dropped headers, in bytes.
 const LIST_MOST: usize = 1024;
 
 /// A content header that fits.
 pub(super) struct Fitted {
     pub(super) payload: Vec<u8>,
-    /// Headers of the publisher that were cut.
+    /// The number of the publisher's headers that were dropped.
     pub(super) cut: usize,
-    /// The names of those, and of what was cut before, as far as they fit the list.
+    /// The names of these headers, after those that earlier copies listed, as far as they fit the
+    /// list.
     pub(super) names: String,
 }
 
-/// A header table in a content header.
+/// A content header, split at its header table.
 struct Table<'a> {
-    /// What comes before its length.
+    /// The bytes before the table's length.
     before: &'a [u8],
     entries: Vec<Entry<'a>>,
     behind: &'a [u8],
@@ -39,9 +41,9 @@ struct Entry<'a> {
     bytes: &'a [u8],
 }
 
-/// The content header in `most` bytes: without what the broker has added to its table; where that
-/// is not enough, without the publisher's longest headers too, whose names go into
-/// `lapwing-cut-headers`. `None` where that cannot be done.
+/// The content header in at most `most` bytes. Drops the headers that the broker added. If that is
+/// not enough, drops the publisher's longest headers too and lists their names in
+/// `lapwing-cut-headers`. `None` if the header does not fit even then or cannot be read.
 pub(super) fn fitted(frame_type: u8, payload: &[u8], most: usize) -> Option<Fitted> {
     if frame_type != HEADER {
         return None;
@@ -55,7 +57,7 @@ pub(super) fn fitted(frame_type: u8, payload: &[u8], most: usize) -> Option<Fitt
         .into_iter()
         .filter(|entry| !is_broker_header(entry.name))
         .partition(|entry| entry.name == CUT_HEADERS);
-    // What earlier copies lacked is still to be known.
+    // Keep the names that earlier copies listed.
     let mut names = listed.first().map(text_of).unwrap_or_default();
     kept.sort_by_key(|entry| Reverse(entry.bytes.len()));
     let mut left: usize = kept.iter().map(|entry| entry.bytes.len()).sum();
@@ -78,7 +80,7 @@ pub(super) fn fitted(frame_type: u8, payload: &[u8], most: usize) -> Option<Fitt
         }
         let longest = longest?;
         left -= longest.bytes.len();
-        // There can be a million of them.
+        // There can be a million names, so the list stops growing at its limit.
         if names.len() < LIST_MOST {
             let space = if names.is_empty() { "" } else { " " };
             names = names + space + longest.name;
@@ -87,7 +89,7 @@ pub(super) fn fitted(frame_type: u8, payload: &[u8], most: usize) -> Option<Fitt
     None
 }
 
-/// The header table of a content header; `None` where there is none, or not one that can be read.
+/// The header table of a content header; `None` if there is no table or it cannot be read.
 fn table(payload: &[u8]) -> Option<Table<'_>> {
     let mut copy = payload.to_vec();
     let mut cursor = Cursor { rest: &mut copy };
@@ -127,7 +129,7 @@ fn table(payload: &[u8]) -> Option<Table<'_>> {
     })
 }
 
-/// The entry's value, where it is text.
+/// The entry's value, if it is text.
 fn text_of(entry: &Entry<'_>) -> String {
     const TYPE_AND_LENGTH: usize = 1 + 4;
     let name = 1 + entry.name.len();
@@ -136,7 +138,7 @@ fn text_of(entry: &Entry<'_>) -> String {
     cut(&text, LIST_MOST).to_owned()
 }
 
-/// The entry that names what was cut; nothing where nothing was.
+/// The entry that lists the dropped headers; empty if none was dropped.
 fn list_of(names: &str) -> Vec<u8> {
     if names.is_empty() {
         return Vec::new();

@@ -1,9 +1,10 @@
-//! Wakes consumers at the end of what was read, not at its first delivery.
+//! Wakes consumers at the end of a read, not at its first delivery.
 //!
-//! lapin takes a read apart delivery by delivery, and wakes the consumer at the first. Its thread
-//! would then run beside lapin's, fight it for its locks, and sleep again after each delivery. So
-//! the wake-ups wait behind this gate until lapin is through with what it has read: it is shut
-//! before, and opened when lapin comes back to its stream.
+//! lapin parses a read delivery by delivery, and wakes the consumer at the first one. The
+//! consumer's thread would then run in parallel with lapin's, compete for its locks, and sleep
+//! again after each delivery. So wake-ups wait behind this gate until lapin has handled everything
+//! that it has read. The stream shuts the gate before, and opens it when lapin comes back to the
+//! stream.
 
 use std::{
     mem,
@@ -13,7 +14,7 @@ use std::{
 
 use crate::lock::lock;
 
-/// See the module.
+/// The gate of one connection: open, or shut with the wake-ups that wait.
 #[derive(Debug, Default)]
 pub(in crate::broker) struct Gate(Mutex<State>);
 
@@ -24,12 +25,12 @@ struct State {
 }
 
 impl Gate {
-    /// Holds wake-ups back. Whoever shuts the gate opens it.
+    /// Holds wake-ups back until [`open`](Self::open). Whoever shuts the gate must open it.
     pub(super) fn shut(&self) {
         self.lock().shut = true;
     }
 
-    /// Lets everything through, until it is shut again.
+    /// Passes the wake-ups that wait, and all later ones until the gate is shut again.
     pub(super) fn open(&self) {
         let mut state = self.lock();
         state.shut = false;
@@ -57,7 +58,7 @@ impl Gate {
 #[derive(Debug)]
 pub(in crate::broker) struct Gated {
     gate: Arc<Gate>,
-    /// The task's, and the one that goes through the gate to it.
+    /// The task's own waker, and the waker that wakes the task through the gate.
     wakers: Option<(Waker, Waker)>,
 }
 
@@ -66,7 +67,7 @@ impl Gated {
         Self { gate, wakers: None }
     }
 
-    /// The waker to use in place of this one.
+    /// The waker to register instead of the task's own.
     pub(in crate::broker) fn waker(&mut self, task: &Waker) -> &Waker {
         let same = |(known, _): &(Waker, Waker)| known.will_wake(task);
         if !self.wakers.as_ref().is_some_and(same) {

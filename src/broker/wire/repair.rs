@@ -1,13 +1,13 @@
-//! What is changed in a frame: see the parent module.
+//! The changes to a single frame; the parent module gives the reasons.
 
 pub(super) const METHOD: u8 = 1;
 pub(super) const HEADER: u8 = 2;
-/// Tables and arrays within one another that lapin gets to see.
+/// The number of nested tables and arrays that lapin gets to see.
 pub(super) const DEEPEST: usize = 32;
 
-/// The longest frame, in bytes, from `connection.tune`: the broker's word on it where it has one and
-/// that is not above `most`; else `most`, which is put there. The client may choose less than the
-/// broker offers (AMQP 0-9-1, 1.4.2.6), and 0 stands for any length.
+/// The longest frame that both sides agree on, in bytes, from the broker's `connection.tune`. If
+/// the broker offers more than `most`, or 0 for any length, this writes `most` into the frame. The
+/// client may choose less than the broker offers (AMQP 0-9-1, 1.4.2.6).
 pub(super) fn agree_on_frame_max(frame_type: u8, payload: &mut [u8], most: u32) -> Option<usize> {
     const TUNE: [u8; 4] = [0, 10, 0, 30];
     if frame_type != METHOD || !payload.starts_with(&TUNE) {
@@ -22,10 +22,10 @@ pub(super) fn agree_on_frame_max(frame_type: u8, payload: &mut [u8], most: u32) 
     usize::try_from(bytes).ok()
 }
 
-/// Repairs the short strings of a content header, or of the methods that carry a message's.
+/// Repairs the short strings of a content header, or of the methods that carry a message's routing.
 pub(super) fn repair(frame_type: u8, payload: &mut [u8]) {
     let mut cursor = Cursor { rest: payload };
-    // `None`: malformed, which lapin reports.
+    // `None` means that the frame is malformed. lapin reports that.
     let _ = match frame_type {
         HEADER => cursor.content_header(),
         _ => cursor.method(),

@@ -10,7 +10,7 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&[kind, 0, 1][..], &size, payload, &[0xCE]].concat()
 }
 
-/// A content header with a header table, message-id and routing key spoilt by `bad`.
+/// A content header with a header table, message-id and routing key. `bad` holds the invalid bytes.
 fn spoilt(bad: &[u8]) -> Vec<u8> {
     let inner = [short(bad), b"S\0\0\0\x02\xff\xfe".to_vec()].concat();
     let length = u32::try_from(inner.len()).unwrap().to_be_bytes();

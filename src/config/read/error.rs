@@ -1,4 +1,4 @@
-//! What can be wrong with a value, in the words of whoever writes a configuration.
+//! Errors about a value, in the words of the person who writes a configuration.
 
 use std::fmt::Display;
 
@@ -7,15 +7,15 @@ use serde::de::{self, Expected, Unexpected};
 use super::nearest::nearest;
 use crate::config::problem::{KeyPath, Step};
 
-/// The first thing that a value's type refuses.
+/// The first error that a value's type reports.
 #[derive(Debug)]
 pub(in crate::config) struct ReadError {
-    /// The path of the key that is to blame.
+    /// The path of the key that caused the error.
     pub(in crate::config) path: KeyPath,
     pub(in crate::config) message: String,
-    /// Whether the key is not known. The message is then still to be completed.
+    /// Whether the key is unknown. The message is then completed later.
     pub(in crate::config) is_unknown: bool,
-    /// What the type would take, so that what lies around can be read.
+    /// A word that the type accepts, so that the values around it can be read.
     pub(in crate::config) instead: Option<&'static str>,
 }
 
@@ -29,7 +29,7 @@ impl ReadError {
         }
     }
 
-    /// What was written is none of these words.
+    /// The value is none of these words.
     pub(super) fn no_word(words: &'static [&'static str], meant: Option<&'static str>) -> Self {
         let hint = meant.map(|word| format!("; did you mean \"{word}\"?"));
         let hint = hint.unwrap_or_default();
@@ -68,7 +68,7 @@ impl de::Error for ReadError {
         }
     }
 
-    /// Says nothing about what was found: serde would quote it.
+    /// The message does not show the value: serde's own text would quote it.
     fn invalid_value(_: Unexpected<'_>, expected: &dyn Expected) -> Self {
         Self::new(format!(
             "expected {}",
@@ -80,7 +80,7 @@ impl de::Error for ReadError {
         Self::no_word(expected, nearest(variant, expected))
     }
 
-    /// The message is completed by [`explain`](crate::config::suggest::explain).
+    /// [`explain`](crate::config::suggest::explain) completes the message.
     fn unknown_field(_: &str, _: &'static [&'static str]) -> Self {
         Self {
             is_unknown: true,
@@ -105,10 +105,10 @@ fn kind_of(found: &Unexpected<'_>) -> Option<&'static str> {
     })
 }
 
-/// What serde calls a type, as the reader of a configuration would.
+/// Translates serde's name of a type into the words of a person who writes a configuration.
 pub(super) fn in_plain_words(expected: &str) -> String {
     let words = match expected {
-        // No setting of these types may be 0.
+        // No setting of an integer type may be 0.
         "u16" => "a whole number from 1 to 65535",
         "u32" => "a whole number from 1 to 4294967295",
         "u64" | "usize" => "a whole number, 1 or more",

@@ -1,9 +1,9 @@
-//! From merged values to typed settings, strictly.
+//! Reads merged values into typed settings, strictly.
 //!
 //! The `config` crate's own deserialiser rounds `10.7` to 11, takes `"yes"` for true and 5 for
-//! `"5"`, and its errors quote values. This one takes a value from a document as the type it was
-//! written in, and only what came from the environment (which has no types) as the type that is
-//! asked for. Its errors know the key's path and never hold a value.
+//! `"5"`, and its errors quote values. This deserialiser keeps the type that a value has in a
+//! document. Only a value from the environment, which has no types, is parsed as the type of its
+//! key. Errors name the key's path and never hold a value.
 
 mod error;
 mod nearest;
@@ -31,11 +31,11 @@ use super::{
     schema::KIND,
 };
 
-/// Gives out one merged value.
+/// The deserialiser of one merged value.
 pub(super) struct Reader<'a>(pub(super) &'a Value);
 
 impl<'a> Reader<'a> {
-    /// The text of an environment variable, where that is what this value is.
+    /// The text of an environment variable, if the value came from one.
     fn variable(&self) -> Option<&'a str> {
         match &self.0.kind {
             ValueKind::String(text) if is_from_environment(self.0) => Some(text),
@@ -43,7 +43,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A scalar: a variable's text is parsed as the type that is asked for.
+    /// Reads a scalar. Parses a variable's text as the requested type.
     fn scalar<'de, V: Visitor<'de>, T: FromStr>(
         self,
         visitor: V,
@@ -61,7 +61,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A list or a table; in the environment they are written as TOML.
+    /// Reads a list or a table. A variable holds them as TOML.
     fn collection<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, ReadError> {
         let Some(text) = self.variable() else {
             return self.deserialize_any(visitor);
@@ -69,14 +69,15 @@ impl<'a> Reader<'a> {
         match value_from_text(text) {
             Some(value) => Reader(&value).deserialize_any(visitor),
             None => Err(ReadError::custom(format!(
-                "expected {}, which a variable holds as TOML",
+                "expected {}, written as TOML",
                 in_plain_words(&(&visitor as &dyn Expected).to_string())
             ))),
         }
     }
 }
 
-/// What reads a table. serde's derived visitors would take a list for one, by position.
+/// A visitor that reads tables only. serde's derived visitors would also accept a list, by
+/// position.
 struct Table<V>(V);
 
 impl<'de, V: Visitor<'de>> Visitor<'de> for Table<V> {
@@ -182,12 +183,12 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 }
 
-/// Whether the value is read: [`ValueKind::Nil`] stands for what was taken out as unusable.
+/// Whether the value is present. [`ValueKind::Nil`] marks a value that was removed as unusable.
 pub(super) fn is_there(value: &Value) -> bool {
     value.kind != ValueKind::Nil
 }
 
-/// The entries of a table: first its kind, which tells what the others mean.
+/// The entries of a table. The kind comes first, because it decides which other keys are valid.
 struct Entries<'a> {
     kind: Option<(&'a String, &'a Value)>,
     rest: std::collections::hash_map::Iter<'a, String, Value>,
@@ -235,7 +236,7 @@ impl<'de> MapAccess<'de> for Entries<'_> {
     }
 }
 
-/// The items of a list, each under the index that it has in the document.
+/// The items of a list, each with its index in the document.
 struct Items<'a> {
     rest: std::iter::Enumerate<std::slice::Iter<'a, Value>>,
 }

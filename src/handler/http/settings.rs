@@ -24,25 +24,25 @@ use crate::{
 /// 5xx, connection errors and timeouts are retried. Any other status dead-letters the message,
 /// redirects included.
 ///
-/// A request has the message's body, `content-type` and `content-encoding`, and what is known about
+/// A request has the message's body, `content-type` and `content-encoding`, and these headers about
 /// the message: `lapwing-message-id`, `lapwing-attempt` (from 1), `lapwing-queue`,
-/// `lapwing-routing-key`, `lapwing-type`, `lapwing-redelivered`, `traceparent` and `tracestate`. The
-/// message's own headers go as `lapwing-header-NAME`: the first 64, as long as they fit into 16 KiB,
-/// because servers refuse requests with more.
+/// `lapwing-routing-key`, `lapwing-type`, `lapwing-redelivered`, `traceparent` and `tracestate`.
+/// The message's own headers have the names `lapwing-header-NAME`: the first 64, as long as they
+/// fit into 16 KiB, because servers refuse requests with more.
 ///
-/// The status decides what follows, as soon as the handler has it. Of the response's body the
-/// handler reads 64 KiB, for 2 s at most, and keeps 2 KiB for the error. `Retry-After` is a number of
-/// seconds or a date; a date in the past does not count.
+/// The status decides the outcome, as soon as the handler has it. The handler reads at most 64 KiB
+/// of the response's body, for at most 2 s, and keeps 2 KiB for the error. `Retry-After` is a
+/// number of seconds or a date; a date in the past does not count.
 ///
 /// The handler uses the proxy that the environment names: `HTTP_PROXY` for `http://` URLs,
-/// `HTTPS_PROXY` for `https://` (by CONNECT), `ALL_PROXY` for both. The names in lower case work too;
-/// upper case comes first. The proxy's URL is `http://`, with `user:password@` if the proxy asks for
-/// them; the handler refuses SOCKS at each request. Loopback addresses and `localhost` go through the
-/// proxy like all others. `NO_PROXY` lists what the handler reaches directly, separated by commas:
-/// names (with all names below them), addresses, and networks such as `127.0.0.0/8`. The handler
-/// compares them with the URL as it is written: `localhost` does not stand for `127.0.0.1`, and `*`
-/// stands for all names, but for no address. The worker reads the environment at its start.
-/// Connections to the broker do not use a proxy.
+/// `HTTPS_PROXY` for `https://` (by CONNECT), `ALL_PROXY` for both. Names in lower case work too;
+/// upper case takes precedence. The proxy's URL is `http://`, with `user:password@` if the proxy
+/// asks for them. With a SOCKS proxy every request fails. Loopback addresses and `localhost` go
+/// through the proxy like all others. `NO_PROXY` lists the hosts that the handler reaches directly,
+/// separated by commas: names (with all names below them), addresses, and networks such as
+/// `127.0.0.0/8`. The handler compares these with the URL as it is written: `localhost` does not
+/// stand for `127.0.0.1`, and `*` stands for all names, but for no address. The worker reads the
+/// environment at its start. Connections to the broker do not use a proxy.
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["url"]))]
@@ -74,7 +74,7 @@ fn redacted<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> 
     serializer.serialize_str(&redact(url))
 }
 
-/// A secret would be hidden.
+/// Plain strings for the schema's example: a `Secret` would be shown as hidden.
 fn example_headers() -> BTreeMap<&'static str, &'static str> {
     BTreeMap::from([("authorization", "Bearer ...")])
 }
@@ -135,14 +135,14 @@ impl Kind for HttpHandlerSettings {
                 is_plain = url.scheme() == "http";
             }
             Some(_) => {
-                let message = "must be a whole URL, such as http://127.0.0.1:8000/orders";
+                let message = "must be a complete URL, such as http://127.0.0.1:8000/orders";
                 findings.add(at_url.clone(), message);
             }
         }
         if let Some(file) = &self.ca_file {
             pem::check_certificates(findings, &path.key("ca_file"), file);
             if is_plain {
-                let message = "is of no use without TLS: the URL begins with http://";
+                let message = "needs TLS, but the URL begins with http://";
                 findings.contradiction(path.key("ca_file"), [at_url], message);
             }
         }
@@ -150,10 +150,7 @@ impl Kind for HttpHandlerSettings {
         for (name, value) in &self.headers {
             let path = path.key("headers").key(name);
             if !seen.insert(name.to_ascii_lowercase()) {
-                findings.add(
-                    path.clone(),
-                    "is there twice: header names do not tell case apart",
-                );
+                findings.add(path.clone(), "is set twice: header names ignore case");
             }
             check_header(findings, path, name, value);
         }
@@ -164,12 +161,12 @@ fn check_header(findings: &mut Findings, path: KeyPath, name: &str, value: &Secr
     match HeaderName::from_bytes(name.as_bytes()) {
         Err(_) => findings.add(path.clone(), "is not a header name"),
         Ok(name) if OWN_HEADERS.contains(&name.as_str()) => {
-            findings.add(path.clone(), "is written by lapwing itself");
+            findings.add(path.clone(), "lapwing sets this header itself");
         }
         Ok(name) if name.as_str().starts_with(OWN_PREFIX) => {
             findings.add(
                 path.clone(),
-                "lapwing's own headers begin so: choose another name",
+                "names that begin with `lapwing-` are reserved for lapwing's own headers",
             );
         }
         Ok(_) => {}
@@ -223,7 +220,7 @@ mod tests {
             "amqp://a",
         ] {
             let text = http(&format!("handler.url = \"{url}\""));
-            Sections::refused(&[(&text, "handler.url: must be a whole URL")]);
+            Sections::refused(&[(&text, "handler.url: must be a complete URL")]);
         }
         let url = "handler.url = \"http://a/\"";
         for name in [
@@ -239,7 +236,7 @@ mod tests {
             "upgrade",
         ] {
             let text = http(&format!("{url}\nhandler.headers = {{ {name} = \"x\" }}"));
-            let beginning = format!("handler.headers.{name}: is written by lapwing");
+            let beginning = format!("handler.headers.{name}: lapwing sets this header itself");
             Sections::refused(&[(&text, &beginning)]);
         }
         let headers = "handler.headers";
@@ -252,7 +249,7 @@ mod tests {
                 &http(&format!(
                     "{url}\nhandler.headers = {{ Lapwing-Queue = \"x\" }}"
                 )),
-                &format!("{headers}.Lapwing-Queue: lapwing's own headers begin so"),
+                &format!("{headers}.Lapwing-Queue: names that begin with `lapwing-` are reserved"),
             ),
             (
                 &http(&format!("{url}\nhandler.headers = {{ a = \"x\\ny\" }}")),
@@ -262,7 +259,7 @@ mod tests {
                 &http(&format!(
                     "{url}\nhandler.headers = {{ a = \"x\", A = \"y\" }}"
                 )),
-                &format!("{headers}.a: is there twice"),
+                &format!("{headers}.a: is set twice"),
             ),
             (
                 &http(&format!("{url}\nhandler.connect_timeout = \"0s\"")),
@@ -270,7 +267,7 @@ mod tests {
             ),
             (
                 &http(&format!("{url}\nhandler.ca_file = \"{pem}\"")),
-                "handler.ca_file: is of no use without TLS",
+                "handler.ca_file: needs TLS",
             ),
             (
                 &http("handler.url = \"https://a/\"\nhandler.ca_file = \"/missing\""),

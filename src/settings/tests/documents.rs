@@ -1,6 +1,6 @@
-//! The documents that say what can be set: made from the types, their attributes and doc comments.
+//! The documents about settings, generated from the types, their attributes and their doc comments.
 //!
-//! `make docs` writes them anew; these tests refuse what it would change.
+//! `make docs` writes them. These tests fail if `make docs` would change a document.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -33,18 +33,18 @@ fn read(file: &str) -> String {
 /// The kind of handler that the default file shows.
 const SAMPLE_KIND: &str = "http";
 
-/// What the documents are made of: the schema, in which types keep their own texts.
+/// The source of the documents: the schema, in which types keep their own texts.
 struct Documents {
     schema: Value,
 }
 
 /// A table of settings.
 struct Table {
-    /// The keys that lead to it.
+    /// The keys on the way to the table.
     path: Vec<String>,
-    /// The kind, where there are several in this place.
+    /// The kind, if several kinds are possible here.
     kind: Option<String>,
-    /// Whether it is an item of a list.
+    /// Whether the table is an item of a list.
     is_item: bool,
     text: String,
     rows: Vec<Row>,
@@ -53,7 +53,7 @@ struct Table {
 /// One setting.
 struct Row {
     key: String,
-    /// What the doc comment says, and the range.
+    /// The doc comment's text and the range.
     meaning: String,
     default: Option<Value>,
     example: Option<Value>,
@@ -67,7 +67,7 @@ impl Documents {
         Self { schema }
     }
 
-    /// The type that a setting has, where it has a name.
+    /// The name of the setting's type, if it has one.
     fn of_type<'a>(&'a self, schema: &'a Value) -> &'a Value {
         let name = schema["$ref"]
             .as_str()
@@ -110,7 +110,7 @@ impl Documents {
         self.add_tables_inside(tables, &path, schema);
     }
 
-    /// A table of several kinds: `kind`, then the keys of each.
+    /// A table with several kinds: `kind`, then the keys of each kind.
     fn add_kinds(&self, tables: &mut Vec<Table>, path: &[String], schema: &Value, kinds: &Value) {
         let kinds = kinds["oneOf"].as_array().unwrap();
         let kind = |variant: &Value| variant["properties"]["kind"].clone();
@@ -191,7 +191,7 @@ fn in_toml(value: &Value) -> String {
 
 // --- docs/configuration.md -------------------------------------------------------------------------
 
-/// What stands above is written by hand.
+/// The text above this line is written by hand.
 const GENERATED: &str = "<!-- `make docs` makes the rest from the doc comments in src. -->\n";
 
 fn reference() -> String {
@@ -214,7 +214,7 @@ fn section(table: &Table) -> String {
     let (first, rest) = table.text.split_once("\n\n").unwrap_or((&table.text, ""));
     lines.push_str(&format!("\n{first}\n"));
     if !table.rows.is_empty() {
-        // A list has one variable as a whole.
+        // A list as a whole has one variable.
         lines.push_str(match table.is_item {
             true => "\n| Key | Default | Meaning |\n| --- | --- | --- |\n",
             false => {
@@ -276,7 +276,7 @@ fn default_toml() -> String {
     text + "\n"
 }
 
-/// A setting that has a default or is required; others after a `#`, with an example.
+/// A setting with a default, or a required one. Other settings follow a `#`, with an example.
 fn in_default_toml(row: &Row) -> String {
     let Row {
         key,
@@ -302,7 +302,7 @@ fn in_default_toml(row: &Row) -> String {
     format!("\n{}{more}{shown}", comment(&row.meaning))
 }
 
-/// A handler for one type: the keys of the handler again.
+/// A handler for one type. It has the same keys as `handler`.
 fn by_type(tables: &[Table]) -> String {
     let rows = || tables.iter().flat_map(|table| &table.rows);
     let types = rows().find(|row| row.key == "types").unwrap();
@@ -318,7 +318,7 @@ fn by_type(tables: &[Table]) -> String {
     format!("\n\n{about}#[consumers.orders.types.\"order.paid\"]\n#kind = \"{SAMPLE_KIND}\"{keys}")
 }
 
-/// The text as a comment of lines that are not too long.
+/// The text as a comment, wrapped.
 fn comment(text: &str) -> String {
     let text = text.replace("[admin.md](admin.md)", "docs/admin.md");
     let text = text.replace("[telemetry.md](telemetry.md)", "docs/telemetry.md");
@@ -339,8 +339,8 @@ fn comment(text: &str) -> String {
     format!("{lines}{line}\n")
 }
 
-/// The default file with all that is taken out in it: settings begin right after the `#`, comments
-/// after a space.
+/// The default file with all its commented settings enabled. A setting follows the `#` at once, a
+/// comment follows a space.
 pub(super) fn with_every_key() -> String {
     let put_back = |line: &str| match line.strip_prefix('#') {
         Some(setting) if !setting.is_empty() && !setting.starts_with(' ') => setting.to_owned(),
@@ -364,7 +364,7 @@ fn chart() -> String {
 
 // --- Tests -----------------------------------------------------------------------------------------
 
-/// With `LAPWING_UPDATE_DOCS` the file is written anew.
+/// Compares the file, or writes it if `LAPWING_UPDATE_DOCS` is set.
 #[track_caller]
 fn assert_is_made(file: &str, made: &str) {
     if std::env::var_os("LAPWING_UPDATE_DOCS").is_some() {
@@ -386,7 +386,7 @@ fn the_documents_are_as_the_types_make_them() {
     assert_is_made(CHART, &chart());
 }
 
-/// The sentence that a doc comment ends with, for those who read the types.
+/// The last sentence of a doc comment, for people who read the types.
 #[test]
 fn doc_comments_say_the_defaults() {
     let documents = Documents::new();
@@ -465,7 +465,7 @@ struct Written {
     variable: String,
 }
 
-/// The rows below each heading that names a section: `## `[broker]`` and the like.
+/// The rows below each heading that names a section, such as `## `[broker]``.
 fn rows() -> Vec<Written> {
     let mut section = None;
     let mut rows = Vec::new();
@@ -475,7 +475,7 @@ fn rows() -> Vec<Written> {
                 .split_once("`[")
                 .and_then(|(_, rest)| rest.split_once("]`"));
             section = name.map(|(name, _)| name.to_owned());
-            // The default file, which this is compared with, shows one kind of handler.
+            // The default file, to which this is compared, shows one kind of handler only.
             let sample = format!("with kind `{SAMPLE_KIND}`");
             if heading.contains("with kind") && !heading.contains(&sample) {
                 section = None;
@@ -501,12 +501,12 @@ fn rows() -> Vec<Written> {
     rows
 }
 
-/// The key paths as the reference writes them.
+/// The key paths, as the reference writes them.
 fn as_written(key: &str) -> String {
     key.replace("consumers.orders", "consumers.NAME")
 }
 
-/// Keys that the reference has one row for, whatever lies inside.
+/// Keys for which the reference has one row, whatever they contain.
 const WHOLE: [&str; 2] = ["consumers.NAME.handler.headers", "consumers.NAME.types"];
 
 #[test]
@@ -543,7 +543,7 @@ fn the_reference_has_the_defaults_of_the_code() {
         .collect();
     for Written { key, default, .. } in rows() {
         let expected = match defaults.get(&key) {
-            // Serialised, its password would be hidden.
+            // Serialising would hide its password.
             _ if key == "broker.url" => format!("{:?}", settings.broker.url.expose()[0]),
             _ if key == "consumers.NAME.queue" || key.ends_with("handler.url") => {
                 "required".to_owned()

@@ -1,4 +1,4 @@
-//! Layers, strictness, and every problem at once.
+//! Layers, strictness, and reporting every problem at once.
 
 use std::{path::Path, time::Duration};
 
@@ -93,7 +93,8 @@ publish.channels: expected a whole number, 1 or more (environment variable LAPWI
 fn what_follows_from_a_problem_is_not_listed_beside_it() {
     let agree = "consumers.b = { queue = \"a\", retry.base = \"600ms\" }\n";
     for (text, paths) in [
-        // Without its value, the default would be too small for what is right.
+        // Without its own value, a wrong key would fall back to a default that is too small for the
+        // other values.
         (
             "consumers.a = { queue = \"a\", prefetch = \"x\", concurrency = 100 }",
             vec!["consumers.a.prefetch"],
@@ -109,7 +110,7 @@ fn what_follows_from_a_problem_is_not_listed_beside_it() {
             &format!("{agree}consumers.a = {{ queue = \"a\", retry.base = 600 }}"),
             vec!["consumers.a.retry.base"],
         ),
-        // The rule that lost its class has no status either.
+        // The rule whose class was refused has no status either.
         (
             "consumers.a.queue = \"a\"\n\
              consumers.a.retry.rules = [{ class = 5, action = \"retry\" }, { action = \"retry\" }]",
@@ -118,7 +119,7 @@ fn what_follows_from_a_problem_is_not_listed_beside_it() {
                 "consumers.a.retry.rules[1].class",
             ],
         ),
-        // What is apart is listed.
+        // Every problem that is independent of the others is listed.
         (
             "consumers.a = { queue = \"a\", handler = { kind = \"htp\", headers = { \"a b\" = \"x\" } } }",
             vec![
@@ -162,16 +163,16 @@ fn every_item_of_a_list_is_looked_at_whatever_is_wrong_with_its_neighbours() {
     let at_rules = r#"
 consumers.a.retry.rules[0].action: expected "retry" or "dead-letter" (FILE, line 4)
 consumers.a.retry.rules[1].action: expected "retry" or "dead-letter" (FILE, line 5)
-consumers.a.retry.rules[1].class: is required, or `status`: the rule would be about every failure (FILE, line 5)
+consumers.a.retry.rules[1].class: is required, or `status`: a rule without both would match every failure (FILE, line 5)
 consumers.a.retry.rules[2].action: expected "retry" or "dead-letter" (FILE, line 6)
 consumers.a.retry.rules[2].class: must not be empty (FILE, line 6)
 consumers.a.retry.rules[3].action: is required (FILE, line 7)
 consumers.a.retry.rules[4]: expected a table, found a whole number (FILE, line 8)
-consumers.a.retry.rules[5].class: is required, or `status`: the rule would be about every failure (FILE, line 9)
+consumers.a.retry.rules[5].class: is required, or `status`: a rule without both would match every failure (FILE, line 9)
 consumers.a.retry.rules[6].acton: unknown key; did you mean `action`? (FILE, line 10)
 consumers.a.retry.rules[6].class: expected a string, found a whole number (FILE, line 10)
 consumers.a.retry.rules[6].status: expected a status such as 409, "500-599" or "5xx" (FILE, line 10)
-consumers.a.retry.rules[7].action: dates and numbers beyond 64 bits are of no use here (FILE, line 11)
+consumers.a.retry.rules[7].action: dates and numbers beyond 64 bits are not allowed here (FILE, line 11)
 consumers.a.retry.rules[8].class: must not be empty (FILE, line 12)"#;
     let at_bindings = r#"
 consumers.a.bindings[0].exchange: expected a string, found a whole number (FILE, line 2)
@@ -185,7 +186,7 @@ consumers.a.bindings[3].exchange: must not be empty (FILE, line 2)"#;
         format!("{at_bindings}{at_rules}").trim_start()
     );
 
-    // A variable holds a whole list.
+    // One variable holds a whole list.
     let variable = "LAPWING__CONSUMERS__A__BINDINGS";
     let expected = at_bindings.replace("FILE, line 2", &format!("environment variable {variable}"));
     assert_eq!(
@@ -261,12 +262,12 @@ fn a_key_set_twice_in_the_environment_is_refused() {
 fn a_problem_is_laid_at_the_door_of_the_source_that_can_mend_it() {
     let text = "[consumers.a]\nqueue = \"a\"\n";
     for (environment, source) in [
-        // Neither is in the file; the one that was changed is to blame.
+        // Neither key is in the file, so the changed key is reported.
         (
             ("LAPWING__CONSUMERS__A__PREFETCH", "5"),
             "LAPWING__CONSUMERS__A__PREFETCH",
         ),
-        // The variable replaces the list with all that was in it.
+        // The variable replaces the list and all its items.
         (
             ("LAPWING__CONSUMERS__A__BINDINGS", "[{}]"),
             "LAPWING__CONSUMERS__A__BINDINGS",

@@ -1,4 +1,4 @@
-//! Types, and what errors say and do not say.
+//! Types, and the content of errors.
 
 use super::{complete, keys, load, variables};
 use crate::settings::{Decode, HandlerSettings, Secret, Settings, Source};
@@ -64,7 +64,7 @@ fn a_document_is_taken_at_its_word() {
     }
 }
 
-/// Whatever is asked for begins at 1 where less is refused, which is everywhere.
+/// Errors ask for numbers from 1 everywhere, because no integer setting may be 0.
 #[test]
 fn whole_numbers_begin_where_the_settings_do() {
     for (key, value) in keys(&complete()) {
@@ -90,7 +90,7 @@ fn whole_numbers_begin_where_the_settings_do() {
     }
 }
 
-/// serde's derive takes a list for a table, by position.
+/// serde's derive accepts a list for a table, by position.
 #[test]
 fn a_list_is_no_table() {
     for (key, list) in [
@@ -198,11 +198,7 @@ fn the_environment_is_taken_as_the_type_that_is_asked_for() {
             "yes",
             "expected true or false",
         ),
-        (
-            "LAPWING__BROKER",
-            "x",
-            "expected a table, which a variable holds as TOML",
-        ),
+        ("LAPWING__BROKER", "x", "expected a table, written as TOML"),
         (
             "LAPWING__BROKER",
             "{ name = 5 }",
@@ -228,8 +224,8 @@ fn the_environment_is_taken_as_the_type_that_is_asked_for() {
     }
 }
 
-/// Whatever stands where, in whichever type: errors describe it and do not show it. Names of files
-/// are shown, as they must be.
+/// Errors describe values and do not show them, whatever the value and its place. Names of files
+/// are shown, because the reader needs them.
 #[test]
 fn no_error_shows_a_value() {
     let wrong = [

@@ -1,8 +1,8 @@
-//! What was meant by a key or a word that does not exist.
+//! Suggestions for a key or a word that does not exist.
 
 use crate::Settings;
 
-/// What the first problem of reading suggests.
+/// The suggestion in the first problem of reading.
 fn suggested(text: &str) -> Option<String> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), text).unwrap();
