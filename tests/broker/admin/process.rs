@@ -143,7 +143,7 @@ async fn changes_are_written_down_with_who_asked_and_what_became_of_it() {
 
     let asked = |status: u64| {
         move |line: &Value| {
-            log_message(line) == "change asked for" && field(line, "status") == status
+            log_message(line) == "admin request" && field(line, "status") == status
         }
     };
     let line = worker.wait_for("the pause", DEADLINE, asked(200)).await;
