@@ -200,8 +200,7 @@ fn probe_routes() -> OpenApiRouter<Arc<App>> {
 
 fn finished(router: Router) -> Router {
     let not_found = async || ApiError::new(StatusCode::NOT_FOUND, "no such page");
-    let not_allowed =
-        async || ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
+    let not_allowed = async || ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
     router
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)

@@ -101,7 +101,10 @@ async fn read(parts: Parts, body: Body, next: Next) -> Response {
     match tokio::time::timeout(BODY_LONGEST, to_bytes(body, BODY)).await {
         Ok(Ok(bytes)) => bound(Request::from_parts(parts, bytes.into()), next).await,
         Ok(Err(_)) => too_long(),
-        Err(_) => refused(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"),
+        Err(_) => refused(
+            StatusCode::REQUEST_TIMEOUT,
+            "the body did not arrive in time",
+        ),
     }
 }
 

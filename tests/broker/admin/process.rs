@@ -142,9 +142,7 @@ async fn changes_are_written_down_with_who_asked_and_what_became_of_it() {
     assert_eq!(answer(request).await.0, 401);
 
     let asked = |status: u64| {
-        move |line: &Value| {
-            log_message(line) == "admin request" && field(line, "status") == status
-        }
+        move |line: &Value| log_message(line) == "admin request" && field(line, "status") == status
     };
     let line = worker.wait_for("the pause", DEADLINE, asked(200)).await;
     assert_eq!(field(&line, "path"), "/api/v1/consumers/q/pause");
