@@ -1,4 +1,4 @@
-//! Kinds of handler that settings can name.
+//! The kinds of handler that settings can name, and the macro that makes `HandlerSettings` of them.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ pub(super) trait Kind {
     /// Makes the handler.
     fn make(&self) -> Result<Arc<dyn Handler>, HandlerError>;
 
-    /// Adds what is wrong with the settings at `path`, beyond types and ranges.
+    /// Adds findings for problems with the settings at `path` that types and ranges cannot express.
     fn check(&self, findings: &mut Findings, path: &KeyPath);
 }
 
-/// The schema of one kind: the schema of its settings with `kind` in front.
+/// The schema of one kind: the schema of its settings, with `kind` as the first property.
 pub(super) fn schema(word: &str, meaning: &str, mut settings: Schema) -> Schema {
     let object = settings.ensure_object();
     let mut properties = Map::new();
@@ -56,10 +56,10 @@ macro_rules! kinds {
         }
 
         impl HandlerSettings {
-            /// The kinds that run something.
+            /// The kinds with a handler: all except `none`.
             pub(crate) const KINDS: &[&str] = &[$($word),+];
 
-            /// The word for the kind.
+            /// The value of `kind` in settings.
             #[must_use]
             pub fn kind(&self) -> &'static str {
                 match self {
@@ -84,7 +84,7 @@ macro_rules! kinds {
             $(#[serde(rename = $word)] $name,)+
         }
 
-        /// What an absent handler has: nothing.
+        /// The settings of the kind `none`, which has none.
         #[derive(serde::Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Nothing {}

@@ -1,4 +1,4 @@
-//! A worker with one consumer, whose handler does what the test says.
+//! A worker with one consumer, and a handler that does what the test says.
 
 use std::{
     collections::VecDeque,
@@ -22,7 +22,7 @@ use crate::{
 /// The longest wait on the paused clock for something that must happen.
 pub(super) const SOON: Duration = Duration::from_secs(100);
 
-/// What the handler does with a message.
+/// One instruction for the handler.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Succeed,
@@ -31,9 +31,9 @@ pub(super) enum Step {
     Snooze(Duration),
     Drop,
     Panic,
-    /// Never ends, and does not look at its cancellation.
+    /// Never ends, and ignores its cancellation.
     Hang,
-    /// Ends when it is cancelled, and not before.
+    /// Ends only when it is cancelled.
     HeedCancellation,
     /// Waits for [`Handling::open`], then succeeds.
     WaitForGate,
@@ -47,7 +47,7 @@ pub(super) struct Run {
     pub(super) at: Instant,
 }
 
-/// The handler's orders and what it saw. Clones are the same.
+/// The handler: its instructions, and its runs so far. Clones share both.
 #[derive(Clone)]
 pub(super) struct Handling(Arc<Shared>);
 
@@ -59,7 +59,7 @@ struct Shared {
 }
 
 impl Handling {
-    /// Takes these steps one after the other, then `otherwise` again and again.
+    /// A handler that takes these steps in turn, and `otherwise` for each later message.
     pub(super) fn new(steps: impl IntoIterator<Item = Step>, otherwise: Step) -> Self {
         Self(Arc::new(Shared {
             steps: Mutex::new(steps.into_iter().collect()),
@@ -78,7 +78,7 @@ impl Handling {
         self.0.runs.borrow().clone()
     }
 
-    /// Waits until the handler has been run this often.
+    /// Waits until the handler has run this many times.
     pub(super) async fn has_run(&self, times: usize) {
         let mut runs = self.0.runs.subscribe();
         let wait = runs.wait_for(|runs| runs.len() >= times);
@@ -132,15 +132,15 @@ pub(super) struct Kit {
 }
 
 impl Kit {
-    /// A worker whose consumer consumes; `settings` are lines of `[consumers.orders]`, or of tables
-    /// behind it.
+    /// A worker whose consumer is subscribed. `settings` are lines of `[consumers.orders]`, or of tables
+    /// after it.
     pub(super) async fn start(settings: &str, handling: Handling) -> Self {
         let mut kit = Self::start_on(&TestBroker::new(), settings, handling);
         kit.until_state(ConsumerState::Consuming).await;
         kit
     }
 
-    /// As [`start`](Self::start), on a broker that a test has prepared; waits for nothing.
+    /// As [`start`](Self::start), on a broker that a test has prepared, and without waiting.
     pub(super) fn start_on(broker: &TestBroker, settings: &str, handling: Handling) -> Self {
         let text = format!("[consumers.orders]\nqueue = 'orders'\n{settings}");
         let settings = Settings::from_toml(&text).unwrap();
@@ -152,7 +152,7 @@ impl Kit {
         }
     }
 
-    /// Publishes to the queue; the message's id.
+    /// Publishes a message to the queue. Returns its id.
     pub(super) fn publish(&self) -> String {
         self.worker.broker().publish_json("orders", "{}")
     }
@@ -166,7 +166,7 @@ impl Kit {
         assert_eq!(reached, Ok(wanted), "{now:?}");
     }
 
-    /// Waits until every message has come to its end.
+    /// Waits until every message is finished.
     pub(super) async fn finished(&self) {
         self.worker.finished().await;
     }
@@ -178,7 +178,7 @@ impl Kit {
         ids.map(|id| id.unwrap_or_default().to_owned()).collect()
     }
 
-    /// Drains the worker. It must have kept to the protocol, and its ledger must add up.
+    /// Drains the worker. Checks that it has kept to the protocol, and that its ledger adds up.
     pub(super) async fn drain(self) -> Result<Report, RunError> {
         let broker = self.broker.clone();
         let ended = timeout(SOON, self.worker.drain()).await.unwrap();

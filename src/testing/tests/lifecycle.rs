@@ -1,4 +1,4 @@
-//! A worker starts its handlers, asks them how they are, and stops them.
+//! A worker starts its handlers, asks for their health, and stops them.
 
 use std::sync::{
     Arc, Mutex,
@@ -11,7 +11,7 @@ use crate::{
     testing::{TestBroker, TestWorker},
 };
 
-/// A handler that writes down what it is asked to do, and works while `is_up`.
+/// A handler that records the calls of the worker, and is healthy while `is_up`.
 #[derive(Clone, Default)]
 struct Pool {
     calls: Arc<Mutex<Vec<&'static str>>>,

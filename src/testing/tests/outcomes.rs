@@ -1,4 +1,4 @@
-//! What becomes of a message, by what its handler does.
+//! How a message ends, by the outcome of its handler.
 
 use super::kit::{Handling, Kit, Step};
 
