@@ -40,10 +40,10 @@ pub(super) fn schema(word: &str, meaning: &str, mut settings: Schema) -> Schema 
 /// Makes [`HandlerSettings`](super::HandlerSettings) from the table of kinds.
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])+ $word:literal => $name:ident($settings:ty),)+) => {
-        /// What runs for each message.
+        /// The handler of a consumer or of a message type.
         ///
-        /// Settings write it as a table with a `kind`; the other keys belong to that kind. In formats
-        /// other than TOML, `kind` has to be the first key.
+        /// In settings this is a table with the key `kind`; the other keys belong to that kind. In formats
+        /// other than TOML, `kind` must be the first key.
         #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
         #[serde(tag = "kind")]
         #[non_exhaustive]

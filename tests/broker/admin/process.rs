@@ -32,7 +32,7 @@ async fn a_drain_makes_it_unready_at_once_and_is_answered_to_its_end() {
     handler.wait_for_requests(1, DEADLINE).await;
 
     worker.terminate();
-    let stopping = "waiting for running handlers; a second signal stops them";
+    let stopping = "waiting for running handlers; a second signal cancels them";
     worker.wait_for_message(stopping, DEADLINE).await;
 
     let draining = |(_, body): &(u16, Value)| body["consumers"]["q"]["state"] == "draining";
