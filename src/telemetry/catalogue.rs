@@ -137,7 +137,7 @@ instruments! {
     PUBLISHER_BLOCKED = Gauge "lapwing.publisher.blocked" "{publisher}" []
         "1 while retries and dead letters cannot be published: there is no connection, or the broker blocks it.";
     LATENCY = Histogram "lapwing.message.latency" "s" [CONSUMER]
-        "Time from the publish of a message to its success. Only for messages with a `timestamp_in_ms` header or a `timestamp` property.";
+        "Time from the publish of a message until its handler succeeded or dropped it. Only for messages with a `timestamp_in_ms` header or a `timestamp` property.";
     DRAIN_DURATION = Histogram "lapwing.drain.duration" "s" []
         "Duration of the drain.";
     MAILBOX = Gauge "lapwing.state.mailbox" "{command}" []

@@ -77,7 +77,7 @@ impl ConsumerMetrics {
         self.process.record(took, &labels);
     }
 
-    /// A message has succeeded.
+    /// The handler has succeeded with a message, or has dropped it.
     pub(crate) fn done(&self, since_published: Duration) {
         let labels = [KeyValue::new(
             attributes::CONSUMER,
