@@ -1,4 +1,4 @@
-//! Faults that lanes had once, each by the behaviour that is right.
+//! Regression tests: each describes the right behaviour where lanes once had a fault.
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ async fn a_pause_while_the_lane_subscribes_holds() {
     let mut scene = Scene::set(Situation::Resubscribing).await;
     let handle = scene.kit.worker.handle().clone();
     assert_eq!(handle.pause("orders").await, Ok(()));
-    // The subscription, then its cancellation.
+    // Time for the late answers to the subscription and to its cancellation.
     sleep(LATE * 3).await;
     assert_eq!(scene.kit.broker.late_requests(), 0);
     scene.kit.until_state(ConsumerState::Paused).await;
