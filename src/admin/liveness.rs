@@ -16,16 +16,13 @@ pub(super) struct Liveness {
 }
 
 impl Liveness {
-    /// The loop of a consumer runs at least every 250 ms, except while it waits for the broker. These
-    /// waits are: cancelling its subscription and taking the deliveries that arrive until then (twice
-    /// `timeouts.declare`), returning them (`timeouts.ack`), and at the end of a drain letting the
-    /// broker apply acks (`drain.settle`) and closing the channel (`timeouts.close`). A busy machine
-    /// gets five seconds more.
+    /// The loop of a consumer runs at least every 250 ms. It stands still only at the end of a drain:
+    /// there it lets the broker apply the last acks (`drain.settle`) and closes its channel
+    /// (`timeouts.close`). A busy machine gets five seconds more.
     pub(super) fn new(settings: &WorkerSettings) -> Self {
-        let timeouts = &settings.timeouts;
-        let awaits = timeouts.declare * 2 + timeouts.ack + settings.drain.settle + timeouts.close;
+        let at_the_end = settings.drain.settle + settings.timeouts.close;
         Self {
-            limit: awaits + Duration::from_secs(5),
+            limit: at_the_end + Duration::from_secs(5),
             consumers: Mutex::default(),
         }
     }
@@ -75,7 +72,7 @@ mod tests {
     use super::*;
     use crate::{Worker, config::from_toml, status::Standing};
 
-    const SETTINGS: &str = "[timeouts]\ndeclare = '1s'\nack = '1s'\nclose = '1s'\n\
+    const SETTINGS: &str = "[timeouts]\nclose = '1s'\n\
                             [consumers.orders]\nqueue = 'orders'";
 
     #[tokio::test(start_paused = true)]
@@ -83,14 +80,14 @@ mod tests {
         let settings: WorkerSettings = from_toml(SETTINGS).unwrap();
         let worker = Worker::new(settings.clone());
         let liveness = Liveness::new(&settings);
-        assert_eq!(liveness.limit(), Duration::from_secs(2 + 1 + 1 + 1 + 5));
+        assert_eq!(liveness.limit(), Duration::from_secs(1 + 1 + 5));
         let handle = worker.handle();
         assert_eq!(liveness.look(&handle), []);
         tokio::time::advance(liveness.limit()).await;
         assert_eq!(liveness.look(&handle), []);
         tokio::time::advance(Duration::from_secs(1)).await;
         let dead = liveness.look(&handle);
-        let why = "the loop of the consumer has not run for 11 s".to_owned();
+        let why = "the loop of the consumer has not run for 8 s".to_owned();
         assert_eq!(dead, [("orders".to_owned(), why)]);
         let figures = handle.figures("orders").unwrap();
         figures.turned(Standing::default());

@@ -27,9 +27,8 @@ fn answer<T>(is_well: bool, body: T) -> Answer<T> {
 
 /// Liveness: should the worker be restarted?
 ///
-/// Fails if the loop of a consumer has not run for longer than all of its timeouts together allow,
-/// or has ended unexpectedly: then a restart may help. A broker that is down does not fail this
-/// probe.
+/// Fails if the loop of a consumer has not run for `limit_seconds`, or has ended unexpectedly: then a
+/// restart may help. A broker that is down does not fail this probe.
 #[utoipa::path(get, path = "/livez", tag = "probes", responses(
     (status = 200, description = "The worker is alive", body = Live),
     (status = 503, description = "A consumer is stuck or has ended", body = Live),
