@@ -1,4 +1,4 @@
-//! What is served where, and what all of it shares.
+//! The routes of the server, and the state that all requests share.
 
 use std::{
     collections::BTreeMap,
@@ -33,10 +33,10 @@ use super::{
 };
 use crate::{ConsumerState, Ledger, WorkerHandle, text::rfc3339};
 
-/// Streams of events at a time.
+/// The most streams of events at a time.
 const STREAMS: usize = 32;
 
-/// What all requests share.
+/// The state that all requests share.
 pub(super) struct App {
     pub(super) worker: WorkerHandle,
     pub(super) settings: ServerSettings,
@@ -44,16 +44,16 @@ pub(super) struct App {
     pub(super) monitor: Monitor,
     pub(super) liveness: Liveness,
     pub(super) stop: CancellationToken,
-    /// What the broker said of each consumer's retry and dead-letter queues, and when.
+    /// The broker's last answer about each consumer's retry and dead-letter queues, and its time.
     pub(super) retry_queues: BTreeMap<String, Mutex<Option<(Instant, views::RetryQueues)>>>,
-    /// Places for streams of events.
+    /// One permit for each stream of events.
     pub(super) streams: Arc<Semaphore>,
-    /// The last event `state`, made once for all streams.
+    /// The last event `state`. It is made once and shared by all streams.
     pub(super) state: watch::Sender<Arc<str>>,
     pub(super) document: OnceLock<String>,
     name: String,
     started_at: SystemTime,
-    /// Every consumer has had a subscription, or was paused instead.
+    /// Every consumer has had its first subscription or was paused.
     started: AtomicBool,
 }
 
@@ -82,8 +82,8 @@ impl App {
         }
     }
 
-    /// The consumers that have not yet had a subscription, nor were paused instead, and why; none once
-    /// all had one.
+    /// The consumers that have had no subscription yet and are not paused, and why. Once this was
+    /// empty it stays empty.
     pub(super) fn note_start(&self) -> BTreeMap<String, String> {
         if self.started.load(Ordering::Relaxed) {
             return BTreeMap::new();
@@ -106,7 +106,7 @@ impl App {
         waiting
     }
 
-    /// A consumer as it is now; none where there is no such consumer.
+    /// A consumer as it is now; `None` if there is no such consumer.
     pub(super) fn consumer(&self, name: &str) -> Option<views::Consumer> {
         let (figures, health) = (self.worker.figures(name)?, self.worker.health(name)?);
         let pace = self.monitor.pace(name);
@@ -144,10 +144,10 @@ impl App {
     }
 }
 
-/// Everything: probes, metrics, API, console.
+/// All routes: probes, metrics, API, console.
 pub(super) fn router(app: &Arc<App>, address: SocketAddr) -> Router {
     let (router, document) = api().split_for_parts();
-    // Set once; a second router would have the same.
+    // The document is set once: a second router would describe the same routes.
     let _ = app.document.set(document.to_json().unwrap_or_default());
     let guarded = guard::Guarded {
         app: Arc::clone(app),
@@ -163,7 +163,7 @@ pub(super) fn router(app: &Arc<App>, address: SocketAddr) -> Router {
     .layer(middleware::map_response(guard::secure))
 }
 
-/// Probes and metrics alone, for those who may see nothing else.
+/// Only probes and metrics, for clients that may see nothing else.
 pub(super) fn probes_router(app: &Arc<App>) -> Router {
     let (router, _) = probe_routes().split_for_parts();
     finished(router.with_state(Arc::clone(app)))
@@ -171,7 +171,7 @@ pub(super) fn probes_router(app: &Arc<App>) -> Router {
         .layer(middleware::map_response(guard::secure))
 }
 
-/// The routes that the document describes: all but the console.
+/// The routes that the OpenAPI document describes: all except the console.
 pub(super) fn api() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::with_openapi(Document::openapi())
         .merge(probe_routes())
@@ -200,8 +200,7 @@ fn probe_routes() -> OpenApiRouter<Arc<App>> {
 
 fn finished(router: Router) -> Router {
     let not_found = async || ApiError::new(StatusCode::NOT_FOUND, "no such page");
-    let not_allowed =
-        async || ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "not with this method");
+    let not_allowed = async || ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed");
     router
         .fallback(not_found)
         .method_not_allowed_fallback(not_allowed)
@@ -227,14 +226,14 @@ fn served(asset: &console::Asset) -> Response {
     info(
         title = "Lapwing",
         description = "The health and admin server of a Lapwing worker. Times are RFC 3339 in UTC, \
-                       durations are seconds.",
+                       durations are in seconds.",
     ),
     components(schemas(views::State, views::OutcomeList)),
     modifiers(&Token)
 )]
 struct Document;
 
-/// Changes need the token.
+/// Adds the scheme of the token, which changes need, to the OpenAPI document.
 struct Token;
 
 impl Modify for Token {

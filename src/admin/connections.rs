@@ -1,4 +1,4 @@
-//! Connections: how many, how long, how they end.
+//! The connections of the server: how many there are, how long they live, how they end.
 
 use std::{
     net::{SocketAddr, TcpListener},
@@ -28,13 +28,14 @@ use tracing::{debug, error, warn};
 
 use super::GOODBYE;
 
-/// The head of a request must be here within this time of the one before it, or of the connection.
+/// The longest that the server waits for the head of the next request on a connection.
 const HEAD: Duration = Duration::from_secs(10);
-/// A peer that takes nothing of what it is sent for so long has gone away (`TCP_USER_TIMEOUT`).
+/// If a peer acknowledges no data for this time, the kernel closes the connection
+/// (`TCP_USER_TIMEOUT`).
 const UNREAD: Duration = Duration::from_secs(20);
-/// Bytes of a request's head, and of what is buffered of a body.
+/// The most bytes of a request's head, and of a body that is buffered.
 const BUFFER: usize = 32 * 1024;
-/// Headers of a request.
+/// The most headers of a request.
 const HEADERS: usize = 64;
 
 /// A bound listener.
@@ -44,12 +45,12 @@ pub(super) struct Listening {
     pub(super) address: SocketAddr,
 }
 
-/// The other side of a connection, for the log.
+/// The address of the client, for the log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
-/// Serves until `stop`, at most `most` connections at a time; then those that are open are given
-/// [`GOODBYE`] to end.
+/// Serves at most `most` connections at a time until `stop`. Then open connections get [`GOODBYE`]
+/// to end.
 pub(super) async fn serve(
     listening: Listening,
     router: Router,
@@ -64,7 +65,7 @@ pub(super) async fn serve(
     let open = TaskTracker::new();
     loop {
         let next = async {
-            // Never closed.
+            // This fails only for a closed semaphore, and nobody closes this one.
             let place = Arc::clone(&places).acquire_owned().await;
             (place, listener.accept().await)
         };
@@ -82,19 +83,20 @@ pub(super) async fn serve(
             }
             Err(error) => {
                 warn!(%error, "admin server cannot accept");
-                // Most likely out of file descriptors: it would fail again at once.
+                // Most likely the process is out of file descriptors: another attempt would fail at
+                // once.
                 sleep(Duration::from_millis(100)).await;
             }
         }
     }
     open.close();
-    // What has not ended by then is dropped with the runtime.
+    // Connections that are still open after that are dropped with the runtime.
     let _ = timeout(GOODBYE, open.wait()).await;
 }
 
 async fn connection(stream: TcpStream, peer: Peer, router: Router, stop: CancellationToken) {
     let socket = SockRef::from(&stream);
-    // Without these a connection is slower, or stays longer; it works all the same.
+    // A connection works without these options, only slower or for longer.
     let _ = socket.set_tcp_nodelay(true);
     let _ = socket.set_tcp_user_timeout(Some(UNREAD));
     let router = TowerToHyperService::new(router);

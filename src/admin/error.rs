@@ -1,4 +1,4 @@
-//! What a request that cannot be answered is told.
+//! The error responses of the API.
 
 use axum::{
     Json,
@@ -11,15 +11,15 @@ use utoipa::ToSchema;
 
 use crate::{CallError, CancelError, ConcurrencyError};
 
-/// Why a request was not answered as it wished.
+/// The body of an error response.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = Error)]
 pub(super) struct ErrorBody {
-    /// For people.
+    /// What went wrong, as text for people.
     error: String,
 }
 
-/// See the module.
+/// An error response: its status and its text.
 #[derive(Clone, Debug)]
 pub(super) struct ApiError {
     status: StatusCode,

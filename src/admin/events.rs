@@ -1,7 +1,8 @@
-//! A stream of events for the console: the state every second, and outcomes as they come.
+//! The stream of events for the console: the state every second, and outcomes as they happen.
 //!
-//! A stream keeps nothing for its client but the number of the last outcome it told. One that reads
-//! slowly finds the newest state next; one that is gone is ended by the socket's own time-out.
+//! A stream keeps only one thing for its client: the number of the last outcome sent. A client that
+//! reads slowly gets the newest state next. If a client is gone, the timeout of the socket ends its
+//! stream.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -20,11 +21,11 @@ use super::{
     views::{self, OutcomeList},
 };
 
-/// Outcomes of one event; where there are more, the oldest are left out.
+/// The most outcomes in one event. If there are more, the oldest are left out.
 const OUTCOMES: usize = 100;
 
 impl App {
-    /// The state as it was last looked at.
+    /// The current state of the worker and its consumers, as JSON.
     fn state(&self) -> Arc<str> {
         let state = views::State {
             worker: self.worker(),
@@ -33,7 +34,7 @@ impl App {
         json(&state).into()
     }
 
-    /// Tells the streams, if there are any, that the state was looked at.
+    /// Sends the current state to the streams, if there are any.
     pub(super) fn tell(&self) {
         if self.state.receiver_count() > 0 {
             self.state.send_replace(self.state());
@@ -41,17 +42,18 @@ impl App {
     }
 }
 
-/// Our views have text keys and no failing parts.
+/// Serialising a view cannot fail: its keys are strings, and no part returns an error.
 fn json(view: &impl Serialize) -> String {
     serde_json::to_string(view).unwrap_or_default()
 }
 
+/// One client's stream of events.
 struct Feed {
     app: Arc<App>,
     ticks: watch::Receiver<Arc<str>>,
-    /// The last outcome that was told.
+    /// The number of the last outcome sent.
     told: u64,
-    /// The state goes out first, then the outcomes that came until then.
+    /// The next event: the state comes first, then the outcomes up to then.
     next: Next,
     _place: OwnedSemaphorePermit,
 }
@@ -96,14 +98,14 @@ fn event(name: &str, json: &str) -> Event {
     Event::default().event(name).data(json)
 }
 
-/// The state of the worker and its consumers every second, and outcomes as they come
+/// The state of the worker and its consumers every second, and outcomes as they happen
 ///
-/// Server-sent events: `state`, at once and every second, has the schema `State`; `outcomes`, when
-/// there are new ones, has the schema `OutcomeList`, with at most 100, newest first. At most 32
-/// streams at a time.
+/// Server-sent events. `state` is sent at once and then every second; its schema is `State`.
+/// `outcomes` is sent when there are new ones, at most 100, newest first; its schema is
+/// `OutcomeList`. The server holds at most 32 streams at a time.
 #[utoipa::path(get, path = "/api/v1/events", tag = "state", responses(
     (status = 200, description = "The events", body = String, content_type = "text/event-stream"),
-    (status = 503, description = "There are 32 streams already", body = ErrorBody),
+    (status = 503, description = "There are already 32 streams", body = ErrorBody),
 ))]
 pub(super) async fn events(
     State(app): State<Arc<App>>,

@@ -1,4 +1,4 @@
-//! Who may do what: checks before a request is answered, and headers on what is answered.
+//! Access control: the checks before a request is answered, and the headers of every answer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,16 +20,16 @@ use tracing::{error, info};
 use super::{api::App, connections::Peer, error::ApiError};
 use crate::text::cut;
 
-/// The longest that a request may take once its body is here. Streams of events are answered at
-/// once.
+/// The longest that the server works on a request after it has read the body. For a stream of
+/// events this is only the time until the stream begins.
 const LONGEST: Duration = Duration::from_secs(30);
-/// The longest that the body of a request may take.
+/// The longest that the server waits for the body of a request.
 const BODY_LONGEST: Duration = Duration::from_secs(10);
-/// Bytes of a request's body; the longest that is wanted has some 30.
+/// The most bytes of a request's body. The longest body that the API expects has about 30.
 const BODY: usize = 16 * 1024;
 
-/// On every answer. The console's own scripts and styles are all that a page may use, and only
-/// itself may frame or read it.
+/// The headers of every answer. A page may use only the console's own scripts and styles. No other
+/// page may frame or read it.
 const HEADERS: [(HeaderName, &str); 7] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -51,7 +51,7 @@ const HEADERS: [(HeaderName, &str); 7] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
-/// Sets the headers that every answer has.
+/// Adds [`HEADERS`] to an answer.
 pub(super) async fn secure(mut response: Response) -> Response {
     for (name, value) in HEADERS {
         response
@@ -61,16 +61,16 @@ pub(super) async fn secure(mut response: Response) -> Response {
     response
 }
 
-/// What [`guard`] goes by.
+/// What [`guard`] checks requests against.
 #[derive(Clone)]
 pub(super) struct Guarded {
     pub(super) app: Arc<App>,
-    /// The server listens at a loopback address, so that whoever asks for another name was led here
-    /// by a name server that says it is ours.
+    /// The server listens at a loopback address. A request that names another host then comes from a
+    /// web page whose DNS name was pointed at this machine (DNS rebinding).
     pub(super) only_loopback: bool,
 }
 
-/// Checks a request, answers it within [`LONGEST`], and writes down what was asked to be changed.
+/// Checks a request, answers it within [`LONGEST`], and logs it if it asks for a change.
 pub(super) async fn guard(
     State(guarded): State<Guarded>,
     request: Request,
@@ -85,13 +85,13 @@ pub(super) async fn guard(
     if let Some(asked) = asked {
         info!(
             peer = asked.peer, agent = asked.agent, method = %asked.method, path = asked.path,
-            status = response.status().as_u16(), "change asked for",
+            status = response.status().as_u16(), "admin request",
         );
     }
     response
 }
 
-/// Reads the body of a request before it is answered: it is short, and must be here soon.
+/// Reads the whole body, then answers the request. A body is short and has to arrive soon.
 async fn read(parts: Parts, body: Body, next: Next) -> Response {
     let refused = |status, text: &str| ApiError::new(status, text).into_response();
     let too_long = || refused(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long");
@@ -101,7 +101,10 @@ async fn read(parts: Parts, body: Body, next: Next) -> Response {
     match tokio::time::timeout(BODY_LONGEST, to_bytes(body, BODY)).await {
         Ok(Ok(bytes)) => bound(Request::from_parts(parts, bytes.into()), next).await,
         Ok(Err(_)) => too_long(),
-        Err(_) => refused(StatusCode::REQUEST_TIMEOUT, "the body took too long"),
+        Err(_) => refused(
+            StatusCode::REQUEST_TIMEOUT,
+            "the body did not arrive in time",
+        ),
     }
 }
 
@@ -116,8 +119,8 @@ pub(super) async fn bound(request: Request, next: Next) -> Response {
     }
 }
 
-/// Whether a request may change something. Whatever does not only read needs the token, so that
-/// none can be forgotten.
+/// Whether a request may change something, and so needs the token. The answer depends on the method
+/// alone, so no route can be forgotten.
 fn changes(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
@@ -132,13 +135,13 @@ struct Asked {
 
 impl Asked {
     fn of(request: &Parts) -> Option<Self> {
-        /// Bytes of what the other side chose.
+        /// The most bytes of a text that the client chose.
         const ROOM: usize = 200;
         if !changes(&request.method) {
             return None;
         }
         let peer = request.extensions.get::<Peer>();
-        // Visible ASCII, or it is not shown.
+        // The agent is logged only if it is visible ASCII.
         let agent = request.headers.get(header::USER_AGENT);
         let agent = agent.and_then(|agent| agent.to_str().ok());
         Some(Self {
@@ -162,7 +165,7 @@ impl Guarded {
         }
         let own = |origin: &HeaderValue| self.is_own(origin, &hosts);
         if !headers.get_all(header::ORIGIN).iter().all(own) {
-            return Err(forbidden("a page of another origin may not ask"));
+            return Err(forbidden("the request comes from a page of another origin"));
         }
         if changes(&request.method) {
             self.check_token(headers).await?;
@@ -170,8 +173,8 @@ impl Guarded {
         Ok(())
     }
 
-    /// Whether a page of this origin may ask: one of ours, under the name that was asked for, or
-    /// one that is configured.
+    /// Whether a page of this origin may send requests. Allowed are the origin of the host that the
+    /// request names, and those in `admin.origins`.
     fn is_own(&self, origin: &HeaderValue, hosts: &[Authority]) -> bool {
         let Ok(origin) = origin.to_str() else {
             return false;
@@ -204,7 +207,7 @@ impl Guarded {
         };
         let given = headers.get(header::AUTHORIZATION).and_then(bearer);
         let is_right = |given: &[u8]| bool::from(given.ct_eq(wanted.as_bytes()));
-        // A file may have been emptied since the start.
+        // The file may have become empty since the start: an empty token matches nothing.
         if !wanted.is_empty() && given.is_some_and(is_right) {
             return Ok(());
         }
@@ -216,14 +219,15 @@ impl Guarded {
     }
 }
 
-/// The token of an `Authorization` header; its scheme has no case (RFC 9110).
+/// The token of an `Authorization` header. The case of the scheme does not matter (RFC 9110).
 fn bearer(header: &HeaderValue) -> Option<&[u8]> {
     let (scheme, token) = header.as_bytes().split_at_checked("Bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
 
-/// The hosts that a request names: in its `Host` headers, and where it asks as one asks a proxy.
-/// None where they cannot be read; empty where there are none, which no browser sends.
+/// The hosts that a request names: in its `Host` headers, and in its target if that is a whole URL,
+/// as for a proxy. `None` if a host cannot be parsed. Empty if there is none; no browser sends such
+/// a request.
 fn hosts(headers: &HeaderMap, uri: &Uri) -> Option<Vec<Authority>> {
     let mut hosts = Vec::new();
     for host in headers.get_all(header::HOST) {

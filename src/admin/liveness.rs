@@ -1,4 +1,4 @@
-//! Whether the consumers' loops turn.
+//! Liveness: do the loops of all consumers still run?
 
 use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
@@ -6,19 +6,19 @@ use tokio::time::Instant;
 
 use crate::{WorkerHandle, lock::lock, worker::WorkerSettings};
 
-/// Sees when each consumer's loop last turned.
+/// Notes when the loop of each consumer last ran.
 #[derive(Debug)]
 pub(super) struct Liveness {
-    /// The longest that a healthy consumer's loop can stand still.
+    /// The longest time between two turns of a healthy consumer's loop.
     limit: Duration,
-    /// The number of turns last seen, and when it was first seen.
+    /// The number of turns of each loop at the last look, and when that number was first seen.
     consumers: Mutex<BTreeMap<String, (u64, Instant)>>,
 }
 
 impl Liveness {
-    /// A consumer's loop turns every 250 ms at the least. Only at the end of a drain it stands still:
-    /// it lets the broker apply the last acks (`drain.settle`) and closes its channel
-    /// (`timeouts.close`). Five seconds more, for a machine that is busy.
+    /// The loop of a consumer runs at least every 250 ms. It stands still only at the end of a drain:
+    /// there it lets the broker apply the last acks (`drain.settle`) and closes its channel
+    /// (`timeouts.close`). A busy machine gets five seconds more.
     pub(super) fn new(settings: &WorkerSettings) -> Self {
         let at_the_end = settings.drain.settle + settings.timeouts.close;
         Self {
@@ -27,13 +27,13 @@ impl Liveness {
         }
     }
 
-    /// The longest that a healthy consumer's loop can stand still.
+    /// The longest time between two turns of a healthy consumer's loop.
     pub(super) fn limit(&self) -> Duration {
         self.limit
     }
 
-    /// Looks at the consumers; those that do not live, and why. To be called now and then, so that the
-    /// last turn of each is known to the second.
+    /// Returns the consumers that are dead, and why. The monitor calls this every second, so the last
+    /// turn of each loop is known to the second.
     pub(super) fn look(&self, worker: &WorkerHandle) -> Vec<(String, String)> {
         let now = Instant::now();
         let mut consumers = lock(&self.consumers);
@@ -42,12 +42,12 @@ impl Liveness {
             if worker.is_gone(name) {
                 dead.push((
                     name.to_owned(),
-                    "it has ended without having stopped".to_owned(),
+                    "the consumer has ended unexpectedly".to_owned(),
                 ));
                 continue;
             }
             let Some(turns) = worker.turns(name) else {
-                // It has stopped, as it should.
+                // The consumer has stopped in order.
                 continue;
             };
             let seen = consumers.entry(name.to_owned()).or_insert((turns, now));
@@ -59,7 +59,7 @@ impl Liveness {
                 let seconds = still.as_secs();
                 dead.push((
                     name.to_owned(),
-                    format!("its loop has not turned for {seconds} s"),
+                    format!("the loop of the consumer has not run for {seconds} s"),
                 ));
             }
         }
@@ -87,7 +87,7 @@ mod tests {
         assert_eq!(liveness.look(&handle), []);
         tokio::time::advance(Duration::from_secs(1)).await;
         let dead = liveness.look(&handle);
-        let why = "its loop has not turned for 8 s".to_owned();
+        let why = "the loop of the consumer has not run for 8 s".to_owned();
         assert_eq!(dead, [("orders".to_owned(), why)]);
         let figures = handle.figures("orders").unwrap();
         figures.turned(Standing::default());
@@ -102,6 +102,6 @@ mod tests {
         drop(worker);
         let dead = Liveness::new(&settings).look(&handle);
         assert_eq!(dead.len(), 1);
-        assert_eq!(dead[0].1, "it has ended without having stopped");
+        assert_eq!(dead[0].1, "the consumer has ended unexpectedly");
     }
 }

@@ -1,8 +1,8 @@
 //! The health and admin server: probes, metrics, the API, the console.
 //!
-//! It has a thread and a single-threaded runtime of its own, so that handlers that block theirs
-//! cannot stop it. It costs a message nothing: once a second it reads what the consumers count anyway.
-//! docs/admin.md describes what it serves.
+//! The server runs on a thread and a single-threaded runtime of its own, so a handler that blocks
+//! its thread cannot stop the server. It adds no work for a message: once a second it reads the
+//! counters that the consumers keep anyway. docs/admin.md describes probes and API.
 
 mod api;
 mod connections;
@@ -36,34 +36,34 @@ use crate::WorkerHandle;
 use api::App;
 use connections::Listening;
 
-/// Makes the text of `/metrics`, in Prometheus' format.
+/// Renders the text of `/metrics`, in Prometheus' format.
 pub type Scrape = Arc<dyn Fn() -> String + Send + Sync>;
 
-/// Requests that may be under way at the end are given this long.
+/// The longest that the server waits for open requests when it stops.
 const GOODBYE: Duration = Duration::from_millis(500);
-/// What the end may take beyond that: the thread has to see it, too.
+/// The time that the server's thread gets beyond [`GOODBYE`] to notice the stop and to end.
 const SLACK: Duration = Duration::from_millis(250);
 
 /// Why the server was not started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
-    /// An address cannot be listened at: it is taken, or not this machine's.
+    /// The server cannot listen at an address: it is in use, or does not belong to this machine.
     #[error("{setting}: cannot listen at {address}: {error}")]
     Bind {
-        /// The setting that names it.
+        /// The setting that names the address.
         setting: &'static str,
         /// The address.
         address: SocketAddr,
-        /// Why.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// Its thread or runtime could not be made.
+    /// The thread or the runtime of the server could not be started.
     #[error("admin server: {0}")]
     Thread(io::Error),
 }
 
-/// A running server. It ends when this is dropped.
+/// A running server. Dropping it stops the server.
 ///
 /// ```no_run
 /// use lapwing::{Settings, Worker, admin::Server};
@@ -77,7 +77,7 @@ pub enum ServerError {
 /// # }
 /// ```
 #[derive(Debug)]
-#[must_use = "the server ends when this is dropped"]
+#[must_use = "dropping this stops the server"]
 pub struct Server {
     address: Option<SocketAddr>,
     probes_address: Option<SocketAddr>,
@@ -86,11 +86,10 @@ pub struct Server {
 }
 
 impl Server {
-    /// Begins to listen at `admin.listen` and `admin.probes`. Where both are off there is no server,
-    /// and this does nothing.
+    /// Starts to listen at `admin.listen` and `admin.probes`. If both are off, this starts nothing.
     ///
     /// # Errors
-    /// When an address cannot be listened at.
+    /// If an address is in use or does not belong to this machine, or if the thread cannot start.
     pub fn start(
         settings: impl Into<ServerSettings>,
         worker: WorkerHandle,
@@ -119,9 +118,9 @@ impl Server {
             .name("lapwing-admin".to_owned())
             .spawn(move || {
                 runtime.block_on(serve(app, listener, probes));
-                // A look-up or a read of the token may hang; nobody waits for it.
+                // Reading the token file may hang: do not wait for it.
                 runtime.shutdown_background();
-                // Whoever waited may have gone away.
+                // The receiver may be gone: `stop` waits only for a short time.
                 let _ = sender.send(());
             })
             .map_err(ServerError::Thread)?;
@@ -134,22 +133,22 @@ impl Server {
         Ok(server)
     }
 
-    /// Where the API is served; none where `admin.listen` is off.
+    /// The address of the API and the console; `None` if `admin.listen` is off.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
-    /// Where probes and metrics alone are served; none where `admin.probes` is off.
+    /// The address that serves only probes and metrics; `None` if `admin.probes` is off.
     #[must_use]
     pub fn probes_address(&self) -> Option<SocketAddr> {
         self.probes_address
     }
 
-    /// Ends the server. Requests under way are given half a second.
+    /// Stops the server. Open requests get half a second to finish.
     pub async fn stop(mut self) {
         self.stop.cancel();
-        // Its end, or the lack of it, changes nothing.
+        // The caller does the same whether the server ended in time or not.
         let _ = tokio::time::timeout(GOODBYE + SLACK, &mut self.ended).await;
     }
 }
@@ -176,9 +175,9 @@ fn bind(setting: &'static str, listen: Listen) -> Result<Option<Listening>, Serv
     })
 }
 
-/// The thread's whole life.
+/// Runs both listeners and the monitor until the server stops.
 async fn serve(app: Arc<App>, listener: Option<Listening>, probes: Option<Listening>) {
-    /// Connections at a time. Past that, others wait to be accepted.
+    /// Open connections at most. Further ones wait until the server accepts them.
     const CONNECTIONS: usize = 128;
     const PROBES: usize = 32;
     let stop = app.stop.clone();

@@ -1,4 +1,4 @@
-//! What the consumers did: looked at once a second, kept for five minutes.
+//! The history of the consumers: read once a second, kept for five minutes.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,21 +21,23 @@ use crate::{
 
 /// The time between two looks.
 const STEP: Duration = Duration::from_secs(1);
-/// How many are kept.
+/// The number of steps that are kept.
 const STEPS: usize = 300;
-/// Steps that rates are over.
+/// The number of steps over which rates are computed.
 const RATES: usize = 10;
-/// Steps that latencies are over.
+/// The number of steps over which latencies are computed.
 const LATENCY: usize = 60;
 
-/// What one consumer did.
+/// The history of one consumer.
 #[derive(Default)]
 struct ConsumerMonitor {
     /// Its report at the last look.
     report: Option<ConsumerReport>,
-    /// How long handlers ran: all that was seen, what the last steps added, and their sum.
+    /// All handler durations up to the last look.
     durations: Tally,
+    /// The durations that each of the last [`LATENCY`] steps added.
     added: VecDeque<Added>,
+    /// The sum of `added`.
     window: Tally,
     steps: VecDeque<Step>,
 }
@@ -51,7 +53,7 @@ struct Step {
     in_flight: usize,
 }
 
-/// See the module.
+/// The history of all consumers.
 #[derive(Default)]
 pub(super) struct Monitor(Mutex<Kept>);
 
@@ -67,14 +69,14 @@ impl Monitor {
         lock(&self.0)
     }
 
-    /// How much a consumer did a second, and how long its handlers took.
+    /// The rates of a consumer, and how long its handlers took.
     pub(super) fn pace(&self, consumer: &str) -> (Rates, Latency) {
         let kept = self.lock();
         let pace = kept.consumers.get(consumer).map(ConsumerMonitor::pace);
         pace.unwrap_or_default()
     }
 
-    /// What a consumer did, step by step.
+    /// The history of a consumer, step by step.
     pub(super) fn history(&self, consumer: &str) -> History {
         let kept = self.lock();
         let until = kept.until.unwrap_or_else(SystemTime::now);
@@ -112,8 +114,8 @@ impl Monitor {
 }
 
 impl ConsumerMonitor {
-    /// Adds what came since the last look, which was so many steps ago. The first look is only
-    /// where it begins.
+    /// Adds what happened since the last look, `steps` steps ago. The first look adds nothing: it
+    /// only gives the numbers to subtract from the next ones.
     fn add(&mut self, report: ConsumerReport, durations: &Durations, steps: usize) {
         let added = durations.since(&mut self.durations);
         let in_flight = report.in_flight;
@@ -131,7 +133,7 @@ impl ConsumerMonitor {
                 .saturating_sub(before.counts.succeeded),
             failures(&report.counts).saturating_sub(failures(&before.counts)),
         ];
-        // A look that came late stands for several steps: they get their part each.
+        // A late look covers several steps: each of them gets an equal part.
         let part = |all: u64, step: usize| {
             let (step, steps) = (step as u64, steps as u64);
             all * (step + 1) / steps - all * step / steps
@@ -180,7 +182,8 @@ fn failures(counts: &Counts) -> u64 {
     counts.failed + counts.timed_out + counts.panicked
 }
 
-/// Looks at the consumers once a second, for ever, and tells those who listen to events.
+/// Reads the figures of all consumers once a second, and sends the state to the streams of events.
+/// Never returns.
 pub(super) async fn watch(app: Arc<App>) {
     let mut ticks = interval(STEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -196,7 +199,7 @@ pub(super) async fn watch(app: Arc<App>) {
     }
 }
 
-/// How many steps lie between two looks: one, unless the second came late.
+/// The number of steps between two looks: one, or more if the second look is late.
 fn steps_between(last: Instant, now: Instant) -> usize {
     let steps = now.duration_since(last).as_secs_f64() / STEP.as_secs_f64();
     (steps.round() as usize).clamp(1, STEPS)

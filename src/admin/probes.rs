@@ -25,13 +25,13 @@ fn answer<T>(is_well: bool, body: T) -> Answer<T> {
     (status, Json(body))
 }
 
-/// Whether the process lives
+/// Liveness: should the worker be restarted?
 ///
-/// Fails when a consumer's loop has stood still for longer than any wait of its own explains, or has
-/// ended without having stopped: then a restart may help. A broker that is down does not fail it.
+/// Fails if the loop of a consumer has not run for `limit_seconds`, or has ended unexpectedly: then a
+/// restart may help. A broker that is down does not fail this probe.
 #[utoipa::path(get, path = "/livez", tag = "probes", responses(
-    (status = 200, description = "It does", body = Live),
-    (status = 503, description = "It does not", body = Live),
+    (status = 200, description = "The worker is alive", body = Live),
+    (status = 503, description = "A consumer is stuck or has ended", body = Live),
 ))]
 pub(super) async fn livez(State(app): State<Arc<App>>) -> Answer<Live> {
     let dead = app.liveness.look(&app.worker);
@@ -43,24 +43,25 @@ pub(super) async fn livez(State(app): State<Arc<App>>) -> Answer<Live> {
     answer(live.live, live)
 }
 
-/// Whether the worker does its work
+/// Readiness: does the worker take messages?
 ///
-/// Every consumer has a live consumer or was paused on purpose, and no drain has begun.
+/// Succeeds if every consumer is subscribed or was paused on purpose, every handler can work, and
+/// no drain has begun.
 #[utoipa::path(get, path = "/readyz", tag = "probes", responses(
-    (status = 200, description = "It does", body = Readiness),
-    (status = 503, description = "It does not", body = Readiness),
+    (status = 200, description = "The worker is ready", body = Readiness),
+    (status = 503, description = "The worker is not ready", body = Readiness),
 ))]
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Answer<Readiness> {
     let ready = app.worker.readiness();
     answer(ready.ready, ready)
 }
 
-/// Whether the worker has started
+/// Startup: has the worker started?
 ///
-/// Every consumer has had its first subscription, or was paused instead. Stays so from then on.
+/// Succeeds once every consumer has had its first subscription or was paused, and from then on.
 #[utoipa::path(get, path = "/startupz", tag = "probes", responses(
-    (status = 200, description = "It has", body = Started),
-    (status = 503, description = "It has not yet", body = Started),
+    (status = 200, description = "The worker has started", body = Started),
+    (status = 503, description = "The worker has not started yet", body = Started),
 ))]
 pub(super) async fn startupz(State(app): State<Arc<App>>) -> Answer<Started> {
     let waiting = app.note_start();

@@ -1,4 +1,4 @@
-//! What can be read without a token.
+//! The routes that read. They need no token.
 
 use std::{sync::Arc, time::Duration};
 
@@ -58,17 +58,17 @@ pub(super) fn consumer_answer(app: &App, name: &str) -> Answer<Consumer> {
     Ok(Json(app.consumer(name).ok_or(CallError::NoSuchConsumer)?))
 }
 
-/// The figures of a consumer that there must be.
+/// The figures of a consumer; an error if there is no such consumer.
 fn figures<'a>(app: &'a App, consumer: &str) -> Result<&'a Figures, CallError> {
     app.worker
         .figures(consumer)
         .ok_or(CallError::NoSuchConsumer)
 }
 
-/// What a consumer did in the last five minutes, second by second
+/// The last five minutes of a consumer, second by second
 #[utoipa::path(get, path = "/api/v1/consumers/{consumer}/history", tag = "state",
     params(("consumer" = String, Path, description = "The consumer's name")),
-    responses((status = 200, description = "Its history", body = History), NoConsumer),
+    responses((status = 200, description = "The history of the consumer", body = History), NoConsumer),
 )]
 pub(super) async fn history(
     State(app): State<Arc<App>>,
@@ -79,33 +79,33 @@ pub(super) async fn history(
     Ok(Json(app.monitor.history(&name)))
 }
 
-/// What waits in a consumer's retry queues and its dead-letter queue
+/// The depth of a consumer's retry queues and of its dead-letter queue
 ///
-/// Asks the broker, at most every two seconds.
+/// The worker asks the broker, at most every two seconds.
 #[utoipa::path(get, path = "/api/v1/consumers/{consumer}/retry-queues", tag = "state",
     params(("consumer" = String, Path, description = "The consumer's name")),
-    responses((status = 200, description = "Its queues", body = RetryQueues), NoConsumer),
+    responses((status = 200, description = "The queues of the consumer", body = RetryQueues), NoConsumer),
 )]
 pub(super) async fn retry_queues(
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
 ) -> Answer<RetryQueues> {
-    /// How long an answer is good for.
+    /// The time for which an answer is reused.
     const FRESH: Duration = Duration::from_secs(2);
     let Path(name) = consumer?;
     let kept = app
         .retry_queues
         .get(&name)
         .ok_or(CallError::NoSuchConsumer)?;
-    // Held while the broker is asked: whoever else wants to know waits for the same answer.
+    // Keep the lock while the broker is asked: concurrent requests wait for the same answer.
     let mut kept = kept.lock().await;
     let fresh = kept.as_ref().filter(|(at, _)| at.elapsed() < FRESH);
-    if let Some((_, ladder)) = fresh {
-        return Ok(Json(ladder.clone()));
+    if let Some((_, queues)) = fresh {
+        return Ok(Json(queues.clone()));
     }
-    let ladder = ask_retry_queues(&app, &name).await?;
-    *kept = Some((Instant::now(), ladder.clone()));
-    Ok(Json(ladder))
+    let queues = ask_retry_queues(&app, &name).await?;
+    *kept = Some((Instant::now(), queues.clone()));
+    Ok(Json(queues))
 }
 
 async fn ask_retry_queues(app: &App, name: &str) -> Result<RetryQueues, ApiError> {
@@ -140,17 +140,17 @@ async fn ask_retry_queues(app: &App, name: &str) -> Result<RetryQueues, ApiError
     })
 }
 
-/// Which messages in flight.
+/// Selects messages in flight.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct InFlightQuery {
-    /// Of this consumer alone.
+    /// Only messages of this consumer.
     consumer: Option<String>,
-    /// At most so many, 1 to 1000.
+    /// The most entries to return, 1 to 1000.
     #[serde(default = "hundred")]
     #[param(default = 100, minimum = 1, maximum = 1000)]
     limit: usize,
-    /// Leave out so many of the oldest, at most 100000.
+    /// Skip this many of the oldest messages, 0 to 100000.
     #[serde(default)]
     #[param(default = 0, minimum = 0, maximum = 100_000)]
     offset: usize,
@@ -175,7 +175,7 @@ fn within(
 
 /// Messages in flight, oldest first
 #[utoipa::path(get, path = "/api/v1/in-flight", tag = "messages", params(InFlightQuery),
-    responses((status = 200, description = "Some of them", body = InFlightPage), BadRequest, NoConsumer, Silent),
+    responses((status = 200, description = "A page of messages in flight", body = InFlightPage), BadRequest, NoConsumer, Silent),
 )]
 pub(super) async fn in_flight(
     State(app): State<Arc<App>>,
@@ -189,15 +189,15 @@ pub(super) async fn in_flight(
     Ok(Json(page.await?))
 }
 
-/// Which outcomes.
+/// Selects outcomes.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct OutcomesQuery {
-    /// Of this consumer alone.
+    /// Only outcomes of this consumer.
     consumer: Option<String>,
-    /// Of this kind alone.
+    /// Only outcomes of this kind.
     kind: Option<OutcomeKind>,
-    /// At most so many, 1 to 1000.
+    /// The most entries to return, 1 to 1000.
     #[serde(default = "hundred")]
     #[param(default = 100, minimum = 1, maximum = 1000)]
     limit: usize,
@@ -205,9 +205,10 @@ pub(super) struct OutcomesQuery {
 
 /// The last outcomes, newest first
 ///
-/// Every failure (500 of each consumer are kept), and of the others five a second (100 are kept).
+/// The worker keeps the last 500 failures of each consumer, and its last 100 other outcomes. It
+/// records every failure, and at most five other outcomes a second.
 #[utoipa::path(get, path = "/api/v1/outcomes", tag = "messages", params(OutcomesQuery),
-    responses((status = 200, description = "Some of them", body = OutcomeList), BadRequest, NoConsumer),
+    responses((status = 200, description = "The outcomes", body = OutcomeList), BadRequest, NoConsumer),
 )]
 pub(super) async fn outcomes(
     State(app): State<Arc<App>>,
@@ -225,7 +226,8 @@ pub(super) async fn outcomes(
 
 /// The settings in force, secrets hidden
 ///
-/// As `lapwing config show` prints them. A concurrency that was changed is not among them.
+/// The settings as `lapwing config show` prints them. A concurrency that was changed by the API does
+/// not appear here.
 #[utoipa::path(get, path = "/api/v1/config", tag = "state",
     responses((status = 200, description = "The settings", body = serde_json::Value)),
 )]
@@ -233,7 +235,7 @@ pub(super) async fn config(State(app): State<Arc<App>>) -> Json<serde_json::Valu
     Json(app.settings.shown.clone())
 }
 
-/// This document
+/// The OpenAPI document of this API
 #[utoipa::path(get, path = "/api/v1/openapi.json", tag = "state",
     responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value)),
 )]

@@ -1,8 +1,8 @@
-//! Refusals, as the document describes them.
+//! The errors of the API, for its OpenAPI document.
 
 #![expect(
     dead_code,
-    reason = "they are described, and never made: see `ApiError`"
+    reason = "these types only describe responses; the server builds them from `ApiError`"
 )]
 
 use utoipa::IntoResponses;
@@ -14,7 +14,7 @@ use super::error::ErrorBody;
 #[response(status = 404, description = "There is no such consumer")]
 pub(super) struct NoConsumer(#[to_schema] ErrorBody);
 
-/// What is asked for is out of its range, or cannot be read.
+/// The request cannot be read, or a value is out of range.
 #[derive(IntoResponses)]
 #[response(
     status = 400,
@@ -22,13 +22,13 @@ pub(super) struct NoConsumer(#[to_schema] ErrorBody);
 )]
 pub(super) struct BadRequest(#[to_schema] ErrorBody);
 
-/// Who asks may not.
+/// The client may not do this.
 #[derive(IntoResponses)]
 pub(super) enum Refused {
-    /// The token.
+    /// The token is missing or wrong.
     #[response(status = 401, description = "The token is missing or wrong")]
     Token(#[to_schema] ErrorBody),
-    /// Anything else.
+    /// The request is forbidden for another reason.
     #[response(
         status = 403,
         description = "No token is configured, or the request names another host or origin"
@@ -36,19 +36,19 @@ pub(super) enum Refused {
     Other(#[to_schema] ErrorBody),
 }
 
-/// The consumer does not answer.
+/// The consumer gave no answer.
 #[derive(IntoResponses)]
 pub(super) enum Silent {
-    /// It is not there to answer.
+    /// The consumer is not running.
     #[response(
         status = 503,
         description = "The consumer is not running, or the token cannot be read"
     )]
     NotRunning(#[to_schema] ErrorBody),
-    /// It is busy.
+    /// The consumer is busy.
     #[response(
         status = 504,
-        description = "The consumer did not answer in time; what it was told it does when it can"
+        description = "The consumer did not answer in time; a change is still applied later"
     )]
     TimedOut(#[to_schema] ErrorBody),
 }

@@ -1,6 +1,6 @@
-//! What the API answers: its JSON, and by the same types its OpenAPI document.
+//! The JSON that the API returns. The OpenAPI document is made from the same types.
 //!
-//! Times are RFC 3339 in UTC, with milliseconds; durations are seconds.
+//! Times are RFC 3339 in UTC, with milliseconds. Durations are in seconds.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,62 +17,63 @@ use crate::{
 /// The worker as a whole.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Worker {
-    /// Its name in the broker's list of connections: `broker.name`, host and process id.
+    /// The worker's name in the broker's list of connections: `broker.name`, host and process id.
     pub(super) name: String,
     /// The version of Lapwing.
     pub(super) version: &'static str,
     /// When the server started.
     #[schema(format = DateTime)]
     pub(super) started_at: String,
-    /// Its clock.
+    /// The current time of the worker.
     #[schema(format = DateTime)]
     pub(super) now: String,
-    /// Every consumer consumes or was paused on purpose, and no drain has begun.
+    /// Whether every consumer is subscribed or was paused on purpose, every handler can work, and no
+    /// drain has begun.
     pub(super) ready: bool,
-    /// A drain has begun.
+    /// Whether a drain has begun.
     pub(super) draining: bool,
-    /// Why retries and dead letters cannot be published now, where they cannot.
+    /// Why retries and dead letters cannot be published now; null if they can.
     pub(super) publishing: Option<String>,
-    /// A token is configured, with which things can be changed.
+    /// Whether a token is configured. Without one the API changes nothing.
     pub(super) can_change: bool,
-    /// Where a trace can be looked at, `{trace_id}` standing for its id.
+    /// The URL of a trace, with `{trace_id}` for its id; null if none is configured.
     pub(super) trace_url: Option<String>,
     /// Messages in flight.
     pub(super) in_flight: usize,
-    /// The ledgers of all consumers together.
+    /// The sum of the ledgers of all consumers.
     pub(super) totals: Ledger,
 }
 
 /// One consumer.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Consumer {
-    /// Its name.
+    /// The name of the consumer.
     pub(super) name: String,
-    /// The queue it consumes.
+    /// The queue from which the consumer takes messages.
     pub(super) queue: String,
-    /// What runs for its messages: the kind of its handler, or `function` for one in the program.
+    /// The kind of the handler; `function` for a handler that the program registers.
     pub(super) handler: &'static str,
     #[serde(flatten)]
     pub(super) health: ConsumerHealth,
-    /// Unsettled messages that the broker may have outstanding to it.
+    /// The most deliveries that the broker sends before they are settled.
     pub(super) prefetch: u16,
-    /// Handlers that may run at once.
+    /// The most handlers that run at once.
     pub(super) concurrency: usize,
-    /// The type of its queue.
+    /// The type of the queue.
     pub(super) queue_type: QueueType,
-    /// What it does about queues before it consumes.
+    /// What the consumer does about its queues before it subscribes.
     pub(super) topology: Topology,
-    /// Where messages go that cannot succeed.
+    /// The queue for messages that cannot succeed.
     pub(super) dead_letter_queue: String,
-    /// How long one handler run may take.
+    /// The longest that one handler run may take.
     pub(super) timeout_seconds: f64,
-    /// Handler runs that may fail before a message is dead-lettered.
+    /// The most attempts: after this many failures the consumer dead-letters a message.
     pub(super) max_attempts: u32,
     #[serde(flatten)]
     pub(super) report: ConsumerReport,
-    /// How much it does a second.
+    /// Rates over the last ten seconds.
     pub(super) rates: Rates,
-    /// How long its handlers take.
+    /// How long the handler runs of the last minute took.
     pub(super) latency: Latency,
 }
 
@@ -107,7 +108,7 @@ impl Consumer {
     }
 }
 
-/// Numbers a second, over the last ten.
+/// Numbers per second, over the last ten seconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub(super) struct Rates {
     /// Messages received.
@@ -118,25 +119,25 @@ pub(super) struct Rates {
     pub(super) failed: f64,
 }
 
-/// How long handler runs took that ended in the last minute, to about 6 %; nulls where none did.
+/// How long the handler runs that ended in the last minute took, to about 6 %. Null if none ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, ToSchema)]
 pub(super) struct Latency {
-    /// Half of them took no longer.
+    /// The median.
     pub(super) p50_seconds: Option<f64>,
-    /// 95 of 100 took no longer.
+    /// The 95th percentile.
     pub(super) p95_seconds: Option<f64>,
-    /// 99 of 100 took no longer.
+    /// The 99th percentile.
     pub(super) p99_seconds: Option<f64>,
 }
 
 /// All consumers.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Consumers {
-    /// By name.
+    /// The consumers, sorted by name.
     pub(super) consumers: Vec<Consumer>,
 }
 
-/// What a consumer did, step by step, oldest first: at most 300 steps.
+/// The history of a consumer in steps, oldest first, at most 300 steps.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct History {
     /// The length of a step.
@@ -150,42 +151,42 @@ pub(super) struct History {
     pub(super) succeeded: Vec<u64>,
     /// Handler runs that failed, timed out or panicked within each step.
     pub(super) failed: Vec<u64>,
-    /// What half of the handler runs of each step did not exceed; null where none ended.
+    /// The median duration of the handler runs that ended in each step; null if none ended.
     pub(super) p50_seconds: Vec<Option<f64>>,
-    /// What 95 of 100 handler runs of each step did not exceed; null where none ended.
+    /// The 95th percentile of the handler runs that ended in each step; null if none ended.
     pub(super) p95_seconds: Vec<Option<f64>>,
     /// Messages in flight at the end of each step.
     pub(super) in_flight: Vec<usize>,
 }
 
-/// What waits for a consumer at the broker.
+/// The depth of a consumer's retry queues and of its dead-letter queue.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct RetryQueues {
     /// The retry queues, shortest delay first.
     pub(super) retry_queues: Vec<RetryQueue>,
     /// The dead-letter queue.
     pub(super) dead_letters: Depth,
-    /// Why the broker could not be asked, where it could not.
+    /// Why the worker could not ask the broker; null if it could.
     pub(super) error: Option<String>,
 }
 
 /// One retry queue.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct RetryQueue {
-    /// The queue.
+    /// The name of the queue.
     pub(super) queue: String,
-    /// How long messages stay at the most.
+    /// The longest that a message stays in the queue.
     pub(super) delay_seconds: f64,
-    /// How many there are; null where the queue does not exist or could not be asked.
+    /// The number of messages; null if the queue does not exist or the broker could not be asked.
     pub(super) messages: Option<u32>,
 }
 
-/// One queue.
+/// The depth of one queue.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct Depth {
-    /// The queue.
+    /// The name of the queue.
     pub(super) queue: String,
-    /// How many messages there are; null where the queue does not exist or could not be asked.
+    /// The number of messages; null if the queue does not exist or the broker could not be asked.
     pub(super) messages: Option<u32>,
 }
 
@@ -197,7 +198,8 @@ pub(super) struct OutcomeList {
     pub(super) outcomes: Vec<Record>,
 }
 
-/// Shared with the store; serde's own support for that is not switched on.
+/// An outcome that is shared with the store. serde's feature `rc` is off, so this type serialises
+/// the `Arc`.
 #[derive(Debug)]
 pub(super) struct Record(pub(super) Arc<OutcomeRecord>);
 
@@ -215,38 +217,38 @@ impl From<Vec<Arc<OutcomeRecord>>> for OutcomeList {
     }
 }
 
-/// The event `state`.
+/// The data of the event `state`.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct State {
     /// The worker.
     pub(super) worker: Worker,
-    /// Its consumers.
+    /// The consumers.
     pub(super) consumers: Vec<Consumer>,
 }
 
-/// A message's handler was told to end.
+/// The answer to a cancellation.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Cancelled {
-    /// True.
+    /// Always true.
     pub(super) cancelled: bool,
 }
 
-/// Whether the process should go on living.
+/// The answer of the liveness probe.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Live {
-    /// Whether it should.
+    /// Whether the worker is alive. If not, restart it.
     pub(super) live: bool,
-    /// The consumers that do not, and why.
+    /// The consumers that are dead, and why.
     pub(super) dead: BTreeMap<String, String>,
-    /// A consumer's loop that has not turned for so long counts as dead.
+    /// A consumer whose loop has not run for this long counts as dead.
     pub(super) limit_seconds: f64,
 }
 
-/// Whether the worker has started.
+/// The answer of the startup probe.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Started {
-    /// Every consumer has had a subscription, or was paused instead. Stays true.
+    /// Whether every consumer has had its first subscription or was paused. Once true, stays true.
     pub(super) started: bool,
-    /// The consumers that have not, and why.
+    /// The consumers without a first subscription, and why.
     pub(super) waiting: BTreeMap<String, String>,
 }

@@ -1,4 +1,4 @@
-//! What can be changed, with the token.
+//! The routes that change something. They need the token.
 
 use std::sync::Arc;
 
@@ -25,12 +25,12 @@ use crate::DeliveryId;
 
 /// Pause a consumer
 ///
-/// It takes nothing new and gives back what has not started; handlers that run finish. Lasts until
-/// it is resumed or the process ends.
+/// The consumer takes no new messages and returns those that have not started. Running handlers
+/// finish. The pause lasts until the consumer is resumed or the process ends.
 #[utoipa::path(post, path = "/api/v1/consumers/{consumer}/pause", tag = "changes",
     params(("consumer" = String, Path, description = "The consumer's name")),
     security(("token" = [])),
-    responses((status = 200, description = "The consumer, as it is now", body = Consumer), NoConsumer, Refused, Silent),
+    responses((status = 200, description = "The consumer after the change", body = Consumer), NoConsumer, Refused, Silent),
 )]
 pub(super) async fn pause(State(app): State<Arc<App>>, consumer: ConsumerPath) -> Answer<Consumer> {
     let Path(name) = consumer?;
@@ -42,7 +42,7 @@ pub(super) async fn pause(State(app): State<Arc<App>>, consumer: ConsumerPath) -
 #[utoipa::path(post, path = "/api/v1/consumers/{consumer}/resume", tag = "changes",
     params(("consumer" = String, Path, description = "The consumer's name")),
     security(("token" = [])),
-    responses((status = 200, description = "The consumer, as it is now", body = Consumer), NoConsumer, Refused, Silent),
+    responses((status = 200, description = "The consumer after the change", body = Consumer), NoConsumer, Refused, Silent),
 )]
 pub(super) async fn resume(
     State(app): State<Arc<App>>,
@@ -53,27 +53,27 @@ pub(super) async fn resume(
     consumer_answer(&app, &name)
 }
 
-/// What is to be changed about a consumer.
+/// A change of a consumer.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Change {
-    /// Handlers that may run at once: 1 to its prefetch.
+    /// The most handlers that run at once: 1 to the consumer's prefetch.
     #[schema(minimum = 1, maximum = 65535)]
     concurrency: u16,
 }
 
 /// Change how many handlers of a consumer run at once
 ///
-/// More run within 250 ms; fewer do as those that run end: none is cancelled. Lasts until the
-/// process ends.
+/// A higher number takes effect within 250 ms. A lower one cancels no handler: it takes effect as
+/// running handlers end. The change lasts until the process ends.
 #[utoipa::path(patch, path = "/api/v1/consumers/{consumer}", tag = "changes",
     params(("consumer" = String, Path, description = "The consumer's name")),
     request_body = Change,
     security(("token" = [])),
-    responses((status = 200, description = "The consumer, as it is now", body = Consumer),
+    responses((status = 200, description = "The consumer after the change", body = Consumer),
         (status = 413, description = "The body is too long", body = ErrorBody),
         (status = 415, description = "The body is not application/json", body = ErrorBody),
-        (status = 422, description = "Not 1 to the prefetch", body = ErrorBody),
+        (status = 422, description = "The concurrency is not between 1 and the prefetch", body = ErrorBody),
         BadRequest, NoConsumer, Refused, Silent),
 )]
 pub(super) async fn change(
@@ -90,18 +90,18 @@ pub(super) async fn change(
 
 /// Cancel the handler of a message in flight
 ///
-/// The outcome is `interrupted`: the message goes back to its queue, no attempt is charged, and it
-/// runs again. A handler that finishes all the same is taken at its word; one that blocks its
-/// thread sees nothing of it before its timeout.
+/// The outcome is `interrupted`: the message goes back to its queue and runs again, and the attempt
+/// is not counted. If the handler finishes all the same, its own outcome counts. For a handler
+/// that blocks its thread, the cancellation has no effect before its timeout.
 #[utoipa::path(post, path = "/api/v1/in-flight/{consumer}/{delivery}/cancel", tag = "changes",
     params(
         ("consumer" = String, Path, description = "The consumer's name"),
         ("delivery" = String, Path, description = "The delivery, such as 3-17"),
     ),
     security(("token" = [])),
-    responses((status = 200, description = "Its handler was told to end", body = Cancelled),
-        (status = 404, description = "It is not in flight, or there is no such consumer", body = ErrorBody),
-        (status = 409, description = "It is not at its handler", body = ErrorBody),
+    responses((status = 200, description = "The handler was cancelled", body = Cancelled),
+        (status = 404, description = "The message is not in flight, or there is no such consumer", body = ErrorBody),
+        (status = 409, description = "The handler of this message is not running", body = ErrorBody),
         Refused, Silent),
 )]
 pub(super) async fn cancel(

@@ -13,17 +13,17 @@ use super::{ConfigFile, EXIT_CONFIG};
 
 #[derive(Subcommand)]
 pub(super) enum Config {
-    /// Check the settings as `lapwing run` would, and list every problem
+    /// Check the settings as `lapwing run` does, and list every problem
     Check(ConfigFile),
-    /// Print the settings in force, secrets hidden
+    /// Print the settings in force, with secrets hidden
     Show {
         #[command(flatten)]
         file: ConfigFile,
-        /// How to print them
+        /// The output format
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Print the JSON Schema of the settings, for editors that complete and check TOML
+    /// Print the JSON Schema of the settings, with which editors complete and check TOML
     #[command(after_help = SCHEMA_HELP)]
     Schema,
 }
@@ -50,7 +50,7 @@ impl Config {
                 Ok(check(checked, out, complaints))
             }
             Self::Show { file, format } => {
-                // Not checked as a whole: who looks for a mistake wants to see what is in force.
+                // Do not validate: a user who looks for a mistake needs to see invalid settings too.
                 let settings = Settings::load_unvalidated(file.config.as_deref(), environment()?)?;
                 show(&settings, format, &mut io::stdout().lock())
             }
@@ -69,7 +69,8 @@ fn runnable(settings: Settings) -> Result<Settings, ConfigError> {
     Ok(settings)
 }
 
-/// Exit code 78 where the settings cannot be run, also where nobody can read why.
+/// Prints the result of a check, and returns the exit code: 78 if the settings cannot be run. A failed
+/// write does not change the code.
 fn check(
     checked: Result<Settings, ConfigError>,
     out: &mut impl Write,

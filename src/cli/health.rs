@@ -13,39 +13,39 @@ use lapwing::settings::{AdminSettings, Settings, environment};
 
 use super::{ConfigFile, EXIT_CONFIG, say};
 
-/// The longest that the whole question may take.
+/// The longest that the whole request may take.
 const LIMIT: Duration = Duration::from_secs(2);
-/// Bytes of an answer that are looked at.
+/// The most bytes of an answer that are read.
 const ROOM: u64 = 64 * 1024;
 
 #[derive(Args)]
 pub(super) struct Health {
     #[command(flatten)]
     file: ConfigFile,
-    /// Ask whether it does its work, rather than whether it lives
+    /// Check readiness instead of liveness
     #[arg(long)]
     ready: bool,
-    /// Ask the worker whose probes are there, rather than the one that runs here
+    /// Check the worker whose probes are at this address, instead of the worker on this machine
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "config")]
     at: Option<String>,
 }
 
 impl Health {
-    /// Asks the worker that runs here with this configuration, or the one that is named: exit code 0
-    /// when it is well, 1 when it is not or does not answer, 78 when the configuration has no
+    /// Asks the worker of this configuration on this machine, or the worker at `--at`. The exit code is
+    /// 0 if the worker is healthy, 1 if it is not or does not answer, and 78 if the configuration has no
     /// address to ask.
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         let address = match &self.at {
             Some(at) => Some(resolve(at).with_context(|| at.clone())?),
             None => {
-                // Not checked as a whole: a file that only the worker can read is no matter here.
+                // Do not validate: this command may lack access to files that the worker can read.
                 let file = self.file.config.as_deref();
                 let settings = Settings::load_unvalidated(file, environment()?)?;
                 address(&settings.admin)
             }
         };
         let Some(address) = address else {
-            say("lapwing: admin.listen and admin.probes are off, or have port 0: nowhere to ask");
+            say("lapwing: no address to ask: admin.listen and admin.probes are off or have port 0");
             return Ok(ExitCode::from(EXIT_CONFIG));
         };
         let path = match self.ready {
@@ -70,7 +70,8 @@ fn resolve(at: &str) -> anyhow::Result<SocketAddr> {
     addresses.next().context("has no address")
 }
 
-/// Where this machine can ask; none where the server is off, or has a port that only its log names.
+/// The address to ask from this machine. `None` if the server is off, or if its port is 0: then only
+/// the worker's log has the real port.
 fn address(admin: &AdminSettings) -> Option<SocketAddr> {
     let known = |address: &SocketAddr| address.port() != 0;
     let addresses = [admin.probes.address(), admin.listen.address()];
@@ -89,7 +90,7 @@ fn ask(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
     let until = Instant::now() + LIMIT;
     let mut stream = TcpStream::connect_timeout(&address, LIMIT)?;
     stream.set_write_timeout(Some(LIMIT))?;
-    // HTTP/1.0: the connection is closed behind the answer, which is not in chunks.
+    // With HTTP/1.0 the server closes the connection after the answer, and does not send it in chunks.
     write!(stream, "GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n")?;
     let mut answer = Vec::new();
     let mut stream = stream.take(ROOM);

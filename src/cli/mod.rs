@@ -1,6 +1,6 @@
-//! The command line: a file a subcommand.
+//! The command line: one file for each subcommand.
 
-// They panic where nobody can read.
+// These macros panic if the output is closed; `say` does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod config;
@@ -29,22 +29,22 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Consume the configured queues until SIGTERM or Ctrl-C
+    /// Run the worker until SIGTERM or Ctrl-C
     #[command(after_help = run::EXIT_CODES)]
     Run(ConfigFile),
-    /// Publish messages, and wait for the broker to confirm each
+    /// Publish messages, and wait until the broker confirms each one
     Publish(Box<publish::Publish>),
-    /// Ask the worker that runs here whether it is well: exit code 0, or 1
+    /// Check the health of the worker on this machine: exit code 0 if healthy, else 1
     Health(health::Health),
-    /// Look at the configuration
+    /// Check or print the settings
     #[command(subcommand)]
     Config(config::Config),
 }
 
-/// Where the settings come from.
+/// The source of the settings.
 #[derive(Args)]
 struct ConfigFile {
-    /// Settings in TOML; environment variables LAPWING__SECTION__KEY come on top
+    /// File with the settings in TOML; environment variables LAPWING__SECTION__KEY override it
     #[arg(long, value_name = "FILE", env = "LAPWING_CONFIG")]
     config: Option<PathBuf>,
 }
@@ -55,14 +55,14 @@ impl ConfigFile {
     }
 }
 
-/// The configuration cannot work (sysexits.h: `EX_CONFIG`).
+/// Exit code for a configuration error (sysexits.h: `EX_CONFIG`).
 const EXIT_CONFIG: u8 = 78;
-/// The broker cannot be used (sysexits.h: `EX_UNAVAILABLE`).
+/// Exit code if the broker cannot be reached (sysexits.h: `EX_UNAVAILABLE`).
 const EXIT_UNAVAILABLE: u8 = 69;
-/// The drain left deliveries unsettled; the broker redelivers them.
+/// Exit code if the drain left deliveries unsettled. The broker redelivers them.
 const EXIT_LEFT: u8 = 3;
 
-/// A line on standard error. A terminal that is gone, or a full disk, changes no result.
+/// Writes a line to standard error. A failed write (a closed terminal, a full disk) is ignored.
 fn say(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }

@@ -18,16 +18,17 @@ use tokio::time::{Instant, sleep_until};
 use super::{ConfigFile, say, signals::Signals};
 use under_way::{Cut, Tally, UnderWay};
 
-/// Publish messages, persistent and mandatory, and wait for the broker to confirm each.
+/// Publish messages (persistent, mandatory), and wait until the broker confirms each one.
 #[derive(Args)]
 #[command(group = ArgGroup::new("target").required(true).args(["queue", "exchange"]))]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct Publish {
     #[command(flatten)]
     config: ConfigFile,
-    /// The message's body; absent: standard input or --file, one JSON document a line
+    /// Body of the message; without it, bodies come from --file or standard input, one JSON document
+    /// per line
     body: Option<String>,
-    /// Read the bodies from this file, one JSON document a line (`-`: standard input)
+    /// Read the bodies from this file, one JSON document per line (`-`: standard input)
     #[arg(long, short, value_name = "FILE", conflicts_with = "body")]
     file: Option<PathBuf>,
     /// Publish to this queue, through the default exchange
@@ -36,52 +37,53 @@ pub(super) struct Publish {
     /// Publish to this exchange
     #[arg(long, short)]
     exchange: Option<String>,
-    /// With this routing key
+    /// Routing key for the exchange
     #[arg(long, short = 'k', requires = "exchange", default_value = "")]
     routing_key: String,
     /// Publish each body this many times
     #[arg(long, short = 'n', default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
-    /// Messages a second at the most
+    /// The most messages per second [default: no limit]
     #[arg(long, short)]
     rate: Option<f64>,
-    /// A header, as text; can be repeated
+    /// Header with a text value; can be repeated
     #[arg(long, short = 'H', value_name = "NAME=VALUE", value_parser = header)]
     header: Vec<(String, String)>,
-    /// The `type` property
+    /// `type` property
     #[arg(long = "type", short = 't', value_name = "TYPE")]
     message_type: Option<String>,
-    /// The `content-type` property
+    /// `content-type` property
     #[arg(long, default_value = "application/json")]
     content_type: String,
-    /// The `message-id` property; absent: a new UUID for each message
+    /// `message-id` property [default: a new UUID for each message]
     #[arg(long)]
     message_id: Option<String>,
 }
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0   every message is confirmed
-  1   some message is not, or the broker could not be used; or SIGTERM or Ctrl-C cut it short, even
-      where all that was published by then is confirmed
-  2   the arguments are wrong
-  78  the configuration cannot work
+  0   the broker confirmed every message
+  1   a message was not confirmed, the broker could not be used, or a signal interrupted publishing
+      (even if everything published so far was confirmed)
+  2   wrong arguments
+  78  configuration error
 
-At SIGTERM or Ctrl-C no further message is taken, and the broker has 2 s to confirm what is under
-way; a second signal skips them.";
+SIGTERM or Ctrl-C stops publishing and waits up to 2 s for outstanding confirms. A second signal
+ends the wait.";
 
-/// Publishes that are under way at a time, each on a channel of its own.
+/// The most publishes at a time, each on its own channel.
 const CHANNELS: usize = 64;
-/// The lowest rate: one message in eleven days. Far lower ones overflow the clock.
+/// The lowest rate, in messages per second: one message in eleven days. Far lower rates overflow the
+/// clock.
 const SLOWEST: f64 = 1e-6;
-/// A run of fewer messages shows no progress.
+/// The progress bar is shown for this many messages or more.
 const LONG_RUN: u64 = 1000;
 
 fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
     match name.len() {
         1..=255 => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("a header's name has 1 to 255 bytes".to_owned()),
+        _ => Err("the name of a header must have 1 to 255 bytes".to_owned()),
     }
 }
 
@@ -137,7 +139,7 @@ impl Publish {
         client.close();
         tokio::select! {
             closed = closed => closed.context("failed to close the connection")?,
-            // What counts is counted.
+            // All confirms are counted already: a signal may skip the close.
             _ = signals.next() => {}
         }
         tally
@@ -181,7 +183,7 @@ impl Publish {
         }
     }
 
-    /// The bodies, read on a thread of its own and no faster than they are published.
+    /// The bodies. A separate thread reads them, no faster than they are published.
     fn bodies(&self) -> tokio::sync::mpsc::Receiver<anyhow::Result<Vec<u8>>> {
         let (sender, bodies) = tokio::sync::mpsc::channel(CHANNELS);
         let (body, file) = (self.body.clone(), self.file.clone());
@@ -202,7 +204,7 @@ impl Publish {
     }
 }
 
-/// Says how it went, and gives the exit code.
+/// Prints the result, and returns the exit code.
 fn tell(tally: &Tally) -> ExitCode {
     let (confirmed, failed) = (tally.confirmed, tally.failed.values().sum::<u64>());
     if failed == 0 && tally.stopped.is_none() {
@@ -221,7 +223,7 @@ fn tell(tally: &Tally) -> ExitCode {
 
 type Lines = Box<dyn Iterator<Item = anyhow::Result<Vec<u8>>>>;
 
-/// The lines of a file that are not empty.
+/// The lines of a file, without empty ones.
 fn lines(file: &Path) -> anyhow::Result<Lines> {
     let source: Box<dyn BufRead> = if file == Path::new("-") {
         Box::new(std::io::stdin().lock())
@@ -240,7 +242,7 @@ fn lines(file: &Path) -> anyhow::Result<Lines> {
     Ok(Box::new(lines))
 }
 
-/// A bar for a long run on a terminal, a counter where the length is not known.
+/// The progress on a terminal: a bar for many messages, a counter if their number is unknown.
 fn progress_bar(total: Option<u64>) -> ProgressBar {
     let quiet = !std::io::stderr().is_terminal() || total.is_some_and(|total| total < LONG_RUN);
     let target = match quiet {

@@ -15,18 +15,18 @@ use super::{ConfigFile, EXIT_CONFIG, EXIT_LEFT, EXIT_UNAVAILABLE, signals::Signa
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
-  0   drained, and every delivery is settled
-  1   anything else
-  3   drained, but deliveries were left to the broker, which redelivers them
+  0   the worker drained, and every delivery is settled
+  1   any other error
+  3   the worker drained, but some deliveries are not settled; the broker redelivers them
   69  the broker cannot be reached, and broker.fail_fast is set
-  78  the configuration cannot work: it is wrong, the queues that exist are not those it describes,
-      an address of the admin server is taken; or, where broker.fail_fast is set, the broker refuses
-      us: a wrong password, a virtual host that does not exist, no permission
+  78  configuration error: invalid settings, existing queues that differ from them, a handler that
+      does not start, or an address of the admin server that is in use. With broker.fail_fast also:
+      the broker refuses the password, the virtual host or a permission. Restarting does not help
 
-At SIGTERM or Ctrl-C no further message is taken; a second signal does not wait for running
-handlers.";
+On SIGTERM or Ctrl-C the worker takes no new messages and waits for running handlers, at most
+drain.grace. A second signal cancels them and returns their messages.";
 
-/// Runs the worker until it has drained. Gives one of [`EXIT_CODES`].
+/// Runs the worker until it has drained. Returns one of [`EXIT_CODES`].
 pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
     let settings = file.load()?;
     settings.require_consumers()?;
@@ -41,7 +41,7 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
         .build()
         .context("failed to start the runtime")?;
     let ended = runtime.block_on(work(settings, &telemetry))?;
-    // A handler that blocks its thread must not keep the process.
+    // A handler that blocks its thread must not keep the process alive.
     runtime.shutdown_background();
     let until = Instant::now() + flush;
     telemetry.flush(until);
@@ -52,7 +52,7 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
-/// Why there was nothing to drain.
+/// The reason why the worker could not run.
 enum CannotRun {
     Admin(ServerError),
     Worker(RunError),
@@ -64,15 +64,15 @@ async fn work(
 ) -> anyhow::Result<Result<Report, CannotRun>> {
     let signals = Signals::listen().context("failed to listen to signals")?;
     let worker = Worker::new(settings.clone()).observe(telemetry.signals());
-    // Before the worker, so that whoever asks is answered while it starts; and until its drain is
-    // over.
+    // The server starts before the worker and ends after the drain, so probes get an answer all the
+    // time.
     let scrape = telemetry.scrape();
     let scrape = Arc::new(move || scrape.text());
     let server = match Server::start(&settings, worker.handle(), scrape) {
         Ok(server) => server,
         Err(error) => return Ok(Err(CannotRun::Admin(error))),
     };
-    // Ends with the runtime.
+    // This task ends with the runtime.
     let told = kubernetes::keep(worker.handle(), settings.pod_deletion_cost.clone());
     tokio::spawn(told);
     let shutdown = shutdown_then_hurry(worker.handle(), signals);
@@ -81,7 +81,7 @@ async fn work(
     Ok(ended.map_err(CannotRun::Worker))
 }
 
-/// Logs how it went, and gives the exit code.
+/// Logs the result, and returns the exit code.
 fn tell(ended: &Result<Report, CannotRun>) -> ExitCode {
     let report = match ended {
         Ok(report) => report,
@@ -119,15 +119,15 @@ fn tell(ended: &Result<Report, CannotRun>) -> ExitCode {
     }
 }
 
-/// Ends at the first SIGTERM or SIGINT; a second one skips the wait for running handlers.
+/// Ends at the first SIGTERM or SIGINT. A second signal cancels running handlers.
 async fn shutdown_then_hurry(handle: WorkerHandle, mut signals: Signals) {
     let signal = signals.next().await;
     info!(signal, "stopping");
-    info!("waiting for running handlers; a second signal stops them");
+    info!("waiting for running handlers; a second signal cancels them");
     tokio::spawn(async move {
         let signal = signals.next().await;
         info!(signal, "stopping");
-        warn!("not waiting any longer");
+        warn!("cancelling running handlers");
         handle.stop_now();
     });
 }

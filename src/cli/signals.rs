@@ -2,7 +2,7 @@
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Both are listened to from the beginning, so that none falls between.
+/// A listener for both signals. It registers both at once, so no signal is missed.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -16,7 +16,7 @@ impl Signals {
         })
     }
 
-    /// The next one's name.
+    /// Waits for the next signal, and returns its name.
     pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

@@ -1,4 +1,4 @@
-//! What a handler is given beside its arguments.
+//! The context of a handler's run, and its cancellation.
 
 use std::{
     fmt,
@@ -11,7 +11,8 @@ use crate::{
     state::StateHandle,
 };
 
-/// One run of a handler: the message and what surrounds it. Cheap to clone.
+/// The context of one run of a handler: the message, the attempt, the worker's shared values. Cheap to
+/// clone.
 #[derive(Clone)]
 pub struct Context {
     flight: Arc<Flight>,
@@ -40,19 +41,19 @@ impl Context {
         &self.flight.consumer
     }
 
-    /// The state actor that all handlers of the worker share.
+    /// A handle to the state actor, which all handlers of the worker share.
     #[must_use]
     pub fn state(&self) -> &StateHandle {
         &self.flight.resources.state
     }
 
-    /// A value that was given to the worker by its type.
+    /// A shared value of the worker, by its type.
     pub(crate) fn extension<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         self.flight.resources.extensions.get()
     }
 
-    /// This run's cancellation. A handler that asks for it gets `cancel_grace` to end by itself
-    /// when it is cancelled; one that does not is dropped at once.
+    /// The cancellation of this run. A handler that calls this gets `cancel_grace` to end by itself
+    /// when it is cancelled. A handler that does not call it is dropped at once.
     #[must_use]
     pub fn cancellation(&self) -> Cancellation {
         self.flight.cancel.observed.store(true, Ordering::Relaxed);
@@ -73,7 +74,8 @@ impl fmt::Debug for Context {
     }
 }
 
-/// Tells a handler that its run is to end: the worker waits `cancel_grace` for it, then drops it.
+/// Tells a handler that its run is cancelled. The worker then waits `cancel_grace` for the handler to
+/// end, and drops it after that.
 #[derive(Clone)]
 pub struct Cancellation {
     flight: Arc<Flight>,
@@ -99,8 +101,9 @@ impl Cancellation {
     }
 
     fn reason(&self) -> Option<CancelReason> {
-        // Attempts that follow in the worker share the switch, which each begins anew; what a
-        // handler left behind with this one's cancellation is not part of the next.
+        // All attempts of a delivery share one `Cancel`, which is reset for each attempt. A task left
+        // over from an earlier attempt must not take the next attempt for its own, so its
+        // cancellation reports a timeout.
         match self.flight.attempt() == self.attempt {
             true => self.flight.cancel.reason(),
             false => Some(CancelReason::Timeout),

@@ -1,4 +1,4 @@
-//! The arguments a handler function can have.
+//! The types that a handler function can have as arguments.
 
 use std::{
     any::{TypeId, type_name},
@@ -11,26 +11,28 @@ use serde::de::DeserializeOwned;
 use super::{Cancellation, Context};
 use crate::{decode, message::Message, outcome::Failure, state::StateHandle};
 
-/// An argument of a handler function, taken from the context before the function runs.
+/// A type of argument for handler functions. The worker makes the value from the context before the
+/// function runs.
 pub trait FromContext: Sized {
-    /// Takes it.
+    /// Makes the argument.
     ///
     /// # Errors
-    /// The failure of the attempt where there is none: usually [`Failure::undecodable`].
+    /// If the argument cannot be made, the attempt ends with this failure: usually
+    /// [`Failure::undecodable`].
     fn from_context(context: &Context) -> Result<Self, Failure>;
 
-    /// What must have been given to the worker for this to work.
+    /// Adds the shared values that this argument needs from the worker.
     fn requirements(_requirements: &mut Requirements) {}
 }
 
-/// What handlers need from the worker; checked before it starts.
+/// The shared values that handlers need from the worker. The worker checks them before it starts.
 #[derive(Debug, Default)]
 pub struct Requirements {
     pub(crate) types: Vec<(TypeId, &'static str)>,
 }
 
-/// The body, parsed as JSON. A body that does not fit dead-letters the message as `decode`, with
-/// the place in the document.
+/// The body, parsed as JSON. If the body does not fit the type, the worker dead-letters the message
+/// with the reason `decode`, and the error names the place in the document.
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T>(pub T);
 
@@ -40,7 +42,7 @@ impl<T: DeserializeOwned> FromContext for Json<T> {
     }
 }
 
-/// The body's bytes, as published, without a copy.
+/// The bytes of the body as published, without a copy.
 #[derive(Clone, Debug)]
 pub struct Body(Context);
 
@@ -62,7 +64,7 @@ impl FromContext for Body {
 pub struct Headers(Context);
 
 impl Headers {
-    /// One header's text; `None` where it is missing or not text.
+    /// The text of a header; `None` if it is missing or not text.
     #[must_use]
     pub fn text(&self, name: &str) -> Option<&str> {
         self.0.message().properties().header(name)?.as_str()
@@ -92,11 +94,11 @@ impl FromContext for Attempt {
     }
 }
 
-/// A value given to the worker with [`Worker::share`](crate::Worker::share), by its type.
+/// A value that the program gave to the worker with [`Worker::share`](crate::Worker::share), by type.
 #[derive(Debug)]
 pub struct Shared<T>(pub Arc<T>);
 
-// Derived, this would ask for a `T` that is `Clone`.
+// A derived `Clone` would require `T: Clone`.
 impl<T> Clone for Shared<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))

@@ -5,16 +5,16 @@ use std::{future::Future, marker::PhantomData};
 use super::{Context, FromContext, Handler, HandlerFuture, Requirements};
 use crate::outcome::{IntoOutcome, Outcome};
 
-/// What can be registered on a worker: a [`Handler`], or an async function of up to six arguments
-/// that each implement [`FromContext`].
+/// A type that can be registered on a worker as a handler: a [`Handler`], or an async function of up to
+/// six arguments that each implement [`FromContext`].
 pub trait IntoHandler<Marker> {
-    /// The handler type.
+    /// The type of the handler.
     type Handler: Handler;
-    /// The handler.
+    /// Converts this into a handler.
     fn into_handler(self) -> Self::Handler;
 }
 
-/// Marks the [`IntoHandler`] of types that are handlers already.
+/// Marks the [`IntoHandler`] implementation of types that already are handlers.
 #[derive(Debug)]
 pub struct IsHandler;
 

@@ -1,4 +1,4 @@
-//! Kinds of handler that settings can name.
+//! The kinds of handler that settings can name, and the macro that makes `HandlerSettings` of them.
 
 use std::sync::Arc;
 
@@ -13,11 +13,11 @@ pub(super) trait Kind {
     /// Makes the handler.
     fn make(&self) -> Result<Arc<dyn Handler>, HandlerError>;
 
-    /// Adds what is wrong with the settings at `path`, beyond types and ranges.
+    /// Adds findings for problems with the settings at `path` that types and ranges cannot express.
     fn check(&self, findings: &mut Findings, path: &KeyPath);
 }
 
-/// The schema of one kind: the schema of its settings with `kind` in front.
+/// The schema of one kind: the schema of its settings, with `kind` as the first property.
 pub(super) fn schema(word: &str, meaning: &str, mut settings: Schema) -> Schema {
     let object = settings.ensure_object();
     let mut properties = Map::new();
@@ -40,10 +40,10 @@ pub(super) fn schema(word: &str, meaning: &str, mut settings: Schema) -> Schema 
 /// Makes [`HandlerSettings`](super::HandlerSettings) from the table of kinds.
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])+ $word:literal => $name:ident($settings:ty),)+) => {
-        /// What runs for each message.
+        /// The handler of a consumer or of a message type.
         ///
-        /// Settings write it as a table with a `kind`; the other keys belong to that kind. In formats
-        /// other than TOML, `kind` has to be the first key.
+        /// In settings this is a table with the key `kind`; the other keys belong to that kind. In formats
+        /// other than TOML, `kind` must be the first key.
         #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
         #[serde(tag = "kind")]
         #[non_exhaustive]
@@ -56,10 +56,10 @@ macro_rules! kinds {
         }
 
         impl HandlerSettings {
-            /// The kinds that run something.
+            /// The kinds with a handler: all except `none`.
             pub(crate) const KINDS: &[&str] = &[$($word),+];
 
-            /// The word for the kind.
+            /// The value of `kind` in settings.
             #[must_use]
             pub fn kind(&self) -> &'static str {
                 match self {
@@ -84,7 +84,7 @@ macro_rules! kinds {
             $(#[serde(rename = $word)] $name,)+
         }
 
-        /// What an absent handler has: nothing.
+        /// The settings of the kind `none`, which has none.
         #[derive(serde::Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Nothing {}

@@ -1,6 +1,6 @@
-//! Handlers: user code, and what it can say happened.
+//! Handlers: the user's code for messages, and the outcomes that it can return.
 //!
-//! A handler says what happened; [`policy`](crate::policy) says what follows.
+//! A handler reports what happened. [`policy`](crate::policy) decides what follows.
 
 mod context;
 mod extract;
@@ -24,63 +24,64 @@ pub use crate::{
 
 use std::{future::Future, pin::Pin};
 
-/// A future a handler returns.
+/// The future that a handler returns.
 pub type HandlerFuture<'a, T = Outcome> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// What runs for each message of a consumer.
+/// The code that works on each message of a consumer.
 ///
-/// Most handlers are plain async functions (see [`IntoHandler`]); implement this trait where a
-/// handler needs its own fields.
+/// Most handlers are plain async functions (see [`IntoHandler`]). Implement this trait for a handler
+/// with its own fields.
 pub trait Handler: Send + Sync + 'static {
-    /// Works on one message. Called at least once a message, perhaps more often: effects must be
-    /// idempotent. The future is dropped at the consumer's timeout, and when a drain's grace ends.
+    /// Works on one message. The worker calls this at least once for each message, and possibly more
+    /// often, so its effects must be idempotent. The worker drops the future at the consumer's
+    /// `timeout`, and when the grace of a drain ends.
     fn handle(&self, context: Context) -> HandlerFuture<'_>;
 
-    /// Called once, before the first message: opens pools or starts processes, for instance. The
-    /// worker does not consume before, and does not start when this fails or takes longer than the
-    /// consumer's `timeout`.
+    /// Prepares the handler, for example by opening a connection pool. The worker calls this once and
+    /// subscribes only after it has succeeded. If it fails or takes longer than the consumer's
+    /// `timeout`, the worker does not start.
     fn start(&self) -> HandlerFuture<'_, Result<(), HandlerError>> {
         Box::pin(async { Ok(()) })
     }
 
-    /// Called once, after the last message or when the worker does not start. The worker waits for
-    /// the consumer's `cancel_grace` at most.
+    /// Cleans up. The worker calls this once, after the last message, or when the worker cannot start.
+    /// It waits at most for the consumer's `cancel_grace`.
     fn stop(&self) -> HandlerFuture<'_, ()> {
         Box::pin(async {})
     }
 
-    /// Whether the handler can work now. A worker with a handler that cannot is not ready. Asked
-    /// at each look at the readiness, so the answer has to be at hand.
+    /// Whether the handler can work now. If one handler cannot, the worker is not ready. The worker
+    /// calls this each time it computes the readiness, so this must return at once.
     ///
     /// # Errors
-    /// Why it cannot.
+    /// The reason why the handler cannot work.
     fn health(&self) -> Result<(), HandlerError> {
         Ok(())
     }
 
-    /// What the handler will ask its context for; checked before the worker starts.
+    /// Adds the shared values that the handler needs. The worker checks them before it starts.
     fn requirements(&self, _requirements: &mut Requirements) {}
 
-    /// Whether a body that must be JSON is to be checked before this handler sees it. A handler
-    /// that parses the body itself says no.
+    /// Whether the worker checks a body that must be JSON before it calls this handler. A handler that
+    /// parses the body itself returns false.
     fn wants_checked_json(&self) -> bool {
         true
     }
 }
 
-/// Why a handler cannot be made, started or used.
+/// The reason why a handler cannot be made, started or used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct HandlerError(String);
 
 impl HandlerError {
-    /// An error with this text.
+    /// Makes an error with this text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 }
 
-// The kinds of handler that settings can name. A kind is a folder and a line here.
+// The kinds of handler that settings can name. To add a kind, add a folder and a line here.
 kinds! {
     /// POST the message to a URL.
     "http" => Http(HttpHandlerSettings),

@@ -1,8 +1,8 @@
-//! The pod's deletion cost: which replica Kubernetes takes first when it scales in.
+//! The pod's deletion cost, by which Kubernetes chooses the pods to delete when it scales in.
 //!
-//! A Deployment that loses replicas takes the pods with the lowest
-//! `controller.kubernetes.io/pod-deletion-cost` first. A worker that keeps its own at what it has in
-//! flight is taken late when it is busy. It is a hint: whichever pod goes, it drains.
+//! When a Deployment loses replicas, Kubernetes deletes the pods with the lowest
+//! `controller.kubernetes.io/pod-deletion-cost` first. The worker writes the number of its deliveries in
+//! flight there, so busy pods are deleted last. The cost is only a hint: every deleted pod drains.
 
 mod settings;
 
@@ -18,11 +18,11 @@ pub use settings::PodDeletionCostSettings;
 use crate::WorkerHandle;
 
 const ANNOTATION: &str = "controller.kubernetes.io/pod-deletion-cost";
-/// Where Kubernetes mounts a pod's token, namespace and the API server's authority.
+/// The folder where Kubernetes mounts a pod's token, its namespace and the API server's CA certificate.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// The longest that one write may take.
 const LIMIT: Duration = Duration::from_secs(5);
-/// How much of an answer goes into a log line.
+/// The most characters of an answer that go into a log line.
 const SHOWN: usize = 300;
 
 /// Why the annotation could not be written.
@@ -38,8 +38,9 @@ enum WriteError {
     Refused { status: StatusCode, text: String },
 }
 
-/// Keeps the annotation at what the worker has in flight, for as long as this is polled. Without a
-/// pod's name it does nothing. A write that fails is logged and tried again at the next look.
+/// Keeps the annotation at the number of the worker's deliveries in flight, while this is polled. Does
+/// nothing without the name of a pod. If a write fails, this logs the error and tries again after the
+/// next interval.
 pub async fn keep(worker: WorkerHandle, settings: PodDeletionCostSettings) {
     if settings.pod.is_empty() {
         return;
@@ -54,7 +55,7 @@ async fn keep_at(
 ) {
     let mut looks = interval(settings.interval);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // What the annotation says is not known at first: the container may have been restarted.
+    // The current annotation is unknown at first: the container may have been restarted.
     let mut written = None;
     let mut failing = false;
     loop {
@@ -76,16 +77,16 @@ async fn keep_at(
                 written = Some(cost);
                 failing = false;
             }
-            Err(error) if failing => debug!(%error, "pod deletion cost not written"),
+            Err(error) if failing => debug!(%error, "failed to write the pod deletion cost"),
             Err(error) => {
-                warn!(%error, "pod deletion cost not written, trying on");
+                warn!(%error, "failed to write the pod deletion cost; trying again");
                 failing = true;
             }
         }
     }
 }
 
-/// Deliveries in flight in all consumers, those included that wait for a handler slot.
+/// The deliveries in flight in all consumers, including those that wait for a handler slot.
 fn in_flight(worker: &WorkerHandle) -> i32 {
     let reports = worker
         .consumers()
@@ -94,10 +95,10 @@ fn in_flight(worker: &WorkerHandle) -> i32 {
     i32::try_from(sum).unwrap_or(i32::MAX)
 }
 
-/// The cluster's API as a pod sees it.
+/// The API server of the cluster, as seen from a pod.
 struct Api {
     url: String,
-    /// Files rotate: they are read at each write.
+    /// The folder with the token. Kubernetes replaces its files, so they are read for each write.
     account: PathBuf,
 }
 
@@ -106,7 +107,7 @@ impl Api {
         let variable = |name| env::var(name).map_err(|_| WriteError::Outside);
         let host = variable("KUBERNETES_SERVICE_HOST")?;
         let port = variable("KUBERNETES_SERVICE_PORT")?;
-        // An IPv6 address.
+        // A URL needs brackets around an IPv6 address.
         let host = match host.contains(':') {
             true => format!("[{host}]"),
             false => host,
@@ -117,7 +118,7 @@ impl Api {
         })
     }
 
-    /// Writes one annotation and leaves everything else of the pod as it is.
+    /// Writes the annotation. The merge patch leaves the rest of the pod unchanged.
     async fn write(&self, pod: &str, cost: i32) -> Result<(), WriteError> {
         let (token, namespace) = (self.read("token")?, self.read("namespace")?);
         let authority = Certificate::from_pem_bundle(self.read("ca.crt")?.as_bytes())?;
@@ -166,10 +167,11 @@ mod tests {
 
     use super::*;
 
-    /// A write as the API server sees it: path, content type, authorization, body.
+    /// A write that the API server received: path, content type, authorization, body.
     type Write = [String; 4];
 
-    /// An API server that answers with these statuses in turn, then with 200; and what it got.
+    /// An API server that answers with these statuses in turn, then with 200; and the writes that it
+    /// received.
     async fn server(statuses: &[u16]) -> (String, mpsc::UnboundedReceiver<Write>) {
         let (sender, writes) = mpsc::unbounded_channel();
         let statuses = Arc::new(Mutex::new(VecDeque::from(statuses.to_vec())));
@@ -191,7 +193,7 @@ mod tests {
         (url, writes)
     }
 
-    /// The files that Kubernetes mounts.
+    /// A folder with the files that Kubernetes mounts.
     fn account() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for (file, text) in [("token", "t0k3n\n"), ("namespace", "shop"), ("ca.crt", "")] {

@@ -1,12 +1,12 @@
-//! Every instrument: name, unit, attributes and meaning. `docs/telemetry.md` has the same table,
-//! and a test holds the two equal.
+//! Every instrument: name, unit, attributes and meaning. `docs/telemetry.md` has the same table, and
+//! a test checks that the two are equal.
 //!
-//! `messaging.*` are OpenTelemetry's semantic conventions for messaging (v1.44), `lapwing.*` are
-//! ours. Attributes have few values by construction: consumers and queues come from the settings, the
-//! others from the enumerations in this crate; error types beyond the first 32 of a consumer become
-//! `_OTHER`.
+//! `messaging.*` are names of OpenTelemetry's semantic conventions for messaging (v1.44). `lapwing.*`
+//! are our own. Each attribute has few values: consumers and queues come from the settings, most
+//! others from enumerations in this crate. A consumer has at most 32 error types; any further one
+//! becomes `_OTHER`.
 
-/// What kind of instrument it is.
+/// The kind of an instrument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Kind {
@@ -22,49 +22,49 @@ pub enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Instrument {
-    /// Its OpenTelemetry name; on `/metrics` dots become `_`, and seconds and counters get their
-    /// suffix.
+    /// The OpenTelemetry name. On `/metrics` dots become `_`, a unit of seconds adds `_seconds`, and a
+    /// counter adds `_total`.
     pub name: &'static str,
-    /// What kind it is.
+    /// The kind of the instrument.
     pub kind: Kind,
-    /// Its unit, as UCUM writes it.
+    /// The unit, in UCUM notation.
     pub unit: &'static str,
-    /// The attributes it may have.
+    /// The attributes that its values may have.
     pub attributes: &'static [&'static str],
-    /// What it says.
+    /// What the instrument measures.
     pub meaning: &'static str,
 }
 
-/// Attribute names.
+/// The names of attributes.
 pub mod attributes {
-    /// `rabbitmq`.
+    /// Always `rabbitmq`.
     pub const SYSTEM: &str = "messaging.system";
     /// `process`, `publish`, `ack` or `nack`.
     pub const OPERATION: &str = "messaging.operation.name";
     /// `process`, `send` or `settle`.
     pub const OPERATION_TYPE: &str = "messaging.operation.type";
-    /// The queue, where routing keys could be many.
+    /// The queue. A routing key could have many values.
     pub const DESTINATION: &str = "messaging.destination.name";
-    /// The failure's class.
+    /// The class of the failure.
     pub const ERROR_TYPE: &str = "error.type";
-    /// The consumer.
+    /// The name of the consumer.
     pub const CONSUMER: &str = "lapwing.consumer";
-    /// How a delivery ended: acked, parked, dead-lettered, returned or stale.
+    /// How a delivery ended: `acked`, `parked`, `dead-lettered`, `returned` or `stale`.
     pub const END: &str = "lapwing.end";
-    /// What a handler run ended in.
+    /// The outcome of a handler run.
     pub const OUTCOME: &str = "lapwing.outcome";
     /// Why a message was dead-lettered.
     pub const REASON: &str = "lapwing.reason";
-    /// The delay queue.
+    /// The retry queue.
     pub const RUNG: &str = "lapwing.rung";
-    /// What a consumer is doing.
+    /// The state of the consumer.
     pub const STATE: &str = "lapwing.state";
-    /// What a connection is for: consume or publish.
+    /// The purpose of a connection: `consume` or `publish`.
     pub const CONNECTION: &str = "lapwing.connection";
 }
 
-/// The bucket boundaries of every histogram, in seconds, as the conventions give them; those above
-/// 10 are ours, for handlers near their timeout and messages that wait for a retry.
+/// The bucket boundaries of every histogram, in seconds. Those up to 10 come from the conventions.
+/// Those above are ours, for handlers near their timeout and for messages that wait for a retry.
 pub(crate) const BUCKETS: [f64; 20] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
     300.0, 600.0, 3600.0, 86_400.0,
@@ -82,7 +82,7 @@ macro_rules! instruments {
                 meaning: $meaning,
             };
         )*
-        /// All of them.
+        /// All instruments.
         pub const INSTRUMENTS: &[Instrument] = &[$($constant),*];
     };
 }
@@ -93,53 +93,53 @@ instruments! {
     SENT = Counter "messaging.client.sent.messages" "{message}" [SYSTEM, OPERATION, DESTINATION, ERROR_TYPE]
         "Copies published to retry and dead-letter queues, confirmed or not.";
     PROCESS_DURATION = Histogram "messaging.process.duration" "s" [SYSTEM, OPERATION, DESTINATION, CONSUMER, ERROR_TYPE]
-        "Time that a handler run took.";
+        "Duration of a handler run.";
     OPERATION_DURATION = Histogram "messaging.client.operation.duration" "s" [SYSTEM, OPERATION, OPERATION_TYPE, DESTINATION, ERROR_TYPE]
-        "Time from a publish to its confirm, and that to write acks.";
+        "Time from a publish to its confirm, and time to write acks.";
     SETTLED = Counter "lapwing.deliveries.settled" "{delivery}" [CONSUMER, END]
-        "Deliveries by how they ended; the ends add up to those received.";
+        "Deliveries by how they ended. All ends together, plus the deliveries in flight, are the deliveries received.";
     DROPPED = Counter "lapwing.messages.dropped" "{message}" [CONSUMER]
-        "Messages acked because their handler did not want them.";
+        "Messages that the handler dropped, and that were acked.";
     DUPLICATES = Counter "lapwing.duplicates.suspected" "{message}" [CONSUMER]
-        "Messages that were handled, parked or dead-lettered and could not be acked: they will run again.";
+        "Messages that were handled, parked or dead-lettered but could not be acked: they will run again.";
     STALE_SETTLES = Counter "lapwing.settles.stale" "{delivery}" [CONSUMER]
-        "Ends that came after their channel had died.";
+        "Handler runs that ended too late: their channel had closed, or the consumer had settled their delivery.";
     ATTEMPTS = Counter "lapwing.attempts" "{attempt}" [CONSUMER, OUTCOME]
-        "Handler runs by what they ended in.";
+        "Handler runs by outcome.";
     STUCK = Counter "lapwing.handlers.stuck" "{handler}" [CONSUMER]
         "Handlers that ignored their cancellation or blocked their thread.";
     PARKED = Counter "lapwing.retries.parked" "{message}" [CONSUMER, RUNG]
-        "Retries parked at the broker, by delay queue.";
+        "Retries parked at the broker, by retry queue.";
     INLINE = Counter "lapwing.retries.inline" "{message}" [CONSUMER]
-        "Retries that waited in the worker.";
+        "Retries that backed off in the worker.";
     DEAD_LETTERS = Counter "lapwing.dead_letters" "{message}" [CONSUMER, REASON]
         "Messages dead-lettered, by reason.";
     PUBLISH_FAILURES = Counter "lapwing.publish.failures" "{message}" [CONSUMER]
-        "Publishes of retries and dead letters that did not count and were tried again.";
+        "Attempts to publish a retry or dead letter that the broker did not confirm.";
     IN_FLIGHT = Gauge "lapwing.deliveries.in_flight" "{delivery}" [CONSUMER]
-        "Deliveries received and not settled; those that wait for a handler slot are among them.";
+        "Deliveries received and not settled, including those that wait for a handler slot.";
     BUFFERED = Gauge "lapwing.deliveries.buffered" "{delivery}" [CONSUMER]
         "Deliveries that wait for a handler slot.";
     WAITING = Gauge "lapwing.retries.waiting" "{message}" [CONSUMER]
-        "Retries that wait in the worker now.";
+        "Retries that back off in the worker now.";
     CONCURRENCY = Gauge "lapwing.consumer.concurrency" "{handler}" [CONSUMER]
-        "Handlers that may run at once.";
+        "The most handlers that run at once.";
     PREFETCH = Gauge "lapwing.consumer.prefetch" "{delivery}" [CONSUMER]
-        "Deliveries that the broker may have outstanding to the consumer.";
+        "The most deliveries that the broker sends to the consumer before they are settled.";
     RUNNING = Gauge "lapwing.handlers.running" "{handler}" [CONSUMER]
-        "Handlers that run now.";
+        "Handlers running now.";
     CONSUMER_STATE = Gauge "lapwing.consumer.state" "{consumer}" [CONSUMER, STATE]
-        "1 for the state that the consumer is in, 0 for the others.";
+        "1 for the current state of the consumer, 0 for the other states.";
     SESSIONS = Counter "lapwing.sessions" "{session}" [CONSUMER]
-        "Subscriptions made; one more than the first means that one was lost or resumed.";
+        "Subscriptions made. Each one after the first means that the consumer lost its subscription or was resumed.";
     CONNECTIONS = Counter "lapwing.connections" "{connection}" [CONNECTION]
-        "Connections opened; one more than the first means that one was lost.";
+        "Connections opened. Each one after the first means that a connection was lost.";
     PUBLISHER_BLOCKED = Gauge "lapwing.publisher.blocked" "{publisher}" []
-        "1 while retries and dead letters cannot be published: not connected, or blocked by the broker.";
+        "1 while retries and dead letters cannot be published: there is no connection, or the broker blocks it.";
     LATENCY = Histogram "lapwing.message.latency" "s" [CONSUMER]
-        "Time from publishing (`timestamp_in_ms` header or `timestamp` property, where there is one) to the end of a message that was handled.";
+        "Time from the publish of a message until its handler succeeded or dropped it. Only for messages with a `timestamp_in_ms` header or a `timestamp` property.";
     DRAIN_DURATION = Histogram "lapwing.drain.duration" "s" []
-        "Time that the drain took.";
+        "Duration of the drain.";
     MAILBOX = Gauge "lapwing.state.mailbox" "{command}" []
         "Commands that wait for the state actor.";
 }
@@ -185,7 +185,7 @@ mod tests {
         assert_eq!(
             found,
             wanted,
-            "docs/telemetry.md; should be:\n{}",
+            "docs/telemetry.md should have these rows:\n{}",
             wanted.join("\n")
         );
     }
@@ -202,7 +202,7 @@ mod tests {
         {
             let fits = match kind {
                 Kind::Histogram => *unit == "s",
-                // Prometheus would call a gauge of unit `1` a ratio, which none of these is.
+                // With unit `1` the Prometheus exporter names a gauge `_ratio`; none of these is one.
                 _ => unit.starts_with('{') && unit.ends_with('}'),
             };
             assert!(fits, "{name}: {unit}");

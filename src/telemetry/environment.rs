@@ -1,9 +1,8 @@
-//! What is to be exported, and where: the standard `OTEL_*` variables first, settings second.
+//! The plan of the exports. The standard `OTEL_*` variables override the settings.
 //!
-//! The SDK reads most variables itself; those that it leaves out are read here:
-//! `OTEL_SDK_DISABLED`, `OTEL_PROPAGATORS` and `OTEL_{TRACES,METRICS,LOGS}_EXPORTER`, as
-//! <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/> describes
-//! them.
+//! The SDK reads most variables itself. This module reads those that the SDK leaves out:
+//! `OTEL_SDK_DISABLED`, `OTEL_PROPAGATORS` and `OTEL_{TRACES,METRICS,LOGS}_EXPORTER`. For their
+//! meaning see <https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/>.
 
 use super::settings::{OtlpProtocol, TelemetrySettings};
 
@@ -33,11 +32,11 @@ impl Signal {
     }
 }
 
-/// Where one kind of telemetry goes.
+/// The destination of one kind of telemetry.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Export {
     pub(super) protocol: OtlpProtocol,
-    /// `None`: the SDK finds it in the environment.
+    /// `None`: the SDK reads the endpoint from the environment.
     pub(super) endpoint: Option<String>,
 }
 
@@ -48,18 +47,18 @@ pub(super) enum Propagator {
     Baggage,
 }
 
-/// See the module.
+/// What to export, and where to.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Plan {
     pub(super) traces: Option<Export>,
     pub(super) metrics: Option<Export>,
     pub(super) logs: Option<Export>,
     pub(super) propagators: Vec<Propagator>,
-    /// The part of traces to keep; `None`: `OTEL_TRACES_SAMPLER` says.
+    /// The share of traces to keep, 0 to 1; `None`: `OTEL_TRACES_SAMPLER` decides.
     pub(super) sample: Option<f64>,
-    /// `None`: the environment names the service.
+    /// The name of the service; `None`: the environment has it.
     pub(super) service_name: Option<String>,
-    /// What the environment asks for and cannot have.
+    /// Warnings about values in the environment that are not supported.
     pub(super) warnings: Vec<String>,
 }
 
@@ -113,7 +112,7 @@ impl Plan {
 }
 
 impl Environment<'_> {
-    /// A variable that is set; the specification takes an empty one for one that is not.
+    /// The value of a variable. By the specification an empty variable counts as not set.
     fn get(&self, name: &str) -> Option<String> {
         let value = (self.variable)(name)?;
         let value = value.trim();
@@ -149,7 +148,7 @@ impl Environment<'_> {
         Some(Export { protocol, endpoint })
     }
 
-    /// What `OTEL_{signal}_EXPORTER` says: whether to export by OTLP, if it says anything.
+    /// Whether `OTEL_{signal}_EXPORTER` asks for OTLP; `None` if the variable says nothing about it.
     fn exporter(&mut self, signal: Signal) -> Option<bool> {
         let variable = format!("OTEL_{}_EXPORTER", signal.name());
         let value = self.get(&variable)?;
@@ -158,9 +157,11 @@ impl Environment<'_> {
             match word {
                 "otlp" => known = Some(true),
                 "none" => known = known.or(Some(false)),
-                // It is on /metrics in any case.
+                // `/metrics` exists in any case.
                 "prometheus" if signal == Signal::Metrics => known = known.or(Some(false)),
-                other => self.warn(format!("{variable}: {other:?} is not known, ignored")),
+                other => self.warn(format!(
+                    "{variable}: {other:?} is not supported and is ignored"
+                )),
             }
         }
         known
@@ -173,7 +174,9 @@ impl Environment<'_> {
                 None => {}
                 Some("grpc") => return Some(OtlpProtocol::Grpc),
                 Some("http/protobuf") => return Some(OtlpProtocol::HttpProtobuf),
-                Some(other) => self.warn(format!("{variable}: {other:?} is not known, ignored")),
+                Some(other) => self.warn(format!(
+                    "{variable}: {other:?} is not supported and is ignored"
+                )),
             }
         }
         None
@@ -189,7 +192,9 @@ impl Environment<'_> {
                 "tracecontext" => found.push(Propagator::TraceContext),
                 "baggage" => found.push(Propagator::Baggage),
                 "none" => return Vec::new(),
-                other => self.warn(format!("OTEL_PROPAGATORS: {other:?} is not known, ignored")),
+                other => self.warn(format!(
+                    "OTEL_PROPAGATORS: {other:?} is not supported and is ignored"
+                )),
             }
         }
         found
@@ -277,7 +282,7 @@ mod tests {
             ],
         );
         assert_eq!((some.traces, some.metrics), (None, None));
-        assert!(some.logs.is_some(), "what is not known changes nothing");
+        assert!(some.logs.is_some(), "an unknown value changes nothing");
         assert_eq!(some.warnings.len(), 1, "{:?}", some.warnings);
         let off = TelemetrySettings {
             traces: false,

@@ -18,17 +18,17 @@ use tracing_subscriber::{
 
 use super::settings::LogFormat;
 
-/// The thread whose lines alone are still written.
+/// If set, only lines of this thread are written.
 static LAST_WORD: OnceLock<ThreadId> = OnceLock::new();
 
-/// From now on only what this thread logs is written.
+/// From now on only lines of this thread are written.
 pub(super) fn silence_others() {
-    // Whoever came first has it.
+    // Only the first thread to call this counts.
     let _ = LAST_WORD.set(thread::current().id());
 }
 
-/// Whether what this thread logs is written. Asked for each line: what a filter of the layer says
-/// would be kept for good.
+/// Whether lines of this thread are written. The writer asks this for each line. A filter of the layer
+/// would not do: `tracing` caches its answer.
 fn is_written() -> bool {
     let last = LAST_WORD.get();
     last.is_none_or(|thread| *thread == thread::current().id())
@@ -52,7 +52,8 @@ where
         LogFormat::Text => {
             let ansi = std::io::stderr().is_terminal();
             let layer = layer.with_ansi(ansi).with_target(false);
-            // The layer's choice reaches only the writer that it makes, not that of a line within.
+            // `with_ansi` of the layer applies only to the layer's own writer. `WithTrace` formats into
+            // a writer of its own, so the inner format needs the choice too.
             Box::new(layer.map_event_format(|inner| WithTrace {
                 inner: inner.with_ansi(ansi),
                 format,
@@ -61,7 +62,7 @@ where
     }
 }
 
-/// Adds `trace_id` and `span_id` to the lines that are written inside of a span.
+/// Adds `trace_id` and `span_id` to lines that are written inside a span.
 struct WithTrace<F> {
     inner: F,
     format: LogFormat,

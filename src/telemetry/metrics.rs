@@ -1,5 +1,5 @@
-//! The instruments of the [catalogue](super::catalogue) that are recorded as things happen, mostly
-//! durations. The others are [observed](super::observed).
+//! The instruments of the [catalogue](super::catalogue) that are recorded when something happens,
+//! mostly durations. The others are [observed](super::observed).
 
 use std::{
     collections::HashSet,
@@ -34,7 +34,7 @@ fn histogram(meter: &Meter, instrument: &Instrument) -> Histogram<f64> {
         .build()
 }
 
-/// What a consumer records as it happens.
+/// The recorded instruments of one consumer.
 pub(crate) struct ConsumerMetrics {
     consumer: Arc<str>,
     queue: Arc<str>,
@@ -42,7 +42,7 @@ pub(crate) struct ConsumerMetrics {
     operation: Histogram<f64>,
     latency: Histogram<f64>,
     sent: Counter<u64>,
-    /// The attributes of a run that succeeded.
+    /// The attributes of a handler run that succeeded.
     succeeded: [KeyValue; 4],
     errors: ErrorTypes,
 }
@@ -77,7 +77,7 @@ impl ConsumerMetrics {
         self.process.record(took, &labels);
     }
 
-    /// A message that was handled is done.
+    /// The handler has succeeded with a message, or has dropped it.
     pub(crate) fn done(&self, since_published: Duration) {
         let labels = [KeyValue::new(
             attributes::CONSUMER,
@@ -86,7 +86,7 @@ impl ConsumerMetrics {
         self.latency.record(since_published.as_secs_f64(), &labels);
     }
 
-    /// A copy was published, or was not.
+    /// The publish of a copy has ended.
     pub(crate) fn published(&self, to: &str, took: Duration, error: Option<&'static str>) {
         let mut labels = vec![
             KeyValue::new(attributes::SYSTEM, "rabbitmq"),
@@ -99,7 +99,7 @@ impl ConsumerMetrics {
         self.operation.record(took.as_secs_f64(), &labels);
     }
 
-    /// Acks were written, or were not.
+    /// Acks were written, or writing them failed.
     pub(crate) fn acked(&self, took: Duration, written: bool) {
         let mut labels = vec![
             KeyValue::new(attributes::SYSTEM, "rabbitmq"),
@@ -119,8 +119,8 @@ pub(crate) fn drained(meter: &Meter, took: Duration) {
     histogram(meter, &catalogue::DRAIN_DURATION).record(took.as_secs_f64(), &[]);
 }
 
-/// The error types that a consumer has shown. Handlers make them up, and an attribute must not have
-/// many values.
+/// The error types of a consumer so far. Handlers choose them freely, but an attribute must not have
+/// many values, so their number is limited.
 #[derive(Default)]
 struct ErrorTypes(Mutex<HashSet<String>>);
 
@@ -134,7 +134,7 @@ impl ErrorTypes {
         if known.contains(class) || known.len() < Self::MOST && known.insert(class.to_owned()) {
             return class.to_owned();
         }
-        // The conventions' word for what is not told apart.
+        // The value that the conventions give for all other error types.
         "_OTHER".to_owned()
     }
 }

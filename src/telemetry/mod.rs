@@ -1,5 +1,5 @@
-//! Traces, metrics and logs: starting them, flushing them, and the one catalogue of what is
-//! measured.
+//! Traces, metrics and logs: the worker starts and flushes them here. [`catalogue`] lists every
+//! instrument.
 
 pub mod catalogue;
 mod environment;
@@ -45,16 +45,16 @@ use otlp::Providers;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TelemetryError {
-    /// The filter cannot be read.
+    /// `log.filter` cannot be parsed.
     #[error("log.filter: {0}")]
     Filter(#[from] tracing_subscriber::filter::ParseError),
-    /// The process has a subscriber already.
+    /// The process already has a subscriber of `tracing`.
     #[error("logging: {0}")]
     Subscriber(#[from] tracing_subscriber::util::TryInitError),
-    /// An exporter could not be made from `telemetry.endpoint` and the `OTEL_*` variables.
+    /// An exporter could not be built from `telemetry.endpoint` and the `OTEL_*` variables.
     #[error("telemetry.endpoint: {0}")]
     Exporter(#[from] opentelemetry_otlp::ExporterBuildError),
-    /// What `/metrics` reads could not be made.
+    /// The registry behind `/metrics` could not be built.
     #[error("metrics: {0}")]
     Metrics(#[from] OTelSdkError),
     /// The exporters' thread could not be started.
@@ -62,38 +62,39 @@ pub enum TelemetryError {
     Thread(#[from] std::io::Error),
 }
 
-/// What a worker traces and measures, by OpenTelemetry's global providers. Nothing by default,
+/// The signals that a worker produces, through OpenTelemetry's global providers. None by default,
 /// which costs nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Signals {
-    /// Spans for each message.
+    /// Whether each message gets spans.
     pub traces: bool,
-    /// The instruments of the [catalogue].
+    /// Whether the instruments of the [catalogue] are recorded.
     pub metrics: bool,
-    /// How a message's span relates to the one that created the message.
+    /// How the span of an attempt relates to the span that created the message.
     pub parent: TraceParent,
 }
 
-/// Running telemetry; to be flushed before the process ends.
+/// Running telemetry. Call [`close`](Self::close) before the process ends: it flushes.
 #[must_use = "logs stop when this is dropped"]
 pub struct Telemetry {
     signals: Signals,
     providers: Providers,
     warnings: Vec<String>,
-    /// Where gRPC exporters run: no handler can block it.
+    /// The runtime of the gRPC exporters. It is their own, so no handler can block it.
     runtime: Option<tokio::runtime::Runtime>,
     logs: Option<WorkerGuard>,
 }
 
-/// Starts logging to standard error, and what `[telemetry]` and the `OTEL_*` variables ask for, for
-/// the whole process; and [`Scrape`], where `[admin]` serves it.
+/// Starts telemetry for the whole process: log lines on standard error, and the exports that
+/// `[telemetry]` and the `OTEL_*` variables ask for. If `[admin]` serves `/metrics`, this also starts
+/// the registry behind [`Scrape`].
 ///
-/// Lines are written by a thread of their own: whoever reads them slowly, or not at all, does not
-/// hold up the worker. Past 128,000 unwritten lines new ones are dropped. Exporters have threads of
-/// their own too, with bounded queues: a collector that is slow or gone costs what it does not take.
+/// A separate thread writes the log lines, so a slow reader of standard error does not slow the worker
+/// down. If 128,000 lines are not yet written, new lines are dropped. Exporters also have their own
+/// threads, with bounded queues: if the collector is slow or down, only telemetry is lost.
 ///
 /// # Errors
-/// When the filter or an endpoint cannot be read, or logging was started before.
+/// If the filter or an endpoint cannot be parsed, or if logging was started before.
 pub fn start(setup: impl Into<TelemetrySetup>) -> Result<Telemetry, TelemetryError> {
     let setup = setup.into();
     let mut telemetry = export(&setup, setup.is_scraped)?;
@@ -104,11 +105,11 @@ pub fn start(setup: impl Into<TelemetrySetup>) -> Result<Telemetry, TelemetryErr
     Ok(telemetry)
 }
 
-/// Starts what `[telemetry]` and the `OTEL_*` variables ask for, as [`start`] does, but writes no
-/// lines and exports no logs: for a command that talks to its user.
+/// Starts the exports that `[telemetry]` and the `OTEL_*` variables ask for, as [`start`] does, but
+/// writes and exports no log lines. For a command that prints messages for its user.
 ///
 /// # Errors
-/// When an endpoint cannot be read.
+/// If an endpoint cannot be parsed.
 pub fn start_quietly(setup: impl Into<TelemetrySetup>) -> Result<Telemetry, TelemetryError> {
     export(&setup.into(), false)
 }
@@ -153,14 +154,14 @@ fn exporter_runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// Installs what receives log lines and users' spans.
+/// Installs the subscriber that receives log lines, and spans that handlers create.
 fn subscribe(settings: &LogSettings, providers: &Providers) -> Result<WorkerGuard, TelemetryError> {
     let filter = EnvFilter::try_new(&settings.filter)?;
     let (writer, logs) = NonBlockingBuilder::default()
         .lossy(true)
         .thread_name("lapwing-log")
         .finish(std::io::stderr());
-    // What exporters log while they export would be exported again, for ever.
+    // Do not export what exporters log: exporting a line would produce more lines without end.
     let exported = || filter_fn(|line| !is_exporters(line.target()));
     let bridge = providers.logs.as_ref();
     let bridge = bridge.map(|logs| OpenTelemetryTracingBridge::new(logs).with_filter(exported()));
@@ -179,7 +180,7 @@ fn subscribe(settings: &LogSettings, providers: &Providers) -> Result<WorkerGuar
     Ok(logs)
 }
 
-/// The tracer of spans that handlers make with `tracing`.
+/// The tracer for spans that handlers create with `tracing`.
 fn global_tracer(providers: &Providers) -> opentelemetry_sdk::trace::SdkTracer {
     use opentelemetry::trace::TracerProvider;
     let provider = providers.traces.clone().unwrap_or_default();
@@ -197,19 +198,20 @@ fn is_exporters(target: &str) -> bool {
     THEIRS.contains(&name) || name.starts_with("opentelemetry")
 }
 
-/// Of the spans made with `tracing`, those of the client library are about frames and no message.
+/// Whether a span comes from a handler. The spans of lapin are about AMQP frames, not messages.
 fn is_of_handlers(target: &str) -> bool {
     let name = crate_of(target);
     !is_exporters(target) && !name.starts_with("lapin") && !name.starts_with("amq_protocol")
 }
 
-/// Of what exporters say, people need the failures.
+/// Whether a line is written: of the exporters' lines only warnings and errors.
 fn is_shown(line: &tracing::Metadata<'_>) -> bool {
     !line.target().starts_with("opentelemetry") || *line.level() <= tracing::Level::WARN
 }
 
-/// At level `trace` lapin prints every frame, and so the password. Of a message that is returned it
-/// prints all bytes, as numbers, where we say what became of it.
+/// Whether a line may show secrets. At level `trace` lapin prints every frame, including the one with
+/// the password. For a returned message lapin prints all bytes as numbers; our own log line says what
+/// happened to the message.
 fn is_indiscreet(line: &tracing::Metadata<'_>) -> bool {
     let name = crate_of(line.target());
     let of_lapin = name.starts_with("lapin") || name.starts_with("amq_protocol");
@@ -217,42 +219,41 @@ fn is_indiscreet(line: &tracing::Metadata<'_>) -> bool {
     returned || (of_lapin && *line.level() == tracing::Level::TRACE)
 }
 
-/// Renders what `/metrics` shows. Cheap to clone.
+/// Renders the text of `/metrics`. Cheap to clone.
 #[derive(Clone)]
 pub struct Scrape(Option<prometheus::Registry>);
 
 impl Scrape {
-    /// All instruments in Prometheus' text format; empty when telemetry was not started for it.
+    /// All instruments in Prometheus' text format; empty if `[admin]` serves no `/metrics`.
     #[must_use]
     pub fn text(&self) -> String {
         let Some(registry) = &self.0 else {
             return String::new();
         };
         let mut text = String::new();
-        // The encoder fails only for families without metrics, which are not there.
+        // The encoder fails only for a family without metrics, and the registry has none.
         if let Err(error) = TextEncoder::new().encode_utf8(&registry.gather(), &mut text) {
-            tracing::warn!(%error, "metrics not rendered");
+            tracing::warn!(%error, "failed to render metrics");
         }
         text
     }
 }
 
 impl Telemetry {
-    /// What a worker should trace and measure, to be given to
-    /// [`Worker::observe`](crate::Worker::observe).
+    /// The signals for [`Worker::observe`](crate::Worker::observe).
     #[must_use]
     pub fn signals(&self) -> Signals {
         self.signals
     }
 
-    /// Renders what `/metrics` shows.
+    /// The renderer of `/metrics`.
     #[must_use]
     pub fn scrape(&self) -> Scrape {
         Scrape(self.providers.registry.clone())
     }
 
-    /// Exports the traces and metrics that are left, until `until` at the longest. What cannot be
-    /// exported by then is lost, and the exit is not held up for it.
+    /// Exports the remaining traces and metrics, until `until` at the latest. Telemetry that is not
+    /// exported by then is lost, so the exit is not delayed further.
     pub fn flush(&mut self, until: Instant) {
         let limit = until.saturating_duration_since(Instant::now());
         let mut exports: Vec<Job> = Vec::new();
@@ -267,18 +268,18 @@ impl Telemetry {
             }));
         }
         for failed in together(exports, until) {
-            tracing::warn!(failed, "telemetry not flushed");
+            tracing::warn!(failed, "failed to flush telemetry; some may be missing");
         }
     }
 
-    /// From now on only what this thread logs is written, so that its last line is the last one:
-    /// the client library has something to say about connections that did not end in order, and
-    /// exporters about their end, at any time.
+    /// From now on only lines of this thread are written, so that its last line is the last of the
+    /// log. Otherwise lapin could log a connection that did not close in order, and an exporter its
+    /// end, at any time.
     pub fn silence_others(&self) {
         logs::silence_others();
     }
 
-    /// Exports and writes out the last logs, until `until` at the longest.
+    /// Exports and writes the last log lines, until `until` at the latest.
     pub fn close(mut self, until: Instant) {
         self.flush(until);
         self.silence_others();
@@ -291,13 +292,14 @@ impl Telemetry {
                 until,
             );
         }
-        // Dropping the guard waits for the writer, which may hang on its reader.
+        // Dropping the guard waits for the writing thread, which hangs if nobody reads standard
+        // error.
         if let Some(lines) = self.logs {
             let write: Job = Box::new(move || {
                 drop(lines);
                 String::new()
             });
-            // Also where the time is up, what can be written at once should be.
+            // Even if the time is up, the writer gets a moment for the last lines.
             together(vec![write], until.max(Instant::now() + LAST_LINES));
         }
         if let Some(runtime) = self.runtime {
@@ -313,21 +315,21 @@ fn told(signal: &str, result: &OTelSdkResult) -> String {
     }
 }
 
-/// What can hang, and says what went wrong where something did.
+/// Work that may hang. Returns an error text, or an empty text on success.
 type Job = Box<dyn FnOnce() -> String + Send>;
 
-/// What log lines get at exit when exporters have used up the time.
+/// The time for the last log lines at exit if the exporters have used up `until`.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
-/// Runs each in a thread of its own, as each can hang, and waits for all of them until then. What
-/// they say, where they say something.
+/// Runs each job on its own thread, because a job may hang, and waits for them until `until`.
+/// Returns the error texts.
 fn together(all: Vec<Job>, until: Instant) -> Vec<String> {
     let (sender, said) = mpsc::channel();
     let mut left = all.len();
     for one in all {
         let sender = sender.clone();
         std::thread::spawn(move || {
-            // Whoever waited may have given up.
+            // The receiver is gone if the time was up.
             let _ = sender.send(one());
         });
     }

@@ -1,5 +1,5 @@
-//! The instruments of the [catalogue](super::catalogue) that are observed: what is counted already is
-//! read when somebody collects, which costs a message nothing.
+//! The observable instruments of the [catalogue](super::catalogue). Their values are existing counters,
+//! read when metrics are collected, so they add no work for a message.
 
 use std::sync::Arc;
 
@@ -20,15 +20,15 @@ use crate::{
     status::{ConsumerHealth, ConsumerReport, ConsumerState, Figures},
 };
 
-/// A worker, as it is observed.
+/// The parts of a worker that the instruments read.
 pub(crate) struct Observed {
     pub(crate) consumers: Vec<ObservedConsumer>,
-    /// Why nothing can be published, where nothing can.
+    /// Why retries and dead letters cannot be published; `None` if they can.
     pub(crate) publishing: watch::Receiver<Option<String>>,
     pub(crate) mailbox: MailboxGauge,
 }
 
-/// A consumer, as it is observed.
+/// The parts of a consumer that the instruments read.
 pub(crate) struct ObservedConsumer {
     pub(crate) name: Arc<str>,
     pub(crate) queue: Arc<str>,
@@ -46,7 +46,7 @@ type Report<'a> = &'a dyn AsyncInstrument<u64>;
 
 type Number = fn(&ObservedConsumer, &ConsumerReport) -> u64;
 
-/// One number a consumer.
+/// Instruments with one number for each consumer.
 const NUMBERS: [(Instrument, Number); 13] = [
     (catalogue::DROPPED, |_, report| report.ledger.dropped),
     (catalogue::DUPLICATES, |_, report| report.ledger.duplicates),
@@ -71,11 +71,11 @@ const NUMBERS: [(Instrument, Number); 13] = [
     (catalogue::RUNNING, |_, report| report.running as u64),
 ];
 
-/// Takes a value of the attribute, and the number that it has.
+/// Takes a value of the attribute, and the number for that value.
 type Take<'a> = &'a mut dyn FnMut(Value, u64);
 type Group = fn(&ObservedConsumer, Take<'_>);
 
-/// Several numbers a consumer, told apart by one more attribute.
+/// Instruments with several numbers for each consumer, one for each value of a further attribute.
 const GROUPS: [(Instrument, &str, Group); 5] = [
     (catalogue::SETTLED, attributes::END, |consumer, take| {
         let ends = consumer.figures.report().ledger.ends().into_iter();
@@ -117,7 +117,7 @@ const GROUPS: [(Instrument, &str, Group); 5] = [
 
 type Other = fn(&Observed, Report<'_>);
 
-/// What does not fit the tables above.
+/// Instruments that fit neither table above.
 const OTHERS: [(Instrument, Other); 4] = [
     (catalogue::CONSUMED, |all, to| {
         for consumer in &all.consumers {
@@ -138,7 +138,7 @@ const OTHERS: [(Instrument, Other); 4] = [
     }),
 ];
 
-/// Makes the instruments that are observed.
+/// Registers the observable instruments.
 pub(crate) fn observe(meter: &Meter, observed: Observed) {
     let observed = Arc::new(observed);
     for (instrument, number) in NUMBERS {
@@ -174,7 +174,7 @@ fn register(
     let observed = Arc::clone(observed);
     let callback = move |to: Report<'_>| report(&observed, to);
     let (name, unit) = (instrument.name, instrument.unit);
-    // What is built is kept by the meter.
+    // The meter keeps the instruments that it builds.
     macro_rules! build {
         ($kind:ident) => {{
             let instrument = meter.$kind(name).with_description(instrument.meaning);

@@ -19,13 +19,13 @@ use super::{
     environment::{Export, Plan, Propagator},
 };
 
-/// What was started.
+/// The providers that were started.
 #[derive(Default)]
 pub(super) struct Providers {
     pub(super) traces: Option<SdkTracerProvider>,
     pub(super) metrics: Option<SdkMeterProvider>,
     pub(super) logs: Option<SdkLoggerProvider>,
-    /// What `/metrics` shows.
+    /// The registry behind `/metrics`.
     pub(super) registry: Option<prometheus::Registry>,
 }
 
@@ -56,7 +56,7 @@ macro_rules! exporter {
 }
 
 impl Providers {
-    /// Must be called inside the runtime that gRPC exporters are to use.
+    /// Starts the providers of a plan. Call this inside the runtime for the gRPC exporters.
     pub(super) fn start(
         plan: &Plan,
         resource: &Resource,
@@ -69,7 +69,7 @@ impl Providers {
                 .with_resource(resource.clone())
                 .with_batch_exporter(exporter!(SpanExporter, export)?);
             let builder = match plan.sample {
-                // Without a parent the ratio decides, with one its publisher's decision holds.
+                // A trace without a parent is sampled by the ratio; else the parent's decision counts.
                 Some(ratio) => builder.with_sampler(Sampler::ParentBased(Box::new(
                     Sampler::TraceIdRatioBased(ratio),
                 ))),
@@ -105,11 +105,12 @@ impl Providers {
     }
 }
 
-/// Room for all attribute values that so many consumers can have. The SDK counts what is beyond its own
-/// limit of 2000 as one: 200 consumers with their delay queues are more. A larger limit costs memory at
-/// once, so only those get it that need it.
+/// A larger cardinality limit for an instrument, if this many consumers need it. Beyond its own limit
+/// of 2000 attribute sets the SDK merges all further ones into one, and 200 consumers with their retry
+/// queues exceed it. The SDK allocates memory for the limit at once, so other instruments keep the
+/// default.
 fn room(name: &str, consumers: usize) -> Option<Stream> {
-    /// Delay queues up to half a day, or error types, of a consumer.
+    /// Enough for the retry queues of one consumer, up to half a day, or for its error types.
     const EACH: usize = 40;
     const SDKS_OWN: usize = 2000;
     let consumers_alone = [attributes::CONSUMER];
@@ -125,8 +126,8 @@ fn room(name: &str, consumers: usize) -> Option<Stream> {
     Stream::builder().with_cardinality_limit(limit).build().ok()
 }
 
-/// What everything exported says about this process. The environment's word (`OTEL_SERVICE_NAME`,
-/// `OTEL_RESOURCE_ATTRIBUTES`) comes before ours.
+/// The resource: attributes of this process on everything exported. Attributes from
+/// `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` override ours.
 pub(super) fn resource(plan: &Plan, instance: &str) -> Resource {
     use opentelemetry_sdk::resource::{EnvResourceDetector, ResourceDetector};
     let from_environment = EnvResourceDetector::new().detect();
@@ -144,7 +145,7 @@ pub(super) fn resource(plan: &Plan, instance: &str) -> Resource {
     builder.build()
 }
 
-/// The formats of trace context that are read from and written to headers.
+/// The propagators that read trace context from headers and write it to them.
 pub(super) fn propagators(plan: &Plan) -> Vec<Box<dyn TextMapPropagator + Send + Sync>> {
     let boxed = |propagator: &Propagator| match propagator {
         Propagator::TraceContext => {

@@ -11,7 +11,7 @@ use crate::broker::{
     headers::names::{BAGGAGE, TRACEPARENT},
 };
 
-/// The context that a message came with; an empty one where it has none.
+/// The trace context of a message; an empty context if the message has none.
 pub(crate) fn extract(properties: &Properties) -> Context {
     let has = |name| properties.header(name).is_some();
     if !has(TRACEPARENT) && !has(BAGGAGE) {
@@ -34,7 +34,7 @@ impl Extractor for Carrier<'_> {
     }
 }
 
-/// Headers of a new message, as text.
+/// Writes trace context into the text headers of a new message.
 pub(crate) struct TextHeaders<'a>(pub(crate) &'a mut Vec<(String, String)>);
 
 impl Injector for TextHeaders<'_> {
@@ -44,7 +44,7 @@ impl Injector for TextHeaders<'_> {
     }
 }
 
-/// A context whose span is this one, of another process.
+/// A context with this span as the span of another process.
 pub(crate) fn remote(span: SpanContext) -> Context {
     Context::new().with_remote_span_context(span)
 }

@@ -15,7 +15,7 @@ use crate::{
     flight::{SCOPE, inject},
 };
 
-/// The span of publishing a new message, which creates the message's context.
+/// The span of publishing a new message. It creates the message's trace context.
 pub(crate) struct PublishTrace(Context);
 
 impl PublishTrace {

@@ -2,16 +2,16 @@
 //!
 //! ```text
 //! publish orders                    PRODUCER  `lapwing publish`, or any publisher
-//! └─ process orders                 CONSUMER  an attempt: the handler's run
-//!    ├─ buffer orders               INTERNAL  it waited here for a handler slot
-//!    ├─ POST                        CLIENT    the HTTP handler's request
-//!    ├─ publish orders.retry.4s     CLIENT    its copy, published and confirmed
-//!    ├─ ack orders                  CLIENT    the ack, until it is written
-//!    └─ wait orders                 INTERNAL  from there to the next attempt
+//! └─ process orders                 CONSUMER  an attempt: one run of the handler
+//!    ├─ buffer orders               INTERNAL  the wait for a handler slot, before the run
+//!    ├─ POST                        CLIENT    the request of the HTTP handler
+//!    ├─ publish orders.retry.4s     CLIENT    the publish of the copy, until its confirm
+//!    ├─ ack orders                  CLIENT    from the end of the attempt until the ack is written
+//!    └─ wait orders                 INTERNAL  the wait for the next attempt
 //! ```
 //!
-//! The next attempt is a sibling, linked to this one. A span that is not sampled costs its ids, and
-//! has none of the others.
+//! The next attempt is a sibling, linked to this one. An attempt that is not sampled has only its
+//! ids: neither attributes nor the spans below it are made.
 
 use std::{
     borrow::Cow,
@@ -41,21 +41,21 @@ use crate::{
     outcome::Ending,
 };
 
-/// A shorter wait for a handler slot is no span of its own.
+/// A shorter wait for a handler slot gets no span.
 const WORTH_A_SPAN: Duration = Duration::from_millis(1);
-/// Bytes of an error's text in a span's status.
+/// The most bytes of an error's text in a span's status.
 const STATUS_ROOM: usize = 1024;
 
 pub(crate) const ROUTING_KEY: &str = "messaging.rabbitmq.destination.routing_key";
 
-/// What a consumer needs to trace its messages.
+/// Makes the spans of one consumer's messages.
 pub(crate) struct ConsumerTraces {
     tracer: BoxedTracer,
     parent: TraceParent,
     consumer: Arc<str>,
     queue: Arc<str>,
     worker: Arc<str>,
-    /// The broker's address, of the live session.
+    /// The broker's address in the current session.
     server: Mutex<Option<(Arc<str>, u16)>>,
 }
 
@@ -94,7 +94,7 @@ impl ConsumerTraces {
         span.end_with_timestamp(to.max(from));
     }
 
-    /// Begins an attempt: its `process` span, and those of the waits before it.
+    /// Begins an attempt: starts its `process` span, and makes the spans of the waits before it.
     pub(crate) fn begin(&self, flight: &Flight) -> Context {
         let created = extract(&flight.message.properties);
         let before = flight.attempt_trace();
@@ -131,7 +131,7 @@ impl ConsumerTraces {
         }
         let context = parent.with_span(span);
         if recording {
-            self.tell_of_waits(flight, before, last, &context);
+            self.trace_waits(flight, before, last, &context);
         }
         flight.set_attempt_trace(AttemptTrace {
             context: context.clone(),
@@ -176,8 +176,8 @@ impl ConsumerTraces {
         }
     }
 
-    /// Where the message was before this attempt: in the buffer, or between two attempts.
-    fn tell_of_waits(
+    /// Makes the spans of the waits before this attempt: in the buffer, or between two attempts.
+    fn trace_waits(
         &self,
         flight: &Flight,
         before: Option<AttemptTrace>,
@@ -187,7 +187,7 @@ impl ConsumerTraces {
         let now = SystemTime::now();
         let received = now - flight.received.elapsed();
         match (before, last) {
-            // The last attempt was in this stay: it waited here.
+            // The last attempt ran in this worker, for the same delivery: the retry waited here.
             (Some(before), _) => {
                 let since = before.ended.unwrap_or(now);
                 self.internal("wait", &before.context, since, now);
@@ -207,10 +207,10 @@ impl ConsumerTraces {
         }
     }
 
-    /// Begins the span of publishing a copy, inside of the current span.
+    /// Begins the span of publishing a copy, as a child of the current span.
     pub(crate) fn publish(&self, to: &str, message: &Message) -> Option<BoxedSpan> {
         let mut span = self.client_span("publish", "send", to)?;
-        // Copies go to their queue by the default exchange.
+        // Copies go to their queue through the default exchange.
         span.set_attribute(KeyValue::new(ROUTING_KEY, to.to_owned()));
         if let Some(id) = message.id() {
             span.set_attribute(KeyValue::new("messaging.message.id", id.to_owned()));
@@ -224,7 +224,7 @@ impl ConsumerTraces {
         kind: &'static str,
         to: &str,
     ) -> Option<BoxedSpan> {
-        // Its attempt's span has ended, and so records no more.
+        // Ask whether the attempt is sampled, not whether it records: its span has already ended.
         let current = Context::current();
         if !current.span().span_context().is_sampled() {
             return None;
@@ -243,7 +243,7 @@ impl ConsumerTraces {
         Some(self.tracer.build_with_context(builder, &current))
     }
 
-    /// The span of telling the broker how a delivery ended, from `since` to now.
+    /// Makes the span of an ack or a nack, from `since` to now.
     pub(crate) fn settled(
         &self,
         operation: &'static str,
@@ -300,7 +300,7 @@ pub(crate) fn attempt_ended(mut trace: AttemptTrace, flight: &Flight, ending: &E
     flight.set_attempt_trace(trace);
 }
 
-/// The attributes of the server that a span's operation asks.
+/// The attributes for the server to which a span's operation talks.
 pub(crate) fn server(host: impl Into<Value>, port: u16) -> [KeyValue; 2] {
     [
         KeyValue::new("server.address", host),
@@ -314,8 +314,8 @@ pub(crate) fn fail(span: &mut impl Span, class: &'static str, text: &str) {
     span.set_status(Status::error(text.to_owned()));
 }
 
-/// `messaging.destination.name` of a consumer: `{exchange}:{routing key}:{queue}`, without what is
-/// empty, and without the queue where it is the routing key.
+/// `messaging.destination.name` of a delivery: `{exchange}:{routing key}:{queue}`, without the empty
+/// parts, and without the queue if it equals the routing key.
 fn destination(message: &Message) -> String {
     let queue = Some(message.queue()).filter(|queue| *queue != message.routing_key());
     let parts = [Some(message.exchange()), Some(message.routing_key()), queue];

@@ -1,5 +1,5 @@
-//! The one observer of a consumer. Each step of a delivery's path tells it by one call, and it counts,
-//! measures, traces and logs that step.
+//! The observer of a consumer. Each step of a delivery's path makes one call here, and the observer
+//! counts, measures, traces and logs that step.
 
 use std::{
     sync::Arc,
@@ -24,21 +24,21 @@ use crate::{
     status::Figures,
 };
 
-/// Observes a consumer. Where nothing is traced or measured, only the figures are written.
+/// Observes a consumer. The figures are always kept; traces and metrics only if they are on.
 pub(crate) struct Watch {
     pub(crate) figures: Arc<Figures>,
     traces: Option<ConsumerTraces>,
     metrics: Option<ConsumerMetrics>,
 }
 
-/// A publish that is under way.
+/// A running publish.
 pub(crate) struct Publishing {
     started: Instant,
     span: Option<BoxedSpan>,
 }
 
-/// A traced attempt whose delivery the broker has yet to be told the end of. The span of its ack or
-/// nack is made when that is written.
+/// A traced attempt whose delivery is not settled yet. The span of its ack or nack is made when the
+/// frame is written.
 #[derive(Debug, PartialEq)]
 pub(crate) struct AckSpan {
     attempt: SpanContext,
@@ -48,7 +48,7 @@ pub(crate) struct AckSpan {
 
 #[cfg(test)]
 impl AckSpan {
-    /// One that differs from those of other tags.
+    /// A span that differs from those of other tags.
     pub(crate) fn of_tag(tag: u64) -> Box<Self> {
         Box::new(Self {
             attempt: SpanContext::empty_context(),
@@ -92,8 +92,8 @@ impl Watch {
         self.figures.counters.sessions.add_one();
     }
 
-    /// An attempt begins. Keep the returned context attached until what follows the attempt has been
-    /// carried out.
+    /// An attempt begins. Keep the returned context attached until the delivery has been settled or
+    /// its retry has been arranged.
     pub(crate) fn attempt_began(&self, flight: &Flight) -> Option<Context> {
         self.traces.as_ref().map(|traces| traces.begin(flight))
     }
@@ -118,18 +118,18 @@ impl Watch {
         warn!(consumer = %flight.consumer, id = flight.message.id(), "handler ignored its cancellation and was dropped");
     }
 
-    /// The handler blocks its thread, and the consumer goes on without it.
+    /// The handler blocks its thread. The consumer settles the message without it.
     pub(crate) fn blocks_its_thread(&self, flight: &Flight) {
         self.figures.counters.handler_stuck.add_one();
-        error!(consumer = %flight.consumer, id = flight.message.id(), "handler blocks its thread: its message is settled without it");
+        error!(consumer = %flight.consumer, id = flight.message.id(), "handler blocks its thread: the consumer settles the message without it");
     }
 
-    /// A path has ended whose delivery was settled without it.
+    /// A path has ended too late: its delivery was already settled, or its channel had closed.
     pub(crate) fn stale_end(&self) {
         self.figures.counters.stale_settles.add_one();
     }
 
-    /// What follows an attempt's end was decided.
+    /// The policy has decided what follows an attempt.
     pub(crate) fn settled(&self, flight: &Flight, ending: &Ending, settlement: &Settlement) {
         self.figures.outcomes.note(flight, ending, settlement);
         if *settlement != Settlement::Ack {
@@ -143,7 +143,7 @@ impl Watch {
         }
     }
 
-    /// A failed attempt is followed by another one after this time.
+    /// An attempt failed, and the next one runs after this time.
     pub(crate) fn failed(&self, flight: &Flight, failure: &Failure, after: Duration) {
         info!(
             consumer = %flight.consumer, id = flight.message.id(), attempt = flight.attempt(),
@@ -152,18 +152,18 @@ impl Watch {
         );
     }
 
-    /// A retry waits in the worker.
+    /// A retry backs off in the worker.
     pub(crate) fn waits_inline(&self) {
         self.figures.counters.inline_retries.add_one();
     }
 
-    /// A copy is confirmed on the rung of this queue.
+    /// The broker confirmed a copy in this retry queue.
     pub(crate) fn parked(&self, flight: &Flight, rung: &str, delay: Duration) {
         self.figures.parked(rung);
         info!(consumer = %flight.consumer, id = flight.message.id(), attempt = flight.attempt(), ?delay, rung, "message parked for retry");
     }
 
-    /// A copy is confirmed in the dead-letter queue.
+    /// The broker confirmed a copy in the dead-letter queue.
     pub(crate) fn dead_lettered(
         &self,
         flight: &Flight,
@@ -179,7 +179,7 @@ impl Watch {
         );
     }
 
-    /// A copy is about to be published.
+    /// The publish of a copy begins.
     pub(crate) fn publishing(&self, to: &str, message: &Message) -> Publishing {
         let traces = self.traces.as_ref();
         Publishing {
@@ -188,7 +188,7 @@ impl Watch {
         }
     }
 
-    /// A copy was published, or was not.
+    /// The publish of a copy has ended.
     pub(crate) fn published(
         &self,
         to: &str,
@@ -211,8 +211,8 @@ impl Watch {
         }
     }
 
-    /// A copy was not confirmed. It is published again after `retry_in`; without that it was
-    /// published for the last time.
+    /// The broker did not confirm a copy. The worker publishes it again after `retry_in`; `None` means
+    /// that the worker gives up.
     pub(crate) fn not_confirmed(
         &self,
         flight: &Flight,
@@ -224,19 +224,19 @@ impl Watch {
         match retry_in {
             Some(retry_in) => debug!(%consumer, id, queue, %error, ?retry_in, "copy not confirmed"),
             None => {
-                error!(%consumer, id, queue, %error, "copy not confirmed: consumer held, message stays in its queue");
+                error!(%consumer, id, queue, %error, "copy not confirmed: the consumer is held, and the message stays in its queue");
             }
         }
     }
 
-    /// Acks were written, or were not.
+    /// Acks were written, or writing them failed.
     pub(crate) fn acks_written(&self, took: Duration, written: bool) {
         if let Some(metrics) = &self.metrics {
             metrics.acked(took, written);
         }
     }
 
-    /// Begins the span of a delivery's ack or nack, where its attempt is traced.
+    /// Begins the span of a delivery's ack or nack, if its attempt is traced.
     pub(crate) fn ack_span(&self, flight: &Flight) -> Option<Box<AckSpan>> {
         self.traces.as_ref()?;
         let attempt = flight.attempt_trace()?.span_context();
@@ -248,7 +248,7 @@ impl Watch {
         attempt.is_sampled().then(|| Box::new(span(attempt)))
     }
 
-    /// The ack or nack of a traced delivery was written, or was not.
+    /// The ack or nack of a delivery was written, or writing it failed. Ends its span, if it has one.
     pub(crate) fn told_broker(
         &self,
         operation: &'static str,
@@ -266,8 +266,8 @@ impl Watch {
     }
 }
 
-/// When a message was published, where that is known: to the millisecond by RabbitMQ's header, to
-/// the second by its property.
+/// When a message was published, if that is known: to the millisecond from RabbitMQ's header
+/// `timestamp_in_ms`, or to the second from the property `timestamp`.
 fn published_at(message: &Message) -> Option<SystemTime> {
     let millis = message
         .properties

@@ -1,4 +1,4 @@
-//! The broker in memory, as tests see it.
+//! The broker in memory, for tests of users.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ pub struct StoredMessage {
     pub body: Vec<u8>,
     /// Properties and headers.
     pub properties: Properties,
-    /// Whether a consumer had the message before.
+    /// Whether the broker delivered the message before.
     pub redelivered: bool,
 }
 
@@ -59,19 +59,19 @@ impl TestBroker {
         self.0.clone()
     }
 
-    /// Publishes JSON to a queue, with a message id of its own; the id.
+    /// Publishes JSON to a queue, with a new message id. Returns the id.
     ///
     /// # Panics
-    /// When there is no such queue.
+    /// If there is no such queue.
     pub fn publish_json(&self, queue: &str, json: &str) -> String {
         self.publish(queue, json.as_bytes(), Some("application/json"), None)
     }
 
-    /// Publishes bytes to a queue, with these `content-type` and `type` properties and a message id of
-    /// its own; the id.
+    /// Publishes bytes to a queue, with these `content-type` and `type` properties and a new message id.
+    /// Returns the id.
     ///
     /// # Panics
-    /// When there is no such queue.
+    /// If there is no such queue.
     pub fn publish(
         &self,
         queue: &str,
@@ -103,7 +103,7 @@ impl TestBroker {
         self.0.reconnect();
     }
 
-    /// Closes the channels of all consumers. Their messages are delivered again.
+    /// Closes the channels of all consumers. The broker delivers their unsettled messages again.
     pub fn close_channels(&self) {
         self.0.fail(Fault::ChannelLost);
     }

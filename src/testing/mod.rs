@@ -1,8 +1,8 @@
-//! Testing handlers and whole workers without RabbitMQ.
+//! Tests of handlers and whole workers without RabbitMQ.
 //!
-//! [`TestWorker`] runs a [`Worker`](crate::Worker) as it is (its consumers, retries, dead letters and
-//! drain) on a [`TestBroker`], which holds the queues in memory. Under tokio's paused time
-//! (`#[tokio::test(start_paused = true)]`, which wants tokio's feature `test-util`) a retry after ten
+//! [`TestWorker`] runs an unchanged [`Worker`](crate::Worker), with its consumers, retries, dead letters
+//! and drain, on a [`TestBroker`], which holds the queues in memory. With tokio's paused time
+//! (`#[tokio::test(start_paused = true)]`, which needs tokio's feature `test-util`) a retry after ten
 //! minutes takes no time.
 //!
 //! ```
@@ -53,7 +53,7 @@ use crate::{Readiness, Report, RunError, Worker, WorkerHandle};
 /// The longest that a test waits for its worker, on tokio's clock: longer than any retry.
 const LONGEST_WAIT: Duration = Duration::from_hours(1000);
 
-/// A worker that runs on a broker in memory, on the runtime of the test.
+/// A worker that runs on a broker in memory, on the test's runtime.
 #[derive(Debug)]
 #[must_use = "the worker drains when this is dropped"]
 pub struct TestWorker {
@@ -64,21 +64,18 @@ pub struct TestWorker {
 }
 
 impl TestWorker {
-    /// Starts a worker on a new broker, and waits until all of its consumers consume.
+    /// Starts a worker on a new broker, and waits until the worker is ready.
     ///
     /// # Panics
-    /// When the worker does not start. [`TestWorker::start_on`] gives the reason.
+    /// If the worker does not start. [`TestWorker::start_on`] gives the reason.
     pub async fn start(worker: Worker) -> Self {
         let mut started = Self::start_on(worker, &TestBroker::new());
         let readiness = started.until(|it| it.ready).await;
-        assert!(
-            readiness.ready,
-            "the worker does not consume: {readiness:?}"
-        );
+        assert!(readiness.ready, "the worker is not ready: {readiness:?}");
         started
     }
 
-    /// Starts a worker on this broker, and waits for nothing.
+    /// Starts a worker on this broker, and does not wait.
     pub fn start_on(worker: Worker, broker: &TestBroker) -> Self {
         let shutdown = CancellationToken::new();
         let handle = worker.handle();
@@ -104,13 +101,13 @@ impl TestWorker {
         &self.handle
     }
 
-    /// Waits until `wanted` is true of the worker's readiness, or the worker has ended.
+    /// Waits until `wanted` is true of the worker's readiness, or until the worker has ended.
     pub async fn until(&mut self, wanted: impl Fn(&Readiness) -> bool) -> Readiness {
         self.handle.until(wanted).await
     }
 
-    /// Waits until every message has come to its end: nothing is delivered or due for a retry.
-    /// Messages in queues that nobody consumes, such as dead letters, are at their end.
+    /// Waits until every message is finished: no delivery is unsettled and no retry waits. Messages in
+    /// queues without a consumer, such as dead letters, count as finished.
     ///
     /// # Panics
     /// After 1,000 hours on tokio's clock.
@@ -119,16 +116,16 @@ impl TestWorker {
         let broker = self.broker.inner();
         let wait = broker.wait_until_idle(&queues);
         let ended = tokio::time::timeout(LONGEST_WAIT, wait).await;
-        assert!(ended.is_ok(), "messages are still on their way");
+        assert!(ended.is_ok(), "some messages are not finished");
     }
 
-    /// Stops the worker as SIGTERM does, and gives its account.
+    /// Stops the worker as SIGTERM does, and returns its report.
     ///
     /// # Errors
-    /// When the worker did not start.
+    /// If the worker did not start.
     ///
     /// # Panics
-    /// When the worker panicked.
+    /// If the worker panicked.
     pub async fn drain(self) -> Result<Report, RunError> {
         self.shutdown.cancel();
         self.running.await.expect("the worker does not panic")

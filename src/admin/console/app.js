@@ -1,4 +1,4 @@
-// Lapwing's console: wires the stream to the views, and the address to what is shown.
+// Lapwing's console: connects the stream of events and the page's address to the views.
 
 import { byId, facts, h, mark, say, show, stranger, Table } from "./dom.js";
 import { clock, count, duration, percent, rate, visible, words } from "./format.js";
@@ -14,8 +14,8 @@ import { setUpToken } from "./token.js";
 const REASONS = 5; // consumers named below the verdict
 
 const store = new Store();
-let scope; // undefined before the first state; a consumer's name, or null for all
-let wanted = null; // what the address says
+let scope; // the consumer that is shown, or null for all; undefined before the first state
+let wanted = null; // the consumer that the address names, or null
 
 const live = () => stream.live && !document.hidden;
 const consumers = new ConsumersView(store);
@@ -43,7 +43,7 @@ function outcomesTable({ title, part, kinds, whole }) {
     say(recent, seconds >= 60 ? "Last minute" : `Last ${seconds} s`);
     const all = store.tally(scope, part, whole).total;
     const rows = kinds.map(([key, name]) => ({ key, name, all, ...store.tally(scope, part, key) }));
-    // What never happened and hardly ever does would only be in the way.
+    // A stuck handler is rare: its row is shown only after one was counted.
     table.update(rows.filter(({ key, total }) => key !== "handler_stuck" || total > 0), ({ key }) => key);
   };
 }
@@ -59,7 +59,7 @@ function showHealth() {
   const { level, word, text, consumers: reasons } = verdict(worker, all);
   byId("health").dataset.level = stream.live ? level : "gone";
   say(byId("verdict-word"), stream.live ? word : "Gone");
-  say(byId("verdict-text"), stream.live ? visible(text) : `It was: ${word}. ${visible(text)}`);
+  say(byId("verdict-text"), stream.live ? visible(text) : `Last known state: ${word}. ${visible(text)}`);
   document.title = `${stream.live ? word : "Gone"}: ${visible(worker.name)}`;
   const list = byId("verdict-details");
   show(list, reasons.length > 0 && all.length > 1);
@@ -69,7 +69,7 @@ function showHealth() {
     list.dataset.known = known;
     list.replaceChildren(...items.map(([reason]) =>
       h("li", {}, mark(markOf(reason)), h("a", { href: `#consumer/${encodeURIComponent(reason.name)}` }, stranger(reason.name)), " ", h("span"))));
-    if (reasons.length > REASONS) list.append(h("li", { class: "aside" }, `and ${count(reasons.length - REASONS)} more, first in the table below`));
+    if (reasons.length > REASONS) list.append(h("li", { class: "aside" }, `and ${count(reasons.length - REASONS)} more at the top of the table below`));
   }
   items.forEach(([, why], index) => say(list.children[index].lastChild, why));
 }
@@ -83,10 +83,10 @@ function showFigures() {
     ["Failed", rate(sum(({ rates }) => rates.failed))],
     ["In flight", count(worker.in_flight)],
     ["Running", count(sum(({ running }) => running))],
-    ["Waiting to retry", count(sum(({ waiting }) => waiting))],
+    ["Backing off", count(sum(({ waiting }) => waiting))],
     ["Parked", count(worker.totals.parked)],
     ["Dead-lettered", count(worker.totals.dead_lettered)],
-    ["Publishing", worker.publishing === null ? "works" : "stopped", worker.publishing === null ? "" : "bad"],
+    ["Publishing", worker.publishing === null ? "works" : "not possible", worker.publishing === null ? "" : "bad"],
   ]);
   say(byId("worker-name"), visible(worker.name));
   say(byId("worker-about"), `${worker.version}, up ${duration(store.since(worker.started_at))}`);
@@ -115,7 +115,7 @@ function renderSoon() {
   });
 }
 
-/** A worker with one consumer has nothing to choose from: its consumer is the page. */
+/** Shows the consumer that the address names. A worker with one consumer shows that one. */
 function route() {
   const only = store.consumers.size === 1 ? store.consumers.keys().next().value : null;
   const next = wanted ?? only;
@@ -133,7 +133,7 @@ function route() {
   byId(scope === null ? "consumers-title" : "consumer-title").focus({ preventScroll: true });
 }
 
-/** `#consumer/NAME` is a consumer, `#all` all; any other is a place on the page. */
+/** `#consumer/NAME` shows one consumer, `#all` shows all. Any other hash is a place on the page. */
 function readAddress() {
   const [, name] = location.hash.match(/^#consumer\/(.+)$/) ?? [];
   if (name !== undefined) wanted = decode(name);
@@ -149,7 +149,7 @@ function decode(text) {
   }
 }
 
-/** The links to sections move the focus too, and leave the address to the consumer. */
+/** Links to sections also move the focus. They do not change the address, which names the consumer. */
 function goTo(event) {
   event.preventDefault();
   const section = event.currentTarget.dataset.goto;
@@ -158,21 +158,21 @@ function goTo(event) {
   heading.focus({ preventScroll: true });
 }
 
-/** The numbers stay, greyed, and say when they were true. */
+/** Without contact the last numbers stay, greyed, with their time. */
 function showContact() {
   const lost = !stream.live;
   document.body.classList.toggle("lost", lost);
   show(byId("gone"), lost && stream.asOf !== null);
   if (!lost || stream.asOf === null) {
     say(byId("gone-text"), "");
-    if (lost) say(byId("verdict-text"), "The worker does not answer. Trying again.");
+    if (lost) say(byId("verdict-text"), "The worker does not answer. The page keeps trying to reconnect.");
     return;
   }
   const before = store.worker.draining
-    ? "Gone: the worker was draining and its stream has ended, so it has most likely exited."
+    ? "Gone: the worker was draining and has most likely exited."
     : "Gone: no contact with the worker.";
   say(byId("gone-text"), `${before} Everything below is as of ${clock(stream.asOf)}.`);
-  say(byId("gone-age"), `${duration((Date.now() - stream.asOf) / 1000)} ago. Trying again.`);
+  say(byId("gone-age"), `${duration((Date.now() - stream.asOf) / 1000)} ago. The page keeps trying to reconnect.`);
   showHealth();
 }
 

@@ -1,4 +1,4 @@
-// Charts of the last five minutes. uPlot draws them; it is loaded as a plain script.
+// Charts of the last five minutes. uPlot draws them; the page loads it as a plain script.
 
 import { clock, duration, rate, si, NONE } from "./format.js";
 import { h, say } from "./dom.js";
@@ -8,18 +8,18 @@ import { h, say } from "./dom.js";
 const SPAN = 300; // seconds
 const colours = matchMedia("(prefers-color-scheme: dark)");
 
-/** The page's own colours, as the canvas cannot read them itself. */
+/** A colour of the style sheet: a canvas cannot read CSS variables. */
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 }
 
-/** Times of a history, oldest first, in seconds since 1970. */
+/** The times of a history's steps, oldest first, in seconds since 1970. */
 function times({ step_seconds: step, until, received }) {
   const end = Date.parse(until) / 1000;
   return received.map((_, index) => end - (received.length - 1 - index) * step);
 }
 
-/** They differ by dash and width as well as by colour; failures are bars, which are not there at 0. */
+/** The lines differ in dash and width, not only in colour. Failures are bars: at 0 there is none. */
 const LINES = {
   received: { title: "received", colour: "--muted", dash: [2, 2], width: 1 },
   succeeded: { title: "succeeded", colour: "--good", width: 1.5 },
@@ -29,7 +29,7 @@ const LINES = {
   in_flight: { title: "in flight", colour: "--text", width: 1.5 },
 };
 
-/** The three charts of a consumer. The first line is drawn first, the key names it last. */
+/** The three charts of a consumer. Lines are drawn in this order; the key names them in reverse. */
 export const CHARTS = [
   { title: "Throughput", lines: ["failed", "succeeded", "received"], text: rate, axis: si, floor: 1 },
   { title: "Handler time", lines: ["p95_seconds", "p50_seconds"], text: duration, axis: duration, floor: 0.001 },
@@ -50,7 +50,7 @@ function scales(floor, data) {
   };
 }
 
-/** A chart with axes and a key that shows the values under the pointer, or the last ones. */
+/** A chart with axes and a key. The key shows the values under the pointer, or else the last ones. */
 export class Chart {
   #plot = null;
   #data = [[]];
@@ -81,7 +81,7 @@ export class Chart {
     this.canvas.setAttribute("aria-label", `${this.kind.title} over the last five minutes; now: ${now.reverse().join(", ")}`);
   }
 
-  /** Forgets what was drawn: another consumer follows. */
+  /** Removes the plot, before another consumer is shown. */
   clear() {
     this.#plot?.destroy();
     this.#plot = null;
@@ -127,7 +127,7 @@ export class Chart {
   }
 }
 
-/** A chart the size of a word, without axes: it says only which way things go. */
+/** A chart of the size of a word, without axes. It shows only the trend. */
 export class Spark {
   #plot = null;
   #data = [[]];

@@ -1,4 +1,4 @@
-// One consumer: what it does, its charts, its retry queues, and what can be changed.
+// One consumer: its state, its figures, its charts, its retry queues, and the controls to change it.
 
 import { Chart, CHARTS } from "./charts.js";
 import { byId, facts, h, mark, say, show, stranger, Table } from "./dom.js";
@@ -52,16 +52,16 @@ export class ConsumerView {
     const rows = retry_queues.map((queue) => ({ ...queue, title: `after ${count(queue.delay_seconds)}\u202fs`, most, sum }));
     if (dead) rows.push({ ...dead, title: "Dead letters", most, sum });
     this.retryTable.update(rows, (queue) => queue.queue);
-    const notes = [error ? `The broker could not be asked: ${visible(error)}` : "", retry_queues.length ? "" : "No retry queues: nothing is parked at the broker."];
+    const notes = [error ? `Cannot read queue depths from the broker: ${visible(error)}` : "", retry_queues.length ? "" : "This consumer has no retry queues."];
     say(this.retryNote, notes.filter(Boolean).join(" "));
   }
 
   #controls() {
     byId("consumer-pause").addEventListener("click", ({ detail }) => {
-      // The second click of a double click would undo the first.
+      // Ignore the second click of a double click: it would undo the first.
       if (detail > 1) return;
       const paused = this.store.consumers.get(this.#name)?.state === "paused";
-      this.#change("POST", paused ? "resume" : "pause", undefined, () => (paused ? "Resumed." : "Paused: running handlers finish, the rest went back to the queue."));
+      this.#change("POST", paused ? "resume" : "pause", undefined, () => (paused ? "Resumed." : "Paused. Running handlers finish; the other messages went back to the queue."));
     });
     const value = byId("consumer-concurrency-value");
     value.addEventListener("input", () => { this.#typed = true; });
@@ -70,7 +70,7 @@ export class ConsumerView {
       const concurrency = value.valueAsNumber;
       this.#change("PATCH", "", { concurrency }, () => {
         this.#typed = false;
-        return `At most ${count(concurrency)} ${concurrency === 1 ? "handler runs" : "handlers run"} at once now.`;
+        return `At most ${count(concurrency)} ${concurrency === 1 ? "handler runs" : "handlers run"} at once from now on.`;
       });
     });
   }
@@ -93,7 +93,7 @@ export class ConsumerView {
     }
   }
 
-  /** Turns to another consumer, or to none (`null`). */
+  /** Shows another consumer, or none (`null`). */
   open(name) {
     if (name === this.#name) return;
     this.#name = name;
@@ -114,7 +114,7 @@ export class ConsumerView {
     show(byId("consumer-controls"), Boolean(consumer) && this.store.worker.can_change);
     show(byId("consumer-read-only"), !this.store.worker.can_change);
     if (!consumer) {
-      byId("consumer-state").replaceChildren("There is no consumer of this name.");
+      byId("consumer-state").replaceChildren("There is no consumer with this name.");
       return;
     }
     this.#showState(consumer);
@@ -136,14 +136,14 @@ export class ConsumerView {
       place.replaceChildren(mark(kind), h("strong"), " ", h("span", { class: "aside" }));
     }
     say(place.children[1], words(consumer.state));
-    say(place.children[2], `for ${duration(this.store.since(consumer.since))}${failing(consumer) ? "; most of its runs fail" : ""}`);
+    say(place.children[2], `for ${duration(this.store.since(consumer.since))}${failing(consumer) ? "; most of its handler runs fail" : ""}`);
     show(byId("consumer-reason"), Boolean(consumer.reason));
     say(byId("consumer-reason"), visible(consumer.reason ?? ""));
   }
 
   #showFacts(consumer) {
     const { rates, latency } = consumer;
-    // The rates of an only consumer are the worker's, which stand above.
+    // With a single consumer its rates are those of the worker, which the page shows above.
     const own = this.store.consumers.size === 1 ? [] : [
       ["Received", rate(rates.received)],
       ["Succeeded", rate(rates.succeeded)],
@@ -156,11 +156,11 @@ export class ConsumerView {
       ["99th percentile", duration(latency.p99_seconds)],
       ["In flight", `${count(consumer.in_flight)} of ${count(consumer.prefetch)}`],
       ["Running", `${count(consumer.running)} of ${count(consumer.concurrency)}`],
-      ["Not started", count(consumer.buffered)],
-      ["Waiting to retry", count(consumer.waiting)],
+      ["Buffered", count(consumer.buffered)],
+      ["Backing off", count(consumer.waiting)],
       ["Queue", visible(consumer.queue)],
       ["Handler", consumer.handler ?? NONE],
-      ["Subscriptions made", count(consumer.counts.sessions)],
+      ["Subscriptions so far", count(consumer.counts.sessions)],
     ]);
   }
 }

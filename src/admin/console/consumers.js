@@ -1,4 +1,4 @@
-// The table of consumers: every one a row, those in trouble first.
+// The table of consumers, one row each. Those in trouble come first.
 
 import { Spark } from "./charts.js";
 import { byId, h, mark, say, show, stranger, Table } from "./dom.js";
@@ -6,8 +6,8 @@ import { count, duration, rate, words } from "./format.js";
 import { failing, markOf, urgency } from "./health.js";
 import { ask } from "./stream.js";
 
-const ORDER_HOLDS = 5000; // ms, so that rows do not run away from the pointer
-const SPARK_EVERY = 5000; // ms; a spark's pixel is longer than a second
+const ORDER_HOLDS = 5000; // ms between changes of order, so that rows do not move under the pointer
+const SPARK_EVERY = 5000; // ms; one pixel of a spark covers more than a second
 
 const ORDERS = {
   attention: { title: "attention first", by: (consumer) => urgency(consumer), up: true },
@@ -19,7 +19,7 @@ const ORDERS = {
   p95: { title: "95th percentile", by: (consumer) => consumer.latency.p95_seconds ?? -1 },
   p99: { title: "99th percentile", by: (consumer) => consumer.latency.p99_seconds ?? -1 },
   in_flight: { title: "in flight", by: (consumer) => consumer.in_flight },
-  waiting: { title: "waiting retries", by: (consumer) => consumer.waiting },
+  waiting: { title: "backing off", by: (consumer) => consumer.waiting },
   dead: { title: "dead letters", by: (consumer) => consumer.ledger.dead_lettered },
 };
 
@@ -72,7 +72,7 @@ export class ConsumersView {
       { title: "95th, 5 min", class: "spark", fill: (cell, _, row) => this.#spark(cell, row, ["p95_seconds"], 0.001) },
       number("in_flight", "In flight", (consumer) => `${count(consumer.in_flight)} of ${count(consumer.prefetch)}`),
       { title: "Running", class: "number", fill: (cell, consumer) => say(cell, `${count(consumer.running)} of ${count(consumer.concurrency)}`) },
-      number("waiting", "Waiting", (consumer) => count(consumer.waiting)),
+      number("waiting", "Backing off", (consumer) => count(consumer.waiting)),
       number("dead", "Dead letters", (consumer) => count(consumer.ledger.dead_lettered)),
     ];
   }
@@ -104,7 +104,7 @@ export class ConsumersView {
     if (sparks.all.length === 1) this.seen.observe(row);
   }
 
-  /** Histories are asked for only where a row can be seen, and its sparks are old. */
+  /** Asks for histories only of rows that are in view and whose sparks are old. */
   #drawSparks() {
     if (document.hidden) return;
     const at = performance.now();
@@ -114,7 +114,7 @@ export class ConsumersView {
       sparks.drawn = at;
       ask(`consumers/${encodeURIComponent(name)}/history`)
         .then((history) => sparks.all.forEach((spark) => spark.draw(history)))
-        .catch(() => {}); // the lost stream says it; the next round asks again
+        .catch(() => {}); // the banner reports the lost contact; the next round asks again
     }
   }
 
@@ -169,7 +169,7 @@ export class ConsumersView {
     this.table.update(consumers, (consumer) => consumer.name, () => byId("consumers-title").focus());
     show(byId("consumers-scroll"), consumers.length > 0);
     show(byId("consumers-empty"), consumers.length === 0);
-    say(byId("consumers-empty"), `No consumer fits “${this.filter.value.trim()}”.`);
+    say(byId("consumers-empty"), `No consumer matches “${this.filter.value.trim()}”.`);
     this.#drawSparks();
   }
 }

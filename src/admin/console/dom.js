@@ -1,11 +1,11 @@
-// The page's elements. Whatever comes from the worker enters the document as text, here and only here.
+// The page's elements. All text from the worker enters the document here, and only as text.
 
 import { visible } from "./format.js";
 
 /** The element with this id. */
 export const byId = (id) => document.getElementById(id);
 
-/** A new element. Properties of `attributes` become attributes; `null` and `false` leave one out. */
+/** A new element. Each property of `attributes` becomes an attribute, unless it is `null` or `false`. */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -17,28 +17,28 @@ export function h(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Sets an element's text, where it differs. */
+/** Sets an element's text, if it differs. */
 export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
   return element;
 }
 
-/** Shows or hides. */
+/** Shows or hides an element. */
 export function show(element, shown) {
   if (element.hidden === shown) element.hidden = !shown;
 }
 
-/** A text of a stranger: isolated, so that its direction stays its own. */
+/** A text from a message or from the settings, isolated: its direction does not affect the text around it. */
 export function stranger(text, attributes = {}) {
   return h("bdi", attributes, visible(text));
 }
 
-/** The little sign before a state's name; its shape says what its colour says. */
+/** The mark before a state's name. Its shape has the same meaning as its colour. */
 export function mark(kind) {
   return h("span", { class: `mark ${kind}`, "aria-hidden": "true" });
 }
 
-/** Puts term and text pairs into a `<dl>`, keeping its elements from one time to the next. */
+/** Fills a `<dl>` with pairs of term and text. Its elements are kept from one update to the next. */
 export function facts(list, pairs) {
   const wanted = pairs.map(([term]) => term).join("\n");
   if (list.dataset.terms !== wanted) {
@@ -56,8 +56,8 @@ export function facts(list, pairs) {
 /**
  * A table whose rows are kept by key, so that focus and selection survive an update.
  *
- * Roles are written out, as the narrow layout takes `display: table` away and the meaning with it.
- * A column is `{ title, class?, fill(cell, item) }`; the first is the row's header.
+ * The roles are explicit: the narrow layout removes `display: table`, and with it the implied roles.
+ * A column is `{ title, class?, fill(cell, item) }`. The first column is the row's header.
  */
 export class Table {
   #rows = new Map();
@@ -65,7 +65,7 @@ export class Table {
   #columns;
   #keep;
 
-  /** `keep`: rows that are not shown are kept, for items that come and go but are not many. */
+  /** `keep`: also keep rows that are not shown, for a few items that come and go. */
   constructor(parent, caption, columns, { keep = false } = {}) {
     this.#columns = columns;
     this.#keep = keep;
@@ -79,11 +79,11 @@ export class Table {
     parent.append(this.element);
   }
 
-  /** Shows these items in this order. `lost` is called where the focused row has gone. */
+  /** Shows these items in this order. Calls `lost` if the focused row is gone. */
   update(items, key, lost) {
     const focused = this.body.contains(document.activeElement);
     const keys = new Set(items.map(key));
-    // Before the others are put in order, as moving a row would take its focus away.
+    // Remove rows before ordering the others: fewer rows move then, and a moved row loses its focus.
     for (const [name, row] of this.#rows) {
       if (keys.has(name)) continue;
       row.remove();

@@ -1,4 +1,4 @@
-// What failed and why: each failure, or all of a cause together.
+// The recent failures, one by one or grouped by cause.
 
 import { byId, h, mark, say, show, stranger, Table } from "./dom.js";
 import { clock, count, duration, words } from "./format.js";
@@ -6,7 +6,7 @@ import { idOf, trace, typeOf } from "./messages.js";
 import { ask } from "./stream.js";
 
 const SHOWN = 100;
-const LONG = 240; // characters of an error before it is cut to some lines
+const LONG = 240; // characters; a longer error is cut to a few lines
 
 /** What became of the message. */
 function settlement({ settlement: what, retry_seconds: after, reason }) {
@@ -15,7 +15,7 @@ function settlement({ settlement: what, retry_seconds: after, reason }) {
   return { ack: "acked", return: "returned to the queue" }[what] ?? words(what);
 }
 
-/** Failures of one cause differ in numbers and ids. */
+/** The key of a failure's cause: failures of one cause differ only in numbers and ids. */
 function causeOf({ consumer, kind, class: name, status, error }) {
   const text = (error ?? "").replace(/[0-9a-f]{8,}|\d+/gi, "#").slice(0, 200);
   return JSON.stringify([consumer, kind, name, status, text]);
@@ -37,7 +37,7 @@ function kindOf(failure) {
   return [mark("bad"), words(failure.kind), status.length ? h("span", { class: "aside" }, " ", stranger(status.join(" "))) : ""];
 }
 
-/** An error's text, cut where it is long, whole at the press of a button. */
+/** An error's text. A long text is cut, and a button shows all of it. */
 function errorOf(failure) {
   const text = failure.error;
   if (!text) return [h("span", { class: "aside" }, "no error text")];
@@ -47,8 +47,8 @@ function errorOf(failure) {
   const more = h("button", { type: "button", class: "small", "aria-expanded": "false", onclick: () => {
     const open = !body.classList.toggle("cut");
     more.setAttribute("aria-expanded", String(open));
-    say(more, open ? "Less" : "All of it");
-  } }, "All of it");
+    say(more, open ? "Show less" : "Show all");
+  } }, "Show all");
   return [body, more];
 }
 
@@ -56,7 +56,7 @@ function ago(seconds) {
   return seconds < 1 ? "just now" : `${duration(seconds)} ago`;
 }
 
-/** Cells of failures do not change once they are there. */
+/** Fills a cell once: a failure does not change. */
 function once(fill) {
   return (cell, item) => {
     if (!cell.firstChild) cell.append(...fill(item));
@@ -102,7 +102,7 @@ export class FailuresView {
       { title: "Last", class: "time", fill: (cell, { last }) => say(cell, ago(this.store.since(last.at))) },
       { title: "Consumer", class: "consumer", fill: once(({ last }) => [h("a", { href: `#consumer/${encodeURIComponent(last.consumer)}` }, stranger(last.consumer))]) },
       { title: "What", class: "kind", fill: once(({ last }) => kindOf(last)) },
-      { title: "Error, of the last", class: "why", fill: (cell, { last }) => {
+      { title: "Last error", class: "why", fill: (cell, { last }) => {
         if (cell.dataset.seq === String(last.seq) || cell.contains(document.activeElement)) return;
         cell.dataset.seq = last.seq;
         cell.replaceChildren(...errorOf(last));
@@ -125,7 +125,7 @@ export class FailuresView {
     this.update();
   }
 
-  /** Turns to a consumer, or to all (`null`), and fetches what the worker remembers. */
+  /** Shows the failures of a consumer, or of all (`null`), and fetches those that the worker keeps. */
   async open(consumer) {
     this.#consumer = consumer;
     if (this.#held) this.#hold();
@@ -135,20 +135,20 @@ export class FailuresView {
       const { outcomes } = await ask(`outcomes?limit=500${about}`);
       this.store.takeOutcomes(outcomes);
     } catch {
-      return; // without contact the banner says so, and asks again when there is contact
+      return; // the banner reports the lost contact; `open` is called again when contact is back
     }
     this.update();
   }
 
-  /** Shows the failures known now. */
+  /** Shows the failures that the page knows now. */
   update() {
     const now = this.store.failures(this.#consumer);
     const failures = this.#held ?? now;
     const newer = this.#held ? now.filter((failure) => failure.seq > (failures[0]?.seq ?? -1)).length : 0;
     say(byId("failures-count"), failures.length ? count(failures.length) : "");
     const notes = [
-      newer ? `${count(newer)} newer held back.` : "",
-      !this.#together && failures.length > SHOWN ? `The newest ${SHOWN} are shown.` : "",
+      newer ? `${count(newer)} newer ${newer === 1 ? "failure" : "failures"} not shown.` : "",
+      !this.#together && failures.length > SHOWN ? `Only the newest ${SHOWN} are shown.` : "",
     ];
     say(byId("failures-note"), notes.filter(Boolean).join(" "));
     const lost = () => byId("failures-title").focus();

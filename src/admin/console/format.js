@@ -1,11 +1,11 @@
-// Numbers, times and strangers' texts as people read them.
+// Formats numbers, times and texts for people.
 
 const NARROW = "\u202f";
 const INTEGER = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const CLOCK = new Intl.DateTimeFormat("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" });
 const DAY = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short" });
 
-/** What stands where there is nothing to say. */
+/** The text for a missing value. */
 export const NONE = "–";
 
 function digits(n) {
@@ -55,7 +55,7 @@ export function duration(s) {
   return pair(Math.floor(hours / 24), hours % 24, ["d", "h"]);
 }
 
-/** A moment, local time of day; with its day where that is not today. */
+/** A moment in local time, with its day if that is not today. */
 export function clock(date) {
   const time = CLOCK.format(date);
   return date.toDateString() === new Date().toDateString() ? time : `${DAY.format(date)} ${time}`;
@@ -68,15 +68,15 @@ export function percent(part, whole) {
   return `${share > 0 && share < 1 ? "<1" : Math.round(share)}${NARROW}%`;
 }
 
-/** A word of the API for people: timed-out becomes "timed out". */
+/** A word of the API, for people: timed-out becomes "timed out". */
 export function words(kebab) {
   return String(kebab).replaceAll("-", " ");
 }
 
-// Controls, and the marks that turn or hide the text around them.
+// Control characters, and the marks that change the direction of text or hide it.
 const UNSEEN = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
 
-/** A text from a message with what is invisible in it spelled out, so that no id poses as another. */
+/** A text with its invisible characters spelled out, so that no id can look like another. */
 export function visible(text) {
   return String(text ?? "").replace(UNSEEN, (mark) => `\\u{${mark.codePointAt(0).toString(16)}}`);
 }

@@ -1,4 +1,4 @@
-// What it is doing now: messages in flight, oldest first, a page at a time.
+// The messages in flight, oldest first, a page at a time.
 
 import { byId, facts, h, say, show, stranger, Table } from "./dom.js";
 import { count, duration, NONE, visible, words } from "./format.js";
@@ -76,7 +76,7 @@ export class InFlightView {
       ["Consumer", visible(message.consumer)],
       ["Message", message.id ? visible(message.id) : "no id"],
       ["Type", message.type ? visible(message.type) : NONE],
-      ["At its handler for", duration(message.handling_seconds)],
+      ["Running for", duration(message.handling_seconds)],
       ["Delivery", message.delivery],
     ]);
     byId("cancel-dialog").showModal();
@@ -106,11 +106,11 @@ export class InFlightView {
       this.#page(Math.floor((total - 1) / PAGE) * PAGE);
       return;
     }
-    // A new worker counts its deliveries from the beginning.
+    // A restarted worker numbers its deliveries from the beginning, so the key has its start time.
     const { started_at: worker } = this.store.worker;
     this.table.update(messages, ({ consumer, delivery }) => `${worker} ${consumer} ${delivery}`, () => byId("in-flight-title").focus());
     const oldest = this.#offset === 0 && messages.length ? `, oldest ${duration(messages[0].age_seconds)}` : "";
-    const silent = unanswered.length ? `, without ${unanswered.join(", ")}, which did not answer in time` : "";
+    const silent = unanswered.length ? `; no answer from ${unanswered.join(", ")}` : "";
     say(byId("in-flight-count"), `${count(total)}${oldest}${silent}`);
     say(byId("page-where"), messages.length ? `${count(this.#offset + 1)}–${count(this.#offset + messages.length)} of ${count(total)}` : "");
     this.#button("page-first", this.#offset > 0);
@@ -121,12 +121,12 @@ export class InFlightView {
     show(byId("in-flight-empty"), messages.length === 0);
   }
 
-  /** Not `disabled`, which would take the focus away from who pages by keyboard. */
+  /** Sets `aria-disabled`, not `disabled`: a disabled button loses the focus of a keyboard user. */
   #button(id, possible) {
     byId(id).setAttribute("aria-disabled", String(!possible));
   }
 
-  /** Turns to a consumer, or to all (`null`). */
+  /** Shows the messages of a consumer, or of all (`null`). */
   open(consumer) {
     this.#consumer = consumer;
     this.#offset = 0;
@@ -134,7 +134,7 @@ export class InFlightView {
     this.poll.tick(true);
   }
 
-  /** Asks for the page that is shown, when it is time. */
+  /** Asks for the current page again, if it is time. */
   update() {
     this.poll.tick();
   }

@@ -1,7 +1,7 @@
 //! The operator's console: a page, its scripts and styles, embedded in the binary as they are.
 //!
-//! There is no build step. The page loads nothing from elsewhere and works under a policy of
-//! `default-src 'none'` with its own scripts and styles; `uplot/` is [uPlot] 1.6.32 as published.
+//! There is no build step. The page loads nothing from other servers. Its content security policy
+//! is `default-src 'none'` plus its own scripts and styles. `uplot/` is [uPlot] 1.6.32 as published.
 //!
 //! [uPlot]: https://github.com/leeoniya/uPlot
 
@@ -97,7 +97,8 @@ mod tests {
         }
     }
 
-    /// The policy would refuse what is inline, and texts of strangers must never be markup.
+    /// The content security policy refuses inline scripts and styles. Texts from messages must never
+    /// become markup.
     #[test]
     fn nothing_is_inline_and_nothing_makes_markup_of_text() {
         for word in ["style=", " onclick=", "<style", "<script>"] {

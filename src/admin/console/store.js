@@ -1,22 +1,22 @@
-// What the page knows: the last state, a minute of states before it, and the outcomes seen.
+// The data of the page: the last state, the states of the minute before it, and the outcomes received.
 
 const MINUTE = 60_000;
-const OUTCOMES = 1000; // kept here; the worker keeps its own
+const OUTCOMES = 1000; // kept by the page; the worker keeps its own
 
-/** The kinds of outcome that are no failure. */
+/** The kinds of outcome that are not failures. */
 const FINE = new Set(["succeeded", "dropped", "snoozed", "interrupted"]);
 
-/** The kinds of handler run, as counted by a consumer. */
+/** The outcomes of handler runs that a consumer counts. */
 export const RUNS = [
   ["succeeded", "Succeeded"],
   ["failed", "Failed"],
   ["timed_out", "Timed out"],
   ["panicked", "Panicked"],
   ["interrupted", "Interrupted"],
-  ["handler_stuck", "Ignored their cancellation"],
+  ["handler_stuck", "Stuck handlers"],
 ];
 
-/** The ends of a delivery, as counted by a ledger. */
+/** The ends of deliveries that a ledger counts. */
 export const ENDS = [
   ["acked", "Acked"],
   ["parked", "Parked for a retry"],
@@ -33,7 +33,7 @@ export class Store {
   #samples = [];
   #offset = 0; // the worker's clock minus the browser's, ms
 
-  /** Takes a state. True where it is another worker process than before. */
+  /** Takes a state. Returns true if it comes from another worker process than the last one. */
   take({ worker, consumers }) {
     const other = this.worker !== null && this.worker.started_at !== worker.started_at;
     if (other) {
@@ -46,19 +46,19 @@ export class Store {
     this.#offset = Date.parse(worker.now) - Date.now();
     const at = performance.now();
     this.#samples.push({ at, consumers: this.consumers });
-    // The oldest kept is the last one that is a whole minute old.
+    // Keep one sample that is a minute old or more, and all newer ones.
     while (this.#samples.length > 1 && at - this.#samples[1].at >= MINUTE) this.#samples.shift();
     for (const consumer of consumers) consumer.recent = this.#recent(consumer);
     return other;
   }
 
-  /** A consumer has changed between two states. */
+  /** Replaces a consumer that has changed between two states. */
   replace(consumer) {
     this.consumers.set(consumer.name, consumer);
     consumer.recent = this.#recent(consumer);
   }
 
-  /** A consumer's runs within the window; of the 10 s before where there is no window yet. */
+  /** A consumer's handler runs within the window. Before the window has 10 s: from its rates over 10 s. */
   #recent({ name, rates, counts }) {
     const before = this.#samples[0]?.consumers.get(name)?.counts;
     if (!before || this.window() < 10) return { succeeded: 10 * rates.succeeded, failed: 10 * rates.failed };
@@ -66,7 +66,7 @@ export class Store {
     return { succeeded: grown("succeeded"), failed: grown("failed") + grown("timed_out") + grown("panicked") };
   }
 
-  /** Takes outcomes in any order; each is kept once. */
+  /** Takes outcomes in any order, and keeps each once. */
   takeOutcomes(outcomes) {
     const fresh = outcomes.filter((outcome) => !this.#seqs.has(outcome.seq));
     if (!fresh.length) return;
@@ -75,7 +75,7 @@ export class Store {
     for (const gone of this.outcomes.splice(OUTCOMES)) this.#seqs.delete(gone.seq);
   }
 
-  /** The failures among them, newest first. */
+  /** The failures among the outcomes, newest first. */
   failures(consumer) {
     return this.outcomes.filter((outcome) => !FINE.has(outcome.kind) && (!consumer || outcome.consumer === consumer));
   }
@@ -85,18 +85,18 @@ export class Store {
     return (Date.now() + this.#offset - Date.parse(time)) / 1000;
   }
 
-  /** The consumers in question: one, or all. */
+  /** The consumer with this name, or all consumers without a name. */
   scope(name) {
     return name ? [this.consumers.get(name)].filter(Boolean) : [...this.consumers.values()];
   }
 
-  /** How many seconds of states there are, at most 60. */
+  /** The number of seconds that the kept states cover, at most 60. */
   window() {
     const [first, last] = [this.#samples[0], this.#samples.at(-1)];
     return first ? Math.round((last.at - first.at) / 1000) : 0;
   }
 
-  /** A count of `part` ("counts" or "ledger"), added up: since the start, and within the window. */
+  /** The sum of a count of `part` ("counts" or "ledger"): since the start, and within the window. */
   tally(name, part, key) {
     const sum = (consumers) => consumers.reduce((all, consumer) => all + (consumer?.[part]?.[key] ?? 0), 0);
     const consumers = this.scope(name);

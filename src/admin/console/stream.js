@@ -1,9 +1,9 @@
-// What the worker says: one stream of events, and answers to questions.
+// The connection to the worker: one stream of events, and single requests.
 
-const SILENCE = 5000; // ms without a state, which comes every second, after which the stream is lost
-const RETRY = [500, 1000, 2000, 5000]; // ms between attempts to get it back
+const SILENCE = 5000; // ms; a state comes every second, and after this time without one the stream is lost
+const RETRY = [500, 1000, 2000, 5000]; // ms between attempts to reconnect
 
-/** The stream of events. Tells `state`, `outcomes`, and `lost` or `found` when that changes. */
+/** The stream of events. Calls `state` and `outcomes` for events, `lost` and `found` when contact changes. */
 export class Stream {
   #listeners;
   #source = null;
@@ -11,14 +11,15 @@ export class Stream {
   #timer = null;
   #failures = 0;
   live = false;
-  /** When the last state came, as the browser's date. */
+  /** When the last state arrived, by the browser's clock. */
   asOf = null;
 
   constructor(listeners) {
     this.#listeners = listeners;
     this.#open();
     setInterval(() => this.#watch(), 1000);
-    // A page that the browser keeps to come back to would keep its connection, one of six.
+    // The browser may keep a left page in its back-forward cache. The page must not keep its connection:
+    // browsers allow six to one address.
     addEventListener("pagehide", () => this.#close());
     addEventListener("pageshow", (event) => { if (event.persisted) this.#lose(); });
   }
@@ -46,12 +47,12 @@ export class Stream {
     source.addEventListener("error", () => this.#lose());
   }
 
-  /** A worker that is stopped, or a cut network, ends no stream: silence must. */
+  /** A suspended worker or a cut network does not end the stream, so silence counts as its end. */
   #watch() {
     if (this.#source && performance.now() - this.#heard > SILENCE) this.#lose();
   }
 
-  /** The browser would try again too, but not after every kind of failure. */
+  /** Reconnects later. The browser reconnects by itself only after some kinds of failure. */
   #lose() {
     this.#close();
     const wait = RETRY[Math.min(this.#failures, RETRY.length - 1)];
@@ -64,7 +65,7 @@ export class Stream {
   }
 }
 
-/** Why a question got no answer: `status` is 0 where nobody answered. */
+/** Why a request failed. `status` is 0 if there was no answer. */
 export class Refused extends Error {
   constructor(status, message) {
     super(message);
@@ -72,7 +73,7 @@ export class Refused extends Error {
   }
 }
 
-/** Asks the worker; the answer's JSON. */
+/** Sends a request to the worker, and returns the JSON of the answer. */
 export async function ask(path, options = {}) {
   let answer;
   try {
@@ -87,10 +88,10 @@ export async function ask(path, options = {}) {
 }
 
 /**
- * Asks the same question again and again, one at a time, not more often than every `period` ms.
+ * Repeats a request, one at a time, at most once every `period` ms.
  *
- * `due()` says whether it is wanted now; `path()` what is asked. An answer to a question that has
- * changed meanwhile is thrown away.
+ * `due()` says whether to send it now, `path()` is its path. If the path changes while a request runs,
+ * its answer is thrown away.
  */
 export class Poll {
   #asking = false;
@@ -100,7 +101,7 @@ export class Poll {
     Object.assign(this, { period, due, path, answer, failed });
   }
 
-  /** Asks, if it is time; `now` asks in any case. */
+  /** Sends the request if it is time. `now` skips the wait for `period`. */
   async tick(now = false) {
     const at = performance.now();
     if (this.#asking || (!now && at - this.#last < this.period - 50) || !this.due()) return;

@@ -1,4 +1,4 @@
-// Calls that change something. They need the token, which stays in this tab.
+// Requests that change something. They need the token, which stays in this tab.
 
 import { byId, say, show } from "./dom.js";
 import { ask, Refused } from "./stream.js";
@@ -19,7 +19,7 @@ function finish(token) {
   byId("token-value").value = "";
 }
 
-/** Asks for the token; `null` where none was given. */
+/** Asks the user for the token; `null` if the user gives none. */
 function enquire(why) {
   const dialog = byId("token-dialog");
   say(byId("token-why"), why);
@@ -28,7 +28,7 @@ function enquire(why) {
   return new Promise((resolve) => { waiting = resolve; });
 }
 
-/** To be called once. */
+/** Sets up the dialog and the button for the token. Call it once. */
 export function setUpToken() {
   const dialog = byId("token-dialog");
   show(byId("forget"), Boolean(sessionStorage.getItem(KEY)));
@@ -44,9 +44,9 @@ export function setUpToken() {
 }
 
 /**
- * Does what needs the token, asking for it when there is none or it is refused.
+ * Sends a request with the token. Asks the user for the token if there is none, or if the worker refuses it.
  *
- * The answer's JSON, or a sentence thrown as `Refused` that says why nothing changed.
+ * Returns the JSON of the answer, or throws `Refused` with a sentence that says why nothing changed.
  */
 export async function change(method, path, body) {
   let token = sessionStorage.getItem(KEY) ?? (await enquire("Changes need the worker's admin.token."));

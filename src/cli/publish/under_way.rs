@@ -1,4 +1,4 @@
-//! The publishes that are under way, and how a run of them goes.
+//! The running publishes of `lapwing publish`, and their result.
 
 use std::{collections::BTreeMap, pin::pin, time::Duration};
 
@@ -10,21 +10,21 @@ use tokio::time::sleep;
 use super::CHANNELS;
 use crate::cli::{say, signals::Signals};
 
-/// How long the broker has to confirm what is under way when a signal comes.
+/// The longest wait for outstanding confirms after a signal.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How a run went.
+/// The result of `lapwing publish`.
 #[derive(Default)]
 pub(super) struct Tally {
     pub(super) confirmed: u64,
-    /// Errors, and how often each came.
+    /// The errors, and how often each occurred.
     pub(super) failed: BTreeMap<String, u64>,
-    /// The signal that cut it short.
+    /// The signal that interrupted publishing, if one did.
     pub(super) stopped: Option<&'static str>,
 }
 
 impl Tally {
-    /// Of a run that this signal stops.
+    /// The result if this signal comes before the first message.
     pub(super) fn stopped(signal: &'static str) -> Self {
         let mut tally = Self::default();
         tally.stop(signal);
@@ -37,20 +37,20 @@ impl Tally {
     }
 }
 
-/// Why no further message is taken.
+/// The reason why publishing stops early.
 pub(super) enum Cut {
-    /// This signal came.
+    /// A signal, with its name.
     Signal(&'static str),
-    /// The next body cannot be had.
+    /// The next body cannot be read.
     Body(anyhow::Error),
 }
 
-/// The publishes that are under way.
+/// The running publishes.
 pub(super) struct UnderWay<'a> {
     client: &'a Client,
     signals: &'a mut Signals,
     publishes: FuturesUnordered<BoxFuture<'a, Result<(), PublishError>>>,
-    /// Ends when the broker blocks publishing, and says so; once.
+    /// Prints a line when the broker blocks publishing, once.
     blocked: futures_util::future::Fuse<BoxFuture<'a, ()>>,
     progress: ProgressBar,
     tally: Tally,
@@ -75,7 +75,7 @@ impl<'a> UnderWay<'a> {
         }
     }
 
-    /// Publishes a message as soon as there is room for it.
+    /// Publishes a message as soon as fewer than [`CHANNELS`] publishes run.
     pub(super) async fn publish(&mut self, message: NewMessage) -> Result<(), Cut> {
         while self.publishes.len() >= CHANNELS {
             self.step().await?;
@@ -85,7 +85,7 @@ impl<'a> UnderWay<'a> {
         Ok(())
     }
 
-    /// Waits for `wanted`. Publishes go on meanwhile: nothing else drives them.
+    /// Waits for `wanted`, and drives the running publishes meanwhile: nothing else does.
     pub(super) async fn while_waiting<T>(
         &mut self,
         wanted: impl Future<Output = T>,
@@ -99,7 +99,7 @@ impl<'a> UnderWay<'a> {
         }
     }
 
-    /// Waits until nothing is under way.
+    /// Waits until no publish runs.
     pub(super) async fn all(&mut self) -> Result<(), Cut> {
         while !self.publishes.is_empty() {
             self.step().await?;
@@ -107,7 +107,7 @@ impl<'a> UnderWay<'a> {
         Ok(())
     }
 
-    /// Waits for one thing to happen.
+    /// Waits for the next event: the end of a publish, a block by the broker, or a signal.
     async fn step(&mut self) -> Result<(), Cut> {
         tokio::select! {
             Some(result) = self.publishes.next() => self.count(result),
@@ -125,7 +125,7 @@ impl<'a> UnderWay<'a> {
         self.progress.inc(1);
     }
 
-    /// How it went.
+    /// Ends the run, and returns its result.
     pub(super) async fn end(mut self, ended: Result<(), Cut>) -> anyhow::Result<Tally> {
         self.progress.finish_and_clear();
         match ended {
@@ -139,7 +139,7 @@ impl<'a> UnderWay<'a> {
         Ok(self.tally)
     }
 
-    /// Gives the broker a little time for what is under way; none after a second signal.
+    /// Waits up to [`GRACE`] for outstanding confirms, or until a second signal.
     async fn last(&mut self) {
         let mut too_late = pin!(sleep(GRACE));
         loop {
@@ -152,13 +152,14 @@ impl<'a> UnderWay<'a> {
                 _ = self.signals.next() => break,
             }
         }
-        let text = "still under way when it was stopped".to_owned();
+        let text = "no confirm before publishing stopped".to_owned();
         let left = self.publishes.len() as u64;
         self.tally.failed.insert(text, left);
     }
 }
 
-/// Publishes, and does it again where the broker took nothing because of an alarm.
+/// Publishes a message. If the broker blocks publishing because of an alarm, this waits and tries
+/// again.
 async fn publish_unblocked(client: &Client, message: NewMessage) -> Result<(), PublishError> {
     loop {
         match client.publish(&message).await {

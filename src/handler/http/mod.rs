@@ -1,9 +1,9 @@
 //! A handler that POSTs each message to a URL.
 //!
-//! The body goes untouched, with the message's content type; what else is known goes in headers.
-//! 2xx succeeds. 408, 425, 429, 5xx, connection errors and time-outs are retried, after
-//! `Retry-After` where the response has one. Any other status, redirects included, is permanent.
-//! The status counts also where the body breaks off or does not end.
+//! The request has the unchanged body of the message and its content type. Other properties of the
+//! message go into headers. A status 2xx succeeds. 408, 425, 429, 5xx, connection errors and timeouts
+//! are retried, after `Retry-After` if the response has this header. Any other status, redirects
+//! included, is a permanent failure. The status counts even if the body breaks off or never ends.
 
 mod settings;
 mod trace;
@@ -38,23 +38,25 @@ pub struct HttpHandler {
     headers: HeaderMap,
 }
 
-/// Of an error response, this much goes into the failure, in bytes.
+/// The most bytes of an error response that go into the failure.
 const ERROR_SHOWN: usize = 2 * 1024;
-/// Of a response, this much is read, so that its connection can be used again, in bytes.
+/// The most bytes of a response that are read. A connection can be reused only if the body was read
+/// to its end.
 const READ: usize = 64 * 1024;
-/// How long a response's body has to come, behind its head.
+/// The longest wait for a response's body after its head.
 const BODY_LIMIT: Duration = Duration::from_secs(2);
-/// All `lapwing-header-*` of a request together, in bytes: servers refuse requests with more than
-/// some 8 to 64 KiB of headers.
+/// The most bytes of all `lapwing-header-*` of a request together. Servers refuse requests with more
+/// than about 8 to 64 KiB of headers.
 const HEADERS_ROOM: usize = 16 * 1024;
-/// And this many of them: Python's and Rust's servers refuse a request with more than 100 headers.
+/// The most `lapwing-header-*` of a request. HTTP servers in Python and Rust refuse a request with
+/// more than 100 headers.
 const HEADERS_MOST: usize = 64;
 
 impl HttpHandler {
-    /// A handler from its settings.
+    /// Makes a handler from its settings.
     ///
     /// # Errors
-    /// When the URL, a header or the certificate file cannot be used.
+    /// If the URL, a header or the certificate file cannot be used.
     pub fn new(settings: &HttpHandlerSettings) -> Result<Self, HandlerError> {
         let failed =
             |error: &dyn std::fmt::Display| HandlerError::new(format!("http handler: {error}"));
@@ -126,7 +128,7 @@ impl AsRef<[u8]> for Body {
     }
 }
 
-/// What is known about the message, as headers.
+/// The headers that describe the message.
 fn describe(context: &Context) -> HeaderMap {
     let message = context.message();
     let properties = message.properties();
@@ -165,7 +167,8 @@ fn describe(context: &Context) -> HeaderMap {
         headers.extend(value.map(|value| (name, printable(value))));
     }
     if message.body().is_empty() {
-        // The client leaves it out, and servers answer 411 to a POST without.
+        // reqwest sends no Content-Length for an empty body, and servers answer 411 to a POST without
+        // one.
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
     }
     let trace = [TRACEPARENT, TRACESTATE].into_iter();
@@ -187,8 +190,9 @@ fn describe(context: &Context) -> HeaderMap {
     headers
 }
 
-/// `lapwing-header-` and the name, with `-` for what a header's name cannot hold; none for our own
-/// and for those that go by their own name.
+/// The name of a message's header as an HTTP header: `lapwing-header-` and the name, with `-` for each
+/// character that an HTTP name cannot have. `None` for our own headers, and for the trace headers,
+/// which keep their names.
 fn header_name(name: &str) -> Option<HeaderName> {
     if name.starts_with("lapwing-") || [TRACEPARENT, TRACESTATE].contains(&name) {
         return None;
@@ -201,8 +205,8 @@ fn header_name(name: &str) -> Option<HeaderName> {
     HeaderName::try_from(format!("lapwing-header-{name}")).ok()
 }
 
-/// The text as a header's value, with `?` for what it cannot hold. Characters beyond ASCII go as
-/// UTF-8.
+/// The text as a header's value, with `?` for each control character. Characters beyond ASCII are sent
+/// as UTF-8.
 fn printable(text: &str) -> HeaderValue {
     HeaderValue::from_bytes(text.as_bytes()).unwrap_or_else(|_| {
         let clean = text.replace(|c: char| c.is_ascii_control(), "?");
@@ -210,7 +214,7 @@ fn printable(text: &str) -> HeaderValue {
     })
 }
 
-/// The outcome that a response means.
+/// The outcome of an attempt, from the response.
 async fn judge(mut response: Response, context: &Context) -> Outcome {
     let status = response.status();
     if status.is_success() {
@@ -218,7 +222,7 @@ async fn judge(mut response: Response, context: &Context) -> Outcome {
         tokio::select! {
             biased;
             _ = read(&mut response, READ) => {}
-            // The word is given. A body that does not end takes nothing back.
+            // The status already decided: a body that never ends does not change the outcome.
             _ = cancellation.cancelled() => {}
         }
         return Outcome::Succeeded;
@@ -238,8 +242,8 @@ async fn judge(mut response: Response, context: &Context) -> Outcome {
     Outcome::Failed(failure.status(status.as_u16()))
 }
 
-/// Reads up to `most` bytes of the body; what cannot be read, or does not come in time, does not
-/// matter any more: the status has said what counts.
+/// Reads up to `most` bytes of the body. Returns fewer if reading fails or takes longer than
+/// [`BODY_LIMIT`]: the outcome depends on the status only.
 async fn read(response: &mut Response, most: usize) -> Vec<u8> {
     let mut body = Vec::new();
     let until = Instant::now() + BODY_LIMIT;
@@ -265,14 +269,14 @@ fn retry_after(response: &Response, now: SystemTime) -> Option<Duration> {
 
 fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     if value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
-        // More digits than fit are a long time.
+        // A number that does not fit means a very long time.
         return Some(Duration::from_secs(
             value.parse().unwrap_or(u32::MAX.into()),
         ));
     }
     let date = httpdate::parse_http_date(value).ok()?;
-    // A date that has passed asks for nothing; where clocks differ it would have all attempts made
-    // at once.
+    // Ignore a date in the past. If the clocks differ, a delay of 0 would make all attempts run at
+    // once.
     date.duration_since(now).ok()
 }
 
@@ -282,7 +286,7 @@ fn unreachable(error: &reqwest::Error) -> Failure {
         late if late.is_timeout() => "http-timeout",
         _ => "http-request",
     };
-    // The URL may carry credentials; the cause says what went wrong.
+    // Leave out the URL, which may hold credentials. The causes say what went wrong.
     let mut text = "request failed".to_owned();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

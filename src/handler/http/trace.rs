@@ -14,12 +14,12 @@ use crate::{
 
 const ERROR_TYPE: &str = "error.type";
 
-/// The span of an HTTP request, after OpenTelemetry's conventions for HTTP clients. A request that
-/// is dropped, as its handler ran out of time, ends as cancelled.
+/// The span of an HTTP request, by OpenTelemetry's conventions for HTTP clients. If the request is
+/// dropped because its handler is cancelled, the span ends with the error `cancelled`.
 pub(super) struct RequestTrace(Option<Context>);
 
 impl RequestTrace {
-    /// Begins the span where a trace is under way, and writes its context into the headers.
+    /// Begins the span if there is a current trace, and writes its context into the headers.
     pub(super) fn begin(url: &Url, headers: &mut HeaderMap) -> Self {
         let current = Context::current();
         if !current.span().span_context().is_valid() {
@@ -46,7 +46,7 @@ impl RequestTrace {
         Self(own.then_some(context))
     }
 
-    /// An answer has come.
+    /// The server has answered.
     pub(super) fn answered(mut self, status: StatusCode) {
         let Some(context) = self.0.take() else { return };
         let span = context.span();
@@ -59,7 +59,7 @@ impl RequestTrace {
         span.end();
     }
 
-    /// No answer has come.
+    /// The request failed without an answer.
     pub(super) fn failed(mut self, failure: &Failure) {
         if let Some(context) = self.0.take() {
             end_failed(&context, failure.class.to_string(), failure.error.clone());
@@ -82,14 +82,14 @@ fn end_failed(context: &Context, class: String, text: String) {
     span.end();
 }
 
-/// The URL without what may be secret in it.
+/// The URL without the parts that may be secret.
 fn shown(url: &Url) -> String {
     let mut shown = url.clone();
     shown.set_fragment(None);
     if shown.query().is_some() {
         shown.set_query(Some("REDACTED"));
     }
-    // These fail only for URLs without a host, and then there is nothing to hide.
+    // The setters fail only for URLs without a host; such a URL has neither user nor password.
     if shown.password().is_some() {
         let _ = shown.set_password(Some("REDACTED"));
     }

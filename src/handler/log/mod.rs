@@ -1,4 +1,4 @@
-//! A handler for looking at a queue: it writes each message to the log, and succeeds.
+//! A handler that shows the messages of a queue: it logs each message and succeeds.
 
 mod settings;
 
@@ -7,11 +7,12 @@ pub use settings::LogHandlerSettings;
 use super::{Context, Handler, HandlerFuture};
 use crate::{outcome::Outcome, text};
 
-/// Logs id, type, routing key, headers and the start of the body at level `info`.
+/// Logs the id, type, routing key, headers and the first 2 KiB of the body of each message, at level
+/// `info`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogHandler;
 
-/// How much of a body is logged, in bytes.
+/// The most bytes of a body that are logged.
 const SHOWN: usize = 2048;
 
 impl Handler for LogHandler {

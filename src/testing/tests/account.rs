@@ -1,5 +1,5 @@
-//! The account of all messages of a test: none is lost, and none is in two places unless the worker
-//! counted it as a duplicate or could not know of it.
+//! The account of all messages of a test. No message is lost. A message is in two places only if the
+//! worker counted it as a duplicate, or could not know that there are two copies.
 
 use std::collections::BTreeMap;
 
@@ -8,26 +8,26 @@ use crate::{
     broker::{HeaderValue, Properties, fake::FakeBroker},
 };
 
-/// The header that names a message which has no `message-id`.
+/// The header with the id of a message that has no `message-id`.
 pub(super) const TEST_ID: &str = "test-id";
 
-/// What names a message and its copies.
+/// The id of a message, which its copies share.
 pub(super) fn id(properties: &Properties) -> String {
     let header = properties.header(TEST_ID).and_then(HeaderValue::as_str);
     let id = header.or(properties.message_id());
     id.unwrap_or_default().to_owned()
 }
 
-/// Where a message is, after its worker has ended.
+/// The places of a message after its worker has ended.
 #[derive(Debug, Default)]
 struct Places {
-    /// How often it was published.
+    /// How often the message was published.
     sent: u64,
-    /// How often a handler said that it is done.
+    /// How often a handler reported it as done.
     done: u64,
-    /// How often it is in a queue.
+    /// How many copies are in queues.
     queued: u64,
-    /// How often the test had the broker throw it away.
+    /// How often the broker dropped it at the test's request.
     dropped: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Acks: few commands, none too late, none too many, and none before its time.
+//! Acks: the consumer sends few frames, none too late, none twice, and none too early.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{
     waits::{ack, ack_through, nack},
 };
 
-/// The acks of neighbouring messages go out together after 100 ms, or when 4 have gathered.
+/// The consumer sends the acks of neighbouring messages together: after 100 ms, or at 4 acks.
 const SLOW_ACKS: &str = "
     prefetch = 16
     concurrency = 8
@@ -190,7 +190,7 @@ async fn no_ack_covers_a_message_before_its_nack_is_written() {
 
 #[tokio::test(start_paused = true)]
 async fn a_burst_of_acks_in_a_drain_is_paced() {
-    // The first runs on, so that each of the others needs an ack of its own.
+    // The first message keeps running, so each of the others needs its own ack.
     let hangs = Step::WhenCancelled(Box::new(Step::Succeed));
     let handling = Handling::new([hangs], Step::WaitForGate);
     let settings = "

@@ -1,5 +1,5 @@
-//! Whatever happens to a consumer, in whatever order: each message ends once, and the broker sees no
-//! command that it would close the channel for.
+//! Random events in random order happen to a consumer. Each message still ends once, and the broker gets
+//! no command for which it would close the channel.
 
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,7 @@ const SETTINGS: &str = "
     hold = '2s'
 ";
 
-/// A handler whose runs end when the test says so.
+/// A handler whose runs end only when the test ends them.
 #[derive(Clone, Default)]
 struct Desk(Arc<Mutex<Open>>);
 
@@ -46,7 +46,7 @@ struct Open {
 }
 
 impl Desk {
-    /// Ends the run that is picked; false if none is under way.
+    /// Ends the picked run. Returns false if no handler runs.
     fn end(&self, pick: prop::sample::Index, outcome: Outcome) {
         let mut open = self.0.lock().unwrap();
         if open.runs.is_empty() {
@@ -54,7 +54,7 @@ impl Desk {
         }
         let number = *open.runs.keys().nth(pick.index(open.runs.len())).unwrap();
         let run = open.runs.remove(&number).unwrap();
-        // A run that was cancelled takes no outcome.
+        // A cancelled run no longer takes an outcome.
         let _ = run.send(outcome);
     }
 
@@ -86,7 +86,7 @@ impl Handler for Desk {
     }
 }
 
-/// What happens next.
+/// An event that happens to the consumer.
 #[derive(Clone, Copy, Debug)]
 enum Event {
     Publish,
@@ -156,7 +156,7 @@ impl Play {
                 let page = handle.in_flight(Some("orders"), 0, 100).await.unwrap();
                 if !page.messages.is_empty() {
                     let one = &page.messages[pick.index(page.messages.len())];
-                    // It may not be at its handler.
+                    // The call fails if the handler of this message does not run now.
                     let _ = handle.cancel("orders", one.delivery).await;
                 }
             }
@@ -168,7 +168,7 @@ impl Play {
             Event::ConsumerCancelled => {
                 broker.fail(Fault::ConsumerCancelled("orders".to_owned()));
             }
-            // It may have to wait for the broker longer than the call may take.
+            // The call may time out: the consumer may have to wait longer for the broker.
             Event::Pause => drop(handle.pause("orders").await),
             Event::Resume => handle.resume("orders").await.unwrap(),
             Event::AnswerAfter(milliseconds) => {
@@ -178,7 +178,7 @@ impl Play {
         tokio::task::yield_now().await;
     }
 
-    /// Everything works again, and every run succeeds.
+    /// Ends all faults, and lets every run succeed.
     async fn end(mut self) {
         let broker = self.worker.broker().inner();
         broker.stall(false);

@@ -1,4 +1,4 @@
-//! Bodies that are not what the handler takes, and types that no handler takes.
+//! Bodies that do not fit the handler, and types without a handler.
 
 use serde::Deserialize;
 
@@ -10,7 +10,7 @@ use crate::{
 const JSON: &str = "application/json";
 const NOT_JSON: &[u8] = b"{\"a\": \xff\x00";
 
-/// Sends one body that is no JSON; whether the handler saw it.
+/// Sends one body that is not JSON. Returns whether the handler ran for it.
 async fn reaches_the_handler(settings: &str, letter: Letter) -> bool {
     let handling = Handling::new([], Step::Succeed);
     let kit = Kit::start(settings, handling.clone()).await;

@@ -1,4 +1,4 @@
-//! Bounded concurrency: how many handlers run at once, and whose turn it is.
+//! Concurrency: the number of handlers that run at once, and the order in which messages get a slot.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Runs these steps, and changes the concurrency after each of these waits.
+/// Runs these steps, and sets a concurrency after each of these waits.
 async fn run(steps: Vec<Step>, changes: Vec<(u32, u16)>) {
     let settings = "
         prefetch = 8

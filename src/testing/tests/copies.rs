@@ -1,4 +1,4 @@
-//! What the copies of a message carry: retries and dead letters.
+//! The copies of a message, retries and dead letters: their properties and headers.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::broker::fake::{Letter, Stored};
 const RUNG: &str = "orders.retry.4s";
 const ORIGINAL_EXPIRATION: &str = "lapwing-original-expiration";
 
-/// Sends a message that is parked twice and then dead-lettered; the three copies.
+/// Sends a message that is parked twice and then dead-lettered. Returns the three copies.
 async fn copies(letter: Letter, body: &[u8]) -> [Stored; 3] {
     let handling = Handling::new([Step::Fail, Step::Fail], Step::FailForGood);
     let settings = "retry = { base = '4s', factor = 1, jitter = 0 }";
@@ -115,7 +115,7 @@ async fn a_copy_does_not_go_to_the_queues_of_a_cc_header() {
     let handling = Handling::new([Step::Fail], Step::FailForGood);
     let kit = Kit::start("retry.base = '4s'", handling.clone()).await;
     kit.send(Letter::default().id("a").list("CC", &["audit"]), b"");
-    // From here on a copy that kept the header would go there as well.
+    // From now on a copy with the CC header would also go to this queue.
     kit.broker.declare("audit");
     kit.finished().await;
     assert!(kit.broker.ready("audit").is_empty());

@@ -1,4 +1,4 @@
-//! What a dead letter says.
+//! The record in a dead letter's headers.
 
 use serde_json::Value;
 

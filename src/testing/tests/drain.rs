@@ -1,5 +1,5 @@
-//! Drains: what has not started goes back, what runs may finish, what waits is parked, and all of it
-//! within its time.
+//! Drains: messages that have not started go back, running handlers may finish, and retries that back off
+//! are parked, all within the time for the drain.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn when_cancelled(step: Step) -> Step {
     Step::WhenCancelled(Box::new(step))
 }
 
-/// Runs one message with this step, drains, and gives the report and how long the drain took.
+/// Runs one message with this step, and drains. Returns the report and the duration of the drain.
 async fn drained(settings: &str, step: Step) -> (Report, Duration, TestBroker) {
     let kit = Kit::start(settings, Handling::new([], step)).await;
     kit.publish();
@@ -36,14 +36,14 @@ async fn drained(settings: &str, step: Step) -> (Report, Duration, TestBroker) {
     (report, began.elapsed(), broker)
 }
 
-/// The attempt that another worker is at with the message.
+/// The number of the attempt that another worker makes with the message.
 async fn next_attempt(broker: &TestBroker) -> u32 {
     let handling = Handling::new([], Step::Succeed);
     let mut kit = Kit::start_on(broker, "", handling.clone());
     kit.until_state(ConsumerState::Consuming).await;
     handling.has_run(1).await;
     kit.finished().await;
-    // The broker's account is of two workers.
+    // `Kit::drain` would check the account, but this broker has served two workers.
     kit.worker.drain().await.unwrap();
     handling.runs()[0].attempt
 }
@@ -225,7 +225,7 @@ async fn a_drain_ends_although_acks_hang_and_tells_what_it_leaves() {
     let (broker, began) = (kit.broker.clone(), Instant::now());
     let report = kit.drain().await.unwrap();
     let took = began.elapsed();
-    // The cancel grace, the last chance, a tick, and the time to apply.
+    // Enough for the cancel grace, the last chance, a tick, and the time to apply acks.
     assert!(took < Duration::from_secs(5), "{took:?}");
     assert_eq!((report.left(), report.ledger().duplicates), (1, 1));
     assert_eq!(broker.ready("orders").len(), 1);
@@ -261,7 +261,7 @@ async fn a_drain_without_a_publishing_connection_gives_up_soon() {
 async fn what_a_subscription_made_in_a_drain_brings_goes_back() {
     let mut scene = Scene::set(Situation::Resubscribing).await;
     scene.kit.begin_drain().await;
-    // The new subscription takes the message that went back, and is cancelled in its turn.
+    // The new subscription gets the returned message, and is cancelled too.
     let nacks =
         |it: &crate::broker::fake::FakeBroker| it.commands().iter().filter(|it| it.back).count();
     scene.kit.until_broker(|it| nacks(it) == 2).await;

@@ -1,4 +1,4 @@
-//! Faults that lanes had once, each by the behaviour that is right.
+//! Regression tests: each describes the right behaviour where lanes once had a fault.
 
 use std::time::Duration;
 
@@ -64,8 +64,8 @@ async fn a_subscription_whose_answer_is_too_late_holds_no_messages() {
 async fn a_pause_while_the_lane_subscribes_holds() {
     let mut scene = Scene::set(Situation::Resubscribing).await;
     let handle = scene.kit.worker.handle().clone();
-    // The pause is complete when the subscription is made and cancelled, which takes longer than a
-    // caller waits.
+    // The pause is complete when the subscription is made and cancelled. That takes longer than the
+    // call waits.
     assert_eq!(handle.pause("orders").await, Err(CallError::TimedOut));
     sleep(LATE * 2).await;
     assert_eq!(scene.kit.broker.late_requests(), 0);
@@ -269,8 +269,8 @@ async fn a_busy_lane_that_loses_its_session_stands_still_until_it_has_another() 
     kit.handling.has_run(1).await;
     sleep(Duration::from_millis(2)).await;
     kit.broker.stall(true);
-    // So many at once that the lane lets the next deliveries gather for a moment. In that moment it
-    // learns of the loss by the ack that it writes.
+    // With this many messages at once the lane lets the next deliveries gather for a moment. In that
+    // moment it writes an ack, and learns of the lost session.
     let ids: Vec<_> = (0..20).map(|_| kit.publish()).collect();
     kit.handling.has_run(1 + ids.len()).await;
     for _ in 0..50 {
@@ -278,7 +278,7 @@ async fn a_busy_lane_that_loses_its_session_stands_still_until_it_has_another() 
     }
     kit.broker.fail(Fault::ConnectionLost);
     kit.broker.stall(false);
-    // The paused clock advances only while nothing is busy: a loop that turns for nothing stops it.
+    // The paused clock advances only while no task is busy: a loop that spins would stop the clock.
     sleep(Duration::from_secs(3600)).await;
     kit.broker.reconnect();
     kit.finished().await;

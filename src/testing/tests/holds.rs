@@ -1,4 +1,4 @@
-//! A lane that cannot publish is held for a while, and duplicates that it counts.
+//! A lane that cannot publish is held for a while, and counts possible duplicates.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 const BUDGET: &str = "[publish]\nbudget = '2s'\nhold = '5s'";
 
-/// So many publishes fail that a budget of 2 s is used up.
+/// The number of failed publishes that uses up a budget of 2 s.
 fn refuse(kit: &Kit) {
     kit.broker.answer_publishes([Confirm::Nack; 1_000]);
 }
@@ -35,7 +35,7 @@ async fn a_lane_is_held_after_the_budget_and_the_message_goes_back_after_the_hol
     kit.publish();
     kit.until_state(ConsumerState::Held).await;
     let budget = began.elapsed();
-    // The next try would come after the budget.
+    // The lane gives up before the end of the budget: its next attempt would be too late.
     assert!(budget <= 2 * SECOND, "{budget:?}");
     assert!(budget > SECOND / 2, "{budget:?}");
     let readiness = kit.worker.handle().readiness();

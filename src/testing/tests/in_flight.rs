@@ -1,4 +1,4 @@
-//! Messages in flight, as an operator sees and cancels them.
+//! An operator lists messages in flight, and cancels their handlers.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn page(kit: &Kit) -> InFlightPage {
         .unwrap()
 }
 
-/// The one message in flight.
+/// The only message in flight.
 async fn only(kit: &Kit) -> InFlight {
     let mut page = page(kit).await;
     assert_eq!((page.total, page.messages.len()), (1, 1));

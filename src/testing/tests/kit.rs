@@ -1,4 +1,4 @@
-//! A worker with one consumer, whose handler does what the test says.
+//! A worker with one consumer, and a handler that does what the test says.
 
 use std::{
     collections::VecDeque,
@@ -28,7 +28,7 @@ use crate::{
 /// The longest wait on the paused clock for something that must happen.
 pub(super) const SOON: Duration = Duration::from_secs(100);
 
-/// What the handler does with a message.
+/// One instruction for the handler.
 #[derive(Clone, Debug)]
 pub(super) enum Step {
     Succeed,
@@ -39,19 +39,19 @@ pub(super) enum Step {
     Drop,
     Panic,
     PanicAfterAwait,
-    /// Succeeds, but what the handler holds panics when it is dropped.
+    /// Succeeds, but a value that the handler owns panics when it is dropped.
     PanicInDrop,
-    /// As `Hang`; what the handler holds panics when it is dropped.
+    /// As `Hang`, and a value that the handler owns panics when it is dropped.
     HangThenPanicInDrop,
-    /// Takes so long, then succeeds.
+    /// Takes this long, then succeeds.
     Take(Duration),
-    /// Never ends, and does not look at its cancellation.
+    /// Never ends, and does not ask for its cancellation.
     Hang,
-    /// Ends when it is cancelled, and not before.
+    /// Ends only when it is cancelled.
     HeedCancellation,
-    /// Asks for its cancellation, and never ends all the same.
+    /// Asks for its cancellation, but never ends.
     IgnoreCancellation,
-    /// When it is cancelled, takes so long, then succeeds.
+    /// Takes this long after its cancellation, then succeeds.
     SucceedWhenCancelled(Duration),
     /// Waits for [`Handling::open`], then succeeds.
     WaitForGate,
@@ -69,7 +69,7 @@ pub(super) struct Run {
     pub(super) at: Instant,
 }
 
-/// The handler's orders and what it saw. Clones are the same.
+/// The handler: its instructions, and its runs so far. Clones share both.
 #[derive(Clone)]
 pub(super) struct Handling(Arc<Shared>);
 
@@ -87,7 +87,7 @@ struct Shared {
 }
 
 impl Handling {
-    /// Takes these steps one after the other, then `otherwise` again and again.
+    /// A handler that takes these steps in turn, and `otherwise` for each later message.
     pub(super) fn new(steps: impl IntoIterator<Item = Step>, otherwise: Step) -> Self {
         Self(Arc::new(Shared {
             steps: Mutex::new(steps.into_iter().collect()),
@@ -112,7 +112,7 @@ impl Handling {
         self.0.runs.borrow().clone()
     }
 
-    /// Waits until the handler has been run this often.
+    /// Waits until the handler has run this many times.
     pub(super) async fn has_run(&self, times: usize) {
         let mut runs = self.0.runs.subscribe();
         let wait = runs.wait_for(|runs| runs.len() >= times);
@@ -132,7 +132,7 @@ impl Handling {
         runs.windows(2).map(gap).collect()
     }
 
-    /// The messages whose handler has said that they are done, once for each time.
+    /// The ids of messages that a handler has reported as done, once for each report.
     pub(super) fn done(&self) -> Vec<String> {
         self.0.done.lock().unwrap().clone()
     }
@@ -147,17 +147,17 @@ impl Handling {
         self.0.most_running.load(Ordering::SeqCst)
     }
 
-    /// From now on a handler that starts should find at most so many running, itself included.
+    /// From now on at most this many handlers should run when one starts, that one included.
     pub(super) fn set_limit(&self, limit: u16) {
         self.0.limit.store(limit.into(), Ordering::SeqCst);
     }
 
-    /// The most handlers beyond the limit of its time that a handler found when it started.
+    /// The most running handlers above the current limit that a starting handler has found.
     pub(super) fn over_limit(&self) -> usize {
         self.0.over_limit.load(Ordering::SeqCst)
     }
 
-    /// Why handlers were cancelled that asked for it.
+    /// The reasons of the cancellations that handlers asked for.
     pub(super) fn cancelled_for(&self) -> Vec<CancelReason> {
         self.0.cancelled_for.lock().unwrap().clone()
     }
@@ -222,7 +222,7 @@ impl Handling {
         gate.wait_for(|open| *open).await.unwrap();
     }
 
-    /// The step behind those that wait for something, which has come then.
+    /// Carries out the waits of a step. Returns the step that follows them.
     async fn come_to(&self, step: Option<Step>, context: &Context) -> Step {
         let mut step = step.unwrap_or_else(|| self.0.otherwise.clone());
         loop {
@@ -262,7 +262,7 @@ impl Handler for Handling {
     }
 }
 
-/// Counts a handler as running.
+/// Counts a handler as running until this is dropped.
 struct Running(Arc<Shared>);
 
 impl Running {
@@ -281,7 +281,7 @@ impl Drop for Running {
     }
 }
 
-/// Panics without the report that the panic hook makes, which takes long.
+/// Panics without the panic hook, whose report is slow.
 fn panics() -> ! {
     resume_unwind(Box::new("the test wants it"))
 }
@@ -299,20 +299,20 @@ pub(super) struct Kit {
     pub(super) worker: TestWorker,
     pub(super) broker: FakeBroker,
     pub(super) handling: Handling,
-    /// Handlers for types.
+    /// The handlers for message types.
     typed: Vec<Handling>,
 }
 
 impl Kit {
-    /// A worker whose consumer consumes; `settings` are lines of `[consumers.orders]`, or of tables
-    /// behind it.
+    /// A worker whose consumer is subscribed. `settings` are lines of `[consumers.orders]`, or of tables
+    /// after it.
     pub(super) async fn start(settings: &str, handling: Handling) -> Self {
         let mut kit = Self::start_on(&TestBroker::new(), settings, handling);
         kit.until_state(ConsumerState::Consuming).await;
         kit
     }
 
-    /// As [`start`](Self::start), on a broker that a test has prepared; waits for nothing.
+    /// As [`start`](Self::start), on a broker that a test has prepared, and without waiting.
     pub(super) fn start_on(broker: &TestBroker, settings: &str, handling: Handling) -> Self {
         let worker = worker(settings).handler("orders", handling.clone());
         Self {
@@ -323,7 +323,7 @@ impl Kit {
         }
     }
 
-    /// A worker with handlers for types, and none for the rest unless the settings name one.
+    /// A worker with handlers for message types. Other types have a handler only if the settings name one.
     pub(super) async fn start_typed(
         settings: &str,
         typed: impl IntoIterator<Item = (&str, Handling)>,
@@ -344,22 +344,22 @@ impl Kit {
         kit
     }
 
-    /// Publishes to the queue; the message's id.
+    /// Publishes a message to the queue. Returns its id.
     pub(super) fn publish(&self) -> String {
         self.worker.broker().publish_json("orders", "{}")
     }
 
-    /// Publishes many; their ids.
+    /// Publishes many messages. Returns their ids.
     pub(super) fn publish_many(&self, count: usize) -> Vec<String> {
         (0..count).map(|_| self.publish()).collect()
     }
 
-    /// Publishes what another client has written.
+    /// Publishes a message as another client would.
     pub(super) fn send(&self, letter: Letter, body: &[u8]) {
         assert!(self.broker.send("orders", body, letter.into()));
     }
 
-    /// Waits until so many messages are ready in a queue.
+    /// Waits until this many messages are ready in a queue.
     pub(super) async fn until_in(&self, queue: &str, count: usize) {
         let wait = self.broker.until(|it| it.ready(queue).len() == count);
         let there = timeout(SOON, wait).await;
@@ -367,20 +367,20 @@ impl Kit {
         assert!(there.is_ok(), "{count} wanted in {queue}, got {now:?}");
     }
 
-    /// The one message in a queue.
+    /// The only message in a queue.
     pub(super) fn only(&self, queue: &str) -> Stored {
         let mut messages = self.broker.ready(queue);
         assert_eq!(messages.len(), 1, "{queue}: {messages:?}");
         messages.remove(0)
     }
 
-    /// The one dead letter.
+    /// The only dead letter.
     pub(super) fn dead(&self) -> Stored {
         self.only("orders.dead")
     }
 
-    /// The lane's report, as of now: a lane that answers has published what it did before the turn
-    /// of its answer, so the second answer tells that the first turn is in it.
+    /// The lane's current report. A lane publishes its figures at the end of each turn, and answers within
+    /// a turn. The second answer shows that the turn of the first answer has ended.
     pub(super) async fn report(&self) -> ConsumerReport {
         let handle = self.worker.handle();
         for _ in 0..2 {
@@ -398,7 +398,7 @@ impl Kit {
         handle.cancel("orders", delivery).await
     }
 
-    /// A handler that is none of ours has succeeded with this message.
+    /// Records that a handler outside this kit has succeeded with this message.
     pub(super) fn handling_took(&self, id: &str) {
         self.handling.0.done.lock().unwrap().push(id.to_owned());
     }
@@ -412,7 +412,7 @@ impl Kit {
         assert_eq!(reached, Ok(wanted), "{now:?}");
     }
 
-    /// Waits until every message has come to its end.
+    /// Waits until every message is finished.
     pub(super) async fn finished(&self) {
         self.worker.finished().await;
     }
@@ -424,8 +424,8 @@ impl Kit {
         ids.map(|id| id.unwrap_or_default().to_owned()).collect()
     }
 
-    /// Drains the worker. It must have kept to the protocol, its ledger must add up, and each message
-    /// must be in exactly one place: done, or in a queue.
+    /// Drains the worker. Checks that it has kept to the protocol, that its ledger adds up, and that each
+    /// message is in exactly one place: done, or in a queue.
     pub(super) async fn drain(self) -> Result<Report, RunError> {
         let broker = self.broker.clone();
         let ended = timeout(SOON, self.worker.drain()).await.unwrap();
@@ -446,8 +446,8 @@ fn worker(settings: &str) -> Worker {
     Worker::new(Settings::from_toml(&text).unwrap())
 }
 
-/// Whether each of these times, in milliseconds, is what was wanted or a little more: the clock of
-/// timers is coarse.
+/// Asserts that each of these times, in milliseconds, is as wanted or a little longer: timers are
+/// coarse.
 #[track_caller]
 pub(super) fn near(times: &[u128], wanted: &[u128]) {
     let is_near = |(time, wanted): (&u128, &u128)| (*wanted..wanted + 10).contains(time);

@@ -1,4 +1,4 @@
-//! A worker starts its handlers, asks them how they are, and stops them.
+//! A worker starts its handlers, asks for their health, and stops them.
 
 use std::sync::{
     Arc, Mutex,
@@ -11,7 +11,7 @@ use crate::{
     testing::{TestBroker, TestWorker},
 };
 
-/// A handler that writes down what it is asked to do, and works while `is_up`.
+/// A handler that records the calls of the worker, and is healthy while `is_up`.
 #[derive(Clone, Default)]
 struct Pool {
     calls: Arc<Mutex<Vec<&'static str>>>,
@@ -90,7 +90,7 @@ async fn a_worker_is_not_ready_while_a_handler_cannot_work() {
 async fn a_worker_whose_handler_does_not_start_takes_no_message() {
     let pool = Pool::default();
     let mut worker = TestWorker::start_on(pool.worker(), &TestBroker::new());
-    // Nothing but the end of the worker ends this wait.
+    // Only the end of the worker ends this wait.
     worker.until(|_| false).await;
     let ended = worker.drain().await;
     assert!(matches!(ended, Err(RunError::Handler { .. })), "{ended:?}");

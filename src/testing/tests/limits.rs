@@ -1,4 +1,4 @@
-//! Bounds: of messages that are not settled, and of handlers that run.
+//! The limits of unsettled messages and of running handlers.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Whole workers on the broker in memory, under paused time.
+//! Tests of whole workers on the broker in memory, with paused time.
 
 mod account;
 mod acks;

@@ -1,4 +1,4 @@
-//! What becomes of a message, by what its handler does.
+//! How a message ends, by the outcome of its handler.
 
 use std::time::Duration;
 
@@ -123,7 +123,7 @@ async fn an_old_message_that_succeeds_is_acked() {
     assert_eq!(kit.drain().await.unwrap().ledger().acked, 1);
 }
 
-/// A panic is a failure like others: the attempt is charged, and the message runs again.
+/// A panic counts as a failure: the attempt is counted, and the message runs again.
 async fn a_panic_is_charged(step: Step, settings: &str) {
     let handling = Handling::new([step.clone(), step], Step::Succeed);
     let settings = format!("concurrency = 1\n{settings}");

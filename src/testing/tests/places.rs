@@ -1,4 +1,4 @@
-//! Where messages are: each in one place.
+//! The places of messages: each message is in one place.
 
 use std::collections::BTreeSet;
 
@@ -9,12 +9,12 @@ use crate::{Report, broker::fake::FakeBroker};
 #[derive(Default)]
 pub(super) struct Published {
     ids: BTreeSet<String>,
-    /// Ids of which a deleted queue took the message along.
+    /// The ids of messages that were deleted with their queue.
     gone: BTreeSet<String>,
 }
 
 impl Published {
-    /// Publishes so many.
+    /// Publishes this many messages.
     pub(super) fn to(kit: &Kit, count: usize) -> Self {
         let ids = (0..count).map(|_| kit.publish()).collect();
         Self {
@@ -29,19 +29,20 @@ impl Published {
         id
     }
 
-    /// The queue was deleted, with all that were published so far.
+    /// Records that the queue was deleted, with all messages published so far.
     pub(super) fn deleted(&mut self) {
         self.gone.append(&mut self.ids);
     }
 
-    /// Each has been at the handler.
+    /// Asserts that the handler has run for each message.
     pub(super) fn all_handled(&self, kit: &Kit) {
         let handled: BTreeSet<_> = kit.handling.runs().into_iter().map(|run| run.id).collect();
         let missing: Vec<_> = self.ids.difference(&handled).collect();
         assert!(missing.is_empty(), "never handled: {missing:?}");
     }
 
-    /// After the worker's end each is acked, or is ready in one queue; an acked one was handled.
+    /// Asserts, after the worker has ended, that each message is acked or ready in one queue, and that each
+    /// acked one was handled.
     pub(super) fn are_kept(&self, broker: &FakeBroker, handling: &Handling, report: &Report) {
         assert_eq!(broker.unacked(), 0);
         let ready = broker.all_ready();

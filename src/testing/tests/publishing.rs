@@ -11,7 +11,7 @@ use crate::{
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What the copy of a message is for.
+/// The purpose of a message's copy.
 #[derive(Clone, Copy, Debug)]
 enum Copy {
     Retry,
@@ -21,7 +21,7 @@ enum Copy {
 const BOTH: [Copy; 2] = [Copy::Retry, Copy::DeadLetter];
 
 impl Copy {
-    /// A worker whose handler makes the first run end in such a copy, and succeeds in later ones.
+    /// A worker whose first handler run ends in such a copy. Later runs succeed.
     async fn start(self, settings: &str) -> Kit {
         let step = match self {
             Self::Retry => Step::Fail,
@@ -38,7 +38,7 @@ impl Copy {
         }
     }
 
-    /// The ledger of one message that this copy was made of once.
+    /// The ledger of one message with one such copy.
     fn ledger(self) -> Ledger {
         match self {
             Self::Retry => Ledger {
@@ -55,7 +55,7 @@ impl Copy {
         }
     }
 
-    /// Waits for the end of a message that ends by this copy and nothing else.
+    /// Waits for the end of the message. Asserts that it ends by this one copy.
     async fn ends_well(self, kit: Kit) {
         let id = kit.handling.runs()[0].id.clone();
         kit.finished().await;
@@ -68,7 +68,7 @@ impl Copy {
         assert_eq!(broker.untold_copies(), 0);
     }
 
-    /// The broker answers the first publishes so, and confirms the next.
+    /// The broker gives these answers to the first publishes, and confirms the next one.
     async fn is_published_again(self, answers: &[Confirm]) {
         let kit = self.start("").await;
         kit.broker.answer_publishes(answers.iter().copied());

@@ -1,4 +1,4 @@
-//! When and where a message waits for its next attempt.
+//! The time and the place at which a message waits for its next attempt.
 
 use std::time::Duration;
 
@@ -79,7 +79,7 @@ async fn jitter_spreads_what_failed_together() {
     let first = runs[0].at;
     let mut waits: Vec<_> = runs[20..].iter().map(|run| run.at - first).collect();
     assert!(waits.iter().all(|wait| wait.as_secs() >= 50), "{waits:?}");
-    // A message can wait for one ahead of it on its rung.
+    // A message may wait longer, for an older message in the same retry queue.
     assert!(waits.iter().all(|wait| wait.as_secs() <= 128), "{waits:?}");
     waits.dedup();
     assert!(waits.len() > 1, "{waits:?}");
@@ -138,7 +138,8 @@ async fn a_handlers_own_delay_replaces_the_computed_one_up_to_the_cap() {
     kit.drain().await.unwrap();
 }
 
-/// Runs one message whose handler fails so, under these rules; the attempts, and why it is dead.
+/// Runs one message whose handler fails with this failure, under these rules. Returns the number of
+/// attempts and the reason of the dead letter.
 async fn under_rules(rules: &str, step: Step) -> (Vec<u32>, Option<String>) {
     let settings = format!("retry = {{ max_attempts = 2, rules = [{rules}] }}\ntimeout = '1s'");
     let handling = Handling::new([], step);

@@ -6,7 +6,7 @@ use super::kit::{Handling, Kit, Step, near};
 use crate::{CancelError, Phase, handler::CancelReason};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// A handler that is late is late by its timeout, 5 s, and its message runs again 100 ms later.
+/// The timeout of a handler is 5 s, and a message runs again 100 ms after a failure.
 const QUICK: &str = "timeout = '5s'\nretry = { base = '100ms', factor = 1, jitter = 0 }";
 
 #[tokio::test(start_paused = true)]

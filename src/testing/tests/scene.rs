@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{ConsumerState, Report, broker::fake::Fault, testing::TestBroker};
 
-/// Two handlers at once, and room for two further messages; a lane that cannot publish is held for
+/// Two handlers run at once, and two further messages may wait. A lane that cannot publish is held for
 /// 30 s.
 const SETTINGS: &str = "
     concurrency = 2
@@ -19,26 +19,26 @@ const SETTINGS: &str = "
     hold = '30s'
 ";
 
-/// The time by which late answers come late.
+/// The delay of late answers.
 pub(super) const LATE: Duration = Duration::from_secs(5);
 
-/// What the consumer is doing when something happens to it.
+/// The state of the consumer when an event happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Situation {
     /// There is no connection yet. Three messages wait in the queue.
     Connecting,
-    /// The broker has cancelled the consumer, and answers late to the request for a new
-    /// subscription. Two handlers run, one message was not started.
+    /// The broker has cancelled the subscription, and answers late to the request for a new one. Two
+    /// handlers run, one message has not started.
     Resubscribing,
     /// Two handlers run, a third message waits for a slot.
     Consuming,
-    /// Two handlers run, a third message went back.
+    /// Two handlers run, a third message was returned.
     Paused,
     /// A dead letter was not confirmed. Two handlers run, a fourth message waits.
     Held,
-    /// Two handlers run, a third message went back.
+    /// Two handlers run, a third message was returned.
     Draining,
-    /// As `Draining`, before the broker has answered to the cancellation.
+    /// As `Draining`, before the broker has answered the cancellation of the subscription.
     Cancelling,
 }
 
@@ -118,7 +118,7 @@ impl Scene {
         Self { kit, published }
     }
 
-    /// The lane must handle what it has, and what comes.
+    /// Asserts that the lane handles its messages and new ones.
     pub(super) async fn works(mut self) -> Report {
         self.kit.until_state(ConsumerState::Consuming).await;
         self.kit.handling.open();
@@ -128,7 +128,7 @@ impl Scene {
         self.ends().await
     }
 
-    /// The drain ends, and nothing is lost.
+    /// Asserts that the drain ends and that no message is lost.
     pub(super) async fn ends(self) -> Report {
         let Self { kit, published } = self;
         let (broker, handling) = (kit.broker.clone(), kit.handling.clone());

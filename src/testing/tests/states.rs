@@ -1,5 +1,5 @@
-//! What happens to a consumer in each of its states: what follows, that it works again once the trouble
-//! is over, or that its drain ends; and that no message is lost, or settled twice.
+//! Each kind of trouble in each state of a consumer. The tests check what follows, that the consumer works
+//! again when the trouble is over (or that its drain ends), and that no message is lost or settled twice.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     broker::{BrokerError, fake::Fault},
 };
 
-/// What happens.
+/// The trouble that happens to the consumer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trouble {
     Pause,
@@ -90,7 +90,7 @@ impl Trouble {
         }
     }
 
-    /// Ends it, where it has an end.
+    /// Ends the trouble, if it does not end by itself.
     async fn end(self, scene: &mut Scene, situation: Situation) {
         let (broker, handle) = (&scene.kit.broker, scene.kit.worker.handle());
         if self == Self::AcksHang && situation != Situation::Connecting {
@@ -105,7 +105,7 @@ impl Trouble {
         }
     }
 
-    /// Whether the broker has back what the lane's session held.
+    /// Whether the session ends, so that the broker requeues its unsettled messages.
     fn ends_session(self) -> bool {
         matches!(
             self,
@@ -136,7 +136,8 @@ async fn pair(situation: Situation, trouble: Trouble, then: ConsumerState, why: 
             scene.works().await
         }
     };
-    // What the drain could not tell the broker. A second signal does not wait for the broker's answer.
+    // Deliveries that the drain could not settle at the broker. After a second signal the drain does not
+    // wait for the broker's answer.
     let left = match (situation, trouble) {
         (Situation::Cancelling, Trouble::SecondSignal) => 3,
         (Situation::Cancelling, _) if trouble.ends_session() => 3,
@@ -157,7 +158,7 @@ async fn pair(situation: Situation, trouble: Trouble, then: ConsumerState, why: 
         let all = ids.len();
         ids.sort_unstable();
         ids.dedup();
-        // The dead letter that was not confirmed.
+        // The message whose dead letter was not confirmed runs again.
         let again = usize::from(situation == Situation::Held && then != ConsumerState::Stopped);
         assert!(all <= ids.len() + again, "handled twice: {ids:?}");
     }

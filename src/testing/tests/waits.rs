@@ -1,4 +1,4 @@
-//! What the tests of lanes wait for and ask.
+//! Helpers of the tests of lanes: waits and questions.
 
 use tokio::time::{Duration, Instant, timeout};
 
@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl Kit {
-    /// Waits for a state of the consumer and, where one is shown, for its reason.
+    /// Waits for a state of the consumer and, if given, for its reason.
     pub(super) async fn until(&mut self, state: ConsumerState, reason: Option<&str>) {
         let is_wanted = |it: &Readiness| {
             let lane = &it.consumers["orders"];
@@ -26,13 +26,13 @@ impl Kit {
         );
     }
 
-    /// Begins the drain, and waits until the consumer does.
+    /// Begins the drain, and waits until the consumer drains.
     pub(super) async fn begin_drain(&mut self) {
         self.worker.shutdown.cancel();
         self.until(ConsumerState::Draining, None).await;
     }
 
-    /// The consumer's account so far.
+    /// The consumer's current report.
     pub(super) fn account(&self) -> ConsumerReport {
         self.worker.handle().report("orders").unwrap()
     }
@@ -50,7 +50,7 @@ impl Kit {
         handle.cancel("orders", message.delivery).await
     }
 
-    /// Waits until `wanted` is true of the broker; how long that took.
+    /// Waits until `wanted` is true of the broker. Returns the duration of the wait.
     pub(super) async fn until_broker(&self, wanted: impl Fn(&FakeBroker) -> bool) -> Duration {
         let began = Instant::now();
         let came = timeout(SOON, self.broker.until(wanted)).await;
@@ -58,7 +58,7 @@ impl Kit {
         began.elapsed()
     }
 
-    /// Waits until the broker was told so often; what it was told.
+    /// Waits until the broker has received this many acks and nacks. Returns them.
     pub(super) async fn until_told(&self, times: usize) -> Vec<Command> {
         self.until_broker(|it| it.commands().len() >= times).await;
         self.broker.commands()

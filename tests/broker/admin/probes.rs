@@ -193,5 +193,5 @@ async fn a_consumer_that_is_gone_without_having_stopped_makes_the_process_dead()
 
     let (status, body) = admin.get("/livez").await;
     assert_eq!((status, &body["live"]), (503, &Value::Bool(false)));
-    assert_eq!(body["dead"]["q"], "it has ended without having stopped");
+    assert_eq!(body["dead"]["q"], "the consumer has ended unexpectedly");
 }

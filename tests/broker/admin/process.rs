@@ -32,7 +32,7 @@ async fn a_drain_makes_it_unready_at_once_and_is_answered_to_its_end() {
     handler.wait_for_requests(1, DEADLINE).await;
 
     worker.terminate();
-    let stopping = "waiting for running handlers; a second signal stops them";
+    let stopping = "waiting for running handlers; a second signal cancels them";
     worker.wait_for_message(stopping, DEADLINE).await;
 
     let draining = |(_, body): &(u16, Value)| body["consumers"]["q"]["state"] == "draining";
@@ -142,9 +142,7 @@ async fn changes_are_written_down_with_who_asked_and_what_became_of_it() {
     assert_eq!(answer(request).await.0, 401);
 
     let asked = |status: u64| {
-        move |line: &Value| {
-            log_message(line) == "change asked for" && field(line, "status") == status
-        }
+        move |line: &Value| log_message(line) == "admin request" && field(line, "status") == status
     };
     let line = worker.wait_for("the pause", DEADLINE, asked(200)).await;
     assert_eq!(field(&line, "path"), "/api/v1/consumers/q/pause");

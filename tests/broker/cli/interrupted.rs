@@ -138,7 +138,7 @@ async fn own_node_with_a_memory_alarm_is_told_and_waited_for_or_left() {
     hurried.signal(Signal::INT);
     assert_eq!(hurried.line().await, "stopped by SIGINT");
     hurried.signal(Signal::TERM);
-    let counts = "0 confirmed, 3 not confirmed:\n  3 × still under way when it was stopped\n";
+    let counts = "0 confirmed, 3 not confirmed:\n  3 × no confirm before publishing stopped\n";
     let (exit, told) = hurried.ended().await;
     assert_eq!((exit.code(), told.as_str()), (Some(1), counts));
     let (exit, told) = left.ended().await;

@@ -95,7 +95,7 @@ async fn a_returned_message_has_no_headers_of_ours() {
 async fn a_second_signal_ends_the_grace_at_once() {
     let mut stuck = Stuck::with("25s").await;
     stuck.worker.terminate();
-    let waiting = "waiting for running handlers; a second signal stops them";
+    let waiting = "waiting for running handlers; a second signal cancels them";
     stuck.worker.wait_for_message(waiting, DEADLINE).await;
     stuck.worker.interrupt();
     let exit = stuck.worker.exited(DEADLINE).await;
