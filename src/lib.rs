@@ -77,8 +77,10 @@ pub mod kubernetes;
 // A worker on a broker in memory, for tests.
 pub mod testing;
 
-// Beside the path: publishing new messages, settings as a whole and how they are read, text.
+// Beside the path: publishing new messages, the time of day, settings as a whole and how they are
+// read, text.
 mod client;
+mod clock;
 
 pub mod settings;
 

@@ -7,7 +7,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::broker::{Delivery, HeaderValue, Properties, headers::names};
+use crate::{
+    broker::{Delivery, HeaderValue, Properties, headers::names},
+    clock,
+};
 
 /// What a handler works on: the body's bytes, properties, and the story so far.
 ///
@@ -63,7 +66,7 @@ impl Past {
         }
         let text = |name| properties.header(name).and_then(HeaderValue::as_str);
         let time = |name| humantime::parse_rfc3339(text(name)?).ok();
-        let now = SystemTime::now();
+        let now = clock::now();
         Self {
             attempts: attempts(properties),
             first_seen: time(names::FIRST_SEEN).filter(|seen| *seen <= now),
@@ -174,7 +177,7 @@ impl Message {
 
     /// How long until the message may run: zero, but for delays longer than the longest rung.
     pub(crate) fn early_by(&self) -> Duration {
-        let left = |time: SystemTime| time.duration_since(SystemTime::now()).ok();
+        let left = |time: SystemTime| time.duration_since(clock::now()).ok();
         self.past.not_before.and_then(left).unwrap_or_default()
     }
 }

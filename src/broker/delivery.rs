@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use tokio::time::Instant;
 
 use super::headers::Properties;
+use crate::clock;
 
 /// A message handed over on one channel, to be settled once.
 #[derive(Debug)]
@@ -37,7 +38,7 @@ impl Moment {
     pub(crate) fn now() -> Self {
         Self {
             instant: Instant::now(),
-            time: SystemTime::now(),
+            time: clock::now(),
         }
     }
 }

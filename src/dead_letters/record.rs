@@ -11,6 +11,7 @@ use crate::{
             SOURCE_ROUTING_KEY, TRACEPARENT, WORKER,
         },
     },
+    clock,
     flight::Flight,
     message::{Past, PastAttempt},
     outcome::Failure,
@@ -37,7 +38,7 @@ const TRANSIENT: &[&str] = &[NOT_BEFORE, PARKED_AT, LAST_ATTEMPT];
 /// Charges the attempt that has just failed: it is counted and goes into the history.
 pub(crate) fn charge(flight: &Flight, failure: &Failure, worker: &str) {
     let entry = PastAttempt {
-        at: rfc3339(SystemTime::now()),
+        at: rfc3339(clock::now()),
         attempt: flight.attempt(),
         kind: class(failure).to_owned(),
         error: cut(&failure.error, HISTORY_ROOM).to_owned(),
@@ -60,7 +61,7 @@ pub(crate) fn parked(
 ) -> CopyHeaders {
     let copy = Copy::Parked(Parked {
         not_before,
-        at: SystemTime::now(),
+        at: clock::now(),
         last_attempt: flight.attempt_traceparent(),
     });
     // The broker counts in whole milliseconds, and early is worse than late.
@@ -85,7 +86,7 @@ pub(crate) fn dead_lettered(
         error: cut(&failure.error, ERROR_ROOM).to_owned(),
         class: class(failure).to_owned(),
         fingerprint: fingerprint(&failure.class, &failure.error),
-        failed_at: SystemTime::now(),
+        failed_at: clock::now(),
         source_queue: flight.message.queue().to_owned(),
         worker: worker.to_owned(),
         crashes: count(properties, CRASHES),

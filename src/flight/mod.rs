@@ -27,6 +27,7 @@ use tokio::time::Instant;
 
 use crate::{
     broker::Moment,
+    clock,
     lock::lock,
     message::{self, Message, Past},
     state::StateHandle,
@@ -183,7 +184,9 @@ impl Flight {
 
     /// Time since a worker first saw the message.
     pub(crate) fn age(&self) -> Duration {
-        self.first_seen().elapsed().unwrap_or_default()
+        clock::now()
+            .duration_since(self.first_seen())
+            .unwrap_or_default()
     }
 
     /// What earlier attempts left behind, to be read or added to.

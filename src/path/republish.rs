@@ -3,7 +3,7 @@
 //! The broker confirms the copy before it is told to forget the original. A crash in between makes a
 //! duplicate; the other order would make a loss.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -12,7 +12,7 @@ use crate::{
     broker::{
         Broker, CopyHeaders, Publication, PublishError, Reconnect, ReconnectSettings, Written,
     },
-    dead_letters,
+    clock, dead_letters,
     flight::Flight,
     outcome::{Ending, Failure},
     policy::Reason,
@@ -77,7 +77,7 @@ pub(super) async fn park<B: Broker>(lane: &Lane<B>, flight: &Flight, delay: Dura
     let (rung, stay) = lane.ladder.park(delay);
     // A delay beyond the longest rung: the copy comes back before its time, and is parked again. The
     // header has whole milliseconds, and early is worse than late.
-    let not_before = (stay < delay).then(|| SystemTime::now() + delay + MILLISECOND);
+    let not_before = (stay < delay).then(|| clock::now() + delay + MILLISECOND);
     let headers = dead_letters::parked(flight, stay, not_before);
     let end = republish(lane, flight, &rung.queue, headers, End::Parked).await;
     if end == End::Parked {
@@ -158,6 +158,7 @@ async fn republish<B: Broker>(
         tokio::select! {
             () = sleep(wait) => {}
             () = lane.hard_stop.cancelled() => return End::Return,
+            () = blocked_in_drain(lane) => return End::Return,
         }
     }
 }

@@ -13,7 +13,7 @@ use serde::{Serialize, Serializer};
 use utoipa::ToSchema;
 
 use crate::{
-    dead_letters,
+    clock, dead_letters,
     flight::Flight,
     lock::lock,
     outcome::{Ending, OutcomeKind},
@@ -217,7 +217,7 @@ fn record(
     let error = error.or_else(|| ending.drop_reason());
     OutcomeRecord {
         seq: 0,
-        at: SystemTime::now(),
+        at: clock::now(),
         consumer: consumer.to_owned(),
         id: flight.message.id().map(str::to_owned),
         message_type: flight.message.message_type().map(str::to_owned),

@@ -49,6 +49,12 @@ impl TestBroker {
         Self(FakeBroker::new(Release::V43))
     }
 
+    /// A broker of another release.
+    #[cfg(test)]
+    pub(super) fn of(inner: FakeBroker) -> Self {
+        Self(inner)
+    }
+
     pub(super) fn inner(&self) -> FakeBroker {
         self.0.clone()
     }

@@ -8,14 +8,22 @@
 //!
 //! Time is tokio's, so that a test under paused time takes no time.
 
+#[cfg(test)]
+mod account;
+#[cfg(test)]
+mod letter;
+mod publishing;
 mod queue;
+mod record;
 mod script;
 mod session;
 
 use std::{
     collections::BTreeMap,
+    iter,
     ops::{Deref, DerefMut},
     sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
 };
 
 use tokio::{
@@ -23,15 +31,18 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
+#[cfg(test)]
+pub(crate) use letter::Letter;
 pub(crate) use queue::Stored;
 use queue::{Queue, Type};
+#[cfg(test)]
+pub(crate) use record::Command;
 pub(crate) use script::{Confirm, Fault};
 use session::Channel;
 pub(crate) use session::FakeSession;
 
 use super::{
-    BrokerError, Properties, Publication, PublishError, QueueSpec, Topology, Written,
-    copies::copy_properties,
+    BrokerError, Properties, Publication, PublishError, QueueSpec, Topology,
     seam::Broker,
     topology::{Difference, plan},
 };
@@ -49,8 +60,9 @@ pub(crate) enum Release {
     V43,
 }
 
-/// The frame size that copies must fit, as RabbitMQ's default.
-const FRAME_MAX: usize = 131_072;
+/// A quorum queue keeps what it cannot dead-letter because the target is missing, and tries again
+/// after this time.
+const DEAD_LETTERED_AGAIN: Duration = Duration::from_mins(3);
 
 /// A broker in memory. Clones are the same broker.
 #[derive(Clone)]
@@ -104,6 +116,12 @@ struct Model {
     publishing: bool,
     script: script::Script,
     violations: Vec<String>,
+    record: record::Record,
+    /// What other clients have published.
+    sent: Vec<Properties>,
+    /// Messages that are gone with their queue, or expired where nothing takes them.
+    dropped: Vec<Stored>,
+    untold_copies: u64,
 }
 
 impl FakeBroker {
@@ -122,6 +140,10 @@ impl FakeBroker {
             publishing: true,
             script: script::Script::default(),
             violations: Vec::new(),
+            record: record::Record::default(),
+            sent: Vec::new(),
+            dropped: Vec::new(),
+            untold_copies: 0,
         };
         Self {
             model: Arc::new(Mutex::new(model)),
@@ -160,6 +182,7 @@ impl FakeBroker {
 
     /// Publishes to a queue as some other client does; false if there is no such queue.
     pub(crate) fn send(&self, queue: &str, body: &[u8], properties: Properties) -> bool {
+        self.lock().sent.push(properties.clone());
         self.route(queue, body, properties).is_some()
     }
 
@@ -195,16 +218,24 @@ impl FakeBroker {
         self.read().violations.clone()
     }
 
-    /// Stores a message, and hands it to a consumer that has room.
+    /// Stores a message in the queue and in those of its `CC` and `BCC` headers, and hands it to
+    /// consumers that have room; `None` if there is none of these queues.
     fn route(&self, queue: &str, body: &[u8], properties: Properties) -> Option<()> {
-        let mut model = self.lock();
-        model.last_message += 1;
-        let message = Stored::new(model.last_message, body.to_vec(), properties);
-        let expires_at = model.store(queue, message)?;
-        if let Some(time) = expires_at {
-            self.expire_at(time, queue);
+        let (others, properties) = publishing::carbon_copies(properties);
+        let mut stored = None;
+        for queue in [queue].into_iter().chain(others.iter().map(String::as_str)) {
+            let mut model = self.lock();
+            model.last_message += 1;
+            let message = Stored::new(model.last_message, body.to_vec(), properties.clone());
+            let Some(expires_at) = model.store(queue, message) else {
+                continue;
+            };
+            stored = Some(());
+            if let Some(time) = expires_at {
+                self.expire_at(time, queue);
+            }
         }
-        Some(())
+        stored
     }
 
     /// Looks at a queue again when a message expires there.
@@ -233,18 +264,27 @@ impl Model {
     /// Dead-letters what has expired at the head of a queue. Gives the queues that got messages which
     /// expire in their turn, and when.
     fn expire(&mut self, name: &str, now: Instant) -> Vec<(Instant, String)> {
-        let Some(queue) = self.queues.get_mut(name) else {
+        let Some(queue) = self.queues.get(name) else {
             return Vec::new();
         };
-        let mut expired = Vec::new();
-        while let Some(message) = queue.pop_expired(now) {
-            expired.push(message);
-        }
         let target = queue.dead_letters_to.clone();
+        let target_exists = target
+            .as_ref()
+            .is_some_and(|it| self.queues.contains_key(it));
+        if target.is_some() && !target_exists && queue.kind == Type::Quorum {
+            return vec![(now + DEAD_LETTERED_AGAIN, name.to_owned())];
+        }
+        let queue = self.queues.get_mut(name);
+        let pop = |queue: &mut Queue| iter::from_fn(|| queue.pop_expired(now)).collect();
+        let expired: Vec<_> = queue.map(pop).unwrap_or_default();
         let mut later = Vec::new();
         for message in expired {
-            let Some(target) = &target else { continue };
-            if let Some(Some(time)) = self.store(target, message.dead_lettered()) {
+            let Some(target) = target.as_ref().filter(|_| target_exists) else {
+                self.dropped.push(message);
+                continue;
+            };
+            let message = message.dead_lettered(name, "expired");
+            if let Some(Some(time)) = self.store(target, message) {
                 later.push((time, target.clone()));
             }
         }
@@ -264,6 +304,7 @@ impl Model {
             if let Some(message) = queue.ready.pop_front() {
                 channel.deliver(message, name);
             }
+            self.record.note_unacked(&self.channels);
         }
     }
 
@@ -273,6 +314,7 @@ impl Model {
         for (name, mut message) in messages {
             let Some(queue) = self.queues.get_mut(&name) else {
                 // The queue was deleted, and its messages with it.
+                self.dropped.push(message);
                 continue;
             };
             message.redelivered = true;
@@ -281,8 +323,12 @@ impl Model {
             }
             let is_over = |limit: u64| message.delivery_count > limit;
             if queue.delivery_limit.is_some_and(is_over) {
-                if let Some(target) = queue.dead_letters_to.clone() {
-                    self.store(&target, message.dead_lettered());
+                let target = queue.dead_letters_to.clone();
+                match target.filter(|it| self.queues.contains_key(it)) {
+                    Some(target) => {
+                        self.store(&target, message.dead_lettered(&name, "delivery_limit"));
+                    }
+                    None => self.dropped.push(message),
                 }
                 continue;
             }
@@ -354,41 +400,7 @@ impl Broker for FakeBroker {
     }
 
     async fn publish(&self, message: &Publication<'_>) -> Result<(), PublishError> {
-        let confirm = {
-            let mut model = self.lock();
-            if !model.publishing {
-                return Err(PublishError::NoChannel("not connected".to_owned()));
-            }
-            if *model.blocked.borrow() {
-                return Err(PublishError::Blocked);
-            }
-            model.script.confirms.pop_front().unwrap_or_default()
-        };
-        let properties = match &message.properties {
-            Written::Copy(original, headers) => {
-                copy_properties(original, headers, FRAME_MAX).into()
-            }
-            Written::New(properties) => (*properties).clone(),
-        };
-        let store = || {
-            let stored = self.route(message.routing_key, message.body, properties);
-            stored.ok_or_else(|| PublishError::Returned("NO_ROUTE (312)".to_owned()))
-        };
-        match confirm {
-            Confirm::Ack => store(),
-            Confirm::AckAfter(delay) => {
-                let stored = store();
-                tokio::time::sleep(delay).await;
-                stored
-            }
-            Confirm::Nack => Err(PublishError::Nacked),
-            Confirm::Return => Err(PublishError::Returned("NO_ROUTE (312)".to_owned())),
-            Confirm::Lost => {
-                store()?;
-                Err(PublishError::Unconfirmed("connection lost".to_owned()))
-            }
-            Confirm::NeverWritten => Err(PublishError::Unconfirmed("connection lost".to_owned())),
-        }
+        self.confirmed(message).await
     }
 
     async fn blocked(&self) {

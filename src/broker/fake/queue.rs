@@ -2,12 +2,12 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use tokio::time::Instant;
 
 use crate::broker::{
     Properties,
-    headers::short,
+    headers::{PERSISTENT, short},
     topology::{Argument, QueuePlan},
 };
 
@@ -54,9 +54,27 @@ impl Stored {
     }
 
     /// The message as the queue that it is dead-lettered to gets it: RabbitMQ takes the expiration
-    /// off, so that the message does not expire again at once.
-    pub(super) fn dead_lettered(self) -> Self {
+    /// off, so that the message does not expire again at once, and notes in `x-death` and its like
+    /// where the message was.
+    pub(super) fn dead_lettered(self, queue: &str, reason: &str) -> Self {
         let properties = self.properties.to_amqp();
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        let mut death = FieldTable::default();
+        death.insert(short("queue"), text(queue));
+        death.insert(short("reason"), text(reason));
+        death.insert(short("count"), AMQPValue::LongLongInt(1));
+        if let Some(expiration) = properties.expiration() {
+            death.insert(short("original-expiration"), text(expiration.as_str()));
+        }
+        let deaths = FieldArray::from(vec![AMQPValue::FieldTable(death)]);
+        let mut headers: FieldTable = properties.headers().clone().unwrap_or_default();
+        headers.insert(short("x-death"), AMQPValue::FieldArray(deaths));
+        for name in ["x-first-death-queue", "x-last-death-queue"] {
+            headers.insert(short(name), text(queue));
+        }
+        for name in ["x-first-death-reason", "x-last-death-reason"] {
+            headers.insert(short(name), text(reason));
+        }
         let mut kept = lapin::BasicProperties::default();
         macro_rules! keep {
             ($($get:ident => $set:ident),*) => {
@@ -66,7 +84,6 @@ impl Stored {
         keep!(
             content_type => with_content_type,
             content_encoding => with_content_encoding,
-            headers => with_headers,
             delivery_mode => with_delivery_mode,
             priority => with_priority,
             correlation_id => with_correlation_id,
@@ -77,7 +94,7 @@ impl Stored {
             user_id => with_user_id,
             app_id => with_app_id
         );
-        Self::new(self.number, self.body, kept.into())
+        Self::new(self.number, self.body, kept.with_headers(headers).into())
     }
 
     /// The properties as a consumer sees them: with the delivery count of a quorum queue.
@@ -92,7 +109,29 @@ impl Stored {
         properties.with_headers(headers).into()
     }
 
-    fn expiration(&self) -> Option<Duration> {
+    /// Whether the message survives a restart of the broker.
+    pub(crate) fn is_persistent(&self) -> bool {
+        *self.properties.to_amqp().delivery_mode() == Some(PERSISTENT)
+    }
+
+    /// The `user-id` property itself.
+    pub(crate) fn user_id(&self) -> Option<String> {
+        let properties = self.properties.to_amqp();
+        properties.user_id().as_ref().map(ToString::to_string)
+    }
+
+    /// A header's text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.properties.header(name)?.as_str()
+    }
+
+    /// A header's number.
+    pub(crate) fn number(&self, name: &str) -> Option<i64> {
+        self.properties.header(name)?.as_i64()
+    }
+
+    /// The `expiration` property.
+    pub(crate) fn expiration(&self) -> Option<Duration> {
         let properties = self.properties.to_amqp();
         let milliseconds = properties.expiration().as_ref()?.as_str().parse().ok()?;
         Some(Duration::from_millis(milliseconds))

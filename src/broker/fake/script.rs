@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::{FakeBroker, Queue, Type};
+use super::FakeBroker;
 use crate::broker::BrokerError;
 
 /// How the broker answers one publish.
@@ -11,7 +11,7 @@ pub(crate) enum Confirm {
     /// Stored and confirmed.
     #[default]
     Ack,
-    /// Stored at once, confirmed after this time.
+    /// Stored at once, confirmed after this time. Publishers wait for a confirm for 10 s.
     AckAfter(Duration),
     /// Refused, as a full queue with `reject-publish` does.
     Nack,
@@ -59,6 +59,11 @@ impl FakeBroker {
         self.lock().script.confirms.extend(confirms);
     }
 
+    /// Confirms all publishes from now on.
+    pub(crate) fn forget_answers(&self) {
+        self.lock().script.confirms.clear();
+    }
+
     /// Refuses the next requests to subscribe.
     pub(crate) fn refuse_subscriptions(&self, errors: impl IntoIterator<Item = BrokerError>) {
         self.lock().script.refusals.extend(errors);
@@ -85,8 +90,11 @@ impl FakeBroker {
             Fault::ChannelLost => model.close_channels("channel lost"),
             Fault::ConsumerCancelled(queue) => model.cancel_consumers(&queue),
             Fault::QueueDeleted(queue) => {
-                model.queues.remove(&queue);
+                let gone = model.queues.remove(&queue);
+                let gone = gone.into_iter().flat_map(|queue| queue.ready);
+                model.dropped.extend(gone);
                 model.cancel_consumers(&queue);
+                model.forget_queue(&queue);
             }
             Fault::PublishingLost => model.publishing = false,
             Fault::Blocked => {
@@ -107,16 +115,11 @@ impl FakeBroker {
         self.lock().blocked.send_replace(false);
     }
 
-    /// Declares a queue of another type than the worker wants.
-    pub(crate) fn declare_classic(&self, queue: &str) {
-        let made = Queue::new(Type::Classic);
-        self.lock().queues.insert(queue.to_owned(), made);
-    }
-
     /// Waits as long as the script says before an answer.
     pub(super) async fn answer_late(&self) {
         let delay = self.read().script.delay;
         if !delay.is_zero() {
+            let _asked = self.note_request();
             tokio::time::sleep(delay).await;
         }
     }

@@ -161,6 +161,15 @@ impl Model {
         }
     }
 
+    /// The queue is gone, and its messages with it: also those that are delivered. They can still be
+    /// settled, but go nowhere.
+    pub(super) fn forget_queue(&mut self, name: &str) {
+        let channels = self.channels.values_mut();
+        let unacked = channels.flat_map(|channel| channel.unacked.values_mut());
+        let gone = unacked.filter(|(_, queue, _)| queue == name);
+        gone.for_each(|(_, queue, _)| queue.clear());
+    }
+
     /// Settles these tags: they are done, or go back. An unknown tag closes the channel.
     fn settle(
         &mut self,
@@ -171,6 +180,7 @@ impl Model {
     ) -> Result<(), BrokerError> {
         let closed = || BrokerError::Lost("channel closed".to_owned());
         let channel = self.channels.get_mut(&number).ok_or_else(closed)?;
+        self.record.note_settled(tags, multiple, back);
         match channel.settle(tags, multiple) {
             Ok(settled) if back => {
                 let raises_count = self.release != Release::V43;
@@ -339,7 +349,9 @@ impl Session for FakeSession {
     ) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static {
         let (broker, number, spec) = (self.broker.clone(), self.number, spec.clone());
         let subscribe = async move {
+            let abandoned = CloseWhenDropped(Some((broker.clone(), number)));
             broker.answer_late().await;
+            abandoned.keep();
             let mut model = broker.lock();
             if let Some(refusal) = model.script.refusals.pop_front() {
                 return Err(refusal);
@@ -371,6 +383,26 @@ impl Session for FakeSession {
 
     fn request_limit(&self) -> Duration {
         LIMIT
+    }
+}
+
+/// A request to subscribe that nobody waits for any more. The broker would make the subscription all
+/// the same, so a session closes the channel.
+struct CloseWhenDropped(Option<(FakeBroker, u64)>);
+
+impl CloseWhenDropped {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CloseWhenDropped {
+    fn drop(&mut self) {
+        if let Some((broker, number)) = self.0.take() {
+            broker
+                .lock()
+                .close_channel(number, "subscription abandoned");
+        }
     }
 }
 

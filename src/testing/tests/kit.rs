@@ -2,7 +2,11 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    panic::resume_unwind,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -11,10 +15,12 @@ use tokio::{
     time::{Instant, timeout},
 };
 
+use super::account;
 use crate::{
-    ConsumerState, Context, Failure, Handler, Outcome, Report, RunError, Worker,
-    broker::fake::FakeBroker,
-    handler::HandlerFuture,
+    CancelError, ConsumerReport, ConsumerState, Context, Failure, Handler, Outcome, Phase, Report,
+    RunError, Worker,
+    broker::fake::{FakeBroker, Letter, Stored},
+    handler::{CancelReason, HandlerFuture},
     settings::Settings,
     testing::{TestBroker, TestWorker},
 };
@@ -28,15 +34,31 @@ pub(super) enum Step {
     Succeed,
     Fail,
     FailForGood,
+    FailWith(Failure),
     Snooze(Duration),
     Drop,
     Panic,
+    PanicAfterAwait,
+    /// Succeeds, but what the handler holds panics when it is dropped.
+    PanicInDrop,
+    /// As `Hang`; what the handler holds panics when it is dropped.
+    HangThenPanicInDrop,
+    /// Takes so long, then succeeds.
+    Take(Duration),
     /// Never ends, and does not look at its cancellation.
     Hang,
     /// Ends when it is cancelled, and not before.
     HeedCancellation,
+    /// Asks for its cancellation, and never ends all the same.
+    IgnoreCancellation,
+    /// When it is cancelled, takes so long, then succeeds.
+    SucceedWhenCancelled(Duration),
     /// Waits for [`Handling::open`], then succeeds.
     WaitForGate,
+    /// Waits for [`Handling::open`], then takes this step.
+    AtGate(Box<Step>),
+    /// Waits for its cancellation, then takes this step.
+    WhenCancelled(Box<Step>),
 }
 
 /// One run of the handler.
@@ -56,6 +78,12 @@ struct Shared {
     otherwise: Step,
     runs: watch::Sender<Vec<Run>>,
     gate: watch::Sender<bool>,
+    done: Mutex<Vec<String>>,
+    running: AtomicUsize,
+    most_running: AtomicUsize,
+    limit: AtomicUsize,
+    over_limit: AtomicUsize,
+    cancelled_for: Mutex<Vec<CancelReason>>,
 }
 
 impl Handling {
@@ -66,6 +94,12 @@ impl Handling {
             otherwise,
             runs: watch::Sender::default(),
             gate: watch::Sender::default(),
+            done: Mutex::default(),
+            running: AtomicUsize::new(0),
+            most_running: AtomicUsize::new(0),
+            limit: AtomicUsize::new(usize::MAX),
+            over_limit: AtomicUsize::new(0),
+            cancelled_for: Mutex::default(),
         }))
     }
 
@@ -86,41 +120,177 @@ impl Handling {
         assert!(ran.is_ok(), "{times} runs wanted, got {:?}", self.runs());
     }
 
+    /// The attempts of all runs, in the order of their start.
+    pub(super) fn attempts(&self) -> Vec<u32> {
+        self.runs().iter().map(|run| run.attempt).collect()
+    }
+
+    /// The times between the starts of neighbouring runs, in milliseconds.
+    pub(super) fn gaps(&self) -> Vec<u128> {
+        let runs = self.runs();
+        let gap = |pair: &[Run]| (pair[1].at - pair[0].at).as_millis();
+        runs.windows(2).map(gap).collect()
+    }
+
+    /// The messages whose handler has said that they are done, once for each time.
+    pub(super) fn done(&self) -> Vec<String> {
+        self.0.done.lock().unwrap().clone()
+    }
+
+    /// The handlers that run now.
+    pub(super) fn running(&self) -> usize {
+        self.0.running.load(Ordering::SeqCst)
+    }
+
+    /// The most handlers that ran at once.
+    pub(super) fn most_running(&self) -> usize {
+        self.0.most_running.load(Ordering::SeqCst)
+    }
+
+    /// From now on a handler that starts should find at most so many running, itself included.
+    pub(super) fn set_limit(&self, limit: u16) {
+        self.0.limit.store(limit.into(), Ordering::SeqCst);
+    }
+
+    /// The most handlers beyond the limit of its time that a handler found when it started.
+    pub(super) fn over_limit(&self) -> usize {
+        self.0.over_limit.load(Ordering::SeqCst)
+    }
+
+    /// Why handlers were cancelled that asked for it.
+    pub(super) fn cancelled_for(&self) -> Vec<CancelReason> {
+        self.0.cancelled_for.lock().unwrap().clone()
+    }
+
+    async fn cancelled(&self, context: &Context) {
+        let reason = context.cancellation().cancelled().await;
+        self.0.cancelled_for.lock().unwrap().push(reason);
+    }
+
     async fn carry_out(&self, context: &Context) -> Outcome {
         let step = self.0.steps.lock().unwrap().pop_front();
-        match step.unwrap_or_else(|| self.0.otherwise.clone()) {
+        match self.come_to(step, context).await {
+            Step::AtGate(_) | Step::WhenCancelled(_) => unreachable!("waited for"),
             Step::Succeed => Outcome::Succeeded,
             Step::Fail => Outcome::Failed(Failure::retryable("test", "failed")),
             Step::FailForGood => Outcome::Failed(Failure::permanent("test", "failed for good")),
+            Step::FailWith(failure) => Outcome::Failed(failure),
             Step::Snooze(after) => Outcome::Snoozed { after },
             Step::Drop => Outcome::Dropped {
                 reason: "not wanted".into(),
             },
-            Step::Panic => panic!("the test wants it"),
-            Step::Hang => std::future::pending().await,
-            Step::HeedCancellation => {
-                context.cancellation().cancelled().await;
-                Outcome::Failed(Failure::retryable("cancelled", "heeded"))
+            Step::Panic => panics(),
+            Step::PanicAfterAwait => {
+                tokio::task::yield_now().await;
+                panics()
             }
-            Step::WaitForGate => {
-                let mut gate = self.0.gate.subscribe();
-                gate.wait_for(|open| *open).await.unwrap();
+            Step::PanicInDrop => {
+                let _held = PanicsInDrop;
                 Outcome::Succeeded
             }
+            Step::HangThenPanicInDrop => {
+                let _held = PanicsInDrop;
+                std::future::pending().await
+            }
+            Step::Take(time) => {
+                tokio::time::sleep(time).await;
+                Outcome::Succeeded
+            }
+            Step::Hang => std::future::pending().await,
+            Step::HeedCancellation => {
+                self.cancelled(context).await;
+                Outcome::Failed(Failure::retryable("cancelled", "heeded"))
+            }
+            Step::IgnoreCancellation => {
+                self.cancelled(context).await;
+                std::future::pending().await
+            }
+            Step::SucceedWhenCancelled(time) => {
+                self.cancelled(context).await;
+                tokio::time::sleep(time).await;
+                Outcome::Succeeded
+            }
+            Step::WaitForGate => {
+                self.gate().await;
+                Outcome::Succeeded
+            }
+        }
+    }
+
+    async fn gate(&self) {
+        let mut gate = self.0.gate.subscribe();
+        gate.wait_for(|open| *open).await.unwrap();
+    }
+
+    /// The step behind those that wait for something, which has come then.
+    async fn come_to(&self, step: Option<Step>, context: &Context) -> Step {
+        let mut step = step.unwrap_or_else(|| self.0.otherwise.clone());
+        loop {
+            step = match step {
+                Step::AtGate(then) => {
+                    self.gate().await;
+                    *then
+                }
+                Step::WhenCancelled(then) => {
+                    context.cancellation().cancelled().await;
+                    *then
+                }
+                other => return other,
+            };
         }
     }
 }
 
 impl Handler for Handling {
     fn handle(&self, context: Context) -> HandlerFuture<'_> {
-        let id = context.message().id().unwrap_or_default().to_owned();
+        let id = account::id(context.message().properties());
         let run = Run {
-            id,
+            id: id.clone(),
             attempt: context.attempt(),
             at: Instant::now(),
         };
         self.0.runs.send_modify(|runs| runs.push(run));
-        Box::pin(async move { self.carry_out(&context).await })
+        let running = Running::start(&self.0);
+        Box::pin(async move {
+            let _running = running;
+            let outcome = self.carry_out(&context).await;
+            if matches!(outcome, Outcome::Succeeded | Outcome::Dropped { .. }) {
+                self.0.done.lock().unwrap().push(id);
+            }
+            outcome
+        })
+    }
+}
+
+/// Counts a handler as running.
+struct Running(Arc<Shared>);
+
+impl Running {
+    fn start(shared: &Arc<Shared>) -> Self {
+        let now = shared.running.fetch_add(1, Ordering::SeqCst) + 1;
+        shared.most_running.fetch_max(now, Ordering::SeqCst);
+        let over = now.saturating_sub(shared.limit.load(Ordering::SeqCst));
+        shared.over_limit.fetch_max(over, Ordering::SeqCst);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Panics without the report that the panic hook makes, which takes long.
+fn panics() -> ! {
+    resume_unwind(Box::new("the test wants it"))
+}
+
+struct PanicsInDrop;
+
+impl Drop for PanicsInDrop {
+    fn drop(&mut self) {
+        panics();
     }
 }
 
@@ -129,6 +299,8 @@ pub(super) struct Kit {
     pub(super) worker: TestWorker,
     pub(super) broker: FakeBroker,
     pub(super) handling: Handling,
+    /// Handlers for types.
+    typed: Vec<Handling>,
 }
 
 impl Kit {
@@ -142,19 +314,93 @@ impl Kit {
 
     /// As [`start`](Self::start), on a broker that a test has prepared; waits for nothing.
     pub(super) fn start_on(broker: &TestBroker, settings: &str, handling: Handling) -> Self {
-        let text = format!("[consumers.orders]\nqueue = 'orders'\n{settings}");
-        let settings = Settings::from_toml(&text).unwrap();
-        let worker = Worker::new(settings).handler("orders", handling.clone());
+        let worker = worker(settings).handler("orders", handling.clone());
         Self {
             worker: TestWorker::start_on(worker, broker),
             broker: broker.inner(),
             handling,
+            typed: Vec::new(),
         }
+    }
+
+    /// A worker with handlers for types, and none for the rest unless the settings name one.
+    pub(super) async fn start_typed(
+        settings: &str,
+        typed: impl IntoIterator<Item = (&str, Handling)>,
+    ) -> Self {
+        let (mut worker, mut handlings) = (worker(settings), Vec::new());
+        for (message_type, handling) in typed {
+            worker = worker.handler_for_type("orders", message_type, handling.clone());
+            handlings.push(handling);
+        }
+        let broker = TestBroker::new();
+        let mut kit = Self {
+            worker: TestWorker::start_on(worker, &broker),
+            broker: broker.inner(),
+            handling: Handling::new([], Step::Succeed),
+            typed: handlings,
+        };
+        kit.until_state(ConsumerState::Consuming).await;
+        kit
     }
 
     /// Publishes to the queue; the message's id.
     pub(super) fn publish(&self) -> String {
         self.worker.broker().publish_json("orders", "{}")
+    }
+
+    /// Publishes many; their ids.
+    pub(super) fn publish_many(&self, count: usize) -> Vec<String> {
+        (0..count).map(|_| self.publish()).collect()
+    }
+
+    /// Publishes what another client has written.
+    pub(super) fn send(&self, letter: Letter, body: &[u8]) {
+        assert!(self.broker.send("orders", body, letter.into()));
+    }
+
+    /// Waits until so many messages are ready in a queue.
+    pub(super) async fn until_in(&self, queue: &str, count: usize) {
+        let wait = self.broker.until(|it| it.ready(queue).len() == count);
+        let there = timeout(SOON, wait).await;
+        let now = self.broker.ready(queue);
+        assert!(there.is_ok(), "{count} wanted in {queue}, got {now:?}");
+    }
+
+    /// The one message in a queue.
+    pub(super) fn only(&self, queue: &str) -> Stored {
+        let mut messages = self.broker.ready(queue);
+        assert_eq!(messages.len(), 1, "{queue}: {messages:?}");
+        messages.remove(0)
+    }
+
+    /// The one dead letter.
+    pub(super) fn dead(&self) -> Stored {
+        self.only("orders.dead")
+    }
+
+    /// The lane's report, as of now: a lane that answers has published what it did before the turn
+    /// of its answer, so the second answer tells that the first turn is in it.
+    pub(super) async fn report(&self) -> ConsumerReport {
+        let handle = self.worker.handle();
+        for _ in 0..2 {
+            handle.in_flight(Some("orders"), 0, 0).await.unwrap();
+        }
+        handle.report("orders").unwrap()
+    }
+
+    /// Cancels the oldest message in this phase, as an operator does.
+    pub(super) async fn cancel_in(&self, phase: Phase) -> Result<(), CancelError> {
+        let handle = self.worker.handle();
+        let page = handle.in_flight(Some("orders"), 0, 100).await.unwrap();
+        let found = page.messages.iter().find(|it| it.phase == phase);
+        let delivery = found.expect("there is one in this phase").delivery;
+        handle.cancel("orders", delivery).await
+    }
+
+    /// A handler that is none of ours has succeeded with this message.
+    pub(super) fn handling_took(&self, id: &str) {
+        self.handling.0.done.lock().unwrap().push(id.to_owned());
     }
 
     /// Waits for a state of the consumer.
@@ -178,14 +424,33 @@ impl Kit {
         ids.map(|id| id.unwrap_or_default().to_owned()).collect()
     }
 
-    /// Drains the worker. It must have kept to the protocol, and its ledger must add up.
+    /// Drains the worker. It must have kept to the protocol, its ledger must add up, and each message
+    /// must be in exactly one place: done, or in a queue.
     pub(super) async fn drain(self) -> Result<Report, RunError> {
         let broker = self.broker.clone();
         let ended = timeout(SOON, self.worker.drain()).await.unwrap();
         assert_eq!(broker.violations(), Vec::<String>::new());
         if let Ok(report) = &ended {
-            assert_eq!(report.ledger().open(), 0, "{:?}", report.ledger());
+            let ledger = report.ledger();
+            assert_eq!(ledger.open(), 0, "{ledger:?}");
+            let handlings = self.typed.iter().chain([&self.handling]);
+            let done: Vec<_> = handlings.flat_map(Handling::done).collect();
+            account::check(&broker, &done, ledger);
         }
         ended
     }
+}
+
+fn worker(settings: &str) -> Worker {
+    let text = format!("[consumers.orders]\nqueue = 'orders'\n{settings}");
+    Worker::new(Settings::from_toml(&text).unwrap())
+}
+
+/// Whether each of these times, in milliseconds, is what was wanted or a little more: the clock of
+/// timers is coarse.
+#[track_caller]
+pub(super) fn near(times: &[u128], wanted: &[u128]) {
+    let is_near = |(time, wanted): (&u128, &u128)| (*wanted..wanted + 10).contains(time);
+    let all = times.len() == wanted.len() && times.iter().zip(wanted).all(is_near);
+    assert!(all, "{times:?}, wanted {wanted:?}");
 }

@@ -1,6 +1,25 @@
 //! Whole workers on the broker in memory, under paused time.
 
+mod account;
+mod acks;
+mod anything;
+mod bodies;
+mod concurrency;
+mod copies;
+mod dead_letters;
+mod drain;
+mod faults;
+mod holds;
+mod in_flight;
 mod kit;
 mod lifecycle;
+mod limits;
 mod outcomes;
+mod places;
+mod publishing;
+mod retries;
 mod returns;
+mod running;
+mod scene;
+mod states;
+mod waits;

@@ -3,7 +3,31 @@
 use std::time::Duration;
 
 use super::kit::{Handling, Kit, Step};
-use crate::ConsumerState;
+use crate::{
+    ConsumerState,
+    broker::fake::{FakeBroker, Release},
+    testing::TestBroker,
+};
+
+/// The delivery count of a message after a drain has returned it.
+async fn count_after_return(release: Release) -> u64 {
+    let broker = TestBroker::of(FakeBroker::new(release));
+    let handling = Handling::new([], Step::Hang);
+    let mut kit = Kit::start_on(&broker, "", handling.clone());
+    kit.until_state(ConsumerState::Consuming).await;
+    kit.publish();
+    handling.has_run(1).await;
+    let fake = kit.broker.clone();
+    kit.drain().await.unwrap();
+    fake.ready("orders")[0].delivery_count
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_return_counts_as_a_delivery_before_rabbitmq_4_3() {
+    assert_eq!(count_after_return(Release::V3).await, 1);
+    assert_eq!(count_after_return(Release::V40).await, 1);
+    assert_eq!(count_after_return(Release::V43).await, 0);
+}
 
 #[tokio::test(start_paused = true)]
 async fn held_messages_all_go_back_in_whatever_order_their_paths_ended() {

@@ -1,0 +1,77 @@
+//! Messages as publishers write them that are not Lapwing.
+
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldArray, FieldTable},
+};
+
+use crate::broker::{Properties, headers::short};
+
+/// The properties of a message that a test publishes, made step by step.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Letter {
+    properties: BasicProperties,
+    headers: FieldTable,
+}
+
+macro_rules! text_properties {
+    ($($name:ident => $set:ident),* $(,)?) => {
+        $(#[must_use]
+        pub(crate) fn $name(mut self, text: &str) -> Self {
+            self.properties = self.properties.$set(short(text));
+            self
+        })*
+    };
+}
+
+impl Letter {
+    text_properties! {
+        id => with_message_id,
+        content_type => with_content_type,
+        content_encoding => with_content_encoding,
+        message_type => with_type,
+        user_id => with_user_id,
+        expiration => with_expiration,
+        correlation_id => with_correlation_id,
+        reply_to => with_reply_to,
+    }
+
+    /// The `priority` property, and `delivery-mode` 1: not persistent.
+    #[must_use]
+    pub(crate) fn transient(mut self, priority: u8) -> Self {
+        self.properties = self
+            .properties
+            .with_priority(priority)
+            .with_delivery_mode(1);
+        self
+    }
+
+    #[must_use]
+    pub(crate) fn header(self, name: &str, text: &str) -> Self {
+        self.value(name, AMQPValue::LongString(text.into()))
+    }
+
+    #[must_use]
+    pub(crate) fn number(self, name: &str, number: i64) -> Self {
+        self.value(name, AMQPValue::LongLongInt(number))
+    }
+
+    /// A header that is a list of texts.
+    #[must_use]
+    pub(crate) fn list(self, name: &str, texts: &[&str]) -> Self {
+        let text = |text: &&str| AMQPValue::LongString((*text).into());
+        let texts: FieldArray = texts.iter().map(text).collect::<Vec<_>>().into();
+        self.value(name, AMQPValue::FieldArray(texts))
+    }
+
+    fn value(mut self, name: &str, value: AMQPValue) -> Self {
+        self.headers.insert(short(name), value);
+        self
+    }
+}
+
+impl From<Letter> for Properties {
+    fn from(letter: Letter) -> Self {
+        letter.properties.with_headers(letter.headers).into()
+    }
+}
