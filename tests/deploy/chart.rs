@@ -13,7 +13,7 @@ fn every_values_file_passes_a_strict_lint() {
     }
 }
 
-/// What each values file renders to, to be looked at where it changes; `make chart` writes it anew.
+/// The manifests of each values file. `make chart` updates the snapshots; review their diff.
 #[test]
 fn manifests_are_those_that_were_reviewed() {
     let update = std::env::var_os("LAPWING_UPDATE_SNAPSHOTS").is_some();
