@@ -127,7 +127,7 @@ fn ports_are_on_loopback_and_different() {
     assert!(taken.len() >= 7, "{taken:?}");
 }
 
-/// The service and container port behind a host port.
+/// The port of the service that is published on this host port.
 fn inner_port(compose: &Value, service: &str, host: &str) -> String {
     let ports = texts(&compose["services"][service]["ports"]);
     let found = ports

@@ -70,7 +70,7 @@ async fn handlers_that_block_in_place_run_all_at_once() {
     let handler = move |context: Context| {
         let (notes, met) = (noting.clone(), Arc::clone(&met));
         async move {
-            // Each waits until all have come.
+            // Each waits until all have arrived.
             let all_came = tokio::task::block_in_place(|| {
                 let (count, changed) = &*met;
                 let mut count = count.lock().unwrap();
