@@ -16,15 +16,13 @@ pub(super) struct Liveness {
 }
 
 impl Liveness {
-    /// A consumer's loop turns every 250 ms at the least, but for what it awaits in itself: cancelling
-    /// its consumer and taking what arrives until then (twice `timeouts.declare`), giving that back
-    /// (`timeouts.ack`), and at the end of a drain letting the broker apply acks (`drain.settle`) and
-    /// closing its channel (`timeouts.close`). Five seconds more, for a machine that is busy.
+    /// A consumer's loop turns every 250 ms at the least. Only at the end of a drain it stands still:
+    /// it lets the broker apply the last acks (`drain.settle`) and closes its channel
+    /// (`timeouts.close`). Five seconds more, for a machine that is busy.
     pub(super) fn new(settings: &WorkerSettings) -> Self {
-        let timeouts = &settings.timeouts;
-        let awaits = timeouts.declare * 2 + timeouts.ack + settings.drain.settle + timeouts.close;
+        let at_the_end = settings.drain.settle + settings.timeouts.close;
         Self {
-            limit: awaits + Duration::from_secs(5),
+            limit: at_the_end + Duration::from_secs(5),
             consumers: Mutex::default(),
         }
     }
@@ -74,7 +72,7 @@ mod tests {
     use super::*;
     use crate::{Worker, config::from_toml, status::Standing};
 
-    const SETTINGS: &str = "[timeouts]\ndeclare = '1s'\nack = '1s'\nclose = '1s'\n\
+    const SETTINGS: &str = "[timeouts]\nclose = '1s'\n\
                             [consumers.orders]\nqueue = 'orders'";
 
     #[tokio::test(start_paused = true)]
@@ -82,14 +80,14 @@ mod tests {
         let settings: WorkerSettings = from_toml(SETTINGS).unwrap();
         let worker = Worker::new(settings.clone());
         let liveness = Liveness::new(&settings);
-        assert_eq!(liveness.limit(), Duration::from_secs(2 + 1 + 1 + 1 + 5));
+        assert_eq!(liveness.limit(), Duration::from_secs(1 + 1 + 5));
         let handle = worker.handle();
         assert_eq!(liveness.look(&handle), []);
         tokio::time::advance(liveness.limit()).await;
         assert_eq!(liveness.look(&handle), []);
         tokio::time::advance(Duration::from_secs(1)).await;
         let dead = liveness.look(&handle);
-        let why = "its loop has not turned for 11 s".to_owned();
+        let why = "its loop has not turned for 8 s".to_owned();
         assert_eq!(dead, [("orders".to_owned(), why)]);
         let figures = handle.figures("orders").unwrap();
         figures.turned(Standing::default());

@@ -35,6 +35,10 @@ impl<B: Broker> LaneActor<B> {
             arrived = session.and_then(Session::try_next).map(Some);
             taken += 1;
         }
+        if self.subscription.has_ended_unasked() {
+            // The end came in one go with deliveries, and `try_next` has taken it.
+            return self.consumer_cancelled();
+        }
         self.rest_if_busy(taken);
     }
 

@@ -21,6 +21,11 @@ impl<B: Broker> LaneActor<B> {
         self.draining = true;
         self.stale_before_drain = self.ledger.stale;
         self.stop_consuming();
+        // The drain takes over from a pause.
+        self.pausing.drain(..).for_each(|answer| {
+            // A caller that has gone away does not matter.
+            let _ = answer.send(());
+        });
         info!(consumer = %self.lane.name, running = self.under_way, "draining");
     }
 

@@ -136,8 +136,14 @@ impl<B: Broker> LaneActor<B> {
             let now = Instant::now();
             self.begin_flush(now);
             self.begin_return(now);
+            if now >= self.tick_at {
+                // The timer is the last event of the turn, and a busy lane may not come to it.
+                self.tick();
+            }
             let wanted = self.ends_wanted(now);
-            let takes = self.takes_deliveries() && !self.is_resting(now);
+            // Asked in any case: a rest that is over must not wake the loop again.
+            let rests = self.is_resting(now);
+            let takes = self.takes_deliveries() && !rests;
             self.publish_state();
             self.lane.watch.figures.turned(self.standing());
             self.answer_pauses();
@@ -230,7 +236,7 @@ impl<B: Broker> LaneActor<B> {
     fn is_finished(&self) -> bool {
         let settled = self.unsettled.is_empty()
             && self.acking.writing.is_none()
-            && !self.subscription.is_stopping();
+            && !self.subscription.may_bring_deliveries();
         (settled && self.under_way == 0) || self.has_given_up()
     }
 

@@ -106,7 +106,7 @@ impl<B: Broker> LaneActor<B> {
     /// Answers those who wait for the pause, once the consumer is cancelled and nothing is left to
     /// return.
     pub(super) fn answer_pauses(&mut self) {
-        let is_complete = !self.subscription.is_stopping() && self.returning.is_empty();
+        let is_complete = !self.subscription.may_bring_deliveries() && self.returning.is_empty();
         if self.pausing.is_empty() || !is_complete {
             return;
         }

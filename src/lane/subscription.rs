@@ -88,6 +88,11 @@ impl<S: Session> Subscription<S> {
         self.session.as_ref().is_some_and(Session::is_subscribed)
     }
 
+    /// Whether there is a session whose subscription has ended, and no request is under way about it.
+    pub(super) fn has_ended_unasked(&self) -> bool {
+        self.session.is_some() && self.is_idle()
+    }
+
     /// Whether there is no subscription, and no request for one is under way.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.task, Task::None) && !self.is_live()
@@ -96,6 +101,16 @@ impl<S: Session> Subscription<S> {
     /// Whether the consumer is being cancelled.
     pub(super) fn is_stopping(&self) -> bool {
         matches!(self.task, Task::Stopping { .. })
+    }
+
+    /// Whether a request is under way that may still bring deliveries to be returned: the consumer is
+    /// being cancelled, or a new one is being made on the channel of the session.
+    pub(super) fn may_bring_deliveries(&self) -> bool {
+        match self.task {
+            Task::None => false,
+            Task::Opening(_) => self.session.is_some(),
+            Task::Stopping { .. } => true,
+        }
     }
 
     pub(super) fn stop_by(&self) -> Option<Instant> {
@@ -259,8 +274,13 @@ impl<B: Broker> LaneActor<B> {
 
     /// The session has ended without our wish: the broker has back whatever it had delivered.
     pub(super) fn lose_session(&mut self, error: &BrokerError) {
-        if self.subscription.session.take().is_none() {
+        let Some(session) = self.subscription.session.take() else {
             return;
+        };
+        if session.is_usable() {
+            // A request failed, and not the channel. The broker gets back what the channel holds when
+            // it is closed; dropping the session does not close it while lapin waits for a cancel-ok.
+            tokio::spawn(session.close());
         }
         self.subscription.task = Task::None;
         self.withdraw();

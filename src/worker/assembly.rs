@@ -55,7 +55,12 @@ impl Setup {
         } = self;
         let consumers = mem::take(&mut settings.consumers);
         let lifecycle = Lifecycle::new(&handlers, &consumers, runtime.clone());
-        lifecycle.start().await?;
+        tokio::select! {
+            biased;
+            started = lifecycle.start() => started?,
+            // The lanes drain at once, and the handlers are stopped after them.
+            () = calls.drain.cancelled() => {}
+        }
         let mailbox = state.gauge();
         let publishing = calls.publishing.subscribe();
         let watching = tokio::spawn(broker.clone().watch_publishing(calls.publishing));

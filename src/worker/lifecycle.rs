@@ -18,6 +18,10 @@ use crate::{
     path::Handlers,
 };
 
+/// The time that a request gets beyond its limit before the worker goes on without its answer. The
+/// limit itself is kept on the handlers' runtime, and handlers may block all threads of that.
+const SLACK: Duration = Duration::from_secs(1);
+
 /// All handlers of a worker.
 pub(super) struct Lifecycle {
     all: Vec<OfConsumer>,
@@ -60,10 +64,11 @@ impl Lifecycle {
                 started.unwrap_or_else(|_| Err(late("start", limit)))
             });
             async move {
-                let error = match started.await {
-                    Ok(Ok(())) => return Ok(()),
-                    Ok(Err(error)) => error,
-                    Err(error) => HandlerError::new(error.to_string()),
+                let error = match timeout(limit + SLACK, started).await {
+                    Ok(Ok(Ok(()))) => return Ok(()),
+                    Ok(Ok(Err(error))) => error,
+                    Ok(Err(error)) => HandlerError::new(error.to_string()),
+                    Err(_) => late("start", limit),
                 };
                 Err(RunError::Handler {
                     consumer: one.consumer.clone(),
@@ -88,10 +93,11 @@ impl Lifecycle {
                     .map_err(|_| late("stop", limit))
             });
             async move {
-                let error = match stopped.await {
-                    Ok(Ok(())) => return,
+                let error = match timeout(limit + SLACK, stopped).await {
+                    Ok(Ok(Ok(()))) => return,
+                    Ok(Ok(Err(error))) => error.to_string(),
                     Ok(Err(error)) => error.to_string(),
-                    Err(error) => error.to_string(),
+                    Err(_) => late("stop", limit).to_string(),
                 };
                 warn!(consumer = one.consumer, error, "handler not stopped");
             }

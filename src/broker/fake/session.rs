@@ -407,8 +407,11 @@ impl Drop for CloseWhenDropped {
 }
 
 impl Drop for FakeSession {
-    /// A session that is dropped leaves no channel behind that would hold messages.
+    /// As lapin does it: the channel closes with a live consumer that is dropped, but not while a
+    /// cancellation has not been answered.
     fn drop(&mut self) {
-        self.broker.lock().close_channel(self.number, "dropped");
+        if !self.cancelled {
+            self.broker.lock().close_channel(self.number, "dropped");
+        }
     }
 }

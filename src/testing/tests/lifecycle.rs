@@ -89,7 +89,9 @@ async fn a_worker_is_not_ready_while_a_handler_cannot_work() {
 #[tokio::test(start_paused = true)]
 async fn a_worker_whose_handler_does_not_start_takes_no_message() {
     let pool = Pool::default();
-    let worker = TestWorker::start_on(pool.worker(), &TestBroker::new());
+    let mut worker = TestWorker::start_on(pool.worker(), &TestBroker::new());
+    // Nothing but the end of the worker ends this wait.
+    worker.until(|_| false).await;
     let ended = worker.drain().await;
     assert!(matches!(ended, Err(RunError::Handler { .. })), "{ended:?}");
     assert_eq!(pool.calls(), ["start", "stop"]);

@@ -36,7 +36,17 @@ impl Trouble {
         let (broker, handle) = (&scene.kit.broker, scene.kit.worker.handle());
         let orders = || "orders".to_owned();
         match self {
-            Self::Pause => assert_eq!(handle.pause("orders").await, Ok(())),
+            Self::Pause => {
+                let answer = handle.pause("orders").await;
+                // A pause is complete only when the late subscription is made and cancelled.
+                let late = situation == Situation::Resubscribing;
+                let wanted = if late {
+                    Err(CallError::TimedOut)
+                } else {
+                    Ok(())
+                };
+                assert_eq!(answer, wanted);
+            }
             Self::Resume => assert_eq!(handle.resume("orders").await, Ok(())),
             Self::Drain => scene.kit.worker.shutdown.cancel(),
             Self::SecondSignal => handle.stop_now(),
