@@ -1,16 +1,16 @@
 # The worker's image: `docker build -t lapwing .`
 #
-# No shell, no package manager, not root; nothing is written, so that the root file system can be
-# read-only. Both base images can be others, of your registry for instance: the first needs cargo and
-# a C compiler, the second glibc and certificate authorities.
+# The image has no shell and no package manager and runs without root. The worker writes no files, so the
+# root file system can be read-only. You can replace both base images, for instance by images of your
+# registry: the first needs cargo and a C compiler, the second glibc and certificate authorities.
 ARG BUILD_IMAGE=rust:1.95-slim-bookworm
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
 
 FROM ${BUILD_IMAGE} AS build
 WORKDIR /src
-# The dependencies alone, against empty sources: a layer that stays until the lock file changes.
+# Builds the dependencies alone, with empty sources. Docker reuses this layer until the lock file changes.
 COPY Cargo.toml Cargo.lock ./
-# Benchmarks are not built, but cargo wants them to be there.
+# Benchmarks are not built, but cargo requires their files.
 RUN mkdir -p src benches \
  && for name in $(sed -n '/^\[\[bench/,/^name/s/^name = "\(.*\)"/\1/p' Cargo.toml); do \
       touch "benches/$name.rs"; \
@@ -20,7 +20,7 @@ RUN mkdir -p src benches \
  && cargo build --locked --release --bin lapwing \
  && rm -r src
 COPY src src
-# cargo goes by the time of files, and copied ones are older than the build above.
+# cargo compares the times of files, and the copied files are older than the build above.
 RUN find src -name '*.rs' -exec touch {} + \
  && cargo build --locked --release --bin lapwing
 
@@ -33,14 +33,15 @@ LABEL org.opencontainers.image.title="lapwing" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="MIT OR Apache-2.0"
 COPY --from=build /src/target/release/lapwing /usr/local/bin/lapwing
-# A number, so that Kubernetes can see that it is not root's.
+# A number, so that Kubernetes can verify that the user is not root.
 USER 65532:65532
-# Console and API; probes and metrics. Both are on loopback, or off, until [admin] says otherwise.
+# 9090: console and API, by default on loopback only. 9091: probes and metrics, by default off.
+# [admin] sets both.
 EXPOSE 9090 9091
-# Of use to Docker and compose; Kubernetes has probes.
+# For Docker and compose. Kubernetes uses probes instead.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=5s --retries=3 \
   CMD ["/usr/local/bin/lapwing", "health"]
-# SIGTERM drains. The worker is process 1 itself: nothing stands between it and the signal.
+# SIGTERM starts the drain. The worker itself is process 1, so it gets the signal directly.
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["/usr/local/bin/lapwing"]
 CMD ["run"]

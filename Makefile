@@ -1,4 +1,4 @@
-# The verbs of this repository; `make help` lists them.
+# `make help` lists the targets.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -18,15 +18,15 @@ SOAK_SECONDS ?= 300
 help: ## List these targets
 	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-run: ## Show the worker at work on a real RabbitMQ: six orders, and how each ends
+run: ## Run the worker on a real RabbitMQ: six orders, and how each ends
 	@scripts/demo
 
-# The other targets in tests/ need a broker, or helm and Python.
-unit: ## Run the unit tests and the examples of the documentation: nothing but cargo is needed
+# The other test targets need a broker, or helm and Python.
+unit: ## Run the unit tests and the examples of the documentation; needs nothing but cargo
 	cargo test --lib --bins --test structure $(ARGS)
 	cargo test --doc
 
-# A node that ran a green suite has nothing to tell; after a red one its logs are kept.
+# After success the node is deleted; after a failure it is only stopped, which keeps its logs.
 test: setup ## Run the whole suite; ARGS='...' goes to cargo nextest
 	@trap 'if (($$? == 0)); then end=down; else end=stop; fi; scripts/rabbitmq $$end "suite*"' EXIT; \
 	[[ -n "$${AMQP_URL:-}" ]] || scripts/rabbitmq up suite --release $(LAPWING_TEST_RELEASE) >/dev/null; \
@@ -45,46 +45,46 @@ matrix: ## Run all tests against RabbitMQ 3.10, 4.0 and 4.3
 	  $(MAKE) test LAPWING_TEST_RELEASE=$$release; \
 	done
 
-# Phoenix is heavy (900 MB, half a minute to start), so that `make test` does without it.
+# Not part of `make test`, because Phoenix takes 900 MB and half a minute to start.
 test-backends: setup ## Test telemetry against real backends: Prometheus, and Phoenix for traces
 	@trap 'scripts/backends down phoenix; scripts/rabbitmq down "suite*"' EXIT; \
 	scripts/backends up phoenix >/dev/null; \
 	[[ -n "$${AMQP_URL:-}" ]] || scripts/rabbitmq up suite --release $(LAPWING_TEST_RELEASE) >/dev/null; \
 	cargo nextest run --run-ignored all 'prometheus::' 'phoenix::' $(ARGS)
 
-soak: setup ## Disturb a worker at random for SOAK_SECONDS and see that no message suffers; LAPWING_SOAK_SEED repeats a round
+soak: setup ## Disturb a worker at random for SOAK_SECONDS and check every message; LAPWING_SOAK_SEED repeats a round
 	@trap 'if (($$? == 0)); then end=down; else end=stop; fi; scripts/rabbitmq $$end "suite*"' EXIT; \
 	LAPWING_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --test broker -- --ignored --nocapture --exact \
 	  soak::own_node_whatever_happens_each_message_ends_as_its_handler_wants
 
-# Advisories are apart, as their database comes from the internet: what was clean today need not be tomorrow.
-lint: ## Check format, lints and doc links; licences and shell scripts where the tools are installed
+# `make audit` checks advisories: their database comes from the internet, and changes every day.
+lint: ## Check format, lints and doc links; licences and shell scripts if the tools are installed
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
 	@if command -v cargo-deny >/dev/null; then cargo deny check --hide-inclusion-graph bans licenses sources; else echo 'cargo-deny is not installed: skipped'; fi
 	@if command -v shellcheck >/dev/null; then shellcheck -S warning $(shell_scripts); else echo 'shellcheck is not installed: skipped'; fi
 
-audit: ## Look whether a dependency has a known vulnerability (cargo-deny; its database is on GitHub)
+audit: ## Check dependencies for known vulnerabilities (cargo-deny; its database is on GitHub)
 	cargo deny check advisories
 
 fmt: ## Format the source
 	cargo fmt
 
-# A unit test refuses what this would change.
-docs: ## Make the settings' reference, default file and schema in the chart from their types
+# A unit test fails if these documents are out of date.
+docs: ## Update the settings' reference, the default file and the chart's schema from the settings types
 	@LAPWING_UPDATE_DOCS=1 cargo test --lib --quiet settings::tests::documents::the_documents
 
-# The deployment's tests refuse what this would change.
-chart: ## Make the chart's README and snapshots from its values
+# The deployment's tests fail if these files are out of date.
+chart: ## Update the chart's README and the snapshots of its manifests
 	@scripts/deploy-tools
 	@$(or $(CARGO_TARGET_DIR),target)/deploy/python/bin/python scripts/chart.py
 	@LAPWING_UPDATE_SNAPSHOTS=1 cargo nextest run --test deploy manifests_are_those
 
-bench: ## Measure the worker
+bench: ## Measure the worker against a bare lapin consumer
 	@scripts/bench
 
-fuzz-api: ## Try the API with right and wrong requests made of its OpenAPI document (schemathesis, from PyPI)
+fuzz-api: ## Send valid and invalid requests, made from the OpenAPI document, to the API (schemathesis, from PyPI)
 	cargo build
 	@scripts/fuzz-api
 
@@ -92,7 +92,7 @@ picture: setup ## Take docs/console.png: five minutes of traffic, then a screens
 	@trap 'scripts/rabbitmq down "suite*"' EXIT; \
 	cargo test --test broker -- --ignored --nocapture console::picture
 
-clean: ## End all nodes of this checkout, delete what was built
+clean: ## Stop all nodes of this checkout and delete everything built
 	scripts/rabbitmq down '*'
 	scripts/backends down phoenix
 	cargo clean

@@ -1,9 +1,9 @@
-//! What `make bench` measures the worker against, and fills its queues with: a bare lapin consumer
-//! that parses JSON and acks `multiple` every 64 messages or 1 ms, with no timeout, policy, retry
-//! or account.
+//! The program that `make bench` compares the worker with: a bare lapin consumer that parses JSON
+//! and acks `multiple` every 64 messages or 1 ms. It has no timeout, policy, retry or ledger. The
+//! same program fills the queues.
 //!
-//! `baseline preload`: declares `QUEUE` anew (`QUEUE_TYPE`) and publishes `N` messages of `SIZE`
-//! bytes. `baseline`: consumes `N` messages from `QUEUE`.
+//! `baseline preload` deletes and declares `QUEUE` (of type `QUEUE_TYPE`) and publishes `N`
+//! messages of `SIZE` bytes. `baseline` consumes `N` messages from `QUEUE`.
 
 use std::{hint::black_box, time::Duration};
 
@@ -132,7 +132,7 @@ async fn consume(channel: &Channel) -> lapin::Result<()> {
             waiting = 0;
         }
     }
-    // On a quorum queue acks are lost when the channel closes right behind them.
+    // A quorum queue loses acks if the channel closes directly after them.
     tokio::time::sleep(Duration::from_millis(700)).await;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Where the measured worker sends its telemetry in `make bench`: a collector that takes OTLP over
-//! gRPC at `LISTEN` and forgets it. Prints what it took when it is told to end.
+//! The collector for the measured worker's telemetry in `make bench`. Takes OTLP over gRPC at
+//! `LISTEN` and discards it. Prints the number of spans when it gets SIGTERM.
 
 use std::sync::{
     Arc,

@@ -1,10 +1,10 @@
 //! The worker that `make bench` measures: the whole path (typed JSON, timeout armed, retry policy,
 //! ledger), with a handler that does nothing or sleeps.
 //!
-//! Environment, as the driver sets it: `AMQP_URL`, `QUEUE`, `PREFETCH`, `CONC` (handlers at once),
-//! `SLEEP_MS`, `LANES` (queues `QUEUE`, `QUEUE.1`, …), `QUEUE_TYPE`; `SAMPLE`, the part of traces to
-//! keep, which turns telemetry on (to `OTEL_EXPORTER_OTLP_ENDPOINT`); `ADMIN`, where the admin server
-//! listens.
+//! `scripts/bench` sets the environment: `AMQP_URL`, `QUEUE`, `PREFETCH`, `CONC` (handlers at
+//! once), `SLEEP_MS`, `CONSUMERS` (on queues `QUEUE`, `QUEUE.1`, …). `SAMPLE` is the part of traces
+//! to keep, and turns telemetry on (to `OTEL_EXPORTER_OTLP_ENDPOINT`). `ADMIN` is the admin
+//! server's address.
 
 use std::{
     hint::black_box,
@@ -55,20 +55,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned(),
     );
     settings.broker.url = BrokerUrls::parse(&url);
-    let lanes = (0..env("LANES", 1)).map(|lane| match lane {
-        0 => ("lane_0".to_owned(), queue.clone()),
-        n => (format!("lane_{n}"), format!("{queue}.{n}")),
+    let consumers = (0..env("CONSUMERS", 1)).map(|number| match number {
+        0 => ("consumer_0".to_owned(), queue.clone()),
+        n => (format!("consumer_{n}"), format!("{queue}.{n}")),
     });
-    for (lane, queue) in lanes {
+    for (name, queue) in consumers {
         let consumer = ConsumerSettings {
             queue,
-            // The driver has made the queue; rungs and dead letters are not needed.
+            // `scripts/bench` has declared the queue. Retry queues and dead letters are not needed.
             topology: Topology::None,
             prefetch,
             concurrency: env("CONC", prefetch).clamp(1, prefetch),
             ..ConsumerSettings::default()
         };
-        settings.consumers.insert(lane, consumer);
+        settings.consumers.insert(name, consumer);
     }
     let admin: String = env("ADMIN", "off".to_owned());
     settings.admin.listen = admin.parse().map_or(Listen::Off, Listen::At);
@@ -99,8 +99,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         telemetry.close(Instant::now() + Duration::from_secs(2));
     }
     eprintln!("{:?}", report.ledger());
-    for (name, lane) in &report.consumers {
-        eprintln!("{name}: {:?}", lane.counts);
+    for (name, consumer) in &report.consumers {
+        eprintln!("{name}: {:?}", consumer.counts);
     }
     Ok(())
 }

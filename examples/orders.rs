@@ -1,11 +1,11 @@
-//! A worker in code: typed JSON, shared values, the state actor, cancellation.
+//! A worker with its handler in Rust: typed JSON, shared values, the state actor, cancellation.
 //!
 //! `cargo run --example orders -- worker.toml`, where `worker.toml` configures a consumer `orders`.
 
 use lapwing::{
-    Failure, Worker,
+    Failure, Settings, Worker,
     handler::{Attempt, Cancellation, Json, Shared},
-    settings::{Settings, environment},
+    settings::environment,
     shutdown_signal,
     state::StateHandle,
     telemetry,
@@ -18,7 +18,7 @@ struct Order {
     cents: i64,
 }
 
-/// What handlers share; a database pool in a real worker.
+/// A value that handlers share. In a real worker this may be a database pool.
 struct Prices {
     least: i64,
 }

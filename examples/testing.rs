@@ -1,7 +1,9 @@
-//! Tests of a handler without RabbitMQ: `cargo run --example testing`, or the same lines in a `#[test]`.
+//! Tests of a handler without RabbitMQ: `cargo run --example testing`, or the same lines in a
+//! `#[test]`.
 //!
 //! The worker is the real one, with its retries and dead letters. The broker holds its queues in
-//! memory, and tokio's clock is paused: the retries below wait minutes, and the example ends at once.
+//! memory. tokio's clock is paused, so the retries below wait for minutes and the example still
+//! ends at once.
 
 use std::sync::{
     Arc,
@@ -64,9 +66,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         worker.broker().publish_json("orders", r#"{"cents": -1}"#);
         worker.finished().await;
 
-        // The first order was charged at its third attempt, minutes later.
+        // The first order was charged in its third attempt, minutes later on the paused clock.
         assert_eq!(payments.calls.load(Ordering::Relaxed), 3);
-        // The second one cannot succeed.
+        // The second order has a negative price, so it is dead-lettered.
         let dead = worker.broker().messages("orders.dead");
         assert_eq!(dead.len(), 1);
         assert_eq!(dead[0].header("lapwing-reason"), Some("rejected"));

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes helm/lapwing/README.md from README.in.md and the comments of values.yaml: `make chart`.
 
-With --check it only compares.
+With --check it only compares, and fails if the README is not up to date.
 """
 
 import json
@@ -16,7 +16,7 @@ CHART = ROOT / "helm/lapwing"
 
 
 def documented(text):
-    """Path and comment of each value with `# --` above it, in order."""
+    """Yields path and comment of each value that has a `# --` comment above it, in order."""
     path, comment = [], None
     for line in text.splitlines():
         stripped = line.strip()
@@ -60,7 +60,7 @@ def main():
     if file.read_text() == made:
         return
     if "--check" in sys.argv:
-        sys.exit("README.md is not as `make chart` makes it")
+        sys.exit("helm/lapwing/README.md is out of date: run `make chart`")
     file.write_text(made)
 
 

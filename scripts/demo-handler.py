@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The HTTP service that `scripts/demo` and docker-compose.yml let the worker call.
+"""A sample HTTP handler, which the worker calls in `scripts/demo` and docker-compose.yml.
 
-Listens on HOST:PORT, the only argument, or on some port of loopback. Prints the port, then answers
-until it is ended:
+The only argument is HOST:PORT, the address to listen on. Without it the handler takes a free port on
+loopback. Prints the port, then answers requests by their JSON body until it is killed:
 - {"poison": true}     422: can never succeed
 - {"fail_times": N}    503 and Retry-After until N attempts have failed
 - anything else        200
@@ -17,7 +17,7 @@ class Orders(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        """For a health check."""
+        """Answers health checks."""
         self.answer(200, "open")
 
     def do_POST(self):
@@ -40,7 +40,7 @@ class Orders(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_):
-        """The worker's log tells what happened."""
+        """Logs nothing, because the worker's log shows what happened."""
 
 
 host, _, port = (sys.argv[1:] or ["127.0.0.1:0"])[0].partition(":")

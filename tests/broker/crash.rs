@@ -1,4 +1,4 @@
-//! SIGKILL to a worker at work, again and again.
+//! Repeated SIGKILL of a working worker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -12,8 +12,8 @@ const MESSAGES: usize = 4_000;
 const KILLS: usize = 5;
 const PREFETCH: usize = 64;
 
-/// How long before a kill a message can have been answered and not be acked yet: the ack waits for
-/// others for milliseconds, and a busy machine adds to it.
+/// The longest time between a handler's answer and its ack. An ack waits some milliseconds for
+/// others, and a busy machine adds to that.
 const UNACKED: Duration = Duration::from_secs(2);
 
 /// The queues that a message can be in.
@@ -33,14 +33,14 @@ fn answer(request: &Request) -> Reply {
     }
 }
 
-/// A kill: what had been asked of the handler by then, and when it was.
+/// A kill: the requests to the handler before it, and its time.
 struct Kill {
     requests: usize,
     at: Instant,
 }
 
-/// The ids whose runs after a kill are more than they would have been without: those that ran
-/// before a kill and, at the same attempt or a later one of a second copy, again after it.
+/// The ids that a kill made run again: they ran before the kill, and again after it, in the same
+/// attempt or in a later attempt of a second copy.
 fn ran_again(seen: &Seen) -> BTreeMap<String, Vec<usize>> {
     let mut runs: BTreeMap<(String, u32), Vec<usize>> = BTreeMap::new();
     for (index, exchange) in seen.exchanges.iter().enumerate() {
@@ -63,7 +63,7 @@ async fn all_settled(vhost: &VHost) {
         }
         total
     };
-    // A message on its way from the rung is in neither for a moment, so this has to hold twice.
+    // A message on its way from a retry queue is in no queue for a moment, so this must hold twice.
     for _ in 0..2 {
         wait_until("everything is settled", DEADLINE, look, |total| *total == 0).await;
     }
@@ -117,7 +117,7 @@ async fn killed_five_times(kind: QueueType) {
         assert_eq!(account.left_in(queue), 0, "{queue}");
     }
 
-    // What ran again was in flight at a kill: delivered, and not acked.
+    // Every message that ran again was in flight at a kill: delivered, and not acked.
     let again = ran_again(&seen);
     println!(
         "{kind:?}: {} of {MESSAGES} ran again after {KILLS} kills",

@@ -1,4 +1,4 @@
-//! When retries come back: never early, not much too late, in the worker or parked at the broker.
+//! The time of a retry: never early and not much too late, in the worker or parked at the broker.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::support::{
     ms, vhost,
 };
 
-/// How long a due message may wait for a core, beyond what the ladder promises.
+/// The time that a due message may wait for a core, beyond the promise of the retry queues.
 const SLACK: Duration = Duration::from_secs(3);
 
-/// Fails a message's first run, to be tried again after `delay` of its attempt; then succeeds.
+/// Fails a message's first run with a retry after `delay` of its attempt, then succeeds.
 async fn fail_once(notes: &Notes, context: &Context, delay: Duration) -> Result<(), Failure> {
     match notes.note(context) {
         1 => Err(Failure::retryable("busy", "not yet").retry_after(delay)),
@@ -54,7 +54,7 @@ async fn load_of_a_thousand_mixed_delays_on_each_queue_type_is_neither_early_nor
     let worker = RunningWorker::start(worker).await;
 
     for queue in ["quorum", "classic"] {
-        // Long and short delays mixed: 617 has no factor in common with 1000.
+        // Mixes long and short delays: 617 has no factor in common with 1000.
         let make = |index| PublishSpec::of(delay_of(index * 617 % MESSAGES).to_string());
         vhost.publish_many(queue, MESSAGES, make).await;
     }
@@ -197,7 +197,7 @@ async fn a_delay_beyond_the_longest_rung_takes_several_hops_that_no_handler_sees
             waited >= delay && waited < delay + ms(2000) + SLACK,
             "{waited:?}"
         );
-        // A snooze is no attempt: a second one would be one too many here.
+        // A snooze does not count as an attempt: a second attempt would be one too many here.
         assert_eq!([runs[0].attempt, runs[1].attempt], [1, 1]);
         let ledger = report.consumers[queue].ledger;
         // 2 s, 2 s and the rest.
@@ -283,8 +283,9 @@ async fn a_message_that_fails_when_it_is_too_old_is_dead_lettered() {
         vhost.publish_with(PublishSpec::to(queue).id(queue)).await;
     }
 
-    // The age counts from the first sight, over parking too: the last failure is the first that
-    // comes after it. On an idle machine these are the fourth, after 420 ms, and the second.
+    // The age counts from the first delivery, and continues while the message is parked. The last
+    // failure is the first one beyond the age: on an idle machine the fourth, after 420 ms, and the
+    // second.
     for (queue, max_age) in [("inline", ms(300)), ("parked", ms(900))] {
         let dead_queue = format!("{queue}.dead");
         vhost.wait_for_counts(&dead_queue, 1, 0, DEADLINE).await;
@@ -297,7 +298,8 @@ async fn a_message_that_fails_when_it_is_too_old_is_dead_lettered() {
             panic!("{runs:?}");
         };
         let first = &runs[0];
-        // First seen is a little before the first run, and judged is a little after the last one.
+        // The first delivery is a little before the first run, the decision a little after the
+        // last.
         let slack = ms(150);
         assert!(
             last.at.duration_since(first.at) + slack >= max_age,
@@ -384,7 +386,7 @@ async fn backoff_is_scattered_within_its_jitter() {
     delays.sort();
     let (shortest, longest) = (delays[0], delays[MESSAGES - 1]);
     assert!(shortest >= ms(300) && longest <= ms(600), "{delays:?}");
-    // By chance alone: 30 of 30 within a quarter of the range, once in 10^16.
+    // By chance 30 of 30 delays lie within a quarter of the range once in 10^16 tests.
     assert!(longest - shortest > ms(75), "{delays:?}");
     worker.drain().await;
 }

@@ -1,7 +1,7 @@
-//! The suites that need a real broker, in one binary: one link instead of one for each.
+//! The suites that need a real broker, in one binary, so that only one binary is linked.
 //!
-//! Without anything set they start a node by `scripts/rabbitmq`. `LAPWING_TEST_RELEASE` chooses its
-//! release line, `AMQP_URL` (with `MANAGEMENT_URL`) names a broker that runs already.
+//! By default the suites start a node with `scripts/rabbitmq`. `LAPWING_TEST_RELEASE` chooses its
+//! release line. `AMQP_URL` (with `MANAGEMENT_URL`) names a running broker instead.
 
 mod support;
 

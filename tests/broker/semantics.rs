@@ -1,6 +1,6 @@
-//! What the design knows about releases of the broker, asked of the one that runs.
+//! The facts about RabbitMQ that the design relies on, checked on the running release.
 //!
-//! Where one of these fails on a new release, something in `src/` rests on what is no longer so.
+//! If one of these tests fails on a new release, code in `src/` relies on a fact that has changed.
 
 #![expect(
     clippy::disallowed_methods,
@@ -32,7 +32,7 @@ fn text(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }
 
-/// The next message of a queue that has one.
+/// The next message of a queue, which must have one.
 async fn take(channel: &Channel, queue: &str) -> BasicGetMessage {
     let get = async || try_take(channel, queue).await;
     let taken = wait_until("the queue gives a message", DEADLINE, get, Option::is_some).await;
@@ -44,7 +44,7 @@ async fn try_take(channel: &Channel, queue: &str) -> Option<BasicGetMessage> {
     within("a get", get).await.expect("the queue exists")
 }
 
-/// The broker's delivery count: absent is 0.
+/// The broker's delivery count; an absent header is 0.
 fn count(message: &BasicGetMessage) -> i64 {
     let headers = message.delivery.properties.headers().as_ref();
     let count = headers.and_then(|table| table.inner().get("x-delivery-count"));
@@ -166,7 +166,7 @@ async fn a_delivery_count_that_a_client_sends_is_passed_on_from_4_0_on() {
 
     let first = take(&channel, "q").await;
 
-    // Which is why copies are published without it.
+    // For this reason the worker publishes copies without this header.
     let expected = match vhost.broker().release() {
         Release::V3_10 => 0,
         _ => 7,
@@ -174,8 +174,8 @@ async fn a_delivery_count_that_a_client_sends_is_passed_on_from_4_0_on() {
     assert_eq!(count(&first), expected);
 }
 
-/// A worker on `orders` whose handler fails `attempts` times and which then gives up, after delays
-/// that all go to one rung.
+/// A worker on `orders` whose handler fails `attempts` times, after which the worker dead-letters.
+/// All retries wait in one retry queue.
 async fn failing_worker(vhost: &VHost, attempts: u32) -> (HttpHandler, WorkerProcess) {
     let handler = HttpHandler::answering(|_| Reply::status(503)).await;
     let retry = format!(

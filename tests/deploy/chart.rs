@@ -13,7 +13,7 @@ fn every_values_file_passes_a_strict_lint() {
     }
 }
 
-/// What each values file renders to, to be looked at where it changes; `make chart` writes it anew.
+/// The manifests of each values file. `make chart` updates the snapshots; review their diff.
 #[test]
 fn manifests_are_those_that_were_reviewed() {
     let update = std::env::var_os("LAPWING_UPDATE_SNAPSHOTS").is_some();
@@ -85,7 +85,7 @@ fn notes_tell_the_next_three_commands() {
     ]);
     let text = printed("helm install", output);
     for part in [
-        "orders-lapwing consumes orders. It gets 44s to drain",
+        "orders-lapwing consumes orders. A pod that ends has 44s to drain",
         "kubectl -n default rollout status deployment/orders-lapwing",
         "helm -n default test orders",
         "kubectl -n default port-forward deployment/orders-lapwing 9090:9090",

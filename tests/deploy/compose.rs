@@ -1,4 +1,4 @@
-//! docker-compose.yml and its side files: read, and held against the code's defaults.
+//! docker-compose.yml and the files it uses, compared with the defaults in the code.
 
 use serde_json::Value;
 
@@ -26,7 +26,7 @@ fn texts(value: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// What is in force in the worker with this file, or with none.
+/// The settings in force in a worker with this file, or without a file.
 fn settings(file: Option<&str>) -> Value {
     let mut arguments = vec!["config", "show", "--format", "json"];
     let path = file.map(|file| root().join(file));
@@ -45,7 +45,7 @@ fn port(address: &Value) -> u64 {
         .expect("a port")
 }
 
-/// The files of the repository with these endings, `target` and hidden folders left out.
+/// The files of the repository with these endings, without `target` and hidden folders.
 fn files(endings: &[&str]) -> Vec<String> {
     let output = std::process::Command::new("git")
         .args(["ls-files", "--cached", "--others", "--exclude-standard"])
@@ -81,7 +81,7 @@ fn every_yaml_json_and_toml_file_can_be_read() {
     }
 }
 
-/// A tag that stays what it is: a whole version.
+/// Whether the tag names a full version, which does not move.
 fn is_pinned(image: &str) -> bool {
     let Some((_, tag)) = image.rsplit_once(':') else {
         return false;
@@ -127,7 +127,7 @@ fn ports_are_on_loopback_and_different() {
     assert!(taken.len() >= 7, "{taken:?}");
 }
 
-/// The port of a service that a host port leads to.
+/// The port of the service that is published on this host port.
 fn inner_port(compose: &Value, service: &str, host: &str) -> String {
     let ports = texts(&compose["services"][service]["ports"]);
     let found = ports
@@ -337,7 +337,7 @@ fn readme_names_every_url_of_compose() {
         for port in texts(&service["ports"]) {
             let host = port.split(':').nth(1).expect("a port");
             if host == "5672" {
-                continue; // AMQP, which no browser opens.
+                continue; // AMQP: not for a browser, so the lists leave it out.
             }
             let url = format!("http://127.0.0.1:{host}");
             for text in [&readme, &header] {

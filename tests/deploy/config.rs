@@ -1,4 +1,4 @@
-//! What the chart writes for the worker, read by the worker.
+//! The configuration that the chart writes, read by the worker.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use tempfile::TempDir;
 
 use crate::support::{cases, lapwing, objects, printed, the};
 
-/// PEM, though nothing stands behind it.
+/// Valid PEM without a real certificate.
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
 
-/// The configuration of a case as a file, with the secrets it names beside it.
+/// The configuration of a case as a file, together with the secret files that it names.
 struct Mounted {
     folder: TempDir,
     text: String,
@@ -63,7 +63,7 @@ impl Mounted {
         path.to_str().expect("a plain name").to_owned()
     }
 
-    /// What is in force with it.
+    /// The settings in force with this configuration.
     fn settings(&self) -> Value {
         let output = lapwing(&[
             "config",
@@ -94,7 +94,7 @@ fn the_worker_takes_the_configuration_of_every_values_file() {
     }
 }
 
-/// The worker looks for its files where the pod mounts them.
+/// The configuration names files in the folders that the pod mounts.
 #[test]
 fn files_that_the_configuration_names_are_mounted() {
     for case in cases() {
@@ -149,7 +149,7 @@ fn seconds(value: &Value) -> f64 {
     duration.as_secs_f64()
 }
 
-/// The bound that the README of the chart gives, from what is in force in the worker.
+/// The grace period by the formula in the chart's README, from the settings in force in the worker.
 pub(crate) fn longest_end(settings: &Value) -> u64 {
     let timeouts = &settings["timeouts"];
     let consumers = settings["consumers"].as_object().expect("consumers");
@@ -195,7 +195,7 @@ fn kubernetes_waits_longer_than_the_worker_can_take() {
                 longest_end(&settings) + extra,
                 "{case} {set:?}"
             );
-            // The environment comes last, and cannot be overruled from outside the chart.
+            // `env` overrides `envFrom`, so nothing outside the chart can change this variable.
             let grace = pod["containers"][0]["env"]
                 .as_array()
                 .expect("variables")

@@ -1,4 +1,4 @@
-//! The Dockerfile, held against Cargo.toml and the chart.
+//! The Dockerfile, compared with Cargo.toml and the chart.
 
 use crate::support::{printed, read, root, yaml};
 
@@ -36,7 +36,7 @@ fn the_image_builds_what_cargo_builds_and_runs_it_as_the_chart_does() {
     }
 }
 
-/// The Dockerfile's first build finds the names of all targets that it needs a stub for.
+/// The Dockerfile's first build creates a stub for every target that needs one.
 #[test]
 fn the_dependency_layer_has_a_stub_for_every_target() {
     let manifest: toml::Table = read("Cargo.toml").parse().expect("TOML");

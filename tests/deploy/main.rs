@@ -1,6 +1,7 @@
-//! What is shipped beside the binary: the Helm chart, rendered by a real helm, and the compose file.
+//! The files for deployment: the Helm chart, rendered by a real helm, the compose file, the
+//! Dockerfile.
 //!
-//! `scripts/deploy-tools` fetches helm and the schemas at the first test.
+//! The first test runs `scripts/deploy-tools`, which fetches helm and the schemas.
 
 mod chart;
 mod compose;

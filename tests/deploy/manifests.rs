@@ -1,10 +1,10 @@
-//! The rendered objects: valid for Kubernetes, restricted, and pointing at one another.
+//! The rendered objects: valid for Kubernetes, restricted, and with references that match.
 
 use serde_json::Value;
 
 use crate::support::{cases, objects, python, rendered, rendered_as, the};
 
-/// The oldest and the newest Kubernetes that the chart is for; Chart.yaml has the first.
+/// The oldest and the newest Kubernetes that the chart supports. Chart.yaml names the oldest.
 const VERSIONS: [&str; 2] = ["1.30", "1.37"];
 
 fn validate(manifests: &str) -> Result<(), String> {
@@ -20,7 +20,7 @@ fn validate(manifests: &str) -> Result<(), String> {
 
 #[test]
 fn every_manifest_is_valid_for_the_oldest_and_the_newest_kubernetes() {
-    // All in one go, as reading the schemas is what takes the time.
+    // All objects in one call, because reading the schemas takes most of the time.
     let manifests: Vec<_> = cases()
         .iter()
         .map(|case| rendered_as(case, case, &[]))
@@ -132,7 +132,7 @@ fn pods_are_restricted() {
     }
 }
 
-/// Whether the labels have all that the selector asks for.
+/// Whether the labels match the selector.
 fn selects(selector: &Value, labels: &Value) -> bool {
     let wanted = selector.as_object().expect("a selector");
     !wanted.is_empty() && wanted.iter().all(|(key, value)| labels[key] == *value)
@@ -263,7 +263,7 @@ fn no_secret_is_in_anything_but_a_secret() {
     }
 }
 
-/// Secrets are mounted as folders: what is mounted by subPath never changes in a running pod.
+/// Secrets are mounted as folders: a file mounted by subPath never changes in a running pod.
 #[test]
 fn mounts_have_volumes_and_secrets_can_rotate() {
     for case in cases() {
@@ -313,7 +313,7 @@ fn names_fit_kubernetes() {
     }
 }
 
-/// Off by default, and what comes with it is for the worker's account alone.
+/// The deletion cost is off by default, and its objects apply to the worker's account only.
 #[test]
 fn the_deletion_cost_brings_its_rights_and_their_bounds() {
     let off = objects("minimal", &[]);

@@ -20,7 +20,7 @@ CRDS = {
 
 
 def unknown_fields(given, read, path=""):
-    """What a model did not read, as it knows no such field."""
+    """The fields of an object that its model does not know."""
     if isinstance(given, dict) and isinstance(read, dict):
         for key, value in given.items():
             if key in read:
@@ -59,7 +59,7 @@ def problems(item, versions):
 
 
 def cache_schemas():
-    """Reading them is most of the time, and each object reads all definitions."""
+    """Caches the schemas: reading them takes most of the time, and each object reads all of them."""
     import kubernetes_validate
 
     utils = kubernetes_validate.utils

@@ -1,8 +1,8 @@
-//! Wrong values: refused before anything is installed, in words that name the value.
+//! Wrong values: helm refuses them before it installs anything, with an error that names the value.
 
 use crate::support::{CHART, helm, values_file};
 
-/// What helm says to the values of a case with these on top, as helm's own notation has them.
+/// Helm's error for the values of a case with these changes, in helm's `--set` notation.
 fn refusal(case: &str, set: &[&str]) -> String {
     let file = values_file(case);
     let mut arguments = vec!["template", "r", CHART, "--values", &file];

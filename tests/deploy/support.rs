@@ -1,4 +1,4 @@
-//! helm, Python and `lapwing` as the tests call them.
+//! Runs helm, Python and `lapwing` for the tests.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,10 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
-/// Where the chart is.
+/// The chart's folder.
 pub(crate) const CHART: &str = "helm/lapwing";
 
-/// The release that the tests render.
+/// The name of the release that the tests render.
 const RELEASE: &str = "orders";
 
 /// The repository.
@@ -37,7 +37,7 @@ fn tools() -> &'static Path {
     })
 }
 
-/// The tests' values files, by the name before `-values.yaml`.
+/// The names of the values files, without `-values.yaml`.
 pub(crate) fn cases() -> Vec<String> {
     let folder = std::fs::read_dir(root().join(CHART).join("ci")).expect("it is there");
     let names = folder.map(|entry| entry.expect("it can be read").file_name());
@@ -55,7 +55,7 @@ pub(crate) fn values_file(case: &str) -> String {
     format!("{CHART}/ci/{case}-values.yaml")
 }
 
-/// Runs helm, away from the settings of whoever runs the tests.
+/// Runs helm without the settings of the user who runs the tests.
 pub(crate) fn helm(arguments: &[&str]) -> Output {
     let home = tools().join("home");
     Command::new(tools().join("helm"))
@@ -67,7 +67,7 @@ pub(crate) fn helm(arguments: &[&str]) -> Output {
         .expect("helm starts")
 }
 
-/// What a command printed; it must have succeeded.
+/// The output of a command, which must have succeeded.
 pub(crate) fn printed(what: &str, output: Output) -> String {
     let text = String::from_utf8(output.stdout).expect("it prints text");
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -75,7 +75,7 @@ pub(crate) fn printed(what: &str, output: Output) -> String {
     text
 }
 
-/// The manifests of a case, with further values.
+/// Renders the manifests of a case, with further values.
 pub(crate) fn rendered(case: &str, set: &[&str]) -> String {
     rendered_as(RELEASE, case, set)
 }
@@ -96,7 +96,7 @@ pub(crate) fn yaml(text: &str) -> Vec<Value> {
     serde_json::from_str(&printed("reading YAML", output)).expect("it prints JSON")
 }
 
-/// Runs a Python script of the repository with this on its standard input.
+/// Runs a Python script of the repository with this text on its standard input.
 pub(crate) fn python(script: &str, arguments: &[&str], input: &str) -> Output {
     let mut child = Command::new(tools().join("python/bin/python"))
         .arg(script)
@@ -114,7 +114,7 @@ pub(crate) fn python(script: &str, arguments: &[&str], input: &str) -> Output {
     child.wait_with_output().expect("it is our child")
 }
 
-/// The manifests of a case, read.
+/// The objects in the manifests of a case.
 pub(crate) fn objects(case: &str, set: &[&str]) -> Vec<Value> {
     yaml(&rendered(case, set))
 }
@@ -127,7 +127,7 @@ pub(crate) fn the<'all>(objects: &'all [Value], kind: &str) -> &'all Value {
     first
 }
 
-/// Runs `lapwing` in an empty environment of settings.
+/// Runs `lapwing` without settings in its environment.
 pub(crate) fn lapwing(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapwing"));
     for (name, _) in std::env::vars_os() {

@@ -1,12 +1,12 @@
-{{/* The worker's configuration: completed with what the chart knows, and written as TOML. */}}
+{{/* The worker's configuration: the value `config` with what the chart adds, written as TOML. */}}
 
-{{/* Folders that the chart mounts. */}}
+{{/* Folders that the chart mounts into the pods. */}}
 {{- define "lapwing.configFolder" }}/etc/lapwing{{ end }}
 {{- define "lapwing.brokerFolder" }}/run/secrets/lapwing/broker{{ end }}
 {{- define "lapwing.adminFolder" }}/run/secrets/lapwing/admin{{ end }}
 {{- define "lapwing.tlsFolder" }}/run/secrets/lapwing/tls{{ end }}
 
-{{/* config, with ports and names of secret files: a YAML text. */}}
+{{/* The value `config` with ports and names of secret files, as a YAML text. */}}
 {{- define "lapwing.settings" -}}
 {{- $v := .Values }}
 {{- $settings := deepCopy $v.config }}
@@ -33,8 +33,8 @@
 {{- include "lapwing.tomlTable" (dict "table" (include "lapwing.settings" . | fromYaml) "path" "") | trim }}
 {{- end }}
 
-{{/* A table as TOML: its values, then its tables, each under its header. Helm's own toToml writes
-64 as 64.0, which the worker refuses where it wants a whole number. */}}
+{{/* A table as TOML: first its values, then its tables, each under its header. Helm's own toToml is
+not used: it writes 64 as 64.0, and the worker refuses 64.0 for a whole number. */}}
 {{- define "lapwing.tomlTable" }}
 {{- $path := .path }}
 {{- $tables := dict }}
@@ -60,7 +60,7 @@
 {{- if regexMatch "^[A-Za-z0-9_-]+$" . }}{{ . }}{{ else }}{{ toRawJson . }}{{ end }}
 {{- end }}
 
-{{/* What JSON writes, TOML reads, but for tables. */}}
+{{/* A value as TOML. TOML reads JSON's form of every value except tables. */}}
 {{- define "lapwing.tomlValue" -}}
 {{- if kindIs "map" . }}
 {{- $pairs := list }}
@@ -79,14 +79,14 @@
 {{- end }}
 {{- end }}
 
-{{/* The worker's defaults of all that bounds its end, in the words of config/default.toml. */}}
+{{/* The worker's defaults of all settings that limit its shutdown, as in config/default.toml. */}}
 {{- define "lapwing.defaults" -}}
 drain: {grace: "25s", settle: "1s"}
 timeouts: {declare: "10s", ack: "5s", close: "2s", telemetry_flush: "2s"}
 consumer: {prefetch: 64, cancel_grace: "1s"}
 {{- end }}
 
-{{/* drain and timeouts as they are in force: a YAML text. */}}
+{{/* The sections drain and timeouts, with defaults for missing keys, as a YAML text. */}}
 {{- define "lapwing.bounds" -}}
 {{- $defaults := pick (include "lapwing.defaults" . | fromYaml) "drain" "timeouts" }}
 {{- mergeOverwrite $defaults (pick .Values.config "drain" "timeouts" | deepCopy) | toYaml }}
@@ -109,11 +109,11 @@ consumer: {prefetch: 64, cancel_grace: "1s"}
 {{- end }}
 
 {{/*
-The longest that a worker takes from SIGTERM to its end, rounded up: what Kubernetes must wait
-before it kills. In its order: the grace, or what cancelling the consumers and giving back what had
-not started can take beyond it; the handlers' own grace when they are cancelled; the last acks; the
-broker applying them; closing a channel and two connections; writing out telemetry. Four seconds
-more are for the worker's own bounds between them and for stopping on a busy node.
+The longest time from SIGTERM to the worker's end, rounded up. Kubernetes must not kill the pod before.
+The terms in their order: the grace, or the time to cancel the consumers and return what has not started
+if that takes longer; the grace of cancelled handlers; writing the last acks; the time for the broker to
+apply them; closing a channel and two connections; flushing telemetry. Four more seconds cover the steps
+between these terms on a busy node.
 */}}
 {{- define "lapwing.terminationGracePeriodSeconds" -}}
 {{- $defaults := include "lapwing.defaults" . | fromYaml }}

@@ -1,10 +1,10 @@
-{{/* Names, labels, and what a release must have. */}}
+{{/* Names, labels, and checks of the values. */}}
 
 {{- define "lapwing.name" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
-{{/* The name of objects; at most 52 characters, so that suffixes and Kubernetes' own fit. */}}
+{{/* The name of objects: at most 52 characters, which leaves room for our and Kubernetes' suffixes. */}}
 {{- define "lapwing.fullname" -}}
 {{- $name := include "lapwing.name" . }}
 {{- if .Values.fullnameOverride }}
@@ -21,7 +21,7 @@ app.kubernetes.io/name: {{ include "lapwing.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
-{{/* Of the workers alone, so that Service and budget leave out the pod of `helm test`. */}}
+{{/* The labels of worker pods only, so that Service and budget do not select the pod of `helm test`. */}}
 {{- define "lapwing.selectorLabels" -}}
 {{ include "lapwing.releaseLabels" . }}
 app.kubernetes.io/component: worker
@@ -55,7 +55,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end }}
 
-{{/* The Secret with the broker's URL: the chart's own, or the one that is named. */}}
+{{/* The Secret with the broker's URL: the existing one, or else the chart's own. */}}
 {{- define "lapwing.brokerSecret" -}}
 {{- default (include "lapwing.fullname" .) .Values.broker.existingSecret }}
 {{- end }}
@@ -68,12 +68,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- if or .Values.admin.token .Values.admin.existingSecret }}yes{{ end }}
 {{- end }}
 
-{{/* Whether something else owns the number of replicas. */}}
+{{/* Not empty if an autoscaler sets the number of replicas. */}}
 {{- define "lapwing.autoscales" -}}
 {{- if or .Values.hpa.enabled .Values.keda.enabled }}yes{{ end }}
 {{- end }}
 
-{{/* What the schema cannot say, or would print secrets with. Each failure names the value and what would be right. */}}
+{{/* Checks that the schema cannot express, or whose schema error would print a secret. Each failure
+names the value and what would be right. */}}
 {{- define "lapwing.check" -}}
 {{- $v := .Values }}
 {{- if not $v.config.consumers }}

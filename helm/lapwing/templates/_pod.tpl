@@ -1,6 +1,7 @@
-{{/* Parts of pods that the Deployment and the test share, and what is too long to read in place. */}}
+{{/* Parts of pods that the Deployment and the test share. */}}
 
-{{/* Folders, not single files: a file mounted by subPath would never see a rotated secret. */}}
+{{/* Mounts are folders, not single files: Kubernetes never updates a file mounted by subPath, so the
+worker would not see a rotated secret. */}}
 {{- define "lapwing.volumeMounts" -}}
 - name: config
   mountPath: {{ include "lapwing.configFolder" . }}

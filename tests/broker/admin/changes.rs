@@ -1,4 +1,4 @@
-//! Changes by the API, and who may ask for them.
+//! Changes by the API: pause, resume, concurrency, cancel; and who may make them.
 
 use lapwing::Settings;
 use lapwing::{Context, Failure, Worker};
@@ -37,7 +37,7 @@ async fn a_consumer_stops_consuming_when_it_is_paused_and_consumes_when_it_is_re
     let (status, _) = admin.post("/api/v1/consumers/q/resume").await;
     assert_eq!(status, 200);
     notes.wait_for(3).await;
-    // Resumed again, it goes on consuming.
+    // A second resume changes nothing: the consumer keeps consuming.
     let (status, consumer) = admin.post("/api/v1/consumers/q/resume").await;
     assert_eq!((status, &consumer["state"]), (200, &json!("consuming")));
     assert_eq!(admin.post("/api/v1/consumers/other/pause").await.0, 404);
@@ -149,7 +149,8 @@ async fn a_cancelled_message_comes_back_and_runs_again() {
     worker.drain().await;
 }
 
-/// Starts a worker with this `[admin]`, asks it by `ask`, and says whether it is paused now.
+/// Starts a worker with this `[admin]`, calls `ask`, and returns whether the consumer is paused
+/// then.
 async fn asked(admin_settings: &str, ask: impl AsyncFn(&Admin) -> u16) -> (u16, bool) {
     let vhost = vhost().await;
     let settings: Settings = consumer(&vhost, "q").with(admin_settings).settings();

@@ -1,4 +1,4 @@
-//! Connections that want too much, or nothing.
+//! Connections to the admin server that send too much, or nothing.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use crate::support::{ADMIN, Admin, BUSY, Events, TOKEN, admin::answer, within};
 
-/// A server whose worker never runs: these tests need no broker.
+/// An admin server whose worker never runs: these tests need no broker.
 fn server() -> (Worker, Admin) {
     let consumer = "[timeouts]\ncall = '10ms'\n[consumers.q]\nqueue = 'q'\n";
     let settings = Settings::from_toml(&format!("{ADMIN}{consumer}")).expect("they are valid");
@@ -19,7 +19,8 @@ fn server() -> (Worker, Admin) {
     (worker, admin)
 }
 
-/// Sends this, and answers what came until the server hung up, and how long that took.
+/// Sends bytes to the server. Returns what the server sent until it closed the connection, and the
+/// time that this took.
 async fn hung_up(admin: &Admin, head: &str) -> (String, Duration) {
     let began = Instant::now();
     let mut stream = TcpStream::connect(admin.address())
@@ -27,12 +28,12 @@ async fn hung_up(admin: &Admin, head: &str) -> (String, Duration) {
         .expect("it accepts");
     stream.write_all(head.as_bytes()).await.expect("it reads");
     let mut answer = String::new();
-    // A reset is an end too.
+    // A reset ends the connection too.
     let _ = within("the server to hang up", stream.read_to_string(&mut answer)).await;
     (answer, began.elapsed())
 }
 
-/// The head of a request whose body is to have this length.
+/// The head of a request that announces a body of this length.
 fn patch(admin: &Admin, length: usize) -> String {
     let host = admin.address();
     format!(
@@ -73,7 +74,7 @@ async fn heads_and_bodies_have_their_limits() {
     assert_eq!(status, 413, "{body}");
     let (status, _) = answer(change().header("x-long", "x".repeat(40_000))).await;
     assert_eq!(status, 431);
-    // Not one that is said to come.
+    // A body that is announced and too long is refused before it is sent.
     let (answered, _) = hung_up(&admin, &patch(&admin, 20_000_000)).await;
     assert!(answered.starts_with("HTTP/1.1 413"), "{answered}");
 }
@@ -85,7 +86,7 @@ async fn connections_that_are_open_do_not_hold_up_its_end() {
     let mut idle = TcpStream::connect(admin.address())
         .await
         .expect("it accepts");
-    // A request whose body never comes.
+    // A request whose body is never sent.
     let head = patch(&admin, 9);
     idle.write_all(head.as_bytes()).await.expect("it reads");
     let silent = TcpStream::connect(admin.address())
@@ -97,7 +98,7 @@ async fn connections_that_are_open_do_not_hold_up_its_end() {
     admin.stop().await;
     let took = began.elapsed();
 
-    // A connection on which nothing comes is hung up on after ten seconds.
+    // The server closes a connection that sends nothing for ten seconds.
     assert!(took < BUSY, "{took:?}");
     stream.ended().await;
     drop(silent);

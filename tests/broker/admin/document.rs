@@ -1,4 +1,4 @@
-//! The OpenAPI document and the routes are the same.
+//! The OpenAPI document describes exactly the routes that the server has.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::support::{ADMIN, Admin, Events, TOKEN, admin::answer};
 
-/// A server whose worker never runs: what is asked here needs no broker.
+/// An admin server whose worker never runs: these tests need no broker.
 fn server() -> (Worker, Admin) {
     let consumer = "[timeouts]\ncall = '10ms'\ndeclare = '10ms'\n[consumers.q]\nqueue = 'q'\n";
     let settings = Settings::from_toml(&format!("{ADMIN}{consumer}")).expect("they are valid");
@@ -62,7 +62,7 @@ async fn every_route_is_in_the_document_and_every_operation_is_a_route() {
             assert_ne!(body["error"], "no such page", "{method} {path}");
         }
     }
-    // A handler that is described and not routed would be missing above; the number tells.
+    // A handler that is described and not routed is missing above. The number shows that.
     assert_eq!(
         operations.len(),
         described_in_the_source(),
@@ -70,8 +70,8 @@ async fn every_route_is_in_the_document_and_every_operation_is_a_route() {
     );
 }
 
-/// How many handlers the source describes. Only those can be given to the router that makes the
-/// document; the console's two routes are the only others.
+/// The number of handlers that the source describes. The router that makes the document accepts
+/// only described handlers. The console's two routes are the only other ones.
 fn described_in_the_source() -> usize {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/admin");
     let (mut described, mut others) = (0, 0);
@@ -100,7 +100,7 @@ async fn the_document_describes_what_it_names() {
                 let text = response["description"].as_str().unwrap_or_default();
                 assert!(!text.is_empty(), "{method} {path} {status}");
             }
-            // What changes something needs the token.
+            // Every change needs the token.
             assert_eq!(
                 operation["security"].is_array(),
                 method != "get",

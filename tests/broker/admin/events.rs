@@ -31,7 +31,7 @@ async fn a_stream_tells_changed_numbers_and_new_failures() {
     let has_failed = |told: &Value| told["outcomes"][0]["kind"] == "failed";
     let told = events.next("outcomes", has_failed).await;
     assert_eq!(told["outcomes"][0]["id"], "failing");
-    // Told once.
+    // The event is sent once.
     let state = events.next("state", |_| true).await;
     assert_eq!(state["consumers"][0]["counts"]["failed"], 1);
     let stopping = tokio::spawn(admin.stop());
@@ -49,7 +49,7 @@ async fn streams_are_bounded_and_a_client_that_goes_away_gives_its_place_back() 
     let (worker, admin) = start_both(settings, worker).await;
     let mut open = Vec::new();
     for _ in 0..MOST {
-        // Opened and never read: clients as slow as can be.
+        // The slowest possible clients: they open the stream and never read it.
         open.push(Events::open(&admin).await);
     }
     let ask = async || {
@@ -58,7 +58,7 @@ async fn streams_are_bounded_and_a_client_that_goes_away_gives_its_place_back() 
         response.status().as_u16()
     };
     assert_eq!(ask().await, 503);
-    // Others are answered, and the consumer works.
+    // The server still answers other clients, and the consumer works.
     let (status, _) = answer(admin.request(Method::GET, "/livez")).await;
     assert_eq!(status, 200);
     vhost.publish("q", "x").await;

@@ -109,7 +109,7 @@ async fn a_cancelled_message_is_returned_uncharged_and_runs_again() {
                 return Ok(());
             }
             sender.send_replace(Some(cancellation.cancelled().await));
-            // Success would be taken at its word.
+            // If the handler returned success, the worker would ack the message.
             Err(Failure::permanent("cancelled", "cut short"))
         }
     };
@@ -145,7 +145,7 @@ async fn a_cancelled_message_is_returned_uncharged_and_runs_again() {
     worker.drain().await;
 }
 
-/// How many handlers run, and the most since the last reset.
+/// The number of running handlers, and its maximum since the last reset.
 #[derive(Clone, Debug, Default)]
 struct Gauge {
     running: watch::Sender<usize>,
@@ -196,7 +196,7 @@ async fn concurrency_is_raised_and_lowered_under_load_and_no_handler_is_cancelle
     assert_eq!(set(6), Ok(()));
     gauge.wait_for(6).await;
     assert_eq!(set(3), Ok(()));
-    // Three of the six end, and nobody takes their places; then each end makes room for one.
+    // Three of the six handlers end, and no other starts. After that each end makes room for one.
     turnstile.add_permits(3);
     gauge.wait_for(3).await;
     gauge.peak.store(0, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! What an operator sees and changes while a worker runs.
+//! The admin server and the worker's handle: what an operator sees and changes while a worker runs.
 
 mod changes;
 mod connections;
@@ -30,7 +30,7 @@ async fn start_both(settings: Settings, worker: Worker) -> (RunningWorker, Admin
 
 type Waiting = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A handler that notes its runs and waits at a gate.
+/// A handler that records its runs and waits at a gate.
 fn gated(notes: &Notes, gate: &Gate) -> impl Fn(Context) -> Waiting + Clone + use<> {
     let (notes, gate) = (notes.clone(), gate.clone());
     move |context| {

@@ -1,4 +1,4 @@
-//! Probes: through a broker that is down, a pause, and handlers that block.
+//! The probes while the broker is down, while a consumer is paused, and while handlers block.
 
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -25,7 +25,7 @@ async fn a_broker_that_is_down_makes_the_worker_unready_but_not_dead() {
     let is =
         |path: &'static str, wanted: u16| admin.until(path, move |(status, _)| *status == wanted);
 
-    // Down at the start.
+    // The broker is down at the start.
     let has_reason = |(_, body): &(u16, Value)| {
         let why = body["waiting"]["q"].as_str();
         why.is_some_and(|why| why != "connecting")
@@ -38,14 +38,14 @@ async fn a_broker_that_is_down_makes_the_worker_unready_but_not_dead() {
     assert!(body["publishing"].is_string(), "{body}");
     assert_eq!(admin.get("/livez").await.0, 200);
 
-    // Up.
+    // The broker is up.
     proxy.accept_again();
     is("/startupz", 200).await;
     let (_, body) = is("/readyz", 200).await;
     assert_eq!(body["consumers"]["q"]["state"], "consuming");
     assert_eq!(body["consumers"]["q"]["reason"], Value::Null);
 
-    // Down again: it has started all the same, and lives.
+    // The broker is down again: the worker still counts as started, and alive.
     proxy.refuse().await;
     proxy.cut().await;
     let (_, body) = is("/readyz", 503).await;
@@ -103,7 +103,7 @@ async fn a_consumer_that_is_paused_is_ready_and_one_paused_before_it_began_has_s
     worker.drain().await;
 }
 
-/// Blocks the threads of handlers until it is opened.
+/// Blocks the threads of handlers until the test opens it.
 #[derive(Clone, Default)]
 struct Dam(Arc<(Mutex<bool>, Condvar)>);
 
@@ -168,7 +168,7 @@ async fn the_server_answers_while_every_handler_thread_is_blocked() {
     ] {
         assert_eq!(admin.get(path).await.0, 200, "{path}");
     }
-    // So does the consumer, which has a thread of its own, too.
+    // The consumer answers too, because it has its own thread.
     let (status, consumer) = admin.post("/api/v1/consumers/q/pause").await;
     assert_eq!((status, &consumer["state"]), (200, &Value::from("paused")));
 
@@ -177,7 +177,7 @@ async fn the_server_answers_while_every_handler_thread_is_blocked() {
     let report = crate::support::within("the drain", running).await;
     let report = report.expect("no panic").expect("it ran");
     assert_eq!(report.left(), 0, "{report:?}");
-    // Not dropped in the test's own runtime, where it could not wait for its threads.
+    // Dropped outside the test's runtime: inside, the drop could not wait for the threads.
     handlers.shutdown_background();
 }
 

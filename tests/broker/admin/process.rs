@@ -1,5 +1,4 @@
-//! The server of `lapwing run`: through a drain, its addresses, what it writes down; and
-//! `lapwing health`.
+//! The admin server of `lapwing run`: during a drain, its addresses, its log; and `lapwing health`.
 
 use std::net::TcpListener;
 
@@ -165,7 +164,7 @@ async fn changes_are_written_down_with_who_asked_and_what_became_of_it() {
 async fn health_asks_the_worker_of_the_same_configuration() {
     let vhost = vhost().await;
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
-    // Free a moment ago; nothing else on this machine is likely to take it now.
+    // The port was free a moment ago. No other process is likely to take it now.
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = free.local_addr().expect("it is bound");
     drop(free);

@@ -1,4 +1,4 @@
-//! What the API tells.
+//! The API's answers to reads.
 
 use lapwing::{Failure, Worker};
 use reqwest::Method;
@@ -13,7 +13,7 @@ async fn a_consumer_tells_its_settings_its_ledger_and_how_much_it_does() {
     let settings = settings(&vhost, "[consumers.q]\nprefetch = 10\nconcurrency = 5");
     let worker = Worker::new(settings.clone()).handler("q", async || {});
     let (worker, admin) = start_both(settings, worker).await;
-    // Where counting begins is the first look, which makes no step yet.
+    // The first sample is the start of counting, and adds no step.
     let look = async || admin.read("/api/v1/consumers/q/history").await;
     let begun = |history: &Value| {
         history["received"]

@@ -1,4 +1,4 @@
-//! Bodies: none, the largest there can be, and JSON of every bad sort.
+//! Bodies: empty ones, the largest possible ones, and invalid JSON of every kind.
 
 use lapwing::{Report, RunError, Settings, Worker, handler::Json};
 use serde::Deserialize;
@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use super::{GOOD, Rig};
 use crate::support::{DEADLINE, Got, PublishSpec, VHost, consumer, vhost, within};
 
-/// The default limit of 4.x, to the byte; 3.10 takes more.
+/// The default limit of RabbitMQ 4.x, to the byte. 3.10 accepts more.
 const LARGEST: usize = 16 * 1024 * 1024;
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Properties and headers that the broker takes and a client library may choke on.
+//! Properties and headers that the broker accepts and a client library may fail on.
 
 use lapin::{
     ExchangeKind,
@@ -11,9 +11,9 @@ use super::Rig;
 use crate::support::raw::{entry, long, nested_arrays, nested_tables};
 use crate::support::{Broker, DEADLINE, PublishSpec, RawMessage, require, vhost, within};
 
-/// Bytes that are not UTF-8 wherever one looks.
+/// Bytes of which no part is UTF-8.
 const BAD: &[u8] = b"a\xff\xfeb";
-/// What the worker makes of them in short strings.
+/// The same bytes after the worker's repair of a short string.
 const MENDED: &str = "a??b";
 
 #[tokio::test]
@@ -134,8 +134,8 @@ async fn headers_that_fill_the_frame_arrive_though_the_broker_adds_a_delivery_co
         .await
         .expect("the queue exists");
     vhost.wait_for_counts("orders", 0, 1, DEADLINE).await;
-    // Unless the client has already gone over a frame that is too long: a lost connection counts as
-    // a delivery on every release.
+    // Not if a frame that is too long has ended the connection: a lost connection counts as a
+    // delivery on every release.
     let _closed = holder.close(200, "gone".into()).await;
     vhost.wait_for_counts("orders", 1, 0, DEADLINE).await;
 
@@ -223,7 +223,7 @@ async fn a_header_of_every_type_the_broker_takes_is_carried_along() {
     for (kind, _, expected) in values {
         let name = format!("h{}", char::from(kind));
         assert!(fate.dead().headers.contains_key(&name), "{name} is gone");
-        // Decimals have no plain form to compare by.
+        // Decimals have no plain JSON form that could be compared.
         if kind != b'D' {
             assert_eq!(fate.dead().header(&name), &expected, "{name}");
         }
@@ -237,7 +237,7 @@ async fn own_node_whose_frames_were_longer_or_have_no_limit_does_not_jam_the_con
         let set = format!("application:set_env(rabbit, frame_max, {bytes}).");
         broker.ctl(&["eval", &set]).await;
     };
-    // As a message is that was stored when longer frames were allowed, or came by AMQP 1.0.
+    // Like a message stored while longer frames were allowed, or published by AMQP 1.0.
     frame_max(1024 * 1024).await;
     let vhost = broker.vhost().await;
     let mut rig = Rig::start_in(vhost, "").await;

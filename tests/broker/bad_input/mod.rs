@@ -1,5 +1,5 @@
-//! What nobody should send or set, sent and set: the worker neither panics nor hangs nor loses the
-//! message, and goes on with the next one.
+//! Messages and settings that are wrong on purpose: the worker neither panics nor hangs nor loses
+//! the message, and continues with the next one.
 
 mod bodies;
 mod frames;
@@ -13,11 +13,12 @@ use crate::support::{
     vhost,
 };
 
-/// Every failure is parked on the one rung there is, for an instant; the second one ends it.
+/// The first failure is parked in the only retry queue, for an instant. The second failure
+/// dead-letters the message.
 const TWO_ATTEMPTS: &str = "[consumers.orders.retry]\nmax_attempts = 2\nbase = '10ms'\ncap = '1s'\n\
                             jitter = 0.0\ninline_below = '0s'\n";
 
-/// The id of the message that has nothing wrong with it.
+/// The id of the message without a fault.
 const GOOD: &str = "good";
 
 /// A worker whose handler fails for everything but [`GOOD`].
@@ -27,17 +28,17 @@ struct Rig {
     worker: WorkerProcess,
 }
 
-/// What became of the bad messages.
+/// The results of the bad messages.
 struct Fate {
-    /// Their dead letters, in the order they came.
+    /// Their dead letters, in the order of arrival.
     all: Vec<Got>,
-    /// Everything the handler saw.
+    /// Everything that the handler received.
     seen: Seen,
     vhost: VHost,
 }
 
 impl Rig {
-    /// Started, and consuming `orders`.
+    /// Starts the worker, and waits until it consumes `orders`.
     async fn start() -> Self {
         Self::start_in(vhost().await, "").await
     }
@@ -73,22 +74,22 @@ impl Rig {
         }
     }
 
-    /// A virtual host with the consumer's queues in it and nobody there.
+    /// A virtual host with the consumer's queues, and without a worker.
     async fn only_queues() -> VHost {
         let mut rig = Self::start().await;
         rig.worker.drain(DEADLINE).await;
         rig.vhost
     }
 
-    /// Sends a good message after one bad one, and sees both to their ends.
+    /// Publishes a bad message and then a good one, and waits until both have ended.
     ///
-    /// The bad one fails, comes back from its rung, fails again and is a dead letter; the good one
-    /// is handled; the worker has kept its session all the while and drains with nothing left.
+    /// The bad message fails, comes back from its retry queue, fails again and is dead-lettered.
+    /// The good message is handled. The worker keeps its session, and drains with nothing left.
     async fn fails_twice(self) -> Fate {
         self.all_fail_twice(1).await
     }
 
-    /// The same for several bad ones.
+    /// The same for several bad messages.
     async fn all_fail_twice(self, bad: usize) -> Fate {
         let fate = self.end(bad, 2 * bad).await;
         for dead in &fate.all {
@@ -98,8 +99,8 @@ impl Rig {
         fate
     }
 
-    /// The same for messages that become dead letters after `runs` runs of the handler together.
-    /// Each run but a message's last one parks it.
+    /// The same for messages that become dead letters after `runs` runs of the handler in total.
+    /// Each run except the last one parks its message.
     async fn end(mut self, bad: usize, runs: usize) -> Fate {
         let letters = u32::try_from(bad).expect("a test sends fewer");
         self.vhost
@@ -135,13 +136,13 @@ impl Rig {
 }
 
 impl Fate {
-    /// The dead letter where there is one.
+    /// The dead letter, if there is exactly one.
     fn dead(&self) -> &Got {
         assert_eq!(self.all.len(), 1);
         &self.all[0]
     }
 
-    /// The bad messages' requests, in their order.
+    /// The requests of the bad messages, in order.
     fn bad(&self) -> impl Iterator<Item = &Request> {
         let requests = self.seen.exchanges.iter().map(|seen| &*seen.request);
         requests.filter(|request| request.message_id() != GOOD)

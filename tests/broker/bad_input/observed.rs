@@ -1,4 +1,4 @@
-//! Times and trace contexts that cannot be, in front of a worker that measures and traces.
+//! Impossible times and trace contexts, sent to a worker that measures and traces.
 
 use lapin::types::AMQPValue;
 
@@ -7,14 +7,14 @@ use crate::support::{
     ADMIN, Admin, DEADLINE, HttpHandler, PublishSpec, Reply, WorkerProcess, consumer, vhost,
 };
 
-/// Traces are on; nobody takes them.
+/// Traces are on, and no collector takes them.
 const OBSERVED: &str = "[telemetry]\nendpoint = 'http://127.0.0.1:9'\n";
 
 fn text(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.into())
 }
 
-/// The headers that traces and measures are read from, and what stands in them here.
+/// The headers that the worker reads traces and times from, with invalid values.
 fn nonsense() -> Vec<(&'static str, AMQPValue)> {
     let span = "b7ad6b7169203331";
     vec![
@@ -44,7 +44,7 @@ fn messages() -> Vec<PublishSpec> {
     let good_parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let by_header = nonsense().into_iter().map(|(name, value)| {
         let spec = PublishSpec::to("orders").body("{}");
-        // What a traceparent is needed for is looked at.
+        // Headers that are only used together with a traceparent are read too.
         let spec = spec.header("traceparent", good_parent);
         let spec = spec.header("lapwing-last-attempt", good_parent);
         spec.header(name, value)

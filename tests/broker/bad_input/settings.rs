@@ -1,10 +1,10 @@
-//! Settings that cannot work: the process says everything that is wrong, and exits with 78.
+//! Settings that cannot work: the process lists every problem, and exits with 78.
 
 use serde_json::Value;
 
 use crate::support::{DEADLINE, WorkerProcess};
 
-/// What a worker with these settings prints before it exits with 78.
+/// The output of a worker with these settings, which exits with 78.
 async fn refused(config: &str) -> String {
     let mut worker = WorkerProcess::start(config);
     let exit = worker.exited(DEADLINE).await;
@@ -18,7 +18,7 @@ async fn refused(config: &str) -> String {
     printed
 }
 
-/// Every one of `problems` is in the text.
+/// Asserts that the text contains each of `problems`.
 #[track_caller]
 fn assert_names_all(printed: &str, problems: &[&str]) {
     for problem in problems {
@@ -72,7 +72,7 @@ async fn a_queue_name_that_is_too_long_for_the_broker_or_for_our_suffixes_is_ref
         &printed,
         &["consumers.orders.queue", "256 bytes", "at most 255"],
     );
-    // `.retry.1024s` does not fit any more.
+    // `.retry.1024s` makes the queue's name too long.
     let printed = refused(&named(250)).await;
     assert_names_all(&printed, &["consumers.orders.queue", ".retry.1024s", "255"]);
 }

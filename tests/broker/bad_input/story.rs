@@ -1,4 +1,4 @@
-//! Headers and properties that mean something to the worker or the broker, written by strangers.
+//! Headers and properties with a meaning for the worker or the broker, set by other publishers.
 
 use lapin::{
     Confirmation, Connection, ConnectionProperties,
@@ -228,7 +228,7 @@ async fn a_foreign_user_id_is_moved_aside_so_that_copies_are_taken() {
     assert!(fate.dead().properties.user_id().is_none());
 }
 
-/// Publishes on a connection of another user.
+/// Publishes on the connection of another user.
 async fn publish_as(vhost: &VHost, user: &str, spec: PublishSpec) {
     let mut url = Url::parse(&vhost.amqp_url()).expect("it is one");
     url.set_username(user).expect("an amqp url has a user");

@@ -1,4 +1,4 @@
-//! `lapwing publish` that is stopped by a signal, or held up by the broker.
+//! `lapwing publish` when a signal stops it or the broker blocks it.
 
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use tokio::process::{Child, ChildStderr, ChildStdin};
 use super::publish::{publish, with_queue};
 use crate::support::{Broker, DEADLINE, QueueType, VHost, require, wait_until, within};
 
-/// A command that runs, with its standard input still open.
+/// A running command whose standard input is still open.
 struct Running {
     child: Child,
     input: ChildStdin,
@@ -20,7 +20,7 @@ struct Running {
 impl Running {
     fn start(vhost: &VHost, arguments: &[&str]) -> Self {
         let mut command = publish(vhost, arguments);
-        // Its own patience with a busy broker is not what is tested.
+        // Long enough for a busy broker: the command's own timeout is not tested here.
         command.env("LAPWING__TIMEOUTS__CHECKOUT", "30s");
         command.stdin(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("it starts");
@@ -31,7 +31,7 @@ impl Running {
         }
     }
 
-    /// The next line on its standard error.
+    /// The next line of its standard error.
     async fn line(&mut self) -> String {
         let line = within("a line", self.told.next_line()).await;
         line.expect("it is text").expect("it says more")
@@ -45,7 +45,7 @@ impl Running {
         kill_process(pid.expect("it runs"), signal).expect("it runs");
     }
 
-    /// Its exit, and what it said from here on.
+    /// Its exit, and its further output.
     async fn ended(mut self) -> (ExitStatus, String) {
         let exit = within("the command's end", self.child.wait()).await;
         let mut rest = String::new();
@@ -97,7 +97,7 @@ async fn a_signal_in_the_middle_of_a_count_leaves_the_rest_out() {
 
 #[tokio::test]
 async fn a_signal_while_it_connects_ends_it() {
-    // Takes the connection, and says nothing.
+    // Accepts the connection and sends nothing.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let silent = silent.expect("a port is free");
     let address = silent.local_addr().expect("it is bound");
@@ -124,7 +124,7 @@ async fn own_node_with_a_memory_alarm_is_told_and_waited_for_or_left() {
     const BLOCKED: &str = "the broker has blocked publishing (a memory or disk alarm); waiting";
     let watermark = "set_vm_memory_high_watermark";
     broker.ctl(&[watermark, "0.0000001"]).await;
-    // More than are published at a time.
+    // More than the command publishes at a time.
     let mut waits = Running::start(&vhost, &["-q", "q", "-n", "100", "x"]);
     let mut left = Running::start(&vhost, &["-q", "q", "-n", "3", "x"]);
     let mut hurried = Running::start(&vhost, &["-q", "q", "-n", "3", "x"]);
@@ -132,7 +132,7 @@ async fn own_node_with_a_memory_alarm_is_told_and_waited_for_or_left() {
         assert_eq!(running.line().await, BLOCKED);
     }
 
-    // What is under way is given a little time, and none after a second signal.
+    // After a first signal the command waits a little for confirms, after a second one not at all.
     let signalled = Instant::now();
     left.signal(Signal::TERM);
     hurried.signal(Signal::INT);

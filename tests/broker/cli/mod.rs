@@ -1,4 +1,4 @@
-//! The command line, as a process: what it prints, what it leaves at the broker, its exit codes.
+//! The command line as a process: its output, its effects at the broker, its exit codes.
 
 mod config;
 mod interrupted;
@@ -13,7 +13,7 @@ use tokio::process::{Child, ChildStdin, Command};
 
 use crate::support::within;
 
-/// `lapwing` with these arguments, in an empty environment of settings.
+/// `lapwing` with these arguments, and no settings in its environment.
 fn lapwing(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapwing"));
     for (name, _) in std::env::vars_os() {
@@ -25,13 +25,13 @@ fn lapwing(arguments: &[&str]) -> Command {
     command
 }
 
-/// How a command ended, with nothing to read on its standard input.
+/// Runs a command with an empty standard input, and returns how it ended.
 async fn output(command: &mut Command) -> Ended {
     command.stdin(Stdio::null());
     ended(within("the command", command.output()).await)
 }
 
-/// The same, with this on its standard input.
+/// The same, with this text on its standard input.
 async fn output_of(command: &mut Command, input: &str) -> Ended {
     let (child, mut stdin) = piped(command);
     stdin.write_all(input.as_bytes()).await.expect("it reads");
@@ -39,7 +39,7 @@ async fn output_of(command: &mut Command, input: &str) -> Ended {
     ended(within("the command", child.wait_with_output()).await)
 }
 
-/// A command that runs, and its standard input.
+/// A running command and its standard input.
 fn piped(command: &mut Command) -> (Child, ChildStdin) {
     command
         .stdin(Stdio::piped())
@@ -68,7 +68,7 @@ struct Ended {
     err: String,
 }
 
-/// A file with this text, in a folder that lasts as long as the guard.
+/// A file with this text, in a folder that is deleted with the guard.
 fn file(text: &str) -> (tempfile::TempDir, String) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path: &Path = &folder.path().join("file");

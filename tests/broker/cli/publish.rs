@@ -26,7 +26,7 @@ pub(super) async fn with_queue() -> VHost {
     vhost
 }
 
-/// What the queue holds, by its text.
+/// The bodies of the messages in the queue, as text.
 async fn texts(vhost: &VHost) -> Vec<String> {
     let got = vhost.drain_all("q").await;
     got.iter().map(|got| got.text().to_owned()).collect()
@@ -135,7 +135,7 @@ async fn a_line_is_published_when_it_comes_and_not_with_the_next() {
     succeeded(&end, 2);
 }
 
-/// A device to which nothing can be written.
+/// A device that refuses every write.
 fn full() -> std::fs::File {
     let device = std::fs::File::options().write(true).open("/dev/full");
     device.expect("Linux has it")
@@ -197,7 +197,7 @@ async fn a_rate_is_the_most_messages_a_second() {
     let arguments = ["-q", "q", "--count", "41", "--rate", "20", "x"];
     succeeded(&output(&mut publish(&vhost, &arguments)).await, 41);
     let took = started.elapsed();
-    // The first at once, and forty more twenty a second.
+    // The first message at once, and forty more at twenty a second.
     assert!(took >= ms(2000), "{took:?}");
     assert!(took < Duration::from_secs(8), "{took:?}");
     assert_eq!(vhost.ready("q").await, 41);

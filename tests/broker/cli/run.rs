@@ -1,4 +1,4 @@
-//! `lapwing run`: how it ends, and its log.
+//! `lapwing run`: its exit codes and its log.
 
 use serde_json::Value;
 
@@ -14,7 +14,7 @@ fn logging(url: &str, changes: &str) -> String {
     format!("{base}handler.kind = 'log'\n{changes}")
 }
 
-/// The exit code of a worker that ends by itself, and its log.
+/// The exit code of a worker that exits without a signal, and its log.
 async fn code(config: &str) -> (Option<i32>, Vec<Value>) {
     let mut worker = WorkerProcess::start(config);
     let exit = worker.exited(DEADLINE).await;
@@ -85,7 +85,7 @@ async fn an_unreachable_broker_ends_a_worker_that_is_to_fail_fast_with_69() {
         "{last}"
     );
 
-    // Without it the worker waits for the broker, and can be stopped meanwhile.
+    // Without `fail_fast` the worker waits for the broker, and can be stopped meanwhile.
     let mut waiting = WorkerProcess::start(&config);
     waiting.wait_for_message("not consuming", DEADLINE).await;
     assert!(waiting.is_running());

@@ -1,5 +1,5 @@
-//! Getting to the broker: one that is not there yet, refuses, is one of several, speaks TLS or
-//! says nothing; and secrets, which change and are never shown.
+//! Connecting to a broker that is not up yet, refuses, is one of several, speaks TLS or never
+//! answers; and secrets, which change and never appear in the log.
 
 mod process;
 mod reach;
@@ -16,7 +16,7 @@ use crate::support::{
 
 const QUEUE: &str = "orders";
 
-/// The consumer, with quick tries and a log of everything.
+/// The consumer, with short waits between attempts to connect, and a log of everything.
 fn orders(broker: &(impl BrokerUrl + ?Sized), handler: &HttpHandler) -> Consumers {
     let quick = "timeouts = { connect = '2s', handshake = '5s' }\nlog.filter = 'trace'\n\
                  consumers.orders.retry.cap = '1s'";
@@ -27,7 +27,7 @@ async fn handler() -> HttpHandler {
     HttpHandler::answering(|_| Reply::ok()).await
 }
 
-/// A user of the broker with a password that nothing else says; deleted by [`User::delete`].
+/// A user of the broker with a unique password. [`User::delete`] deletes the user.
 struct User<'vhost> {
     vhost: &'vhost VHost,
     name: String,
@@ -49,7 +49,7 @@ impl<'vhost> User<'vhost> {
         user
     }
 
-    /// Gives it a new password.
+    /// Gives the user a new password.
     async fn rotate(&mut self) {
         self.password = format!("secret{}", Uuid::now_v7().simple());
         let user = json!({ "password": self.password, "tags": "" });
@@ -72,7 +72,7 @@ impl<'vhost> User<'vhost> {
     }
 }
 
-/// Nothing that the worker ever wrote holds the secret. It must have exited.
+/// Asserts that the secret is nowhere in the worker's output. The worker must have exited.
 #[track_caller]
 fn assert_never_says(worker: &WorkerProcess, secret: &str) {
     assert!(!secret.is_empty());

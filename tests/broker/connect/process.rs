@@ -1,4 +1,4 @@
-//! The process: exit codes, and attempts that leave nothing behind.
+//! The worker process: exit codes, and attempts to connect that leak nothing.
 
 use std::fs::read_dir;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::support::{
     Broker, DEADLINE, Proxy, QueueType, WorkerProcess, field, log_message, vhost, wait_until,
 };
 
-/// Long enough for a start, too short for a wait.
+/// Long enough for a start, and shorter than a wait between two attempts.
 const AT_ONCE: Duration = Duration::from_secs(10);
 
-/// The exit code of a worker with `fail_fast` at `url`, and what it said last.
+/// The exit code and the last log line of a worker with `fail_fast` at `url`.
 async fn fail_fast(url: &str, secret: &str) -> (Option<i32>, String) {
     let fast = "[broker]\nfail_fast = true";
     let mut worker = WorkerProcess::start(&orders(url, &handler().await).with(fast).toml());
@@ -76,7 +76,7 @@ async fn fail_fast_gives_every_url_a_chance() {
     worker.drain(DEADLINE).await;
 }
 
-/// How many entries a folder of the process has.
+/// The number of entries in a folder of `/proc/PID`.
 fn count(worker: &WorkerProcess, folder: &str) -> usize {
     let path = format!("/proc/{}/{folder}", worker.pid());
     read_dir(path).expect("it runs").count()
@@ -117,7 +117,7 @@ async fn a_peer_that_accepts_and_says_nothing_is_given_up_and_leaves_no_thread()
 
     accept(24).await;
 
-    // Two attempts can be under way, for consuming and for publishing.
+    // Two attempts can run at the same time: one for consuming, one for publishing.
     let now = async || (count(&worker, "task"), count(&worker, "fd"));
     let fits = |seen: &(usize, usize)| seen.0 <= threads + 2 && seen.1 <= files + 6;
     wait_until(

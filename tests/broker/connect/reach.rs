@@ -1,4 +1,4 @@
-//! Which broker is reached, and when.
+//! Which of several brokers the worker connects to, and when.
 
 use lapwing::{Client, Readiness, Settings, broker::BrokerError};
 use tokio::io::AsyncReadExt;
@@ -11,7 +11,7 @@ use crate::support::{
     wait_until, within,
 };
 
-/// A message goes all the way.
+/// Publishes a message, and waits until the worker has handled it.
 async fn handles_a_message(worker: RunningWorker, vhost: &VHost, handler: &HttpHandler) {
     worker.ready().await;
     let ids = vec![vhost.publish(QUEUE, "{}").await];
@@ -107,7 +107,7 @@ async fn an_ipv6_literal_is_an_address() {
         while let Ok((mut client, _)) = listener.accept().await {
             let mut broker = TcpStream::connect(&upstream).await.expect("it runs");
             tokio::spawn(async move {
-                // The end of the connection is no news here.
+                // An error is the end of the connection, which the test expects.
                 let _ = tokio::io::copy_bidirectional(&mut client, &mut broker).await;
             });
         }
@@ -136,7 +136,7 @@ async fn a_client_that_could_not_connect_leaves_nothing_behind() {
     nobody.set_username("nobody").expect("it can have one");
     let nowhere = "amqp://127.0.0.1:1";
     let tasks = || async { Handle::current().metrics().num_alive_tasks() };
-    // The harness has a few of its own.
+    // The test's own helpers have a few tasks too.
     let before = tasks().await;
     for url in [nowhere, nobody.as_str()] {
         for _ in 0..TRIES {

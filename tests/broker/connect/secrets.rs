@@ -1,4 +1,4 @@
-//! Secrets from files, which change, and which no log shows.
+//! Secrets from files: the worker uses a changed secret, and never logs one.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use crate::support::{
     Consumers, DEADLINE, HttpHandler, VHost, WorkerProcess, log_message, vhost, wait_until,
 };
 
-/// Runs a worker that is `configured`, gives its user another password in between, lets `write` put
-/// that into its file, and makes the worker connect anew.
+/// Runs a worker with the configuration `configured`. Changes its user's password, calls `write` to
+/// put the password into its file, and makes the worker reconnect.
 async fn rotated(
     vhost: &VHost,
     mut user: User<'_>,

@@ -5,7 +5,7 @@ use lapwing::Readiness;
 use super::{QUEUE, handler, orders};
 use crate::support::{DEADLINE, VHost, require, vhost};
 
-/// What the broker says about the certificates of this virtual host's clients.
+/// The client certificates that the broker lists for this virtual host.
 async fn peer_certificates(vhost: &VHost) -> Vec<String> {
     let path = format!(
         "vhosts/{}/connections",
@@ -46,7 +46,7 @@ async fn a_broker_is_trusted_by_its_own_authority_and_shown_the_client_certifica
 async fn a_broker_that_another_authority_signed_is_refused_and_the_reason_said() {
     let vhost = vhost().await;
     let (url, files) = require!(Tls, vhost.tls());
-    // A certificate, but nobody's authority; and none but the system's.
+    // First the authority is a certificate that signed nothing, then only the system's are trusted.
     let other = format!(
         "[broker.tls]\nca_file = '{}'",
         files.client_certificate.display()

@@ -15,15 +15,15 @@ use url::{ParseError, Url};
 
 use crate::support::{DEADLINE, wait_until, within};
 
-/// A key as WebDriver writes it.
+/// The code of a key in WebDriver.
 pub(super) const ENTER: char = '\u{e007}';
 pub(super) const ESCAPE: char = '\u{e00c}';
 pub(super) const TAB: char = '\u{e004}';
 
-/// A browser of this test, with a profile of its own.
+/// A browser for one test, with its own profile.
 ///
-/// A test that fails before [`Browser::end`] ends it too: it hangs by a pipe on chromedriver, which
-/// is killed when this is dropped.
+/// The browser ends even if the test fails before [`Browser::end`]: it is connected to chromedriver
+/// by a pipe, and dropping this value kills chromedriver.
 #[derive(Debug)]
 pub(super) struct Browser {
     client: Client,
@@ -32,7 +32,7 @@ pub(super) struct Browser {
 }
 
 impl Browser {
-    /// A browser with a window of 1280 by 800, light, without a page.
+    /// A browser without a page: window of 1280 by 800, light colour scheme.
     pub(super) async fn start() -> Self {
         install().await;
         let profile = tempfile::tempdir().expect("a temporary folder");
@@ -49,7 +49,7 @@ impl Browser {
         browser
     }
 
-    /// Opens a page and waits until it has loaded.
+    /// Opens a page, and waits until the page has loaded.
     pub(super) async fn open(&self, url: &str) {
         within("loading the page", self.client.goto(url))
             .await
@@ -74,8 +74,8 @@ impl Browser {
             .unwrap_or_else(|error| panic!("{expression}: {error}"))
     }
 
-    /// The text of the first element that `css` selects, as it stands in the document; empty where
-    /// there is none, or it is hidden.
+    /// The visible text of the first element that `css` selects. Empty if there is no such element,
+    /// or it is hidden.
     pub(super) async fn text(&self, css: &str) -> String {
         let css = json!(css);
         let shown = "element.checkVisibility() ? element.textContent : ''";
@@ -84,7 +84,7 @@ impl Browser {
         text.as_str().expect("it is text").replace('\u{202f}', " ")
     }
 
-    /// Waits until the text of `css` is liked.
+    /// Waits until `accept` returns true for the text of `css`.
     pub(super) async fn wait_for(&self, css: &str, what: &str, accept: impl Fn(&str) -> bool) {
         let look = async || self.text(css).await;
         let what = format!("{css} says {what}");
@@ -96,7 +96,7 @@ impl Browser {
         self.wait_for(css, part, |text| text.contains(part)).await;
     }
 
-    /// Clicks the middle of an element, once it is there and nothing lies over it.
+    /// Clicks the middle of an element, once the element exists and no other element covers it.
     pub(super) async fn click(&self, css: &str) {
         let click = async || {
             let element = self.client.find(Locator::Css(css)).await?;
@@ -107,7 +107,7 @@ impl Browser {
         clicked.expect("it was waited for");
     }
 
-    /// Presses keys one after the other, wherever the focus is.
+    /// Presses keys one after the other, in the element that has the focus.
     pub(super) async fn press(&self, keys: &str) {
         let mut actions = KeyActions::new("keyboard".to_owned());
         for value in keys.chars() {
@@ -120,7 +120,7 @@ impl Browser {
             .expect("keys can be pressed");
     }
 
-    /// Presses Tab until the element with this id has the focus; fails where it is not reached.
+    /// Presses Tab until the element with this id has the focus. Fails if Tab does not reach it.
     pub(super) async fn tab_to(&self, id: &str) {
         let mut passed = Vec::new();
         for _ in 0..60 {
@@ -136,25 +136,26 @@ impl Browser {
         panic!("Tab does not lead to #{id} but to {passed:#?}");
     }
 
-    /// Closes it. Fails where the page did what its policy forbids, or a script of it failed.
+    /// Closes the browser. Fails if the page violated its content security policy, or a script
+    /// failed.
     pub(super) async fn end(self) {
         assert_eq!(self.complaints().await, Vec::<String>::new());
         let closing = within("closing the browser", self.client.close()).await;
         closing.expect("it closes");
     }
 
-    /// What the browser's console says: refused by the policy, or thrown by a script.
+    /// The errors in the browser's console: violations of the policy, and exceptions of scripts.
     async fn complaints(&self) -> Vec<String> {
         let log = self.issue("se/log", json!({ "type": "browser" })).await;
         let lines = log.as_array().expect("the log is a list").iter();
         lines
             .map(|line| line["message"].as_str().unwrap_or_default().to_owned())
-            // That a worker has ended, or refuses a token, is no fault of the page.
+            // A worker that has ended or refuses a token is not the page's fault.
             .filter(|line| !line.contains("/api/v1/") || !line.contains("Failed to load resource"))
             .collect()
     }
 
-    /// A picture of the window, as PNG.
+    /// A screenshot of the window, as PNG.
     pub(super) async fn picture(&self) -> Vec<u8> {
         within("taking a picture", self.client.screenshot())
             .await
@@ -173,7 +174,7 @@ impl Browser {
     }
 }
 
-/// A command of chromedriver's own.
+/// A command that only chromedriver has, in addition to WebDriver's.
 #[derive(Debug)]
 struct Vendor {
     path: &'static str,
@@ -191,7 +192,7 @@ impl WebDriverCompatibleCommand for Vendor {
     }
 }
 
-/// Makes sure that there is a browser. `make test` has done it before.
+/// Installs the browser if it is missing. `make test` has already done so.
 async fn install() {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/browser");
     let mut command = Command::new(script);
@@ -204,7 +205,7 @@ async fn install() {
     assert!(output.status.success(), "{printed}");
 }
 
-/// A chromedriver on a free port, and its address.
+/// Starts chromedriver on a free port, and returns the process and its address.
 async fn driver(folder: &TempDir) -> (Child, String) {
     let mut command = Command::new("chromedriver");
     let mut driver = command
@@ -227,7 +228,7 @@ async fn driver(folder: &TempDir) -> (Child, String) {
         panic!("chromedriver ended before it said its port");
     })
     .await;
-    // Its pipe stays open, as it may say more.
+    // The pipe stays open, because chromedriver may write more.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     (driver, format!("http://127.0.0.1:{port}"))
 }
@@ -236,7 +237,7 @@ fn capabilities(profile: &TempDir) -> Capabilities {
     let profile = format!("--user-data-dir={}", profile.path().display());
     let arguments = [
         "--headless",
-        // It refuses to run as root otherwise, and it loads nothing but our own page.
+        // Chromium refuses to run as root with its sandbox. It loads only our own page.
         "--no-sandbox",
         "--remote-debugging-pipe",
         "--disable-gpu",

@@ -1,4 +1,4 @@
-//! What is changed from the page.
+//! Changes made on the console's page.
 
 use super::Console;
 use super::browser::{ENTER, ESCAPE};
@@ -110,7 +110,7 @@ async fn concurrency_is_changed_within_the_prefetch() {
 
     browser.tab_to("consumer-concurrency-value").await;
     browser.press(&format!("9{ENTER}")).await;
-    // The browser itself refuses: a field that was selected by Tab is replaced by what is typed.
+    // Tab selects the field's text, and typing replaces it. The browser itself refuses the value.
     assert_eq!(
         browser
             .eval("document.querySelector(':invalid:is(input)').id")

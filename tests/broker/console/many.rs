@@ -1,4 +1,4 @@
-//! The page of a worker with very much to show.
+//! The page of a worker with many consumers and messages.
 
 use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! The operator's console, in a browser.
+//! The operator's console, in a real browser.
 
 mod browser;
 mod changes;

@@ -1,8 +1,8 @@
 //! The last acks of a drain.
 //!
-//! A quorum queue takes about 32 commands of a channel at a time and closing the channel throws the
-//! rest away, so that finished messages run again. These tests finish many at once and then look
-//! for any that came back.
+//! A quorum queue takes about 32 commands of a channel at a time. Closing the channel discards the
+//! other commands, and finished messages would run again. These tests finish many messages at once
+//! and then look for any that came back.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::support::{DEADLINE, PublishSpec, QueueType, VHost, vhost, wait_until,
 struct Held {
     running: watch::Sender<usize>,
     finished: watch::Sender<usize>,
-    /// Each handler's own leave, by message.
+    /// The permission of each handler to finish, by message.
     leave: Vec<Notify>,
 }
 
@@ -31,7 +31,7 @@ impl Held {
         }
     }
 
-    /// Lets these handlers finish, in this order and at once.
+    /// Lets these handlers finish, in this order and without a pause.
     fn let_finish(&self, ids: impl IntoIterator<Item = usize>) {
         for id in ids {
             self.leave[id].notify_one();
@@ -95,7 +95,7 @@ impl Busy {
         }
     }
 
-    /// Begins the drain, and waits until the consumer is in it.
+    /// Starts the drain, and waits until the consumer drains.
     async fn drains(&mut self) {
         self.handle.stop();
         let draining = |state: &ConsumerState| *state == ConsumerState::Draining;
@@ -113,7 +113,7 @@ impl Busy {
     }
 }
 
-/// The ids that are in the queue once the broker has noticed that the worker is gone.
+/// The ids in the queue after the broker has noticed that the worker is gone.
 async fn left(vhost: &VHost) -> BTreeSet<usize> {
     let counts = async || vhost.counts("orders").await;
     let what = "the queue has back what the worker held";
@@ -124,7 +124,7 @@ async fn left(vhost: &VHost) -> BTreeSet<usize> {
         .collect()
 }
 
-/// Every number below `n` from `first`, in an order that looks like none.
+/// Every number from `first` to below `n`, in an order without a pattern.
 fn shuffled(first: usize, n: usize) -> Vec<usize> {
     const STEP: usize = 7919;
     let count = n - first;
@@ -154,8 +154,8 @@ async fn of_200_handlers_that_finish_at_once_none_runs_again_from_a_classic_queu
     all_at_once(QueueType::Classic).await;
 }
 
-/// All but the first finish, in any order, so that no ack can cover many; then the first is
-/// cancelled, before the others are acked. Only it comes back.
+/// All handlers except the first finish, in mixed order, so that no ack can cover many. Then the
+/// first is cancelled, before the others are acked. Only its message comes back.
 async fn singly_behind_a_slow_one(kind: QueueType, n: usize) {
     let vhost = vhost().await;
     let mut busy = Busy::with(&vhost, kind, n).await;
@@ -189,8 +189,8 @@ async fn of_1000_acks_that_go_out_singly_none_is_lost_by_a_quorum_queue() {
     singly_behind_a_slow_one(QueueType::Quorum, 1_001).await;
 }
 
-/// Every second handler finishes, the others are cut off by a hard stop while the acks of the first
-/// go out: acks and returns alternate.
+/// Every second handler finishes. A hard stop cancels the others while the worker writes the acks,
+/// so acks and returns alternate.
 async fn every_second(kind: QueueType) {
     const N: usize = 400;
     let vhost = vhost().await;
@@ -214,8 +214,8 @@ async fn a_hard_stop_amid_the_acks_of_a_drain_returns_only_the_unfinished_to_a_c
     every_second(QueueType::Classic).await;
 }
 
-/// The acks of a consumer at work go out in larger bursts than those of a drain; here the drain, and the
-/// close, come right after a thousand of them.
+/// A consumer at work writes larger bursts of acks than a drain. Here the drain and the close
+/// follow directly after a thousand acks.
 #[tokio::test]
 async fn acks_that_were_written_just_before_a_drain_are_not_lost() {
     const N: usize = 1_001;

@@ -1,4 +1,4 @@
-//! Handlers that take longer than a drain lasts.
+//! Handlers that run longer than the grace of a drain.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ impl Stuck {
         }
     }
 
-    /// All messages are back in the queue, as they were, and the worker says so.
+    /// Asserts that all messages are back in the queue, unchanged, and that the worker reports so.
     async fn assert_returned(&self, exit: Exit) {
         assert!(exit.status.success(), "{exit:?}");
         let ledger = self.worker.ledger();
@@ -55,7 +55,7 @@ impl Stuck {
             .await;
         assert_eq!((seen.exchanges.len(), seen.abandoned), (RUNNING, RUNNING));
 
-        // No attempt is charged: the next worker's is the first.
+        // The interrupted attempt does not count: the next worker's attempt is the first.
         let fresh = HttpHandler::answering(|_| Reply::ok()).await;
         let config = consumer(&self.vhost, "orders").http(&fresh).toml();
         let mut next = WorkerProcess::start(&config);

@@ -1,5 +1,5 @@
-//! Graceful shutdown: what is running finishes, what is not goes back, and nothing that is done is
-//! done again.
+//! Graceful shutdown: running handlers finish, messages that have not started return to their
+//! queue, and no finished message runs again.
 
 mod acks;
 mod grace;

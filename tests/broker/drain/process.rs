@@ -1,4 +1,4 @@
-//! SIGTERM to a worker at work.
+//! SIGTERM to a working worker.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -42,7 +42,7 @@ async fn sigterm_under_load_lets_running_handlers_finish_and_runs_nothing_twice(
     assert_eq!(ledger.acked, seen.answered as u64);
     assert!(seen.answered < 1_000, "the signal came amid the load");
 
-    // Everything else is there, once, and a second worker finds nothing that was done.
+    // Every other message is in the queue once, and a second worker finds no finished message.
     let finished: BTreeSet<_> = Account::new(ids.clone(), &seen)
         .finished()
         .map(str::to_owned)

@@ -1,4 +1,4 @@
-//! Retries that wait in the worker when a drain begins.
+//! Retries that are backing off in the worker when a drain begins.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::support::{
 const N: usize = 20;
 const RUNG: &str = "orders.retry.8s";
 
-/// One failure is charged, and told as it was.
+/// Asserts that one failure counts, with its own class and text.
 fn assert_charged_once(got: &Got) {
     assert_eq!(*got.header("lapwing-attempts"), 1);
     let history = got
@@ -54,7 +54,7 @@ async fn retries_that_wait_in_the_worker_are_parked_with_what_is_left_of_their_d
     assert_eq!((ledger.received, ledger.parked), (20, 20), "{ledger:?}");
     assert_eq!(handler.seen().exchanges.len(), N, "no further attempt");
     assert!(gone - waiting < DELAY / 2, "the wait was cut short");
-    // The rung keeps what it holds for longer than this look at it takes.
+    // The retry queue keeps its messages for longer than this check takes.
     let parked = expiring(&vhost).await;
     assert_eq!(parked.len(), N);
     for (id, left, got) in &parked {
@@ -65,7 +65,7 @@ async fn retries_that_wait_in_the_worker_are_parked_with_what_is_left_of_their_d
     }
 }
 
-/// What lies in the rung: ids, and how long each is to stay.
+/// The messages in the retry queue: ids, and the delay of each.
 async fn expiring(vhost: &VHost) -> Vec<(String, Duration, Got)> {
     let parked = vhost.drain_all(RUNG).await;
     let stay = |got: &Got| {
@@ -114,20 +114,20 @@ async fn retries_that_wait_for_a_handler_slot_do_not_hold_up_a_drain() {
     let ids = vhost.publish_many("orders", N, make).await;
     let all = |seen: &Seen| seen.running == N;
     handler.wait_for("all run", DEADLINE, all).await;
-    // The slots that they give back are two in the end, whenever that is.
+    // In the end they have returned two slots.
     let two = admin.patch("/api/v1/consumers/orders", r#"{"concurrency": 2}"#);
     assert_eq!(two.await.0, 200);
     first.open();
     worker.wait_for_messages("attempt failed", N).await;
     let again = |seen: &Seen| seen.answered == N && seen.running == 2;
     handler.wait_for("two run again", DEADLINE, again).await;
-    // The others are on their path, and no delay is left that they wait for.
+    // The others are on their path, and wait for no delay.
     let due = |(_, consumer): &Answer| consumer["waiting"] == 0 && consumer["in_flight"] == N;
     admin.until("/api/v1/consumers/orders", due).await;
 
     worker.terminate();
     worker.wait_for_message("draining", DEADLINE).await;
-    // What was due is parked for no time, so it comes straight back for another worker.
+    // A retry that is due is parked without a delay, so another worker gets it at once.
     vhost.wait_for_counts("orders", 18, 2, DEADLINE).await;
     second.open();
     let exit = worker.exited(DEADLINE).await;

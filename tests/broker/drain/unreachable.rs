@@ -1,4 +1,4 @@
-//! Draining while the broker cannot be reached.
+//! Drains while the broker cannot be reached.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::{
 const N: usize = 20;
 const RUNNING: usize = 4;
 
-/// The bounds of all that can hang, small.
+/// Short timeouts for everything that can hang.
 const CHANGES: &str = "
     drain = { grace = '600ms', settle = '200ms' }
     timeouts = { declare = '1s', ack = '1s', close = '500ms', publish = '1s', confirm = '1s' }
@@ -18,10 +18,10 @@ const CHANGES: &str = "
     prefetch = 20
     concurrency = 4";
 
-/// Grace or a request, then closing a channel and two connections.
+/// The longest drain: the grace or a request, then closing a channel and two connections.
 const BOUND: Duration = Duration::from_millis(1_000 + 500 + 2 * 500).saturating_add(BUSY);
 
-/// A worker behind a proxy, its handlers at a gate.
+/// A worker behind a proxy, with handlers that wait at a gate.
 struct Behind {
     vhost: VHost,
     proxy: Proxy,
@@ -61,10 +61,11 @@ impl Behind {
         }
     }
 
-    /// The worker ends within its bounds, says what it left, and nothing is lost.
+    /// Asserts that the worker ends in time and reports what it left, and that no message is lost.
     async fn assert_ends(mut self, code: i32) {
         self.worker.terminate();
-        // What ends before the drain begins is acked: written, which is all that can be known.
+        // A message that ends before the drain counts as acked once its ack is written: AMQP tells
+        // no more.
         let draining = |(_, body): &Answer| body["consumers"]["orders"]["state"] == "draining";
         self.admin.until("/readyz", draining).await;
         self.gate.open();
@@ -75,7 +76,8 @@ impl Behind {
         assert_adds_up(&ledger);
         assert_eq!(ledger.stale, ledger.received, "{ledger:?}");
         assert!(ledger.stale >= RUNNING as u64, "{ledger:?}");
-        // The broker still holds what a stalled connection had, until it sees it gone.
+        // The broker keeps the messages of a stalled connection until it notices that the client is
+        // gone.
         self.proxy.cut().await;
         let queues = ["orders", "orders.dead"];
         let account = Account::take(&self.vhost, self.ids, &self.handler.seen(), &queues).await;
@@ -88,7 +90,7 @@ impl Behind {
 async fn a_drain_ends_within_its_bounds_when_the_connection_says_nothing() {
     let behind = Behind::new().await;
     behind.proxy.stall();
-    // Handlers finish, and nobody can be told.
+    // Handlers finish, and their acks cannot be sent.
     behind.assert_ends(3).await;
 }
 
@@ -101,7 +103,7 @@ async fn a_drain_ends_within_its_bounds_when_the_broker_refuses_connections() {
         .worker
         .wait_for_message("not consuming", DEADLINE)
         .await;
-    // The broker had taken everything back before the drain began, which leaves nothing more.
+    // The broker had taken back all messages before the drain began, so nothing is left.
     behind.assert_ends(0).await;
 }
 

@@ -1,4 +1,4 @@
-//! The node itself: stopped, killed, under a memory alarm, impatient with consumers.
+//! Faults of the node: stopped, killed, under a memory alarm, with a short consumer timeout.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ fn is_blocked(readiness: &Readiness) -> bool {
     why.is_some_and(|why| why.contains("blocked"))
 }
 
-/// Blocks publishing on the node as a shortage of memory does.
+/// Blocks publishing on the node, like a shortage of memory.
 async fn alarm(broker: &Broker, on: bool) {
     match on {
         true => {
@@ -78,7 +78,7 @@ async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its
     let broker = require!(OwnNode, Broker::own("alarm").await);
     let vhost = broker.vhost().await;
     let gate = Gate::default();
-    // Of 41 messages the first half fails once; "trigger" meets no gate.
+    // Of 41 messages the first half fails once. "trigger" does not wait at the gate.
     let waits = |request: &Request| !request.message_id().starts_with("trigger");
     let handler = HttpHandler::holding(&gate, waits, |request| {
         match request.attempt() == 1 && !request.message_id().starts_with("well") {
@@ -87,7 +87,7 @@ async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its
         }
     })
     .await;
-    // An alarm may last as long as it takes a busy machine to end it.
+    // On a busy machine, ending the alarm may take a while.
     let patient = "publish.budget = '60s'";
     let worker = orders(&vhost, &handler)
         .at_once(64)
@@ -101,14 +101,14 @@ async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its
     handler.wait_for_answered(2, DEADLINE).await;
 
     alarm(&broker, true).await;
-    // The broker blocks a connection when it publishes: the next retry does.
+    // The broker blocks a connection only when the connection publishes: the next retry does.
     gate.open();
     let during = worker.until("is blocked", is_blocked).await;
     assert!(during.ready, "consuming goes on: {during:?}");
     handler
         .wait_for("all have run once", DEADLINE, |seen| seen.answered >= 42)
         .await;
-    // Acks go through: what has succeeded leaves the queue.
+    // Acks are not blocked: messages that succeeded leave the queue.
     let look = async || vhost.counts(QUEUE).await.unacked;
     wait_until("the handled are acked", DEADLINE, look, |unacked| {
         (1..=20).contains(unacked)
@@ -144,8 +144,8 @@ async fn own_node_with_a_memory_alarm_does_not_hold_up_a_drain() {
     let ids = publish(&vhost, "failing", 8).await;
     handler.wait_for_requests(8, DEADLINE).await;
     alarm(&broker, true).await;
-    // The first copies are written before the broker blocks the connection, and wait for their
-    // confirms; the others are not.
+    // The worker writes the first copies before the broker blocks the connection. These wait for
+    // their confirms; the others are not written.
     gate.open();
     worker.until("is blocked", is_blocked).await;
     handler.wait_for_answered(8, DEADLINE).await;
@@ -201,7 +201,8 @@ async fn own_node_with_a_long_memory_alarm_holds_the_consumer_and_lets_it_go() {
         .assert_exactly_once();
 }
 
-/// Makes the node end the channel (4.3: the consumer) of a delivery that stays unsettled.
+/// Sets a short consumer timeout: the node closes the channel of an unsettled delivery (4.3:
+/// cancels the consumer).
 async fn make_impatient(broker: &Broker) {
     for setting in ["consumer_timeout", "channel_tick_interval"] {
         let set = format!("application:set_env(rabbit, {setting}, 1000).");
@@ -228,12 +229,13 @@ async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connec
         names.sort();
         names
     };
-    // The broker lists a connection a while after it has it.
+    // The broker lists a new connection only after a while.
     let listed = "the worker's two connections are listed";
     let before = wait_until(listed, DEADLINE, &connections, |names| names.len() == 2).await;
     let ids = publish(&vhost, "slow", 10).await;
 
-    // The first delivery is never settled: the broker loses patience, and delivers it again.
+    // The first delivery is never settled: the consumer timeout ends, and the broker delivers
+    // again.
     let why = worker.not_ready().await;
     println!("seen as: {why}");
     worker.ready().await;
@@ -248,7 +250,7 @@ async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connec
     if broker.release() < Release::V4_3 {
         assert!(ledger.stale >= 1 && ledger.acked == 10, "{ledger:?}");
     } else {
-        // 4.3 cancels the consumer and leaves the channel: the late ack still has one to go out on.
+        // 4.3 cancels the consumer and keeps the channel open, so the late ack still arrives.
         assert!(ledger.stale == 0 && ledger.acked == 11, "{ledger:?}");
     }
     Account::take(&vhost, ids, &handler.seen(), &QUEUES)

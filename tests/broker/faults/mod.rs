@@ -1,6 +1,6 @@
-//! What fails around a running worker: nodes, networks, queues, channels, alarms.
+//! Faults around a running worker: nodes, networks, queues, channels, alarms.
 //!
-//! Each time the worker says so, comes back by itself, and nothing is lost.
+//! Each time the worker reports the fault and recovers by itself, and no message is lost.
 
 mod broker;
 mod network;
@@ -13,17 +13,17 @@ use crate::support::{
 /// The queue of these tests, and their consumer.
 const QUEUE: &str = "orders";
 
-/// The consumer, quick to come back, with every retry at the broker and few messages in hand.
+/// The consumer: reconnects quickly, parks every retry at the broker, and has a small prefetch.
 fn orders(broker: &(impl BrokerUrl + ?Sized), handler: &HttpHandler) -> Consumers {
     let few = "consumers.orders = { prefetch = 16, concurrency = 8 }";
     let consumer = consumer(broker, QUEUE).http(handler).quick();
     consumer.retry_at_broker().with(few)
 }
 
-/// Every queue a message of these tests can be in.
+/// Every queue that can hold a message of these tests.
 const QUEUES: [&str; 3] = [QUEUE, "orders.retry.1s", "orders.dead"];
 
-/// A handler that takes a moment, so that a fault meets messages in hand.
+/// A handler that takes a moment, so that messages are in flight at each fault.
 async fn slow_handler() -> HttpHandler {
     HttpHandler::answering(|_| Reply::ok().after(std::time::Duration::from_millis(20))).await
 }
@@ -34,7 +34,7 @@ async fn publish(vhost: &VHost, name: &str, n: usize) -> Vec<String> {
     vhost.publish_many(QUEUE, n, spec).await
 }
 
-/// A handler that holds back all messages of a run but the first 40.
+/// A handler that holds back all messages except the first 40.
 async fn first_forty_pass(gate: &Gate) -> HttpHandler {
     let later = |request: &Request| {
         let (_, index) = request.message_id().split_once('-').expect("as published");

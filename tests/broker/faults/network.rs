@@ -1,4 +1,4 @@
-//! The network between worker and broker: cut, gone for a while, silent.
+//! Faults of the network between worker and broker: cut, down for a while, silent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
@@ -29,8 +29,8 @@ async fn connections_cut_again_and_again_under_load_lose_nothing() {
     assert!(ledger.stale > 0, "deliveries were in hand: {ledger:?}");
     let account = Account::take(&vhost, ids, &handler.seen(), &QUEUES).await;
     account.assert_nothing_lost();
-    // A message runs again only where the broker delivered it again. The ledger's stale count is
-    // not the measure: an ack that was written may have been cut off on its way.
+    // A message runs again only if the broker delivered it again. The ledger's stale count does not
+    // show this: an ack that was written may have been cut off on its way.
     let twice = account.handled_twice().len() as u64;
     assert!(
         twice <= ledger.received - 400,
@@ -69,13 +69,13 @@ async fn a_network_that_is_gone_for_a_while_shows_in_readiness_until_it_is_back(
         .assert_nothing_lost();
 }
 
-/// When a line was logged.
+/// The time of a log line.
 fn logged_at(line: &Value) -> SystemTime {
     let at = field(line, "timestamp").as_str().expect("a time");
     humantime::parse_rfc3339(at).expect("a time")
 }
 
-/// How long a line says that its consumer waits: "3.5s".
+/// The wait that a log line announces for its consumer: "3.5s".
 fn wait_of(line: &Value) -> Duration {
     let wait = field(line, "retry_in").as_str().expect("a duration");
     let seconds = wait
@@ -84,7 +84,7 @@ fn wait_of(line: &Value) -> Duration {
     Duration::from_secs_f64(seconds.unwrap_or_else(|| panic!("{wait} is in seconds")))
 }
 
-/// The consumers that began to consume before the wait was over that they had announced last.
+/// The consumers that consumed before the end of the wait that they had announced last.
 fn back_before_their_time(log: &[Value]) -> BTreeSet<&str> {
     let mut due = BTreeMap::new();
     let mut early = BTreeSet::new();
@@ -112,8 +112,8 @@ async fn all_consumers_are_back_with_the_connection_and_wait_for_nothing_else() 
     let consumer = "queue = 'orders'\nhandler = { kind = 'log' }\n\
                 retry = { base = '100ms', cap = '1s', inline_below = '0s' }\n";
     let consumers = (1..CONSUMERS).map(|number| format!("[consumers.l{number}]\n{consumer}"));
-    // A wait is for 3 to 9 s, and the connection waits as well: the consumers' waits end at different
-    // times, most of them well after it is back.
+    // A wait takes 3 to 9 s, and the connection waits too. The consumers' waits end at different
+    // times, most of them well after the connection is back.
     let slow = "[broker]\nreconnect = { base = '3s', cap = '60s' }\n";
     let changes = slow.to_owned() + &consumers.collect::<String>();
     let consumers = orders(&proxy.url(&vhost), &handler).with(&changes);
@@ -126,7 +126,8 @@ async fn all_consumers_are_back_with_the_connection_and_wait_for_nothing_else() 
     proxy.accept_again();
     worker.wait_for_messages("consuming", 2 * CONSUMERS).await;
 
-    // How much earlier is the machine's affair. A consumer that waits for its own time is never early.
+    // How much earlier depends on the machine. A consumer that waits for the end of its own wait is
+    // never early.
     let log = worker.log();
     let early = back_before_their_time(&log);
     assert!(early.len() > 1, "{early:?}");
@@ -161,7 +162,7 @@ async fn a_half_open_connection_is_found_by_heartbeats_and_replaced() {
         found < BUSY,
         "by two heartbeats and not by an ack's 20 s: {found:?}"
     );
-    // New connections meet the same silence and are given up too.
+    // New connections get no answer either, and the worker abandons them too.
     let tries = proxy.accepted();
     proxy.wait_for_accepted(tries + 2).await;
     assert!(!worker.handle.readiness().ready);

@@ -1,4 +1,4 @@
-//! The queue: deleted, declared again by the worker or waited for.
+//! A deleted queue: the worker declares it again, or waits for it.
 
 use lapwing::ConsumerState;
 
@@ -30,7 +30,8 @@ async fn a_deleted_queue_is_declared_again_and_consumed() {
     assert!(vhost.exists(QUEUE).await);
     let ids = publish(&vhost, "new", 20).await;
     handler.wait_for_success(&ids).await;
-    // What ran when its queue was deleted is not lost for it: it fails, is parked and comes back.
+    // The message that ran when its queue was deleted is not lost: it fails, is parked and comes
+    // back.
     gate.open();
     let all: Vec<_> = ids.into_iter().chain(gone).collect();
     handler.wait_for_success(&all).await;

@@ -1,4 +1,4 @@
-//! What handlers take, and where messages go by their type.
+//! The arguments of handlers, and the choice of a handler by the message's type.
 
 use std::sync::{Arc, Mutex};
 
@@ -17,7 +17,7 @@ struct Order {
     id: u64,
 }
 
-/// What a handler saw, in its order.
+/// The values that a handler saw, in order.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<String>>>);
 
@@ -204,7 +204,7 @@ async fn a_worker_that_lacks_what_its_handlers_take_does_not_start() {
     );
     assert!(matches!(stray, Err(RunError::NoConsumer(name)) if name == "order"));
     assert!(matches!(none, Err(RunError::NoHandler(name)) if name == "orders"));
-    // Nothing was declared, so nothing was connected.
+    // The queue was not declared, so the worker has not connected.
     assert!(!vhost.exists("orders").await);
 }
 

@@ -1,4 +1,4 @@
-//! Several consumers in a worker: each has its own limits; they can be paused; they share state.
+//! Several consumers in a worker: they have their own limits, can be paused, and share state.
 
 use lapwing::state::StateHandle;
 use lapwing::{ConsumerState, Context, Failure, Readiness};
@@ -9,7 +9,7 @@ use crate::support::{
     consumers, vhost, within,
 };
 
-/// A handler that is counted and held back.
+/// A handler whose runs are counted, and held back at a gate.
 fn gated(
     notes: &Notes,
     meter: &Meter,
@@ -98,14 +98,15 @@ async fn a_paused_consumer_finishes_what_runs_gives_the_rest_back_and_resumes() 
         .await
         .expect("the consumer answers");
 
-    // What had not started is back, while what runs is still held.
+    // Messages that had not started are back in the queue; running ones are still held.
     vhost.wait_for_counts("q", 8, 2, DEADLINE).await;
     let readiness = worker.handle.readiness();
     assert_eq!(readiness.consumers["q"].state, ConsumerState::Paused);
     assert!(readiness.ready, "{readiness:?}");
     gate.open();
     vhost.wait_for_counts("q", 8, 0, DEADLINE).await;
-    // Not before: a quorum queue counts a cancelled consumer as long as it has unacked messages.
+    // Not before: a quorum queue counts a cancelled consumer while the consumer has unacked
+    // messages.
     vhost.wait_for_consumers("q", 0, DEADLINE).await;
     // The other consumer goes on.
     vhost.publish("other", "x").await;
@@ -129,7 +130,7 @@ async fn a_paused_consumer_finishes_what_runs_gives_the_rest_back_and_resumes() 
         .await
         .expect("the consumer answers");
     notes.wait_for(4).await;
-    // Again, with messages that run over the pause: they are settled on the channel they came by.
+    // Again, with messages that run during the pause: the worker settles them on their own channel.
     worker
         .handle
         .pause("q")
@@ -171,7 +172,7 @@ async fn a_consumer_that_is_paused_while_it_connects_takes_nothing_until_it_is_r
     let vhost = vhost().await;
     vhost.declare("q", QueueType::Quorum).await;
     let proxy = Proxy::to(&vhost).await;
-    // This consumer has its subscription long before the other one has declared its queues.
+    // This consumer subscribes long before the other one has declared its queues.
     let changes = format!(
         "broker.url = '{}'\nconsumers.q.topology = 'none'",
         proxy.url(&vhost)
@@ -188,7 +189,8 @@ async fn a_consumer_that_is_paused_while_it_connects_takes_nothing_until_it_is_r
     let worker = consumers.worker().handler("q", handler);
     let mut worker = RunningWorker::begin(worker.handler("other", async || {}));
     proxy.wait_for_accepted(2).await;
-    // Nothing tells that the consumer waits for its connection; it takes it one turn.
+    // No event shows that the consumer waits for its connection. It does so after one turn of its
+    // loop.
     for _ in 0..100 {
         let asked = worker.handle.in_flight(Some("q"), 0, 0);
         asked.await.expect("the consumer answers");
@@ -244,7 +246,7 @@ async fn handlers_of_two_consumers_share_the_state_actor() {
         Ok::<_, Failure>(())
     };
     let report = |context: Context, state: StateHandle| async move {
-        // The first message that asks takes the answer out.
+        // The first message that asks removes the value.
         let all = state.snapshot().await?;
         let asked = context.message().id().unwrap_or_default().to_owned();
         state.set(asked, json!(all.len()), None).await?;

@@ -1,4 +1,4 @@
-//! Handlers that panic, overrun, ignore their cancellation or block their thread.
+//! Handlers that panic, time out, ignore their cancellation or block their thread.
 
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +23,7 @@ async fn a_panic_is_a_failed_attempt_wherever_in_the_handler_it_comes() {
     let noting = notes.clone();
     let handler = move |context: Context| {
         let attempt = noting.note(&context);
-        // Before there is a future at all.
+        // Panics before it returns a future.
         assert!(attempt != 1, "panic at the call");
         async move {
             assert!(attempt != 2, "panic before the first await");
@@ -82,7 +82,7 @@ async fn a_class_as_long_as_an_error_fits_the_dead_letter() {
     assert_eq!(report.ledger().received, 1);
 }
 
-/// Tells when it is dropped.
+/// Notifies the test when it is dropped.
 struct Dropped(watch::Sender<Option<Instant>>);
 
 impl Drop for Dropped {
@@ -144,7 +144,7 @@ async fn a_handler_that_heeds_its_cancellation_is_waited_for_and_what_it_did_cou
         async move {
             let reason = cancellation.cancelled().await;
             assert!(cancellation.is_cancelled());
-            // Puts things in order, longer than the timeout.
+            // Cleans up for longer than the timeout.
             tokio::time::sleep(ms(300)).await;
             reasons.lock().expect("no holder panics").push(reason);
             match context.message().id() {
@@ -211,8 +211,8 @@ async fn a_handler_that_ignores_its_cancellation_is_dropped_counted_and_gives_it
     assert_eq!((report.ledger.acked, report.ledger.dead_lettered), (1, 1));
 }
 
-/// A handler that blocks its thread at the first run of the message `blocking`, and opens a gate
-/// when that has ended.
+/// A handler that blocks its thread in the first run of the message `blocking`, and opens a gate at
+/// the end of that run.
 fn blocking(notes: &Notes, block: Block, ended: &Gate) -> impl Fn(Context) -> Blocking + use<> {
     let (notes, ended) = (notes.clone(), ended.clone());
     move |context| {
@@ -269,7 +269,7 @@ async fn a_handler_that_blocks_its_thread_is_settled_without_it_and_its_late_end
     let late = |consumer: &lapwing::ConsumerReport| consumer.counts.stale_settles == 1;
     let after = worker.wait_for_report("its end was seen", "q", late).await;
     assert_eq!(after.ledger, before.ledger);
-    // The slot was not given twice: one handler at a time still.
+    // The slot was not given out twice: still one handler at a time.
     vhost.publish_many("q", 3, |_| PublishSpec::of("x")).await;
     notes.wait_for(5).await;
     let report = worker.drain().await.consumers["q"].clone();

@@ -1,4 +1,4 @@
-//! Handlers in code: what they are given, what becomes of what they do, consumers beside each other.
+//! Handlers in Rust: their arguments, their outcomes, and several consumers in one worker.
 
 mod arguments;
 mod consumers;
@@ -9,7 +9,7 @@ mod threads;
 
 use crate::support::{DEADLINE, Got, VHost};
 
-/// The only dead letter of a queue, once it is there.
+/// Waits for a dead letter, which must be the only one of the queue.
 async fn dead_letter(vhost: &VHost, queue: &str) -> Got {
     let dead = format!("{queue}.dead");
     vhost.wait_for_counts(&dead, 1, 0, DEADLINE).await;

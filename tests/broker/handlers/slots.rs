@@ -1,4 +1,4 @@
-//! Handler slots: others get them when handlers never end, or end and come back.
+//! Handler slots: other messages get the slot of a handler that never ends, or that ends late.
 
 use std::future::pending;
 use std::sync::{Arc, Mutex};
@@ -34,7 +34,7 @@ async fn a_handler_that_blocks_its_thread_gives_its_slot_after_its_session_is_lo
 
     proxy.cut().await;
 
-    // It is delivered again, and runs.
+    // The broker delivers the message again, and it runs.
     let runs = notes.wait_for(2).await;
     assert_eq!(runs[1].id, id);
     let done =
@@ -91,7 +91,7 @@ async fn messages_that_are_put_off_again_and_again_leave_room_for_others() {
     let consumer = consumer(&vhost, "q").with("consumers.q.concurrency = 1");
     let notes = Notes::default();
     let noting = notes.clone();
-    // Two that wait for what comes behind them: one of them wants the slot at any time.
+    // Two messages that wait for later ones: at any time one of them needs the slot.
     let handler = move |context: Context| {
         noting.note(&context);
         let noting = noting.clone();
@@ -114,7 +114,7 @@ async fn messages_that_are_put_off_again_and_again_leave_room_for_others() {
     worker.drain().await;
 }
 
-/// The consumer looks after slots four times a second: what waits for that is late each time.
+/// The consumer checks its slots four times a second. A start that waits for this check is late.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slot_goes_on_while_the_path_that_had_it_waits() {
     const MESSAGES: usize = 12;

@@ -1,5 +1,5 @@
-//! A subscription that nobody waits for any more: the broker may make it all the same, and must not
-//! hand it messages that nobody takes.
+//! Abandoned subscriptions: the broker may still create one, and must not deliver to it messages
+//! that nobody takes.
 
 use lapwing::{ConsumerReport, ConsumerState, Readiness};
 
@@ -16,7 +16,7 @@ fn consumes(readiness: &Readiness) -> bool {
     readiness.consumers["q"].state == ConsumerState::Consuming
 }
 
-/// A consumer that subscribes without asking the broker anything before, and its way to it.
+/// A consumer that sends no request before it subscribes, and the proxy between it and the broker.
 async fn worker(
     vhost: &VHost,
     changes: &str,
@@ -40,7 +40,8 @@ async fn worker(
     (consumer.start_with(handler).await, proxy)
 }
 
-/// Resumes the consumer while nothing passes: it subscribes, and gets no answer.
+/// Resumes the consumer while the proxy passes nothing: the consumer subscribes, and gets no
+/// answer.
 async fn resume_in_vain(worker: &RunningWorker, proxy: &Proxy) {
     proxy.stall();
     worker
@@ -48,7 +49,7 @@ async fn resume_in_vain(worker: &RunningWorker, proxy: &Proxy) {
         .resume("q")
         .await
         .expect("the consumer answers");
-    // Nothing tells that it waits for the broker; it takes it one turn.
+    // No event shows that the consumer waits for the broker. It does so after one turn of its loop.
     for _ in 0..100 {
         let asked = worker.handle.in_flight(Some("q"), 0, 0);
         asked.await.expect("the consumer answers");
@@ -81,7 +82,7 @@ async fn a_consumer_that_is_paused_while_it_resumes_holds_no_message() {
     vhost.wait_for_counts("q", 5, 1, DEADLINE).await;
     vhost.wait_for_consumers("q", 0, DEADLINE).await;
     assert_eq!(notes.runs().len(), 1);
-    // What ran meanwhile is settled where it came from.
+    // Messages that ran meanwhile are settled on their own channel.
     gate.open();
     vhost.wait_for_counts("q", 5, 0, DEADLINE).await;
     worker

@@ -1,4 +1,4 @@
-//! Handlers that keep their thread, and those that arrived with them.
+//! Handlers that block their thread, and messages that arrived together with theirs.
 
 use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::support::{
     Block, DEADLINE, Gate, Notes, PublishSpec, QueueType, consumer, ms, vhost, wait_until, within,
 };
 
-/// The queue is there, with messages in it, before the worker is.
+/// Declares and fills the queue before the worker starts.
 const CONSUMER: &str =
     "[consumers.q]\nprefetch = 40\nconcurrency = 40\ntopology = 'none'\nqueue_type = 'classic'";
 
@@ -34,7 +34,7 @@ async fn a_handler_that_blocks_its_thread_holds_up_none_that_came_with_it() {
         async move {
             match context.message().id() {
                 Some("blocking") => block.pass(),
-                // These wait first, so that they are in the hands of the thread that is blocked.
+                // These wait first, so that they are tasks of the thread that will be blocked.
                 Some("waiting") => tokio::time::sleep(ms(50)).await,
                 _ => {}
             }
@@ -51,7 +51,7 @@ async fn a_handler_that_blocks_its_thread_holds_up_none_that_came_with_it() {
         .await;
     let worker = consumer.start_with(handler).await;
 
-    // It notes its run when it no longer blocks.
+    // The handler records its run after it has blocked.
     notes.wait_for(29).await;
     drop(release);
     let runs = notes.wait_for(30).await;
@@ -70,7 +70,7 @@ async fn handlers_that_block_in_place_run_all_at_once() {
     let handler = move |context: Context| {
         let (notes, met) = (noting.clone(), Arc::clone(&met));
         async move {
-            // Each waits until all have come.
+            // Each waits until all have arrived.
             let all_came = tokio::task::block_in_place(|| {
                 let (count, changed) = &*met;
                 let mut count = count.lock().unwrap();
@@ -127,7 +127,7 @@ async fn handlers_that_compute_are_spread_over_the_threads() {
     worker.drain().await;
 }
 
-/// The most tasks that the runtime had at once until there are so many notes.
+/// The highest number of tasks in the runtime, until there are this many notes.
 async fn most_tasks(notes: &Notes, count: usize) -> usize {
     let metrics = tokio::runtime::Handle::current().metrics();
     let mut most = 0;

@@ -1,4 +1,4 @@
-//! What the handler makes of answers.
+//! What the HTTP handler does with each answer.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use crate::support::{
     vhost, within,
 };
 
-/// The status a message asks for in its id.
+/// The status that a message asks for in its id.
 fn wanted(id: &str) -> u16 {
     id.parse().expect("the test wrote a number")
 }
@@ -115,7 +115,7 @@ async fn retry_after_is_honoured_in_seconds_and_as_a_date() {
         match (request.attempt(), request.message_id()) {
             (1, "seconds") => Reply::status(429).header("retry-after", "2"),
             (1, "zero") => Reply::status(503).header("retry-after", "0"),
-            // A date has whole seconds: 2 to 3 s from now.
+            // An HTTP date has whole seconds, so this is 2 to 3 s from now.
             (1, "date") => {
                 Reply::status(503).header("retry-after", &httpdate::fmt_http_date(in_three))
             }
@@ -147,7 +147,7 @@ async fn retry_after_is_honoured_in_seconds_and_as_a_date() {
         let waited = runs[1].started.duration_since(runs[0].started);
         println!("{id}: {waited:?}");
         assert!(waited >= ms(least), "{id}: {waited:?}");
-        // Twice late at the most where it was parked.
+        // A parked retry can be late by its own delay at the most.
         assert!(waited < ms(2 * most) + BUSY, "{id}: {waited:?}");
     }
 }
@@ -171,7 +171,7 @@ impl Stalling {
         vhost.publish("q", "x").await;
         let accepted = within("the request", listener.accept()).await;
         let (mut connection, _) = accepted.expect("it connects");
-        // An answer that comes before the request is none.
+        // An answer sent before the request does not count.
         let asked = within("its text", connection.read(&mut [0; 4096])).await;
         assert!(asked.expect("it is open") > 0);
         let answer = format!("HTTP/1.1 {head}\r\ncontent-length: 5\r\n\r\nab");

@@ -1,4 +1,4 @@
-//! The HTTP handler: what it sends, and what it makes of the answers.
+//! The HTTP handler: its requests, and what it does with the answers.
 
 mod answers;
 mod requests;
@@ -6,7 +6,7 @@ mod unreachable;
 
 use crate::support::{DEADLINE, Got, HttpHandler, VHost, WorkerProcess, consumer, vhost};
 
-/// A worker with the consumer `q`, and what it works on.
+/// A worker with the consumer `q`, its virtual host and its handler.
 struct Setup {
     vhost: VHost,
     server: HttpHandler,
@@ -28,7 +28,7 @@ impl Setup {
         }
     }
 
-    /// Its only dead letter, once it is there.
+    /// Waits for a dead letter, which must be the only one.
     async fn dead_letter(&self) -> Got {
         self.vhost.wait_for_counts("q.dead", 1, 0, DEADLINE).await;
         let mut dead = self.vhost.drain_all("q.dead").await;

@@ -1,4 +1,4 @@
-//! What the handler sends.
+//! The requests of the HTTP handler.
 
 use lapin::types::{AMQPValue, FieldArray};
 
@@ -25,7 +25,7 @@ async fn a_body_goes_as_it_is_with_the_content_type_it_has() {
             "" => properties,
             some => properties.with_content_type(some.into()),
         });
-        // Before it is published: the worker can be faster than this test.
+        // Read before the message is published, because the worker can be faster than this test.
         let done = setup.server.seen().answered + 1;
         setup.vhost.publish_with(spec).await;
         setup.server.wait_for_answered(done, DEADLINE).await;
@@ -53,7 +53,7 @@ async fn what_is_known_about_a_message_goes_in_headers() {
     let changes = "bindings = [{ exchange = 'shop', routing_key = 'order.#' }]\n\
                    retry = { base = '10ms' }\n\
                    handler.headers = { authorization = 'Bearer abc', x-from = 'lapwing' }";
-    // The exchange has to be there before the worker binds to it.
+    // The exchange must exist before the worker binds to it.
     let vhost = crate::support::vhost().await;
     vhost
         .declare_exchange("shop", lapin::ExchangeKind::Topic)
@@ -119,7 +119,7 @@ async fn what_is_known_about_a_message_goes_in_headers() {
     }
 }
 
-/// Servers take so many headers and refuse the request where there are more; this test's takes 100.
+/// Servers refuse a request with too many headers. The server of this test accepts 100.
 #[tokio::test]
 async fn more_headers_than_a_server_takes_do_not_keep_a_message_from_it() {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -149,7 +149,7 @@ async fn a_message_that_was_delivered_before_says_so() {
     let vhost = crate::support::vhost().await;
     vhost.declare("q", crate::support::QueueType::Classic).await;
     let id = vhost.publish("q", "x").await;
-    // A consumer takes it and goes away.
+    // Another consumer takes the message and disconnects, so the broker delivers it again.
     let other = vhost.connect().await;
     let channel = other.create_channel().await.expect("a channel");
     let taken = channel.basic_get("q".into(), Default::default()).await;
@@ -170,7 +170,7 @@ async fn a_message_that_was_delivered_before_says_so() {
 #[tokio::test]
 async fn connections_are_pooled() {
     let server = HttpHandler::answering(|request| match request.index % 3 {
-        // Answers that are not read to their end would cost their connections.
+        // An answer that is not read to its end would close its connection.
         0 => Reply::status(503).body(vec![b'x'; 10_000]),
         _ => Reply::ok().body(vec![b'y'; 10_000]),
     })
@@ -199,7 +199,7 @@ async fn connections_are_pooled() {
     );
     assert_eq!((ledger.received, ledger.acked), (200, 200));
     assert!(seen.exchanges.len() >= 290, "a third failed");
-    // One for each slot, and some for a slot that was free before its connection was.
+    // One connection for each slot, and a few more: a slot can be free before its connection is.
     assert!(seen.connections <= 8, "{} connections", seen.connections);
     assert!(seen.peak <= 4, "{} at once", seen.peak);
 }
@@ -217,7 +217,7 @@ async fn a_body_that_is_no_json_is_refused_before_any_request_where_it_should_be
     assert_eq!(dead.text(), body);
     let error = dead.header("lapwing-error").as_str().expect("it is text");
     assert!(error.contains("line 1 column 13"), "{error}");
-    // One that is passes, and is the first request.
+    // A message that is JSON passes, and is the first request.
     setup.vhost.publish("q", "{\"a\": [1]}").await;
     let seen = setup.server.wait_for_answered(1, DEADLINE).await;
     assert_eq!(seen.exchanges.len(), 1);
@@ -245,7 +245,8 @@ async fn a_content_type_tells_which_bodies_must_be_json() {
     assert_eq!(seen.exchanges[0].request.message_id(), "text");
 }
 
-/// A body that says it is JSON, and that it is packed; not `{` even unpacked, as nobody looks.
+/// Publishes a body with the type JSON and a content encoding. The body is not compressed JSON,
+/// because the worker does not look at it.
 fn packed(encoding: &str) -> PublishSpec {
     let spec = PublishSpec::to("q").id(encoding).body(PACKED);
     spec.with(|properties| {
@@ -292,7 +293,7 @@ async fn an_encoded_body_is_refused_where_every_body_must_be_json() {
 #[tokio::test]
 async fn a_proxy_of_the_environment_is_used_for_loopback_too_but_where_it_is_excepted() {
     let proxy = HttpHandler::answering(|_| Reply::ok()).await;
-    // Nobody is there: only the proxy can answer.
+    // No server exists at this address: only the proxy can answer.
     const NOBODY: &str = "http://127.0.0.1:1/orders";
     let mut through = 0;
     for (except, used) in [

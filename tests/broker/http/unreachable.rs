@@ -1,4 +1,4 @@
-//! Servers that are not there, or go away, and how the handler trusts those that are.
+//! Servers that are missing or disconnect, and the certificates that the HTTP handler trusts.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -76,7 +76,7 @@ async fn a_connection_that_is_reset_is_tried_again() {
     assert_eq!((ledger.received, ledger.acked), (1, 1));
 }
 
-/// An HTTPS server that answers each request with 204, on threads of its own. Its port.
+/// Starts an HTTPS server that answers each request with 204, on its own threads. Returns its port.
 fn https_server(certificate: &std::path::Path, key: &std::path::Path) -> u16 {
     let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
         .expect("the script made it")
@@ -96,7 +96,7 @@ fn https_server(certificate: &std::path::Path, key: &std::path::Path) -> u16 {
     std::thread::spawn(move || {
         for socket in listener.incoming().flatten() {
             let config = config.clone();
-            // A client that does not trust us hangs up: no news here.
+            // An error is a client that does not trust the certificate, as the test expects.
             std::thread::spawn(move || serve(config, socket).ok());
         }
     });

@@ -1,5 +1,5 @@
-//! Twenty thousand messages, some of which fail once and some for ever: what the rules say happens
-//! to each of them, exactly.
+//! Twenty thousand messages, some of which fail once and some always. Each must end exactly as the
+//! rules say.
 
 mod record;
 
@@ -17,14 +17,14 @@ use crate::support::vhost;
 const MESSAGES: usize = 20_000;
 const CONCURRENCY: usize = 64;
 const MAX_ATTEMPTS: usize = 3;
-/// The exchange and the key that messages come by.
+/// The exchange and the routing key of the messages.
 const EXCHANGE: &str = "shop";
 const KEY: &str = "order.placed";
 
-/// How long all of it may take on a small and busy machine.
+/// The longest time for the whole test, on a small and busy machine.
 const DEADLINE: Duration = Duration::from_secs(180);
 
-/// What a handler is to do with a message.
+/// What the handler does with a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
     Succeeds,
@@ -62,7 +62,7 @@ struct Order {
 /// One run of the handler.
 struct Run {
     attempt: u32,
-    /// Attempts that the message's own headers tell of.
+    /// The number of attempts in the message's own headers.
     told: u32,
     at: Instant,
 }
@@ -84,7 +84,7 @@ async fn handle(
     let at = Instant::now();
     let running = runs.running.fetch_add(1, Ordering::SeqCst) + 1;
     runs.peak.fetch_max(running, Ordering::SeqCst);
-    // The work.
+    // The handler's work takes a moment.
     tokio::time::sleep(Duration::from_millis(1)).await;
     let run = Run {
         attempt: context.attempt(),
@@ -106,8 +106,8 @@ async fn handle(
     }
 }
 
-/// The first retry waits 40 to 80 ms, in the worker where there is room; the second 120 to 240 ms,
-/// on the ladder.
+/// The first retry waits 40 to 80 ms, in the worker if it has room. The second waits 120 to 240 ms,
+/// in a retry queue.
 fn settings(url: &str) -> Settings {
     let text = format!(
         "[broker]
@@ -159,7 +159,7 @@ async fn each_of_20_000_messages_is_settled_exactly_as_the_rules_say() {
     handle.stop();
     let report = running.await.unwrap().expect("the worker ran");
 
-    // Each ran as often as it should, attempts counted up, and no retry came early.
+    // Each message ran as often as it should, its attempts counted up, and no retry came early.
     let all = std::mem::take(&mut *runs.of.lock().unwrap());
     assert_eq!(all.len(), MESSAGES);
     let mut parked = 0;
@@ -174,14 +174,14 @@ async fn each_of_20_000_messages_is_settled_exactly_as_the_rules_say() {
                 "message {id} came back after {gap:?}"
             );
         }
-        // A run that the headers tell of was parked before; one in the worker is not in them.
+        // The headers count parked attempts. A retry inside the worker is not in them.
         let came_back = |run: &&Run| run.attempt > 1 && run.told + 1 == run.attempt;
         parked += runs.iter().filter(came_back).count();
     }
     let peak = runs.peak.load(Ordering::SeqCst);
     assert!(peak <= CONCURRENCY, "{peak} handlers at once");
 
-    // The account is what was seen from the outside.
+    // The worker's ledger agrees with the runs and queues that the test saw.
     let (ledger, consumer) = (report.ledger(), &report.consumers["orders"]);
     let as_u64 = |n: usize| n as u64;
     assert_eq!(
@@ -202,9 +202,9 @@ async fn each_of_20_000_messages_is_settled_exactly_as_the_rules_say() {
         consumer.counts.inline_retries > 0,
         "the inline tier was used"
     );
-    assert!(parked >= Fate::FailsAlways.count(), "the ladder was used");
+    assert!(parked >= Fate::FailsAlways.count(), "too few messages were parked");
 
-    // Nothing is left anywhere but in the dead-letter queue, and there it is whole.
+    // Messages are left in the dead-letter queue only, and there they are complete.
     for queue in ["orders", "orders.retry.1s", "orders.retry.2s"] {
         assert_eq!(vhost.counts(queue).await.total(), 0, "{queue}");
     }

@@ -1,4 +1,4 @@
-//! What the load publishes, and what a dead letter of it must say.
+//! The messages of the load test, and the contents that each dead letter must have.
 
 use std::collections::BTreeSet;
 use std::time::SystemTime;
@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{EXCHANGE, KEY, MAX_ATTEMPTS};
 use crate::support::{Got, PublishSpec};
 
-/// The headers of a dead letter's record.
+/// The headers with the record of a dead letter.
 const RECORD: [&str; 14] = [
     "lapwing-reason",
     "lapwing-error",
@@ -32,19 +32,19 @@ fn has_misrouting_properties(id: usize) -> bool {
     id % 200 == 7
 }
 
-/// What a message that fails for ever fails with: its own text, the same sort of failure.
+/// The failure of a message that always fails: the same class, with its own text.
 pub(super) fn error(id: usize) -> String {
     format!("shelf {id} is empty — naïvely so")
 }
 
-/// The trace that the publisher of a message was in.
+/// The trace context of a message's publisher.
 fn trace(id: usize) -> String {
     format!("{:032x}", id + 0x1000)
 }
 
 /// A message with every property and headers of many types.
 pub(super) fn message(id: usize) -> PublishSpec {
-    // Bytes that anything but a plain copy would change.
+    // Bytes that every conversion would change.
     let body = format!("{{ \"id\" : {id},\t\"note\":\"\\u00e4 ä\",\"n\":1.50 }}\r\n");
     let mut inner = FieldTable::default();
     inner.insert("deep".into(), AMQPValue::Boolean(false));
@@ -96,7 +96,7 @@ pub(super) fn message(id: usize) -> PublishSpec {
     spec
 }
 
-/// Which message this is.
+/// The number of this message.
 pub(super) fn id(got: &Got) -> usize {
     let id = got.id().strip_prefix("order-");
     id.and_then(|id| id.parse().ok())
@@ -118,7 +118,7 @@ pub(super) fn check_all(dead: &[Got], began: SystemTime) {
     );
 }
 
-/// Bytes, properties and foreign headers are those of the original.
+/// Asserts that bytes, properties and the publisher's headers are those of the original.
 fn check_copy(got: &Got) {
     let original = message(id(got));
     let name = got.id();
@@ -152,7 +152,7 @@ fn check_copy(got: &Got) {
     assert!(strangers.is_empty(), "{name} gained {strangers:?}");
 }
 
-/// The record of a message that failed as often as it may.
+/// Checks the record of a message whose attempts are used up.
 fn check_record(got: &Got, began: SystemTime) {
     let text = |header: &str| match got.header(header) {
         Value::String(text) => text.as_str(),

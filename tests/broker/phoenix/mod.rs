@@ -1,8 +1,8 @@
-//! Traces as Phoenix shows them: a backend for OTLP that nobody here wrote.
+//! Traces in Phoenix, an OTLP backend of another project.
 //!
-//! It is heavy, so these tests run by `make test-backends` alone. Phoenix (20.26) keeps of a span:
-//! ids, parent, name, times, status, attributes, events. It drops links, kinds, the scope, and the
-//! resource but for the project's name; those are asserted in the suite of telemetry, on OTLP itself.
+//! Phoenix is heavy, so these tests run only in `make test-backends`. Of a span, Phoenix (20.26)
+//! keeps ids, parent, name, times, status, attributes and events. It drops links, kinds, the scope,
+//! and the resource except for the project's name. The telemetry suite checks those on OTLP itself.
 
 use std::collections::BTreeMap;
 
@@ -14,14 +14,14 @@ use crate::support::{
     wait_until,
 };
 
-/// How spans get there.
+/// The OTLP transport to Phoenix.
 #[derive(Clone, Copy, Debug)]
 enum Transport {
     Grpc,
     Http,
 }
 
-/// A project in Phoenix, named as the test's virtual host, but that it stands in a URL's path.
+/// A project in Phoenix, named after the test's virtual host in a form that a URL's path allows.
 struct Project {
     url: String,
     name: String,
@@ -49,7 +49,7 @@ impl Project {
         }
     }
 
-    /// Has a process send its traces there.
+    /// Makes a process send its traces to the project.
     fn observe(&self, command: &mut Command) {
         let project = format!("openinference.project.name={}", self.name);
         command
@@ -59,11 +59,11 @@ impl Project {
             .env("OTEL_BSP_SCHEDULE_DELAY", "50");
     }
 
-    /// The spans it has, by their beginning.
+    /// The spans of the project, by start time.
     async fn spans(&self) -> Vec<Value> {
         let projects = get_json(&format!("{}/v1/projects", self.url), &[("limit", "1000")]).await;
         let projects = projects["data"].as_array().expect("projects").iter();
-        // A project begins with its first span.
+        // Phoenix creates a project with its first span.
         if projects.filter(|one| one["name"] == self.name).count() == 0 {
             return Vec::new();
         }
@@ -84,7 +84,7 @@ fn text(value: &Value) -> &str {
 struct Trace<'a>(Vec<&'a Value>);
 
 impl<'a> Trace<'a> {
-    /// That of the message with this id.
+    /// The trace of the message with this id.
     fn of(spans: &'a [Value], message_id: &str) -> Self {
         let published = spans.iter().find(|span| {
             span["name"] == "publish q" && span["attributes"]["messaging.message.id"] == message_id
@@ -93,7 +93,7 @@ impl<'a> Trace<'a> {
         let of_trace = spans
             .iter()
             .filter(|span| span["context"]["trace_id"] == *id);
-        // Whether a delivery waits 1 ms for its handler is up to the machine.
+        // Whether a delivery waits 1 ms for its handler depends on the machine.
         Self(of_trace.filter(|span| span["name"] != "buffer q").collect())
     }
 
@@ -151,8 +151,8 @@ async fn publish(vhost: &VHost, project: &Project, id: &str) {
     assert!(ended.status.success(), "{stderr}");
 }
 
-/// Publishes a message that succeeds, one that is parked once, one that is dead-lettered, and asks
-/// Phoenix what became of them.
+/// Publishes a message that succeeds, one that is parked once and one that is dead-lettered, and
+/// reads their traces from Phoenix.
 async fn three_messages(transport: Transport) {
     let vhost = vhost().await;
     let server =
@@ -186,7 +186,7 @@ async fn three_messages(transport: Transport) {
     let last = of_dead_letter(&Trace::of(&spans, "never"));
     assert_eq!(dead.header("traceparent"), last.as_str());
 
-    // The services behind it got the contexts of these very requests.
+    // The handler's service received the trace contexts of these requests.
     let posts = spans.iter().filter(|span| span["name"] == "POST");
     let mut posts: Vec<_> = posts.map(traceparent).collect();
     let exchanges = server.seen().exchanges;
@@ -265,7 +265,7 @@ fn of_retry(trace: &Trace<'_>) {
             "messaging.message.id": "late",
         }),
     );
-    // Equal forms of time, which sort as the times do.
+    // All times have the same text format, so they sort in the order of time.
     assert!(text(&wait["start_time"]) >= text(&first["end_time"]));
     assert!(text(&wait["end_time"]) <= text(&second["start_time"]));
     let [of_first, of_second] = trace.named("POST");
@@ -278,7 +278,7 @@ fn of_retry(trace: &Trace<'_>) {
     assert_eq!(trace.0.len(), 9, "{:#?}", trace.0);
 }
 
-/// Its last attempt, as a `traceparent`.
+/// The span of the last attempt, as a `traceparent`.
 fn of_dead_letter(trace: &Trace<'_>) -> String {
     let process = trace.one("process q");
     assert_child(process, trace.one("publish q"));

@@ -1,4 +1,4 @@
-//! The dashboard's expressions and the alerts', run by a real Prometheus that scrapes a worker.
+//! The expressions of dashboard and alerts, in a real Prometheus that scrapes a worker.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ fn text(value: &Value) -> &str {
     value.as_str().expect("text")
 }
 
-/// Puts Grafana's values in place of its variables, all of them chosen.
+/// Replaces Grafana's variables by the values that Grafana uses when all are selected.
 fn with_values(expression: &str) -> String {
     ["job", "instance", "consumer"]
         .iter()
@@ -45,8 +45,8 @@ fn of_panels(dashboard: &Value) -> Vec<(String, String)> {
     targets.map(pair).collect()
 }
 
-/// The vector selectors of an expression: `name{labels}`, without range and offset. All of ours have
-/// a prefix of their own, and no metric is named as a label is.
+/// The vector selectors of an expression: `name{labels}`, without range and offset. All our metrics
+/// have our prefix, and no metric has the name of a label.
 fn selectors(expression: &str) -> Vec<String> {
     let labels: BTreeSet<_> = INSTRUMENTS
         .iter()
@@ -113,7 +113,8 @@ fn panels_are_described_and_do_not_overlap() {
     }
 }
 
-/// Two rounds: rates need a series to be there before it grows, and some begin with what they count.
+/// Two rounds of messages, because a rate needs a series that exists before it grows, and some
+/// series start with their first count.
 async fn two_rounds(setup: &Setup, prometheus: &Prometheus) {
     for round in 1..=2 {
         setup.three_messages(round).await;
@@ -172,7 +173,7 @@ async fn every_expression_finds_data() {
         assert_eq!(array(&values).count(), 1, "{query}: {values}");
     }
 
-    // A rule that finds nothing is healthy, so: each of its selectors finds something.
+    // Prometheus calls a rule healthy even if its selectors find nothing, so check each selector.
     let groups = async || prometheus.ask("rules", &[]).await["groups"].take();
     let evaluated = |groups: &Value| {
         let mut rules = array(groups).flat_map(|group| array(&group["rules"]));

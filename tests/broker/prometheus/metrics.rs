@@ -30,7 +30,7 @@ async fn promtool_finds_nothing_wrong_and_no_instrument_is_missing() {
 
     for instrument in INSTRUMENTS {
         let help = format!("# HELP {} {}\n", name(instrument), instrument.meaning);
-        // There is nothing to tell of a drain before it has ended.
+        // The drain's duration exists only after the drain.
         let there = instrument.name != "lapwing.drain.duration";
         assert_eq!(text.contains(&help), there, "{help}{text}");
     }

@@ -1,5 +1,5 @@
-//! `/metrics` as Prometheus takes it, and the alert rules and dashboard that come with Lapwing. The
-//! Prometheus and its promtool are Debian's, fetched by `scripts/backends`.
+//! `/metrics` in a real Prometheus, and Lapwing's alert rules and dashboard. `scripts/backends`
+//! fetches Debian's Prometheus and promtool.
 
 mod expressions;
 mod metrics;
@@ -15,7 +15,7 @@ use crate::support::{
     vhost,
 };
 
-/// The alert rules that come with Lapwing.
+/// Lapwing's alert rules.
 const RULES: &str = "deploy/prometheus/rules.yml";
 
 /// A file of the repository.
@@ -23,7 +23,7 @@ fn in_repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-/// A program of Prometheus' package.
+/// A program of the Prometheus package.
 async fn program(name: &str) -> Command {
     let folder = backends(&["install", "prometheus"]).await;
     Command::new(Path::new(&folder).join(name))
@@ -34,9 +34,9 @@ struct Setup {
     vhost: VHost,
     server: HttpHandler,
     worker: WorkerProcess,
-    /// Where it serves `/metrics`: host and port.
+    /// The address of `/metrics`: host and port.
     address: String,
-    /// Lets handlers of messages named `held` end.
+    /// Lets the handlers of messages named `held` end.
     gate: Gate,
 }
 
@@ -86,8 +86,8 @@ impl Setup {
         assert!(ended.status.success(), "{stderr}");
     }
 
-    /// A message that succeeds, one that is parked and then succeeds, one that is dead-lettered;
-    /// until all are done, `rounds` such rounds having been made.
+    /// Publishes a message that succeeds, one that is parked and then succeeds, and one that is
+    /// dead-lettered. Waits until the messages of all `rounds` rounds have ended.
     async fn three_messages(&self, rounds: usize) {
         for id in ["at-once", "late", "never"] {
             self.publish(id).await;

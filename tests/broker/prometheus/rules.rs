@@ -19,12 +19,12 @@ async fn promtool(arguments: &[&str], file: &str) {
 #[tokio::test]
 async fn rules_are_valid_and_fire_when_they_should() {
     promtool(&["check", "rules"], RULES).await;
-    // Prometheus of docker-compose.yml, which loads them.
+    // The configuration of docker-compose.yml's Prometheus, which loads the rules.
     promtool(&["check", "config"], "deploy/prometheus/prometheus.yml").await;
     promtool(&["test", "rules"], "tests/broker/prometheus/rules_test.yml").await;
 }
 
-/// An alert without a test in that file would be no worse for being broken.
+/// Without a test in that file nobody would notice a broken alert.
 #[test]
 fn every_alert_is_tested() {
     let read = |path| std::fs::read_to_string(in_repository(path)).expect("it is there");

@@ -1,4 +1,4 @@
-//! A Prometheus of the test's own.
+//! A Prometheus server for one test.
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -45,13 +45,13 @@ impl Prometheus {
         }
     }
 
-    /// Asks its API; what is in `data`.
+    /// Calls its API, and returns the field `data` of the answer.
     pub(super) async fn ask(&self, path: &str, parameters: &[(&str, &str)]) -> Value {
         let url = format!("{}/{path}", self.url);
         get_json(&url, parameters).await["data"].take()
     }
 
-    /// The values of an instant query. Those that are no number are left out.
+    /// The values of an instant query, without those that are not numbers.
     pub(super) async fn query(&self, expression: &str) -> Vec<f64> {
         let data = self.ask("query", &[("query", expression)]).await;
         let found = data["result"].as_array().expect("an instant vector");
@@ -60,7 +60,7 @@ impl Prometheus {
         values.filter(|value| !value.is_nan()).collect()
     }
 
-    /// Waits until an expression has the values that `accept` likes.
+    /// Waits until `accept` returns true for the values of an expression.
     pub(super) async fn wait_for(&self, expression: &str, accept: impl Fn(&[f64]) -> bool) {
         let look = async || self.query(expression).await;
         wait_until(expression, DEADLINE, look, |seen: &Vec<f64>| accept(seen)).await;

@@ -1,4 +1,4 @@
-//! Several worker processes on one queue, as an orchestrator starts and ends them.
+//! Several worker processes on one queue, started and ended as an orchestrator does.
 
 mod rolling;
 mod scale;
@@ -15,7 +15,7 @@ use crate::support::{
     field, wait_until,
 };
 
-/// One of several workers. Its requests have a path of their own, which tells whose they are.
+/// One of several workers. Its requests have their own path, which identifies the worker.
 struct Replica {
     number: usize,
     started: Instant,
@@ -53,7 +53,7 @@ impl Replica {
         wait_until(&what, DEADLINE, probe, |status| *status == 200).await;
     }
 
-    /// When it began to consume, by its log.
+    /// The time at which it began to consume, from its log.
     async fn subscribed(&self) -> Instant {
         let line = self.worker.wait_for_message("consuming", DEADLINE).await;
         let at = field(&line, "timestamp").as_str().expect("a time");
@@ -69,14 +69,14 @@ impl Replica {
         all.filter(move |exchange| exchange.request.path == path)
     }
 
-    /// Waits until it has sent so many requests.
+    /// Waits until it has sent this many requests.
     async fn works(&self, handler: &HttpHandler, requests: usize) -> Seen {
         let what = format!("replica {} has sent {requests} requests", self.number);
         let enough = |seen: &Seen| self.requests(seen).count() >= requests;
         handler.wait_for(&what, DEADLINE, enough).await
     }
 
-    /// SIGTERM, and its end to be waited for beside what goes on.
+    /// Sends SIGTERM, and returns a task that waits for the worker's end.
     fn ends(mut self) -> JoinHandle<(Exit, Ledger)> {
         self.worker.terminate();
         tokio::spawn(async move {
@@ -86,8 +86,9 @@ impl Replica {
     }
 }
 
-/// All replicas have ended well, within this time of their signals, and have handled all messages
-/// together. How many they gave back for others: some, as the signals came amid the load.
+/// Asserts that all replicas ended with success within this time of their signals, and together
+/// handled all messages. Returns how many messages they returned; there are some, as the signals
+/// came under load.
 async fn all_done(
     messages: usize,
     ended: Vec<JoinHandle<(Exit, Ledger)>>,
@@ -109,7 +110,7 @@ async fn all_done(
     sum.returned
 }
 
-/// When requests were answered with success, in order.
+/// The times of successful answers, in order.
 fn answers(seen: &Seen) -> Vec<Instant> {
     let ends = seen.exchanges.iter().filter_map(|exchange| exchange.ended);
     let mut answers: Vec<_> = ends

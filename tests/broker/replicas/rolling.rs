@@ -1,4 +1,5 @@
-//! A rolling update: each replica replaced in turn, the new one ready before the old one goes.
+//! A rolling update: each replica is replaced in turn, and the new one is ready before the old one
+//! ends.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -12,19 +13,19 @@ use crate::support::{
 };
 
 const REPLICAS: usize = 3;
-/// Messages that are there before the update begins.
+/// Messages in the queue before the update begins.
 const BACKLOG: usize = 1_500;
-/// From one message to the next while it goes on.
+/// The time between two messages during the update.
 const PACE: Duration = Duration::from_millis(4);
 const WORK: Duration = Duration::from_millis(40);
 /// Some messages take longer than the pause between two replicas: drains overlap.
 const SLOW: Duration = Duration::from_millis(1_500);
-/// What each new replica does before the next old one goes.
+/// Messages that each new replica handles before the next old one ends.
 const SHARE: usize = 50;
-/// No moment of this length may pass without a finished message.
+/// The longest pause between two finished messages.
 const SILENCE: Duration = Duration::from_secs(4);
 
-/// Publishes a message at each pace until told to stop; answers the ids.
+/// Publishes messages at this pace until the test stops it, and returns their ids.
 async fn publish_until(vhost: &VHost, stop: &watch::Sender<bool>) -> Vec<String> {
     let (mut ids, mut pace, mut stopped) = (Vec::new(), interval(PACE), stop.subscribe());
     loop {

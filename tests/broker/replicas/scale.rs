@@ -1,8 +1,8 @@
-//! Scaling out and in while a backlog is worked off.
+//! Scaling out and in during a backlog.
 //!
-//! A replica that joins gets messages although the others have prefetched: the broker gives each
-//! consumer no more than its prefetch, the rest of the backlog stays in the queue, and the next
-//! message goes to whoever has room.
+//! A new replica gets messages although the others have prefetched. The broker gives each consumer
+//! at most its prefetch, and the rest of the backlog stays in the queue for the next consumer with
+//! room.
 
 use std::time::{Duration, Instant};
 
@@ -15,13 +15,14 @@ const BACKLOG: usize = 2_600;
 const PREFETCH: usize = 24;
 const CONCURRENCY: usize = 8;
 const WORK: Duration = Duration::from_millis(50);
-/// Messages that one replica does at first, and that four do together after that.
+/// Messages that first one replica handles, and then four replicas together.
 const ALONE: usize = 300;
 const TOGETHER: usize = 1_600;
-/// Four replicas beside one: less than four, as two cores also run the broker and the handler.
+/// The gain of four replicas over one: less than four, as two cores also run the broker and the
+/// handler.
 const GROWTH: f64 = 2.0;
 
-/// Messages a second from one moment to another.
+/// Messages a second between two moments.
 fn rate(answers: &[Instant], from: Instant, to: Instant) -> f64 {
     let during = answers.iter().filter(|at| (from..to).contains(*at)).count();
     during as f64 / (to - from).as_secs_f64()
@@ -40,7 +41,7 @@ async fn one_four_one(kind: QueueType) {
     let one = Instant::now();
     let done = handler.seen().answered;
     handler.wait_for_answered(done + ALONE, DEADLINE).await;
-    // It holds its prefetch and no more: that is why others will get work.
+    // The first replica holds its prefetch and no more, so other replicas can get work.
     let counts = vhost.counts("orders").await;
     assert!(
         counts.unacked as usize <= PREFETCH && counts.ready > 0,

@@ -1,4 +1,4 @@
-//! What a copy carries: everything of the original, but for what would misroute or mislabel it.
+//! The contents of a copy: everything of the original, except what would misroute or mislabel it.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, DecimalValue, FieldArray, FieldTable};
@@ -10,8 +10,7 @@ use crate::support::{
     vhost,
 };
 
-/// Two failures that can be retried, then one that cannot: a message is parked twice and then
-/// dead-lettered.
+/// Fails twice with a retry and then for good: a message is parked twice and then dead-lettered.
 async fn twice_then_never() -> HttpHandler {
     HttpHandler::answering(|request| match request.attempt() {
         1 | 2 => Reply::status(503),
@@ -20,8 +19,8 @@ async fn twice_then_never() -> HttpHandler {
     .await
 }
 
-/// The dead letter that becomes of a message that is parked twice and then dead-lettered, and the
-/// ids that the handler was told.
+/// The dead letter of a message that is parked twice and then dead-lettered, and the ids that the
+/// handler saw.
 async fn dead_letter_of(vhost: &VHost, url: &str, spec: PublishSpec) -> (Got, Vec<String>) {
     let handler = twice_then_never().await;
     let worker = orders(url, &handler).start().await;
@@ -111,7 +110,7 @@ async fn a_message_without_an_id_is_given_one_that_it_keeps() {
     assert_eq!(told, ["", id, id], "from its first copy on");
 }
 
-/// A value of every type that AMQP headers have and RabbitMQ takes.
+/// A value of every type of AMQP header that RabbitMQ accepts.
 fn all_types() -> FieldTable {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let mut inner = FieldTable::default();

@@ -1,5 +1,5 @@
-//! Retries and dead letters as messages: they reach their queue whatever happens to it, and carry
-//! what the original carried.
+//! Retries and dead letters as messages: they reach their queue through every fault, and carry the
+//! contents of the original.
 
 mod copies;
 mod held;
@@ -14,7 +14,8 @@ const RUNG: &str = "orders.retry.1s";
 const DEAD: &str = "orders.dead";
 const QUEUES: [&str; 3] = [QUEUE, RUNG, DEAD];
 
-/// The consumer. Every retry goes to the rung of one second; a consumer that cannot publish is held soon.
+/// The consumer. Every retry goes to the rung of one second; a consumer that cannot publish is held
+/// soon.
 fn orders(broker: &(impl BrokerUrl + ?Sized), handler: &HttpHandler) -> Consumers {
     let consumer = consumer(broker, QUEUE).http(handler).quick();
     consumer.retry_at_broker().soon_held().at_once(64)

@@ -1,5 +1,5 @@
-//! A rung that is gone, a dead-letter queue that is full, a connection that dies: the original
-//! stays until its copy is confirmed.
+//! A missing retry queue, a full dead-letter queue, a lost connection: the original stays in its
+//! queue until its copy is confirmed.
 
 use std::collections::BTreeSet;
 
@@ -151,7 +151,7 @@ async fn a_full_dead_letter_queue_holds_the_consumer_until_there_is_room() {
     })
     .await;
 
-    // Room for all, in two goes.
+    // Makes room for all, in two steps.
     let mut dead = Vec::new();
     while dead.len() < 12 {
         let ready = async || vhost.ready(DEAD).await;
@@ -183,8 +183,8 @@ async fn a_publishing_connection_that_dies_again_and_again_costs_no_retry() {
     let vhost = vhost().await;
     let proxy = Proxy::to(&vhost).await;
     let gate = Gate::default();
-    // Retries of the first half are under way when the connection dies, those of the second half
-    // begin when it is gone.
+    // The worker is publishing retries of the first half when the connection is lost, and begins
+    // with those of the second half afterwards.
     let late = |request: &Request| request.message_id().ends_with("late");
     let handler = HttpHandler::holding(&gate, late, fail_first).await;
     let patient = "publish.budget = '20s'";
@@ -252,7 +252,7 @@ async fn a_copy_that_comes_back_is_told_without_its_bytes() {
     let why = field(&line, "error").to_string();
     assert!(why.contains("NO_ROUTE"), "{why}");
     worker.drain(DEADLINE).await;
-    // As lapin would print it.
+    // The body in lapin's debug format.
     let numbers = format!("{:?}", BODY.as_bytes());
     let numbers = numbers.trim_matches(['[', ']']);
     for line in worker.log() {

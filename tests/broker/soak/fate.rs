@@ -1,4 +1,4 @@
-//! What handlers do with a message, as its number says.
+//! What handlers do with a message. The message's number decides.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
@@ -19,7 +19,7 @@ pub(super) enum Fate {
     Computes,
     Blocks,
     Drops,
-    /// Once, and then succeeds.
+    /// Fails once, and then succeeds.
     Fails,
     Panics,
     Snoozes,
@@ -72,11 +72,11 @@ fn number_of(id: &str) -> usize {
     number.expect("it has a number")
 }
 
-/// How often each message was done, by its consumer and number.
+/// How often each message was handled with success, by consumer and number.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// Whether handlers keep their threads beyond their timeout, and that of others with it: the consumer
-    /// gives their slots away while they still run.
+    /// Whether handlers block their threads beyond their timeout, and so delay others on the same
+    /// thread. The consumer gives their slots away while they still run.
     keeps: bool,
     pub(super) load: Arc<Load>,
     done: Mutex<BTreeMap<String, usize>>,
@@ -99,7 +99,7 @@ impl Seen {
         self.done.lock().expect("no holder panics").clone()
     }
 
-    /// Whether this message has been put off before.
+    /// Whether this message has been snoozed before.
     fn snoozed(&self, id: &str) -> bool {
         !self
             .snoozed
@@ -165,7 +165,7 @@ pub(super) async fn handle(context: Context, seen: Shared<Arc<Seen>>) -> Outcome
         Fate::Fails if first => return failed(),
         Fate::Panics => assert!(!first, "soak"),
         Fate::Snoozes => {
-            // No attempt is charged for it.
+            // A snooze does not count as an attempt.
             if !seen.snoozed(id) {
                 return Outcome::snooze(ms(number as u64 % 60));
             }

@@ -1,5 +1,5 @@
-//! What must hold at any moment: no more handlers of a consumer at once than it has slots, and no free
-//! slot for long while a delivery waits for one.
+//! Two rules that must hold at any moment: a consumer never runs more handlers than it has slots,
+//! and no slot stays free for long while a delivery waits for one.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -10,19 +10,19 @@ use lapwing::{ConsumerState, WorkerHandle};
 use super::CONSUMERS;
 use crate::support::ms;
 
-/// A handler that is seen now got its slot no longer ago than this, and by the limit of then.
+/// A handler that runs now got its slot at most this long ago, under the limit at that time.
 const LATE: Duration = Duration::from_secs(2);
-/// Far more than a slot may stay free, for a machine that does other things too.
+/// Far more than the time that a slot may stay free, because the machine may be busy.
 const STALL: Duration = Duration::from_secs(1);
 
-/// One consumer's handlers.
+/// The handlers of one consumer.
 #[derive(Debug, Default)]
 struct Consumer {
     inside: usize,
     peak: usize,
-    /// How many handlers may run, and since when.
+    /// The number of handlers that may run, and since when.
     limits: Vec<(Instant, usize)>,
-    /// The most deliveries that were unsettled at once.
+    /// The highest number of unsettled deliveries.
     unsettled: usize,
 }
 
@@ -31,7 +31,7 @@ impl Consumer {
         self.limits.last().map_or(0, |(_, limit)| *limit)
     }
 
-    /// The highest limit of late.
+    /// The highest limit in the recent past.
     fn most(&self) -> usize {
         let until = self.limits.iter().skip(1).map(|(since, _)| Some(*since));
         let ends = until.chain([None]);
@@ -46,14 +46,14 @@ impl Consumer {
     }
 }
 
-/// See the module.
+/// Watches the handlers of all consumers, and records each violation of the two rules.
 #[derive(Debug, Default)]
 pub(super) struct Load {
     consumers: Mutex<BTreeMap<String, Consumer>>,
     faults: Mutex<Vec<String>>,
 }
 
-/// A handler that runs.
+/// A running handler.
 pub(super) struct Inside<'a>(&'a Load, String);
 
 impl Drop for Inside<'_> {
@@ -80,7 +80,7 @@ impl Load {
         });
     }
 
-    /// Inside until the guard is dropped.
+    /// Counts a handler as running until the guard is dropped.
     pub(super) fn enter(&self, consumer: &str) -> Inside<'_> {
         let (inside, most) = self.with(consumer, |consumer| {
             consumer.inside += 1;
@@ -95,9 +95,9 @@ impl Load {
         Inside(self, consumer.to_owned())
     }
 
-    /// Looks at a worker's consumers until it drains.
+    /// Observes a worker's consumers until the worker drains.
     pub(super) async fn watch(self: Arc<Self>, handle: WorkerHandle) {
-        // Since when a slot has been free beside a delivery, and how many attempts there were.
+        // Since when a slot has been free while a delivery waits, and the number of attempts then.
         let mut free: BTreeMap<&str, (Instant, u64)> = BTreeMap::new();
         while !handle.readiness().draining {
             tokio::time::sleep(ms(50)).await;
@@ -127,7 +127,7 @@ impl Load {
         }
     }
 
-    /// Panics when anything was wrong; else tells each consumer's peaks.
+    /// Panics if a rule was violated; otherwise prints each consumer's peaks.
     pub(super) fn check(&self) -> String {
         let faults = self.faults.lock().expect("no holder panics");
         assert!(faults.is_empty(), "{faults:#?}");

@@ -1,5 +1,5 @@
-//! Random mixes of everything that can happen to a consumer, for as long as one likes: `make soak`.
-//! Whatever happened, each message must have ended as its handler wants it to end.
+//! Random mixes of everything that can happen to a consumer, for a time of your choice: `make
+//! soak`. Afterwards each message must have ended as its handler decided.
 
 mod fate;
 mod load;
@@ -21,14 +21,15 @@ use crate::support::{
 };
 
 const CONSUMERS: [&str; 3] = ["a", "b", SHAKY];
-/// The consumer whose queues are deleted, with what is in them: only what it is sent in the end must
-/// all be done.
+/// The shaky consumer, whose queues the test deletes with all messages in them. Only messages that
+/// it is sent in the end must all be handled.
 const SHAKY: &str = "c";
 const MESSAGES: usize = 2_000;
-/// Messages that the shaky consumer is sent in the end, and each time its queue is there again.
+/// The number of messages that the shaky consumer is sent each time its queue exists again, and in
+/// the end.
 const FEW: usize = 200;
 const PREFETCHES: [u16; 5] = [1, 2, 7, 64, 300];
-/// How long a round may take to come to its end when nothing disturbs it any more.
+/// The longest time from the last disturbance to the end of a round.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 fn from_environment(name: &str) -> Option<u64> {
@@ -63,13 +64,13 @@ async fn play(broker: &Broker, seed: u64) {
                 .await;
         }
     };
-    // The shaky consumer has its messages before its queue is deleted.
+    // The shaky consumer gets its messages before its queue is deleted.
     tokio::join!(publish, round.disturb(&vhost, &CONSUMERS[..2], 40));
     round.disturb(&vhost, &CONSUMERS, 40).await;
     round.settle(&vhost).await;
 }
 
-/// Blocks publishing for a while, as a shortage of memory does.
+/// Blocks publishing for a while, like a shortage of memory.
 async fn block_publishing(broker: Broker, time: Duration) {
     let limit = "set_vm_memory_high_watermark";
     broker.ctl(&[limit, "0.0000001"]).await;
@@ -77,13 +78,13 @@ async fn block_publishing(broker: Broker, time: Duration) {
     broker.ctl(&[limit, "absolute", "2GB"]).await;
 }
 
-/// Messages of a consumer that have not come to their end. Looked for twice, and at once, as they go
-/// round from queue to rung and back.
+/// Messages of a consumer that have not ended. All queues are counted together and twice, because
+/// messages move between work queue and retry queues.
 async fn left(vhost: &VHost, consumer: &str) -> u32 {
     let rung = format!("{consumer}.retry.1s");
     let mut left = 0;
     for queue in [consumer, &rung, consumer, &rung] {
-        // One that was deleted is declared again when there is something for it.
+        // The worker declares a deleted retry queue again when it has a message for it.
         if vhost.exists(queue).await {
             left += vhost.counts(queue).await.total();
         }
@@ -96,19 +97,19 @@ struct Round {
     random: StdRng,
     proxy: Proxy,
     settings: Settings,
-    /// Where handlers run: they keep its threads.
+    /// The runtime of the handlers, whose threads they block.
     threads: Option<Runtime>,
     seen: Arc<Seen>,
     running: Option<(WorkerHandle, JoinHandle<Result<Report, RunError>>)>,
     ledger: Ledger,
-    /// Connections are cut, drains cut short.
+    /// Whether connections are cut and drains interrupted.
     rough: bool,
-    /// Publishing is blocked, now and then.
+    /// Whether publishing is blocked from time to time.
     blocks: bool,
     blocking: Option<JoinHandle<()>>,
-    /// Batches that the shaky consumer was sent.
+    /// The number of batches that the shaky consumer was sent.
     batches: usize,
-    /// Messages may be done a second time.
+    /// Whether messages may be handled twice.
     duplicates: bool,
 }
 
@@ -155,7 +156,7 @@ impl Round {
             blocks,
             blocking: None,
             batches: 0,
-            // A confirm that comes after the budget makes one.
+            // A confirm after the timeout causes a duplicate.
             duplicates: rough || blocks || keeps,
         }
     }
@@ -200,7 +201,7 @@ impl Round {
         self.ledger += report.ledger();
     }
 
-    /// Does one thing after the other to some consumers of the worker.
+    /// Disturbs some consumers of the worker, in one way after the other.
     async fn disturb(&mut self, vhost: &VHost, consumers: &[&str], most: usize) {
         for _ in 0..self.random.random_range(5..most) {
             tokio::time::sleep(ms(self.random.random_range(0..150))).await;
@@ -214,8 +215,8 @@ impl Round {
                 4 | 5 => {
                     let prefetch = self.settings.consumers[consumer].prefetch;
                     let concurrency = self.random.random_range(1..=prefetch);
-                    // Told first where there will be more, and where there will be fewer it does not
-                    // matter.
+                    // The load check must know a higher limit first. For a lower limit the order
+                    // does not matter.
                     self.seen.load.limit(consumer, concurrency);
                     let set = handle.set_concurrency(consumer, concurrency);
                     set.expect("it is in range");
@@ -223,7 +224,7 @@ impl Round {
                 6 | 7 => {
                     let page = handle.in_flight(Some(consumer), 0, 5).await;
                     for message in page.expect("the consumer answers").messages {
-                        // It may have ended by now.
+                        // The handler may have ended by now.
                         let _ = handle.cancel(consumer, message.delivery).await;
                     }
                 }
@@ -262,7 +263,7 @@ impl Round {
         }
     }
 
-    /// Sends the shaky consumer some more; answers their ids.
+    /// Sends the shaky consumer one more batch, and returns the ids.
     async fn send_shaky(&mut self, vhost: &VHost) -> Vec<String> {
         self.batches += 1;
         let first = self.batches * 10_000;
@@ -290,7 +291,7 @@ impl Round {
         self.send_shaky(vhost).await
     }
 
-    /// Lets everything end, and takes stock.
+    /// Lets all messages end, and checks each of them.
     async fn settle(mut self, vhost: &VHost) {
         let last = self.calm(vhost).await;
         let (handle, _) = self.running.as_ref().expect("it runs");
@@ -320,14 +321,14 @@ impl Round {
         self.check(vhost, SHAKY, last).await;
         let peaks = self.seen.load.check();
         println!("settled in {took:?}: {peaks}{:?}", self.ledger);
-        // Dropping it would wait in a thread that must not.
+        // Dropping the runtime would block a thread that must not block.
         self.threads
             .take()
             .expect("it is there")
             .shutdown_background();
     }
 
-    /// Each of these messages must have ended as its handler wants.
+    /// Asserts that each of these messages has ended as its handler decided.
     async fn check(&self, vhost: &VHost, consumer: &str, sent: Vec<String>) {
         let done = self.seen.done();
         let dead = vhost.drain_all(&format!("{consumer}.dead")).await;

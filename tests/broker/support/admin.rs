@@ -16,18 +16,18 @@ use super::worker_log::field;
 /// The token of workers that can be changed.
 pub const TOKEN: &str = "correct-horse-battery";
 
-/// Settings for a server on a port of its own, with that token.
+/// Settings for a server on any free port, with that token.
 pub const ADMIN: &str = "[admin]\nlisten = '127.0.0.1:0'\ntoken = 'correct-horse-battery'\n";
 
 /// The status and JSON of an answer.
 pub type Answer = (u16, Value);
 
-/// An admin server, as those see it who ask.
+/// A client of one admin server.
 #[derive(Debug)]
 pub struct Admin {
     address: SocketAddr,
     client: reqwest::Client,
-    /// Where it runs in the test's process.
+    /// The server, if it runs in the test's process.
     server: Option<Server>,
 }
 
@@ -43,7 +43,7 @@ impl Admin {
         }
     }
 
-    /// The server of a worker process, once it listens.
+    /// Waits until the server of a worker process listens.
     pub async fn of(worker: &WorkerProcess) -> Self {
         let line = worker
             .wait_for_message("admin server listening", DEADLINE)
@@ -60,42 +60,42 @@ impl Admin {
         }
     }
 
-    /// Where it listens.
+    /// The server's address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// A request to it, without a token.
+    /// Sends a request without a token.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         let url = format!("http://{}{path}", self.address);
         self.client.request(method, url)
     }
 
-    /// What it answers to a GET.
+    /// The answer to a GET.
     pub async fn get(&self, path: &str) -> Answer {
         answer(self.request(Method::GET, path)).await
     }
 
-    /// What it answers to a GET, which must be 200.
+    /// The answer to a GET, which must be 200.
     pub async fn read(&self, path: &str) -> Value {
         let (status, body) = self.get(path).await;
         assert_eq!(status, 200, "{path}: {body}");
         body
     }
 
-    /// What it answers to a POST with the token.
+    /// The answer to a POST with the token.
     pub async fn post(&self, path: &str) -> Answer {
         answer(self.request(Method::POST, path).bearer_auth(TOKEN)).await
     }
 
-    /// What it answers to a PATCH with the token and this JSON.
+    /// The answer to a PATCH with the token and this JSON.
     pub async fn patch(&self, path: &str, body: &str) -> Answer {
         let request = self.request(Method::PATCH, path).bearer_auth(TOKEN);
         let request = request.header("content-type", "application/json");
         answer(request.body(body.to_owned())).await
     }
 
-    /// Waits until the answer to a GET is as `accept` wants it.
+    /// Waits until `accept` returns true for the answer to a GET.
     pub async fn until(&self, path: &str, accept: impl Fn(&Answer) -> bool) -> Answer {
         let what = format!("{path} answers as wanted");
         wait_until(&what, DEADLINE, async || self.get(path).await, accept).await
@@ -108,7 +108,7 @@ impl Admin {
     }
 }
 
-/// The status and JSON of the answer to a request; text that is no JSON is a string.
+/// The status and JSON of the answer to a request. Text that is not JSON becomes a string.
 pub async fn answer(request: RequestBuilder) -> Answer {
     let response: Response = within("the admin server's answer", request.send())
         .await
@@ -144,7 +144,7 @@ impl Events {
         }
     }
 
-    /// The next event of this name that `accept` likes; others are left out.
+    /// The next event of this name for which `accept` returns true. Skips other events.
     pub async fn next(&mut self, name: &str, accept: impl Fn(&Value) -> bool) -> Value {
         let what = format!("an event {name} as wanted");
         within(&what, async {

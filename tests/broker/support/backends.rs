@@ -1,5 +1,5 @@
-//! `scripts/backends`, which fetches and starts the backends that the telemetry is tested against,
-//! and what it takes to ask them.
+//! Runs `scripts/backends`, which fetches and starts the backends for the telemetry tests, and
+//! queries the backends.
 
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -10,13 +10,13 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-/// How long the script may take, where it has to fetch and to install what it starts.
+/// The longest time for the script, including download and installation.
 const SCRIPT_DEADLINE: Duration = Duration::from_secs(900);
 
-/// How long one call may take.
+/// The longest time for one call.
 const CALL_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Runs the script and returns what it printed.
+/// Runs the script and returns its output.
 pub async fn backends(args: &[&str]) -> String {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let mut command = Command::new(root.join("scripts/backends"));
@@ -29,7 +29,7 @@ pub async fn backends(args: &[&str]) -> String {
     String::from_utf8_lossy(stdout).trim().to_owned()
 }
 
-/// Runs a program with something on its standard input.
+/// Runs a program with this text on its standard input.
 pub async fn run_with_input(command: &mut Command, input: &str) -> Output {
     command
         .stdin(Stdio::piped())

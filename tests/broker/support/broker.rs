@@ -1,4 +1,4 @@
-//! The broker a test runs against: the suite's node, a node of its own, or one given by `AMQP_URL`.
+//! The broker of a test: the suite's node, the test's own node, or the broker of `AMQP_URL`.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,19 +10,21 @@ use super::management::Management;
 use super::script::{self, Node};
 use super::vhost::VHost;
 
-/// The name of the node that the tests share, and the first part of the names of others.
+/// The name of the node that the tests share, and the prefix of all other nodes' names.
 const SUITE_NODE: &str = "suite";
 
-/// Writes out which quorum queues exist, evaluated in a node before it is killed.
+/// Erlang code that writes the list of quorum queues to disk. Evaluated in a node before it is
+/// killed.
 ///
-/// RabbitMQ writes that to disk after half a second of quiet. A quorum queue declared just before a
-/// SIGKILL comes back without its confirmed messages, on 3.10.8 and 4.0.5 without a leader too, on
-/// 4.3.6 empty [measured, one node]. A fault of the broker that only something as quick as a test
-/// meets; it would be taken for a loss by the worker. Messages are not touched by this.
+/// RabbitMQ writes the list only after half a second without changes. A quorum queue declared just
+/// before a SIGKILL comes back without its confirmed messages: on 3.10.8 and 4.0.5 it has no leader
+/// either, on 4.3.6 it is empty [measured, one node]. Only a client as fast as a test meets this
+/// fault of the broker, and the test would count it as a loss by the worker. The code does not
+/// touch messages.
 const SYNC_QUEUE_NAMES: &str = "[dets:sync(Table) || Table <- dets:all(), is_atom(Table), \
      lists:suffix(\"directory_reverse\", atom_to_list(Table))].";
 
-/// The release lines whose semantics the suites tell apart, in their order of appearance.
+/// The release lines whose semantics the suites distinguish, oldest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Release {
     /// `nack(requeue)` counts as a delivery, no default delivery limit.
@@ -31,7 +33,7 @@ pub enum Release {
     V4_0,
     /// `nack(requeue)` no longer counts; a consumer timeout cancels instead of closing the channel.
     V4_3,
-    /// A line that no suite was written for, by its major and minor number.
+    /// Any other release line, by major and minor number.
     Other(u32, u32),
 }
 
@@ -53,9 +55,9 @@ impl Release {
 pub struct TlsFiles {
     /// The authority that signed the node's certificate and the client's.
     pub ca: PathBuf,
-    /// A certificate the node accepts from a client.
+    /// A client certificate that the node accepts.
     pub client_certificate: PathBuf,
-    /// Its private key.
+    /// The private key of the client certificate.
     pub client_key: PathBuf,
 }
 
@@ -68,26 +70,26 @@ pub struct Broker {
 #[derive(Debug)]
 struct Inner {
     origin: Origin,
-    /// Where the node is; its process changes with every start.
+    /// The node's addresses and process. The process changes with every start.
     node: Mutex<Node>,
     management: Option<Management>,
 }
 
-/// Who started the node, and so what a test may do to it.
+/// Who started the node. This decides what a test may do to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Origin {
-    /// Named by `AMQP_URL`; nothing but AMQP and HTTP reaches it.
+    /// The broker of `AMQP_URL`, reachable by AMQP and HTTP only.
     Given,
-    /// Started by the script for all tests; it outlives them.
+    /// A node that the script started for all tests. It keeps running after them.
     Shared,
-    /// Started by the script for one test, which takes it down.
+    /// A node that the script started for one test, which deletes it.
     Own(String),
 }
 
 impl Broker {
     /// The broker that the tests of this suite share: `AMQP_URL`'s, else the suite's own node.
     pub async fn shared() -> Self {
-        // Plain data only: what belongs to one test's runtime must not outlive that test.
+        // Plain data only: values of one test's runtime must not outlive that test.
         static NODE: OnceCell<(Origin, Node)> = OnceCell::const_new();
         let (origin, node) = NODE
             .get_or_init(|| async {
@@ -103,13 +105,15 @@ impl Broker {
         Self::new(origin.clone(), node.clone())
     }
 
-    /// A fresh node that only this test uses, for what would disturb others: stops, alarms, crashes.
+    /// A fresh node for this test only: for stops, alarms and crashes, which would disturb other
+    /// tests.
     ///
-    /// `name` is of small letters, digits and dashes, and no other test has it. The node is taken
-    /// down when the last clone is dropped. The error says why none could be started.
+    /// `name` consists of small letters, digits and dashes, and must be unique among the tests. The
+    /// node is deleted when the last clone is dropped. The error says why the node could not be
+    /// started.
     pub async fn own(name: &str) -> Result<Self, String> {
         let name = format!("{SUITE_NODE}-{name}");
-        // What a killed run left behind under this name would not be fresh.
+        // Deletes a node of this name that a killed test run has left.
         script::down(&name).await?;
         let node = script::up(&name).await?;
         Ok(Self::new(Origin::Own(name), node))
@@ -143,7 +147,7 @@ impl Broker {
         Release::of(&self.node().version)
     }
 
-    /// Where the node is now.
+    /// The current addresses and process of the node.
     pub fn node(&self) -> Node {
         self.inner
             .node
@@ -152,7 +156,7 @@ impl Broker {
             .clone()
     }
 
-    /// The management API, which the test cannot do without.
+    /// The management API. Panics if the broker has none.
     pub fn management(&self) -> &Management {
         self.inner.management.as_ref().expect(
             "this test needs the management API of the broker: enable the plugin and set \
@@ -160,7 +164,7 @@ impl Broker {
         )
     }
 
-    /// The certificates of the node's TLS listener; `None` where nobody said where they are.
+    /// The certificates of the node's TLS listener; `None` if their folder is unknown.
     pub(super) fn tls(&self) -> Option<TlsFiles> {
         let dir = self.node().tls_dir?;
         Some(TlsFiles {
@@ -170,7 +174,7 @@ impl Broker {
         })
     }
 
-    /// Runs `rabbitmqctl` on the node and answers what it printed.
+    /// Runs `rabbitmqctl` on the node and returns its output.
     pub async fn ctl(&self, args: &[&str]) -> String {
         let name = self
             .script_name()
@@ -180,14 +184,14 @@ impl Broker {
             .unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// Stops the node in good order. Its data stays.
+    /// Stops the node cleanly. Its data stays.
     pub async fn stop(&self) {
         script::stop(self.own_name())
             .await
             .unwrap_or_else(|error| panic!("{error}"));
     }
 
-    /// Kills the node's process (SIGKILL) and waits until it is gone. Its data stays as it was.
+    /// Kills the node's process (SIGKILL) and waits until the process has ended. The data stays.
     pub async fn kill(&self) {
         let name = self.own_name();
         self.ctl(&["eval", SYNC_QUEUE_NAMES]).await;
@@ -224,7 +228,7 @@ impl Broker {
         matches!(self.inner.origin, Origin::Own(_))
     }
 
-    /// What the script calls the node; `None` for a broker that is not ours.
+    /// The node's name in the script; `None` for the broker of `AMQP_URL`.
     pub(super) fn script_name(&self) -> Option<&str> {
         match &self.inner.origin {
             Origin::Given => None,
@@ -250,7 +254,7 @@ impl Drop for Inner {
     }
 }
 
-/// The broker that `AMQP_URL` names, with its management API where it answers.
+/// The broker of `AMQP_URL`, with its management API if that answers.
 async fn given(amqp_url: &str) -> Node {
     let url = Url::parse(amqp_url).expect("AMQP_URL is an url");
     let host = url.host_str().expect("AMQP_URL names a host");

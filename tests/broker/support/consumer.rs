@@ -1,4 +1,4 @@
-//! The configuration of the worker under test: consumers, what handles them, and what is changed.
+//! The configuration of the worker under test: its consumers, their handlers, and changed settings.
 
 use std::path::Path;
 
@@ -11,9 +11,9 @@ use super::http::HttpHandler;
 use super::running::RunningWorker;
 use super::vhost::VHost;
 
-/// Where a worker connects: a virtual host, an url, or a file that holds one.
+/// The address that a worker connects to: a virtual host, a URL, or a file that holds a URL.
 pub trait BrokerUrl {
-    /// The setting below `broker` that says so, and its value.
+    /// The setting below `broker` for this address, and its value.
     fn setting(&self) -> (&'static str, String);
 }
 
@@ -47,12 +47,12 @@ impl<T: BrokerUrl + ?Sized> BrokerUrl for &T {
     }
 }
 
-/// One consumer, named as its queue, that has no handler yet. See [`Consumers`].
+/// One consumer with the name of its queue, without a handler yet. See [`Consumers`].
 pub fn consumer(broker: &(impl BrokerUrl + ?Sized), queue: &str) -> Consumers {
     consumers(broker, &[queue])
 }
 
-/// Several consumers, named as their queues, that have no handler yet. See [`Consumers`].
+/// Several consumers with the names of their queues, without handlers yet. See [`Consumers`].
 pub fn consumers(broker: &(impl BrokerUrl + ?Sized), queues: &[&str]) -> Consumers {
     let consumer = |queue: &&str| {
         let queue = (*queue).to_owned();
@@ -69,17 +69,17 @@ pub fn consumers(broker: &(impl BrokerUrl + ?Sized), queues: &[&str]) -> Consume
     Consumers { config }
 }
 
-/// A worker's configuration in the making.
+/// A builder for a worker's configuration.
 ///
-/// A worker process takes it as text, by [`Self::toml`]; one whose handlers are closures of the test
-/// as [`Self::worker`]; one whose handlers are configured is started by [`Self::start`].
+/// [`Self::toml`] is the text for a worker process. [`Self::worker`] is a worker whose handlers are
+/// closures of the test. [`Self::start`] starts a worker whose handlers are configured.
 #[derive(Clone, Debug)]
 pub struct Consumers {
     config: Table,
 }
 
 impl Consumers {
-    /// Changes the configuration by TOML that is laid over it, table by table:
+    /// Changes the configuration by TOML that is merged into it, table by table:
     /// `"[drain]\ngrace = '2s'\n[consumers.orders]\nprefetch = 4"`.
     pub fn with(mut self, changes: &str) -> Self {
         let changes = changes.parse().expect("the changes are TOML");
@@ -92,22 +92,22 @@ impl Consumers {
         self.http_at(&handler.url())
     }
 
-    /// Every consumer calls a handler at this url.
+    /// Every consumer calls a handler at this URL.
     pub fn http_at(self, url: &str) -> Self {
         self.each_consumer(&format!("handler = {{ kind = 'http', url = '{url}' }}"))
     }
 
-    /// Connects again within half a second.
+    /// The worker reconnects within half a second.
     pub fn quick(self) -> Self {
         self.with("broker.reconnect = { base = '100ms', cap = '500ms' }")
     }
 
-    /// Parks each retry of each consumer on its only rung, for a tenth of a second or more.
+    /// Every consumer parks each retry in its only retry queue, for at least a tenth of a second.
     pub fn retry_at_broker(self) -> Self {
         self.each_consumer("retry = { base = '100ms', cap = '1s', inline_below = '0s' }")
     }
 
-    /// Gives each consumer this prefetch, and handlers for all of it.
+    /// Gives each consumer this prefetch, and the same concurrency.
     pub fn at_once(self, prefetch: usize) -> Self {
         self.each_consumer(&format!("prefetch = {prefetch}\nconcurrency = {prefetch}"))
     }
@@ -135,12 +135,12 @@ impl Consumers {
         self.config.to_string()
     }
 
-    /// The same, read.
+    /// The same, as settings.
     pub fn settings(&self) -> Settings {
         Settings::from_toml(&self.toml()).unwrap_or_else(|error| panic!("{error}"))
     }
 
-    /// A worker that has yet to be given the handlers that are not configured.
+    /// A worker without the handlers that are not configured: the test adds them.
     pub fn worker(&self) -> Worker {
         Worker::new(self.settings())
     }
@@ -161,13 +161,13 @@ impl Consumers {
         RunningWorker::start(self.worker()).await
     }
 
-    /// Starts the worker in this process and waits for nothing.
+    /// Starts the worker in this process, and does not wait.
     pub fn begin(&self) -> RunningWorker {
         RunningWorker::begin(self.worker())
     }
 }
 
-/// Puts `changes` into `config`; tables are merged, anything else is replaced.
+/// Puts `changes` into `config`. Merges tables, and replaces all other values.
 fn lay_over(config: &mut Table, changes: Table) {
     for (key, change) in changes {
         match (config.get_mut(&key), change) {

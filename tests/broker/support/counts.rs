@@ -1,10 +1,10 @@
-//! Exact counts of a queue, taken at once.
+//! Exact counts of a queue.
 //!
-//! What is exact and what is not:
+//! Which source is exact:
 //!
 //! | source | ready | unacked |
 //! |---|---|---|
-//! | passive declare | exact; 0 while a quorum queue has no leader | not told |
+//! | passive declare | exact; 0 while a quorum queue has no leader | not known |
 //! | `GET /api/queues/vhost/name` | old | old |
 //! | `GET /api/queues/vhost?disable_stats=true&enable_queue_totals=true`, classic queue | exact | exact |
 //! | the same, quorum queue | old | old |
@@ -13,9 +13,10 @@
 //! "Old" is up to 5 s with the broker's defaults and 2 s on the suite's nodes, whose script sets
 //! `collect_statistics_interval` and `quorum_tick_interval` for it.
 //!
-//! So the harness asks inside: it evaluates `probe.erl` in the node once (0.7 s) and from then on a
-//! look costs under a millisecond. A broker given by `AMQP_URL` cannot be asked that way; there
-//! the list is used, and unacked messages of quorum queues are as old as the broker's last tick.
+//! So the helper asks inside the broker. It evaluates `probe.erl` in the node once (0.7 s), and
+//! after that a count takes less than a millisecond. For a broker of `AMQP_URL` this is not
+//! possible. There the helper uses the list, and unacked messages of quorum queues are as old as
+//! the broker's last tick.
 
 use std::time::Duration;
 
@@ -27,32 +28,32 @@ use super::management::encode;
 use super::vhost::VHost;
 use super::wait::{DEADLINE, wait_until};
 
-/// What evaluates inside the broker.
+/// The code that is evaluated inside the broker.
 const PROBE: &str = include_str!("probe.erl");
 
 /// The global parameter of the broker that holds the probe's port, for the next test to find.
 const PARAMETER: &str = "global-parameters/lapwing_probe";
 
-/// How a probe greets, so that nobody else on its port is taken for it.
+/// The greeting of a probe, which distinguishes it from any other program on its port.
 const GREETING: &str = "lapwing-probe\n";
 
-/// What a probe answers when there is no such queue.
+/// The answer of a probe if there is no such queue.
 const ABSENT: &str = "absent\n";
 
 /// The messages of a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Nobody holds them.
+    /// Messages that no consumer holds.
     pub ready: u32,
-    /// Handed to a consumer that has not settled them.
+    /// Messages delivered to a consumer that has not settled them.
     pub unacked: u32,
-    /// Neither: not yet confirmed by the dead-letter target they were sent to, or held back by the
-    /// delayed retry of 4.3. Told for quorum queues only.
+    /// Neither: not yet confirmed by their dead-letter target, or held back by the delayed retry of
+    /// 4.3. Known for quorum queues only.
     pub aside: u32,
 }
 
 impl Counts {
-    /// None but these.
+    /// This many messages ready, and no others.
     pub fn of(ready: u32, unacked: u32) -> Self {
         let aside = 0;
         Self {
@@ -62,7 +63,7 @@ impl Counts {
         }
     }
 
-    /// All messages for which the queue still answers.
+    /// All messages of the queue.
     pub fn total(self) -> u32 {
         self.ready + self.unacked + self.aside
     }
@@ -90,15 +91,15 @@ impl VHost {
         .await;
     }
 
-    /// Waits until a queue has exactly this many consumers; one that does not exist has none.
+    /// Waits until a queue has exactly this many consumers. A missing queue has none.
     pub async fn wait_for_consumers(&self, queue: &str, n: u32, deadline: Duration) {
         let what = format!("queue {queue} has {n} consumers");
         let observe = async || self.consumers(queue).await;
         wait_until(&what, deadline, observe, |seen| *seen == n).await;
     }
 
-    /// The counts as the queue's own process has them. A quorum queue has none while its leader is
-    /// being elected, after a start of the node; that is waited for.
+    /// The counts from the queue's own process. After a start of the node a quorum queue has no
+    /// counts until its leader is elected; this waits for the leader.
     async fn probed(&self, queue: &str) -> Counts {
         let what = format!("queue {queue} tells its counts");
         let ask = async || self.ask(queue).await;
@@ -107,7 +108,7 @@ impl VHost {
             .expect("it is what was waited for")
     }
 
-    /// One question to the probe; the error is its answer.
+    /// Sends one question to the probe. The error is the probe's answer.
     async fn ask(&self, queue: &str) -> Result<Counts, String> {
         let mut probe = self.probe().await?;
         let question = format!("{} {}\n", self.path(), encode(queue));
@@ -135,9 +136,9 @@ impl VHost {
         }
     }
 
-    /// A connection to the probe, which is put into the node where it is not there: in a node that
-    /// is new or has been restarted. Tests that do so at the same time may get in each other's way;
-    /// then the error says how, and the next try finds the probe of the quicker one.
+    /// A connection to the probe. Starts the probe in a node that is new or was restarted. If
+    /// several tests do so at the same time, one may get an error; its next attempt finds the other
+    /// test's probe.
     async fn probe(&self) -> Result<BufReader<TcpStream>, String> {
         let management = self.broker().management();
         let known = management
@@ -183,7 +184,7 @@ impl VHost {
     }
 }
 
-/// A connection to the probe on this port; `None` where nobody or somebody else listens.
+/// A connection to the probe on this port; `None` if no probe listens there.
 async fn greeted(port: u64) -> Option<BufReader<TcpStream>> {
     let port = u16::try_from(port).ok()?;
     let mut probe = BufReader::new(TcpStream::connect(("127.0.0.1", port)).await.ok()?);

@@ -1,4 +1,4 @@
-//! What passes between the worker and the test's HTTP handler, and the record of it.
+//! Requests and answers between the worker and the test's HTTP handler, and their record.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,7 +17,7 @@ const ATTEMPT: &str = "lapwing-attempt";
 /// A request as it came in.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Its place among all requests of this server, from 0.
+    /// Its index among all requests of this server, from 0.
     pub index: usize,
     /// The method.
     pub method: Method,
@@ -27,12 +27,12 @@ pub struct Request {
     pub headers: HeaderMap,
     /// The body: that of the message.
     pub body: Bytes,
-    /// When it was read to its end.
+    /// The time at which it was read to its end.
     pub at: Instant,
 }
 
 impl Request {
-    /// A header; empty where it is not there or no text.
+    /// A header; empty if it is missing or not text.
     pub fn header(&self, name: &str) -> &str {
         self.headers
             .get(name)
@@ -40,12 +40,12 @@ impl Request {
             .unwrap_or_default()
     }
 
-    /// The message id the worker sent; empty where it sent none.
+    /// The message id from the worker; empty if there is none.
     pub fn message_id(&self) -> &str {
         self.header(MESSAGE_ID)
     }
 
-    /// The attempt the worker sent, from 1; 0 where it sent none.
+    /// The attempt from the worker, from 1; 0 if there is none.
     pub fn attempt(&self) -> u32 {
         self.header(ATTEMPT).parse().unwrap_or(0)
     }
@@ -65,7 +65,7 @@ pub struct Reply {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
-    /// How long the handler "works" before it answers.
+    /// The time that the handler takes before it answers.
     pub delay: Duration,
 }
 
@@ -107,13 +107,13 @@ impl Reply {
 /// How a request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// Answered with this status. Whether the worker read the answer is the worker's to say.
+    /// Answered with this status. The server does not know whether the worker read the answer.
     Answered(u16),
-    /// The worker hung up before the answer: a timeout, an interruption, a crash.
+    /// The worker closed the connection before the answer: a timeout, an interruption, a crash.
     Abandoned,
 }
 
-/// A request and what became of it.
+/// A request and its end.
 #[derive(Clone, Debug)]
 pub struct Exchange {
     /// The request.
@@ -125,11 +125,11 @@ pub struct Exchange {
 /// Everything the server has seen.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
-    /// All requests, in the order they came.
+    /// All requests, in order of arrival.
     pub exchanges: Vec<Exchange>,
     /// How many were answered.
     pub answered: usize,
-    /// How many the worker gave up.
+    /// How many the worker abandoned.
     pub abandoned: usize,
     /// How many run now.
     pub running: usize,
@@ -140,7 +140,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// The ids of the requests that were answered with success, in the order they came.
+    /// The ids of the requests that were answered with success, in order of arrival.
     pub fn succeeded(&self) -> impl Iterator<Item = &str> {
         let succeeded = self
             .exchanges
@@ -150,7 +150,7 @@ impl Seen {
     }
 }
 
-/// A request that runs; recorded as abandoned when it is dropped before it ended.
+/// A running request. Recorded as abandoned if it is dropped before its end.
 pub(super) struct Running<'log> {
     /// What runs.
     pub request: Arc<Request>,

@@ -1,4 +1,5 @@
-//! The worker's HTTP handler, played by the test: it records every request and answers as told.
+//! The test's HTTP server as the worker's handler: it records every request and answers as the test
+//! says.
 
 use std::collections::BTreeSet;
 use std::future::{Future, ready};
@@ -103,7 +104,7 @@ impl HttpHandler {
         self.seen.borrow().clone()
     }
 
-    /// Waits until `accept` likes what was seen, woken by every change.
+    /// Waits until `accept` returns true for the record. Checks at every change.
     pub async fn wait_for(
         &self,
         what: &str,

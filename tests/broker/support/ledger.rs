@@ -1,7 +1,7 @@
-//! The account of a test: what was published, what each handler run saw, where messages are now.
+//! The account of a test: published messages, runs of the handler, and messages left in queues.
 //!
-//! The broker and the worker are not asked whether they lost something; this is counted from the
-//! outside: every published id must have been handled, or lie in a queue.
+//! The account does not rely on reports of broker or worker. It counts from the outside: every
+//! published id must have been handled, or lie in a queue.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -18,16 +18,16 @@ const LISTED: usize = 20;
 pub struct Run {
     /// The message.
     pub id: String,
-    /// The attempt as the worker told the handler, from 1.
+    /// The attempt that the worker sent to the handler, from 1.
     pub attempt: u32,
     /// When it began.
     pub started: Instant,
-    /// When and how it ended; `None` where it still runs.
+    /// When and how it ended; `None` if it still runs.
     pub ended: Option<(Instant, Ending)>,
 }
 
 impl Run {
-    /// Whether the handler answered that all is well.
+    /// Whether the handler answered with success.
     pub fn succeeded(&self) -> bool {
         matches!(self.ended, Some((_, Ending::Answered(200..=299))))
     }
@@ -43,11 +43,12 @@ pub struct Account {
 }
 
 impl Account {
-    /// Takes stock: empties `queues` (work, dead, rungs; those that exist) and reads what the
-    /// handler saw.
+    /// Empties `queues` (work, dead-letter and retry queues, as far as they exist) and reads the
+    /// handler's record.
     ///
-    /// The worker must be gone, or what it holds is missing here and counts as lost. Looks twice at
-    /// empty queues: a message can go from a rung to its work queue after that one was looked at.
+    /// The worker must have ended: messages that it still holds would count as lost. Reads empty
+    /// queues twice, because a message can move from a retry queue to a work queue that was already
+    /// read.
     pub async fn take(
         vhost: &VHost,
         published: impl IntoIterator<Item = String>,
@@ -141,7 +142,7 @@ impl Account {
         })
     }
 
-    /// Messages of which more than one copy, or a copy beside a success, is there.
+    /// Messages with more than one copy, or with a copy although they were handled.
     pub fn duplicated(&self) -> Vec<&str> {
         self.published_where(|id| {
             let succeeded = self
@@ -153,21 +154,21 @@ impl Account {
         })
     }
 
-    /// Ids that were seen in a run or in a queue, and that nobody published.
+    /// Ids that appear in a run or in a queue, although the test did not publish them.
     pub fn unknown(&self) -> Vec<&str> {
         let seen: BTreeSet<&String> = self.runs.keys().chain(self.left.keys()).collect();
         let unknown = seen.into_iter().filter(|id| !self.published.contains(*id));
         unknown.map(String::as_str).collect()
     }
 
-    /// Nothing is lost: the promise. Duplicates are not its business.
+    /// Asserts the promise: no message is lost. Duplicates are allowed.
     #[track_caller]
     pub fn assert_nothing_lost(&self) {
         self.assert_none("lost", &self.lost());
         self.assert_none("not published by this test", &self.unknown());
     }
 
-    /// Nothing is lost and nothing was done twice: what a run without crashes owes.
+    /// Asserts that no message is lost and none was handled twice, which must hold without crashes.
     #[track_caller]
     pub fn assert_exactly_once(&self) {
         self.assert_nothing_lost();

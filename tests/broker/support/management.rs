@@ -1,4 +1,4 @@
-//! The broker's management HTTP API, as far as the tests need it.
+//! A client of the broker's management HTTP API, with the calls that the tests need.
 
 use std::time::Duration;
 
@@ -6,13 +6,13 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::Value;
 use url::Url;
 
-/// How long one call may take. Deleting a virtual host with many quorum queues is the slowest.
+/// The longest time for one call. Deleting a virtual host with many quorum queues is the slowest.
 const CALL_DEADLINE: Duration = Duration::from_secs(20);
 
 /// A client of one broker's management API.
 ///
-/// Made anew for each test: pooled connections live on the runtime that opened them, and every test
-/// has a runtime of its own.
+/// Each test makes its own client, because pooled connections belong to the runtime that opened
+/// them, and each test has its own runtime.
 #[derive(Clone, Debug)]
 pub struct Management {
     client: Client,
@@ -22,7 +22,8 @@ pub struct Management {
 }
 
 impl Management {
-    /// A client for `base`, such as `http://guest:guest@127.0.0.1:15672`; guest when it names nobody.
+    /// A client for `base`, such as `http://guest:guest@127.0.0.1:15672`. The default user is
+    /// guest.
     pub fn new(base: &str) -> Self {
         let mut base = Url::parse(base)
             .unwrap_or_else(|error| panic!("management url {base:?} is no url: {error}"));
@@ -50,14 +51,14 @@ impl Management {
         }
     }
 
-    /// The user the API is called as; new virtual hosts are opened to it.
+    /// The user of all calls, who gets permissions in new virtual hosts.
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// One call. `path` holds already encoded segments ([`encode`]) and perhaps a query.
+    /// One call. `path` consists of encoded segments ([`encode`]) and may have a query.
     ///
-    /// Answers the status and the body, `Null` where there is none or it is not JSON.
+    /// Returns the status and the body; `Null` if there is no body or it is not JSON.
     pub async fn try_call(
         &self,
         method: Method,

@@ -1,4 +1,5 @@
-//! What a test publishes and what it finds, in forms that are easy to write and to compare.
+//! Messages to publish and messages found in queues, in forms that are easy to write and to
+//! compare.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ pub struct PublishSpec {
     pub routing_key: String,
     /// The body.
     pub body: Vec<u8>,
-    /// The properties but for the headers.
+    /// The properties except the headers.
     pub properties: BasicProperties,
     /// The headers.
     pub headers: FieldTable,
@@ -88,9 +89,9 @@ impl PublishSpec {
     }
 }
 
-/// What can stand as the value of a header.
+/// A type that can be the value of a header.
 pub trait IntoHeader {
-    /// The value as AMQP has it.
+    /// The value in AMQP's form.
     fn into_header(self) -> AMQPValue;
 }
 
@@ -118,7 +119,7 @@ impl IntoHeader for AMQPValue {
     }
 }
 
-/// `text` as AMQP's short string, which ends at 255 bytes.
+/// `text` as an AMQP short string, which has at most 255 bytes.
 pub fn short(text: &str) -> ShortString {
     ShortString::try_new(text).unwrap_or_else(|_| panic!("longer than 255 bytes: {text:?}"))
 }
@@ -132,16 +133,16 @@ pub struct Got {
     pub headers: BTreeMap<String, Value>,
     /// The properties as lapin has them, headers included.
     pub properties: BasicProperties,
-    /// The exchange it came by; empty for the default one.
+    /// The exchange of the message; empty for the default one.
     pub exchange: String,
-    /// The routing key it came by.
+    /// The routing key of the message.
     pub routing_key: String,
-    /// Whether the broker had handed it out before.
+    /// Whether the broker had delivered the message before.
     pub redelivered: bool,
 }
 
 impl Got {
-    /// What `delivery` carries.
+    /// The message in `delivery`.
     pub(super) fn new(delivery: Delivery) -> Self {
         let headers = delivery.properties.headers().as_ref();
         Self {
@@ -167,7 +168,7 @@ impl Got {
         std::str::from_utf8(&self.body).expect("the body is text")
     }
 
-    /// A header; `Null` where it is not there, so that it can be compared without more ado.
+    /// A header; `Null` if it is missing, so that a test can compare it directly.
     pub fn header(&self, name: &str) -> &Value {
         self.headers.get(name).unwrap_or(&Value::Null)
     }
@@ -181,7 +182,7 @@ fn plain_table(table: &FieldTable) -> BTreeMap<String, Value> {
         .collect()
 }
 
-/// A header as plain JSON. Bytes that are no text become an array of numbers.
+/// A header as plain JSON. Bytes that are not text become an array of numbers.
 pub fn plain(value: &AMQPValue) -> Value {
     match value {
         AMQPValue::Boolean(value) => (*value).into(),

@@ -1,6 +1,6 @@
-//! The harness of the broker suites.
+//! The helpers of the broker suites.
 //!
-//! A test makes a virtual host of its own in the suite's broker, and from there everything else:
+//! A test creates its own virtual host in the suite's broker, and everything else from there:
 //!
 //! ```ignore
 //! let vhost = vhost().await;
@@ -8,16 +8,15 @@
 //! let worker = consumer(&vhost, "orders").http(&handler).start().await;
 //! ```
 //!
-//! Nothing here sleeps to let something happen. What reports by itself is awaited (log lines, HTTP
-//! requests, confirms); the broker's state, which reports nothing, is polled by [`wait_until`] with
-//! a deadline. A helper that cannot do its work panics with what it tried and what it saw: a test
-//! has no use for the error.
+//! No helper sleeps in the hope that something happens. Helpers await events (log lines, HTTP
+//! requests, confirms). The broker's state sends no events, so [`wait_until`] polls it with a
+//! deadline. A helper that fails panics, and says what it tried and what it saw.
 
 #![allow(
     dead_code,
     unused_imports,
     unreachable_pub,
-    reason = "a toolbox: each suite takes what it needs, and suites come and go"
+    reason = "shared helpers: not every suite uses each of them"
 )]
 
 pub mod admin;

@@ -1,4 +1,4 @@
-//! What the test's own handlers note: their runs, and how many there are at once.
+//! Records of the test's own handlers: their runs, and how many run at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,14 +20,15 @@ pub struct HandlerRun {
     pub at: Instant,
 }
 
-/// What handlers note. Clones are the same notes.
+/// The record of handler runs. Clones are the same record.
 #[derive(Clone, Debug, Default)]
 pub struct Notes {
     runs: watch::Sender<Vec<HandlerRun>>,
 }
 
 impl Notes {
-    /// Notes that the handler runs; answers how often it has for this message, this run included.
+    /// Records a run of the handler. Returns the number of runs for this message, including this
+    /// one.
     pub fn note(&self, context: &Context) -> usize {
         let id = context.message().id().unwrap_or_default().to_owned();
         let run = HandlerRun {
@@ -60,7 +61,7 @@ impl Notes {
             .await
     }
 
-    /// Waits until the notes are as `accept` wants them.
+    /// Waits until `accept` returns true for the notes.
     pub async fn wait_until(
         &self,
         what: &str,
@@ -77,7 +78,7 @@ impl Notes {
     }
 }
 
-/// Counts what is inside at a time. Clones are the same meter.
+/// Counts how many are inside at once. Clones are the same meter.
 #[derive(Clone, Debug, Default)]
 pub struct Meter {
     inside: Arc<AtomicUsize>,
@@ -85,14 +86,14 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// Inside until the guard is dropped.
+    /// Counts one as inside until the guard is dropped.
     pub fn enter(&self) -> impl Drop + Send + use<> {
         let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
         self.peak.fetch_max(inside, Ordering::SeqCst);
         Inside(self.inside.clone())
     }
 
-    /// The most that were inside at once.
+    /// The highest number inside at once.
     pub fn peak(&self) -> usize {
         self.peak.load(Ordering::SeqCst)
     }

@@ -1,5 +1,5 @@
-//! An OpenTelemetry collector, played by the test: it takes OTLP over gRPC or HTTP and keeps what
-//! it gets. The messages are those of the official protobuf crate.
+//! The test's OpenTelemetry collector: it takes OTLP over gRPC or HTTP and keeps everything. The
+//! messages are those of the official protobuf crate.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -37,10 +37,10 @@ use tonic::{Request, Response, Status};
 /// Attributes as text: numbers and booleans as they print.
 pub type Attributes = BTreeMap<String, String>;
 
-/// What a collector has got.
+/// Everything that a collector has received.
 #[derive(Clone, Debug, Default)]
 pub struct Received {
-    /// Spans, in the order of their arrival.
+    /// Spans, in order of arrival.
     pub spans: Vec<Span>,
     /// Log records.
     pub logs: Vec<LogRecord>,
@@ -184,17 +184,17 @@ impl Collector {
         }
     }
 
-    /// Where it listens.
+    /// The collector's URL.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// What it has got up to now.
+    /// Everything received up to now.
     pub fn received(&self) -> Received {
         self.received.borrow().clone()
     }
 
-    /// Waits until `accept` likes what has come, woken by every export.
+    /// Waits until `accept` returns true for everything received. Checks at every export.
     pub async fn wait_for(
         &self,
         what: &str,
@@ -249,7 +249,7 @@ fn text(value: Option<&AnyValue>) -> String {
 }
 
 impl Received {
-    /// The spans of this name, by their beginning.
+    /// The spans of this name, by start time.
     pub fn named(&self, name: &str) -> Vec<&Span> {
         let mut found: Vec<_> = self.spans.iter().filter(|span| span.name == name).collect();
         found.sort_by_key(|span| span.start_time_unix_nano);
@@ -267,7 +267,7 @@ impl Received {
         }
     }
 
-    /// The values of a metric by its attributes; of a histogram, how many were recorded.
+    /// The values of a metric by its attributes. For a histogram, the number of recorded values.
     pub fn points(&self, metric: &str) -> Vec<(Attributes, f64)> {
         let Some(Metric {
             data: Some(data), ..

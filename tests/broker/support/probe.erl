@@ -1,9 +1,9 @@
-%% Evaluated inside the broker by counts.rs: a listener on the loopback that answers the counts of a
-%% queue from the process that keeps them. Answers the port it listens on; a second evaluation
-%% answers the same one.
+%% counts.rs evaluates this inside the broker: a listener on loopback that answers the counts of a queue
+%% from the queue's own process. Returns the port of the listener; a second evaluation returns the same
+%% port.
 %%
 %% A question is a line: the virtual host and the queue, both percent-encoded, with a space between.
-%% The answer is a line: ready, unacked, aside; or "absent"; or "error" and what it was.
+%% The answer is a line: ready, unacked, aside; or "absent"; or "error" and its reason.
 case whereis(lapwing_probe) of
   undefined ->
     Asker = self(),

@@ -1,4 +1,4 @@
-//! A TCP proxy between worker and broker that can fail in the ways a network does.
+//! A TCP proxy between worker and broker that can fail like a network.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use super::wait::within;
 /// How many clients may wait to be accepted.
 const BACKLOG: u32 = 128;
 
-/// A proxy on a free port of the loopback. Ends, connections included, when dropped.
+/// A proxy on a free port of the loopback. Dropping it ends the proxy and its connections.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -26,22 +26,23 @@ pub struct Proxy {
     door: Mutex<Option<Door>>,
 }
 
-/// Whether new clients get in.
+/// Whether the proxy accepts new clients.
 #[derive(Debug)]
 enum Door {
     /// The task accepts them.
     Open(JoinHandle<()>),
-    /// The port is kept, so that nobody else takes it, but nobody listens: clients are refused.
+    /// The port stays bound, so that no other process takes it, but does not listen: clients are
+    /// refused.
     Refusing(TcpSocket),
 }
 
-/// What the connections have in common.
+/// The state that all connections share.
 #[derive(Debug)]
 struct Shared {
     upstream: String,
     /// Whether bytes pass.
     flowing: watch::Sender<bool>,
-    /// A task for each connection; those that ended are swept out with the next one.
+    /// A task for each connection. Ended tasks are removed at the next connection.
     connections: Mutex<Vec<JoinHandle<()>>>,
     /// Connections accepted since the start.
     accepted: watch::Sender<usize>,
@@ -50,14 +51,14 @@ struct Shared {
 }
 
 impl Proxy {
-    /// A proxy to the broker of `vhost`. The worker's url is [`Self::url`].
+    /// A proxy to the broker of `vhost`. The worker's URL is [`Self::url`].
     pub async fn to(vhost: &VHost) -> Self {
         let url = Url::parse(&vhost.amqp_url()).expect("our own url is one");
         let host = url.host_str().expect("the broker has a host").to_owned();
         Self::to_address(format!("{host}:{}", url.port().unwrap_or(5672))).await
     }
 
-    /// A proxy to `upstream`, a host and a port: for the HTTP handler, for instance.
+    /// A proxy to `upstream`, a host and a port: for instance of the HTTP handler.
     pub async fn to_address(upstream: String) -> Self {
         let shared = Arc::new(Shared {
             upstream,
@@ -78,17 +79,18 @@ impl Proxy {
         proxy
     }
 
-    /// Where clients connect.
+    /// The proxy's address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The url of `vhost` through this proxy.
+    /// The URL of `vhost` through this proxy.
     pub fn url(&self, vhost: &VHost) -> String {
         vhost.amqp_url_through(self.address)
     }
 
-    /// Resets every connection, on both sides, and waits until it is done. New ones are accepted.
+    /// Resets every connection on both sides, and waits until they are closed. Still accepts new
+    /// ones.
     pub async fn cut(&self) {
         let connections = std::mem::take(&mut *lock(&self.shared.connections));
         for connection in connections {
@@ -98,18 +100,18 @@ impl Proxy {
         }
     }
 
-    /// Lets nothing pass any more, in either direction, and says nothing: half-open connections.
-    /// New clients are accepted and meet the same silence.
+    /// Stops passing bytes in both directions and keeps the connections open: half-open
+    /// connections. New clients are accepted, and their bytes are held back too.
     pub fn stall(&self) {
         self.shared.flowing.send_replace(false);
     }
 
-    /// Lets bytes pass again, those held back first.
+    /// Passes bytes again, beginning with those held back.
     pub fn resume(&self) {
         self.shared.flowing.send_replace(true);
     }
 
-    /// Refuses new clients. Open connections go on; [`Self::cut`] ends them.
+    /// Refuses new clients. Open connections stay; [`Self::cut`] ends them.
     pub async fn refuse(&self) {
         let Some(Door::Open(accepting)) = self.take_door() else {
             panic!("the proxy refuses already");
@@ -185,7 +187,7 @@ impl Drop for Proxy {
     }
 }
 
-/// What `mutex` guards; no holder of these locks panics halfway through a change.
+/// Locks `mutex`, even if poisoned: no holder of these locks panics halfway through a change.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -198,12 +200,12 @@ fn bound(address: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// Takes clients for as long as the task lives.
+/// Accepts clients until the task ends.
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((client, _)) = listener.accept().await {
         let relaying = shared.clone();
         let connection = tokio::spawn(async move {
-            // An error is the end of this connection, which the client sees; no news here.
+            // An error ends this connection, and the client notices it.
             let _ended = relay(client, &relaying).await;
         });
         let mut connections = lock(&shared.connections);
@@ -213,7 +215,8 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     }
 }
 
-/// Passes bytes both ways. Dropped halfway, both sides see a reset: neither socket lingers.
+/// Passes bytes both ways. If this is dropped, both sides see a reset, because neither socket
+/// lingers.
 async fn relay(client: TcpStream, shared: &Shared) -> io::Result<()> {
     client.set_zero_linger()?;
     let broker = TcpStream::connect(&shared.upstream).await?;
@@ -228,7 +231,7 @@ async fn relay(client: TcpStream, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// Passes bytes one way while they flow, and the end of the stream after them.
+/// Passes bytes one way while the proxy is not stalled, and then the end of the stream.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,

@@ -1,4 +1,4 @@
-//! Publishing with confirms: one message, or many at speed.
+//! Publishing with confirms: one message, or many quickly.
 
 use std::collections::VecDeque;
 
@@ -10,14 +10,14 @@ use super::message::{PublishSpec, short};
 use super::vhost::VHost;
 use super::wait::within;
 
-/// How many messages [`VHost::publish_many`] hands over at once.
+/// The number of messages that [`VHost::publish_many`] publishes as one batch.
 const BATCH: usize = 250;
 
 /// How many batches may wait for their confirms.
 const BATCHES: usize = 8;
 
 impl VHost {
-    /// Publishes a persistent message with a fresh id, waits for its confirm, answers the id.
+    /// Publishes a persistent message with a fresh id, waits for its confirm, and returns the id.
     pub async fn publish(&self, queue: &str, body: impl Into<Vec<u8>>) -> String {
         let id = Uuid::now_v7().to_string();
         self.publish_with(PublishSpec::to(queue).body(body).id(&id))
@@ -32,11 +32,11 @@ impl VHost {
         check(within("a confirm", confirm).await);
     }
 
-    /// Publishes `n` messages to `queue` as fast as one channel goes, each confirmed; answers their
-    /// ids.
+    /// Publishes `n` messages to `queue` as fast as one channel allows, waits for all confirms, and
+    /// returns the ids.
     ///
-    /// `make` gives the i-th message. Where it names no exchange and no routing key it goes to
-    /// `queue`, where it has no id it gets `queue-i`.
+    /// `make` returns the i-th message. A message without exchange and routing key goes to `queue`,
+    /// and a message without an id gets `queue-i`.
     pub async fn publish_many(
         &self,
         queue: &str,
@@ -68,7 +68,7 @@ impl VHost {
     }
 }
 
-/// The `index`-th of many messages to `queue`, given an address and an id where it has none.
+/// The `index`-th of many messages to `queue`, with an address and an id if it had none.
 fn addressed(mut spec: PublishSpec, queue: &str, index: usize) -> PublishSpec {
     if spec.exchange.is_empty() && spec.routing_key.is_empty() {
         queue.clone_into(&mut spec.routing_key);
@@ -79,10 +79,10 @@ fn addressed(mut spec: PublishSpec, queue: &str, index: usize) -> PublishSpec {
     spec
 }
 
-/// Hands one message to the connection.
+/// Publishes one message, without waiting for its confirm.
 async fn send(channel: &Channel, spec: &PublishSpec) -> PublisherConfirm {
-    // Mandatory even when pipelined. lapin may then pin a return on the wrong confirm, but for a
-    // helper that panics on any return it is enough that one shows.
+    // Mandatory, although lapin may assign a return to the wrong confirm when publishes are
+    // pipelined. This helper panics on any return, so it only matters that the return appears.
     let options = BasicPublishOptions {
         mandatory: true,
         ..Default::default()
@@ -103,7 +103,7 @@ async fn settle_oldest(pending: &mut VecDeque<JoinAll<PublisherConfirm>>) {
     }
 }
 
-/// A confirm, which must say that the message is in a queue.
+/// Waits for a confirm, which must say that the message is in a queue.
 fn check(confirmation: lapin::Result<Confirmation>) {
     match confirmation.expect("the channel is open until it confirmed") {
         Confirmation::Ack(None) => {}

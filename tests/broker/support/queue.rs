@@ -1,4 +1,4 @@
-//! Queues of a virtual host: declare, fill, look at, empty.
+//! Queues of a virtual host: declare, inspect, empty, delete.
 
 use futures_util::StreamExt;
 use lapin::{
@@ -15,10 +15,10 @@ use super::message::{Got, short};
 use super::vhost::VHost;
 use super::wait::{DEADLINE, wait_until, within};
 
-/// The queue types a worker meets.
+/// The queue types that a worker consumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueueType {
-    /// Kept on one node; has no delivery count.
+    /// On one node, without a delivery count.
     Classic,
     /// Replicated; counts deliveries.
     Quorum,
@@ -43,7 +43,7 @@ impl VHost {
         self.declare_with(queue, kind, &[]).await;
     }
 
-    /// Declares a durable queue with these arguments beside its type.
+    /// Declares a durable queue with these arguments in addition to its type.
     pub async fn declare_with(&self, queue: &str, kind: QueueType, args: &[(&str, AMQPValue)]) {
         let mut table = FieldTable::default();
         table.insert(
@@ -83,7 +83,7 @@ impl VHost {
             .expect("the queue and the exchange exist");
     }
 
-    /// Deletes a queue, whatever it holds.
+    /// Deletes a queue and its messages.
     pub async fn delete(&self, queue: &str) {
         let channel = self.channel().await;
         let deleting = channel.queue_delete(short(queue), QueueDeleteOptions::default());
@@ -92,7 +92,7 @@ impl VHost {
             .expect("deleting a queue does not fail");
     }
 
-    /// Throws away what is ready in a queue.
+    /// Deletes the ready messages of a queue.
     pub async fn purge(&self, queue: &str) {
         let channel = self.channel().await;
         let purging = channel.queue_purge(short(queue), QueuePurgeOptions::default());
@@ -101,10 +101,10 @@ impl VHost {
             .expect("the queue exists");
     }
 
-    /// The broker's own answer for a queue, ready messages and consumers; `None` where there is
-    /// no such queue.
+    /// Ready messages and consumers of a queue, from a passive declare; `None` if there is no such
+    /// queue.
     async fn look(&self, queue: &str) -> Option<(u32, u32)> {
-        // A channel for this look alone: a queue that is not there closes it.
+        // A separate channel, because a passive declare of a missing queue closes its channel.
         let channel = self.channel().await;
         let options = QueueDeclareOptions {
             passive: true,
@@ -124,7 +124,7 @@ impl VHost {
         self.look(queue).await.is_some()
     }
 
-    /// How many messages of a queue nobody holds. Exact at once.
+    /// The number of ready messages in a queue. Always exact.
     pub async fn ready(&self, queue: &str) -> u32 {
         self.look(queue)
             .await
@@ -132,16 +132,16 @@ impl VHost {
             .0
     }
 
-    /// How many consumers a queue has; one that does not exist has none. Exact at once.
+    /// The number of consumers of a queue; a missing queue has none. Always exact.
     pub async fn consumers(&self, queue: &str) -> u32 {
         self.look(queue).await.map_or(0, |(_, consumers)| consumers)
     }
 
     /// Takes every message of a queue, oldest first, and acknowledges it.
     ///
-    /// Waits for messages that others hold or that are on their way to a dead-letter target: when
-    /// it returns, the queue is empty in every sense. Panics where they do not come within
-    /// [`DEADLINE`]: somebody still holds them.
+    /// Waits for messages that other consumers hold or that are on their way to a dead-letter
+    /// target, so the queue has no messages at all when this returns. Panics if a consumer still
+    /// holds messages after [`DEADLINE`].
     pub async fn drain_all(&self, queue: &str) -> Vec<Got> {
         let mut taken = Vec::new();
         let what = format!("queue {queue} gives out what it holds");
@@ -156,8 +156,9 @@ impl VHost {
         }
     }
 
-    /// Takes at least `ready` messages by a consumer, and what else the broker sends until it has
-    /// stopped. A consumer, as `basic.get` costs a round trip and an fsync a message.
+    /// Takes at least `ready` messages with a consumer, and all others that the broker sends until
+    /// the consumer is cancelled. `basic.get` would cost a round trip and an fsync for each
+    /// message.
     async fn take(&self, queue: &str, ready: u32, taken: &mut Vec<Got>) {
         let channel = self.channel().await;
         let options = BasicConsumeOptions {

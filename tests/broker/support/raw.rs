@@ -1,5 +1,5 @@
-//! A publisher that writes AMQP by hand, for what no client library sends: bytes that are not
-//! UTF-8 where the standard wants text, tables nested by the thousand, frames filled to the brim.
+//! A publisher that writes AMQP frames itself, for messages that no client library sends: bytes
+//! that are not UTF-8 in place of text, tables nested a thousand deep, completely filled frames.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -21,7 +21,7 @@ const CHANNEL: u16 = 20;
 const BASIC: u16 = 60;
 const CONFIRM: u16 = 85;
 
-/// A message in bytes. The default is an empty, persistent one to nowhere.
+/// A message in bytes. The default is an empty, persistent message without an address.
 #[derive(Clone, Debug, Default)]
 pub struct RawMessage {
     /// The exchange; empty for the default one.
@@ -30,8 +30,7 @@ pub struct RawMessage {
     pub routing_key: Vec<u8>,
     /// The message id; none where it is empty.
     pub message_id: Vec<u8>,
-    /// Every other property that is a short string and that the broker does not look at; none where
-    /// it is empty.
+    /// The value of every other short-string property that the broker ignores; none if it is empty.
     pub texts: Vec<u8>,
     /// The entries of the header table, one after the other: see [`entry`].
     pub headers: Vec<u8>,

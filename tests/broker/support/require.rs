@@ -1,5 +1,5 @@
-//! What some tests need beyond a broker. A test that lacks it fails, unless the person who runs
-//! the tests has said that it may be skipped.
+//! Requirements of some tests beyond a broker. A test whose requirement is missing fails, unless
+//! `LAPWING_TEST_SKIP` allows skipping it.
 
 /// The variable that lists, separated by commas, the requirements whose tests may be skipped.
 const SKIP: &str = "LAPWING_TEST_SKIP";
@@ -48,15 +48,15 @@ impl Requirement {
         }
     }
 
-    /// The error where it is not met.
+    /// The error if it is not met.
     fn missing(self, why: &str) -> String {
         let (name, advice) = (self.name(), self.advice());
         format!("this test needs {name}: {why}\nEither {advice}.\nOr allow skipping: {SKIP}={name}")
     }
 }
 
-/// What was `found`, or `None` where it was not and `LAPWING_TEST_SKIP` allows skipping. Panics
-/// otherwise. Tests call it by [`require!`](crate::support::require).
+/// The value that was `found`, or `None` if it is missing and `LAPWING_TEST_SKIP` allows skipping.
+/// Panics otherwise. Tests call this through [`require!`](crate::support::require).
 pub fn met<T>(requirement: Requirement, found: Result<T, String>) -> Option<T> {
     let skipped = std::env::var(SKIP).unwrap_or_default();
     met_or_skipped(requirement, found, &skipped)
@@ -83,8 +83,8 @@ pub(super) fn met_or_skipped<T>(
     }
 }
 
-/// What a test needs, out of a `Result<T, String>`. Where it is missing the test fails and says how
-/// to get it, or returns where `LAPWING_TEST_SKIP` names the requirement.
+/// Unwraps a test's requirement from a `Result<T, String>`. If the requirement is missing, the test
+/// fails and says how to meet it, or returns if `LAPWING_TEST_SKIP` names it.
 macro_rules! require {
     ($requirement:ident, $found:expr) => {
         match $crate::support::require::met(

@@ -1,5 +1,5 @@
-//! The worker as a library, in the test's own process: for handlers that are closures of the test,
-//! and for what only its handle tells.
+//! The worker as a library in the test's own process, for handlers that are closures of the test
+//! and for facts that only the worker's handle shows.
 
 use std::future::pending;
 
@@ -12,7 +12,7 @@ use super::worker_log::assert_adds_up;
 /// A worker that runs in this process. Drained in the background when dropped.
 #[derive(Debug)]
 pub struct RunningWorker {
-    /// Asks and tells it.
+    /// The worker's handle.
     pub handle: WorkerHandle,
     running: JoinHandle<Result<Report, RunError>>,
 }
@@ -49,18 +49,18 @@ impl RunningWorker {
         }
     }
 
-    /// Waits until it says that it does its work.
+    /// Waits until the worker is ready.
     pub async fn ready(&self) -> Readiness {
         self.until("is ready", |readiness| readiness.ready).await
     }
 
-    /// Waits until it says that it can publish.
+    /// Waits until the worker can publish.
     pub async fn publishes(&self) -> Readiness {
         self.until("can publish", |readiness| readiness.publishing.is_none())
             .await
     }
 
-    /// Waits until it says that it does not do its work; answers why, of its only consumer.
+    /// Waits until the worker is not ready. Returns the reason of its only consumer.
     pub async fn not_ready(&self) -> String {
         let why = |readiness: &Readiness| {
             let consumer = readiness.consumers.values().next()?;
@@ -71,14 +71,14 @@ impl RunningWorker {
         why(&readiness).expect("waited for above")
     }
 
-    /// A consumer's account now.
+    /// The current ledger of a consumer.
     pub async fn report(&self, consumer: &str) -> ConsumerReport {
         self.handle
             .report(consumer)
             .expect("there is such a consumer")
     }
 
-    /// Waits until a consumer's account is as `accept` wants it.
+    /// Waits until `accept` returns true for a consumer's ledger.
     pub async fn wait_for_report(
         &self,
         what: &str,
@@ -88,7 +88,7 @@ impl RunningWorker {
         wait_until(what, DEADLINE, async || self.report(consumer).await, accept).await
     }
 
-    /// Drains the worker: every delivery must have ended in one way, and none be left.
+    /// Drains the worker. Every delivery must have ended in exactly one way, and none may be left.
     pub async fn drain(self) -> Report {
         self.handle.stop();
         let ended = within("the worker's drain", self.running).await;

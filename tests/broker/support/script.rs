@@ -1,4 +1,4 @@
-//! `scripts/rabbitmq`, which starts and stops the nodes the suites use.
+//! Runs `scripts/rabbitmq`, which starts and stops the nodes of the suites.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -14,12 +14,12 @@ const VERB_DEADLINE: Duration = Duration::from_secs(60);
 /// The release a node runs unless `LAPWING_TEST_RELEASE` names another.
 const DEFAULT_RELEASE: &str = "3.10";
 
-/// What `up` says of a running node.
+/// A running node, as `up` describes it.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Where it takes AMQP, credentials included, without a virtual host.
+    /// Its AMQP URL with credentials, without a virtual host.
     pub amqp_url: String,
-    /// The same over TLS; `None` where it has no such listener.
+    /// The same over TLS; `None` without a TLS listener.
     pub amqps_url: Option<String>,
     /// Its management API; `None` where the plugin is off.
     pub management_url: Option<String>,
@@ -27,7 +27,7 @@ pub struct Node {
     pub pid: Option<u32>,
     /// Such as `3.10.8`.
     pub version: String,
-    /// The folder of its certificates; `None` where nobody said.
+    /// The folder of its certificates; `None` if unknown.
     pub tls_dir: Option<PathBuf>,
 }
 
@@ -44,7 +44,7 @@ fn command(args: &[&str]) -> Command {
     command
 }
 
-/// Runs the script; the error is a text that holds everything it printed.
+/// Runs the script. The error contains everything that the script printed.
 async fn run(args: &[&str], deadline: Duration) -> Result<String, String> {
     let called = format!("scripts/rabbitmq {}", args.join(" "));
     let mut command = tokio::process::Command::from(command(args));
@@ -84,7 +84,7 @@ fn parse(printed: &str) -> Option<Node> {
         .filter_map(|line| line.trim().split_once('='))
         .filter(|(_, value)| !value.is_empty())
         .collect();
-    // The lines are for a shell, which writes a backslash before what it would read otherwise.
+    // The lines are written for a shell, with a backslash before special characters.
     let owned = |key: &str| values.get(key).map(|value| value.replace('\\', ""));
     Some(Node {
         amqp_url: owned("AMQP_URL")?,
@@ -96,7 +96,7 @@ fn parse(printed: &str) -> Option<Node> {
     })
 }
 
-/// Stops node `name` in good order and keeps its data.
+/// Stops node `name` cleanly and keeps its data.
 pub async fn stop(name: &str) -> Result<String, String> {
     run(&["stop", name], VERB_DEADLINE).await
 }
@@ -111,7 +111,7 @@ pub async fn kill(name: &str) -> Result<String, String> {
     run(&["kill", name], VERB_DEADLINE).await
 }
 
-/// [`down`] for destructors: blocks, and only complains where it fails.
+/// [`down`] for destructors: blocks, and prints an error instead of failing.
 pub fn down_blocking(name: &str) {
     match command(&["down", name]).output() {
         Ok(output) if output.status.success() => {}

@@ -13,10 +13,10 @@ use super::broker::{Broker, TlsFiles};
 use super::management::{Management, encode};
 use super::wait::{DEADLINE, wait_until, within};
 
-/// What the harness calls its own connection, so that it is not taken for the worker's.
+/// The name of the helpers' own connection, which distinguishes it from the worker's.
 const HARNESS: &str = "lapwing-test-harness";
 
-/// The pause between two tries to reach a broker that is coming up.
+/// The pause between two attempts to reach a broker that is starting.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A virtual host that only this test uses, deleted when dropped.
@@ -42,7 +42,7 @@ pub struct Peer {
     pub name: String,
     /// The name the client gave itself; empty where it gave none.
     pub client_name: String,
-    /// Whether an alarm keeps it from publishing.
+    /// Whether an alarm blocks it from publishing.
     pub state: String,
 }
 
@@ -56,12 +56,12 @@ impl VHost {
     pub(super) async fn create(broker: Broker) -> Self {
         let thread = std::thread::current();
         let test = thread.name().unwrap_or("test").replace("::", ".");
-        // The slash is there to catch whoever forgets to encode the name.
+        // The slash makes code fail that forgets to encode the name.
         let name = format!("lapwing/{test}/{}", Uuid::now_v7().simple());
         Self::create_named(broker, name).await
     }
 
-    /// One of this name.
+    /// A virtual host of this name.
     pub(super) async fn create_named(broker: Broker, name: String) -> Self {
         let management = broker.management();
         let path = encode(&name);
@@ -78,7 +78,7 @@ impl VHost {
         }
     }
 
-    /// The broker it is in.
+    /// Its broker.
     pub fn broker(&self) -> &Broker {
         &self.broker
     }
@@ -93,19 +93,19 @@ impl VHost {
         encode(&self.name)
     }
 
-    /// Where to connect, the virtual host encoded.
+    /// The URL to connect to, with the virtual host encoded.
     pub fn amqp_url(&self) -> String {
         self.url(&self.broker.node().amqp_url)
     }
 
-    /// Where to connect over TLS, and the files that a client needs for it.
+    /// The URL to connect to over TLS, and the files that a client needs for it.
     pub fn tls(&self) -> Result<(String, TlsFiles), String> {
         let url = self.broker.node().amqps_url.map(|url| self.url(&url));
         let found = url.zip(self.broker.tls());
         found.ok_or_else(|| "nobody said where the broker listens for it".to_owned())
     }
 
-    /// Where to connect when `address` (host:port) stands between: a proxy, for instance.
+    /// The URL to connect to through `address` (host:port), for instance a proxy.
     pub fn amqp_url_through(&self, address: std::net::SocketAddr) -> String {
         let mut url = Url::parse(&self.amqp_url()).expect("our own url is one");
         url.set_ip_host(address.ip())
@@ -121,8 +121,8 @@ impl VHost {
         url.into()
     }
 
-    /// A new connection to this virtual host, refused ones tried again until [`DEADLINE`]: a node
-    /// that is coming up refuses for a while.
+    /// A new connection to this virtual host. Retries refused attempts until [`DEADLINE`], because
+    /// a node that is starting refuses connections for a while.
     pub async fn connect(&self) -> Connection {
         let (url, started) = (self.amqp_url(), Instant::now());
         loop {
@@ -138,7 +138,7 @@ impl VHost {
         }
     }
 
-    /// A new channel on the test's own connection, for what may close it.
+    /// A new channel on the test's own connection, for methods that may close the channel.
     pub async fn channel(&self) -> Channel {
         let mut amqp = self.amqp.lock().await;
         let amqp = self.working(&mut amqp).await;
@@ -147,7 +147,8 @@ impl VHost {
             let opening = amqp.connection.create_channel();
             match within("opening a channel", opening).await {
                 Ok(channel) => return channel,
-                // lapin may still be closing the one that had this number, and tells why that was.
+                // lapin may still be closing an earlier channel of this number, and returns its
+                // error.
                 Err(_) if tries > 0 => tries -= 1,
                 Err(error) => panic!("no channel opens: {error}"),
             }
@@ -160,7 +161,7 @@ impl VHost {
         self.working(&mut amqp).await.publisher.clone()
     }
 
-    /// The kept connection and channel, made anew where they are not there or no longer work.
+    /// The kept connection and channel. Opens new ones if there are none or they no longer work.
     async fn working<'amqp>(&self, amqp: &'amqp mut Option<Amqp>) -> &'amqp Amqp {
         let works = amqp.as_ref().is_some_and(|amqp| {
             amqp.connection.status().connected() && amqp.publisher.status().connected()
@@ -183,8 +184,8 @@ impl VHost {
         amqp.as_ref().expect("made above where it was missing")
     }
 
-    /// The connections of others (the worker) to this virtual host, at once: the live list, not the
-    /// statistics, which lag by seconds.
+    /// The connections of other clients (the worker) to this virtual host. Uses the live list and
+    /// not the statistics, which lag by seconds.
     pub async fn connections(&self) -> Vec<Peer> {
         let path = format!("vhosts/{}/connections?disable_stats=true", self.path());
         let listed = self.broker.management().get(&path).await;
@@ -197,7 +198,7 @@ impl VHost {
         peers.filter(|peer| peer.client_name != HARNESS).collect()
     }
 
-    /// Makes the broker close a connection, and waits until it is off the list.
+    /// Makes the broker close a connection, and waits until the connection is no longer listed.
     ///
     /// The client sees `connection.close` 320 CONNECTION_FORCED.
     pub async fn close_connection(&self, name: &str) {
@@ -215,7 +216,7 @@ impl VHost {
         .await;
     }
 
-    /// Closes every connection of others; answers how many there were.
+    /// Closes every connection of other clients, and returns their number.
     pub async fn close_connections(&self) -> usize {
         let peers = self.connections().await;
         for peer in &peers {
@@ -229,13 +230,13 @@ impl Drop for VHost {
     /// Deletes the virtual host, and with it its queues and connections. Best effort.
     fn drop(&mut self) {
         if self.broker.is_own() {
-            return; // The whole node goes, and it may be down already.
+            return; // The whole node is deleted, and may be down already.
         }
         let path = format!("vhosts/{}", self.path());
         let Some(url) = self.broker.node().management_url else {
             return;
         };
-        // A thread, as the test's runtime is the one that runs this destructor.
+        // On a separate thread, because the test's runtime runs this destructor.
         let deleting = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()

@@ -1,4 +1,4 @@
-//! Deadlines: nothing in a test waits for ever, and what gave up says what it last saw.
+//! Deadlines: no wait in a test is endless, and a wait that times out says what it last saw.
 
 use std::fmt::Debug;
 use std::sync::{Arc, Condvar, Mutex};
@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 /// How long a test waits for something that is expected to take well under a second.
 ///
-/// Generous, as it costs nothing when all is well and the machine that runs the suite may be busy.
+/// Generous, because the machine may be busy, and a successful wait ends earlier.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Milliseconds.
@@ -16,19 +16,19 @@ pub const fn ms(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// What a busy machine may add to a time that a test measures.
+/// The time that a busy machine may add to a time that a test measures.
 ///
-/// A test of a bound makes sure that a worker without the bound takes much longer than this, or
-/// better, looks at the order of events and not at the clock.
+/// A test of a limit makes sure that a worker without the limit takes much longer than this. It is
+/// better to check the order of events than the time.
 pub const BUSY: Duration = Duration::from_secs(8);
 
-/// The pause between two looks at the broker's state.
+/// The pause between two polls of the broker's state.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Waits until what `observe` returns satisfies `accept`, and returns it.
 ///
-/// For state that reports no event: the broker's queues and connections. Panics after `deadline`
-/// with `what` and the last observed value; an observation that itself hangs counts as none.
+/// For state without events: the broker's queues and connections. Panics after `deadline` with
+/// `what` and the last observed value. An observation that hangs is not counted.
 pub async fn wait_until<T: Debug>(
     what: &str,
     deadline: Duration,
@@ -55,7 +55,7 @@ pub async fn wait_until<T: Debug>(
     }
 }
 
-/// The output of `future`, or a panic that says what took longer than [`DEADLINE`].
+/// The output of `future`. Panics with `what` after [`DEADLINE`].
 pub async fn within<F: IntoFuture>(what: &str, future: F) -> F::Output {
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(output) => output,
@@ -63,23 +63,24 @@ pub async fn within<F: IntoFuture>(what: &str, future: F) -> F::Output {
     }
 }
 
-/// Holds threads until its [`Release`] is dropped, for handlers that block. Clones are the same.
+/// Blocks threads until its [`Release`] is dropped, for handlers that block. Clones are the same
+/// block.
 #[derive(Clone, Debug)]
 pub struct Block(Arc<(Mutex<bool>, Condvar)>);
 
-/// Lets the threads of a [`Block`] go when it is dropped, also by a test that fails: its runtime
-/// would wait for them.
+/// Releases the threads of a [`Block`] when it is dropped. A failing test drops it too; otherwise
+/// the test's runtime would wait for the threads.
 #[derive(Debug)]
 pub struct Release(Block);
 
 impl Block {
-    /// A block, and what ends it.
+    /// A block and its release.
     pub fn new() -> (Self, Release) {
         let block = Self(Arc::default());
         (block.clone(), Release(block))
     }
 
-    /// Keeps the thread until the release.
+    /// Blocks the thread until the release.
     pub fn pass(&self) {
         let (open, changed) = &*self.0;
         let open = open.lock().expect("no panic");
@@ -102,12 +103,12 @@ pub struct Gate {
 }
 
 impl Gate {
-    /// Lets through who waits and who comes later.
+    /// Opens the gate for those who wait and for all later ones.
     pub fn open(&self) {
         self.open.send_replace(true);
     }
 
-    /// Holds back who comes from now on.
+    /// Closes the gate for all who come from now on.
     pub fn close(&self) {
         self.open.send_replace(false);
     }

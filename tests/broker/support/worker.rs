@@ -1,4 +1,4 @@
-//! The worker as a process of its own, which is how it runs, stops and crashes in the field.
+//! The worker as a separate process, as it runs, stops and crashes in production.
 
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -17,7 +17,8 @@ use super::vhost::VHost;
 use super::wait::{DEADLINE, wait_until};
 use super::worker_log;
 
-/// How long the log may stay open after its process has ended: a child of the worker may hold it.
+/// The time that the log may stay open after the process has ended: a child of the worker may hold
+/// it.
 const LOG_END: Duration = Duration::from_secs(2);
 
 /// A running worker. Killed when dropped; a test that fails prints the end of its log.
@@ -38,7 +39,7 @@ pub struct WorkerProcess {
 pub struct Exit {
     /// How it ended.
     pub status: ExitStatus,
-    /// From the last signal, or from the wait where there was none, to the end.
+    /// The time from the last signal to the end; without a signal, from the start of the wait.
     pub took: Duration,
 }
 
@@ -57,8 +58,8 @@ impl WorkerProcess {
 
     /// The same, with arguments or environment that `adjust` adds.
     ///
-    /// Nothing of the caller's `LAPWING__` environment reaches the worker. Its admin server is off,
-    /// as many workers run at a time: see [`Self::start_with_admin`].
+    /// The worker does not get the caller's `LAPWING__` variables. Its admin server is off, because
+    /// many workers run at the same time: see [`Self::start_with_admin`].
     pub fn start_with(config: &str, adjust: impl FnOnce(&mut Command)) -> Self {
         let folder = TempDir::new().expect("a temporary folder");
         let file = folder.path().join("lapwing.toml");
@@ -79,7 +80,7 @@ impl WorkerProcess {
         Self::spawn(command, folder)
     }
 
-    /// Any program in the worker's place. `folder` lives as long as it.
+    /// Starts any program instead of the worker. `folder` is deleted when this value is dropped.
     pub fn spawn(mut command: Command, folder: TempDir) -> Self {
         command
             .current_dir(folder.path())
@@ -114,17 +115,17 @@ impl WorkerProcess {
         self.folder.path()
     }
 
-    /// Its process id, as long as [`Self::exited`] has not returned.
+    /// Its process id, until [`Self::exited`] has returned.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().cast_unsigned()
     }
 
-    /// The lines of its log up to now. A line that is no JSON is a string.
+    /// The lines of its log up to now. A line that is not JSON becomes a string.
     pub fn log(&self) -> Vec<Value> {
         self.log.borrow().clone()
     }
 
-    /// The first line of the log, from its beginning, that `accept` likes.
+    /// The first line of the log, from its beginning, for which `accept` returns true.
     ///
     /// Panics at the deadline, and at once when the log ends without such a line.
     pub async fn wait_for(
@@ -173,7 +174,7 @@ impl WorkerProcess {
 
     /// Waits until this many consumers are on the queue, this worker's among them.
     ///
-    /// Panics as soon as the worker has ended instead, with its log.
+    /// Panics with the worker's log if the worker ends instead.
     pub async fn wait_for_consumers(&self, vhost: &VHost, queue: &str, n: u32) {
         let what = format!("queue {queue} has {n} consumers");
         let look = async || {
@@ -194,7 +195,7 @@ impl WorkerProcess {
         self.signal(Signal::INT);
     }
 
-    /// SIGKILL: a crash, from the point of view of everybody else.
+    /// SIGKILL: looks like a crash to every other process.
     pub fn kill(&mut self) {
         self.signal(Signal::KILL);
     }
@@ -225,7 +226,7 @@ impl WorkerProcess {
         Exit { status, took }
     }
 
-    /// The account it gave in its last line; it must have exited.
+    /// The ledger in its last line. The worker must have exited.
     pub fn ledger(&self) -> Ledger {
         let lines = self.log.borrow();
         lines
@@ -234,8 +235,8 @@ impl WorkerProcess {
             .unwrap_or_else(|| panic!("the last line is no ledger; {}", worker_log::tail(&lines)))
     }
 
-    /// SIGTERM, exit within `deadline`, code 0: what every healthy worker can do. Its ledger, which
-    /// adds up.
+    /// Sends SIGTERM. The worker must exit within `deadline` with code 0. Returns its ledger, which
+    /// must add up.
     pub async fn drain(&mut self, deadline: Duration) -> Ledger {
         self.terminate();
         let exit = self.exited(deadline).await;

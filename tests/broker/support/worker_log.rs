@@ -1,17 +1,17 @@
-//! Reading the worker's log: one JSON object a line, the ledger of the drain last.
+//! Reads the worker's log: one JSON object for each line, the ledger of the drain in the last.
 
 use std::fmt::Write;
 
 use lapwing::Ledger;
 use serde_json::Value;
 
-/// How many lines a failure shows.
+/// The number of lines that a failure shows.
 const TAIL: usize = 40;
 
 /// The message of the line that holds the ledger.
 const DRAINED: &str = "drained";
 
-/// A field of a log line, wherever the log format puts it; `Null` where it is not there.
+/// A field of a log line, at any of the log format's places; `Null` if it is missing.
 pub fn field<'line>(line: &'line Value, name: &str) -> &'line Value {
     match line.get("fields").and_then(|fields| fields.get(name)) {
         Some(value) => value,
@@ -24,7 +24,7 @@ pub fn message(line: &Value) -> &str {
     field(line, "message").as_str().unwrap_or_default()
 }
 
-/// The end of a log, to be shown with a failure.
+/// The end of a log, for the message of a failure.
 pub fn tail(lines: &[Value]) -> String {
     let mut text = format!("its log has {} lines, the last ones:", lines.len());
     for line in &lines[lines.len().saturating_sub(TAIL)..] {
@@ -37,8 +37,8 @@ pub fn tail(lines: &[Value]) -> String {
     text
 }
 
-/// The ledger in a log line: what became of every delivery. `None` where it is another line or one
-/// of the five ends is missing.
+/// The ledger in a log line: how every delivery ended. `None` if it is another line or one of the
+/// five ends is missing.
 pub fn ledger(line: &Value) -> Option<Ledger> {
     if message(line) != DRAINED {
         return None;
@@ -54,7 +54,7 @@ pub fn ledger(line: &Value) -> Option<Ledger> {
     Some(ledger)
 }
 
-/// Every delivery ended in exactly one way.
+/// Asserts that every delivery ended in exactly one way.
 #[track_caller]
 pub fn assert_adds_up(ledger: &Ledger) {
     let ended =

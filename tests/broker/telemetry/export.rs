@@ -1,4 +1,4 @@
-//! Exporting: transports, switches, and collectors that are slow or gone.
+//! The export of telemetry: transports, switches, and collectors that are slow or missing.
 
 use std::time::Duration;
 
@@ -76,7 +76,7 @@ async fn nothing_is_exported_when_the_sdk_is_disabled() {
     let spec = PublishSpec::to("q").header("traceparent", PARENT);
     setup.vhost.publish_with(spec).await;
     setup.server.wait_for_answered(1, DEADLINE).await;
-    // What was to be exported would be by the end.
+    // At the latest the shutdown would have exported something.
     setup.worker.drain(DEADLINE).await;
 
     let seen = setup.collector.received();
@@ -119,7 +119,7 @@ async fn runs_and_ends_in_time(endpoint: &str) {
     let mut worker = WorkerProcess::start_with(&config, |command| {
         export_soon(command);
         command.env("LAPWING__TELEMETRY__ENDPOINT", endpoint);
-        // An export that nobody bounds takes much longer than the time there is for the last one.
+        // An export without a limit takes much longer than the time for the last exports.
         command.env("OTEL_EXPORTER_OTLP_TIMEOUT", "25000");
     });
     worker.wait_for_consumers(&vhost, "q", 1).await;
@@ -131,7 +131,7 @@ async fn runs_and_ends_in_time(endpoint: &str) {
     let exit = worker.exited(DEADLINE).await;
     assert!(exit.status.success(), "{:?}", exit.status);
     assert!(exit.took < FLUSH + BUSY, "{:?}", exit.took);
-    // The last line is still the ledger.
+    // The ledger is still the last line.
     let ledger = worker.ledger();
     assert_eq!(ledger.acked, MESSAGES as u64);
 }
@@ -146,7 +146,7 @@ async fn a_collector_that_is_gone_costs_its_telemetry_only() {
 
 #[tokio::test]
 async fn a_collector_that_never_answers_costs_its_telemetry_only() {
-    // The system accepts for it, and nobody reads.
+    // The operating system accepts the connection, and no program reads from it.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     runs_and_ends_in_time(&format!("http://{address}")).await;

@@ -1,4 +1,4 @@
-//! Log lines and records know their trace.
+//! Log lines and log records carry the id of their trace.
 
 use super::Setup;
 use crate::support::{DEADLINE, PublishSpec, Received, Reply, field, log_message};
@@ -38,7 +38,7 @@ async fn lines_of_an_attempt_carry_its_ids_and_are_exported_with_them() {
         .collector
         .wait_for("the log record with its ids", DEADLINE, is_it)
         .await;
-    // What belongs to no message has no trace.
+    // Lines that belong to no message have no trace.
     let log = setup.worker.log();
     let consuming = log.iter().find(|line| log_message(line) == "consuming");
     assert!(consuming.expect("it is logged").get("trace_id").is_none());

@@ -1,4 +1,4 @@
-//! Metrics: what the catalogue says, no more and no less, with few attribute values.
+//! Metrics: exactly the instruments of the catalogue, with few attribute values.
 
 use std::collections::BTreeSet;
 

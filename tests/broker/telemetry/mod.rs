@@ -1,4 +1,4 @@
-//! What the worker tells about itself, as a collector gets it.
+//! Traces, metrics and logs of the worker, as a collector receives them.
 
 mod export;
 mod logs;
@@ -20,7 +20,7 @@ struct Setup {
     worker: WorkerProcess,
 }
 
-/// Exports come soon enough for a test.
+/// Short export intervals, for tests.
 fn export_soon(command: &mut Command) {
     command
         .env("OTEL_BSP_SCHEDULE_DELAY", "50")
@@ -29,7 +29,7 @@ fn export_soon(command: &mut Command) {
 }
 
 impl Setup {
-    /// `changes` to the configuration, and what the handler answers.
+    /// A worker with these `changes` to the configuration, and a handler that gives these answers.
     async fn new(
         changes: &str,
         answer: impl Fn(&Request) -> Reply + Send + Sync + 'static,
@@ -61,7 +61,7 @@ impl Setup {
         }
     }
 
-    /// `lapwing publish`, traced into the same collector.
+    /// Runs `lapwing publish`, which exports its traces to the same collector.
     async fn publish(&self, arguments: &[&str]) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lapwing"));
         command

@@ -1,4 +1,4 @@
-//! `topology = "declare"`: what is missing is made; and `"none"`: nothing is.
+//! `topology = "declare"` creates missing queues; `"none"` creates nothing.
 
 use lapin::{ExchangeKind, types::AMQPValue};
 use serde_json::{Value, json};

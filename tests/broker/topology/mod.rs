@@ -1,4 +1,4 @@
-//! The queues of a consumer: made, compared, or left alone.
+//! The queues of a consumer: created, compared, or left alone.
 
 mod declare;
 mod verify;
@@ -15,7 +15,7 @@ use crate::support::{
 /// Three rungs.
 const SHORT_LADDER: &str = "[consumers.orders.retry]\ncap = '4s'\n";
 
-/// Every queue there is.
+/// The names of all queues.
 async fn queues(vhost: &VHost) -> BTreeSet<String> {
     let path = format!("queues/{}?disable_stats=true", encode(vhost.name()));
     let listed = vhost.broker().management().get(&path).await;
@@ -29,13 +29,13 @@ fn set(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|&name| name.to_owned()).collect()
 }
 
-/// What the broker knows about a queue.
+/// The broker's description of a queue.
 async fn queue(vhost: &VHost, name: &str) -> Value {
     let path = format!("queues/{}/{}", encode(vhost.name()), encode(name));
     vhost.broker().management().get(&path).await
 }
 
-/// A worker on `orders` with these settings, whose handler is content with everything.
+/// A worker on `orders` with these settings, whose handler always succeeds.
 async fn start(vhost: &VHost, changes: &str) -> (HttpHandler, WorkerProcess) {
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
     let config = consumer(&vhost, "orders")
@@ -45,14 +45,14 @@ async fn start(vhost: &VHost, changes: &str) -> (HttpHandler, WorkerProcess) {
     (handler, WorkerProcess::start(&config))
 }
 
-/// The same, consuming.
+/// The same, after it has begun to consume.
 async fn consuming(vhost: &VHost, changes: &str) -> (HttpHandler, WorkerProcess) {
     let (handler, worker) = start(vhost, changes).await;
     worker.wait_for_consumers(vhost, "orders", 1).await;
     (handler, worker)
 }
 
-/// Why a worker with these settings does not start; its exit code is 78.
+/// The reason why a worker with these settings does not start. Its exit code is 78.
 async fn refusal(vhost: &VHost, changes: &str) -> String {
     let (_handler, mut worker) = start(vhost, changes).await;
     let line = worker.wait_for_message("cannot run", DEADLINE).await;
@@ -70,7 +70,7 @@ async fn refusal(vhost: &VHost, changes: &str) -> String {
         .to_owned()
 }
 
-/// Each of `parts` is in the text.
+/// Asserts that the text contains each of `parts`.
 #[track_caller]
 fn assert_says(text: &str, parts: &[&str]) {
     for part in parts {

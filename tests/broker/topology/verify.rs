@@ -1,4 +1,4 @@
-//! `topology = "verify"`: what is there is compared, and nothing is made.
+//! `topology = "verify"` compares the existing queues, and creates nothing.
 
 use lapin::{ExchangeKind, types::AMQPValue};
 
@@ -30,7 +30,7 @@ async fn everything_that_is_missing_is_named_and_nothing_is_made() {
     assert_eq!(queues(&vhost).await, set(&[]));
 }
 
-/// A virtual host where a worker has made everything.
+/// A virtual host in which a worker has declared all queues.
 async fn complete() -> VHost {
     let vhost = Broker::shared().await.vhost_with_a_short_name().await;
     let (_handler, mut worker) = consuming(&vhost, SHORT_LADDER).await;
@@ -90,7 +90,7 @@ async fn what_is_missing_and_what_differs_in_several_queues_is_said_at_once() {
 
 #[tokio::test]
 async fn where_names_are_long_the_queue_and_each_argument_are_named_all_the_same() {
-    // The broker's answers have 255 bytes, and this test's virtual host has a long name.
+    // The broker cuts its answers at 255 bytes, and the name of this test's virtual host is long.
     let vhost = vhost().await;
     vhost.declare("orders", QueueType::Quorum).await;
 
@@ -118,7 +118,7 @@ async fn a_queue_of_another_type_is_refused() {
     );
 }
 
-/// AMQP has no way to look at a binding; whether its exchange is there can be seen.
+/// AMQP cannot look at a binding, but it can tell whether the binding's exchange exists.
 #[tokio::test]
 async fn each_exchange_of_a_binding_that_is_missing_is_named_with_all_else() {
     let vhost = complete().await;

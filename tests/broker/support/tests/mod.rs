@@ -1,4 +1,4 @@
-//! The harness itself, against a real broker: a suite is worth what its instruments are.
+//! Tests of the test helpers themselves, against a real broker.
 
 mod broker;
 mod network;
@@ -9,7 +9,7 @@ use lapin::{Connection, ConnectionProperties};
 
 use crate::support::within;
 
-/// A connection as the worker would make it: a stranger to the harness.
+/// A connection that the helpers do not know, as the worker would make it.
 async fn stranger(url: &str) -> Connection {
     let properties = ConnectionProperties::default().with_connection_name("stranger".into());
     within("connecting", Connection::connect(url, properties))

@@ -77,7 +77,7 @@ async fn a_stalled_proxy_holds_everything_back_and_passes_it_on_later() {
         .expect("the channel opens");
 }
 
-/// Whether a connection through the proxy opens in this time.
+/// Whether a connection through the proxy opens within this time.
 async fn stranger_within(proxy: &Proxy, vhost: &VHost, limit: Duration) -> bool {
     tokio::time::timeout(limit, stranger(&proxy.url(vhost)))
         .await

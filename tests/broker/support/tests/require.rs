@@ -1,4 +1,4 @@
-//! What a test needs and does not find.
+//! Requirements of a test that are missing.
 
 use crate::support::require::{Requirement, met_or_skipped};
 

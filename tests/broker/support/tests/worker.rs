@@ -7,7 +7,7 @@ use crate::support::{
     Account, DEADLINE, HttpHandler, PublishSpec, Reply, WorkerProcess, consumer, log_message, vhost,
 };
 
-/// A program in the worker's place.
+/// Another program instead of the worker.
 fn shell(script: &str) -> WorkerProcess {
     let mut command = Command::new("sh");
     command.args(["-c", script]);
