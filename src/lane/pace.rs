@@ -67,7 +67,8 @@ impl Pace {
 impl<B: Broker> LaneActor<B> {
     /// Called when the lane has taken this many deliveries. A busy lane takes no more for a moment,
     /// so that the next ones come together. The rest must not slow down the broker: the lane rests
-    /// only if the deliveries expected meanwhile fill at most three quarters of the prefetch.
+    /// only if the deliveries expected meanwhile fill at most a quarter of the prefetch. With more
+    /// the prefetch is the limit, and the broker would wait for acks while the lane rests.
     pub(super) fn rest_if_busy(&mut self, taken: usize) {
         let now = Instant::now();
         let time = now - mem::replace(&mut self.pace.took_at, now);
@@ -77,7 +78,7 @@ impl<B: Broker> LaneActor<B> {
         let expected = taken as u128 * HORIZON.as_micros() / time.as_micros().max(1);
         let prefetch = u128::from(self.lane.settings.prefetch);
         let there = self.unsettled.open() + self.unsettled.finished();
-        if expected + there as u128 <= prefetch * 3 / 4 {
+        if (expected + there as u128) * 4 <= prefetch {
             self.pace.rest_until = Some(now + REST);
         }
     }

@@ -1,6 +1,6 @@
 //! Tests of handlers and whole workers without RabbitMQ.
 //!
-//! [`TestWorker`] runs an unchanged [`Worker`](crate::Worker), with its consumers, retries, dead letters
+//! [`TestWorker`] runs an unchanged [`Worker`], with its consumers, retries, dead letters
 //! and drain, on a [`TestBroker`], which holds the queues in memory. With tokio's paused time
 //! (`#[tokio::test(start_paused = true)]`, which needs tokio's feature `test-util`) a retry after ten
 //! minutes takes no time.

@@ -264,7 +264,7 @@ async fn a_lane_that_has_ended_says_so_to_who_asks() {
 
 #[tokio::test(start_paused = true)]
 async fn a_busy_lane_that_loses_its_session_stands_still_until_it_has_another() {
-    let kit = Kit::start("", Handling::new([], Step::Succeed)).await;
+    let kit = Kit::start("prefetch = 250", Handling::new([], Step::Succeed)).await;
     kit.publish();
     kit.handling.has_run(1).await;
     sleep(Duration::from_millis(2)).await;

@@ -202,7 +202,10 @@ async fn each_of_20_000_messages_is_settled_exactly_as_the_rules_say() {
         consumer.counts.inline_retries > 0,
         "the inline tier was used"
     );
-    assert!(parked >= Fate::FailsAlways.count(), "too few messages were parked");
+    assert!(
+        parked >= Fate::FailsAlways.count(),
+        "too few messages were parked"
+    );
 
     // Messages are left in the dead-letter queue only, and there they are complete.
     for queue in ["orders", "orders.retry.1s", "orders.retry.2s"] {
