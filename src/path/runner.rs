@@ -78,7 +78,7 @@ pub(super) async fn or_fault(
     end.unwrap_or_else(|_| {
         // Claim the delivery, so that the lane does not take its handler for a stuck one.
         flight.claim();
-        error!(consumer = %flight.consumer, id = flight.message.id(), "path panicked: consumer held, message stays in its queue");
+        error!(consumer = %flight.consumer, id = flight.message.id(), "path panicked: the consumer is held, and the message stays in its queue");
         Some(End::Fault)
     })
 }

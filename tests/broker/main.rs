@@ -21,6 +21,7 @@ mod phoenix;
 mod prometheus;
 mod replicas;
 mod republish;
+mod same;
 mod semantics;
 mod soak;
 mod telemetry;

@@ -246,7 +246,7 @@ async fn a_copy_that_comes_back_is_told_without_its_bytes() {
     let mut worker = WorkerProcess::start(&orders(&vhost, &handler).with(changes).toml());
     vhost.publish(QUEUE, BODY).await;
 
-    let held = |line: &Value| log_message(line).contains("consumer held");
+    let held = |line: &Value| log_message(line).contains("the consumer is held");
     let line = worker.wait_for("the consumer held", DEADLINE, held).await;
 
     let why = field(&line, "error").to_string();

@@ -97,9 +97,9 @@ async fn where_names_are_long_the_queue_and_each_argument_are_named_all_the_same
     let error = refusal(&vhost, &verify()).await;
 
     let problems = [
-        "queue \"orders\": x-dead-letter-exchange is not",
-        "queue \"orders\": x-dead-letter-routing-key is not",
-        "queue \"orders\": x-delivery-limit is not",
+        "queue \"orders\": x-dead-letter-exchange differs from the settings",
+        "queue \"orders\": x-dead-letter-routing-key differs from the settings",
+        "queue \"orders\": x-delivery-limit differs from the settings",
     ];
     assert_says(&error, &problems);
 }
