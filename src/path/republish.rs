@@ -108,6 +108,9 @@ pub(super) async fn dead_letter<B: Broker>(
 
 /// Publishes a copy until the broker confirms it, and then returns `confirmed`. Gives up after
 /// `publish.budget`.
+///
+/// The original is acked only after the confirm. A crash in between makes a duplicate; the other
+/// order would make a loss.
 async fn republish<B: Broker>(
     lane: &Lane<B>,
     flight: &Flight,
