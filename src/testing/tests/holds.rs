@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::kit::{Handling, Kit, Step};
 use crate::{
@@ -103,10 +103,12 @@ async fn a_handler_that_runs_when_the_hold_begins_finishes_and_is_acked() {
     let handling = Handling::new(steps, Step::Succeed);
     let mut kit = Kit::start(BUDGET, handling.clone()).await;
     kit.worker.broker().block(true);
+    let began = Instant::now();
     kit.publish_many(2);
     kit.until_state(ConsumerState::Held).await;
     assert_eq!(handling.running(), 1);
-    sleep(3 * SECOND).await;
+    // The hold began within the budget of 2 s and lasts 5 s: at 4.5 s it is on.
+    sleep_until(began + 9 * SECOND / 2).await;
     assert_eq!(kit.report().await.ledger.acked, 1);
     assert_eq!(kit.broker.unacked(), 1);
     kit.worker.broker().block(false);
