@@ -55,6 +55,9 @@ mod path;
 pub mod handler;
 mod outcome;
 
+// Whether the service behind the handlers works.
+pub mod breaker;
+
 // What follows an outcome: an ack, a retry after a delay, a dead letter.
 pub mod policy;
 

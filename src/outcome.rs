@@ -65,6 +65,8 @@ pub enum Ending {
     Interrupted,
     /// The handler cannot decode the body.
     Undecodable(Failure),
+    /// The service behind the handler is unavailable, as the handler or a rule says.
+    Unavailable(Failure),
     /// No handler is configured for the message's type.
     Unroutable {
         /// The message's type.
@@ -83,6 +85,8 @@ macro_rules! outcomes {
             Dropped dropped "dropped",
             /// The handler failed.
             Failed failed "failed",
+            /// The service behind the handler is unavailable.
+            Unavailable unavailable "unavailable",
             /// The handler postponed the message.
             Snoozed snoozed "snoozed",
             /// The handler exceeded the consumer's timeout.
@@ -135,6 +139,7 @@ impl Ending {
             Self::Panicked { .. } => OutcomeKind::Panicked,
             Self::Interrupted => OutcomeKind::Interrupted,
             Self::Undecodable(_) => OutcomeKind::Undecodable,
+            Self::Unavailable(_) => OutcomeKind::Unavailable,
             Self::Unroutable { .. } => OutcomeKind::Unroutable,
         }
     }
@@ -143,7 +148,9 @@ impl Ending {
     #[must_use]
     pub fn failure(&self) -> Option<Failure> {
         Some(match self {
-            Self::Handled(Outcome::Failed(failure)) | Self::Undecodable(failure) => failure.clone(),
+            Self::Handled(Outcome::Failed(failure))
+            | Self::Undecodable(failure)
+            | Self::Unavailable(failure) => failure.clone(),
             Self::TimedOut { after } => Failure::retryable(
                 "timeout",
                 format!("no answer within {}", crate::text::seconds(*after)),
@@ -183,6 +190,7 @@ impl From<Outcome> for Ending {
     fn from(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Failed(failure) if failure.undecodable => Self::Undecodable(failure),
+            Outcome::Failed(failure) if failure.unavailable => Self::Unavailable(failure),
             outcome => Self::Handled(outcome),
         }
     }
@@ -205,6 +213,8 @@ pub struct Failure {
     pub error: String,
     /// The delay before the retry, instead of the computed delay.
     pub retry_after: Option<Duration>,
+    /// Whether the service behind the handler is unavailable: [`Failure::unavailable`].
+    pub unavailable: bool,
     /// Whether the body cannot be decoded: [`Failure::undecodable`].
     pub(crate) undecodable: bool,
 }
@@ -218,7 +228,20 @@ impl Failure {
             status: None,
             error: error.into(),
             retry_after: None,
+            unavailable: false,
             undecodable: false,
+        }
+    }
+
+    /// The service that the handler needs is down, or asks for fewer requests. This says something
+    /// about the service and not about the message, so the attempt is not charged, unless other
+    /// messages succeed meanwhile. After several such failures in a row the consumer stops until the
+    /// service is back. Add [`retry_after`](Self::retry_after) if the service names a time, and
+    /// status 429 if it limits its rate.
+    pub fn unavailable(class: impl Into<Cow<'static, str>>, error: impl Into<String>) -> Self {
+        Self {
+            unavailable: true,
+            ..Self::retryable(class, error)
         }
     }
 
@@ -256,7 +279,9 @@ impl Failure {
 
 impl fmt::Debug for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.retryable {
+        let kind = if self.unavailable {
+            "unavailable"
+        } else if self.retryable {
             "retryable"
         } else {
             "permanent"
@@ -320,6 +345,10 @@ mod tests {
             (Ending::from(Outcome::Succeeded), None),
             (Outcome::dropped("old").into(), None),
             (Outcome::Failed(failure()).into(), Some("x")),
+            (
+                Outcome::Failed(Failure::unavailable("y", "down")).into(),
+                Some("y"),
+            ),
             (Outcome::snooze(Duration::ZERO).into(), None),
             (
                 Ending::TimedOut {

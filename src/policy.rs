@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
+    breaker::Sign,
     outcome::{Ending, Failure, Outcome},
     retry::{RetrySettings, Rule, RuleAction, exponential_backoff},
     words::words,
@@ -30,6 +31,11 @@ pub enum Settlement {
         /// The reason.
         reason: Reason,
     },
+    /// Park the message for this time: the service is unavailable, so no attempt is charged.
+    Defer {
+        /// The time to wait.
+        after: Duration,
+    },
     /// Return the delivery to its queue, unchanged, because it has not failed.
     Return,
 }
@@ -40,7 +46,7 @@ impl Settlement {
     pub fn kind(&self) -> SettlementKind {
         match self {
             Self::Ack => SettlementKind::Ack,
-            Self::Retry { .. } => SettlementKind::Retry,
+            Self::Retry { .. } | Self::Defer { .. } => SettlementKind::Retry,
             Self::DeadLetter { .. } => SettlementKind::DeadLetter,
             Self::Return => SettlementKind::Return,
         }
@@ -97,6 +103,53 @@ pub struct Facts {
     pub age: Duration,
     /// A random number in `[0, 1)`, for the jitter.
     pub random: f64,
+    /// If the service is at fault: how many attempts in a row were not charged, this one included.
+    pub excused: Option<u32>,
+}
+
+/// The longest computed delay after an attempt that is not charged. The service may be back at any
+/// time.
+const LONGEST_EXCUSE: Duration = Duration::from_secs(30);
+
+/// The ending, with the rules applied that make a failure `unavailable`, or another failure of an
+/// unavailable one.
+#[must_use]
+pub(crate) fn classify(retry: &RetrySettings, ending: Ending) -> Ending {
+    let is_failure = match ending {
+        Ending::Unavailable(_)
+        | Ending::Handled(Outcome::Failed(_))
+        | Ending::TimedOut { .. }
+        | Ending::Panicked { .. } => !retry.rules.is_empty(),
+        _ => false,
+    };
+    let Some(failure) = is_failure.then(|| ending.failure()).flatten() else {
+        return ending;
+    };
+    match (action(retry, &failure), ending) {
+        (Some(RuleAction::Unavailable), _) => Ending::Unavailable(failure),
+        (Some(_), Ending::Unavailable(_)) => Ending::Handled(Outcome::Failed(failure)),
+        (_, ending) => ending,
+    }
+}
+
+/// What the end of an attempt says about the service behind the handler.
+#[must_use]
+pub(crate) fn sign(retry: &RetrySettings, ending: &Ending) -> Sign {
+    const TOO_MANY_REQUESTS: u16 = 429;
+    match ending {
+        Ending::Handled(Outcome::Succeeded | Outcome::Dropped { .. } | Outcome::Snoozed { .. }) => {
+            Sign::Well
+        }
+        Ending::Unavailable(failure) if failure.status == Some(TOO_MANY_REQUESTS) => Sign::Limited,
+        Ending::Unavailable(_) => Sign::Unavailable,
+        Ending::TimedOut { .. } => Sign::TimedOut,
+        Ending::Handled(Outcome::Failed(failure)) => match is_retryable(retry, failure) {
+            true => Sign::Answered,
+            false => Sign::Rejected,
+        },
+        Ending::Panicked { .. } => Sign::Answered,
+        Ending::Interrupted | Ending::Undecodable(_) | Ending::Unroutable { .. } => Sign::Nothing,
+    }
 }
 
 /// Decides what follows from the end of an attempt under a consumer's retry policy. Calls `facts`
@@ -112,7 +165,10 @@ pub fn decide(retry: &RetrySettings, ending: &Ending, facts: impl FnOnce() -> Fa
         Ending::Interrupted => Settlement::Return,
         Ending::Undecodable(_) => dead(Reason::Decode),
         Ending::Unroutable { .. } => dead(Reason::UnroutableType),
-        Ending::Handled(Outcome::Failed(_)) | Ending::TimedOut { .. } | Ending::Panicked { .. } => {
+        Ending::Handled(Outcome::Failed(_))
+        | Ending::Unavailable(_)
+        | Ending::TimedOut { .. }
+        | Ending::Panicked { .. } => {
             let failure = ending.failure().expect("these endings are failures");
             after_failure(retry, &failure, facts())
         }
@@ -120,13 +176,10 @@ pub fn decide(retry: &RetrySettings, ending: &Ending, facts: impl FnOnce() -> Fa
 }
 
 fn after_failure(retry: &RetrySettings, failure: &Failure, facts: Facts) -> Settlement {
-    let fits = |rule: &&Rule| rule.matches(&failure.class, failure.status);
-    let retryable = match retry.rules.iter().find(fits).map(|rule| rule.action) {
-        Some(RuleAction::Retry) => true,
-        Some(RuleAction::DeadLetter) => false,
-        None => failure.retryable,
-    };
-    if !retryable {
+    if let Some(times) = facts.excused {
+        return defer(retry, failure, facts, times);
+    }
+    if !is_retryable(retry, failure) {
         return dead(Reason::Rejected);
     }
     if facts.attempt >= retry.max_attempts {
@@ -142,6 +195,36 @@ fn after_failure(retry: &RetrySettings, failure: &Failure, facts: Facts) -> Sett
     }
 }
 
+/// The service is at fault: the message waits, and only its age ends it.
+fn defer(retry: &RetrySettings, failure: &Failure, facts: Facts, times: u32) -> Settlement {
+    if facts.age >= retry.max_age {
+        return dead(match is_retryable(retry, failure) {
+            true => Reason::MaxAge,
+            false => Reason::Rejected,
+        });
+    }
+    let attempt = facts.attempt.saturating_add(times.saturating_sub(1));
+    let backoff = exponential_backoff(retry, attempt, facts.random).min(LONGEST_EXCUSE);
+    let asked = failure.retry_after.unwrap_or_default();
+    Settlement::Defer {
+        after: backoff.max(asked).min(retry.max_age - facts.age),
+    }
+}
+
+fn is_retryable(retry: &RetrySettings, failure: &Failure) -> bool {
+    match action(retry, failure) {
+        Some(RuleAction::Retry | RuleAction::Unavailable) => true,
+        Some(RuleAction::DeadLetter) => false,
+        None => failure.retryable,
+    }
+}
+
+/// The action of the first rule that fits.
+fn action(retry: &RetrySettings, failure: &Failure) -> Option<RuleAction> {
+    let fits = |rule: &&Rule| rule.matches(&failure.class, failure.status);
+    retry.rules.iter().find(fits).map(|rule| rule.action)
+}
+
 fn dead(reason: Reason) -> Settlement {
     Settlement::DeadLetter { reason }
 }
@@ -155,6 +238,7 @@ mod tests {
         attempt: 1,
         age: Duration::ZERO,
         random: 0.0,
+        excused: None,
     };
 
     fn decided(ending: impl Into<Ending>) -> Settlement {
@@ -279,6 +363,68 @@ mod tests {
         );
     }
 
+    fn excused(times: u32, age: Duration, failure: Failure) -> Settlement {
+        let policy = RetrySettings::default();
+        let facts = Facts {
+            attempt: 8,
+            age,
+            random: 0.0,
+            excused: Some(times),
+        };
+        decide(&policy, &Outcome::Failed(failure).into(), || facts)
+    }
+
+    #[test]
+    fn what_is_excused_waits_until_it_is_too_old_and_never_for_less_than_asked() {
+        let down = || Failure::unavailable("x", "down");
+        let young = Duration::ZERO;
+        let defer = |seconds| Settlement::Defer {
+            after: Duration::from_secs(seconds),
+        };
+        // The backoff of the eighth attempt is 64 s, but the service may be back at any time.
+        assert_eq!(excused(1, young, down()), defer(30));
+        let hour = Duration::from_secs(3600);
+        assert_eq!(excused(1, young, down().retry_after(hour)), defer(3600));
+        assert_eq!(excused(1, young, down().retry_after(young)), defer(30));
+        let age = Duration::from_secs(86_400 - 7);
+        assert_eq!(excused(1, age, down().retry_after(hour)), defer(7));
+        let day = Duration::from_hours(24);
+        assert_eq!(excused(9, day, down()), dead(Reason::MaxAge));
+        let refused = Failure::permanent("x", "no");
+        assert_eq!(excused(1, young, refused.clone()), defer(30));
+        assert_eq!(excused(1, day, refused), dead(Reason::Rejected));
+    }
+
+    #[test]
+    fn rules_say_which_failures_mean_that_the_service_is_unavailable() {
+        let policy = RetrySettings {
+            rules: vec![
+                Rule {
+                    class: Some("timeout".to_owned()),
+                    status: None,
+                    action: RuleAction::Unavailable,
+                },
+                Rule {
+                    class: None,
+                    status: Some(503.into()),
+                    action: RuleAction::Retry,
+                },
+            ],
+            ..RetrySettings::default()
+        };
+        let sign = |ending: Ending| sign(&policy, &classify(&policy, ending));
+        let late = Ending::TimedOut {
+            after: Duration::from_secs(1),
+        };
+        assert_eq!(sign(late), Sign::Unavailable);
+        let full = Failure::unavailable("http", "full").status(503);
+        assert_eq!(sign(Outcome::Failed(full).into()), Sign::Answered);
+        let bad = Failure::unavailable("http", "bad").status(502);
+        assert_eq!(sign(Outcome::Failed(bad).into()), Sign::Unavailable);
+        let many = Failure::unavailable("http", "slow down").status(429);
+        assert_eq!(sign(Outcome::Failed(many).into()), Sign::Limited);
+    }
+
     proptest! {
         #[test]
         fn a_failure_is_always_retried_within_the_cap_or_dead_lettered(
@@ -291,7 +437,7 @@ mod tests {
                 retry_after: retry_after.map(Duration::from_secs),
                 ..Failure::retryable("x", "try")
             };
-            let facts = Facts { attempt, age: Duration::from_secs(age), random };
+            let facts = Facts { attempt, age: Duration::from_secs(age), random, excused: None };
             match decide(&policy, &Outcome::Failed(failure).into(), || facts) {
                 Settlement::Retry { after, charged } => {
                     prop_assert!(charged && retryable && after <= policy.cap);

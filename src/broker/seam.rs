@@ -95,7 +95,7 @@ pub(crate) trait Session: Send + 'static {
     /// before the end of the stream must still be settled.
     fn cancel(&mut self) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static;
 
-    /// Subscribes again on the same channel, so that its unsettled deliveries can still be settled.
+    /// Sets the prefetch and subscribes again on the same channel, so that its unsettled deliveries can still be settled.
     fn subscribe_again(
         &mut self,
         spec: &QueueSpec,

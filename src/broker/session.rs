@@ -52,11 +52,7 @@ impl RabbitSession {
         let limit = timeouts.declare;
         topology::ensure(&connection, queue, limit).await?;
         let channel = connection.channel(limit).await?;
-        // Set the prefetch per consumer, not per channel: quorum queues refuse a global prefetch,
-        // and RabbitMQ 4.3 silently turns a global prefetch into one per consumer.
-        let qos = channel.basic_qos(queue.prefetch, BasicQosOptions { global: false });
-        within(limit, "setting the prefetch", qos).await?;
-        let consumer = subscribe(&channel, &queue.queue, tag, limit).await?;
+        let consumer = subscribe(&channel, queue, tag, limit).await?;
         Ok(Self {
             gated: connection.gated(),
             woken: Moment::now(),
@@ -170,7 +166,7 @@ impl Session for RabbitSession {
         let limit = self.timeouts.declare;
         async move {
             topology::ensure(&connection, &queue, limit).await?;
-            let consumer = subscribe(&channel, &queue.queue, &tag, limit).await?;
+            let consumer = subscribe(&channel, &queue, &tag, limit).await?;
             Ok(Subscription(consumer))
         }
     }
@@ -208,15 +204,20 @@ impl Session for RabbitSession {
     }
 }
 
+/// Sets the prefetch and subscribes.
 async fn subscribe(
     channel: &Channel,
-    queue: &str,
+    queue: &QueueSpec,
     tag: &str,
     limit: Duration,
 ) -> Result<Consumer, BrokerError> {
     let abandoned = CloseWhenDropped(Some(channel.clone()));
+    // Set the prefetch per consumer, not per channel: quorum queues refuse a global prefetch, and
+    // RabbitMQ 4.3 silently turns a global prefetch into one per consumer.
+    let qos = channel.basic_qos(queue.prefetch, BasicQosOptions { global: false });
+    within(limit, "setting the prefetch", qos).await?;
     let consume = channel.basic_consume(
-        short(queue),
+        short(&queue.queue),
         short(tag),
         BasicConsumeOptions::default(),
         FieldTable::default(),

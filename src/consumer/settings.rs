@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    breaker::BreakerSettings,
     broker::{Binding, QueueSpec, QueueType, Topology},
     config::{Findings, HOUR, KeyPath, Problem, SECOND, Source, Span},
     decode::Decode,
@@ -83,6 +84,8 @@ pub struct ConsumerSettings {
     pub ack: AckSettings,
     /// What happens after a failure.
     pub retry: RetrySettings,
+    /// What happens when the service behind the handler is down.
+    pub breaker: BreakerSettings,
 }
 
 impl Default for ConsumerSettings {
@@ -103,6 +106,7 @@ impl Default for ConsumerSettings {
             types: BTreeMap::new(),
             ack: AckSettings::default(),
             retry: RetrySettings::default(),
+            breaker: BreakerSettings::default(),
         }
     }
 }
@@ -152,6 +156,7 @@ impl ConsumerSettings {
             binding.check(findings, &section.key("bindings").index(index));
         }
         self.retry.check(findings, &section.key("retry"));
+        self.breaker.check(findings, &section.key("breaker"));
         self.handler.check(findings, &section.key("handler"));
         for (message_type, by_type) in &self.types {
             let path = section.key("types").key(message_type);

@@ -153,6 +153,11 @@ impl Flight {
         u64::try_from(self.received.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// When the handler was last started.
+    pub(crate) fn started_at(&self) -> Instant {
+        self.received + Duration::from_micros(self.started())
+    }
+
     fn started(&self) -> u64 {
         self.started.load(Ordering::Relaxed)
     }

@@ -12,6 +12,8 @@ use std::sync::{
 #[derive(Debug)]
 pub(crate) struct Slots {
     limit: AtomicUsize,
+    /// A second limit: what the service behind the handlers takes. [`usize::MAX`]: no limit.
+    allowance: AtomicUsize,
     in_use: AtomicUsize,
 }
 
@@ -19,13 +21,14 @@ impl Slots {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit: AtomicUsize::new(limit),
+            allowance: AtomicUsize::new(usize::MAX),
             in_use: AtomicUsize::new(0),
         }
     }
 
     /// Takes a slot, if one is free.
     pub(crate) fn try_take(self: &Arc<Self>) -> Option<Slot> {
-        let one_more = |in_use| (in_use < self.limit()).then_some(in_use + 1);
+        let one_more = |in_use| (in_use < self.most()).then_some(in_use + 1);
         self.in_use
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more)
             .ok()?;
@@ -34,7 +37,11 @@ impl Slots {
 
     /// Slots that can be taken now.
     pub(crate) fn free(&self) -> usize {
-        self.limit().saturating_sub(self.in_use())
+        self.most().saturating_sub(self.in_use())
+    }
+
+    fn most(&self) -> usize {
+        self.limit().min(self.allowance.load(Ordering::Acquire))
     }
 
     pub(crate) fn limit(&self) -> usize {
@@ -48,6 +55,11 @@ impl Slots {
     /// Changes the limit. A lower limit takes effect as slots are given back.
     pub(crate) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Release);
+    }
+
+    /// Changes the second limit, in the same way.
+    pub(crate) fn set_allowance(&self, allowance: usize) {
+        self.allowance.store(allowance, Ordering::Release);
     }
 
     fn give_back(&self) {
@@ -127,6 +139,18 @@ mod tests {
         assert!(slots.try_take().is_none(), "one still runs, and one may");
         taken.clear();
         let _slot = slots.try_take().unwrap();
+        assert!(slots.try_take().is_none());
+    }
+
+    #[test]
+    fn the_lower_of_the_two_limits_counts() {
+        let slots = Arc::new(Slots::new(2));
+        slots.set_allowance(1);
+        let _one = slots.try_take().unwrap();
+        assert_eq!((slots.free(), slots.limit()), (0, 2));
+        assert!(slots.try_take().is_none());
+        slots.set_allowance(usize::MAX);
+        let _two = slots.try_take().unwrap();
         assert!(slots.try_take().is_none());
     }
 

@@ -36,6 +36,7 @@ impl<B: Broker> LaneActor<B> {
             arrived = session.and_then(Session::try_next).map(Some);
             taken += 1;
         }
+        self.take_one_probe();
         if self.subscription.has_ended_unasked() {
             // `try_next` has taken the end of the stream, which came together with deliveries.
             return self.consumer_cancelled();

@@ -76,6 +76,7 @@ impl<B: Broker> LaneActor<B> {
             }
             Command::Pause(answer) => {
                 self.paused = true;
+                self.forget_outage();
                 self.stop_consuming();
                 self.pausing.push(answer);
             }

@@ -14,6 +14,7 @@ mod commands;
 mod drain;
 mod pace;
 mod returns;
+mod service;
 mod stuck;
 mod subscription;
 mod unsettled;
@@ -36,12 +37,13 @@ pub(crate) use commands::{Command, Depths};
 use crate::{
     broker::{Broker, BrokerError, Delivery, Reconnect, Session},
     flight::Flight,
-    path::{Gate, Lane},
+    path::Lane,
     status::{ConsumerHealth, ConsumerReport, ConsumerState, Ledger, Standing},
 };
 use acks::Acking;
 use pace::Pace;
 use returns::Returning;
+use service::Tending;
 use subscription::Subscription;
 use unsettled::Unsettled;
 
@@ -77,6 +79,7 @@ pub(crate) struct LaneActor<B: Broker> {
     under_way: usize,
     acking: Acking,
     returning: Returning,
+    tending: Tending,
     pace: Pace,
     paused: bool,
     /// Callers that wait until the pause is complete.
@@ -111,6 +114,7 @@ impl<B: Broker> LaneActor<B> {
             under_way: 0,
             acking: Acking::new(now),
             returning: Returning::default(),
+            tending: Tending::default(),
             pace: Pace::new(now),
             paused: false,
             pausing: Vec::new(),
@@ -137,6 +141,7 @@ impl<B: Broker> LaneActor<B> {
             let now = Instant::now();
             self.begin_flush(now);
             self.begin_return(now);
+            self.tend_service(now);
             if now >= self.tick_at {
                 // The timer is the last branch of the `select!`, which a busy lane may never reach.
                 self.tick();
@@ -184,10 +189,10 @@ impl<B: Broker> LaneActor<B> {
             (ConsumerState::Draining, None)
         } else if self.paused {
             (ConsumerState::Paused, Some("paused by an operator"))
-        } else if self.returning.is_held()
-            && let Gate::Closed { why } = self.lane.starts.gate()
-        {
+        } else if let Some(why) = self.returning.held_because() {
             (ConsumerState::Held, Some(why))
+        } else if let Some(why) = self.service_down() {
+            (ConsumerState::ServiceDown, Some(why))
         } else if self.subscription.is_live() {
             (ConsumerState::Consuming, None)
         } else {
@@ -206,9 +211,15 @@ impl<B: Broker> LaneActor<B> {
     }
 
     fn publish(&mut self, state: ConsumerState, reason: Option<String>) {
+        let is_new = state != self.published.0;
         self.published = (state, reason.clone());
-        let health = ConsumerHealth::new(state, reason);
-        self.channels.health.send_replace(health);
+        let mut health = ConsumerHealth::new(state, reason);
+        self.channels.health.send_modify(|before| {
+            if !is_new {
+                health.since = before.since;
+            }
+            *before = health;
+        });
     }
 
     /// The figures that only this loop knows.
@@ -230,7 +241,10 @@ impl<B: Broker> LaneActor<B> {
     }
 
     fn wants_subscription(&self) -> bool {
-        self.subscription.is_idle() && !self.draining && !self.paused
+        self.subscription.is_idle()
+            && !self.draining
+            && !self.paused
+            && (self.tending.subscribes() || self.subscription.session.is_none())
     }
 
     /// Whether everything is settled, or the lane has given up on the rest.
@@ -248,6 +262,7 @@ impl<B: Broker> LaneActor<B> {
             self.next_flush(),
             self.returning.hold_until,
             self.subscription.stop_by(),
+            self.tending.wake_at(),
             self.wants_subscription()
                 .then_some(self.subscription.open_at),
         ];
@@ -275,6 +290,7 @@ impl<B: Broker> LaneActor<B> {
             self.pace.start_at(now);
             self.lane.watch.figures.outcomes.tick();
             self.settle_stuck_handlers();
+            self.replace_lost_probe();
             if self.subscription.has_dead_channel() {
                 self.lose_session(&BrokerError::Lost("channel lost".to_owned()));
             }

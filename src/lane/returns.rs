@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use super::{LaneActor, Request};
 use crate::{
     broker::{Broker, BrokerError, Returns, Session},
-    path::Gate,
     telemetry::AckSpan,
 };
 
@@ -21,6 +20,8 @@ pub(super) struct Returning {
     pub(super) writing: Option<Request<(Returns, Result<(), BrokerError>)>>,
     /// Until when the lane is held: it takes and returns nothing.
     pub(super) hold_until: Option<Instant>,
+    /// Why the lane is held, or was held last.
+    why: &'static str,
 }
 
 impl Returning {
@@ -31,6 +32,11 @@ impl Returning {
     /// Whether the lane is held.
     pub(super) fn is_held(&self) -> bool {
         self.hold_until.is_some()
+    }
+
+    /// Why the lane is held, if it is.
+    pub(super) fn held_because(&self) -> Option<&'static str> {
+        self.hold_until.map(|_| self.why)
     }
 
     fn is_empty(&self) -> bool {
@@ -53,14 +59,15 @@ impl<B: Broker> LaneActor<B> {
         // A lane that drains or is paused takes nothing new anyway, and returns at once.
         if !self.returning.is_held() && !self.draining && !self.paused {
             self.returning.hold_until = Some(Instant::now() + self.lane.publish.hold);
-            self.lane.starts.set_gate(Gate::Closed { why });
+            self.returning.why = why;
+            self.lane.starts.hold(true);
         }
     }
 
     /// Ends the hold, if there is one: deliveries that wait can start.
     pub(super) fn end_hold(&mut self) {
         self.returning.hold_until = None;
-        self.lane.starts.set_gate(Gate::Open);
+        self.lane.starts.hold(false);
         self.pace.start_at(Instant::now());
     }
 

@@ -159,17 +159,16 @@ impl<S: Session> Subscription<S> {
 impl<B: Broker> LaneActor<B> {
     /// Begins to subscribe: on the session's channel if there is one, otherwise with a new session.
     pub(super) fn subscribe(&mut self) {
+        let spec = self.queue_spec();
         let opening: Request<_> = match &mut self.subscription.session {
             Some(session) => {
-                let subscription = session.subscribe_again(&self.lane.settings.queue_spec());
+                let subscription = session.subscribe_again(&spec);
                 Box::pin(async move { subscription.await.map(Opened::Subscription) })
             }
             None => {
                 let (lane, mut broker) = (Arc::clone(&self.lane), self.broker.clone());
                 Box::pin(async move {
-                    let session = broker
-                        .open(&lane.settings.queue_spec(), &lane.worker)
-                        .await?;
+                    let session = broker.open(&spec, &lane.worker).await?;
                     Ok(Opened::Session(Box::new(session)))
                 })
             }
@@ -216,6 +215,7 @@ impl<B: Broker> LaneActor<B> {
             // The drain or the pause began while the request was under way.
             return self.stop_consuming();
         }
+        self.check_subscription();
         self.lane.watch.subscribed(&self.lane.name);
         self.subscription.opened_at = Instant::now();
         self.subscription.reason = None;
@@ -259,6 +259,11 @@ impl<B: Broker> LaneActor<B> {
     pub(super) fn stop_consuming(&mut self) {
         self.withdraw();
         self.end_hold();
+        self.cancel_consumer();
+    }
+
+    /// Cancels the consumer. A second call does no harm.
+    pub(super) fn cancel_consumer(&mut self) {
         let Some(session) = &mut self.subscription.session else {
             // Give up a request for a new session: that session has delivered nothing yet.
             self.subscription.task = Task::None;

@@ -33,6 +33,8 @@ struct Queue<R> {
     wanted: usize,
     /// One of the ends is not an ack, so the lane wakes at once.
     urgent: bool,
+    /// The lane is to wake without an end.
+    roused: bool,
     /// The lane's waker, while the lane waits.
     lane: Option<Waker>,
 }
@@ -43,6 +45,7 @@ impl<R> Default for Ends<R> {
             ended: Vec::new(),
             wanted: 1,
             urgent: false,
+            roused: false,
             lane: None,
         }))
     }
@@ -65,12 +68,25 @@ impl<R> Ends<R> {
         }
     }
 
+    /// Wakes the lane for another reason than an end.
+    pub(crate) fn rouse(&self) {
+        let lane = {
+            let mut queue = self.lock();
+            queue.roused = true;
+            queue.lane.take()
+        };
+        if let Some(lane) = lane {
+            lane.wake();
+        }
+    }
+
     /// Takes the ends that have gathered, in exchange for an empty list.
     pub(crate) fn take(&self, ended: &mut Vec<Ended<R>>) {
         debug_assert!(ended.is_empty(), "an old end would be booked again");
         let mut queue = self.lock();
         mem::swap(&mut queue.ended, ended);
         queue.urgent = false;
+        queue.roused = false;
     }
 
     /// Waits until `wanted` ends have gathered, or one that is not an ack. Does not take them.
@@ -97,7 +113,7 @@ impl<R> Ends<R> {
 
 impl<R> Queue<R> {
     fn is_due(&self) -> bool {
-        !self.ended.is_empty() && (self.urgent || self.ended.len() >= self.wanted)
+        self.roused || !self.ended.is_empty() && (self.urgent || self.ended.len() >= self.wanted)
     }
 }
 
@@ -129,6 +145,16 @@ mod tests {
         taken.clear();
         ends.report(ended(End::Done));
         assert!(ends.gathered(9).now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_lane_can_be_roused_without_an_end() {
+        let ends = Ends::<()>::default();
+        assert!(ends.gathered(1).now_or_never().is_none());
+        ends.rouse();
+        assert!(ends.gathered(9).now_or_never().is_some());
+        ends.take(&mut Vec::new());
+        assert!(ends.gathered(1).now_or_never().is_none());
     }
 
     #[tokio::test]

@@ -13,7 +13,9 @@ use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::{dispatch::Dispatch, ends::Ends, execute::Limits, start_queue::StartQueue};
+use super::{
+    dispatch::Dispatch, ends::Ends, execute::Limits, service::Service, start_queue::StartQueue,
+};
 use crate::{
     broker::{Broker, Publication, PublishError, PublishSettings, Topology},
     consumer::ConsumerSettings,
@@ -50,6 +52,8 @@ pub(crate) struct Lane<B> {
     /// Ends of paths that the actor has not yet booked. When the actor ends, it books its remaining
     /// deliveries as stale, and nobody reads this any more.
     pub(crate) ends: Ends,
+    /// What is known about the service behind the handlers.
+    pub(crate) service: Service,
     pub(crate) live: Live,
 }
 

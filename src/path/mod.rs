@@ -10,6 +10,7 @@ mod execute;
 mod lane;
 mod republish;
 mod runner;
+mod service;
 mod start_queue;
 
 use std::{sync::Arc, time::Duration};
@@ -28,7 +29,8 @@ pub(crate) use ends::{Ended, Ends};
 pub(crate) use execute::Limits;
 pub(crate) use lane::{Lane, Live};
 pub(crate) use runner::run_on;
-pub(crate) use start_queue::{Gate, StartQueue};
+pub(crate) use service::Service;
+pub(crate) use start_queue::StartQueue;
 
 use dispatch::Route;
 use execute::{Executed, execute};
@@ -61,7 +63,7 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
             lane.watch.stale_end();
             return None;
         }
-        let next = within(trace.as_ref(), settle(lane, flight, terms, &ending)).await;
+        let next = within(trace.as_ref(), settle(lane, flight, terms, ending)).await;
         let (after, charged) = match next {
             Next::End(end) => return Some(end),
             Next::Retry { after, charged } => (after, charged),
@@ -81,7 +83,7 @@ pub(crate) async fn settle_stuck<B: Broker>(
 ) {
     let terms = retry_settings(&lane, &lane.dispatch.route(&flight.message));
     let settled = async {
-        match settle(&lane, &flight, terms, &ending).await {
+        match settle(&lane, &flight, terms, ending).await {
             Next::End(end) => Some(end),
             // Park the retry, however short its delay. A retry that waits in the worker is not
             // claimed, so the path of the stuck handler would settle it when that handler ends.
@@ -137,13 +139,16 @@ async fn settle<B: Broker>(
     lane: &Lane<B>,
     flight: &Flight,
     terms: &RetrySettings,
-    ending: &Ending,
+    ending: Ending,
 ) -> Next {
+    let ending = &policy::classify(terms, ending);
     lane.watch.attempt_ended(flight, ending);
+    let excused = lane.judge(flight, terms, ending);
     let facts = || Facts {
         attempt: flight.attempt(),
         age: flight.age(),
         random: rand::random(),
+        excused,
     };
     let settlement = policy::decide(terms, ending, facts);
     lane.watch.settled(flight, ending, &settlement);
@@ -158,7 +163,15 @@ async fn settle<B: Broker>(
         }
         // The session has ended: the broker redelivers the original, so a copy would be a
         // duplicate.
-        Settlement::Retry { .. } if !lane.is_current(flight.session) => Next::End(End::Stale),
+        Settlement::Retry { .. } | Settlement::Defer { .. } if !lane.is_current(flight.session) => {
+            Next::End(End::Stale)
+        }
+        // Park it, however short the delay: a retry that waits in the worker runs again while the
+        // lane takes nothing.
+        Settlement::Defer { after } => {
+            lane.watch.excused(flight, ending, after);
+            Next::End(Box::pin(park(lane, flight, after)).await)
+        }
         Settlement::Retry { after, charged } => {
             if let (true, Some(failure)) = (charged, ending.failure()) {
                 dead_letters::charge(flight, &failure, &lane.worker);

@@ -62,6 +62,7 @@ async fn carry<B: Broker>(lane: &Arc<Lane<B>>, flight: Arc<Flight>) -> bool {
         step.await
     };
     flight.slot.give_back();
+    lane.use_allowance();
     if let Some(end) = end {
         lane.ends.report(Ended { flight, end });
     }

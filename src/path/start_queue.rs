@@ -48,8 +48,11 @@ pub(crate) struct StartQueue<R = Arc<Flight>> {
 struct State<R> {
     /// Deliveries that wait for their first attempt.
     first: Fifo<R>,
-    /// Whether first attempts may start. Further attempts always may.
-    gate: Gate,
+    /// No first attempt may start. Further attempts always may.
+    held: bool,
+    /// First attempts start only one by one, as they are [admitted](StartQueue::admit): how many
+    /// more may start. `None`: there is no such limit.
+    admitted: Option<usize>,
     /// Paths that wait for a slot for a further attempt: each gets its slot by its channel.
     further: VecDeque<oneshot::Sender<Slot>>,
     /// Whether the next slot is for a further attempt, if both kinds wait. First and further
@@ -65,23 +68,12 @@ struct State<R> {
     taken_at: Instant,
 }
 
-/// Whether first attempts may start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Gate {
-    /// First attempts start as slots become free.
-    Open,
-    /// No first attempt starts until the gate is opened.
-    Closed {
-        /// The reason, for people.
-        why: &'static str,
-    },
-}
-
 impl<R> StartQueue<R> {
     pub(crate) fn new(slots: Arc<Slots>) -> Self {
         let state = Mutex::new(State {
             first: Fifo::default(),
-            gate: Gate::Open,
+            held: false,
+            admitted: None,
             further: VecDeque::new(),
             further_is_next: true,
             runners: 0,
@@ -110,14 +102,27 @@ impl<R> StartQueue<R> {
         self.lock().first.take_all()
     }
 
-    /// Opens or closes the gate. The caller that opens it must also start the runners that are
-    /// [`missing`](Self::missing).
-    pub(crate) fn set_gate(&self, gate: Gate) {
-        self.lock().gate = gate;
+    /// Holds first attempts back, or lets them start again. A caller that lets them start must also
+    /// start the runners that are [`missing`](Self::missing).
+    pub(crate) fn hold(&self, held: bool) {
+        self.lock().held = held;
     }
 
-    pub(crate) fn gate(&self) -> Gate {
-        self.lock().gate
+    /// Suspends first attempts: only those start that are [admitted](Self::admit). False ends that.
+    pub(crate) fn suspend(&self, suspended: bool) {
+        let mut state = self.lock();
+        state.admitted = suspended.then(|| state.admitted.unwrap_or_default());
+    }
+
+    /// While first attempts are suspended: lets one start.
+    pub(crate) fn admit(&self) {
+        let mut state = self.lock();
+        state.admitted = state.admitted.map(|_| 1);
+    }
+
+    /// Whether an admitted first attempt has yet to start.
+    pub(crate) fn has_admitted(&self) -> bool {
+        self.lock().admitted.is_some_and(|count| count > 0)
     }
 
     /// A runner takes a delivery and a slot for it, and gives slots to the paths whose turn it is.
@@ -136,7 +141,7 @@ impl<R> StartQueue<R> {
             match further.then(|| state.further.pop_front()).flatten() {
                 // If the path no longer waits, the slot is dropped and free again.
                 Some(path) => drop(path.send(slot)),
-                None => return state.first.pop().map(|delivery| (delivery, slot)),
+                None => return state.pop_first().map(|delivery| (delivery, slot)),
             }
         }
         state.runners -= 1;
@@ -240,10 +245,17 @@ impl<R> StartQueue<R> {
 impl<R> State<R> {
     /// The number of slots that first attempts could use.
     fn first_wanted(&self) -> usize {
-        match self.gate {
-            Gate::Open => self.first.startable(),
-            Gate::Closed { .. } => 0,
+        match (self.held, self.admitted) {
+            (true, _) => 0,
+            (false, None) => self.first.startable(),
+            (false, Some(admitted)) => self.first.startable().min(admitted),
         }
+    }
+
+    fn pop_first(&mut self) -> Option<R> {
+        let popped = self.first.pop()?;
+        self.admitted = self.admitted.map(|count| count.saturating_sub(1));
+        Some(popped)
     }
 
     /// The number of slots that first and further attempts could use.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
+    breaker::BreakerSettings,
     broker::{
         Delivery, Moment, Properties, PublishSettings,
         fake::{Confirm, FakeBroker, Release},
@@ -103,6 +104,7 @@ fn fixture(outcomes: Vec<Outcome>) -> Fixture {
         runtime: Handle::current(),
         starts: StartQueue::new(slots),
         ends: Ends::default(),
+        service: Service::new(&BreakerSettings::default()),
         live: Live::default(),
     };
     let session = SessionId::next();

@@ -46,8 +46,8 @@ pub struct RetrySettings {
     /// messages fill the prefetch. Default: `1s`.
     #[serde(with = "Span::<0, CAP_MAX_MILLIS>")]
     pub inline_below: Duration,
-    /// Rules that decide whether a failure is retried or dead-lettered, whatever the handler said.
-    /// The first rule that fits decides. Default: `[]`.
+    /// Rules that decide whether a failure is retried, dead-lettered or a sign that the service is
+    /// unavailable, whatever the handler said. The first rule that fits decides. Default: `[]`.
     #[schemars(example = [Rule { class: Some("http".to_owned()), status: Some(409.into()), action: RuleAction::DeadLetter }])]
     pub rules: Vec<Rule>,
 }
@@ -106,8 +106,8 @@ impl RetrySettings {
     }
 }
 
-/// One rule: the worker retries or dead-letters a failure of this class and status. The first rule
-/// that fits decides.
+/// One rule: what the worker does with a failure of this class and status. The first rule that fits
+/// decides.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
@@ -144,6 +144,8 @@ pub enum RuleAction {
     Retry,
     /// Dead-letter the message at once, as `rejected`.
     DeadLetter,
+    /// Retry it without charging the attempt: the service is unavailable.
+    Unavailable,
 }
 
 /// The statuses that a [`Rule`] is about. Written `409`, `"500-599"` or `"5xx"`.

@@ -12,9 +12,12 @@ use crate::{text::as_rfc3339, words::words};
 #[schema(as = Ready)]
 #[non_exhaustive]
 pub struct Readiness {
-    /// True when every consumer has a live subscription or was paused by an operator, all handlers
-    /// can work, and no drain has begun.
+    /// True when every consumer has a live subscription, was paused by an operator or has a service
+    /// that is down, all handlers can work, and no drain has begun.
     pub ready: bool,
+    /// True when the service of a consumer is down. Another worker would meet the same service, so
+    /// this does not make the worker unready.
+    pub degraded: bool,
     /// True when a drain has begun.
     pub draining: bool,
     /// The consumers, by name.
@@ -55,6 +58,9 @@ words! {
         /// Retries or dead letters are not confirmed. The consumer takes nothing new for
         /// `publish.hold`.
         Held = "held",
+        /// The service behind the handler is down. The consumer takes nothing but one message at a
+        /// time, to see whether the service is back.
+        ServiceDown = "service-down",
         /// The worker stops: the consumer takes nothing new, and running handlers finish.
         Draining = "draining",
         /// The consumer has ended.
@@ -71,8 +77,17 @@ impl ConsumerHealth {
         }
     }
 
-    /// Whether the consumer is consuming, or was paused by an operator.
+    /// Whether the consumer is consuming, would be if its service were not down, or was paused by
+    /// an operator.
     pub(crate) fn is_ready(&self) -> bool {
-        matches!(self.state, ConsumerState::Consuming | ConsumerState::Paused)
+        matches!(
+            self.state,
+            ConsumerState::Consuming | ConsumerState::Paused | ConsumerState::ServiceDown
+        )
+    }
+
+    /// Whether the consumer's service is down.
+    pub(crate) fn is_degraded(&self) -> bool {
+        self.state == ConsumerState::ServiceDown
     }
 }

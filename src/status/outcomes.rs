@@ -226,7 +226,7 @@ fn record(
         kind: ending.kind(),
         settlement: settlement.kind(),
         retry: match settlement {
-            Settlement::Retry { after, .. } => Some(*after),
+            Settlement::Retry { after, .. } | Settlement::Defer { after } => Some(*after),
             _ => None,
         },
         reason: match settlement {

@@ -133,6 +133,7 @@ impl WorkerHandle {
         let is_ready = consumers.values().all(ConsumerHealth::is_ready) && handlers.is_empty();
         Readiness {
             ready: !draining && is_ready,
+            degraded: consumers.values().any(ConsumerHealth::is_degraded),
             draining,
             consumers,
             handlers,

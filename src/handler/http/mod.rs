@@ -235,6 +235,7 @@ async fn judge(mut response: Response, context: &Context) -> Outcome {
         said => format!("HTTP {status}: {said}"),
     };
     let mut failure = match is_retryable(status) {
+        true if is_unavailable(status) => Failure::unavailable("http", text),
         true => Failure::retryable("http", text),
         false => Failure::permanent("http", text),
     };
@@ -259,6 +260,11 @@ async fn read(response: &mut Response, most: usize) -> Vec<u8> {
 
 fn is_retryable(status: StatusCode) -> bool {
     status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429)
+}
+
+/// Whether the status says something about the service, and nothing about the message.
+fn is_unavailable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 429 | 502..=504)
 }
 
 /// `Retry-After` (RFC 9110, 10.2.3): seconds, or a date.
@@ -293,7 +299,10 @@ fn unreachable(error: &reqwest::Error) -> Failure {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
-    Failure::retryable(class, text)
+    match error.is_connect() {
+        true => Failure::unavailable(class, text),
+        false => Failure::retryable(class, text),
+    }
 }
 
 #[cfg(test)]

@@ -124,10 +124,15 @@ impl Model {
                 self.look = true;
             }
             (11, _) => {
-                self.starts.set_gate(match count > 2 {
-                    true => Gate::Closed { why: "a test" },
-                    false => Gate::Open,
-                });
+                match count {
+                    1 => self.starts.hold(true),
+                    2 => self.starts.suspend(true),
+                    3 => self.starts.admit(),
+                    _ => {
+                        self.starts.hold(false);
+                        self.starts.suspend(false);
+                    }
+                }
                 self.look = true;
             }
             (12, _) => {
@@ -164,7 +169,8 @@ impl Model {
 
     /// Lets all deliveries end. The lane looks only once.
     fn finish(mut self) {
-        self.starts.set_gate(Gate::Open);
+        self.starts.hold(false);
+        self.starts.suspend(false);
         self.starts.slots.set_limit(1);
         self.look();
         let most = 10 * (self.next as usize + self.paths.len() + self.coming + 1);

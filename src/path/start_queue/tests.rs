@@ -55,15 +55,40 @@ fn a_slot_that_comes_free_is_taken_by_the_path_that_had_it_or_by_a_runner_for_it
 fn nothing_starts_while_the_gate_is_closed_and_what_is_withdrawn_never_does() {
     let (starts, now) = queue(0..3);
     assert_eq!(take(&starts, true, now), Some(0));
-    starts.set_gate(Gate::Closed { why: "a test" });
+    starts.hold(true);
     assert_eq!(take(&starts, false, now), None);
     assert!(!starts.put(&mut vec![3], now + SLOW));
     assert_eq!(starts.missing(now + SLOW), 0);
-    starts.set_gate(Gate::Open);
+    starts.hold(false);
     assert_eq!(starts.missing(now + SLOW), 1);
     assert_eq!(take(&starts, true, now), Some(1));
     assert_eq!(starts.withdraw(), [2, 3]);
     assert_eq!(take(&starts, false, now), None);
+}
+
+#[test]
+fn while_first_attempts_are_suspended_each_is_admitted_alone() {
+    let (starts, now) = queue(0..3);
+    starts.suspend(true);
+    assert_eq!(take(&starts, true, now), None);
+    assert_eq!(starts.missing(now + SLOW), 0);
+    starts.admit();
+    starts.admit();
+    assert!(starts.has_admitted());
+    assert_eq!(starts.missing(now + SLOW), 1);
+    assert_eq!(take(&starts, true, now), Some(0));
+    assert!(!starts.has_admitted());
+    assert_eq!(take(&starts, false, now), None);
+    starts.admit();
+    starts.hold(true);
+    assert_eq!(starts.missing(now + SLOW), 0, "held as well");
+    starts.hold(false);
+    starts.suspend(false);
+    assert!(!starts.has_admitted());
+    starts.admit();
+    assert_eq!(starts.missing(now + SLOW), 1);
+    assert_eq!(take(&starts, true, now), Some(1));
+    assert_eq!(take(&starts, false, now), Some(2));
 }
 
 #[test]

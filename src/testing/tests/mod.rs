@@ -21,5 +21,6 @@ mod retries;
 mod returns;
 mod running;
 mod scene;
+mod service;
 mod states;
 mod waits;

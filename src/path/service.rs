@@ -1,0 +1,136 @@
+//! The service behind a lane's handlers: paths tell the breaker how attempts end, and carry out what
+//! it says about slots and starts.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::time::Instant;
+
+use super::{Lane, runner::run_on};
+use crate::{
+    breaker::{Breaker, BreakerSettings, Evidence, Sign, Stance, Verdict},
+    broker::Broker,
+    flight::Flight,
+    lock::lock,
+    outcome::{Ending, OutcomeKind},
+    policy,
+    retry::RetrySettings,
+};
+
+/// The breaker of a lane, which its paths and its actor share.
+#[derive(Debug)]
+pub(crate) struct Service {
+    /// The breaker neither holds nor slows down the lane. An attempt that ends well then costs one
+    /// look at this.
+    calm: AtomicBool,
+    breaker: Mutex<Breaker>,
+}
+
+impl Service {
+    pub(crate) fn new(settings: &BreakerSettings) -> Self {
+        Self {
+            calm: AtomicBool::new(true),
+            breaker: Mutex::new(Breaker::new(settings.clone())),
+        }
+    }
+
+    pub(crate) fn is_calm(&self) -> bool {
+        self.calm.load(Ordering::Acquire)
+    }
+
+    /// What the lane should do now, and why it takes no messages if it does not.
+    pub(crate) fn stance(&self, now: Instant) -> (Stance, Option<String>) {
+        let mut breaker = lock(&self.breaker);
+        let stance = breaker.stance(now);
+        (stance, breaker.reason(now))
+    }
+}
+
+impl<B: Broker> Lane<B> {
+    /// Tells the breaker how an attempt ended. The breaker decides whether the service is at fault.
+    pub(super) fn judge(
+        &self,
+        flight: &Flight,
+        retry: &RetrySettings,
+        ending: &Ending,
+    ) -> Option<u32> {
+        let sign = policy::sign(retry, ending);
+        if sign == Sign::Nothing || sign == Sign::Well && self.service.is_calm() {
+            return None;
+        }
+        let failure = ending.failure();
+        let evidence = Evidence {
+            sign,
+            message: identity(flight),
+            started: flight.started_at(),
+            now: Instant::now(),
+            served: self.served(),
+            retry_after: failure.as_ref().and_then(|failure| failure.retry_after),
+            error: failure.as_ref().map_or("", |failure| &failure.error),
+        };
+        let mut breaker = lock(&self.service.breaker);
+        let was_open = breaker.is_open();
+        let verdict = breaker.note(&evidence);
+        self.carry_out(&mut breaker);
+        let has_changed = was_open != breaker.is_open();
+        drop(breaker);
+        if has_changed || was_open {
+            self.ends.rouse();
+        }
+        match verdict {
+            Verdict::Usual => None,
+            Verdict::Excused { times } => Some(times),
+        }
+    }
+
+    /// A slow start has freed a slot that no path has given back: starts a runner for it.
+    pub(super) fn use_allowance(self: &std::sync::Arc<Self>) {
+        if !self.service.is_calm() && self.starts.pass_on() {
+            run_on(self);
+        }
+    }
+
+    /// An operator has paused the lane: it begins anew afterwards.
+    pub(crate) fn forget_outage(&self) {
+        let mut breaker = lock(&self.service.breaker);
+        breaker.reset();
+        self.carry_out(&mut breaker);
+    }
+
+    /// Sets slots and starts as the breaker says. The lock orders the calls.
+    fn carry_out(&self, breaker: &mut Breaker) {
+        let slots = &self.watch.figures.slots;
+        breaker.slots(slots.limit());
+        slots.set_allowance(breaker.window());
+        self.starts.suspend(breaker.is_open());
+        self.service
+            .calm
+            .store(breaker.is_calm(), Ordering::Release);
+    }
+
+    /// The attempts that ended well.
+    fn served(&self) -> u64 {
+        const WELL: [OutcomeKind; 3] = [
+            OutcomeKind::Succeeded,
+            OutcomeKind::Dropped,
+            OutcomeKind::Snoozed,
+        ];
+        let counters = &self.watch.figures.counters;
+        WELL.iter().map(|kind| counters.outcome(*kind).get()).sum()
+    }
+}
+
+/// The message as a number. A message without an id gets one with its first copy.
+fn identity(flight: &Flight) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match flight.message.id() {
+        Some(id) => id.hash(&mut hasher),
+        None => (flight.received, flight.tag).hash(&mut hasher),
+    }
+    hasher.finish()
+}

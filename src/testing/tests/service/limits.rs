@@ -1,0 +1,1 @@
+//! A service that limits its rate, or has too little room.

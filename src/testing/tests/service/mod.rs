@@ -1,0 +1,5 @@
+//! A service that is down, limits its rate or has too little room: what becomes of the messages.
+
+mod limits;
+mod outages;
+mod site;
