@@ -179,7 +179,7 @@ impl ConsumerMonitor {
 }
 
 fn failures(counts: &Counts) -> u64 {
-    counts.failed + counts.timed_out + counts.panicked
+    counts.failed + counts.unavailable + counts.timed_out + counts.panicked
 }
 
 /// Reads the figures of all consumers once a second, and sends the state to the streams of events.

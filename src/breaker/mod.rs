@@ -262,9 +262,14 @@ impl Breaker {
     }
 
     fn is_tripped(&self) -> bool {
-        let reached = |count: usize, limit: u32| limit > 0 && count >= limit as usize;
-        reached(self.streak.len(), self.settings.unavailable)
-            || reached(self.rejected as usize, self.settings.rejected)
+        let BreakerSettings {
+            enabled,
+            unavailable,
+            storms,
+            rejected,
+            ..
+        } = self.settings;
+        enabled && (self.streak.len() >= unavailable as usize || storms && self.rejected >= rejected)
     }
 
     fn open(&mut self, evidence: &Evidence<'_>) {

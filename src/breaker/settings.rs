@@ -15,13 +15,21 @@ use crate::config::{Findings, HOUR, KeyPath, Span};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BreakerSettings {
+    /// Whether the consumer stops at all. `false`: it goes on, whatever its service does; attempts
+    /// that end `unavailable` are judged as ever. Default: `true`.
+    pub enabled: bool,
     /// How many different messages in a row must end `unavailable` or time out before the consumer
-    /// stops. `0`: never. Too low: a few bad answers stop the consumer for `probe`. Too high: more
+    /// stops. Too low: a few bad answers stop the consumer for `probe`. Too high: more
     /// messages meet a service that is down. Default: `5`.
+    #[schemars(range(min = 1))]
     pub unavailable: u32,
+    /// Whether the consumer also stops when many messages in a row fail for good, as after a wrong
+    /// deploy of the service. Default: `true`.
+    pub storms: bool,
     /// How many messages in a row must fail for good, with no other outcome between them, before
-    /// the consumer stops. `0`: never. Too low: a few bad messages stop the consumer. Too high: a
+    /// the consumer stops. Too low: a few bad messages stop the consumer. Too high: a
     /// wrong deploy of the service dead-letters this many messages. Default: `50`.
+    #[schemars(range(min = 1))]
     pub rejected: u32,
     /// The wait before the first probe. It doubles with each probe that fails. A `Retry-After` of
     /// the service lengthens it. Too low: probes add load to a service that starts. Too high: a short
@@ -38,7 +46,9 @@ pub struct BreakerSettings {
 impl Default for BreakerSettings {
     fn default() -> Self {
         Self {
+            enabled: true,
             unavailable: 5,
+            storms: true,
             rejected: 50,
             probe: Duration::from_secs(1),
             probe_cap: Duration::from_secs(10),
@@ -79,8 +89,12 @@ mod tests {
                 "breaker.probe = \"20s\"",
                 "breaker.probe_cap: is 10s, must not be below `probe` (20s)",
             ),
-            ("breaker.unavailable = -1", "breaker.unavailable: "),
+            (
+                "breaker.unavailable = 0",
+                "breaker.unavailable: must be at least 1",
+            ),
+            ("breaker.rejected = 0", "breaker.rejected: must be at least 1"),
         ]);
-        Sections::allowed(&["breaker.unavailable = 0\nbreaker.rejected = 0"]);
+        Sections::allowed(&["breaker.enabled = false\nbreaker.storms = false"]);
     }
 }

@@ -269,8 +269,7 @@ fn what_says_nothing_about_the_service_changes_nothing() {
 #[test]
 fn a_breaker_that_is_off_never_stops_the_lane_but_excuses() {
     let settings = BreakerSettings {
-        unavailable: 0,
-        rejected: 0,
+        enabled: false,
         ..BreakerSettings::default()
     };
     let mut bench = Bench::new();
@@ -278,6 +277,15 @@ fn a_breaker_that_is_off_never_stops_the_lane_but_excuses() {
     assert_eq!(bench.ends(9, Sign::Unavailable), [EXCUSED; 9]);
     assert_eq!(bench.ends(99, Sign::Rejected), [Verdict::Usual; 99]);
     assert!(bench.breaker.is_calm());
+
+    bench.breaker = Breaker::new(BreakerSettings {
+        storms: false,
+        ..BreakerSettings::default()
+    });
+    bench.ends(99, Sign::Rejected);
+    assert!(bench.breaker.is_calm());
+    bench.ends(5, Sign::Unavailable);
+    assert!(bench.breaker.is_open());
 }
 
 #[test]

@@ -11,7 +11,7 @@ export function failing({ recent }) {
 
 /** The urgency of a consumer: 0 comes first. */
 export function urgency(consumer) {
-  return DOWN[consumer.state] ?? (failing(consumer) ? 2 : consumer.state === "paused" ? 3 : 4);
+  return DOWN[consumer.state] ?? (consumer.state === "service-down" ? 1 : failing(consumer) ? 2 : consumer.state === "paused" ? 3 : 4);
 }
 
 /** The class of a consumer's mark, which sets shape and colour. */
@@ -40,6 +40,11 @@ export function verdict(worker, consumers) {
     return { level: "bad", word: "Not ready", text: mute ? `${text} ${mute}` : text, consumers: down };
   }
   if (mute) return { level: "bad", word: "Cannot publish", text: mute, consumers: [] };
+  const degraded = consumers.filter((consumer) => consumer.state === "service-down");
+  if (degraded.length) {
+    const text = `The service of ${degraded.length} of ${consumersOf(all)} is down. No message is lost.`;
+    return { level: "bad", word: "Service down", text, consumers: degraded };
+  }
   const ill = consumers.filter(failing);
   if (ill.length) {
     const text = `${ill.length} of ${consumersOf(all)} ${ill.length === 1 ? "fails most of its" : "fail most of their"} handler runs.`;

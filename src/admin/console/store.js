@@ -10,6 +10,7 @@ const FINE = new Set(["succeeded", "dropped", "snoozed", "interrupted"]);
 export const RUNS = [
   ["succeeded", "Succeeded"],
   ["failed", "Failed"],
+  ["unavailable", "Service unavailable"],
   ["timed_out", "Timed out"],
   ["panicked", "Panicked"],
   ["interrupted", "Interrupted"],
@@ -63,7 +64,7 @@ export class Store {
     const before = this.#samples[0]?.consumers.get(name)?.counts;
     if (!before || this.window() < 10) return { succeeded: 10 * rates.succeeded, failed: 10 * rates.failed };
     const grown = (key) => counts[key] - before[key];
-    return { succeeded: grown("succeeded"), failed: grown("failed") + grown("timed_out") + grown("panicked") };
+    return { succeeded: grown("succeeded"), failed: grown("failed") + grown("unavailable") + grown("timed_out") + grown("panicked") };
   }
 
   /** Takes outcomes in any order, and keeps each once. */

@@ -161,10 +161,10 @@ fn every_item_of_a_list_is_looked_at_whatever_is_wrong_with_its_neighbours() {
         { class = "", action = "retry" }]"#;
     let bindings = r#"[{ exchange = 5 }, { routing_key = "x" }, ["a"], { exchange = "" }]"#;
     let at_rules = r#"
-consumers.a.retry.rules[0].action: expected "retry" or "dead-letter" (FILE, line 4)
-consumers.a.retry.rules[1].action: expected "retry" or "dead-letter" (FILE, line 5)
+consumers.a.retry.rules[0].action: expected "retry" or "dead-letter" or "unavailable" (FILE, line 4)
+consumers.a.retry.rules[1].action: expected "retry" or "dead-letter" or "unavailable" (FILE, line 5)
 consumers.a.retry.rules[1].class: is required, or `status`: a rule without both would match every failure (FILE, line 5)
-consumers.a.retry.rules[2].action: expected "retry" or "dead-letter" (FILE, line 6)
+consumers.a.retry.rules[2].action: expected "retry" or "dead-letter" or "unavailable" (FILE, line 6)
 consumers.a.retry.rules[2].class: must not be empty (FILE, line 6)
 consumers.a.retry.rules[3].action: is required (FILE, line 7)
 consumers.a.retry.rules[4]: expected a table, found a whole number (FILE, line 8)
