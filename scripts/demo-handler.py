@@ -4,7 +4,7 @@
 The only argument is HOST:PORT, the address to listen on. Without it the handler takes a free port on
 loopback. Prints the port, then answers requests by their JSON body until it is killed:
 - {"poison": true}     422: can never succeed
-- {"fail_times": N}    503 and Retry-After until N attempts have failed
+- {"fail_times": N}    500 until N attempts have failed
 - anything else        200
 """
 
@@ -26,16 +26,14 @@ class Orders(BaseHTTPRequestHandler):
         if order.get("poison"):
             self.answer(422, "an order without a customer")
         elif attempt <= order.get("fail_times", 0):
-            self.answer(503, "the warehouse is closed", {"retry-after": "1"})
+            self.answer(500, "the warehouse is closed")
         else:
             self.answer(200, "shipped")
 
-    def answer(self, status, text, headers={}):
+    def answer(self, status, text):
         body = text.encode()
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
-        for name, value in headers.items():
-            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 

@@ -269,7 +269,8 @@ impl Breaker {
             rejected,
             ..
         } = self.settings;
-        enabled && (self.streak.len() >= unavailable as usize || storms && self.rejected >= rejected)
+        enabled
+            && (self.streak.len() >= unavailable as usize || storms && self.rejected >= rejected)
     }
 
     fn open(&mut self, evidence: &Evidence<'_>) {

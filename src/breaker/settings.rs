@@ -93,7 +93,10 @@ mod tests {
                 "breaker.unavailable = 0",
                 "breaker.unavailable: must be at least 1",
             ),
-            ("breaker.rejected = 0", "breaker.rejected: must be at least 1"),
+            (
+                "breaker.rejected = 0",
+                "breaker.rejected: must be at least 1",
+            ),
         ]);
         Sections::allowed(&["breaker.enabled = false\nbreaker.storms = false"]);
     }

@@ -169,13 +169,15 @@ async fn settle<B: Broker>(
         // Park it, however short the delay: a retry that waits in the worker runs again while the
         // lane takes nothing.
         Settlement::Defer { after } => {
-            lane.watch.excused(flight, ending, after);
+            if let Some(failure) = ending.failure() {
+                lane.watch.failed(flight, &failure, after, false);
+            }
             Next::End(Box::pin(park(lane, flight, after)).await)
         }
         Settlement::Retry { after, charged } => {
             if let (true, Some(failure)) = (charged, ending.failure()) {
                 dead_letters::charge(flight, &failure, &lane.worker);
-                lane.watch.failed(flight, &failure, after);
+                lane.watch.failed(flight, &failure, after, true);
             }
             Next::Retry { after, charged }
         }

@@ -143,22 +143,18 @@ impl Watch {
         }
     }
 
-    /// The service is at fault for the end of an attempt. The message runs again after this time.
-    pub(crate) fn excused(&self, flight: &Flight, ending: &Ending, after: Duration) {
-        let failure = ending.failure();
-        let error = failure.as_ref().map(|failure| failure.error.as_str());
-        debug!(
-            consumer = %flight.consumer, id = flight.message.id(), attempt = flight.attempt(),
-            error, retry_in = ?after, "attempt not charged: the service is at fault",
-        );
-    }
-
     /// An attempt failed, and the next one runs after this time.
-    pub(crate) fn failed(&self, flight: &Flight, failure: &Failure, after: Duration) {
+    pub(crate) fn failed(
+        &self,
+        flight: &Flight,
+        failure: &Failure,
+        after: Duration,
+        charged: bool,
+    ) {
         info!(
             consumer = %flight.consumer, id = flight.message.id(), attempt = flight.attempt(),
             class = %failure.class, status = failure.status, error = %failure.error,
-            retry_in = ?after, "attempt failed",
+            retry_in = ?after, charged, "attempt failed",
         );
     }
 

@@ -28,7 +28,7 @@ fn answer(request: &Request) -> Reply {
     let n = request.json()["n"].as_u64().expect("a number");
     let work = Duration::from_millis(n % 7);
     match fails(n) && request.attempt() == 1 {
-        true => Reply::status(503).after(work),
+        true => Reply::status(500).after(work),
         false => Reply::ok().after(work),
     }
 }

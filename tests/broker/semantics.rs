@@ -177,7 +177,7 @@ async fn a_delivery_count_that_a_client_sends_is_passed_on_from_4_0_on() {
 /// A worker on `orders` whose handler fails `attempts` times, after which the worker dead-letters.
 /// All retries wait in one retry queue.
 async fn failing_worker(vhost: &VHost, attempts: u32) -> (HttpHandler, WorkerProcess) {
-    let handler = HttpHandler::answering(|_| Reply::status(503)).await;
+    let handler = HttpHandler::answering(|_| Reply::status(500)).await;
     let retry = format!(
         "[consumers.orders.retry]\nmax_attempts = {attempts}\nbase = '10ms'\nfactor = 1.0\n\
          cap = '1s'\njitter = 0.0\ninline_below = '0s'\n"

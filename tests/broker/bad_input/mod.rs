@@ -57,7 +57,7 @@ impl Rig {
     async fn start_by(vhost: VHost, changes: &str, start: fn(&str) -> WorkerProcess) -> Self {
         let handler = HttpHandler::answering(|request| match request.message_id() {
             GOOD => Reply::ok(),
-            _ => Reply::status(503),
+            _ => Reply::status(500),
         })
         .await;
         let changes = format!("{TWO_ATTEMPTS}{changes}");

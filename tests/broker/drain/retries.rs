@@ -29,7 +29,7 @@ fn assert_charged_once(got: &Got) {
 async fn retries_that_wait_in_the_worker_are_parked_with_what_is_left_of_their_delay() {
     const DELAY: Duration = Duration::from_secs(8);
     let vhost = vhost().await;
-    let handler = HttpHandler::answering(|_| Reply::status(503)).await;
+    let handler = HttpHandler::answering(|_| Reply::status(500)).await;
     let changes = "[consumers.orders]\nprefetch = 64\n[consumers.orders.retry]\n\
         base = '8s'\njitter = 0.0\ninline_below = '10s'\ncap = '16s'";
     let config = consumer(&vhost, "orders")
@@ -92,7 +92,7 @@ async fn retries_that_wait_for_a_handler_slot_do_not_hold_up_a_drain() {
         async move {
             if request.attempt() == 1 {
                 first.passed().await;
-                return Reply::status(503);
+                return Reply::status(500);
             }
             second.passed().await;
             Reply::ok()

@@ -82,7 +82,7 @@ async fn own_node_with_a_memory_alarm_lets_acks_through_and_retries_wait_for_its
     let waits = |request: &Request| !request.message_id().starts_with("trigger");
     let handler = HttpHandler::holding(&gate, waits, |request| {
         match request.attempt() == 1 && !request.message_id().starts_with("well") {
-            true => Reply::status(503),
+            true => Reply::status(500),
             false => Reply::ok(),
         }
     })
@@ -139,7 +139,7 @@ async fn own_node_with_a_memory_alarm_does_not_hold_up_a_drain() {
     let broker = require!(OwnNode, Broker::own("alarm-drain").await);
     let vhost = broker.vhost().await;
     let gate = Gate::default();
-    let handler = HttpHandler::behind(&gate, |_| Reply::status(503)).await;
+    let handler = HttpHandler::behind(&gate, |_| Reply::status(500)).await;
     let worker = orders(&vhost, &handler).start().await;
     let ids = publish(&vhost, "failing", 8).await;
     handler.wait_for_requests(8, DEADLINE).await;
@@ -168,7 +168,7 @@ async fn own_node_with_a_long_memory_alarm_holds_the_consumer_and_lets_it_go() {
     let vhost = broker.vhost().await;
     let gate = Gate::default();
     let handler = HttpHandler::behind(&gate, |request| match request.attempt() {
-        1 => Reply::status(503),
+        1 => Reply::status(500),
         _ => Reply::ok(),
     })
     .await;

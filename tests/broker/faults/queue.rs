@@ -9,7 +9,7 @@ use crate::support::{Account, DEADLINE, Gate, HttpHandler, QueueType, Reply, Req
 async fn first_waits(gate: &Gate) -> HttpHandler {
     let first = |request: &Request| request.index == 0;
     HttpHandler::holding(gate, first, move |request| match first(request) {
-        true => Reply::status(503),
+        true => Reply::status(500),
         false => Reply::ok(),
     })
     .await

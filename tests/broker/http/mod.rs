@@ -1,6 +1,7 @@
 //! The HTTP handler: its requests, and what it does with the answers.
 
 mod answers;
+mod outage;
 mod requests;
 mod unreachable;
 

@@ -46,7 +46,7 @@ async fn a_body_goes_as_it_is_with_the_content_type_it_has() {
 async fn what_is_known_about_a_message_goes_in_headers() {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let server = HttpHandler::answering(|request| match request.attempt() {
-        1 => Reply::status(503),
+        1 => Reply::status(500),
         _ => Reply::ok(),
     })
     .await;
@@ -171,7 +171,7 @@ async fn a_message_that_was_delivered_before_says_so() {
 async fn connections_are_pooled() {
     let server = HttpHandler::answering(|request| match request.index % 3 {
         // An answer that is not read to its end would close its connection.
-        0 => Reply::status(503).body(vec![b'x'; 10_000]),
+        0 => Reply::status(500).body(vec![b'x'; 10_000]),
         _ => Reply::ok().body(vec![b'y'; 10_000]),
     })
     .await;
@@ -304,7 +304,7 @@ async fn a_proxy_of_the_environment_is_used_for_loopback_too_but_where_it_is_exc
         ("*", true),
     ] {
         let vhost = crate::support::vhost().await;
-        let changes = "[consumers.q]\nretry = { max_attempts = 1 }";
+        let changes = "[consumers.q]\nretry = { max_age = '1s' }";
         let config = consumer(&vhost, "q").http_at(NOBODY).with(changes).toml();
         let worker = crate::support::WorkerProcess::start_with(&config, |command| {
             command

@@ -157,7 +157,7 @@ async fn three_messages(transport: Transport) {
     let vhost = vhost().await;
     let server =
         HttpHandler::answering(|request| match (request.message_id(), request.attempt()) {
-            ("late", 1) => Reply::status(503).body("come back"),
+            ("late", 1) => Reply::status(500).body("come back"),
             ("never", _) => Reply::status(400),
             _ => Reply::ok(),
         })
@@ -249,7 +249,7 @@ fn of_retry(trace: &Trace<'_>) {
     assert_eq!(first["status_code"], "ERROR");
     assert_eq!(
         first["status_message"],
-        "HTTP 503 Service Unavailable: come back"
+        "HTTP 500 Internal Server Error: come back"
     );
     assert_attributes(first, json!({ "error.type": "http" }));
     assert_eq!(second["status_code"], "UNSET");
@@ -271,7 +271,7 @@ fn of_retry(trace: &Trace<'_>) {
     let [of_first, of_second] = trace.named("POST");
     assert_child(of_first, first);
     assert_child(of_second, second);
-    assert_attributes(of_first, json!({ "error.type": "503" }));
+    assert_attributes(of_first, json!({ "error.type": "500" }));
     let acks: [_; 2] = trace.named("ack q");
     assert_child(acks[0], first);
     assert_child(acks[1], second);

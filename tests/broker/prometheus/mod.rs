@@ -50,7 +50,7 @@ impl Setup {
         let held = |request: &Request| request.message_id() == "held";
         let server = HttpHandler::holding(&gate, held, |request| {
             match (request.message_id(), request.attempt()) {
-                ("late", 1) => Reply::status(503),
+                ("late", 1) => Reply::status(500),
                 ("never", _) => Reply::status(400),
                 _ => Reply::ok(),
             }

@@ -13,7 +13,7 @@ use crate::support::{
 /// Fails twice with a retry and then for good: a message is parked twice and then dead-lettered.
 async fn twice_then_never() -> HttpHandler {
     HttpHandler::answering(|request| match request.attempt() {
-        1 | 2 => Reply::status(503),
+        1 | 2 => Reply::status(500),
         _ => Reply::status(400),
     })
     .await

@@ -30,7 +30,7 @@ async fn handler(failing: &Gate, gate: &Gate) -> HttpHandler {
         async move {
             if request.message_id() == "fails" {
                 failing.passed().await;
-                return Reply::status(503);
+                return Reply::status(500);
             }
             gate.passed().await;
             Reply::ok()

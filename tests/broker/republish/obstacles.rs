@@ -16,7 +16,7 @@ use crate::support::{
 /// Fails every first attempt.
 fn fail_first(request: &Request) -> Reply {
     match request.attempt() {
-        1 => Reply::status(503),
+        1 => Reply::status(500),
         _ => Reply::ok(),
     }
 }

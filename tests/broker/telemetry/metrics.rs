@@ -13,7 +13,7 @@ async fn three_messages() -> Setup {
     let setup = Setup::new(
         "[consumers.q.retry]\nbase = '1s'\njitter = 0",
         |request| match (request.message_id(), request.attempt()) {
-            ("late", 1) => Reply::status(503),
+            ("late", 1) => Reply::status(500),
             ("never", _) => Reply::status(400),
             _ => Reply::ok(),
         },

@@ -59,7 +59,7 @@ async fn one_trace_runs_from_the_publisher_through_a_parked_retry_to_the_service
     let setup = Setup::new(
         "[consumers.q.retry]\nbase = '1s'\njitter = 0",
         |request| match request.attempt() {
-            1 => Reply::status(503),
+            1 => Reply::status(500),
             _ => Reply::ok(),
         },
     )
@@ -113,8 +113,8 @@ async fn one_trace_runs_from_the_publisher_through_a_parked_retry_to_the_service
             "the service goes on with the request's span"
         );
     }
-    assert_eq!(attribute(requests[0], "http.response.status_code"), "503");
-    assert_eq!(attribute(requests[0], "error.type"), "503");
+    assert_eq!(attribute(requests[0], "http.response.status_code"), "500");
+    assert_eq!(attribute(requests[0], "error.type"), "500");
     assert_eq!(attribute(requests[1], "http.response.status_code"), "200");
 }
 
@@ -237,7 +237,7 @@ async fn attempts_begin_traces_of_their_own_where_they_are_only_linked() {
     let setup = Setup::new(
         "[telemetry]\nparent = 'link'\n[consumers.q.retry]\nbase = '10ms'",
         |request| match request.attempt() {
-            1 => Reply::status(503),
+            1 => Reply::status(500),
             _ => Reply::ok(),
         },
     )

@@ -62,7 +62,7 @@ fn a_consumer_is_configured_by_laying_changes_over_the_default() {
 #[tokio::test]
 async fn the_account_tells_lost_from_parked_and_twice_from_once() {
     let handler = HttpHandler::answering(|request| match request.message_id() {
-        "failed" => Reply::status(503),
+        "failed" => Reply::status(500),
         _ => Reply::ok(),
     })
     .await;

@@ -1,0 +1,58 @@
+//! A server that goes away for a while.
+
+use lapwing::{ConsumerState, Readiness};
+
+use crate::support::{
+    DEADLINE, HttpHandler, Proxy, PublishSpec, Reply, consumer, vhost, wait_until,
+};
+
+#[tokio::test]
+async fn messages_wait_unharmed_until_a_server_that_is_away_is_back() {
+    const MESSAGES: usize = 300;
+    let vhost = vhost().await;
+    let server = HttpHandler::answering(|_| Reply::ok()).await;
+    let proxy = Proxy::to_address(server.address().to_string()).await;
+    proxy.refuse().await;
+    let url = format!("http://{}/", proxy.address());
+    let hasty = "consumers.q.breaker = { probe = '100ms', probe_cap = '500ms' }";
+    let worker = consumer(&vhost, "q")
+        .http_at(&url)
+        .with(hasty)
+        .start()
+        .await;
+    let id = |index: usize| PublishSpec::of("x").id(&index.to_string());
+    let ids = vhost.publish_many("q", MESSAGES, id).await;
+
+    let state = |readiness: &Readiness| readiness.consumers["q"].state;
+    let is_down = |it: &Readiness| state(it) == ConsumerState::ServiceDown;
+    let down = worker.until("finds its service down", is_down).await;
+    assert!(down.ready && down.degraded, "{down:?}");
+    // Once it has let go, the messages are in the queue for others, but for the one of a probe and
+    // those that are parked.
+    let look = async || vhost.counts("q").await;
+    wait_until("it has given its messages back", DEADLINE, look, |counts| {
+        counts.ready > MESSAGES as u32 / 2 && counts.unacked <= 1
+    })
+    .await;
+    let reason = worker.handle.readiness().consumers["q"].reason.clone();
+    let reason = reason.expect("it says why");
+    assert!(
+        reason.contains("refused") && reason.contains("probe"),
+        "{reason}"
+    );
+    proxy.accept_again();
+
+    server.wait_for_success(&ids).await;
+    let is_up = |it: &Readiness| state(it) == ConsumerState::Consuming && !it.degraded;
+    worker.until("is back", is_up).await;
+    let ledger = worker.drain().await.ledger();
+    assert_eq!((ledger.acked, ledger.dead_lettered), (300, 0), "{ledger:?}");
+    assert_eq!(server.seen().exchanges.len(), MESSAGES, "each ran once");
+    let attempts = server
+        .seen()
+        .exchanges
+        .iter()
+        .map(|it| it.request.attempt())
+        .max();
+    assert_eq!(attempts, Some(1), "no attempt is charged");
+}
