@@ -34,7 +34,7 @@ pub use commands::{CallError, CancelError};
 pub(crate) use commands::{Command, Depths};
 
 use crate::{
-    broker::{Broker, BrokerError, Delivery, Reconnect, Session},
+    broker::{Broker, BrokerError, Delivery, Redial, Session},
     flight::Flight,
     path::{Gate, Lane},
     status::{ConsumerHealth, ConsumerReport, ConsumerState, Ledger, Standing},
@@ -97,7 +97,7 @@ impl<B: Broker> LaneActor<B> {
         lane: Arc<Lane<B>>,
         broker: B,
         channels: LaneChannels,
-        backoff: Reconnect,
+        backoff: Redial,
     ) -> Self {
         let now = Instant::now();
         Self {

@@ -152,7 +152,7 @@ async fn a_queue_that_differs_ends_the_worker_at_whichever_attempt() {
     kit.broker.refuse_subscriptions([differs]);
     kit.broker.reconnect();
     let ended = timeout(SOON, kit.worker.running).await.unwrap().unwrap();
-    assert!(matches!(ended, Err(RunError::Broker { .. })), "{ended:?}");
+    assert!(matches!(ended, Err(RunError::Queues(_))), "{ended:?}");
 }
 
 #[tokio::test(start_paused = true)]
