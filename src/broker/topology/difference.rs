@@ -143,7 +143,9 @@ pub(crate) fn lines(differences: &[Difference]) -> Vec<String> {
         }
     }
     let mut lines: Vec<(&str, Vec<&str>, String)> = Vec::new();
-    for ((kind, name), problems) in objects {
+    for ((kind, name), mut problems) in objects {
+        // Another type is the first thing to know: it explains most other differences.
+        problems.sort_by_key(|problem| !problem.starts_with("x-queue-type"));
         let problems = problems.join(" and ");
         let same = |line: &&mut (&str, Vec<&str>, String)| line.0 == kind && line.2 == problems;
         match lines.iter_mut().find(same) {
