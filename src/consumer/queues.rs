@@ -118,10 +118,13 @@ fn collisions(
     let at_dead = section(name).key("dead_letter_queue");
     let dead = consumer.dead_letter_queue();
     let prefix = consumer.retry_queue_prefix();
+    let mut before = consumers
+        .iter()
+        .take_while(|(other, _)| other.as_str() < name);
     let shares = |other: &ConsumerSettings| {
         other.queue != consumer.queue && other.retry_queue_prefix() == prefix
     };
-    if let Some((other, _)) = consumers.iter().find(|(_, other)| shares(other)) {
+    if let Some((other, _)) = before.find(|(_, other)| shares(other)) {
         let message = format!(
             "is that of consumers.{other}, whose retries would come back to the wrong queue"
         );
@@ -294,7 +297,7 @@ mod tests {
                 "queue = \"x\"\nretry_queue_prefix = \"later\"",
                 "queue = \"y\"\nretry_queue_prefix = \"later\"",
             ),
-            "consumers.a.retry_queue_prefix: is that of consumers.b, whose retries would come back",
+            "consumers.b.retry_queue_prefix: is that of consumers.a, whose retries would come back",
         )]);
         Sections::allowed(&[
             &two("queue = \"x\"", "queue = \"x.retry.2048s\""),
