@@ -37,6 +37,7 @@ pub struct ConsumerSettings {
     /// `x-single-active-consumer`, `x-max-length` or, for a classic queue, `x-max-priority`. The
     /// arguments of an existing queue cannot be changed: the worker refuses to start if they differ.
     /// Default: none.
+    #[schemars(example = BTreeMap::from([("x-single-active-consumer", true)]))]
     pub arguments: BTreeMap<String, QueueArgument>,
     /// Bindings of the queue to exchanges that exist. Without a binding, the default exchange
     /// reaches the queue by its name. Only with `topology = "declare"` the worker declares the
