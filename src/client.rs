@@ -7,7 +7,8 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     broker::{
-        BrokerError, Link, Properties, Publication, PublishError, Publisher, Purpose, Written,
+        BrokerError, Link, Properties, Publication, PublishError, Publisher, Purpose, Scouting,
+        Written,
     },
     settings::Settings,
     telemetry::PublishTrace,
@@ -61,6 +62,7 @@ impl Client {
             Arc::new(settings.broker.clone()),
             Arc::clone(&timeouts),
             settings.broker.name.clone(),
+            Scouting::default(),
             closing.clone(),
         );
         let first = link.connected().await;

@@ -17,12 +17,12 @@ use std::{
 use futures_util::StreamExt;
 use lapin::{ConnectionProperties, Event};
 use socket2::Socket;
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{
-    BrokerSettings, Reconnect, TimeoutSettings,
+    BrokerSettings, Redial, Scouting, TimeoutSettings,
     dial::{Dial, amqp_uri, tls_config, urls},
     error::{BrokerError, within},
     wire,
@@ -75,12 +75,14 @@ pub(crate) struct Link {
 
 impl Link {
     /// Starts a supervisor on the current runtime. When `stop` is cancelled, the supervisor closes
-    /// its connection and ends; the returned handle then completes.
+    /// its connection and ends; the returned handle then completes. Links that share `scouting` share
+    /// what they learn while the broker is away.
     pub(crate) fn start(
         purpose: Purpose,
         broker: Arc<BrokerSettings>,
         timeouts: Arc<TimeoutSettings>,
         name: String,
+        scouting: Scouting,
         stop: CancellationToken,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (sender, state) = watch::channel(LinkState::Down(None));
@@ -89,6 +91,7 @@ impl Link {
             broker,
             timeouts,
             name: format!("{name} {}", purpose.name()),
+            scouting,
             frame_max: Arc::default(),
             state: sender,
         };
@@ -200,42 +203,63 @@ struct Supervisor {
     broker: Arc<BrokerSettings>,
     timeouts: Arc<TimeoutSettings>,
     name: String,
+    scouting: Scouting,
     frame_max: Arc<wire::FrameMax>,
     state: watch::Sender<LinkState>,
 }
 
 impl Supervisor {
     async fn run(self, stop: CancellationToken) {
-        /// A connection that lasted this long resets the waits between attempts.
-        const STABLE: Duration = Duration::from_secs(30);
-        let mut backoff = Reconnect::new(&self.broker.reconnect);
+        let mut redial = Redial::new(&self.broker.reconnect);
         let mut tries = 0;
+        let mut turn = None;
         while !stop.is_cancelled() {
+            let mut answers = self.scouting.answers();
             let attempt = tokio::select! {
                 attempt = self.connect(&mut tries) => attempt,
                 () = stop.cancelled() => return,
             };
             let error = match attempt {
                 Ok((connection, blocked)) => {
-                    let since = Instant::now();
+                    turn = None;
+                    redial.reset();
+                    self.scouting.answered();
                     let error = self.watch_over(connection, blocked, &stop).await;
-                    if since.elapsed() > STABLE {
-                        backoff.reset();
-                    }
+                    answers = self.scouting.answers();
                     error
                 }
-                Err(error) => error,
+                Err(error) => {
+                    self.scouting.failed(&error);
+                    error
+                }
             };
-            let wait = backoff.next();
-            if !stop.is_cancelled() {
-                warn!(connection = self.purpose.name(), %error, retry_in = ?wait, "not connected to the broker");
+            if stop.is_cancelled() {
+                self.down(error);
+                return;
             }
-            self.state.send_replace(LinkState::Down(Some(error)));
-            tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+            let wait = redial.next();
+            turn = turn.or_else(|| self.scouting.try_turn());
+            match turn {
+                Some(_) => {
+                    warn!(connection = self.purpose.name(), %error, retry_in = ?wait, "not connected to the broker");
+                }
+                None => {
+                    debug!(connection = self.purpose.name(), %error, "not connected to the broker, waiting for what the other connection learns");
+                }
+            }
+            self.down(error);
+            let next = self
+                .scouting
+                .next(turn, wait, answers, |error| self.down(error));
+            turn = tokio::select! {
+                turn = next => turn,
                 () = stop.cancelled() => return,
-            }
+            };
         }
+    }
+
+    fn down(&self, error: BrokerError) {
+        self.state.send_replace(LinkState::Down(Some(error)));
     }
 
     /// Watches an open connection until it is lost or `stop` is cancelled, and returns the reason.

@@ -19,6 +19,7 @@ pub mod headers;
 mod publisher;
 mod rabbit;
 mod reconnect;
+mod scouting;
 mod seam;
 mod session;
 mod settings;
@@ -30,16 +31,19 @@ pub use error::BrokerError;
 pub use headers::{HeaderValue, Properties};
 pub use publisher::PublishError;
 pub use settings::{
-    Binding, BrokerSettings, BrokerUrls, PublishSettings, QueueSpec, QueueType, ReconnectSettings,
-    TimeoutSettings, TlsSettings, Topology,
+    Binding, BrokerSettings, BrokerUrls, PublishSettings, QueueArgument, QueueSpec, QueueType,
+    ReconnectSettings, TimeoutSettings, TlsSettings, Topology,
 };
-pub use topology::{Difference, Values};
+pub use topology::{Difference, Unfit, Values};
 
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
 pub(crate) use copies::{CopyHeaders, Header};
 pub(crate) use delivery::{Delivery, Moment};
 pub(crate) use publisher::{Publication, Publisher, Written};
 pub(crate) use rabbit::Rabbit;
-pub(crate) use reconnect::Reconnect;
+pub(crate) use reconnect::{Reconnect, Redial};
+pub(crate) use scouting::Scouting;
 pub(crate) use seam::{Broker, Returns, Session};
+pub(crate) use settings::argument_is_ours;
 pub(crate) use settle::Acks;
+pub(crate) use topology::lines;

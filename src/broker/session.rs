@@ -11,7 +11,7 @@ use lapin::{
 };
 
 use super::{
-    QueueSpec, TimeoutSettings,
+    QueueSpec, TimeoutSettings, Topology,
     connection::Connection,
     delivery::{Delivery, Moment},
     error::{BrokerError, within},
@@ -165,7 +165,11 @@ impl Session for RabbitSession {
         let queue = queue.clone();
         let limit = self.timeouts.declare;
         async move {
-            topology::ensure(&connection, &queue, limit).await?;
+            // The queue may have been deleted. With `none` the worker would not declare it again, and
+            // the broker says that it is missing.
+            if queue.topology != Topology::None {
+                topology::ensure(&connection, &queue, limit).await?;
+            }
             let consumer = subscribe(&channel, &queue, &tag, limit).await?;
             Ok(Subscription(consumer))
         }

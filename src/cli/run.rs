@@ -90,7 +90,9 @@ fn tell(ended: &Result<Report, CannotRun>) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
         Err(CannotRun::Worker(error)) => {
-            error!(%error, "cannot run");
+            for error in error.lines() {
+                error!(error, "cannot run");
+            }
             return match error {
                 RunError::Broker { error, .. } if !error.needs_people() => {
                     ExitCode::from(EXIT_UNAVAILABLE)

@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{ConsumerSettings, settings::section};
-use crate::{
-    config::{Findings, KeyPath, NAME_BYTES},
-    retry::{CAP_MAX, Ladder},
-};
+use crate::config::{Findings, KeyPath, NAME_BYTES};
 
 type Consumers = BTreeMap<String, ConsumerSettings>;
 
@@ -32,16 +29,11 @@ pub(super) fn check(findings: &mut Findings, consumers: &Consumers) {
 fn rungs(consumers: &Consumers) -> BTreeMap<String, &str> {
     let mut rungs = BTreeMap::new();
     for (name, consumer) in consumers {
-        for rung in ladder(consumer).rungs() {
+        for rung in consumer.ladder().rungs() {
             rungs.insert(rung.queue, name.as_str());
         }
     }
     rungs
-}
-
-fn ladder(consumer: &ConsumerSettings) -> Ladder {
-    // A longer cap has its own error.
-    Ladder::new(&consumer.queue, consumer.retry.cap.min(CAP_MAX))
 }
 
 fn names(findings: &mut Findings, section: &KeyPath, consumer: &ConsumerSettings) {
@@ -61,11 +53,29 @@ fn names(findings: &mut Findings, section: &KeyPath, consumer: &ConsumerSettings
         findings.name(at_dead.clone(), dead);
         reserved(findings, at_dead.clone(), dead);
     }
+    let at_prefix = section.key("retry_queue_prefix");
+    if let Some(prefix) = &consumer.retry_queue_prefix {
+        findings.name(at_prefix.clone(), prefix);
+        reserved(findings, at_prefix.clone(), prefix);
+    }
     if queue.len() > NAME_BYTES {
         return;
     }
     let dead = consumer.dead_letter_queue();
-    let longest = ladder(consumer).rungs().last().map(|rung| rung.queue);
+    let longest = consumer.ladder().rungs().last().map(|rung| rung.queue);
+    let at_cap = section.key("retry").key("cap");
+    if let (Some(prefix), Some(longest)) = (&consumer.retry_queue_prefix, &longest)
+        && longest.len() > NAME_BYTES
+        && prefix.len() <= NAME_BYTES
+    {
+        let message = format!(
+            "is too long: the name of the longest retry queue has {} bytes, must have at most \
+             {NAME_BYTES}",
+            longest.len()
+        );
+        findings.contradiction(at_prefix, [at_cap.clone()], message);
+    }
+    let longest = longest.filter(|_| consumer.retry_queue_prefix.is_none());
     let derived = [
         (
             "dead-letter queue",
@@ -82,7 +92,7 @@ fn names(findings: &mut Findings, section: &KeyPath, consumer: &ConsumerSettings
             "is too long for its {what}: that queue's name ends in `{suffix}` and has {length} \
              bytes, must have at most {NAME_BYTES}"
         );
-        findings.contradiction(at_queue.clone(), [section.key("retry").key("cap")], message);
+        findings.contradiction(at_queue.clone(), [at_cap.clone()], message);
     }
 }
 
@@ -107,6 +117,20 @@ fn collisions(
     let at_queue = section(name).key("queue");
     let at_dead = section(name).key("dead_letter_queue");
     let dead = consumer.dead_letter_queue();
+    let prefix = consumer.retry_queue_prefix();
+    let mut before = consumers
+        .iter()
+        .take_while(|(other, _)| other.as_str() < name);
+    let shares = |other: &ConsumerSettings| {
+        other.queue != consumer.queue && other.retry_queue_prefix() == prefix
+    };
+    if let Some((other, _)) = before.find(|(_, other)| shares(other)) {
+        let message = format!(
+            "is that of consumers.{other}, whose retries would come back to the wrong queue"
+        );
+        let others = [at_queue.clone(), section(other).key("queue")];
+        findings.contradiction(section(name).key("retry_queue_prefix"), others, message);
+    }
     if let Some(other) = rungs.get(&consumer.queue) {
         let message = format!("is a retry queue of consumers.{other}");
         findings.contradiction(at_queue.clone(), [section(other).key("queue")], message);
@@ -138,7 +162,14 @@ fn same_queue(
     let differs = [
         ("topology", consumer.topology != sibling.topology),
         ("queue_type", consumer.queue_type != sibling.queue_type),
+        ("arguments", consumer.arguments != sibling.arguments),
         ("bindings", consumer.bindings != sibling.bindings),
+        (
+            "retry_queue_prefix",
+            // Another type of queue has other retry queues, and its own error.
+            consumer.queue_type == sibling.queue_type
+                && consumer.retry_queue_prefix() != sibling.retry_queue_prefix(),
+        ),
         (
             "dead_letter_queue",
             consumer.dead_letter_queue() != sibling.dead_letter_queue(),
@@ -212,6 +243,15 @@ mod tests {
                 &orders(&format!("dead_letter_queue = \"{}\"", "q".repeat(256))),
                 "consumers.orders.dead_letter_queue: has 256 bytes",
             ),
+            (
+                &orders("retry_queue_prefix = \"amq.retry\""),
+                "consumers.orders.retry_queue_prefix: must not begin with `amq.`",
+            ),
+            // `.1024s` are 6 bytes.
+            (
+                &orders(&format!("retry_queue_prefix = \"{}\"", "q".repeat(250))),
+                "consumers.orders.retry_queue_prefix: is too long: the name of the longest retry queue has 256 bytes",
+            ),
         ]);
         // `.dead` are 5 bytes, `.retry.1s` 9.
         let both = format!("{}\nretry.cap = \"1s\"", bytes(251));
@@ -252,6 +292,13 @@ mod tests {
                 "consumers.b.dead_letter_queue: is a retry queue of consumers.a",
             ),
         ]);
+        Sections::refused(&[(
+            &two(
+                "queue = \"x\"\nretry_queue_prefix = \"later\"",
+                "queue = \"y\"\nretry_queue_prefix = \"later\"",
+            ),
+            "consumers.b.retry_queue_prefix: is that of consumers.a, whose retries would come back",
+        )]);
         Sections::allowed(&[
             &two("queue = \"x\"", "queue = \"x.retry.2048s\""),
             &two(
@@ -268,7 +315,9 @@ mod tests {
         for (key, line) in [
             ("topology", "topology = \"verify\""),
             ("queue_type", "queue_type = \"classic\""),
+            ("arguments", "arguments = { x-max-length = 10 }"),
             ("bindings", "bindings = [{ exchange = \"a\" }]"),
+            ("retry_queue_prefix", "retry_queue_prefix = \"y\""),
             ("dead_letter_queue", "dead_letter_queue = \"y\""),
             ("delivery_limit", "delivery_limit = 5"),
             ("retry", "retry.max_attempts = 5"),

@@ -7,39 +7,51 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     breaker::BreakerSettings,
-    broker::{Binding, QueueSpec, QueueType, Topology},
+    broker::{Binding, QueueArgument, QueueSpec, QueueType, Topology, argument_is_ours},
     config::{Findings, HOUR, KeyPath, Problem, SECOND, Source, Span},
     decode::Decode,
     handler::HandlerSettings,
-    retry::RetrySettings,
+    retry::{CAP_MAX, Ladder, RetrySettings},
 };
 
 /// A consumer: a queue, its limits, its retry policy and its handler. Choose a name of lower-case
 /// letters, digits and single underscores between them, which begins with a letter, so that each key
 /// has its environment variable. Two consumers may share a queue when their `topology`, `queue_type`,
-/// `bindings`, `dead_letter_queue`, `delivery_limit` and `retry` are the same. No queue may be the
-/// dead-letter queue or a retry queue of another one.
+/// `arguments`, `bindings`, `retry_queue_prefix`, `dead_letter_queue`, `delivery_limit` and `retry`
+/// are the same. No queue may be the dead-letter queue or a retry queue of another one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["queue"]))]
 pub struct ConsumerSettings {
     /// The queue to consume. Its name has at most 255 bytes together with the suffixes of its retry
     /// queues (`.retry.1024s`) and of its dead-letter queue (`.dead`), and does not begin with
-    /// `amq.`. Required.
+    /// `amq.`. Streams, auto-delete queues and queues that are not durable are refused. Required.
     #[schemars(example = &"orders")]
     pub queue: String,
     /// What the worker does about the queue, its retry queues and its dead-letter queue at the start
     /// and after each reconnect. Default: `declare`.
     pub topology: Topology,
-    /// The type of the queue and of its retry queues. The dead-letter queue is always a quorum
-    /// queue. Default: `quorum`.
+    /// The type of the queue. Retry queues and the dead-letter queue are always quorum queues.
+    /// Default: `quorum`.
     pub queue_type: QueueType,
+    /// Further arguments of the queue, with `topology` `declare` or `verify`: for instance
+    /// `x-single-active-consumer`, `x-max-length` or, for a classic queue, `x-max-priority`. The
+    /// arguments of an existing queue cannot be changed: the worker refuses to start if they differ.
+    /// Default: none.
+    #[schemars(example = BTreeMap::from([("x-single-active-consumer", true)]))]
+    pub arguments: BTreeMap<String, QueueArgument>,
     /// Bindings of the queue to exchanges that exist. Without a binding, the default exchange
-    /// reaches the queue by its name. With `topology = "verify"` the worker does not declare the
-    /// bindings. AMQP 0-9-1 has no request to check a binding, so the worker only checks that each
-    /// exchange exists. Default: `[]`.
+    /// reaches the queue by its name. Only with `topology = "declare"` the worker declares the
+    /// bindings. AMQP 0-9-1 has no request to check a binding, so `verify` and `attach` only check
+    /// that each exchange exists. Default: `[]`.
     #[schemars(example = [Binding { exchange: "shop".to_owned(), routing_key: "order.*".to_owned() }])]
     pub bindings: Vec<Binding>,
+    /// The beginning of the names of the retry queues. With `orders.retry` they are
+    /// `orders.retry.1s`, `orders.retry.2s` and so on. Without it: the queue's name with `.retry`,
+    /// or with `.retry.quorum` where `queue_type` is `classic`. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"orders.retry")]
+    pub retry_queue_prefix: Option<String>,
     /// The queue for messages that cannot succeed. Without it: the queue's name with `.dead`.
     /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,7 +106,9 @@ impl Default for ConsumerSettings {
             queue: String::new(),
             topology: Topology::Declare,
             queue_type: QueueType::Quorum,
+            arguments: BTreeMap::new(),
             bindings: Vec::new(),
+            retry_queue_prefix: None,
             dead_letter_queue: None,
             delivery_limit: 100,
             prefetch: 64,
@@ -123,6 +137,27 @@ impl ConsumerSettings {
             .unwrap_or_else(|| format!("{}.dead", self.queue))
     }
 
+    /// The beginning of the names of the retry queues.
+    ///
+    /// Earlier versions gave a classic queue classic retry queues, with the names that a quorum
+    /// queue's retry queues have. A queue cannot change its type. So those of a classic queue have
+    /// other names now, and those that an earlier version made empty by themselves.
+    #[must_use]
+    pub fn retry_queue_prefix(&self) -> String {
+        self.retry_queue_prefix
+            .clone()
+            .unwrap_or_else(|| match self.queue_type {
+                QueueType::Quorum => format!("{}.retry", self.queue),
+                QueueType::Classic => format!("{}.retry.quorum", self.queue),
+            })
+    }
+
+    /// The retry queues.
+    pub(crate) fn ladder(&self) -> Ladder {
+        // The check of the settings refuses a longer cap.
+        Ladder::new(&self.retry_queue_prefix(), self.retry.cap.min(CAP_MAX))
+    }
+
     /// The queues of this consumer, for the broker.
     #[must_use]
     pub fn queue_spec(&self) -> QueueSpec {
@@ -131,7 +166,9 @@ impl ConsumerSettings {
             prefetch: self.prefetch,
             topology: self.topology,
             queue_type: self.queue_type,
+            arguments: self.arguments.clone(),
             bindings: self.bindings.clone(),
+            retry_queue_prefix: self.retry_queue_prefix(),
             dead_letter_queue: self.dead_letter_queue(),
             delivery_limit: self.delivery_limit,
             retry_cap: self.retry.cap,
@@ -155,6 +192,7 @@ impl ConsumerSettings {
         for (index, binding) in self.bindings.iter().enumerate() {
             binding.check(findings, &section.key("bindings").index(index));
         }
+        self.check_arguments(findings, &section);
         self.retry.check(findings, &section.key("retry"));
         self.breaker.check(findings, &section.key("breaker"));
         self.handler.check(findings, &section.key("handler"));
@@ -162,6 +200,25 @@ impl ConsumerSettings {
             let path = section.key("types").key(message_type);
             findings.name(path.clone(), message_type);
             by_type.check_for_type(findings, &path);
+        }
+    }
+
+    fn check_arguments(&self, findings: &mut Findings, section: &KeyPath) {
+        let at_arguments = section.key("arguments");
+        let is_used = matches!(self.topology, Topology::Declare | Topology::Verify);
+        if !self.arguments.is_empty() && !is_used {
+            let message = "has no effect: with this `topology` the worker leaves the queue's \
+                           arguments as they are";
+            let others = [section.key("topology")];
+            findings.contradiction(at_arguments, others, message);
+            return;
+        }
+        for argument in self.arguments.keys() {
+            let path = at_arguments.key(argument);
+            findings.name(path.clone(), argument);
+            if let Some(why) = argument_is_ours(argument, self.queue_type) {
+                findings.add(path, why);
+            }
         }
     }
 
@@ -311,6 +368,63 @@ mod tests {
             &orders("timeout = \"12h\"\ncancel_grace = \"0s\"\nack.delay = \"0s\"\nack.batch = 1"),
             &orders("bindings = [{ exchange = \"amq.topic\" }]"),
         ]);
+    }
+
+    #[test]
+    fn a_queue_has_further_arguments_that_the_worker_does_not_set() {
+        orders_refused(&[
+            (
+                "arguments = { x-queue-type = \"stream\" }",
+                "arguments.x-queue-type: has a setting of its own: `queue_type`",
+            ),
+            (
+                "arguments = { x-dead-letter-exchange = \"dlx\" }",
+                "arguments.x-dead-letter-exchange: is set by the worker",
+            ),
+            (
+                "arguments = { x-overflow = \"drop-head\" }",
+                "arguments.x-overflow: is set by the worker",
+            ),
+            (
+                "arguments = { x-expires = 1000 }",
+                "arguments.x-expires: is not allowed: a queue that expires",
+            ),
+            (
+                "topology = \"attach\"\narguments = { x-max-length = 5 }",
+                "arguments: has no effect",
+            ),
+            (
+                "arguments = { x-max-length = 1.5 }",
+                "arguments.x-max-length: expected true, false, a whole number or a string",
+            ),
+        ]);
+        let arguments = "{ x-single-active-consumer = true, x-max-length = 5, x-overflow = \"reject-publish\" }";
+        let all = orders(&format!(
+            "queue_type = \"classic\"\narguments = {arguments}"
+        ));
+        Sections::allowed(&[&all]);
+        let sections: Sections = from_toml(&all).unwrap();
+        let read = &sections.consumers["orders"].arguments;
+        assert_eq!(read["x-single-active-consumer"], QueueArgument::Bool(true));
+        assert_eq!(read["x-max-length"], QueueArgument::Int(5));
+        assert_eq!(
+            read["x-overflow"],
+            QueueArgument::Text("reject-publish".to_owned())
+        );
+    }
+
+    #[test]
+    fn the_retry_queues_of_a_classic_queue_have_names_that_no_earlier_version_gave() {
+        let first = |lines: &str| {
+            let sections: Sections = from_toml(&orders(lines)).unwrap();
+            let ladder = sections.consumers["orders"].ladder();
+            ladder.rungs().next().map(|rung| rung.queue)
+        };
+        assert_eq!(first("").as_deref(), Some("orders.retry.1s"));
+        let classic = "queue_type = \"classic\"";
+        assert_eq!(first(classic).as_deref(), Some("orders.retry.quorum.1s"));
+        let chosen = format!("{classic}\nretry_queue_prefix = \"later\"");
+        assert_eq!(first(&chosen).as_deref(), Some("later.1s"));
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub use commands::{CallError, CancelError};
 pub(crate) use commands::{Command, Depths};
 
 use crate::{
-    broker::{Broker, BrokerError, Delivery, Reconnect, Session},
+    broker::{Broker, BrokerError, Delivery, Redial, Session},
     flight::Flight,
     path::Lane,
     status::{ConsumerHealth, ConsumerReport, ConsumerState, Ledger, Standing},
@@ -100,7 +100,7 @@ impl<B: Broker> LaneActor<B> {
         lane: Arc<Lane<B>>,
         broker: B,
         channels: LaneChannels,
-        backoff: Reconnect,
+        backoff: Redial,
     ) -> Self {
         let now = Instant::now();
         Self {

@@ -8,7 +8,7 @@ use tracing::{error, warn};
 
 use super::{LaneActor, Request};
 use crate::{
-    broker::{Broker, BrokerError, Reconnect, Session},
+    broker::{Broker, BrokerError, Redial, Session},
     flight::SessionId,
 };
 
@@ -22,7 +22,7 @@ pub(super) struct Subscription<S: Session> {
     pub(super) open_at: Instant,
     /// The connection was down at the last failure: subscribe as soon as it is up.
     pub(super) awaits_connection: bool,
-    backoff: Reconnect,
+    backoff: Redial,
     opened_at: Instant,
     /// Why there is no subscription.
     reason: Option<String>,
@@ -70,7 +70,7 @@ impl<S: Session> Task<S> {
 }
 
 impl<S: Session> Subscription<S> {
-    pub(super) fn new(backoff: Reconnect, now: Instant) -> Self {
+    pub(super) fn new(backoff: Redial, now: Instant) -> Self {
         Self {
             session: None,
             session_id: None,
@@ -147,12 +147,10 @@ impl<S: Session> Subscription<S> {
         self.open_at = Instant::now();
     }
 
-    /// Resets the backoff if the last subscription was stable.
-    fn forget_quick_failures(&mut self) {
-        const STABLE: Duration = Duration::from_secs(30);
-        if self.opened_at.elapsed() > STABLE {
-            self.backoff.reset();
-        }
+    /// Whether the last subscription lasted long enough to ask for the next one at once.
+    fn was_stable(&self) -> bool {
+        const STABLE: Duration = Duration::from_secs(1);
+        self.opened_at.elapsed() >= STABLE
     }
 }
 
@@ -190,9 +188,15 @@ impl<B: Broker> LaneActor<B> {
 
     fn opened(&mut self, result: Result<Opened<B::Session>, BrokerError>) {
         self.subscription.task = Task::None;
+        let is_first = !self.subscription.has_subscribed;
         self.report_start(&result);
         let opened = match result {
             Ok(opened) => opened,
+            // The worker ends, and gives this reason.
+            Err(error @ BrokerError::Topology(_)) if is_first => {
+                self.wait_to_subscribe(&error.to_string());
+                return;
+            }
             Err(error) if self.subscription.has_dead_channel() => return self.lose_session(&error),
             Err(error) => {
                 return self.subscribe_later(&error.to_string(), error.needs_people());
@@ -217,6 +221,7 @@ impl<B: Broker> LaneActor<B> {
         }
         self.check_subscription();
         self.lane.watch.subscribed(&self.lane.name);
+        self.subscription.backoff.reset();
         self.subscription.opened_at = Instant::now();
         self.subscription.reason = None;
     }
@@ -237,16 +242,30 @@ impl<B: Broker> LaneActor<B> {
 
     /// The broker has cancelled the consumer. The channel is still open, so deliveries whose
     /// handlers run can be settled on it.
+    ///
+    /// The first attempt follows at once: if the queue was deleted, messages and expired retries have
+    /// nowhere to go until it is declared again.
     pub(super) fn consumer_cancelled(&mut self) {
-        self.subscription.forget_quick_failures();
-        self.subscribe_later("the broker cancelled the consumer", false);
+        let reason = "the broker cancelled the consumer";
+        if !self.subscription.was_stable() {
+            return self.subscribe_later(reason, false);
+        }
+        warn!(consumer = %self.lane.name, reason, "not consuming, subscribing again at once");
+        self.subscription.reason = Some(reason.to_owned());
+        self.subscription.subscribe_now();
     }
 
-    fn subscribe_later(&mut self, reason: &str, loud: bool) {
+    /// Puts the next attempt to subscribe off, and returns by how much.
+    fn wait_to_subscribe(&mut self, reason: &str) -> Duration {
         let wait = self.subscription.backoff.next();
         self.subscription.open_at = Instant::now() + wait;
         self.subscription.awaits_connection = !self.broker.is_up();
         self.subscription.reason = Some(reason.to_owned());
+        wait
+    }
+
+    fn subscribe_later(&mut self, reason: &str, loud: bool) {
+        let wait = self.wait_to_subscribe(reason);
         if loud {
             error!(consumer = %self.lane.name, reason, retry_in = ?wait, "not consuming");
         } else {
@@ -297,7 +316,6 @@ impl<B: Broker> LaneActor<B> {
         self.orphans
             .extend(self.unsettled.flights().map(Arc::clone));
         self.abandon();
-        self.subscription.forget_quick_failures();
         self.subscribe_later(&error.to_string(), false);
     }
 }

@@ -17,7 +17,7 @@ use super::{
     dispatch::Dispatch, ends::Ends, execute::Limits, service::Service, start_queue::StartQueue,
 };
 use crate::{
-    broker::{Broker, Publication, PublishError, PublishSettings, Topology},
+    broker::{Broker, Publication, PublishError, PublishSettings},
     consumer::ConsumerSettings,
     flight::{CurrentSession, Resources, SessionId},
     retry::Ladder,
@@ -105,7 +105,7 @@ impl<B: Broker> Lane<B> {
     /// Declares a missing queue again, if the settings allow it. The broker returned a copy because
     /// this queue does not exist.
     pub(super) async fn restore(&self, queue: &str) {
-        if self.settings.topology != Topology::Declare {
+        if !self.settings.topology.creates() {
             return;
         }
         if self.live.restoring.swap(true, Ordering::AcqRel) {

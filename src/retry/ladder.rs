@@ -10,16 +10,16 @@ use std::time::Duration;
 /// one hop, without a plugin.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Ladder {
-    queue: String,
+    prefix: String,
     longest: u64,
 }
 
 impl Ladder {
-    /// The ladder for delays up to `cap`.
-    pub(crate) fn new(queue: &str, cap: Duration) -> Self {
+    /// The ladder for delays up to `cap`, whose queues have names that begin with `prefix`.
+    pub(crate) fn new(prefix: &str, cap: Duration) -> Self {
         let seconds = cap.as_secs() + u64::from(cap.subsec_nanos() > 0);
         Self {
-            queue: queue.to_owned(),
+            prefix: prefix.to_owned(),
             longest: seconds.max(1).next_power_of_two(),
         }
     }
@@ -45,7 +45,7 @@ impl Ladder {
 
     fn rung(&self, seconds: u64) -> Rung {
         Rung {
-            queue: format!("{}.retry.{seconds}s", self.queue),
+            queue: format!("{}.{seconds}s", self.prefix),
             length: Duration::from_secs(seconds),
         }
     }
@@ -71,7 +71,7 @@ mod tests {
             millis in 1u64..4_000_000, cap in 1u64..5_000,
         ) {
             let delay = Duration::from_millis(millis);
-            let ladder = Ladder::new("q", Duration::from_secs(cap));
+            let ladder = Ladder::new("q.retry", Duration::from_secs(cap));
             let (rung, stay) = ladder.park(delay);
             prop_assert!(ladder.rungs().any(|r| r == rung));
             prop_assert!(stay <= rung.length);
@@ -87,7 +87,7 @@ mod tests {
     #[test]
     fn the_ladder_reaches_the_cap() {
         let names = |cap| -> Vec<_> {
-            let ladder = Ladder::new("q", Duration::from_secs(cap));
+            let ladder = Ladder::new("q.retry", Duration::from_secs(cap));
             ladder.rungs().map(|rung| rung.queue).collect()
         };
         assert_eq!(names(1), ["q.retry.1s"]);

@@ -377,7 +377,7 @@ mod tests {
 
     #[test]
     fn the_longest_rung_fits_the_brokers_time_to_live() {
-        let ladder = Ladder::new("orders", CAP_MAX);
+        let ladder = Ladder::new("orders.retry", CAP_MAX);
         let longest = ladder.rungs().last().unwrap().length;
         assert!(longest.as_millis() < u128::from(u32::MAX), "{longest:?}");
     }

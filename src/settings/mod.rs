@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 pub use crate::{
     admin::{AdminSettings, Listen},
     broker::{
-        Binding, BrokerSettings, BrokerUrls, PublishSettings, QueueType, ReconnectSettings,
-        TimeoutSettings, TlsSettings, Topology,
+        Binding, BrokerSettings, BrokerUrls, PublishSettings, QueueArgument, QueueType,
+        ReconnectSettings, TimeoutSettings, TlsSettings, Topology,
     },
     config::{ConfigError, Problem, Secret, Source, environment},
     consumer::{AckSettings, ConsumerSettings},

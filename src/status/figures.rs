@@ -15,12 +15,8 @@ use super::{
     outcomes::{ConsumerOutcomes, Outcomes},
 };
 use crate::{
-    consumer::ConsumerSettings,
-    flight::Slots,
-    lock::lock,
-    outcome::OutcomeKind,
-    policy::Reason,
-    retry::{Ladder, Rung},
+    consumer::ConsumerSettings, flight::Slots, lock::lock, outcome::OutcomeKind, policy::Reason,
+    retry::Rung,
 };
 
 /// Everything a consumer reports about itself, except its state, which others can watch.
@@ -59,7 +55,7 @@ pub(crate) struct Standing {
 
 impl Figures {
     pub(crate) fn new(name: &str, settings: &ConsumerSettings, outcomes: &Outcomes) -> Self {
-        let ladder = Ladder::new(&settings.queue, settings.retry.cap);
+        let ladder = settings.ladder();
         Self {
             settings: settings.clone(),
             slots: Arc::new(Slots::new(settings.concurrency.into())),

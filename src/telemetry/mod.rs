@@ -209,14 +209,17 @@ fn is_shown(line: &tracing::Metadata<'_>) -> bool {
     !line.target().starts_with("opentelemetry") || *line.level() <= tracing::Level::WARN
 }
 
-/// Whether a line may show secrets. At level `trace` lapin prints every frame, including the one with
-/// the password. For a returned message lapin prints all bytes as numbers; our own log line says what
-/// happened to the message.
+/// Whether a line may show secrets, or repeats our own. At level `trace` lapin prints every frame,
+/// including the one with the password. For a returned message lapin prints all bytes as numbers; our
+/// own log line says what happened to the message. lapin's errors of channels and connections reach the
+/// worker, which says what follows: some are the answers to its own questions.
 fn is_indiscreet(line: &tracing::Metadata<'_>) -> bool {
     let name = crate_of(line.target());
     let of_lapin = name.starts_with("lapin") || name.starts_with("amq_protocol");
     let returned = line.target() == "lapin::returned_messages";
-    returned || (of_lapin && *line.level() == tracing::Level::TRACE)
+    let answered = matches!(line.target(), "lapin::channel" | "lapin::channels")
+        && *line.level() == tracing::Level::ERROR;
+    returned || answered || (of_lapin && *line.level() == tracing::Level::TRACE)
 }
 
 /// Renders the text of `/metrics`. Cheap to clone.

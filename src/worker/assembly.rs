@@ -1,12 +1,18 @@
 //! Assembles a worker: makes its lanes and what they share, runs them, and collects their reports.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     mem,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
-use tokio::{runtime::Handle, sync::mpsc, task::JoinSet, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
@@ -16,7 +22,7 @@ use super::{
     lifecycle::Lifecycle,
 };
 use crate::{
-    broker::{Broker, BrokerError, Reconnect},
+    broker::{Broker, BrokerError, Difference, Redial},
     consumer::ConsumerSettings,
     flight::{Extensions, Resources, SCOPE},
     lane::{LaneActor, LaneChannels},
@@ -26,6 +32,10 @@ use crate::{
     status::{ConsumerReport, ConsumerReports, Figures},
     telemetry::{self, Observed, ObservedConsumer, Signals, Watch},
 };
+
+/// How long a start that is refused for the queues of one consumer waits for the answers about the
+/// queues of the others, so that people can mend everything at once.
+const OTHER_REFUSALS: Duration = Duration::from_secs(2);
 
 /// The parts of a worker before it runs.
 pub(super) struct Setup {
@@ -74,6 +84,7 @@ impl Setup {
             runtime,
             settings,
         };
+        let names: BTreeSet<String> = consumers.keys().cloned().collect();
         let (lanes, observed) = common.start_lanes(consumers, handlers, calls.consumers);
         let meter = signals.metrics.then(|| opentelemetry::global::meter(SCOPE));
         if let Some(meter) = &meter {
@@ -87,7 +98,9 @@ impl Setup {
 
         let drain_began = Arc::<OnceLock<Instant>>::default();
         let grace = tokio::spawn(common.end_grace(Arc::clone(&drain_began)));
-        let failed = common.watch_first_attempts(calls.first_attempts).await;
+        let failed = common
+            .watch_first_attempts(calls.first_attempts, names)
+            .await;
         let lanes = collect(lanes).await;
         grace.abort();
         watching.abort();
@@ -140,7 +153,7 @@ impl<B: Broker> Common<B> {
                 figures: Arc::clone(&lane.watch.figures),
                 health: channels.health.subscribe(),
             });
-            let backoff = Reconnect::new(&self.settings.broker.reconnect);
+            let backoff = Redial::new(&self.settings.broker.reconnect);
             let actor = LaneActor::new(lane, self.broker.clone(), channels, backoff);
             lanes.spawn(async move { (name, actor.run().await) });
         }
@@ -157,7 +170,7 @@ impl<B: Broker> Common<B> {
     ) -> Lane<B> {
         let name: Arc<str> = name.into();
         let queue: Arc<str> = settings.queue.as_str().into();
-        let ladder = Ladder::new(&settings.queue, settings.retry.cap);
+        let ladder = settings.ladder();
         let slots = Arc::clone(&figures.slots);
         Lane {
             watch: Watch::new(figures, self.signals, &name, &queue, &self.worker),
@@ -188,16 +201,47 @@ impl<B: Broker> Common<B> {
     async fn watch_first_attempts(
         &self,
         mut attempts: mpsc::UnboundedReceiver<FirstAttempt>,
+        mut silent: BTreeSet<String>,
     ) -> Option<RunError> {
         loop {
             let (consumer, result) = tokio::select! {
                 attempt = attempts.recv() => attempt?,
                 () = self.drain.cancelled() => return None,
             };
-            let Err(error) = result else { continue };
-            if self.settings.broker.fail_fast || matches!(error, BrokerError::Topology(_)) {
-                self.drain.cancel();
-                return Some(RunError::Broker { consumer, error });
+            silent.remove(&consumer);
+            match result {
+                Ok(()) => {}
+                Err(BrokerError::Topology(differences)) => {
+                    let mut refused = BTreeMap::from([(consumer, differences)]);
+                    let others = self.other_refusals(&mut attempts, silent, &mut refused);
+                    let _ = timeout(OTHER_REFUSALS, others).await;
+                    self.drain.cancel();
+                    return Some(RunError::Queues(refused));
+                }
+                Err(error) if self.settings.broker.fail_fast => {
+                    self.drain.cancel();
+                    return Some(RunError::Broker { consumer, error });
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Adds the refusals of the consumers that are still `silent`.
+    async fn other_refusals(
+        &self,
+        attempts: &mut mpsc::UnboundedReceiver<FirstAttempt>,
+        mut silent: BTreeSet<String>,
+        refused: &mut BTreeMap<String, Vec<Difference>>,
+    ) {
+        while !silent.is_empty() {
+            let (consumer, result) = tokio::select! {
+                Some(attempt) = attempts.recv() => attempt,
+                () = self.drain.cancelled() => return,
+            };
+            silent.remove(&consumer);
+            if let Err(BrokerError::Topology(differences)) = result {
+                refused.insert(consumer, differences);
             }
         }
     }

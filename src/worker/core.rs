@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Report, RunError, assembly::Setup};
 use crate::{
-    broker::{BrokerSettings, Link, Publisher, Purpose, Rabbit, TimeoutSettings},
+    broker::{BrokerSettings, Link, Publisher, Purpose, Rabbit, Scouting, TimeoutSettings},
     state,
 };
 
@@ -49,9 +49,18 @@ struct Links {
 impl Links {
     fn start(broker: &Arc<BrokerSettings>, timeouts: &Arc<TimeoutSettings>, worker: &str) -> Self {
         let stop = CancellationToken::new();
+        let scouting = Scouting::default();
         let link = |purpose| {
             let (broker, timeouts) = (Arc::clone(broker), Arc::clone(timeouts));
-            Link::start(purpose, broker, timeouts, worker.to_owned(), stop.clone())
+            let name = worker.to_owned();
+            Link::start(
+                purpose,
+                broker,
+                timeouts,
+                name,
+                scouting.clone(),
+                stop.clone(),
+            )
         };
         let (consuming, consuming_ended) = link(Purpose::Consume);
         let (publishing, publishing_ended) = link(Purpose::Publish);

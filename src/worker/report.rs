@@ -1,7 +1,9 @@
 //! The report of a worker that has ended, and the errors of one that could not start.
 
+use std::collections::BTreeMap;
+
 use crate::{
-    broker::BrokerError,
+    broker::{BrokerError, Difference, lines},
     config::ConfigError,
     handler::HandlerError,
     status::{ConsumerReports, Ledger},
@@ -38,8 +40,10 @@ pub enum RunError {
         /// The type.
         type_name: &'static str,
     },
-    /// The broker could not be used, and `broker.fail_fast` is set. Or the queues at the broker do
-    /// not match the configured ones.
+    /// The queues at the broker do not match the settings of these consumers.
+    #[error("{}", self.lines().join("; "))]
+    Queues(BTreeMap<String, Vec<Difference>>),
+    /// The broker could not be used, and `broker.fail_fast` is set.
     #[error("consumer {consumer:?}: {error}")]
     Broker {
         /// The consumer.
@@ -50,6 +54,22 @@ pub enum RunError {
     /// The worker's own thread could not be started, or panicked.
     #[error("worker thread: {0}")]
     Thread(String),
+}
+
+impl RunError {
+    /// One line for each thing that somebody has to mend.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let Self::Queues(refused) = self else {
+            return vec![self.to_string()];
+        };
+        let of_consumer = |(consumer, differences): (&String, &Vec<Difference>)| {
+            let lines = lines(differences).into_iter();
+            let named = lines.map(|line| format!("consumer {consumer:?}: {line}"));
+            named.collect::<Vec<_>>()
+        };
+        refused.iter().flat_map(of_consumer).collect()
+    }
 }
 
 /// The report of a worker that has ended.

@@ -45,7 +45,7 @@ pub(crate) use session::FakeSession;
 use super::{
     BrokerError, Properties, Publication, PublishError, QueueSpec, Topology,
     seam::Broker,
-    topology::{Difference, plan},
+    topology::{Difference, QueuePlan, plan},
 };
 use crate::lock::lock;
 
@@ -345,16 +345,20 @@ impl Model {
 
     /// Declares the queues that the consumer needs, or checks that they exist.
     fn ensure(&mut self, spec: &QueueSpec) -> Result<(), BrokerError> {
-        if spec.topology == Topology::None {
-            return Ok(());
+        let is_missing = |plan: &QueuePlan| !self.queues.contains_key(&plan.name);
+        let missing: Vec<_> = plan(spec).into_iter().filter(is_missing).collect();
+        let is_made = |plan: &QueuePlan| match spec.topology {
+            Topology::Declare => true,
+            Topology::Attach => plan.name != spec.queue,
+            Topology::Verify | Topology::None => false,
+        };
+        if missing.iter().any(|plan| !is_made(plan)) {
+            let refused = missing.into_iter().filter(|plan| !is_made(plan));
+            let named = refused.map(|plan| Difference::NoQueue { queue: plan.name });
+            return Err(BrokerError::Topology(named.collect()));
         }
-        for plan in plan(spec) {
-            if spec.topology == Topology::Verify && !self.queues.contains_key(&plan.name) {
-                let missing = Difference::NoQueue { queue: plan.name };
-                return Err(BrokerError::Topology(vec![missing]));
-            }
-            let missing = Queue::planned(&plan);
-            self.queues.entry(plan.name).or_insert(missing);
+        for plan in missing {
+            self.queues.insert(plan.name.clone(), Queue::planned(&plan));
         }
         Ok(())
     }

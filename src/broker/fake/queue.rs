@@ -6,9 +6,9 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use tokio::time::Instant;
 
 use crate::broker::{
-    Properties,
+    Properties, QueueArgument,
     headers::{PERSISTENT, short},
-    topology::{Argument, QueuePlan},
+    topology::QueuePlan,
 };
 
 /// The queue types.
@@ -152,11 +152,11 @@ impl Queue {
     /// A queue with the arguments of this plan.
     pub(super) fn planned(plan: &QueuePlan) -> Self {
         let text = |key| match plan.argument(key) {
-            Some(Argument::Text(text)) => Some(text.clone()),
+            Some(QueueArgument::Text(text)) => Some(text.clone()),
             _ => None,
         };
         let int = |key| match plan.argument(key) {
-            Some(Argument::Int(n)) => u64::try_from(*n).ok(),
+            Some(QueueArgument::Int(n)) => u64::try_from(*n).ok(),
             _ => None,
         };
         let kind = match text("x-queue-type").as_deref() {

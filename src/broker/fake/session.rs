@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{FakeBroker, Model, Release, Stored};
-use crate::broker::{Acks, BrokerError, Delivery, Moment, QueueSpec, Returns, Session};
+use crate::broker::{Acks, BrokerError, Delivery, Moment, QueueSpec, Returns, Session, Topology};
 
 /// The broker's view of a channel.
 pub(super) struct Channel {
@@ -357,7 +357,9 @@ impl Session for FakeSession {
             if let Some(refusal) = model.script.refusals.pop_front() {
                 return Err(refusal);
             }
-            model.ensure(&spec)?;
+            if spec.topology != Topology::None {
+                model.ensure(&spec)?;
+            }
             model.subscribe(number, &spec.queue, spec.prefetch)?;
             model.deliver(&spec.queue);
             Ok(())

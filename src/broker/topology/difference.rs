@@ -4,8 +4,7 @@ use std::fmt;
 
 use lapin::types::FieldTable;
 
-use super::plan::Argument;
-use crate::broker::headers::short;
+use crate::broker::{QueueArgument, headers::short};
 
 /// One way in which a queue or exchange at the broker differs from the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +30,13 @@ pub enum Difference {
         /// them.
         values: Option<Values>,
     },
+    /// The queue is of a kind that loses messages, or cannot take one back.
+    Unfit {
+        /// The queue.
+        queue: String,
+        /// The reason.
+        why: Unfit,
+    },
     /// The queue cannot be declared, and the broker does not say which argument is the reason.
     Refused {
         /// The queue.
@@ -50,40 +56,123 @@ pub struct Values {
     pub wanted: Option<String>,
 }
 
-impl fmt::Display for Difference {
+/// A kind of queue that no consumer can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Unfit {
+    /// A stream.
+    Stream,
+    /// An auto-delete queue.
+    AutoDelete,
+    /// A queue that is not durable.
+    Transient,
+}
+
+impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Stream => {
+                "is a stream, which takes no message back: use a quorum or classic queue"
+            }
+            Self::AutoDelete => {
+                "is an auto-delete queue, which the broker deletes with its messages when the last \
+                 consumer stops: use a queue that stays"
+            }
+            Self::Transient => {
+                "is not durable, so a restart of the broker deletes it with its messages: use a \
+                 durable queue"
+            }
+        })
+    }
+}
+
+impl Difference {
+    /// The kind of the object, and its name.
+    fn object(&self) -> (&'static str, &str) {
+        match self {
+            Self::NoExchange { exchange } => ("exchange", exchange),
+            Self::NoQueue { queue }
+            | Self::Argument { queue, .. }
+            | Self::Unfit { queue, .. }
+            | Self::Refused { queue, .. } => ("queue", queue),
+        }
+    }
+
+    /// What is wrong with the object.
+    fn problem(&self) -> String {
         let shown = |value: &Option<String>| match value {
             Some(value) => format!("'{value}'"),
             None => "not set".to_owned(),
         };
         match self {
-            Self::NoQueue { queue } => write!(f, "queue {queue:?} does not exist"),
-            Self::NoExchange { exchange } => write!(f, "exchange {exchange:?} does not exist"),
+            Self::NoQueue { .. } | Self::NoExchange { .. } => "missing".to_owned(),
             Self::Argument {
-                queue,
                 argument,
                 values: Some(Values { has, wanted }),
+                ..
             } => {
                 let (has, wanted) = (shown(has), shown(wanted));
-                write!(f, "queue {queue:?}: {argument} is {has}, wanted {wanted}")
+                format!("{argument} is {has}, wanted {wanted}")
             }
-            Self::Argument {
-                queue, argument, ..
-            } => write!(
-                f,
-                "queue {queue:?}: {argument} differs from the settings (the names are so long \
-                 that the broker's answer does not hold the value)"
+            Self::Argument { argument, .. } => format!(
+                "{argument} differs from the settings (the names are so long that the broker's \
+                 answer does not hold the value)"
             ),
-            Self::Refused { queue, text } => write!(f, "queue {queue:?}: {text}"),
+            Self::Unfit { why, .. } => why.to_string(),
+            // Without the name the text is the same for all queues that one limit concerns.
+            Self::Refused { queue, text } => text.replace(&format!("'{queue}'"), "'…'"),
         }
     }
 }
 
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, name) = self.object();
+        write!(f, "{kind} {name:?}: {}", self.problem())
+    }
+}
+
+/// One line for each thing to mend. Objects with the same problems share a line.
+pub(crate) fn lines(differences: &[Difference]) -> Vec<String> {
+    let mut objects: Vec<((&str, &str), Vec<String>)> = Vec::new();
+    for difference in differences {
+        let object = difference.object();
+        match objects.iter_mut().find(|(known, _)| *known == object) {
+            Some((_, problems)) => problems.push(difference.problem()),
+            None => objects.push((object, vec![difference.problem()])),
+        }
+    }
+    let mut lines: Vec<(&str, Vec<&str>, String)> = Vec::new();
+    for ((kind, name), mut problems) in objects {
+        // Another type is the first thing to know: it explains most other differences.
+        problems.sort_by_key(|problem| !problem.starts_with("x-queue-type"));
+        let problems = problems.join(" and ");
+        let same = |line: &&mut (&str, Vec<&str>, String)| line.0 == kind && line.2 == problems;
+        match lines.iter_mut().find(same) {
+            Some((_, names, _)) => names.push(name),
+            None => lines.push((kind, vec![name], problems)),
+        }
+    }
+    let line = |(kind, names, problems): (&str, Vec<&str>, String)| {
+        let plural = if names.len() > 1 { "s" } else { "" };
+        let names: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
+        format!("{kind}{plural} {}: {problems}", names.join(", "))
+    };
+    lines.into_iter().map(line).collect()
+}
+
 /// Differences as one text.
 pub(crate) fn joined(differences: &[Difference]) -> String {
-    let texts: Vec<_> = differences.iter().map(Difference::to_string).collect();
-    texts.join("; ")
+    lines(differences).join("; ")
 }
+
+/// An argument with which the broker compares a queue that exists, and creates none that is missing.
+///
+/// RabbitMQ knows this argument for streams only. When it creates a queue it refuses an argument
+/// that the type of queue does not have, and for a stream a value that is not a text. When it
+/// compares a queue that exists, it looks only at the arguments that the type of that queue has
+/// (measured on 3.10, 4.0 and 4.3).
+pub(super) const NEVER_CREATES: &str = "x-max-age";
 
 /// The content of a refused declaration: `inequivalent arg 'x-max-length' for queue 'q' in vhost
 /// '/': received none but current is the value '5' of type 'long'` (RabbitMQ, `rabbit_misc`).
@@ -96,7 +185,7 @@ pub(super) struct Refusal {
     pub(super) values: Option<Values>,
     /// The queue's current value, to change the plan to; `None` if the argument is not set or the
     /// value is not known.
-    pub(super) value: Option<Argument>,
+    pub(super) value: Option<QueueArgument>,
 }
 
 impl Refusal {
@@ -124,6 +213,19 @@ impl Refusal {
             }),
             value: parse_value(has),
         })
+    }
+
+    /// The kind of queue, if the broker refused because of that.
+    pub(super) fn unfit(&self) -> Option<Unfit> {
+        let is_stream = |values: &Values| values.has.as_deref() == Some("stream");
+        match self.argument.as_str() {
+            "durable" => Some(Unfit::Transient),
+            "auto_delete" => Some(Unfit::AutoDelete),
+            // The broker compares this argument for streams only.
+            NEVER_CREATES => Some(Unfit::Stream),
+            "x-queue-type" if self.values.as_ref().is_some_and(is_stream) => Some(Unfit::Stream),
+            _ => None,
+        }
     }
 
     /// The arguments with the current value of this one; `None` if an argument cannot express it.
@@ -158,18 +260,62 @@ fn quoted(text: &str) -> Option<(&str, &str)> {
     Some((value, kind.split('\'').next()?))
 }
 
-fn parse_value(text: &str) -> Option<Argument> {
+fn parse_value(text: &str) -> Option<QueueArgument> {
     let (value, kind) = quoted(text)?;
     match kind {
-        "longstr" => Some(Argument::Text(value.to_owned())),
-        "bool" => value.parse().ok().map(Argument::Bool),
-        _ => value.parse().ok().map(Argument::Int),
+        "longstr" => Some(QueueArgument::Text(value.to_owned())),
+        "bool" => value.parse().ok().map(QueueArgument::Bool),
+        _ => value.parse().ok().map(QueueArgument::Int),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_mended_together_is_said_in_one_line() {
+        let argument =
+            |queue: &str, argument: &str, has: &str, wanted: &str| Difference::Argument {
+                queue: queue.to_owned(),
+                argument: argument.to_owned(),
+                values: Some(Values {
+                    has: Some(has.to_owned()),
+                    wanted: Some(wanted.to_owned()),
+                }),
+            };
+        let limit = |queue: &str| Difference::Refused {
+            queue: queue.to_owned(),
+            text: format!(
+                "cannot declare queue '{queue}': queue limit in vhost 'v' (5) is reached"
+            ),
+        };
+        let differences = [
+            argument("q.retry.1s", "x-queue-type", "classic", "quorum"),
+            argument("q.retry.2s", "x-queue-type", "classic", "quorum"),
+            argument("q", "x-max-length", "5", "6"),
+            argument("q", "x-delivery-limit", "20", "100"),
+            Difference::NoExchange {
+                exchange: "q".to_owned(),
+            },
+            limit("q.retry.4s"),
+            limit("q.retry.8s"),
+            Difference::Unfit {
+                queue: "q.dead".to_owned(),
+                why: Unfit::Stream,
+            },
+        ];
+        assert_eq!(
+            lines(&differences),
+            [
+                "queues \"q.retry.1s\", \"q.retry.2s\": x-queue-type is 'classic', wanted 'quorum'",
+                "queue \"q\": x-max-length is '5', wanted '6' and x-delivery-limit is '20', wanted '100'",
+                "exchange \"q\": missing",
+                "queues \"q.retry.4s\", \"q.retry.8s\": cannot declare queue '…': queue limit in vhost 'v' (5) is reached",
+                "queue \"q.dead\": is a stream, which takes no message back: use a quorum or classic queue",
+            ]
+        );
+    }
 
     #[test]
     fn differences_are_read_from_the_brokers_refusals() {
@@ -190,7 +336,7 @@ mod tests {
             told(&more),
             "queue \"q\": x-max-length is '5', wanted not set"
         );
-        assert_eq!(more.value, Some(Argument::Int(5)));
+        assert_eq!(more.value, Some(QueueArgument::Int(5)));
         let less = parse(
             "inequivalent arg 'x-dead-letter-routing-key' for queue 'q' in vhost '/': received the \
              value 'q.dead' of type 'longstr' but current is none",
@@ -203,7 +349,7 @@ mod tests {
             "inequivalent arg 'x-single-active-consumer' for queue 'q' in vhost '/': received none \
              but current is the value 'true' of type 'bool'",
         );
-        assert_eq!(single.value, Some(Argument::Bool(true)));
+        assert_eq!(single.value, Some(QueueArgument::Bool(true)));
         let cut = parse(
             "PRECONDITION_FAILED - inequivalent arg 'x-overflow' for queue 'q' in vhost 'long': \
              received the value 'reject-publish' of type 'longstr' but curren...",

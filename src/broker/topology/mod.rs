@@ -1,251 +1,195 @@
 //! The queues of a consumer: declares them, or compares the existing ones with the settings.
+//!
+//! Every check comes before the first declaration, so that a refused start leaves nothing behind.
 
 mod difference;
+mod look;
 mod plan;
 
 use std::{collections::BTreeSet, time::Duration};
 
-use lapin::{
-    Channel, ExchangeKind,
-    options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions},
-    types::FieldTable,
-};
+use tracing::warn;
 
-use super::{
-    Binding, QueueSpec, Topology,
-    connection::Connection,
-    error::{BrokerError, reply_code},
-    headers::short,
-};
-use difference::Refusal;
+use super::{Binding, QueueSpec, Topology, connection::Connection, error::BrokerError};
 pub(super) use difference::joined;
-pub use difference::{Difference, Values};
-pub(super) use plan::{Argument, QueuePlan, plan};
+pub(crate) use difference::lines;
+pub use difference::{Difference, Unfit, Values};
+use look::{Found, Look};
+pub(super) use plan::{QueuePlan, plan};
 
 /// Declares or compares the queues of `spec`, as its `topology` says.
 ///
 /// # Errors
-/// [`BrokerError::Topology`] names each queue that differs, each argument, its value and the wanted
-/// value. With `verify` it also names each exchange of a binding that does not exist.
+/// [`BrokerError::Topology`] names each queue that is missing, unfit or different, with each
+/// argument, its value and the wanted value. Unless the settings say `none`, it also names each
+/// exchange of a binding that does not exist.
 pub(crate) async fn ensure(
     connection: &Connection,
     spec: &QueueSpec,
     limit: Duration,
 ) -> Result<(), BrokerError> {
-    if spec.topology == Topology::None {
-        return Ok(());
-    }
-    let mut found = Vec::new();
+    let mut look = Look::new(connection, limit);
+    let mut seen = Seen::default();
     for plan in plan(spec) {
-        found.extend(compare(connection, &plan, spec.topology, limit).await?);
+        seen.queue(&mut look, spec, plan).await?;
     }
-    if spec.topology == Topology::Verify {
-        found.extend(missing_exchanges(connection, &spec.bindings, limit).await?);
+    if spec.topology != Topology::None {
+        seen.exchanges(&mut look, &spec.bindings).await?;
     }
-    if !found.is_empty() {
-        return Err(BrokerError::Topology(found));
+    if !seen.differences.is_empty() {
+        return Err(BrokerError::Topology(seen.differences));
+    }
+    if !seen.hidden.is_empty() {
+        warn!(
+            queue = spec.queue, not_seen = ?seen.hidden,
+            "the broker does not let this user look at all queues, going on without that check"
+        );
+    }
+    if spec.topology.creates() {
+        create(&mut look, spec, seen.missing).await?;
     }
     if spec.topology == Topology::Declare {
-        bind(connection, spec, limit).await?;
+        for binding in &spec.bindings {
+            look.bind(&spec.queue, binding).await?;
+        }
     }
+    look.close().await;
     Ok(())
 }
 
-/// Declares a retry queue that is missing. Leaves the other queues alone.
+/// Declares a retry queue or the dead-letter queue if it is missing. Leaves the other queues alone.
 pub(crate) async fn restore(
     connection: &Connection,
     spec: &QueueSpec,
     queue: &str,
     limit: Duration,
 ) -> Result<(), BrokerError> {
-    let missing = plan(spec).into_iter().find(|plan| plan.name == queue);
-    let Some(plan) = missing else { return Ok(()) };
-    let found = compare(connection, &plan, Topology::Declare, limit).await?;
-    if found.is_empty() {
+    let is_missing = |plan: &QueuePlan| plan.name == queue && plan.name != spec.queue;
+    let Some(plan) = plan(spec).into_iter().find(is_missing) else {
         return Ok(());
+    };
+    let mut look = Look::new(connection, limit);
+    match look.compare(&plan).await? {
+        Found::Differs(differences) => return Err(BrokerError::Topology(differences)),
+        Found::Missing => look.declare(&plan).await?,
+        Found::Same => {}
     }
-    Err(BrokerError::Topology(found))
-}
-
-async fn bind(
-    connection: &Connection,
-    spec: &QueueSpec,
-    limit: Duration,
-) -> Result<(), BrokerError> {
-    if spec.bindings.is_empty() {
-        return Ok(());
-    }
-    let channel = connection.channel(limit).await?;
-    for binding in &spec.bindings {
-        let bind = channel.queue_bind(
-            short(&spec.queue),
-            short(&binding.exchange),
-            short(&binding.routing_key),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        let Err(error) = request(limit, "binding a queue", bind).await? else {
-            continue;
-        };
-        if reply_code(&error) == Some(404) {
-            let exchange = binding.exchange.clone();
-            return Err(BrokerError::Topology(vec![Difference::NoExchange {
-                exchange,
-            }]));
-        }
-        return Err(error.into());
-    }
-    close(&channel, limit).await;
+    look.close().await;
     Ok(())
 }
 
-/// The differences between the queue and its plan. Declares the queue if it is missing and
-/// `topology` allows it.
-///
-/// AMQP has no request for a queue's arguments, but the broker refuses a declaration that differs
-/// and names the first difference. So this function changes the plan to the value found and tries
-/// again until the declaration fits. Each refusal closes the channel, so each try has a channel of
-/// its own.
-async fn compare(
-    connection: &Connection,
-    plan: &QueuePlan,
-    topology: Topology,
-    limit: Duration,
-) -> Result<Vec<Difference>, BrokerError> {
-    let queue = || plan.name.clone();
-    if topology == Topology::Verify && !queue_exists(connection, &plan.name, limit).await? {
-        return Ok(vec![Difference::NoQueue { queue: queue() }]);
+/// What the checks found.
+#[derive(Default)]
+struct Seen {
+    differences: Vec<Difference>,
+    /// Queues to be created.
+    missing: Vec<QueuePlan>,
+    /// Queues and exchanges that the broker does not let us look at.
+    hidden: Vec<String>,
+}
+
+impl Seen {
+    async fn queue(
+        &mut self,
+        look: &mut Look<'_>,
+        spec: &QueueSpec,
+        plan: QueuePlan,
+    ) -> Result<(), BrokerError> {
+        let is_theirs = spec.topology == Topology::Attach && plan.name == spec.queue;
+        if spec.topology == Topology::None || is_theirs {
+            return self
+                .existing(look, plan.name == spec.queue, plan.name)
+                .await;
+        }
+        match look.compare(&plan).await? {
+            Found::Same => {}
+            Found::Missing if spec.topology.creates() => self.missing.push(plan),
+            Found::Missing => self
+                .differences
+                .push(Difference::NoQueue { queue: plan.name }),
+            Found::Differs(differences) => self.differences.extend(differences),
+        }
+        Ok(())
     }
-    let mut found = Vec::new();
-    let mut last = None;
-    let mut table = plan.table();
-    let options = QueueDeclareOptions {
-        durable: true,
-        ..QueueDeclareOptions::default()
-    };
-    loop {
-        let channel = connection.channel(limit).await?;
-        let declare = channel.queue_declare(short(&plan.name), options, table.clone());
-        let error = match request(limit, "declaring a queue", declare).await? {
-            Ok(_) => {
-                close(&channel, limit).await;
-                return Ok(found);
+
+    /// A queue whose arguments are the user's.
+    async fn existing(
+        &mut self,
+        look: &mut Look<'_>,
+        is_consumed: bool,
+        queue: String,
+    ) -> Result<(), BrokerError> {
+        match look.queue_exists(&queue).await? {
+            Some(true) => {}
+            Some(false) => {
+                self.differences.push(Difference::NoQueue { queue });
+                return Ok(());
             }
-            Err(error) => error,
-        };
-        if reply_code(&error) != Some(406) {
-            return Err(error.into());
+            None => {
+                self.hidden.push(queue);
+                return Ok(());
+            }
         }
-        let text = error.to_string();
-        let Some(refusal) = Refusal::parse(&text) else {
-            let queue = queue();
-            found.push(Difference::Refused { queue, text });
-            return Ok(found);
-        };
-        // When both sides have a value, the broker leaves out the type. It gives the type when the
-        // next try leaves the argument out. If the value is still not known then, the plan cannot
-        // be changed to it.
-        if last.as_ref() != Some(&refusal.argument) {
-            found.push(Difference::Argument {
-                queue: queue(),
-                argument: refusal.argument.clone(),
-                values: refusal.values.clone(),
-            });
-        } else if refusal.value.is_none() {
-            return Ok(found);
+        if !is_consumed {
+            return Ok(());
         }
-        let Some(bent) = refusal.bend(&table) else {
-            return Ok(found);
-        };
-        table = bent;
-        last = Some(refusal.argument);
+        match look.unfit(&queue).await? {
+            Some(Some(why)) => self.differences.push(Difference::Unfit { queue, why }),
+            Some(None) => {}
+            None => self.hidden.push(queue),
+        }
+        Ok(())
+    }
+
+    /// The exchanges that the bindings name. AMQP has no request for a binding itself.
+    async fn exchanges(
+        &mut self,
+        look: &mut Look<'_>,
+        bindings: &[Binding],
+    ) -> Result<(), BrokerError> {
+        let exchanges: BTreeSet<&str> = bindings.iter().map(|it| it.exchange.as_str()).collect();
+        for exchange in exchanges {
+            match look.exchange_exists(exchange).await? {
+                Some(true) => {}
+                Some(false) => {
+                    let exchange = exchange.to_owned();
+                    self.differences.push(Difference::NoExchange { exchange });
+                }
+                None => self.hidden.push(exchange.to_owned()),
+            }
+        }
+        Ok(())
     }
 }
 
-async fn queue_exists(
-    connection: &Connection,
-    queue: &str,
-    limit: Duration,
-) -> Result<bool, BrokerError> {
-    let channel = connection.channel(limit).await?;
-    let passive = QueueDeclareOptions {
-        passive: true,
-        ..QueueDeclareOptions::default()
-    };
-    let declare = channel.queue_declare(short(queue), passive, FieldTable::default());
-    is_there(&channel, limit, "looking for a queue", declare).await
-}
-
-/// The exchanges that the bindings name and that do not exist. AMQP has no request for a binding
-/// itself.
-async fn missing_exchanges(
-    connection: &Connection,
-    bindings: &[Binding],
-    limit: Duration,
-) -> Result<Vec<Difference>, BrokerError> {
-    let exchanges: BTreeSet<&str> = bindings
-        .iter()
-        .map(|binding| binding.exchange.as_str())
-        .collect();
-    let mut missing = Vec::new();
-    for exchange in exchanges {
-        if !exchange_exists(connection, exchange, limit).await? {
-            let exchange = exchange.to_owned();
-            missing.push(Difference::NoExchange { exchange });
+/// Creates the missing queues. If the broker refuses one, those that were created for nothing are
+/// deleted again.
+async fn create(
+    look: &mut Look<'_>,
+    spec: &QueueSpec,
+    missing: Vec<QueuePlan>,
+) -> Result<(), BrokerError> {
+    let mut created = Vec::new();
+    for plan in missing {
+        match look.declare(&plan).await {
+            Ok(()) => created.push(plan.name),
+            Err(error) if error.needs_people() => {
+                take_back(look, &spec.queue, &created).await;
+                return Err(error);
+            }
+            Err(error) => return Err(error),
         }
     }
-    Ok(missing)
+    Ok(())
 }
 
-async fn exchange_exists(
-    connection: &Connection,
-    exchange: &str,
-    limit: Duration,
-) -> Result<bool, BrokerError> {
-    let channel = connection.channel(limit).await?;
-    let passive = ExchangeDeclareOptions {
-        passive: true,
-        ..ExchangeDeclareOptions::default()
-    };
-    // For a passive declaration the broker checks the name only.
-    let declare = channel.exchange_declare(
-        short(exchange),
-        ExchangeKind::Direct,
-        passive,
-        FieldTable::default(),
-    );
-    is_there(&channel, limit, "looking for an exchange", declare).await
-}
-
-/// Whether the broker has the object that `look` declares passively.
-async fn is_there<T>(
-    channel: &Channel,
-    limit: Duration,
-    step: &'static str,
-    look: impl Future<Output = lapin::Result<T>>,
-) -> Result<bool, BrokerError> {
-    match request(limit, step, look).await? {
-        Ok(_) => {
-            close(channel, limit).await;
-            Ok(true)
+/// Deletes queues that this worker has just created. Another worker could use them only while it
+/// consumes the work queue, so they stay if the work queue has a consumer, and if they hold a
+/// message.
+async fn take_back(look: &mut Look<'_>, work: &str, created: &[String]) {
+    for queue in created.iter().filter(|queue| *queue != work) {
+        if let Err(error) = look.delete_unused(work, queue).await {
+            warn!(queue, %error, "failed to delete a queue that was created for nothing");
         }
-        Err(error) if reply_code(&error) == Some(404) => Ok(false),
-        Err(error) => Err(error.into()),
     }
-}
-
-/// Sends a request under a deadline. Returns a refusal by the broker apart from other errors.
-async fn request<T>(
-    limit: Duration,
-    step: &'static str,
-    call: impl Future<Output = lapin::Result<T>>,
-) -> Result<lapin::Result<T>, BrokerError> {
-    tokio::time::timeout(limit, call)
-        .await
-        .map_err(|_| BrokerError::TimedOut { step, limit })
-}
-
-async fn close(channel: &Channel, limit: Duration) {
-    // If closing the channel fails, the channel ends with its connection.
-    let _ = tokio::time::timeout(limit, channel.close(200, "done".into())).await;
 }

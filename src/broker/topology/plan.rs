@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use lapin::types::{AMQPValue, FieldTable};
 
 use crate::{
-    broker::{QueueSpec, QueueType, headers::short},
+    broker::{QueueArgument, QueueSpec, QueueType, headers::short},
     retry::{Ladder, Rung},
 };
 
@@ -14,23 +14,15 @@ use crate::{
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::broker) struct QueuePlan {
     pub(in crate::broker) name: String,
-    arguments: BTreeMap<&'static str, Argument>,
+    arguments: BTreeMap<String, QueueArgument>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub(in crate::broker) enum Argument {
-    Text(String),
-    Int(i64),
-    /// We set no such argument, but existing queues may have some.
-    Bool(bool),
-}
-
-impl From<&Argument> for AMQPValue {
-    fn from(argument: &Argument) -> Self {
+impl From<&QueueArgument> for AMQPValue {
+    fn from(argument: &QueueArgument) -> Self {
         match argument {
-            Argument::Text(text) => Self::LongString(text.as_str().into()),
-            Argument::Int(n) => Self::LongLongInt(*n),
-            Argument::Bool(is) => Self::Boolean(*is),
+            QueueArgument::Text(text) => Self::LongString(text.as_str().into()),
+            QueueArgument::Int(n) => Self::LongLongInt(*n),
+            QueueArgument::Bool(is) => Self::Boolean(*is),
         }
     }
 }
@@ -46,13 +38,15 @@ impl QueuePlan {
         Self { name, arguments }.text("x-queue-type", queue_type)
     }
 
-    fn text(mut self, key: &'static str, value: &str) -> Self {
-        self.arguments.insert(key, Argument::Text(value.to_owned()));
+    fn text(mut self, key: &str, value: &str) -> Self {
+        let value = QueueArgument::Text(value.to_owned());
+        self.arguments.insert(key.to_owned(), value);
         self
     }
 
-    fn int(mut self, key: &'static str, value: i64) -> Self {
-        self.arguments.insert(key, Argument::Int(value));
+    fn int(mut self, key: &str, value: i64) -> Self {
+        let value = QueueArgument::Int(value);
+        self.arguments.insert(key.to_owned(), value);
         self
     }
 
@@ -72,7 +66,7 @@ impl QueuePlan {
     }
 
     /// The value of one argument.
-    pub(in crate::broker) fn argument(&self, key: &str) -> Option<&Argument> {
+    pub(in crate::broker) fn argument(&self, key: &str) -> Option<&QueueArgument> {
         self.arguments.get(key)
     }
 
@@ -85,7 +79,11 @@ impl QueuePlan {
     }
 }
 
-/// All queues of a consumer: its queue, its retry queues and its dead-letter queue.
+/// All queues of a consumer: its retry queues, its dead-letter queue and its own queue, in the order
+/// in which they are declared.
+///
+/// The consumer's own queue is the last one: publishers and other workers use no other, so the
+/// queues before it are unused if it cannot be declared.
 pub(in crate::broker) fn plan(spec: &QueueSpec) -> Vec<QueuePlan> {
     let dead = &spec.dead_letter_queue;
     let queue_type = spec.queue_type;
@@ -95,66 +93,91 @@ pub(in crate::broker) fn plan(spec: &QueueSpec) -> Vec<QueuePlan> {
     if queue_type == QueueType::Quorum {
         work = work.int("x-delivery-limit", i64::from(spec.delivery_limit));
     }
-    let ladder = Ladder::new(&spec.queue, spec.retry_cap);
-    let rungs = ladder
-        .rungs()
-        .map(|rung| rung_plan(&rung, &spec.queue, queue_type));
+    let further = spec.arguments.clone().into_iter();
+    work.arguments.extend(further);
+    let ladder = Ladder::new(&spec.retry_queue_prefix, spec.retry_cap);
+    let rungs = ladder.rungs().map(|rung| rung_plan(&rung, &spec.queue));
     // People look at dead letters and put them back, which RabbitMQ 3.10 and 4.0 count as
     // redeliveries. At 4.x's default limit of 20 the broker would drop them. -1 (no limit)
     // misbehaves on 3.x.
     let dead = QueuePlan::new(dead, QueueType::Quorum).int("x-delivery-limit", 100_000);
-    [dead, work].into_iter().chain(rungs).collect()
+    rungs.chain([dead, work]).collect()
 }
 
 /// A retry queue. It has no consumers and no `x-expires`: a queue that expires takes its messages
-/// along.
-fn rung_plan(rung: &Rung, work: &str, queue_type: QueueType) -> QueuePlan {
+/// along. A quorum queue, whatever the type of the work queue: a classic queue dead-letters without
+/// confirms, and loses each message that expires while the work queue is full or missing.
+fn rung_plan(rung: &Rung, work: &str) -> QueuePlan {
     let length = i64::try_from(rung.length.as_millis()).unwrap_or(i64::MAX);
-    QueuePlan::new(&rung.queue, queue_type)
+    QueuePlan::new(&rung.queue, QueueType::Quorum)
         .int("x-message-ttl", length)
-        .dead_letters_to(work, queue_type)
+        .dead_letters_to(work, QueueType::Quorum)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::broker::Topology;
 
-    #[test]
-    fn a_lane_gets_its_queue_a_net_below_and_a_ladder() {
-        let mut spec = QueueSpec {
+    /// A consumer of `q` with three retry queues.
+    pub(in crate::broker::topology) fn spec(
+        topology: Topology,
+        queue_type: QueueType,
+    ) -> QueueSpec {
+        QueueSpec {
             queue: "q".to_owned(),
             prefetch: 64,
-            topology: Topology::Declare,
-            queue_type: QueueType::Quorum,
+            topology,
+            queue_type,
+            arguments: BTreeMap::new(),
             bindings: Vec::new(),
+            retry_queue_prefix: "q.retry".to_owned(),
             dead_letter_queue: "q.dead".to_owned(),
             delivery_limit: 100,
             retry_cap: Duration::from_secs(4),
-        };
+        }
+    }
+
+    fn text(text: &str) -> QueueArgument {
+        QueueArgument::Text(text.to_owned())
+    }
+
+    #[test]
+    fn a_lane_gets_its_queue_a_net_below_and_a_ladder() {
+        let mut spec = spec(Topology::Declare, QueueType::Quorum);
+        let further = [(
+            "x-single-active-consumer".to_owned(),
+            QueueArgument::Bool(true),
+        )];
+        spec.arguments = further.into();
         let names: Vec<_> = plan(&spec).into_iter().map(|plan| plan.name).collect();
         assert_eq!(
             names,
-            ["q.dead", "q", "q.retry.1s", "q.retry.2s", "q.retry.4s"]
+            ["q.retry.1s", "q.retry.2s", "q.retry.4s", "q.dead", "q"]
         );
-        let work = &plan(&spec)[1];
+        let work = &plan(&spec)[4];
+        assert_eq!(work.arguments["x-dead-letter-routing-key"], text("q.dead"));
+        assert_eq!(work.arguments["x-delivery-limit"], QueueArgument::Int(100));
         assert_eq!(
-            work.arguments["x-dead-letter-routing-key"],
-            Argument::Text("q.dead".into())
+            work.arguments["x-single-active-consumer"],
+            QueueArgument::Bool(true)
         );
-        assert_eq!(work.arguments["x-delivery-limit"], Argument::Int(100));
-        spec.queue_type = QueueType::Classic;
-        let classic = plan(&spec);
+    }
+
+    #[test]
+    fn the_queues_beside_a_classic_queue_are_quorum_queues() {
+        let plans = plan(&spec(Topology::Declare, QueueType::Classic));
+        let (work, beside) = plans.split_last().unwrap();
+        assert_eq!(work.arguments["x-queue-type"], text("classic"));
+        assert!(!work.arguments.contains_key("x-dead-letter-strategy"));
+        for plan in beside {
+            assert_eq!(plan.arguments["x-queue-type"], text("quorum"), "{plan:?}");
+        }
         assert_eq!(
-            classic[2].arguments["x-queue-type"],
-            Argument::Text("classic".into())
-        );
-        assert!(!classic[2].arguments.contains_key("x-dead-letter-strategy"));
-        assert_eq!(
-            classic[0].arguments["x-queue-type"],
-            Argument::Text("quorum".into())
+            plans[0].arguments["x-dead-letter-strategy"],
+            text("at-least-once")
         );
     }
 }

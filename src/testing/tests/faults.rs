@@ -142,6 +142,58 @@ async fn a_pause_outlasts_an_outage() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deleted_queue_is_declared_again_at_once() {
+    let kit = Kit::start("", Handling::new([], Step::Succeed)).await;
+    kit.publish();
+    kit.finished().await;
+    // Longer than a subscription that ends at once, again and again.
+    sleep(Duration::from_secs(2)).await;
+    kit.worker.broker().delete_queue("orders");
+    sleep(Duration::from_millis(1)).await;
+    // Publishing fails while there is no queue.
+    kit.publish();
+    kit.finished().await;
+    assert_eq!(kit.drain().await.unwrap().ledger().acked, 2);
+}
+
+/// A stand-in for a user who deletes the queue in a loop.
+#[tokio::test(start_paused = true)]
+async fn a_consumer_that_is_cancelled_again_and_again_does_not_subscribe_in_a_loop() {
+    let kit = Kit::start("", Handling::new([], Step::Succeed)).await;
+    sleep(Duration::from_secs(2)).await;
+    for _ in 0..1000 {
+        let orders = "orders".to_owned();
+        kit.broker.fail(Fault::ConsumerCancelled(orders));
+        sleep(Duration::from_millis(1)).await;
+    }
+    let sessions = kit.report().await.counts.sessions;
+    // The first one, one at once, and one after each wait of at least half a second.
+    assert!(sessions <= 4, "{sessions} subscriptions in a second");
+    kit.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_attach_the_queue_must_exist_and_those_beside_it_are_made() {
+    let broker = TestBroker::new();
+    let handling = Handling::new([], Step::FailForGood);
+    let attach = "topology = 'attach'\nretry_queue_prefix = 'later'";
+    let kit = Kit::start_on(&broker, attach, handling.clone());
+    let ended = timeout(SOON, kit.worker.running).await.unwrap().unwrap();
+    let error = ended.unwrap_err();
+    assert_eq!(
+        error.lines(),
+        ["consumer \"orders\": queue \"orders\": missing"]
+    );
+
+    let mut kit = Kit::start_on(&broker, attach, handling);
+    kit.broker.declare("orders");
+    kit.until_state(ConsumerState::Consuming).await;
+    kit.publish();
+    kit.until_in("orders.dead", 1).await;
+    kit.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_queue_that_differs_ends_the_worker_at_whichever_attempt() {
     let broker = TestBroker::new();
     broker.disconnect();
@@ -152,7 +204,7 @@ async fn a_queue_that_differs_ends_the_worker_at_whichever_attempt() {
     kit.broker.refuse_subscriptions([differs]);
     kit.broker.reconnect();
     let ended = timeout(SOON, kit.worker.running).await.unwrap().unwrap();
-    assert!(matches!(ended, Err(RunError::Broker { .. })), "{ended:?}");
+    assert!(matches!(ended, Err(RunError::Queues(_))), "{ended:?}");
 }
 
 #[tokio::test(start_paused = true)]

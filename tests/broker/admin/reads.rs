@@ -143,10 +143,13 @@ async fn failures_and_what_waits_at_the_broker_are_told() {
 async fn retry_queues_without_a_broker_or_with_missing_queues_says_so() {
     let vhost = vhost().await;
     vhost.declare("q", QueueType::Quorum).await;
+    vhost.declare_beside("q").await;
     let changes = "[consumers.q]\ntopology = 'none'\n[consumers.q.retry]\ncap = '1s'";
     let settings = settings(&vhost, changes);
     let worker = Worker::new(settings.clone()).handler("q", async || {});
     let (worker, admin) = start_both(settings, worker).await;
+    vhost.delete("q.retry.1s").await;
+    vhost.delete("q.dead").await;
 
     let missing = admin.read("/api/v1/consumers/q/retry-queues").await;
     assert_eq!(missing["retry_queues"][0]["messages"], Value::Null);

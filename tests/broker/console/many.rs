@@ -19,7 +19,7 @@ async fn of_two_hundred_consumers_those_in_view_are_drawn() {
     for consumer in 0..200 {
         write!(
             config,
-            "[consumers.consumer_{consumer}]\nqueue = 'q'\ntopology = 'none'\nqueue_type = 'classic'\n\
+            "[consumers.consumer_{consumer}]\nqueue = 'q'\ntopology = 'attach'\nretry.cap = '1s'\n\
              handler = {{ kind = 'log' }}\n"
         )
         .expect("memory can be written");

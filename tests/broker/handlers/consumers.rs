@@ -171,10 +171,11 @@ async fn a_paused_consumer_finishes_what_runs_gives_the_rest_back_and_resumes() 
 async fn a_consumer_that_is_paused_while_it_connects_takes_nothing_until_it_is_resumed() {
     let vhost = vhost().await;
     vhost.declare("q", QueueType::Quorum).await;
+    vhost.declare_beside("q").await;
     let proxy = Proxy::to(&vhost).await;
     // This consumer subscribes long before the other one has declared its queues.
     let changes = format!(
-        "broker.url = '{}'\nconsumers.q.topology = 'none'",
+        "broker.url = '{}'\nconsumers.q = {{ topology = 'none', retry.cap = '1s' }}",
         proxy.url(&vhost)
     );
     let consumers = consumers(&vhost, &["q", "other"]).with(&changes);

@@ -16,7 +16,7 @@ fn consumes(readiness: &Readiness) -> bool {
     readiness.consumers["q"].state == ConsumerState::Consuming
 }
 
-/// A consumer that sends no request before it subscribes, and the proxy between it and the broker.
+/// A consumer that sends no request before it subscribes again, and the proxy between it and the broker.
 async fn worker(
     vhost: &VHost,
     changes: &str,
@@ -24,10 +24,11 @@ async fn worker(
     notes: &Notes,
 ) -> (RunningWorker, Proxy) {
     vhost.declare("q", QueueType::Classic).await;
+    vhost.declare_beside("q").await;
     let proxy = Proxy::to(vhost).await;
     let changes = format!(
         "broker.url = '{}'\nconsumers.q.topology = 'none'\n\
-         consumers.q.queue_type = 'classic'\n{changes}",
+         consumers.q.retry.cap = '1s'\n{changes}",
         proxy.url(vhost)
     );
     let consumer = consumer(vhost, "q").with(&changes);

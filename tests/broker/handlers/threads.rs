@@ -11,7 +11,7 @@ use crate::support::{
 
 /// Declares and fills the queue before the worker starts.
 const CONSUMER: &str =
-    "[consumers.q]\nprefetch = 40\nconcurrency = 40\ntopology = 'none'\nqueue_type = 'classic'";
+    "[consumers.q]\nprefetch = 40\nconcurrency = 40\ntopology = 'attach'\nqueue_type = 'classic'";
 
 #[expect(
     clippy::disallowed_methods,

@@ -157,7 +157,7 @@ async fn a_message_that_was_delivered_before_says_so() {
     other.close(200, "gone".into()).await.expect("it is open");
     vhost.wait_for_counts("q", 1, 0, DEADLINE).await;
 
-    let changes = "[consumers.q]\ntopology = 'none'";
+    let changes = "[consumers.q]\ntopology = 'attach'";
     let config = consumer(&vhost, "q").http(&server).with(changes).toml();
     let _worker = crate::support::WorkerProcess::start(&config);
 

@@ -2,24 +2,16 @@
 
 use lapwing::{ConsumerReport, ConsumerState, Readiness};
 
-use super::{DEAD, QUEUE, orders};
+use super::{QUEUE, orders, start_and_lose_the_rung};
 use crate::support::{
-    DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, QueueType, Reply, RunningWorker, VHost, vhost,
-    wait_until,
+    DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, Reply, RunningWorker, vhost, wait_until,
 };
 
-/// There is no rung, and nobody declares one: the first failure holds the consumer, for good.
+/// The rung is deleted, and nobody declares it again: the first failure holds the consumer, for good.
 const FOR_GOOD: &str = "publish.hold = '10m'\n[consumers.orders]\ntopology = 'none'\n";
 
 fn is_held(readiness: &Readiness) -> bool {
     readiness.consumers[QUEUE].state == ConsumerState::Held
-}
-
-async fn vhost_without_rung() -> VHost {
-    let vhost = vhost().await;
-    vhost.declare(QUEUE, QueueType::Quorum).await;
-    vhost.declare(DEAD, QueueType::Quorum).await;
-    vhost
 }
 
 /// The message `fails` waits for the first gate and fails, others wait for the second.
@@ -45,11 +37,11 @@ async fn report(worker: &RunningWorker, what: &str, accept: impl Fn(&ConsumerRep
 
 #[tokio::test]
 async fn a_held_consumer_starts_nothing_in_a_slot_that_comes_free() {
-    let (vhost, gate, open) = (vhost_without_rung().await, Gate::default(), Gate::default());
+    let (vhost, gate, open) = (vhost().await, Gate::default(), Gate::default());
     open.open();
     let handler = handler(&open, &gate).await;
     let one = format!("{FOR_GOOD}concurrency = 1");
-    let worker = orders(&vhost, &handler).with(&one).start().await;
+    let worker = start_and_lose_the_rung(&vhost, orders(&vhost, &handler).with(&one)).await;
     for id in ["fails", "gated", "waits"] {
         vhost.publish_with(PublishSpec::to(QUEUE).id(id)).await;
     }
@@ -75,12 +67,11 @@ async fn a_held_consumer_starts_nothing_in_a_slot_that_comes_free() {
 
 #[tokio::test]
 async fn a_consumer_that_is_held_while_it_subscribes_says_so_when_it_has() {
-    let (vhost, gate) = (vhost_without_rung().await, Gate::default());
+    let (vhost, gate) = (vhost().await, Gate::default());
     let (handler, proxy) = (handler(&gate, &gate).await, Proxy::to(&vhost).await);
     let impatient = format!("timeouts.confirm = '200ms'\n{FOR_GOOD}");
-    let worker = orders(&proxy.url(&vhost), &handler)
-        .with(&impatient)
-        .begin();
+    let orders = orders(&proxy.url(&vhost), &handler).with(&impatient);
+    let worker = start_and_lose_the_rung(&vhost, orders).await;
     let all = |seen: &Readiness| seen.ready && seen.publishing.is_none();
     worker.until("can publish", all).await;
     vhost.publish_with(PublishSpec::to(QUEUE).id("fails")).await;

@@ -5,9 +5,9 @@ mod copies;
 mod held;
 mod obstacles;
 
-use lapin::types::AMQPValue;
-
-use crate::support::{Consumers, HttpHandler, QueueType, VHost, consumer, consumer::BrokerUrl};
+use crate::support::{
+    Consumers, HttpHandler, QueueType, RunningWorker, VHost, consumer, consumer::BrokerUrl,
+};
 
 const QUEUE: &str = "orders";
 const RUNG: &str = "orders.retry.1s";
@@ -21,15 +21,11 @@ fn orders(broker: &(impl BrokerUrl + ?Sized), handler: &HttpHandler) -> Consumer
     consumer.retry_at_broker().soon_held().at_once(64)
 }
 
-/// Declares the rung as its user would who has `topology = "none"`.
-async fn declare_rung(vhost: &VHost) {
-    let text = |text: &str| AMQPValue::LongString(text.into());
-    let args = [
-        ("x-message-ttl", AMQPValue::LongLongInt(1000)),
-        ("x-dead-letter-exchange", text("")),
-        ("x-dead-letter-routing-key", text(QUEUE)),
-        ("x-dead-letter-strategy", text("at-least-once")),
-        ("x-overflow", text("reject-publish")),
-    ];
-    vhost.declare_with(RUNG, QueueType::Quorum, &args).await;
+/// Starts a worker that declares nothing, and then deletes its rung.
+async fn start_and_lose_the_rung(vhost: &VHost, orders: Consumers) -> RunningWorker {
+    vhost.declare(QUEUE, QueueType::Quorum).await;
+    vhost.declare_beside(QUEUE).await;
+    let worker = orders.start().await;
+    vhost.delete(RUNG).await;
+    worker
 }

@@ -7,7 +7,7 @@ use lapin::types::AMQPValue;
 use lapwing::{ConsumerReport, ConsumerState, Readiness};
 use serde_json::Value;
 
-use super::{DEAD, QUEUE, QUEUES, RUNG, declare_rung, orders};
+use super::{DEAD, QUEUE, QUEUES, RUNG, orders, start_and_lose_the_rung};
 use crate::support::{
     Account, DEADLINE, Gate, HttpHandler, Proxy, PublishSpec, QueueType, Reply, Request,
     WorkerProcess, field, log_message, vhost, wait_until,
@@ -62,13 +62,11 @@ async fn a_rung_deleted_under_load_is_declared_again_and_every_retry_parked_once
 #[tokio::test]
 async fn without_its_rung_a_failed_message_stays_in_its_queue_and_the_consumer_is_held() {
     let vhost = vhost().await;
-    vhost.declare(QUEUE, QueueType::Quorum).await;
-    vhost.declare(DEAD, QueueType::Quorum).await;
     let gate = Gate::default();
     gate.open();
     let handler = first_attempts_fail(&gate).await;
     let none = "[consumers.orders]\ntopology = 'none'";
-    let worker = orders(&vhost, &handler).with(none).start().await;
+    let worker = start_and_lose_the_rung(&vhost, orders(&vhost, &handler).with(none)).await;
     let ids = vhost
         .publish_many(QUEUE, 50, |_| PublishSpec::of("{}"))
         .await;
@@ -85,7 +83,7 @@ async fn without_its_rung_a_failed_message_stays_in_its_queue_and_the_consumer_i
     let ledger = worker.report(QUEUE).await.ledger;
     assert_eq!((ledger.acked, ledger.parked), (0, 0), "{ledger:?}");
 
-    declare_rung(&vhost).await;
+    vhost.declare_beside(QUEUE).await;
     handler.wait_for_success(&ids).await;
     worker.ready().await;
     let ledger = worker.drain().await.ledger();
@@ -98,12 +96,10 @@ async fn without_its_rung_a_failed_message_stays_in_its_queue_and_the_consumer_i
 #[tokio::test]
 async fn a_paused_consumer_whose_retry_cannot_be_published_stays_paused_and_gives_it_back() {
     let vhost = vhost().await;
-    vhost.declare(QUEUE, QueueType::Quorum).await;
-    vhost.declare(DEAD, QueueType::Quorum).await;
     let gate = Gate::default();
     let handler = first_attempts_fail(&gate).await;
     let none = "publish.hold = '10m'\n[consumers.orders]\ntopology = 'none'";
-    let worker = orders(&vhost, &handler).with(none).start().await;
+    let worker = start_and_lose_the_rung(&vhost, orders(&vhost, &handler).with(none)).await;
     vhost.publish(QUEUE, "{}").await;
     handler.wait_for_requests(1, DEADLINE).await;
     let pause = worker.handle.pause(QUEUE);
@@ -132,7 +128,8 @@ async fn a_full_dead_letter_queue_holds_the_consumer_until_there_is_room() {
     let handler = HttpHandler::answering(|_| Reply::status(400)).await;
     let none = "[consumers.orders]\ntopology = 'none'";
     vhost.declare(QUEUE, QueueType::Quorum).await;
-    declare_rung(&vhost).await;
+    vhost.declare_beside(QUEUE).await;
+    vhost.delete(DEAD).await;
     let full = [
         ("x-max-length", AMQPValue::LongLongInt(5)),
         ("x-overflow", AMQPValue::LongString("reject-publish".into())),
@@ -240,10 +237,13 @@ async fn a_copy_that_comes_back_is_told_without_its_bytes() {
     const BODY: &str = "in confidence";
     let vhost = vhost().await;
     vhost.declare(QUEUE, QueueType::Quorum).await;
+    vhost.declare_beside(QUEUE).await;
     let handler = HttpHandler::answering(|_| Reply::status(400)).await;
     let changes = "[log]\nfilter = 'trace'\n\
                    [consumers.orders]\ntopology = 'none'\n";
     let mut worker = WorkerProcess::start(&orders(&vhost, &handler).with(changes).toml());
+    worker.wait_for_consumers(&vhost, QUEUE, 1).await;
+    vhost.delete(DEAD).await;
     vhost.publish(QUEUE, BODY).await;
 
     let held = |line: &Value| log_message(line).contains("the consumer is held");

@@ -59,6 +59,24 @@ impl VHost {
         declared.unwrap_or_else(|error| panic!("declaring queue {queue}: {error}"));
     }
 
+    /// Declares the queues beside `queue` that a worker needs whose longest delay is a second, as its
+    /// user would who has `topology = "none"`.
+    pub async fn declare_beside(&self, queue: &str) {
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        let args = [
+            ("x-message-ttl", AMQPValue::LongLongInt(1000)),
+            ("x-dead-letter-exchange", text("")),
+            ("x-dead-letter-routing-key", text(queue)),
+            ("x-dead-letter-strategy", text("at-least-once")),
+            ("x-overflow", text("reject-publish")),
+        ];
+        let rung = format!("{queue}.retry.1s");
+        self.declare_with(&rung, QueueType::Quorum, &args).await;
+        let dead = format!("{queue}.dead");
+        let kept = [("x-delivery-limit", AMQPValue::LongLongInt(100_000))];
+        self.declare_with(&dead, QueueType::Quorum, &kept).await;
+    }
+
     /// Declares a durable exchange of this kind (`direct`, `fanout`, `topic`, `headers`).
     pub async fn declare_exchange(&self, exchange: &str, kind: lapin::ExchangeKind) {
         let channel = self.channel().await;

@@ -114,7 +114,7 @@ async fn runs_and_ends_in_time(endpoint: &str) {
     const FLUSH: Duration = Duration::from_millis(500);
     let vhost = vhost_with_queue().await;
     let server = HttpHandler::answering(|_| Reply::ok()).await;
-    let changes = "[timeouts]\ntelemetry_flush = '500ms'\n[consumers.q]\ntopology = 'none'";
+    let changes = "[timeouts]\ntelemetry_flush = '500ms'\n[consumers.q]\ntopology = 'attach'";
     let config = consumer(&vhost, "q").http(&server).with(changes).toml();
     let mut worker = WorkerProcess::start_with(&config, |command| {
         export_soon(command);

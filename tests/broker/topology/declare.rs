@@ -1,4 +1,4 @@
-//! `topology = "declare"` creates missing queues; `"none"` creates nothing.
+//! `topology = "declare"` creates missing queues.
 
 use lapin::{ExchangeKind, types::AMQPValue};
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ async fn a_quorum_consumer_gets_its_queue_with_a_net_its_rungs_and_its_dead_lett
 }
 
 #[tokio::test]
-async fn a_classic_consumer_gets_classic_queues_and_a_quorum_dead_letter_queue_of_its_own_name() {
+async fn a_classic_consumer_gets_quorum_queues_beside_its_own() {
     let vhost = vhost().await;
     let changes = format!(
         "[consumers.orders]\nqueue_type = 'classic'\ndead_letter_queue = 'failed'\n{SHORT_LADDER}"
@@ -67,12 +67,14 @@ async fn a_classic_consumer_gets_classic_queues_and_a_quorum_dead_letter_queue_o
     });
     assert_eq!(arguments(&vhost, "orders").await, work);
     let rung = json!({
-        "x-queue-type": "classic",
+        "x-queue-type": "quorum",
         "x-message-ttl": 1_000,
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": "orders",
+        "x-dead-letter-strategy": "at-least-once",
+        "x-overflow": "reject-publish",
     });
-    assert_eq!(arguments(&vhost, "orders.retry.1s").await, rung);
+    assert_eq!(arguments(&vhost, "orders.retry.quorum.1s").await, rung);
     let dead = arguments(&vhost, "failed").await;
     assert_eq!(dead["x-queue-type"], "quorum");
     vhost.publish("orders", "x").await;
@@ -120,9 +122,10 @@ async fn a_binding_to_an_exchange_that_is_not_there_is_refused() {
 
     let error = refusal(&vhost, changes).await;
 
+    assert_eq!(queues(&vhost).await, set(&[]), "nothing is left behind");
     assert_says(
         &error,
-        &["consumer \"orders\"", "exchange \"shop\" does not exist"],
+        &["consumer \"orders\"", "exchange \"shop\": missing"],
     );
 }
 
@@ -141,12 +144,23 @@ async fn a_queue_with_other_arguments_is_refused_with_every_difference_and_left_
     let error = refusal(&vhost, SHORT_LADDER).await;
 
     let differences = [
-        "queue \"orders\": x-delivery-limit is '5', wanted '100'",
-        "queue \"orders\": x-max-length is '10', wanted not set",
-        "queue \"orders\": x-dead-letter-exchange is not set, wanted ''",
-        "queue \"orders\": x-dead-letter-routing-key is not set, wanted 'orders.dead'",
+        "consumer \"orders\": queue \"orders\": ",
+        "x-delivery-limit is '5', wanted '100'",
+        "x-max-length is '10', wanted not set",
+        "x-dead-letter-exchange is not set, wanted ''",
+        "x-dead-letter-routing-key is not set, wanted 'orders.dead'",
     ];
     assert_says(&error, &differences);
+    assert_eq!(
+        error.lines().count(),
+        1,
+        "one queue is one thing to mend: {error}"
+    );
+    assert_eq!(
+        queues(&vhost).await,
+        set(&["orders"]),
+        "nothing is left behind"
+    );
     assert_eq!(queue(&vhost, "orders").await["arguments"], before);
 }
 
@@ -171,18 +185,35 @@ async fn a_higher_cap_adds_rungs_to_a_ladder_that_exists() {
 }
 
 #[tokio::test]
-async fn without_topology_a_queue_is_consumed_and_nothing_is_made_or_looked_at() {
+async fn a_queue_is_declared_with_the_users_arguments_and_compared_with_them() {
     let vhost = vhost().await;
-    let strange = [("x-max-length", AMQPValue::LongLongInt(10))];
-    vhost
-        .declare_with("orders", QueueType::Classic, &strange)
-        .await;
+    let changes = |length: u32| {
+        format!(
+            "[consumers.orders]\n\
+             arguments = {{ x-single-active-consumer = true, x-max-length = {length} }}\n{SHORT_LADDER}"
+        )
+    };
 
-    let (handler, mut worker) = consuming(&vhost, "[consumers.orders]\ntopology = 'none'\n").await;
+    let (handler, mut worker) = consuming(&vhost, &changes(5_000)).await;
+
+    let work = arguments(&vhost, "orders").await;
+    assert_eq!(work["x-single-active-consumer"], true);
+    assert_eq!(work["x-max-length"], 5_000);
     vhost.publish("orders", "x").await;
     handler.wait_for_answered(1, DEADLINE).await;
-    let ledger = worker.drain(DEADLINE).await;
+    worker.drain(DEADLINE).await;
+    let error = refusal(&vhost, &changes(6_000)).await;
+    assert_says(&error, &["queue \"orders\": x-max-length"]);
+    let (_handler, mut worker) = consuming(&vhost, &changes(5_000)).await;
+    worker.drain(DEADLINE).await;
+}
 
-    assert_eq!(ledger.acked, 1);
-    assert_eq!(queues(&vhost).await, set(&["orders"]));
+#[tokio::test]
+async fn a_classic_queue_takes_priorities_and_its_retries_keep_them() {
+    let vhost = vhost().await;
+    let changes = "[consumers.orders]\nqueue_type = 'classic'\n\
+                   arguments = { x-max-priority = 5 }\nretry.cap = '1s'\n";
+    let (_handler, mut worker) = consuming(&vhost, changes).await;
+    assert_eq!(arguments(&vhost, "orders").await["x-max-priority"], 5);
+    worker.drain(DEADLINE).await;
 }

@@ -1,6 +1,8 @@
 //! The queues of a consumer: created, compared, or left alone.
 
 mod declare;
+mod existing;
+mod refused;
 mod verify;
 
 use std::collections::BTreeSet;
@@ -52,22 +54,26 @@ async fn consuming(vhost: &VHost, changes: &str) -> (HttpHandler, WorkerProcess)
     (handler, worker)
 }
 
-/// The reason why a worker with these settings does not start. Its exit code is 78.
-async fn refusal(vhost: &VHost, changes: &str) -> String {
+/// The reasons why a worker with these settings does not start, one for each line of its log that
+/// is an error or a warning. Its exit code is 78.
+async fn refusals(vhost: &VHost, changes: &str) -> Vec<String> {
     let (_handler, mut worker) = start(vhost, changes).await;
-    let line = worker.wait_for_message("cannot run", DEADLINE).await;
     let exit = worker.exited(DEADLINE).await;
     assert_eq!(exit.status.code(), Some(78));
-    assert!(
-        !worker
-            .log()
-            .iter()
-            .any(|line| log_message(line) == "consuming")
-    );
-    field(&line, "error")
-        .as_str()
-        .unwrap_or_default()
-        .to_owned()
+    let log = worker.log();
+    assert!(!log.iter().any(|line| log_message(line) == "consuming"));
+    let is_loud = |line: &&Value| line["level"] == "ERROR" || line["level"] == "WARN";
+    let loud: Vec<_> = log.iter().filter(is_loud).collect();
+    let of_refusal = |line: &&Value| {
+        assert_eq!(log_message(line), "cannot run", "said once: {loud:#?}");
+        field(line, "error").as_str().unwrap_or_default().to_owned()
+    };
+    loud.iter().map(of_refusal).collect()
+}
+
+/// The same as one text.
+async fn refusal(vhost: &VHost, changes: &str) -> String {
+    refusals(vhost, changes).await.join("\n")
 }
 
 /// Asserts that the text contains each of `parts`.
