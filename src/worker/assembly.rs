@@ -27,7 +27,6 @@ use crate::{
     flight::{Extensions, Resources, SCOPE},
     lane::{LaneActor, LaneChannels},
     path::{Dispatch, Ends, Handlers, Lane, Limits, Live, Service, StartQueue},
-    retry::Ladder,
     state::StateHandle,
     status::{ConsumerReport, ConsumerReports, Figures},
     telemetry::{self, Observed, ObservedConsumer, Signals, Watch},
