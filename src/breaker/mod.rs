@@ -108,11 +108,22 @@ pub(crate) struct Breaker {
     /// `Evidence::served` of the last note.
     served: u64,
     outage: Option<Outage>,
-    /// The wait before the next probe. It is kept from outage to outage until the lane is at full
-    /// speed again, so that a service that keeps failing is not asked more and more often.
+    /// The wait before the next probe. A service that fails again before it has served several
+    /// messages keeps the wait of the outage before.
     wait: Duration,
-    /// During a slow start: the handlers that may run.
+    /// `Evidence::served` at the end of the last outage.
+    served_before: u64,
+    /// During a slow start, or while the service takes less than the lane could give: the handlers
+    /// that may run.
     window: Option<usize>,
+    /// The window of the last cut: above it the window grows slowly.
+    ceiling: usize,
+    /// Successes since the window last grew above the ceiling.
+    credit: usize,
+    /// When the window was last cut. Attempts that began before do not cut it again.
+    cut_at: Option<Instant>,
+    /// The lane's own limit.
+    limit: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -126,6 +137,7 @@ struct Suspect {
 #[derive(Debug)]
 struct Outage {
     cause: Sign,
+    since: Instant,
     next: Next,
     let_go: bool,
     probes: u64,
@@ -149,6 +161,7 @@ impl Breaker {
     pub(crate) fn new(settings: BreakerSettings) -> Self {
         Self {
             wait: settings.probe,
+            served_before: 0,
             settings,
             suspects: HashMap::new(),
             streak: Vec::new(),
@@ -156,6 +169,10 @@ impl Breaker {
             served: 0,
             outage: None,
             window: None,
+            ceiling: usize::MAX,
+            credit: 0,
+            cut_at: None,
+            limit: usize::MAX,
         }
     }
 
@@ -189,7 +206,7 @@ impl Breaker {
             Some(Probed::Answered) => self.close(),
             Some(Probed::Failed) => self.wait_longer(evidence),
             None if self.is_tripped() => self.open(evidence),
-            None => self.grow(evidence.sign),
+            None => self.adapt(evidence),
         }
         self.verdict(evidence)
     }
@@ -230,8 +247,10 @@ impl Breaker {
 
     /// The lane has this many slots: a slow start that has reached them is over.
     pub(crate) fn slots(&mut self, limit: usize) {
+        self.limit = limit;
         if self.window.is_some_and(|window| window >= limit) {
             self.window = None;
+            self.ceiling = usize::MAX;
             self.wait = self.settings.probe;
         }
     }
@@ -274,6 +293,9 @@ impl Breaker {
     }
 
     fn open(&mut self, evidence: &Evidence<'_>) {
+        if self.window.is_some() {
+            self.cut(evidence.now);
+        }
         self.window = None;
         let rejected = evidence.sign == Sign::Rejected;
         let error = match rejected {
@@ -283,9 +305,14 @@ impl Breaker {
             ),
             false => evidence.error.to_owned(),
         };
+        let served = evidence.served.saturating_sub(self.served_before);
+        if served >= u64::from(self.settings.unavailable) {
+            self.wait = self.settings.probe;
+        }
         let wait = self.wait.max(asked(evidence));
         self.outage = Some(Outage {
             cause: evidence.sign,
+            since: evidence.now,
             next: Next::Due(evidence.now + wait),
             let_go: wait > self.settings.probe_cap,
             probes: 0,
@@ -294,11 +321,17 @@ impl Breaker {
     }
 
     fn wait_longer(&mut self, evidence: &Evidence<'_>) {
-        self.wait = (self.wait * 2).min(self.settings.probe_cap);
-        let wait = self.wait.max(asked(evidence));
+        let BreakerSettings { probe_cap, .. } = self.settings;
         if let Some(outage) = &mut self.outage {
+            // A service that limits its rate takes requests again soon: keep what has not started.
+            let is_long = evidence.now - outage.since >= probe_cap;
+            let lasts = evidence.sign != Sign::Limited || is_long;
+            if lasts {
+                self.wait = (self.wait * 2).min(probe_cap);
+            }
+            let wait = self.wait.max(asked(evidence));
             outage.next = Next::Due(evidence.now + wait);
-            outage.let_go = true;
+            outage.let_go |= lasts || wait > probe_cap;
             outage.cause = evidence.sign;
             if evidence.sign != Sign::Rejected {
                 evidence.error.clone_into(&mut outage.error);
@@ -308,20 +341,53 @@ impl Breaker {
 
     fn close(&mut self) {
         self.outage = None;
+        self.served_before = self.served;
         self.suspects.clear();
         self.streak.clear();
         self.rejected = 0;
         self.window = Some(1);
     }
 
-    /// A slow start: each success lets one more handler run, so the number doubles in the time of
-    /// one run.
-    fn grow(&mut self, sign: Sign) {
-        if sign == Sign::Well
-            && let Some(window) = &mut self.window
-        {
-            *window += 1;
+    /// Fits the window to what the service takes: additive increase, multiplicative decrease.
+    fn adapt(&mut self, evidence: &Evidence<'_>) {
+        match evidence.sign {
+            Sign::Well => self.grow(),
+            // One message alone may be at fault itself.
+            Sign::Unavailable | Sign::Limited
+                if self.settings.enabled
+                    && self.streak.len() > 1
+                    && self.cut_at.is_none_or(|at| evidence.started > at) =>
+            {
+                self.cut(evidence.now);
+            }
+            _ => {}
         }
+    }
+
+    /// Each success lets one more handler run, so the number doubles in the time of one run. At the
+    /// ceiling it takes the successes of eight runs of all handlers, then of four, two and one.
+    fn grow(&mut self) {
+        const RUNS: usize = 8;
+        let Some(window) = &mut self.window else {
+            return;
+        };
+        self.credit += 1;
+        let above = window.saturating_sub(self.ceiling).min(RUNS);
+        let runs = (RUNS >> above).max(1);
+        if *window < self.ceiling || self.credit >= runs * *window {
+            *window += 1;
+            self.credit = 0;
+        }
+    }
+
+    /// Lowers the window by a quarter.
+    fn cut(&mut self, now: Instant) {
+        let window = self.window.unwrap_or(self.limit).min(self.limit);
+        let lower = (window - window.div_ceil(4)).max(1);
+        self.window = Some(lower);
+        self.ceiling = lower;
+        self.credit = 0;
+        self.cut_at = Some(now);
     }
 
     fn verdict(&mut self, evidence: &Evidence<'_>) -> Verdict {

@@ -99,7 +99,7 @@ fn several_messages_in_a_row_that_are_answered_as_unavailable_stop_the_lane() {
     for sign in [Sign::Unavailable, Sign::Limited, Sign::TimedOut] {
         let mut bench = Bench::new();
         bench.ends(4, sign);
-        assert!(bench.breaker.is_calm(), "{sign:?}");
+        assert!(!bench.breaker.is_open(), "{sign:?}");
         bench.others_are_served();
         bench.ends(4, sign);
         assert_eq!(bench.stance(), Stance::Open, "{sign:?}");
@@ -118,7 +118,7 @@ fn one_message_alone_never_stops_the_lane_and_another_failure_ends_the_row() {
     bench.ends(3, Sign::Unavailable);
     bench.ends(1, Sign::Answered);
     bench.ends(4, Sign::Unavailable);
-    assert!(bench.breaker.is_calm());
+    assert!(!bench.breaker.is_open());
 }
 
 #[test]
@@ -286,6 +286,75 @@ fn a_breaker_that_is_off_never_stops_the_lane_but_excuses() {
     assert!(bench.breaker.is_calm());
     bench.ends(5, Sign::Unavailable);
     assert!(bench.breaker.is_open());
+}
+
+/// A breaker of a lane with this many slots.
+fn with_slots(slots: usize) -> Bench {
+    let mut bench = Bench::new();
+    bench.breaker.slots(slots);
+    bench
+}
+
+#[test]
+fn refusals_beside_successes_lower_the_window_once_for_all_that_ran_together() {
+    let mut bench = with_slots(32);
+    bench.ends(1, Sign::Unavailable);
+    assert_eq!(
+        bench.breaker.window(),
+        usize::MAX,
+        "one may be at fault itself"
+    );
+    bench.ends(3, Sign::Unavailable);
+    assert_eq!(bench.breaker.window(), 24);
+    bench.pass(SECOND);
+    bench.others_are_served();
+    bench.ends(1, Sign::Unavailable);
+    assert_eq!(bench.breaker.window(), 24);
+    bench.ends(1, Sign::Limited);
+    assert_eq!(bench.breaker.window(), 18);
+}
+
+#[test]
+fn the_window_grows_slowly_at_first_and_then_by_one_in_each_round() {
+    let mut bench = with_slots(8);
+    bench.ends(2, Sign::Unavailable);
+    assert_eq!(bench.breaker.window(), 6);
+    let rounds = |bench: &mut Bench| {
+        let before = bench.breaker.window();
+        let grows = |served: &usize| {
+            bench.ends(1, Sign::Well);
+            bench.breaker.window() > before || *served > 1_000
+        };
+        (1..).find(grows).unwrap() / before
+    };
+    assert_eq!([rounds(&mut bench), rounds(&mut bench)], [8, 4]);
+    bench.breaker.slots(8);
+    assert!(bench.breaker.is_calm());
+}
+
+#[test]
+fn a_limit_is_asked_about_again_soon_and_the_lane_keeps_its_messages_for_a_while() {
+    let mut bench = Bench::new();
+    bench.ends(5, Sign::Limited);
+    for _ in 0..8 {
+        bench.probe(Sign::Limited);
+        assert_eq!(bench.waits(), (SECOND, false));
+    }
+    bench.probe(Sign::Limited);
+    bench.probe(Sign::Limited);
+    assert_eq!(bench.waits(), (2 * SECOND, true));
+}
+
+#[test]
+fn after_an_outage_that_was_followed_by_successes_the_wait_is_short_again() {
+    let mut bench = Bench::down();
+    for _ in 0..3 {
+        bench.probe(Sign::Unavailable);
+    }
+    bench.probe(Sign::Well);
+    bench.ends(5, Sign::Well);
+    bench.ends(5, Sign::Unavailable);
+    assert_eq!(bench.waits(), (SECOND, false));
 }
 
 #[test]
