@@ -217,8 +217,10 @@ fn is_indiscreet(line: &tracing::Metadata<'_>) -> bool {
     let name = crate_of(line.target());
     let of_lapin = name.starts_with("lapin") || name.starts_with("amq_protocol");
     let returned = line.target() == "lapin::returned_messages";
-    let answered = matches!(line.target(), "lapin::channel" | "lapin::channels")
-        && *line.level() == tracing::Level::ERROR;
+    let answered = matches!(
+        line.target(),
+        "lapin::channel" | "lapin::channels" | "lapin::io_loop"
+    ) && *line.level() == tracing::Level::ERROR;
     returned || answered || (of_lapin && *line.level() == tracing::Level::TRACE)
 }
 

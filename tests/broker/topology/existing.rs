@@ -15,7 +15,7 @@ fn text(text: &str) -> AMQPValue {
 
 /// Fails every first attempt of `later`, and `bad` for good.
 async fn handler() -> HttpHandler {
-    let answer = |request: &Request| match (request.message_id().as_ref(), request.attempt()) {
+    let answer = |request: &Request| match (request.message_id(), request.attempt()) {
         ("later", 1) => Reply::status(503),
         ("bad", _) => Reply::status(400),
         _ => Reply::ok(),
