@@ -171,7 +171,7 @@ pub(crate) fn joined(differences: &[Difference]) -> String {
 /// RabbitMQ knows this argument for streams only. When it creates a queue it refuses an argument
 /// that the type of queue does not have, and for a stream a value that is not a text. When it
 /// compares a queue that exists, it looks only at the arguments that the type of that queue has
-/// (measured on 3.10, 4.0 and 4.3).
+/// (measured on 3.10 and 4.3).
 pub(super) const NEVER_CREATES: &str = "x-max-age";
 
 /// The content of a refused declaration: `inequivalent arg 'x-max-length' for queue 'q' in vhost
