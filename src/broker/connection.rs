@@ -210,6 +210,7 @@ impl Supervisor {
         let mut tries = 0;
         while !stop.is_cancelled() {
             let attempt = tokio::select! {
+                biased;
                 attempt = self.connect(&mut tries) => attempt,
                 () = stop.cancelled() => return,
             };
@@ -230,8 +231,9 @@ impl Supervisor {
             }
             self.state.send_replace(LinkState::Down(Some(error)));
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                biased;
                 () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }
@@ -253,12 +255,13 @@ impl Supervisor {
             .send_replace(LinkState::Up(Arc::clone(&connection)));
         loop {
             let event = tokio::select! {
-                event = events.next() => event,
-                () = tokio::time::sleep(LOOK) => None,
+                biased;
                 () = stop.cancelled() => {
                     self.close(&connection).await;
                     return BrokerError::Lost("closed by us".to_owned());
                 }
+                event = events.next() => event,
+                () = tokio::time::sleep(LOOK) => None,
             };
             // Read the status instead of relying on the event: an event sent before the listener
             // was registered is lost.

@@ -16,7 +16,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     broker::Broker,
-    dead_letters, decode,
+    chance, dead_letters, decode,
     flight::{Flight, within},
     outcome::{Ending, OutcomeKind},
     policy::{self, Facts, Settlement},
@@ -143,7 +143,7 @@ async fn settle<B: Broker>(
     let facts = || Facts {
         attempt: flight.attempt(),
         age: flight.age(),
-        random: rand::random(),
+        random: chance::fraction(),
     };
     let settlement = policy::decide(terms, ending, facts);
     lane.watch.settled(flight, ending, &settlement);
