@@ -55,9 +55,9 @@ pub(crate) struct CopyHeaders {
 
 #[cfg(test)]
 impl CopyHeaders {
-    /// The properties of a copy whose original had no properties.
-    pub(crate) fn on_an_empty_message(&self) -> Properties {
-        Properties(copy_properties(&Properties::default(), self, usize::MAX))
+    /// The properties of a copy of a message with these properties.
+    pub(crate) fn on(&self, original: &Properties) -> Properties {
+        Properties(copy_properties(original, self, usize::MAX))
     }
 }
 
