@@ -22,6 +22,7 @@ pub(super) struct Handling {
 /// A run under way. Dropped before its end, it was cancelled.
 struct Run<'a> {
     handling: &'a Handling,
+    session: u64,
     id: usize,
     began: Instant,
     has_ended: bool,
@@ -32,7 +33,7 @@ impl Run<'_> {
         self.has_ended = true;
         let took = self.began.elapsed().as_millis();
         let Handling { process, stage } = self.handling;
-        stage.ended(*process, self.id, how, took);
+        stage.ended(*process, self.session, self.id, how, took);
     }
 }
 
@@ -49,12 +50,13 @@ impl Handler for Handling {
         Box::pin(async move {
             let id = id_of(context.message().id());
             let step = self.stage.started(self.process, id, context.attempt());
-            let Some(step) = step else {
+            let Some((step, session)) = step else {
                 // The process is dead. Its remains have to end somehow.
                 return Outcome::Succeeded;
             };
             let mut run = Run {
                 handling: self,
+                session,
                 id,
                 began: Instant::now(),
                 has_ended: false,

@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{
     handling::Handling,
+    panics,
     process::{Alarm, Process},
     script::{Event, Line, Script, World},
     stage::{Failure, Log, Stage, Who},
@@ -27,9 +28,6 @@ use crate::{
     clock,
     lock::lock,
 };
-
-/// Once the faults have stopped, everything ends within this time.
-const LONGEST: Duration = Duration::from_hours(2);
 
 /// What a run gave.
 pub(super) struct Played {
@@ -68,28 +66,28 @@ pub(super) fn play(script: &Script, ignored: &'static [&'static str]) -> Played 
 }
 
 /// A place for a worker, in which one process follows the other.
-struct Slot {
-    process: Option<Process>,
-    handle: Option<WorkerHandle>,
+pub(super) struct Slot {
+    pub(super) process: Option<Process>,
+    pub(super) handle: Option<WorkerHandle>,
     running: Option<JoinHandle<Result<Report, RunError>>>,
 }
 
 #[derive(Clone)]
-struct Play {
-    world: World,
-    stage: Stage,
-    broker: FakeBroker,
-    alarm: Alarm,
-    slots: Arc<Mutex<Vec<Slot>>>,
+pub(super) struct Play {
+    pub(super) world: World,
+    pub(super) stage: Stage,
+    pub(super) broker: FakeBroker,
+    pub(super) alarm: Alarm,
+    pub(super) slots: Arc<Mutex<Vec<Slot>>>,
     clock: Arc<clock::Set>,
     began: Instant,
 }
 
-fn millis(millis: u64) -> Duration {
+pub(super) fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn queue(lane: usize) -> String {
+pub(super) fn queue(lane: usize) -> String {
     format!("q{lane}")
 }
 
@@ -129,7 +127,7 @@ impl Play {
         self.end().await;
     }
 
-    fn has_failed(&self) -> bool {
+    pub(super) fn has_failed(&self) -> bool {
         self.stage.failure().is_some()
     }
 
@@ -164,17 +162,17 @@ impl Play {
         };
     }
 
-    fn process(&self, slot: usize) -> Option<Process> {
+    pub(super) fn process(&self, slot: usize) -> Option<Process> {
         let slots = lock(&self.slots);
         slots.get(slot)?.process.clone()
     }
 
-    fn handle(&self, slot: usize) -> Option<WorkerHandle> {
+    pub(super) fn handle(&self, slot: usize) -> Option<WorkerHandle> {
         let slots = lock(&self.slots);
         slots.get(slot)?.handle.clone()
     }
 
-    fn note(&self, text: &'static str, a: usize, b: usize) {
+    pub(super) fn note(&self, text: &'static str, a: usize, b: usize) {
         self.stage.lock().note(Who::World, text, 0, a, b);
     }
 
@@ -208,7 +206,10 @@ impl Play {
             Event::ConsumerCancelled { lane } => {
                 self.broker.fail(Fault::ConsumerCancelled(queue(*lane)));
             }
-            Event::Jump { by, back } => self.clock.jump(millis(*by), *back),
+            Event::Jump { by, back } => {
+                self.stage.lock().has_jumped = true;
+                self.clock.jump(millis(*by), *back);
+            }
             Event::Pause { worker, .. }
             | Event::Resume { worker, .. }
             | Event::Concurrency { worker, .. }
@@ -293,17 +294,17 @@ impl Play {
                 });
             }
             Event::Drain { again, .. } => self.drain(slot, Some(*again)),
-            Event::StopNow { .. } => {
-                if self.stage.lock().tallies[process.number].is_draining {
-                    handle.stop_now();
-                }
-            }
+            Event::StopNow { .. } if self.is_draining(&process) => handle.stop_now(),
             Event::Kill { frames, again, .. } => self.kill(slot, &process, *frames, *again),
             _ => {}
         }
     }
 
-    fn drain(&self, slot: usize, again: Option<u64>) {
+    fn is_draining(&self, process: &Process) -> bool {
+        self.stage.lock().tallies[process.number].is_draining
+    }
+
+    pub(super) fn drain(&self, slot: usize, again: Option<u64>) {
         let (running, handle, process) = {
             let mut slots = lock(&self.slots);
             let Some(slot) = slots.get_mut(slot) else {
@@ -365,116 +366,5 @@ impl Play {
             sleep(millis(again)).await;
             play.start(slot);
         });
-    }
-
-    /// Ends all faults, waits until everything has ended, and compares.
-    async fn end(&self) {
-        self.note("-- all faults have ended --", 0, 0);
-        self.alarm.set(false);
-        let began = Instant::now();
-        loop {
-            for slot in 0..self.world.workers {
-                self.heal(slot);
-            }
-            if self.is_idle() || self.has_failed() {
-                break;
-            }
-            if began.elapsed() > LONGEST {
-                let mut state = self.stage.lock();
-                state.fail("everything ends", || format!("not within {LONGEST:?}"));
-                return;
-            }
-            sleep(millis(500)).await;
-        }
-        if self.has_failed() {
-            return;
-        }
-        self.stage.check_places(&self.broker, true);
-        for slot in 0..self.world.workers {
-            self.drain(slot, None);
-        }
-        while (0..self.world.workers).any(|slot| self.process(slot).is_some()) {
-            if began.elapsed() > LONGEST * 2 {
-                self.stage
-                    .lock()
-                    .fail("a drain ends", || format!("not within {LONGEST:?}"));
-                return;
-            }
-            sleep(millis(100)).await;
-        }
-        self.stage.check_places(&self.broker, true);
-        for violation in self.broker.violations() {
-            self.stage
-                .lock()
-                .fail("the worker follows the protocol", || violation);
-        }
-    }
-
-    fn heal(&self, slot: usize) {
-        let (Some(process), Some(handle)) = (self.process(slot), self.handle(slot)) else {
-            return;
-        };
-        process.consuming.heal();
-        process.publishing.heal();
-        for lane in 0..self.world.lanes {
-            let state = handle.health(&queue(lane)).map(|it| it.state);
-            if state == Some(crate::ConsumerState::Paused) {
-                let handle = handle.clone();
-                tokio::spawn(async move {
-                    let _ = handle.resume(&queue(lane)).await;
-                });
-            }
-        }
-    }
-
-    /// Whether all messages are done or dead, and all workers are there and say that they can work.
-    fn is_idle(&self) -> bool {
-        let mut is_idle = true;
-        self.broker
-            .each_message(|queue, _| is_idle &= queue.ends_with(".dead"));
-        let slots = lock(&self.slots);
-        is_idle
-            && slots.iter().all(|slot| {
-                let handle = slot.handle.as_ref();
-                slot.process.is_some() && handle.is_some_and(is_well)
-            })
-            && self.broker.unacked() == 0
-    }
-}
-
-/// Whether a worker says that it can work.
-fn is_well(handle: &WorkerHandle) -> bool {
-    let readiness = handle.readiness();
-    readiness.ready && readiness.publishing.is_none()
-}
-
-/// The panics of the worker on this thread. Handlers panic without the hook.
-mod panics {
-    use std::{cell::RefCell, panic, sync::Once};
-
-    thread_local! {
-        static SEEN: RefCell<Option<String>> = const { RefCell::new(None) };
-        static WATCHES: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-    }
-
-    pub(super) fn forget() {
-        static HOOK: Once = Once::new();
-        HOOK.call_once(|| {
-            let before = panic::take_hook();
-            panic::set_hook(Box::new(move |panic| {
-                if WATCHES.get() {
-                    SEEN.set(Some(panic.to_string()));
-                } else {
-                    before(panic);
-                }
-            }));
-        });
-        SEEN.set(None);
-        WATCHES.set(true);
-    }
-
-    pub(super) fn taken() -> Option<String> {
-        WATCHES.set(false);
-        SEEN.take()
     }
 }

@@ -163,9 +163,9 @@ impl Process {
         };
         let id = id_of(properties.message_id());
         let stored = self.broker.publish(&copy).now_or_never();
-        let stored = stored.unwrap_or_else(|| Err(PublishError::Blocked));
+        let stored = stored.unwrap_or(Err(PublishError::Blocked));
         if stored.is_ok() {
-            self.stage.copied(self.number, id, queue);
+            self.stage.copied(id, queue);
         }
         stored
     }

@@ -28,6 +28,14 @@ impl Draw {
         usize::try_from(self.0.below(limit as u64)).unwrap_or_default()
     }
 
+    /// When an event happens: at any time, or near others, because faults that come together show most.
+    fn when(&mut self, hot: &[Millis]) -> Millis {
+        match self.coin() {
+            true => self.0.below(SPAN),
+            false => self.one_of(hot) + self.time(1000),
+        }
+    }
+
     /// A time: often 0 or short, sometimes long.
     fn time(&mut self, longest: Millis) -> Millis {
         match self.0.below(4) {
@@ -45,18 +53,22 @@ pub(super) fn script(seed: u64) -> Script {
     let world = world(&mut draw);
     let steps = steps(&mut draw);
     let kinds: Vec<_> = KINDS.iter().filter(|_| draw.coin()).collect();
+    let hot: Vec<_> = (0..1 + draw.number(3))
+        .map(|_| draw.0.below(SPAN))
+        .collect();
     let mut events = Vec::new();
+    let most = draw.one_of(&[4, 24, 24, 100]);
     for _ in 0..=draw.number(6) {
-        let plans = (0..1 + draw.number(24)).map(|_| plan(&mut draw, &steps, &world));
+        let plans = (0..1 + draw.number(most)).map(|_| plan(&mut draw, &steps, &world));
         let plans = plans.collect();
         let lane = draw.number(world.lanes);
-        events.push((draw.time(SPAN), Event::Publish { lane, plans }));
+        events.push((draw.when(&hot), Event::Publish { lane, plans }));
     }
     if !kinds.is_empty() {
         for _ in 0..draw.number(24) {
             let kind = kinds[draw.number(kinds.len())];
             let event = kind(&mut draw, &world);
-            events.push((draw.0.below(SPAN), event));
+            events.push((draw.when(&hot), event));
         }
     }
     events.sort_by_key(|(at, _)| *at);
@@ -80,7 +92,7 @@ fn world(draw: &mut Draw) -> World {
         max_attempts: draw.one_of(&[1, 2, 3, 5]),
         retry_base: draw.one_of(&[1, 100, 1000, 4000]),
         inline_below: draw.one_of(&[0, 1000, 8000]),
-        delivery_limit: 100,
+        delivery_limit: draw.one_of(&[100, 100, 4]),
         ack_batch: draw.one_of(&[1, 4, 64]),
         ack_delay: draw.one_of(&[1, 10, 500]),
         budget: draw.one_of(&[500, 5000, 30_000]),

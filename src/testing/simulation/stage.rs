@@ -41,7 +41,10 @@ pub(super) struct State {
     pub(super) failure: Option<Failure>,
     pub(super) max_attempts: u32,
     timeout: u128,
+    delivery_limit: u32,
     ignored: &'static [&'static str],
+    /// The time of day has jumped.
+    pub(super) has_jumped: bool,
     /// The run is over: what the end of the runtime drops is not noted.
     is_over: bool,
 }
@@ -57,7 +60,9 @@ impl Stage {
             failure: None,
             max_attempts: script.world.max_attempts,
             timeout: script.world.timeout.into(),
+            delivery_limit: script.world.delivery_limit,
             ignored,
+            has_jumped: false,
             is_over: false,
         })))
     }

@@ -115,6 +115,11 @@ impl Stage {
                 state.fail("each message is in one place", || {
                     format!("m{id} is {found} times at the broker, {known} are known")
                 });
+            } else if at_the_end && !fate.disturbed && i64::from(fate.successes) + dead != 1 {
+                let successes = fate.successes;
+                state.fail("an undisturbed message ends once", || {
+                    format!("m{id} is done {successes} times and dead {dead} times")
+                });
             } else if at_the_end && found > dead {
                 state.fail("everything ends", || {
                     format!("m{id} is neither done nor dead")
@@ -137,8 +142,16 @@ impl super::State {
             Some("max-attempts") => failures >= self.max_attempts,
             Some(_) => false,
             // The broker did it, at its delivery limit.
-            None => losses > 0,
+            None => true,
         };
+        if reason.is_none() && losses <= self.delivery_limit {
+            let limit = self.delivery_limit;
+            self.fail("a return is not a failure", || {
+                format!(
+                    "m{id} is dead at the limit of {limit}, but only {losses} channels were lost"
+                )
+            });
+        }
         if !is_just {
             self.fail("a dead letter has a reason", || {
                 format!("m{id} is dead: {reason:?}, after {failures} failures and {losses} lost channels")

@@ -1,5 +1,7 @@
 //! The fate of each message, step by step, and the properties that each step must keep.
 
+mod settled;
+
 use std::collections::BTreeMap;
 
 use super::{Id, Stage, State, Who};
@@ -15,6 +17,8 @@ pub(crate) struct Fate {
     /// Runs that ended with a failure of their own.
     pub(crate) failures: u32,
     pub(crate) rejected: bool,
+    /// It was postponed until this time.
+    not_before: u128,
     /// Runs that succeeded, or dropped the message.
     pub(crate) successes: u32,
     /// The copies of the message that the broker has: in queues, delays, or with a worker.
@@ -33,8 +37,8 @@ pub(crate) struct Fate {
 struct MayRun {
     /// Deliveries that have not started: their sessions and tags.
     delivered: Vec<(u64, u64)>,
-    /// Runs that may follow one that ended without success.
-    again: u32,
+    /// Runs that may follow one that ended without success: their sessions.
+    again: Vec<u64>,
     /// Copies that were confirmed to it, and whose originals it has not acked.
     copies: u32,
     succeeded: bool,
@@ -83,6 +87,7 @@ impl Fate {
             runs: 0,
             failures: 0,
             rejected: false,
+            not_before: 0,
             successes: 0,
             instances: 1,
             disturbed: false,
@@ -93,9 +98,9 @@ impl Fate {
 
     /// Deliveries of such sessions may no longer start.
     fn withdraw(&mut self, process: usize, of: impl Fn(u64) -> bool) {
-        self.may_run(process)
-            .delivered
-            .retain(|(session, _)| !of(*session));
+        let may = self.may_run(process);
+        may.delivered.retain(|(session, _)| !of(*session));
+        may.again.retain(|session| !of(*session));
     }
 
     fn may_run(&mut self, process: usize) -> &mut MayRun {
@@ -131,8 +136,8 @@ impl Stage {
         state.note(Who::Worker(process), text, id, tag, number);
     }
 
-    /// A handler starts. Returns what it does.
-    pub(crate) fn started(&self, process: usize, id: Id, attempt: u32) -> Option<Step> {
+    /// A handler starts. Returns what it does, and the session that it runs for.
+    pub(crate) fn started(&self, process: usize, id: Id, attempt: u32) -> Option<(Step, u64)> {
         let mut state = self.lock();
         if state.tallies[process].is_dead {
             return None;
@@ -150,6 +155,7 @@ impl Stage {
         } = &mut *state;
         let fate = &mut fates[id];
         let (lane, failures, disturbed) = (fate.lane, fate.failures, fate.disturbed);
+        let (rejected, not_before) = (fate.rejected, fate.not_before);
         let step = fate
             .plan
             .get(fate.runs)
@@ -158,16 +164,23 @@ impl Stage {
         fate.runs += 1;
         fate.withdraw(process, |session| is_long_lost(sessions, session, now));
         let may = fate.may_run(process);
-        let is_caused = if may.delivered.is_empty() {
-            may.again = may.again.wrapping_sub(1);
-            may.again != u32::MAX
-        } else {
-            may.delivered.remove(0);
-            true
+        let session = match may.delivered.is_empty() {
+            true => may.again.pop(),
+            false => Some(may.delivered.remove(0).0),
         };
-        if !is_caused {
+        if session.is_none() {
             state.fail("a run has a cause", || {
                 format!("m{id} runs, but no delivery of it is open")
+            });
+        }
+        if rejected && !disturbed {
+            state.fail("a failure for good is the end", || {
+                format!("m{id} runs again")
+            });
+        }
+        if now < not_before && !disturbed && !state.has_jumped {
+            state.fail("a postponed message waits", || {
+                format!("m{id} runs, {not_before} ms is its time")
             });
         }
         let (max, most) = (state.max_attempts, failures + 1);
@@ -189,10 +202,10 @@ impl Stage {
                 format!("{running} handlers of lane {lane} run in worker {process}, {limit} may")
             });
         }
-        Some(step)
+        Some((step, session.unwrap_or_default()))
     }
 
-    pub(crate) fn ended(&self, process: usize, id: Id, how: How, took: u128) {
+    pub(crate) fn ended(&self, process: usize, session: u64, id: Id, how: How, took: u128) {
         let mut state = self.lock();
         if state.tallies[process].is_dead {
             return;
@@ -207,7 +220,7 @@ impl Stage {
             How::Cancelled => "m{m} is cancelled after {a} ms",
         };
         state.note(Who::Worker(process), text, id, took as usize, 0);
-        let timed_out = took >= state.timeout;
+        let (now, timed_out) = (state.millis(), took >= state.timeout);
         let fate = &mut state.fates[id];
         match how {
             How::Succeeded => {
@@ -220,13 +233,18 @@ impl Stage {
             How::Cancelled => fate.disturbed = true,
         }
         fate.rejected |= how == How::Rejected;
+        if how == How::Snoozed
+            && let Some(Step::Snooze(time)) = fate.plan.get(fate.runs - 1)
+        {
+            fate.not_before = now + u128::from(*time);
+        }
         if how != How::Succeeded {
-            fate.may_run(process).again += 1;
+            fate.may_run(process).again.push(session);
         }
     }
 
     /// A copy of a message has reached the broker.
-    pub(crate) fn copied(&self, process: usize, id: Id, to: &str) {
+    pub(crate) fn copied(&self, id: Id, to: &str) {
         let mut state = self.lock();
         state.fates[id].instances += 1;
         state.note(Who::Broker, "stores a copy of m{m} in", id, 0, 0);
@@ -251,149 +269,9 @@ impl Stage {
             let may = fate.may_run(process);
             may.copies += 1;
             // The copy is what follows the failure: the delivery does not run again.
-            may.again = if is_alone { 0 } else { may.again };
-        }
-    }
-
-    /// The worker writes an ack. Returns the tags that the ack covers.
-    pub(crate) fn acks(
-        &self,
-        process: usize,
-        session: u64,
-        through: u64,
-        singles: &[u64],
-    ) -> Vec<u64> {
-        let mut state = self.lock();
-        let tags = state.covered(session, through, singles);
-        let (count, number) = (tags.len(), session_number(session));
-        state.note(
-            Who::Worker(process),
-            "acks {a} deliveries of session {b}:",
-            0,
-            count,
-            number,
-        );
-        let ids: Vec<_> = tags
-            .iter()
-            .filter_map(|tag| state.flight(session, *tag))
-            .collect();
-        let words: Vec<_> = ids.iter().map(|it| format!("m{}", it.id)).collect();
-        state.log.add(words.join(" "));
-        for flight in ids {
-            let may = state.fates[flight.id].may_run(process);
-            if may.copies > 0 {
-                may.copies -= 1;
-            } else if !may.succeeded {
-                let id = flight.id;
-                state.fail("an ack has a reason", || {
-                    format!(
-                        "m{id} is acked, but no run of it has succeeded and no copy is confirmed"
-                    )
-                });
+            if is_alone {
+                may.again.clear();
             }
-        }
-        tags
-    }
-
-    pub(crate) fn returns(
-        &self,
-        process: usize,
-        session: u64,
-        tags: &[u64],
-        through: bool,
-    ) -> Vec<u64> {
-        let mut state = self.lock();
-        let last = tags.last().copied().unwrap_or_default();
-        let tags = match through {
-            true => state.covered(session, last, &[]),
-            false => state.covered(session, 0, tags),
-        };
-        let (count, number) = (tags.len(), session_number(session));
-        state.note(
-            Who::Worker(process),
-            "returns {a} deliveries of session {b}",
-            0,
-            count,
-            number,
-        );
-        tags
-    }
-
-    /// The broker carries out acks.
-    pub(crate) fn acked(&self, session: u64, tags: &[u64]) {
-        let mut state = self.lock();
-        for tag in tags {
-            let Some(flight) = state.apply(session, *tag) else {
-                continue;
-            };
-            let id = flight.id;
-            let fate = &mut state.fates[id];
-            fate.instances -= 1;
-            let lost = fate.instances <= 0 && fate.successes == 0;
-            state.note(Who::Broker, "has the ack of m{m}", id, 0, 0);
-            if lost {
-                state.fail("no message is lost", || {
-                    format!("m{id} was acked and is nowhere")
-                });
-            }
-        }
-    }
-
-    /// The broker carries out returns.
-    pub(crate) fn returned(&self, process: usize, session: u64, tags: &[u64]) {
-        let mut state = self.lock();
-        for tag in tags {
-            let Some(flight) = state.apply(session, *tag) else {
-                continue;
-            };
-            state.note(Who::Broker, "has m{m} back", flight.id, 0, 0);
-            state.fates[flight.id].disturbed = true;
-            let may = state.fates[flight.id].may_run(process);
-            may.delivered.retain(|it| *it != (session, *tag));
-        }
-    }
-
-    /// A message that a worker takes was on a channel that the broker has closed.
-    pub(crate) fn lost_with_channel(&self, id: Id) {
-        let mut state = self.lock();
-        state.fates[id].disturbed = true;
-        state.fates[id].losses += 1;
-    }
-
-    /// The broker has closed a channel: what it had not settled is ready again.
-    pub(crate) fn channel_closed(&self, session: u64) {
-        let mut state = self.lock();
-        state.note(
-            Who::Broker,
-            "takes back what session {a} has not settled",
-            0,
-            session_number(session),
-            0,
-        );
-        let State {
-            fates, sessions, ..
-        } = &mut *state;
-        let deliveries = sessions.get(&session);
-        let all = deliveries.into_iter().flat_map(|it| &it.all);
-        for flight in all.filter(|it| !it.applied) {
-            fates[flight.id].disturbed = true;
-            fates[flight.id].losses += 1;
-        }
-    }
-
-    /// The worker knows that a session is lost: what has not started may not start.
-    pub(crate) fn session_lost(&self, process: usize, session: u64) {
-        let mut state = self.lock();
-        state.note(
-            Who::Worker(process),
-            "knows that session {a} is lost",
-            0,
-            session_number(session),
-            0,
-        );
-        let now = state.millis();
-        if let Some(deliveries) = state.sessions.get_mut(&session) {
-            deliveries.lost_at = Some(now);
         }
     }
 }
@@ -406,41 +284,4 @@ fn session_number(session: u64) -> usize {
 fn is_long_lost(sessions: &BTreeMap<u64, Deliveries>, session: u64, now: u128) -> bool {
     let lost_at = sessions.get(&session).and_then(|it| it.lost_at);
     lost_at.is_some_and(|at| now > at + LOOKS)
-}
-
-impl State {
-    fn flight(&self, session: u64, tag: u64) -> Option<Flight> {
-        let place = usize::try_from(tag.checked_sub(1)?).ok()?;
-        self.sessions.get(&session)?.all.get(place).copied()
-    }
-
-    fn change(&mut self, session: u64, tag: u64) -> Option<&mut Flight> {
-        let place = usize::try_from(tag.checked_sub(1)?).ok()?;
-        self.sessions.get_mut(&session)?.all.get_mut(place)
-    }
-
-    /// The tags that a command covers: all up to `through` that no other command has named, and
-    /// `singles`.
-    fn covered(&mut self, session: u64, through: u64, singles: &[u64]) -> Vec<u64> {
-        let deliveries = self.sessions.entry(session).or_default();
-        let through = usize::try_from(through).unwrap_or(usize::MAX);
-        let first = deliveries.told_up_to;
-        deliveries.told_up_to = first.max(through.min(deliveries.all.len()));
-        let open = deliveries.all[first..deliveries.told_up_to].iter();
-        let open = (first as u64 + 1..).zip(open).filter(|(_, it)| !it.told);
-        let tags = open.map(|(tag, _)| tag).chain(singles.iter().copied());
-        let tags: Vec<_> = tags.collect();
-        for tag in &tags {
-            if let Some(flight) = self.change(session, *tag) {
-                flight.told = true;
-            }
-        }
-        tags
-    }
-
-    fn apply(&mut self, session: u64, tag: u64) -> Option<Flight> {
-        let flight = self.change(session, tag)?;
-        flight.applied = true;
-        Some(*flight)
-    }
 }
