@@ -12,8 +12,11 @@ ARGS ?=
 shell_scripts = $(shell grep -lE '^\#!.*bash' scripts/* .ci/*)
 
 SOAK_SECONDS ?= 300
+# For `make simulate` and `make replay`. bash has a variable SECONDS of its own.
+override SECONDS := $(if $(filter command% environment%,$(origin SECONDS)),$(SECONDS))
+SEED ?=
 
-.PHONY: help run unit test test-4.0 test-4.3 matrix test-backends soak lint audit fmt docs chart bench fuzz-api picture clean setup
+.PHONY: help run unit test test-4.0 test-4.3 matrix test-backends soak simulate replay lint audit fmt docs chart bench fuzz-api picture clean setup
 
 help: ## List these targets
 	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -56,6 +59,15 @@ soak: setup ## Disturb a worker at random for SOAK_SECONDS and check every messa
 	@trap 'if (($$? == 0)); then end=down; else end=stop; fi; scripts/rabbitmq $$end "suite*"' EXIT; \
 	LAPWING_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --test broker -- --ignored --nocapture --exact \
 	  soak::own_node_whatever_happens_each_message_ends_as_its_handler_wants
+
+# One profile with optimisation and all assertions. A failure prints its seed and the shortest script.
+simulate: ## Play random faults against simulated workers until stopped, or for SECONDS; SEED=… begins there
+	@LAPWING_SIMULATE_SECONDS=$(SECONDS) LAPWING_SIMULATE_SEED=$(SEED) cargo test --quiet --profile simulation --lib -- \
+	  --ignored --nocapture --exact testing::simulation::search::search_for_long
+
+replay: ## Print the script and the time line of one simulated run: make replay SEED=…
+	@LAPWING_SIMULATE_SEED=$(SEED) cargo test --quiet --lib -- \
+	  --ignored --nocapture --exact testing::simulation::search::replay
 
 # `make audit` checks advisories: their database comes from the internet, and changes every day.
 lint: ## Check format, lints and doc links; licences and shell scripts if the tools are installed

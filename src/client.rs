@@ -10,6 +10,7 @@ use crate::{
         BrokerError, Link, Properties, Publication, PublishError, Publisher, Purpose, Scouting,
         Written,
     },
+    chance,
     settings::Settings,
     telemetry::PublishTrace,
 };
@@ -84,7 +85,7 @@ impl Client {
     /// same.
     pub async fn publish(&self, message: &NewMessage) -> Result<(), PublishError> {
         let id = message.message_id.clone();
-        let id = id.unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+        let id = id.unwrap_or_else(|| chance::message_id().to_string());
         let mut headers = message.headers.clone();
         let connection = self.publisher.link().current();
         let broker = connection.as_ref().map(|connection| {

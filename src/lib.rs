@@ -84,7 +84,8 @@ pub mod kubernetes;
 // A worker on a broker in memory, for tests.
 pub mod testing;
 
-// The rest: publishing new messages, the time of day, reading settings, texts.
+// The rest: randomness, publishing new messages, the time of day, reading settings, texts.
+mod chance;
 mod client;
 mod clock;
 

@@ -141,6 +141,62 @@ fn only_the_broker_room_names_lapin() {
     }
 }
 
+/// The rooms that a simulation runs. What they do must follow from its seed.
+const SIMULATED: [&str; 11] = [
+    "broker",
+    "client",
+    "dead_letters",
+    "flight",
+    "handler",
+    "lane",
+    "path",
+    "policy",
+    "state",
+    "status",
+    "worker",
+];
+
+/// The code of a file, up to its tests.
+fn without_tests(code: &str) -> &str {
+    code.split("#[cfg(test)]\nmod tests").next().unwrap_or(code)
+}
+
+#[test]
+fn chance_and_the_time_of_day_come_from_one_place_each_and_select_is_biased() {
+    for file in rust_files(&src()) {
+        let code = code(&file);
+        let code = without_tests(&code);
+        let is_test = file
+            .iter()
+            .any(|part| part == "tests" || part == "tests.rs");
+        if !SIMULATED.contains(&room(&file).as_str()) || is_test {
+            continue;
+        }
+        for source in ["rand::", "Uuid::", "SystemTime::now", "RandomState"] {
+            // The HTTP handler is not simulated.
+            let is_http = file.iter().any(|part| part == "http");
+            assert!(
+                !code.contains(source) || is_http,
+                "{} uses {source}",
+                file.display()
+            );
+        }
+        for (at, _) in code.match_indices("select! {") {
+            let is_biased = code[at..]
+                .lines()
+                .skip(1)
+                .find(|line| !line.trim().is_empty());
+            let is_biased = is_biased.is_some_and(|line| line.trim() == "biased;");
+            let is_http = file.iter().any(|part| part == "http");
+            assert!(
+                is_biased || is_http,
+                "{} has a select! that is not biased",
+                file.display()
+            );
+        }
+    }
+}
+
 #[test]
 fn imports_are_seen_in_paths_and_in_lists() {
     let code = "use crate::{a::B, c::{d, e}, F}; fn g() { crate::h::i(); }";

@@ -216,6 +216,7 @@ impl Supervisor {
         while !stop.is_cancelled() {
             let mut answers = self.scouting.answers();
             let attempt = tokio::select! {
+                biased;
                 attempt = self.connect(&mut tries) => attempt,
                 () = stop.cancelled() => return,
             };
@@ -252,8 +253,9 @@ impl Supervisor {
                 .scouting
                 .next(turn, wait, answers, |error| self.down(error));
             turn = tokio::select! {
-                turn = next => turn,
+                biased;
                 () = stop.cancelled() => return,
+                turn = next => turn,
             };
         }
     }
@@ -279,12 +281,13 @@ impl Supervisor {
             .send_replace(LinkState::Up(Arc::clone(&connection)));
         loop {
             let event = tokio::select! {
-                event = events.next() => event,
-                () = tokio::time::sleep(LOOK) => None,
+                biased;
                 () = stop.cancelled() => {
                     self.close(&connection).await;
                     return BrokerError::Lost("closed by us".to_owned());
                 }
+                event = events.next() => event,
+                () = tokio::time::sleep(LOOK) => None,
             };
             // Read the status instead of relying on the event: an event sent before the listener
             // was registered is lost.

@@ -11,6 +11,7 @@ use lapin::{
 use tracing::warn;
 
 use super::headers::{PERSISTENT, Properties, names, short};
+use crate::chance;
 
 /// Headers that the broker sets and that a copy must not carry (measured): RabbitMQ 3.10 goes on
 /// counting from a client's `x-death`. RabbitMQ 4.0 and 4.3 pass a client's `x-delivery-count`
@@ -54,9 +55,9 @@ pub(crate) struct CopyHeaders {
 
 #[cfg(test)]
 impl CopyHeaders {
-    /// The properties of a copy whose original had no properties.
-    pub(crate) fn on_an_empty_message(&self) -> Properties {
-        Properties(copy_properties(&Properties::default(), self, usize::MAX))
+    /// The properties of a copy of a message with these properties.
+    pub(crate) fn on(&self, original: &Properties) -> Properties {
+        Properties(copy_properties(original, self, usize::MAX))
     }
 }
 
@@ -97,7 +98,7 @@ pub(super) fn copy_properties(
 
     let mut properties = without_headers(original, copy.expiration);
     if properties.message_id().is_none() {
-        properties = properties.with_message_id(short(&uuid::Uuid::now_v7().to_string()));
+        properties = properties.with_message_id(short(&chance::message_id().to_string()));
     }
     let room = frame_max.saturating_sub(fixed_len(&properties));
     let cut = fit(&mut headers, &ours, room);

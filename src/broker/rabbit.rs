@@ -91,6 +91,7 @@ impl Broker for Rabbit {
                         .then(|| "blocked by the broker".to_owned());
                     publishing.send_replace(reason);
                     tokio::select! {
+                        biased;
                         changed = link.changed() => if !changed { return },
                         // When the connection is gone, the link reports it.
                         Ok(()) = blocked.changed() => {}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::ReconnectSettings;
+use crate::chance;
 
 /// The waits before the next attempt to connect or to subscribe.
 ///
@@ -63,7 +64,7 @@ impl Reconnect {
     /// The next wait.
     pub(crate) fn next(&mut self) -> Duration {
         let high = self.last.saturating_mul(3).max(self.base);
-        let wait = self.base + high.saturating_sub(self.base).mul_f64(rand::random());
+        let wait = self.base + high.saturating_sub(self.base).mul_f64(chance::fraction());
         self.last = wait.min(self.cap);
         self.last
     }

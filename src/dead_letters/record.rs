@@ -346,13 +346,13 @@ mod tests {
                 copy,
             };
             let copied = CopyHeaders { set: record.headers(), ..CopyHeaders::default() };
-            prop_assert_eq!(Record::read(&copied.on_an_empty_message()), Some(record));
+            prop_assert_eq!(Record::read(&copied.on(&Properties::default())), Some(record));
         }
     }
 
     #[test]
     fn a_message_without_our_headers_has_no_record() {
         let nothing = CopyHeaders::default();
-        assert_eq!(Record::read(&nothing.on_an_empty_message()), None);
+        assert_eq!(Record::read(&nothing.on(&Properties::default())), None);
     }
 }

@@ -1,6 +1,6 @@
 //! Dispatch: the handler that a message goes to, with its limits, retry policy and decoding.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use super::execute::Limits;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 /// The handlers of a lane: by message type, and one for all other messages.
 #[derive(Clone, Default)]
 pub(crate) struct Handlers {
-    pub(crate) by_type: HashMap<String, Arc<dyn Handler>>,
+    pub(crate) by_type: BTreeMap<String, Arc<dyn Handler>>,
     pub(crate) any: Option<Arc<dyn Handler>>,
 }
 
@@ -36,7 +36,7 @@ pub(crate) struct Route {
 
 /// The routes of a lane.
 pub(crate) struct Dispatch {
-    by_type: HashMap<String, Route>,
+    by_type: BTreeMap<String, Route>,
     any: Option<Route>,
 }
 

@@ -17,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     broker::Broker,
-    dead_letters, decode,
+    chance, dead_letters, decode,
     flight::{Flight, within},
     outcome::{Ending, OutcomeKind},
     policy::{self, Facts, Settlement},
@@ -147,7 +147,7 @@ async fn settle<B: Broker>(
     let facts = || Facts {
         attempt: flight.attempt(),
         age: flight.age(),
-        random: rand::random(),
+        random: chance::fraction(),
         excused,
     };
     let settlement = policy::decide(terms, ending, facts);

@@ -161,9 +161,10 @@ async fn republish<B: Broker>(
             lane.restore(queue).await;
         }
         tokio::select! {
-            () = sleep(wait) => {}
+            biased;
             () = lane.hard_stop.cancelled() => return End::Return,
             () = blocked_in_drain(lane) => return End::Return,
+            () = sleep(wait) => {}
         }
     }
 }

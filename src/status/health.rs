@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::SystemTime};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{text::as_rfc3339, words::words};
+use crate::{clock, text::as_rfc3339, words::words};
 
 /// Whether the worker can do its work, and the reasons if it cannot.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -72,7 +72,7 @@ impl ConsumerHealth {
     pub(crate) fn new(state: ConsumerState, reason: Option<String>) -> Self {
         Self {
             state,
-            since: SystemTime::now(),
+            since: clock::now(),
             reason,
         }
     }

@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     broker::{HeaderValue, headers::names},
+    clock,
     flight::{AttemptTrace, Flight, SCOPE, parse_traceparent},
     lock::lock,
     message::Message,
@@ -184,7 +185,7 @@ impl ConsumerTraces {
         last: Option<SpanContext>,
         process: &Context,
     ) {
-        let now = SystemTime::now();
+        let now = clock::now();
         let received = now - flight.received.elapsed();
         match (before, last) {
             // The last attempt ran in this worker, for the same delivery: the retry waited here.
@@ -296,7 +297,7 @@ pub(crate) fn attempt_ended(mut trace: AttemptTrace, flight: &Flight, ending: &E
         }
         span.end();
     }
-    trace.ended = Some(SystemTime::now());
+    trace.ended = Some(clock::now());
     flight.set_attempt_trace(trace);
 }
 

@@ -17,6 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::{ConsumerMetrics, ConsumerTraces, SCOPE, Signals, attempt_ended, fail};
 use crate::{
     broker::{HeaderValue, PublishError, headers::names},
+    clock,
     flight::Flight,
     message::Message,
     outcome::{Ending, Failure},
@@ -249,7 +250,7 @@ impl Watch {
         let span = |attempt| AckSpan {
             attempt,
             tag: flight.tag,
-            since: SystemTime::now(),
+            since: clock::now(),
         };
         attempt.is_sampled().then(|| Box::new(span(attempt)))
     }

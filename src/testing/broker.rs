@@ -2,9 +2,12 @@
 
 use std::fmt;
 
-use crate::broker::{
-    HeaderValue, Properties,
-    fake::{Confirm, FakeBroker, Fault, Release, Stored},
+use crate::{
+    broker::{
+        HeaderValue, Properties,
+        fake::{Confirm, FakeBroker, Fault, Release, Stored},
+    },
+    chance,
 };
 
 /// A broker in memory, with the semantics of RabbitMQ 4.3 as far as a worker notices them. Clones are
@@ -79,7 +82,7 @@ impl TestBroker {
         content_type: Option<&str>,
         message_type: Option<&str>,
     ) -> String {
-        let id = uuid::Uuid::now_v7().to_string();
+        let id = chance::message_id().to_string();
         let properties = Properties::new(&id, content_type, message_type, &[]);
         let stored = self.0.send(queue, body, properties);
         assert!(stored, "there is no queue {queue:?}");

@@ -39,6 +39,8 @@
 
 mod broker;
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Assembles a worker: makes its lanes and what they share, runs them, and collects their reports.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     mem,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -39,7 +39,7 @@ const OTHER_REFUSALS: Duration = Duration::from_secs(2);
 /// The parts of a worker before it runs.
 pub(super) struct Setup {
     pub(super) settings: WorkerSettings,
-    pub(super) handlers: HashMap<String, Handlers>,
+    pub(super) handlers: BTreeMap<String, Handlers>,
     pub(super) extensions: Extensions,
     pub(super) calls: Calls,
     pub(super) signals: Signals,
@@ -135,7 +135,7 @@ impl<B: Broker> Common<B> {
     fn start_lanes(
         &self,
         consumers: BTreeMap<String, ConsumerSettings>,
-        mut handlers: HashMap<String, Handlers>,
+        mut handlers: BTreeMap<String, Handlers>,
         mut calls: BTreeMap<String, (LaneChannels, Arc<Figures>)>,
     ) -> (Lanes, Vec<ObservedConsumer>) {
         let mut lanes = JoinSet::new();
@@ -204,6 +204,7 @@ impl<B: Broker> Common<B> {
     ) -> Option<RunError> {
         loop {
             let (consumer, result) = tokio::select! {
+                biased;
                 attempt = attempts.recv() => attempt?,
                 () = self.drain.cancelled() => return None,
             };
@@ -253,8 +254,9 @@ impl<B: Broker> Common<B> {
             drain.cancelled().await;
             began.get_or_init(Instant::now);
             tokio::select! {
-                () = tokio::time::sleep(grace) => hard_stop.cancel(),
+                biased;
                 () = hard_stop.cancelled() => {}
+                () = tokio::time::sleep(grace) => hard_stop.cancel(),
             }
         }
     }

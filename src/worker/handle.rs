@@ -158,6 +158,7 @@ impl WorkerHandle {
             let consumers = consumers.filter(|(_, gone)| !**gone);
             let changes = consumers.map(|(consumer, _)| Box::pin(consumer.health.changed()));
             tokio::select! {
+                biased;
                 _ = futures_util::future::select_all(changes) => {}
                 _ = self.publishing.changed(), if !publishing_is_gone => {}
                 () = drain.cancelled(), if !readiness.draining => {}

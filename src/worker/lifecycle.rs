@@ -2,7 +2,7 @@
 //! health, and stops them after the last message.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
@@ -38,7 +38,7 @@ struct OfConsumer {
 
 impl Lifecycle {
     pub(super) fn new(
-        handlers: &HashMap<String, Handlers>,
+        handlers: &BTreeMap<String, Handlers>,
         consumers: &BTreeMap<String, ConsumerSettings>,
         runtime: runtime::Handle,
     ) -> Self {

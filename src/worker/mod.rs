@@ -7,7 +7,7 @@ mod lifecycle;
 mod report;
 mod settings;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -53,7 +53,7 @@ use crate::{
 #[must_use = "a worker does nothing until it runs"]
 pub struct Worker {
     settings: WorkerSettings,
-    handlers: HashMap<String, Handlers>,
+    handlers: BTreeMap<String, Handlers>,
     extensions: Extensions,
     handle: WorkerHandle,
     calls: handle::Calls,
@@ -68,7 +68,7 @@ impl Worker {
         let (handle, calls) = handle::channel(&settings);
         Self {
             settings,
-            handlers: HashMap::new(),
+            handlers: BTreeMap::new(),
             extensions: Extensions::default(),
             handle,
             calls,
@@ -168,7 +168,7 @@ impl Worker {
     }
 
     /// The handlers of each consumer. A registered handler replaces a configured one.
-    fn make_handlers(&self) -> Result<HashMap<String, Handlers>, RunError> {
+    fn make_handlers(&self) -> Result<BTreeMap<String, Handlers>, RunError> {
         if let Some(stray) = self
             .handlers
             .keys()
@@ -176,7 +176,7 @@ impl Worker {
         {
             return Err(RunError::NoConsumer(stray.clone()));
         }
-        let mut made = HashMap::new();
+        let mut made = BTreeMap::new();
         for (name, consumer) in &self.settings.consumers {
             let failed = |error| RunError::Handler {
                 consumer: name.clone(),
@@ -246,6 +246,7 @@ pub async fn shutdown_signal() {
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be listened to");
     let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be listened to");
     tokio::select! {
+        biased;
         _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
         _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
     }

@@ -18,6 +18,8 @@ mod queue;
 mod record;
 mod script;
 mod session;
+#[cfg(test)]
+mod simulated;
 
 use std::{
     collections::BTreeMap,

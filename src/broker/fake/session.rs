@@ -228,6 +228,11 @@ impl FakeSession {
         }
     }
 
+    /// The number of its channel.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     fn seen(&mut self, event: Event) -> Option<Result<Delivery, BrokerError>> {
         match event {
             Event::Delivery(delivery) => Some(Ok(*delivery)),
