@@ -507,7 +507,11 @@ fn as_written(key: &str) -> String {
 }
 
 /// Keys for which the reference has one row, whatever they contain.
-const WHOLE: [&str; 2] = ["consumers.NAME.handler.headers", "consumers.NAME.types"];
+const WHOLE: [&str; 3] = [
+    "consumers.NAME.handler.header_files",
+    "consumers.NAME.handler.headers",
+    "consumers.NAME.types",
+];
 
 #[test]
 fn the_reference_has_a_row_for_every_setting() {
