@@ -2,7 +2,7 @@
 //! ledger), with a handler that does nothing or sleeps.
 //!
 //! `scripts/bench` sets the environment: `AMQP_URL`, `QUEUE`, `PREFETCH`, `CONC` (handlers at
-//! once), `SLEEP_MS`, `CONSUMERS` (on queues `QUEUE`, `QUEUE.1`, …). `SAMPLE` is the part of traces
+//! once), `SLEEP_MS`, `HTTP_URL` (of a service, for the HTTP handler), `CONSUMERS` (on queues `QUEUE`, `QUEUE.1`, …). `SAMPLE` is the part of traces
 //! to keep, and turns telemetry on (to `OTEL_EXPORTER_OTLP_ENDPOINT`). `ADMIN` is the admin
 //! server's address. `LATENCY=1` prints how long messages took to their handler.
 
@@ -18,7 +18,7 @@ use std::{
 use lapwing::{
     Worker,
     admin::Server,
-    handler::{Json, Shared},
+    handler::{HandlerSettings, HttpHandlerSettings, Json, Shared},
     settings::{BrokerUrls, ConsumerSettings, Listen, Settings, Topology},
     shutdown_signal, telemetry,
 };
@@ -42,6 +42,14 @@ async fn nap(Json(work): Json<Work>, time: Shared<Duration>) {
     tokio::time::sleep(*time).await;
 }
 
+fn http(url: String) -> HandlerSettings {
+    let settings = HttpHandlerSettings {
+        url,
+        ..HttpHandlerSettings::default()
+    };
+    HandlerSettings::Http(settings)
+}
+
 fn env<T: std::str::FromStr>(name: &str, default: T) -> T {
     let value = std::env::var(name).ok();
     value.and_then(|text| text.parse().ok()).unwrap_or(default)
@@ -51,6 +59,7 @@ fn env<T: std::str::FromStr>(name: &str, default: T) -> T {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let queue = env("QUEUE", "bench".to_owned());
     let sleep = env("SLEEP_MS", 0);
+    let service: Option<String> = std::env::var("HTTP_URL").ok();
     let prefetch = env("PREFETCH", 200);
     let mut settings = Settings::default();
     let url: String = env(
@@ -69,6 +78,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             topology: Topology::None,
             prefetch,
             concurrency: env("CONC", prefetch).clamp(1, prefetch),
+            handler: service.clone().map_or_else(HandlerSettings::default, http),
             ..ConsumerSettings::default()
         };
         settings.consumers.insert(name, consumer);
@@ -86,9 +96,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .share(Arc::clone(&times))
         .observe(signals.unwrap_or_default());
     for name in names {
-        worker = match sleep {
-            0 => worker.handler(&name, nothing),
-            _ => worker.handler(&name, nap),
+        worker = match (&service, sleep) {
+            (Some(_), _) => worker,
+            (None, 0) => worker.handler(&name, nothing),
+            (None, _) => worker.handler(&name, nap),
         };
     }
     let scrape = telemetry.as_ref().map(telemetry::Telemetry::scrape);

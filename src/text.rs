@@ -15,6 +15,19 @@ pub(crate) fn cut(text: &str, most: usize) -> &str {
     &text[..end]
 }
 
+/// An error's text, with those of all its causes.
+#[must_use]
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 /// A time as RFC 3339 with milliseconds, in UTC. RFC 3339 cannot write a time after the year 9999,
 /// so such a time becomes the last moment of that year.
 #[must_use]

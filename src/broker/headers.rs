@@ -182,6 +182,14 @@ impl Properties {
     }
 }
 
+#[cfg(test)]
+impl Properties {
+    /// The same properties with this content encoding.
+    pub(crate) fn with_content_encoding(self, encoding: &str) -> Self {
+        Self(self.0.with_content_encoding(short(encoding)))
+    }
+}
+
 impl From<BasicProperties> for Properties {
     fn from(inner: BasicProperties) -> Self {
         Self(inner)

@@ -34,7 +34,7 @@ impl Redial {
             true => self.base.max(self.cap * 3 / 5),
         };
         self.has_failed = true;
-        low + self.cap.saturating_sub(low).mul_f64(rand::random())
+        low + self.cap.saturating_sub(low).mul_f64(chance::fraction())
     }
 
     /// Starts again, after a success.

@@ -4,6 +4,7 @@
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
 mod config;
+mod descriptors;
 mod health;
 mod publish;
 mod run;

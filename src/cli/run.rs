@@ -11,7 +11,7 @@ use lapwing::{
 };
 use tracing::{error, info, warn};
 
-use super::{ConfigFile, EXIT_CONFIG, EXIT_LEFT, EXIT_UNAVAILABLE, signals::Signals};
+use super::{ConfigFile, EXIT_CONFIG, EXIT_LEFT, EXIT_UNAVAILABLE, descriptors, signals::Signals};
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
@@ -36,6 +36,7 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
     for warning in settings.warnings() {
         warn!("{warning}");
     }
+    descriptors::prepare(&settings);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

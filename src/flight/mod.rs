@@ -18,7 +18,7 @@ pub(crate) use trace::{AttemptTrace, SCOPE, inject, parse_traceparent, tracepare
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
@@ -56,6 +56,8 @@ pub(crate) struct Flight {
     pub(crate) received: Instant,
     /// `received` as wall-clock time, for headers and spans.
     received_at: SystemTime,
+    /// The body was checked, and is JSON.
+    pub(crate) is_json: AtomicBool,
     /// The slot that the handler holds.
     pub(crate) slot: SlotPlace,
     phase: SharedPhase,
@@ -91,6 +93,7 @@ impl Flight {
             tag,
             received: received.instant,
             received_at: received.time,
+            is_json: AtomicBool::new(false),
             slot: SlotPlace::default(),
             phase: SharedPhase::buffered(),
             attempt: AtomicU32::new(attempt),

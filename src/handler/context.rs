@@ -47,6 +47,12 @@ impl Context {
         &self.flight.resources.state
     }
 
+    /// Whether the worker has checked that the body is JSON, because the settings say so or the
+    /// content type.
+    pub(crate) fn is_checked_json(&self) -> bool {
+        self.flight.is_json.load(Ordering::Relaxed)
+    }
+
     /// A shared value of the worker, by its type.
     pub(crate) fn extension<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         self.flight.resources.extensions.get()

@@ -38,7 +38,7 @@ pub struct Json<T>(pub T);
 
 impl<T: DeserializeOwned> FromContext for Json<T> {
     fn from_context(context: &Context) -> Result<Self, Failure> {
-        decode::json(context.message().body()).map(Json)
+        decode::message(context.message()).map(Json)
     }
 }
 

@@ -14,7 +14,7 @@ mod settings;
 pub use context::{Cancellation, Context};
 pub use extract::{Attempt, Body, FromContext, Headers, Json, Requirements, Shared};
 pub use function::{FunctionHandler, IntoHandler};
-pub use http::{HttpHandler, HttpHandlerSettings};
+pub use http::{HeaderFile, HttpHandler, HttpHandlerSettings};
 pub use log::{LogHandler, LogHandlerSettings};
 
 pub use crate::{

@@ -13,7 +13,10 @@ mod runner;
 mod service;
 mod start_queue;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use crate::{
     broker::Broker,
@@ -111,10 +114,11 @@ fn retry_settings<'a, B: Broker>(
 
 /// Runs the handler, if the body can be decoded as the handler demands.
 async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, route: &Route) -> Ending {
-    if route.handler.wants_checked_json()
-        && let Err(failure) = decode::check(&flight.message, route.decode)
-    {
-        return Ending::Undecodable(failure);
+    if route.handler.wants_checked_json() {
+        match decode::check(&flight.message, route.decode) {
+            Ok(is_json) => flight.is_json.store(is_json, Ordering::Relaxed),
+            Err(failure) => return Ending::Undecodable(failure),
+        }
     }
     let Executed {
         ending,

@@ -112,8 +112,9 @@ impl RetrySettings {
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// The failure's class: `timeout`, `panic`, `http` (a response with an error status),
-    /// `http-connect`, `http-timeout` and `http-request` (no response), or the class that a Rust
-    /// handler gave it. Without it: any class. A rule needs `class` or `status`. Default: none.
+    /// `http-proxy` (407), `http-connect`, `http-timeout` and `http-request` (no response),
+    /// `http-echo` (an answer to another request), or the class that a Rust handler gave it. Without
+    /// it: any class. A rule needs `class` or `status`. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
     /// The failure's status, such as `409`, `"500-599"` or `"5xx"`. Without it: any status.

@@ -1,119 +1,221 @@
 //! A handler that POSTs each message to a URL.
 //!
 //! The request has the unchanged body of the message and its content type. Other properties of the
-//! message go into headers. A status 2xx succeeds. 408, 425, 429, 5xx, connection errors and timeouts
-//! are retried, after `Retry-After` if the response has this header. Any other status, redirects
-//! included, is a permanent failure. The status counts even if the body breaks off or never ends.
+//! message go into headers. A status 2xx succeeds. 407, 408, 425, 429, 5xx, any error status with
+//! `Retry-After`, connection errors and timeouts are retried. Any other status, redirects included,
+//! is a permanent failure. The status counts even if the body breaks off or never ends.
+//!
+//! An attempt is one request, or two if the first was refused for a reason that the handler can
+//! mend: see [`Again`].
 
+mod answer;
+mod connections;
+mod files;
+mod request;
 mod settings;
+#[cfg(test)]
+mod tests;
+mod tls;
 mod trace;
 
-use std::time::{Duration, SystemTime};
-
-use reqwest::{
-    Client, Response, StatusCode, Url,
-    header::{
-        CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-        RETRY_AFTER,
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
     },
-    redirect,
 };
-use tokio::time::{Instant, timeout_at};
 
-pub use settings::HttpHandlerSettings;
+use hyper_util::client::proxy::matcher::Matcher;
+use reqwest::{Response, StatusCode, Url, header::HeaderName};
+
+pub use settings::{HeaderFile, HttpHandlerSettings};
 
 use super::{Context, Handler, HandlerError, HandlerFuture};
 use crate::{
-    broker::headers::names::{TRACEPARENT, TRACESTATE},
+    clock,
     outcome::{Failure, Outcome},
-    text::cut,
 };
+use connections::{Connections, Generation, On};
+use request::{Theirs, describe, printable};
 use trace::RequestTrace;
 
 /// POSTs messages to a URL, over pooled connections.
-#[derive(Clone, Debug)]
 pub struct HttpHandler {
-    client: Client,
     url: Url,
-    headers: HeaderMap,
+    connections: Connections,
+    /// The host and port of the proxy, if requests go through one.
+    via: Option<String>,
+    echo: Option<Echo>,
 }
 
-/// The most bytes of an error response that go into the failure.
-const ERROR_SHOWN: usize = 2 * 1024;
-/// The most bytes of a response that are read. A connection can be reused only if the body was read
-/// to its end.
-const READ: usize = 64 * 1024;
-/// The longest wait for a response's body after its head.
-const BODY_LIMIT: Duration = Duration::from_secs(2);
-/// The most bytes of all `lapwing-header-*` of a request together. Servers refuse requests with more
-/// than about 8 to 64 KiB of headers.
-const HEADERS_ROOM: usize = 16 * 1024;
-/// The most `lapwing-header-*` of a request. HTTP servers in Python and Rust refuse a request with
-/// more than 100 headers.
-const HEADERS_MOST: usize = 64;
+impl fmt::Debug for HttpHandler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL may hold a password.
+        f.debug_struct("HttpHandler").finish_non_exhaustive()
+    }
+}
+
+/// What a second request of the same attempt does differently.
+enum Again {
+    /// It goes on a new connection, because the first did not reach the service.
+    Fresh,
+    /// It leaves the message's own headers out, because they were too long for the server.
+    Bare,
+    /// It uses files that have changed.
+    Renewed(Arc<Generation>),
+}
+
+/// How a request ended.
+struct Ended {
+    outcome: Outcome,
+    /// A reason to send another request in the same attempt.
+    again: Option<Again>,
+}
 
 impl HttpHandler {
     /// Makes a handler from its settings.
     ///
     /// # Errors
-    /// If the URL, a header or the certificate file cannot be used.
+    /// If the URL, a header or a file cannot be used.
     pub fn new(settings: &HttpHandlerSettings) -> Result<Self, HandlerError> {
-        let failed =
-            |error: &dyn std::fmt::Display| HandlerError::new(format!("http handler: {error}"));
+        let failed = |error: &dyn fmt::Display| HandlerError::new(format!("http handler: {error}"));
         let url =
             Url::parse(&settings.url).map_err(|error| failed(&format_args!("url: {error}")))?;
-        let mut headers = HeaderMap::new();
-        for (name, value) in &settings.headers {
-            let name = HeaderName::try_from(name).map_err(|error| failed(&error))?;
-            // The error does not quote the value, which may be a secret.
-            let mut value =
-                HeaderValue::from_str(value.expose()).map_err(|error| failed(&error))?;
-            value.set_sensitive(true);
-            headers.insert(name, value);
-        }
-        let mut client = Client::builder()
-            .redirect(redirect::Policy::none())
-            .connect_timeout(settings.connect_timeout)
-            .tcp_nodelay(true)
-            .user_agent(concat!("lapwing/", env!("CARGO_PKG_VERSION")));
-        if let Some(file) = &settings.ca_file {
-            let pem = std::fs::read(file)
-                .map_err(|error| failed(&format_args!("{}: {error}", file.display())))?;
-            let authorities =
-                reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| failed(&error))?;
-            client = client.tls_certs_merge(authorities);
-        }
-        let client = client.build().map_err(|error| failed(&error))?;
+        let uri: hyper::Uri = url.as_str().parse().map_err(|error| failed(&error))?;
+        let proxy = Matcher::from_env().intercept(&uri);
+        let proxy = proxy.as_ref().map(|proxy| proxy.uri());
+        let is_tls = |uri: &hyper::Uri| uri.scheme_str() == Some("https");
+        let trust_system = is_tls(&uri) || proxy.is_some_and(is_tls);
+        let connections =
+            Connections::new(settings, trust_system).map_err(|error| failed(&error))?;
+        let via = proxy.map(|proxy| {
+            let host = proxy.host().unwrap_or_default();
+            proxy
+                .port_u16()
+                .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+        });
         Ok(Self {
-            client,
             url,
-            headers,
+            connections,
+            via,
+            echo: settings.echo.then(Echo::new),
         })
+    }
+
+    /// Sends one request, and reads its answer.
+    async fn request(
+        &self,
+        context: &Context,
+        generation: &Arc<Generation>,
+        on: On,
+        theirs: Theirs,
+    ) -> Ended {
+        let mut described = describe(context, &generation.headers, theirs);
+        let mark = self.echo.as_ref().map(|echo| echo.mark());
+        if let Some(mark) = &mark {
+            described.insert(Echo::HEADER, printable(mark));
+        }
+        let trace = RequestTrace::begin(&self.url, &mut described);
+        let request = generation
+            .client(on)
+            .post(self.url.clone())
+            .headers(generation.headers.clone())
+            .headers(described)
+            .body(bytes::Bytes::from_owner(Body(context.clone())));
+        let waiting = generation.wait();
+        match request.send().await {
+            Ok(response) => {
+                waiting.answered(&response);
+                trace.answered(response.status());
+                if let Some(mark) = &mark
+                    && let Some(ended) = Echo::check(&response, mark)
+                {
+                    return ended;
+                }
+                let again = self
+                    .after_answer(context, generation, &response, theirs)
+                    .await;
+                let outcome = answer::judge(response, context, self.via.as_deref()).await;
+                Ended { outcome, again }
+            }
+            Err(error) => {
+                waiting.failed();
+                let failure = answer::unreachable(&error, self.via.as_deref());
+                trace.failed(&failure);
+                let again = match error.is_connect() {
+                    true => self
+                        .connections
+                        .changed_since(generation)
+                        .await
+                        .map(Again::Renewed),
+                    false => generation.was_not_served(&error).then_some(Again::Fresh),
+                };
+                Ended::failed(failure, again)
+            }
+        }
+    }
+
+    /// Whether the handler can mend the reason for this answer.
+    async fn after_answer(
+        &self,
+        context: &Context,
+        generation: &Arc<Generation>,
+        response: &Response,
+        theirs: Theirs,
+    ) -> Option<Again> {
+        match response.status() {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+                let may_help = theirs == Theirs::Fitting && request::has_theirs(context);
+                may_help.then_some(Again::Bare)
+            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self
+                .connections
+                .changed_since(generation)
+                .await
+                .map(Again::Renewed),
+            _ => None,
+        }
+    }
+
+    /// Sends the second and last request of an attempt.
+    async fn request_again(
+        &self,
+        context: &Context,
+        generation: &Arc<Generation>,
+        again: Again,
+    ) -> Outcome {
+        let (any, fresh) = (On::AnyConnection, On::FreshConnection);
+        let ended = match again {
+            Again::Fresh => {
+                self.request(context, generation, fresh, Theirs::Fitting)
+                    .await
+            }
+            Again::Bare => self.request(context, generation, any, Theirs::None).await,
+            Again::Renewed(renewed) => self.request(context, &renewed, any, Theirs::Fitting).await,
+        };
+        ended.outcome
+    }
+}
+
+impl Ended {
+    fn failed(failure: Failure, again: Option<Again>) -> Self {
+        Self {
+            outcome: Outcome::Failed(failure),
+            again,
+        }
     }
 }
 
 impl Handler for HttpHandler {
     fn handle(&self, context: Context) -> HandlerFuture<'_> {
         Box::pin(async move {
-            let mut described = describe(&context);
-            let trace = RequestTrace::begin(&self.url, &mut described);
-            let request = self
-                .client
-                .post(self.url.clone())
-                .headers(self.headers.clone())
-                .headers(described)
-                .body(bytes::Bytes::from_owner(Body(context.clone())));
-            let answer = request.send().await;
-            match answer {
-                Ok(response) => {
-                    trace.answered(response.status());
-                    judge(response, &context).await
-                }
-                Err(error) => {
-                    let failure = unreachable(&error);
-                    trace.failed(&failure);
-                    Outcome::Failed(failure)
-                }
+            let generation = self.connections.present().await;
+            let first = self.request(&context, &generation, On::AnyConnection, Theirs::Fitting);
+            let Ended { outcome, again } = first.await;
+            match again {
+                None => outcome,
+                Some(again) => Box::pin(self.request_again(&context, &generation, again)).await,
             }
         })
     }
@@ -128,222 +230,46 @@ impl AsRef<[u8]> for Body {
     }
 }
 
-/// The headers that describe the message.
-fn describe(context: &Context) -> HeaderMap {
-    let message = context.message();
-    let properties = message.properties();
-    let attempt = context.attempt().to_string();
-    let mut headers = HeaderMap::new();
-    let known = [
-        (CONTENT_TYPE, properties.content_type()),
-        (CONTENT_ENCODING, properties.content_encoding()),
-        (HeaderName::from_static("lapwing-message-id"), message.id()),
-        (
-            HeaderName::from_static("lapwing-attempt"),
-            Some(attempt.as_str()),
-        ),
-        (
-            HeaderName::from_static("lapwing-queue"),
-            Some(message.queue()),
-        ),
-        (
-            HeaderName::from_static("lapwing-routing-key"),
-            Some(message.routing_key()),
-        ),
-        (
-            HeaderName::from_static("lapwing-type"),
-            message.message_type(),
-        ),
-        (
-            HeaderName::from_static("lapwing-redelivered"),
-            Some(if message.redelivered() {
-                "true"
-            } else {
-                "false"
-            }),
-        ),
-    ];
-    for (name, value) in known {
-        headers.extend(value.map(|value| (name, printable(value))));
-    }
-    if message.body().is_empty() {
-        // reqwest sends no Content-Length for an empty body, and servers answer 411 to a POST without
-        // one.
-        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-    }
-    let trace = [TRACEPARENT, TRACESTATE].into_iter();
-    let trace = trace.filter_map(|name| {
-        let value = properties.header(name)?;
-        Some((HeaderName::from_static(name), value))
-    });
-    let theirs = properties.headers();
-    let theirs = theirs.filter_map(|(name, value)| Some((header_name(name)?, value)));
-    let mut room = HEADERS_ROOM;
-    for (name, value) in trace.chain(theirs).take(HEADERS_MOST) {
-        let text = value.to_text();
-        let length = name.as_str().len() + text.len();
-        if length <= room {
-            room -= length;
-            headers.append(name, printable(&text));
+/// Marks requests, so that the handler knows the answer to each: the setting `echo`.
+struct Echo {
+    /// Different in each process.
+    prefix: String,
+    next: AtomicU64,
+}
+
+impl Echo {
+    const HEADER: HeaderName = HeaderName::from_static("lapwing-delivery");
+
+    fn new() -> Self {
+        let since = clock::now().duration_since(std::time::UNIX_EPOCH);
+        let micros = since.unwrap_or_default().as_micros();
+        Self {
+            prefix: format!("{:x}-{micros:x}", std::process::id()),
+            next: AtomicU64::new(0),
         }
     }
-    headers
-}
 
-/// The name of a message's header as an HTTP header: `lapwing-header-` and the name, with `-` for each
-/// character that an HTTP name cannot have. `None` for our own headers, and for the trace headers,
-/// which keep their names.
-fn header_name(name: &str) -> Option<HeaderName> {
-    if name.starts_with("lapwing-") || [TRACEPARENT, TRACESTATE].contains(&name) {
-        return None;
+    /// The mark of the next request.
+    fn mark(&self) -> String {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{number:x}", self.prefix)
     }
-    let allowed = |c: char| match c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.' {
-        true => c.to_ascii_lowercase(),
-        false => '-',
-    };
-    let name: String = name.chars().map(allowed).collect();
-    HeaderName::try_from(format!("lapwing-header-{name}")).ok()
-}
 
-/// The text as a header's value, with `?` for each control character. Characters beyond ASCII are sent
-/// as UTF-8.
-fn printable(text: &str) -> HeaderValue {
-    HeaderValue::from_bytes(text.as_bytes()).unwrap_or_else(|_| {
-        let clean = text.replace(|c: char| c.is_ascii_control(), "?");
-        HeaderValue::from_bytes(clean.as_bytes()).unwrap_or(HeaderValue::from_static("?"))
-    })
-}
-
-/// The outcome of an attempt, from the response.
-async fn judge(mut response: Response, context: &Context) -> Outcome {
-    let status = response.status();
-    if status.is_success() {
-        let cancellation = context.cancellation();
-        tokio::select! {
-            biased;
-            _ = read(&mut response, READ) => {}
-            // The status already decided: a body that never ends does not change the outcome.
-            _ = cancellation.cancelled() => {}
+    /// How the request ended if the response does not repeat its mark.
+    fn check(response: &Response, mark: &str) -> Option<Ended> {
+        let (name, status) = (Self::HEADER, response.status());
+        let failed = |text| Failure::retryable("http-echo", text);
+        match response.headers().get(&name) {
+            Some(got) if got == mark => None,
+            Some(_) => {
+                let failure = failed(format!("HTTP {status} answers another request"));
+                Some(Ended::failed(failure, Some(Again::Fresh)))
+            }
+            None => {
+                let why = format!("it has no header `{name}`, which `echo` demands");
+                let failure = failed(format!("HTTP {status} does not count: {why}"));
+                Some(Ended::failed(failure, None))
+            }
         }
-        return Outcome::Succeeded;
-    }
-    let retry_after = retry_after(&response, SystemTime::now());
-    let body = read(&mut response, READ).await;
-    let body = String::from_utf8_lossy(&body[..body.len().min(ERROR_SHOWN)]);
-    let text = match cut(body.trim(), ERROR_SHOWN) {
-        "" => format!("HTTP {status}"),
-        said => format!("HTTP {status}: {said}"),
-    };
-    let mut failure = match is_retryable(status) {
-        true if is_unavailable(status) => Failure::unavailable("http", text),
-        true => Failure::retryable("http", text),
-        false => Failure::permanent("http", text),
-    };
-    failure.retry_after = retry_after;
-    Outcome::Failed(failure.status(status.as_u16()))
-}
-
-/// Reads up to `most` bytes of the body. Returns fewer if reading fails or takes longer than
-/// [`BODY_LIMIT`]: the outcome depends on the status only.
-async fn read(response: &mut Response, most: usize) -> Vec<u8> {
-    let mut body = Vec::new();
-    let until = Instant::now() + BODY_LIMIT;
-    while let Ok(Ok(Some(chunk))) = timeout_at(until, response.chunk()).await {
-        let room = most - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
-        if body.len() == most {
-            break;
-        }
-    }
-    body
-}
-
-fn is_retryable(status: StatusCode) -> bool {
-    status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429)
-}
-
-/// Whether the status says something about the service, and nothing about the message.
-fn is_unavailable(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 429 | 502..=504)
-}
-
-/// `Retry-After` (RFC 9110, 10.2.3): seconds, or a date.
-fn retry_after(response: &Response, now: SystemTime) -> Option<Duration> {
-    let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    parse_retry_after(value.trim(), now)
-}
-
-fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
-    if value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
-        // A number that does not fit means a very long time.
-        return Some(Duration::from_secs(
-            value.parse().unwrap_or(u32::MAX.into()),
-        ));
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    // Ignore a date in the past. If the clocks differ, a delay of 0 would make all attempts run at
-    // once.
-    date.duration_since(now).ok()
-}
-
-fn unreachable(error: &reqwest::Error) -> Failure {
-    let class = match error {
-        connect if connect.is_connect() => "http-connect",
-        late if late.is_timeout() => "http-timeout",
-        _ => "http-request",
-    };
-    // Leave out the URL, which may hold credentials. The causes say what went wrong.
-    let mut text = "request failed".to_owned();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    match error.is_connect() {
-        true => Failure::unavailable(class, text),
-        false => Failure::retryable(class, text),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statuses_are_retried_only_where_that_can_help() {
-        let retried: Vec<_> = (100..600)
-            .filter_map(|code| StatusCode::from_u16(code).ok())
-            .filter(|status| is_retryable(*status))
-            .map(|status| status.as_u16())
-            .filter(|code| *code < 500)
-            .collect();
-        assert_eq!(retried, [408, 425, 429]);
-        assert!(is_retryable(StatusCode::BAD_GATEWAY));
-    }
-
-    #[test]
-    fn retry_after_is_read_as_seconds_or_as_a_date() {
-        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
-        let parsed = |value| parse_retry_after(value, now).map(|delay| delay.as_secs());
-        assert_eq!(parsed("120"), Some(120));
-        assert_eq!(parsed("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
-        assert_eq!(parsed("Sun, 06 Nov 1994 08:40:37 GMT"), None);
-        assert_eq!(parsed("0"), Some(0));
-        assert_eq!(parsed("99999999999999999999999"), Some(u32::MAX.into()));
-        assert_eq!(
-            (parsed("soon"), parsed(""), parsed("-1")),
-            (None, None, None)
-        );
-    }
-
-    #[test]
-    fn header_names_and_values_are_made_to_fit() {
-        let name = |name| header_name(name).map(|name| name.to_string());
-        assert_eq!(
-            name("X-Tenant id\u{e9}"),
-            Some("lapwing-header-x-tenant-id-".to_owned())
-        );
-        assert_eq!(printable("a\r\nb").as_bytes(), b"a??b");
-        assert_eq!(printable("\u{e9}").as_bytes(), "\u{e9}".as_bytes());
     }
 }

@@ -20,19 +20,36 @@ use crate::{
     pem,
 };
 
-/// The handler POSTs each message to a URL. A status 2xx is a success. The statuses 408, 425, 429 and
-/// 5xx, connection errors and timeouts are retried. Any other status dead-letters the message,
-/// redirects included.
+/// The handler POSTs each message to a URL. A status 2xx is a success. The statuses 407, 408, 425,
+/// 429 and 5xx, any other error status with `Retry-After`, connection errors and timeouts are
+/// retried. Any other status dead-letters the message, redirects included.
 ///
-/// A request has the message's body, `content-type` and `content-encoding`, and these headers about
-/// the message: `lapwing-message-id`, `lapwing-attempt` (from 1), `lapwing-queue`,
+/// A request has the message's body, its `content-type` and `content-encoding`, and these headers
+/// about the message: `lapwing-message-id`, `lapwing-attempt` (from 1), `lapwing-queue`,
 /// `lapwing-routing-key`, `lapwing-type`, `lapwing-redelivered`, `traceparent` and `tracestate`.
+/// With `decode = "json"` the content type is `application/json` where the message names none or
+/// another one. A `content_encoding` that is a charset (`utf-8`) or `7bit`, `8bit` or `binary` is not
+/// sent: it is no compression.
+///
 /// The message's own headers have the names `lapwing-header-NAME`: the first 64, as long as they
-/// fit into 16 KiB, because servers refuse requests with more.
+/// fit into 6 KiB, and at most 4 KiB of each value, because servers refuse requests with more.
+/// `lapwing-cut-headers` names those that are missing, cut or changed, with spaces between them. If
+/// the server still answers 431, the handler sends the request once more without them, in the same
+/// attempt.
 ///
 /// The status decides the outcome, as soon as the handler has it. The handler reads at most 64 KiB
 /// of the response's body, for at most 2 s, and keeps 2 KiB for the error. `Retry-After` is a
 /// number of seconds or a date; a date in the past does not count.
+///
+/// The handler keeps idle connections for 4 s, and replaces all connections after a minute: so it
+/// follows a service that moves to another address. On HTTP/2 it sends a PING each 5 s. If a
+/// connection that was used before breaks before the answer, the handler sends the request once more
+/// on a new connection, in the same attempt: servers close idle connections at any time. So a
+/// request can arrive twice, as a message can.
+///
+/// The handler reads `ca_file`, `cert_file`, `key_file` and `header_files` again each minute, and
+/// also after a failed handshake and after 401 or 403. If they have changed, it then sends the
+/// request once more.
 ///
 /// The handler uses the proxy that the environment names: `HTTP_PROXY` for `http://` URLs,
 /// `HTTPS_PROXY` for `https://` (by CONNECT), `ALL_PROXY` for both. Names in lower case work too;
@@ -42,7 +59,7 @@ use crate::{
 /// separated by commas: names (with all names below them), addresses, and networks such as
 /// `127.0.0.0/8`. The handler compares these with the URL as it is written: `localhost` does not
 /// stand for `127.0.0.1`, and `*` stands for all names, but for no address. The worker reads the
-/// environment at its start. Connections to the broker do not use a proxy.
+/// environment at its start. Errors name the proxy. Connections to the broker do not use a proxy.
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["url"]))]
@@ -52,12 +69,21 @@ pub struct HttpHandlerSettings {
     #[serde(skip_serializing_if = "String::is_empty", serialize_with = "redacted")]
     #[schemars(example = "http://127.0.0.1:8000/orders")]
     pub url: String,
-    /// Headers to send with every request, as a table. Their values never print. Lapwing writes
-    /// `content-type`, `host`, `traceparent`, `lapwing-*` and the like itself, and refuses them here.
-    /// Default: none.
+    /// Headers to send with every request, as a table. Their values never print. `content-type`
+    /// replaces the message's. Lapwing writes `host`, `traceparent`, `lapwing-*` and the like itself,
+    /// and refuses them here. Default: none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(with = "BTreeMap<String, String>", example = example_headers())]
     pub headers: BTreeMap<String, Secret>,
+    /// Headers whose values are in files, such as a token that is rotated: a table for each header,
+    /// with `file` and, if the file does not hold the whole value, `prefix`. The handler drops white
+    /// space around the file's text. Default: none.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(
+        with = "BTreeMap<String, BTreeMap<String, String>>",
+        example = example_header_files()
+    )]
+    pub header_files: BTreeMap<String, HeaderFile>,
     /// The longest wait for a connection, TLS included. The consumer's `timeout` limits the whole
     /// request. Too low: a slow server is treated as dead. Too high: a dead server is noticed late.
     /// Default: `5s`.
@@ -68,6 +94,48 @@ pub struct HttpHandlerSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/run/secrets/handler-ca.pem")]
     pub ca_file: Option<PathBuf>,
+    /// A PEM file with the client certificate, or its chain, for a server that asks for one. Needs
+    /// `key_file`. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "/run/secrets/client.pem")]
+    pub cert_file: Option<PathBuf>,
+    /// A PEM file with the key of the client certificate, without a passphrase. Needs `cert_file`.
+    /// Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "/run/secrets/client.key")]
+    pub key_file: Option<PathBuf>,
+    /// Whether an answer counts only if it repeats the request's header `lapwing-delivery`, which is
+    /// different in each request; any other answer is retried. For services, or proxies before them,
+    /// that may answer a request twice on HTTP/1.1: the second answer would be taken for the next
+    /// request's, and would ack a message that the service never handled. HTTP/2 does not need this.
+    /// Default: `false`.
+    pub echo: bool,
+}
+
+/// A header whose value is in a file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeaderFile {
+    /// The file. Required.
+    pub file: PathBuf,
+    /// A text before the file's, such as `Bearer ` with its space. Default: none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub prefix: String,
+}
+
+impl HeaderFile {
+    /// The header's value, from the file's text.
+    pub(super) fn value(&self, text: &str) -> String {
+        format!("{}{}", self.prefix, text.trim())
+    }
+}
+
+fn example_header_files() -> BTreeMap<&'static str, HeaderFile> {
+    let token = HeaderFile {
+        file: "/run/secrets/token".into(),
+        prefix: "Bearer ".to_owned(),
+    };
+    BTreeMap::from([("authorization", token)])
 }
 
 fn redacted<S: Serializer>(url: &str, serializer: S) -> Result<S::Ok, S::Error> {
@@ -84,8 +152,12 @@ impl Default for HttpHandlerSettings {
         Self {
             url: String::new(),
             headers: BTreeMap::new(),
+            header_files: BTreeMap::new(),
             connect_timeout: Duration::from_secs(5),
             ca_file: None,
+            cert_file: None,
+            key_file: None,
+            echo: false,
         }
     }
 }
@@ -95,18 +167,21 @@ impl fmt::Debug for HttpHandlerSettings {
         f.debug_struct("HttpHandlerSettings")
             .field("url", &redact(&self.url))
             .field("headers", &self.headers)
+            .field("header_files", &self.header_files)
             .field("connect_timeout", &self.connect_timeout)
             .field("ca_file", &self.ca_file)
+            .field("cert_file", &self.cert_file)
+            .field("key_file", &self.key_file)
+            .field("echo", &self.echo)
             .finish()
     }
 }
 
 /// Headers that the handler or the HTTP client writes itself.
-const OWN_HEADERS: [&str; 10] = [
+const OWN_HEADERS: [&str; 9] = [
     "connection",
     "content-encoding",
     "content-length",
-    "content-type",
     "host",
     "te",
     "traceparent",
@@ -139,25 +214,68 @@ impl Kind for HttpHandlerSettings {
                 findings.add(at_url.clone(), message);
             }
         }
-        if let Some(file) = &self.ca_file {
-            pem::check_certificates(findings, &path.key("ca_file"), file);
+        self.check_tls(findings, path, is_plain);
+        self.check_headers(findings, path);
+    }
+}
+
+impl HttpHandlerSettings {
+    fn check_tls(&self, findings: &mut Findings, path: &KeyPath, is_plain: bool) {
+        let files = [
+            ("ca_file", &self.ca_file),
+            ("cert_file", &self.cert_file),
+            ("key_file", &self.key_file),
+        ];
+        for (key, file) in files {
+            let Some(file) = file else { continue };
+            let at = path.key(key);
+            match key {
+                "key_file" => pem::check_private_key(findings, &at, file),
+                _ => pem::check_certificates(findings, &at, file),
+            }
             if is_plain {
                 let message = "needs TLS, but the URL begins with http://";
-                findings.contradiction(path.key("ca_file"), [at_url], message);
+                findings.contradiction(at, [path.key("url")], message);
             }
         }
+        let (lone, missing) = match (&self.cert_file, &self.key_file) {
+            (Some(_), None) => ("cert_file", "key_file"),
+            (None, Some(_)) => ("key_file", "cert_file"),
+            _ => return,
+        };
+        let others = [path.key(missing)];
+        findings.contradiction(path.key(lone), others, format!("needs `{missing}` too"));
+    }
+
+    fn check_headers(&self, findings: &mut Findings, path: &KeyPath) {
         let mut seen = BTreeSet::new();
         for (name, value) in &self.headers {
             let path = path.key("headers").key(name);
-            if !seen.insert(name.to_ascii_lowercase()) {
-                findings.add(path.clone(), "is set twice: header names ignore case");
+            check_header(findings, &path, name, value.expose(), &mut seen);
+        }
+        for (name, header) in &self.header_files {
+            let path = path.key("header_files").key(name);
+            if header.file.as_os_str().is_empty() {
+                findings.add(path.key("file"), "is required");
+                continue;
             }
-            check_header(findings, path, name, value);
+            let text = findings.text_file(&path.key("file"), &header.file);
+            let value = header.value(&text.unwrap_or_default());
+            check_header(findings, &path, name, &value, &mut seen);
         }
     }
 }
 
-fn check_header(findings: &mut Findings, path: KeyPath, name: &str, value: &Secret) {
+fn check_header(
+    findings: &mut Findings,
+    path: &KeyPath,
+    name: &str,
+    value: &str,
+    seen: &mut BTreeSet<String>,
+) {
+    if !seen.insert(name.to_ascii_lowercase()) {
+        findings.add(path.clone(), "is set twice: header names ignore case");
+    }
     match HeaderName::from_bytes(name.as_bytes()) {
         Err(_) => findings.add(path.clone(), "is not a header name"),
         Ok(name) if OWN_HEADERS.contains(&name.as_str()) => {
@@ -171,9 +289,9 @@ fn check_header(findings: &mut Findings, path: KeyPath, name: &str, value: &Secr
         }
         Ok(_) => {}
     }
-    if HeaderValue::from_str(value.expose()).is_err() {
+    if HeaderValue::from_str(value).is_err() {
         findings.add(
-            path,
+            path.clone(),
             "has a value that no header can carry, such as a line break",
         );
     }
@@ -183,7 +301,7 @@ fn check_header(findings: &mut Findings, path: KeyPath, name: &str, value: &Secr
 mod tests {
     use super::*;
     use crate::{
-        config::samples::{CERTIFICATE, Sample, file, sections},
+        config::samples::{CERTIFICATE, KEY, Sample, file, sections},
         handler::HandlerSettings,
     };
 
@@ -226,8 +344,7 @@ mod tests {
         for name in [
             "connection",
             "content-encoding",
-            "content-length",
-            "Content-Type",
+            "Content-Length",
             "host",
             "te",
             "traceparent",
@@ -282,6 +399,73 @@ mod tests {
             &http(&format!(
                 "{url}\nhandler.headers = {{ Authorization = \"Bearer x\" }}"
             )),
+            &http(&format!(
+                "{url}\nhandler.headers = {{ Content-Type = \"application/json\" }}"
+            )),
+        ]);
+    }
+
+    #[test]
+    fn a_client_certificate_needs_its_key_and_tls() {
+        let [pem, key] = [CERTIFICATE, KEY].map(file);
+        let [pem, key] = [&pem, &key].map(|file| file.path().display());
+        let with = |url: &str, rest: &str| {
+            format!("handler.kind = \"http\"\nhandler.url = \"{url}\"\n{rest}")
+        };
+        let cert_file = format!("handler.cert_file = \"{pem}\"\n");
+        let key_file = format!("handler.key_file = \"{key}\"\n");
+        Sections::allowed(&[&with("https://a/", &format!("{cert_file}{key_file}"))]);
+        Sections::refused(&[
+            (
+                &with("https://a/", &cert_file),
+                "handler.cert_file: needs `key_file` too",
+            ),
+            (
+                &with("https://a/", &key_file),
+                "handler.key_file: needs `cert_file` too",
+            ),
+            (
+                &with(
+                    "https://a/",
+                    &format!("{cert_file}handler.key_file = \"{pem}\""),
+                ),
+                "handler.key_file: ",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_header_comes_from_its_setting_or_from_its_file() {
+        let token = file("s3cret\n");
+        let lines = file("two\nlines");
+        let [token, lines] = [&token, &lines].map(|file| file.path().display());
+        let with =
+            |rest: &str| format!("handler.kind = \"http\"\nhandler.url = \"http://a/\"\n{rest}");
+        let of = |file: &str| format!("handler.header_files.a.file = \"{file}\"");
+        let token = of(&token.to_string());
+        Sections::allowed(&[
+            &with(&token),
+            &with(&format!(
+                "{token}\nhandler.header_files.a.prefix = \"Bearer \""
+            )),
+        ]);
+        Sections::refused(&[
+            (
+                &with("handler.header_files.a.prefix = \"x\""),
+                "handler.header_files.a.file: is required",
+            ),
+            (
+                &with(&of("/missing")),
+                "handler.header_files.a.file: cannot read /missing",
+            ),
+            (
+                &with(&of(&lines.to_string())),
+                "handler.header_files.a: has a value that no header can carry",
+            ),
+            (
+                &with(&format!("handler.headers.A = \"x\"\n{token}")),
+                "handler.header_files.a: is set twice",
+            ),
         ]);
     }
 }

@@ -507,8 +507,9 @@ fn as_written(key: &str) -> String {
 }
 
 /// Keys for which the reference has one row, whatever they contain.
-const WHOLE: [&str; 3] = [
+const WHOLE: [&str; 4] = [
     "consumers.NAME.arguments",
+    "consumers.NAME.handler.header_files",
     "consumers.NAME.handler.headers",
     "consumers.NAME.types",
 ];

@@ -149,3 +149,49 @@ async fn a_server_behind_a_private_authority_is_trusted_by_its_ca_file_only() {
     let error = dead.header("lapwing-error").as_str().expect("it is text");
     assert!(error.contains("certificate"), "{error}");
 }
+
+#[tokio::test]
+async fn plain_http_needs_no_certificate_authorities() {
+    let server = HttpHandler::answering(|_| Reply::ok()).await;
+    let vhost = vhost().await;
+    let config = consumer(&vhost, "q").http(&server).toml();
+    let mut worker = WorkerProcess::start_with(&config, |command| {
+        command
+            .env("SSL_CERT_FILE", "/nonexistent")
+            .env("SSL_CERT_DIR", "/nonexistent");
+    });
+    worker.wait_for_consumers(&vhost, "q", 1).await;
+    vhost.publish("q", "x").await;
+    server.wait_for_answered(1, DEADLINE).await;
+    assert_eq!(worker.drain(DEADLINE).await.acked, 1);
+}
+
+#[tokio::test]
+async fn a_refusal_of_the_proxy_is_retried_and_named() {
+    let proxy = HttpHandler::answering(|request| match request.attempt() {
+        1 => Reply::status(407),
+        2 => Reply::status(403),
+        _ => Reply::ok(),
+    })
+    .await;
+    let vhost = vhost().await;
+    let changes = "[consumers.q]\nretry = { base = '10ms', \
+                   rules = [{ status = 403, action = 'retry' }] }";
+    let config = consumer(&vhost, "q")
+        .http_at("http://127.0.0.1:1/")
+        .with(changes)
+        .toml();
+    let mut worker = WorkerProcess::start_with(&config, |command| {
+        command.env("HTTP_PROXY", proxy.url());
+    });
+    worker.wait_for_consumers(&vhost, "q", 1).await;
+    vhost.publish("q", "x").await;
+
+    let failed = worker.wait_for_message("attempt failed", DEADLINE).await;
+    assert_eq!(field(&failed, "class"), "http-proxy");
+    let error = field(&failed, "error").as_str().expect("it is text");
+    let named = format!("(by way of the proxy {})", proxy.address());
+    assert!(error.contains(&named), "{error}");
+    proxy.wait_for_answered(3, DEADLINE).await;
+    assert_eq!(worker.drain(DEADLINE).await.acked, 1);
+}

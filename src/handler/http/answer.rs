@@ -1,0 +1,213 @@
+//! The outcome of a request, from its answer or its error.
+
+use std::time::{Duration, SystemTime};
+
+use reqwest::{
+    Response, StatusCode,
+    header::{CONTENT_ENCODING, HeaderMap, LOCATION, RETRY_AFTER},
+};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    clock,
+    handler::Context,
+    outcome::{Failure, Outcome},
+    text::{causes, cut},
+};
+
+/// The most bytes of an error response that go into the failure.
+const ERROR_SHOWN: usize = 2 * 1024;
+/// The most bytes of `Location` that go into the failure.
+const LOCATION_SHOWN: usize = 256;
+/// The most bytes of a response that are read. A connection can be reused only if the body was read
+/// to its end.
+const READ: usize = 64 * 1024;
+/// The longest wait for a response's body after its head.
+const BODY_LIMIT: Duration = Duration::from_secs(2);
+
+/// The outcome of an attempt, from the response. `via`: the proxy that the request went through.
+pub(super) async fn judge(mut response: Response, context: &Context, via: Option<&str>) -> Outcome {
+    let status = response.status();
+    if status.is_success() {
+        let cancellation = context.cancellation();
+        tokio::select! {
+            biased;
+            _ = read(&mut response, READ) => {}
+            // The status already decided: a body that never ends does not change the outcome.
+            _ = cancellation.cancelled() => {}
+        }
+        return Outcome::Succeeded;
+    }
+    let retry_after = retry_after(&response, clock::now());
+    let target = target(status, response.headers());
+    let body = read(&mut response, READ).await;
+    let said = said(response.headers(), &body);
+    let via = via.map(|proxy| format!(" (by way of the proxy {proxy})"));
+    let via = via.unwrap_or_default();
+    let text = match said.as_str() {
+        "" => format!("HTTP {status}{target}{via}"),
+        said => format!("HTTP {status}{target}{via}: {said}"),
+    };
+    let class = match status {
+        // Only a proxy answers 407. The service has not seen the request.
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => "http-proxy",
+        _ => "http",
+    };
+    // A server that names a time wants to be asked again.
+    let mut failure = if is_unavailable(status) {
+        Failure::unavailable(class, text)
+    } else if is_retryable(status) || retry_after.is_some() {
+        Failure::retryable(class, text)
+    } else {
+        Failure::permanent(class, text)
+    };
+    failure.retry_after = retry_after;
+    Outcome::Failed(failure.status(status.as_u16()))
+}
+
+/// The failure of a request without an answer.
+pub(super) fn unreachable(error: &reqwest::Error, via: Option<&str>) -> Failure {
+    let class = match error {
+        connect if connect.is_connect() => "http-connect",
+        late if late.is_timeout() => "http-timeout",
+        _ => "http-request",
+    };
+    // Leave out reqwest's own text, which has the URL and so may have credentials. The causes say
+    // what went wrong.
+    let cause = std::error::Error::source(error).map(|cause| format!(": {}", causes(cause)));
+    let via = via.map(|proxy| format!(" by way of the proxy {proxy}"));
+    let text = format!(
+        "request{} failed{}",
+        via.unwrap_or_default(),
+        cause.unwrap_or_default()
+    );
+    match error.is_connect() {
+        true => Failure::unavailable(class, text),
+        false => Failure::retryable(class, text),
+    }
+}
+
+/// Reads up to `most` bytes of the body. Returns fewer if reading fails or takes longer than
+/// [`BODY_LIMIT`]: the outcome depends on the status only.
+async fn read(response: &mut Response, most: usize) -> Vec<u8> {
+    let mut body = Vec::new();
+    let until = Instant::now() + BODY_LIMIT;
+    while let Ok(Ok(Some(chunk))) = timeout_at(until, response.chunk()).await {
+        let room = most - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if body.len() == most {
+            break;
+        }
+    }
+    body
+}
+
+/// What the server says about its error.
+fn said(headers: &HeaderMap, body: &[u8]) -> String {
+    let coding = headers.get(CONTENT_ENCODING).map(|value| value.to_str());
+    match coding {
+        Some(Ok(coding)) if !body.is_empty() && !coding.eq_ignore_ascii_case("identity") => {
+            format!("{} bytes of {}", body.len(), cut(coding, 32))
+        }
+        _ => {
+            let text = String::from_utf8_lossy(&body[..body.len().min(ERROR_SHOWN)]);
+            cut(text.trim(), ERROR_SHOWN).to_owned()
+        }
+    }
+}
+
+/// Where a redirect leads, without its query, which may be secret.
+fn target(status: StatusCode, headers: &HeaderMap) -> String {
+    let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
+    match location {
+        Some(location) if status.is_redirection() => {
+            let (path, query) = location
+                .split_once(['?', '#'])
+                .map_or((location, ""), |(path, _)| (path, "?***"));
+            let shown = match path
+                .split_once("//")
+                .and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?)))
+            {
+                Some((scheme, (_, host))) => format!("{scheme}//***@{host}"),
+                None => path.to_owned(),
+            };
+            format!(" to {}{query}", cut(&shown, LOCATION_SHOWN))
+        }
+        _ => String::new(),
+    }
+}
+
+fn is_retryable(status: StatusCode) -> bool {
+    status.is_server_error() || matches!(status.as_u16(), 407 | 408 | 425 | 429)
+}
+
+/// Whether the status says something about the service or the proxy, and nothing about the message.
+fn is_unavailable(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 407 | 429 | 502..=504)
+}
+
+/// `Retry-After` (RFC 9110, 10.2.3): seconds, or a date.
+fn retry_after(response: &Response, now: SystemTime) -> Option<Duration> {
+    let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    parse_retry_after(value.trim(), now)
+}
+
+fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+    if value.bytes().all(|b| b.is_ascii_digit()) && !value.is_empty() {
+        // A number that does not fit means a very long time.
+        return Some(Duration::from_secs(
+            value.parse().unwrap_or(u32::MAX.into()),
+        ));
+    }
+    let date = httpdate::parse_http_date(value).ok()?;
+    // Ignore a date in the past. If the clocks differ, a delay of 0 would make all attempts run at
+    // once.
+    date.duration_since(now).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_are_retried_only_where_that_can_help() {
+        let retried: Vec<_> = (100..600)
+            .filter_map(|code| StatusCode::from_u16(code).ok())
+            .filter(|status| is_retryable(*status))
+            .map(|status| status.as_u16())
+            .filter(|code| *code < 500)
+            .collect();
+        assert_eq!(retried, [407, 408, 425, 429]);
+        assert!(is_retryable(StatusCode::BAD_GATEWAY));
+    }
+
+    #[test]
+    fn retry_after_is_read_as_seconds_or_as_a_date() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        let parsed = |value| parse_retry_after(value, now).map(|delay| delay.as_secs());
+        assert_eq!(parsed("120"), Some(120));
+        assert_eq!(parsed("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60));
+        assert_eq!(parsed("Sun, 06 Nov 1994 08:40:37 GMT"), None);
+        assert_eq!(parsed("0"), Some(0));
+        assert_eq!(parsed("99999999999999999999999"), Some(u32::MAX.into()));
+        assert_eq!(
+            (parsed("soon"), parsed(""), parsed("-1")),
+            (None, None, None)
+        );
+    }
+
+    #[test]
+    fn a_redirect_names_its_target_without_secrets() {
+        let shown = |status: StatusCode, location: &str| {
+            let value = location.parse().unwrap();
+            target(status, &HeaderMap::from_iter([(LOCATION, value)]))
+        };
+        let redirect = StatusCode::TEMPORARY_REDIRECT;
+        assert_eq!(shown(redirect, "/orders/"), " to /orders/");
+        assert_eq!(
+            shown(redirect, "https://u:s3cret@host/a?token=s3cret"),
+            " to https://***@host/a?***"
+        );
+        assert_eq!(shown(StatusCode::CREATED, "/orders/1"), "");
+    }
+}

@@ -1,0 +1,69 @@
+//! The files that a handler's settings name. They are read again while the worker runs, because
+//! secrets are rotated.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::HttpHandlerSettings;
+
+/// The content of all files at one moment.
+#[derive(Default, PartialEq)]
+pub(super) struct Files {
+    pub(super) ca: Option<Vec<u8>>,
+    pub(super) cert: Option<Vec<u8>>,
+    pub(super) key: Option<Vec<u8>>,
+    /// Headers whose values come from files, by name.
+    headers: BTreeMap<String, String>,
+}
+
+impl Files {
+    /// Whether the settings name any file.
+    pub(super) fn are_set(settings: &HttpHandlerSettings) -> bool {
+        let files = [&settings.ca_file, &settings.cert_file, &settings.key_file];
+        files.into_iter().any(Option::is_some) || !settings.header_files.is_empty()
+    }
+
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// A text that names the file. It does not quote the file, which may hold a secret.
+    pub(super) fn read(settings: &HttpHandlerSettings) -> Result<Self, String> {
+        let content = |file: &Path| {
+            fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))
+        };
+        let optional = |file: &Option<_>| file.as_deref().map(content).transpose();
+        let mut headers = BTreeMap::new();
+        for (name, header) in &settings.header_files {
+            let text = String::from_utf8(content(&header.file)?);
+            let text = text.map_err(|_| format!("{} is not text", header.file.display()))?;
+            headers.insert(name.clone(), header.value(&text));
+        }
+        Ok(Self {
+            ca: optional(&settings.ca_file)?,
+            cert: optional(&settings.cert_file)?,
+            key: optional(&settings.key_file)?,
+            headers,
+        })
+    }
+
+    /// The headers of every request: those of the settings, and those whose values are in files.
+    ///
+    /// # Errors
+    /// If a name or value cannot be sent. The text names the header only.
+    pub(super) fn headers(&self, settings: &HttpHandlerSettings) -> Result<HeaderMap, String> {
+        let written = settings.headers.iter();
+        let written = written.map(|(name, value)| (name, value.expose()));
+        let read = self.headers.iter();
+        let read = read.map(|(name, value)| (name, value.as_str()));
+        let mut headers = HeaderMap::new();
+        for (name, value) in written.chain(read) {
+            let unusable = || format!("header {name:?} cannot be sent");
+            let key = HeaderName::try_from(name.as_str()).map_err(|_| unusable())?;
+            let mut value = HeaderValue::from_str(value).map_err(|_| unusable())?;
+            value.set_sensitive(true);
+            headers.insert(key, value);
+        }
+        Ok(headers)
+    }
+}

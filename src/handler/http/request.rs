@@ -1,0 +1,245 @@
+//! The headers of a request: what they tell about the message, and how much of it.
+
+use std::borrow::Cow;
+
+use reqwest::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+};
+
+use crate::{
+    broker::{
+        self,
+        headers::names::{CUT_HEADERS, TRACEPARENT, TRACESTATE},
+    },
+    decode,
+    handler::Context,
+    text::cut,
+};
+
+/// The most bytes of all message headers of a request together, names included. nginx and gunicorn
+/// refuse a header of 8 KiB, and Node refuses a request with 16 KiB of them.
+const ROOM: usize = 6 * 1024;
+/// The most bytes of one value.
+const VALUE: usize = 4 * 1024;
+/// The most message headers of a request. HTTP servers in Python and Rust refuse a request with
+/// more than 100 headers.
+const MOST: usize = 64;
+/// The most bytes of the list of cut headers.
+const CUT_LIST: usize = 512;
+
+/// Which of the message's own headers a request has.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Theirs {
+    /// Those that common servers accept.
+    Fitting,
+    /// None, because the server refused the request with them.
+    None,
+}
+
+/// The headers that describe the message. `configured`: the headers of the settings, which are sent
+/// too.
+pub(super) fn describe(context: &Context, configured: &HeaderMap, theirs: Theirs) -> HeaderMap {
+    let message = context.message();
+    let properties = message.properties();
+    let attempt = context.attempt().to_string();
+    let redelivered = match message.redelivered() {
+        true => "true",
+        false => "false",
+    };
+    let known = [
+        ("lapwing-message-id", message.id()),
+        ("lapwing-attempt", Some(attempt.as_str())),
+        ("lapwing-queue", Some(message.queue())),
+        ("lapwing-routing-key", Some(message.routing_key())),
+        ("lapwing-type", message.message_type()),
+        ("lapwing-redelivered", Some(redelivered)),
+    ];
+    let mut headers = HeaderMap::new();
+    for (name, value) in known {
+        let name = HeaderName::from_static(name);
+        headers.extend(value.map(|value| (name, printable(value))));
+    }
+    if !configured.contains_key(CONTENT_TYPE)
+        && let Some(content_type) = content_type(context)
+    {
+        headers.insert(CONTENT_TYPE, printable(&content_type));
+    }
+    if let Some(encoding) = properties.content_encoding().and_then(content_encoding) {
+        headers.insert(CONTENT_ENCODING, printable(&encoding));
+    }
+    if message.body().is_empty() {
+        // reqwest sends no Content-Length for an empty body, and servers answer 411 to a POST without
+        // one.
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    let mut pass = Pass::new(properties);
+    for name in [TRACEPARENT, TRACESTATE] {
+        // A part of a trace context is worth nothing.
+        if let Some(value) = properties.header(name).map(broker::HeaderValue::to_text)
+            && value.len() <= CUT_LIST
+        {
+            headers.insert(HeaderName::from_static(name), printable(&value));
+        }
+    }
+    for (name, value) in properties.headers() {
+        if let Some(key) = header_name(name) {
+            match theirs {
+                Theirs::Fitting => pass.on(&mut headers, name, key, &value.to_text()),
+                Theirs::None => pass.list(name),
+            }
+        }
+    }
+    if !pass.cut.is_empty() {
+        let name = HeaderName::from_static(CUT_HEADERS);
+        headers.insert(name, printable(&pass.cut));
+    }
+    headers
+}
+
+/// Whether the message has headers of its own that a request can carry.
+pub(super) fn has_theirs(context: &Context) -> bool {
+    let mut headers = context.message().properties().headers();
+    headers.any(|(name, _)| header_name(name).is_some())
+}
+
+/// Passes the message's headers on as long as there is room.
+struct Pass {
+    room: usize,
+    left: usize,
+    /// Names of headers that are missing, cut or changed.
+    cut: String,
+}
+
+impl Pass {
+    fn new(properties: &broker::Properties) -> Self {
+        let before = properties.header(CUT_HEADERS);
+        let before = before.and_then(broker::HeaderValue::as_str);
+        Self {
+            room: ROOM,
+            left: MOST,
+            // A retry's copy may already lack headers.
+            cut: cut(before.unwrap_or_default(), CUT_LIST).to_owned(),
+        }
+    }
+
+    fn on(&mut self, headers: &mut HeaderMap, name: &str, key: HeaderName, text: &str) {
+        let sent = cut(text, VALUE);
+        let length = key.as_str().len() + sent.len();
+        if self.left == 0 || length > self.room {
+            self.list(name);
+            return;
+        }
+        self.left -= 1;
+        self.room -= length;
+        let value = printable(sent);
+        // Bytes that are not UTF-8 have become U+FFFD.
+        let is_whole = value.len() == text.len()
+            && value.as_bytes() == text.as_bytes()
+            && !text.contains(char::REPLACEMENT_CHARACTER);
+        if !is_whole {
+            self.list(name);
+        }
+        headers.append(key, value);
+    }
+
+    fn list(&mut self, name: &str) {
+        const MORE: &str = " ...";
+        if self.cut.ends_with(MORE) {
+            return;
+        }
+        if self.cut.len() + 1 + name.len() + MORE.len() > CUT_LIST {
+            self.cut.push_str(MORE);
+            return;
+        }
+        if !self.cut.is_empty() {
+            self.cut.push(' ');
+        }
+        self.cut.push_str(name);
+    }
+}
+
+/// The content type to send: that of the message, unless the worker knows better.
+fn content_type(context: &Context) -> Option<Cow<'_, str>> {
+    let properties = context.message().properties();
+    let theirs = properties.content_type().filter(|text| !text.is_empty());
+    if context.is_checked_json() && !theirs.is_some_and(decode::is_json) {
+        return Some(Cow::Borrowed("application/json"));
+    }
+    let theirs = theirs?;
+    // The charset stands in `content_encoding`, which HTTP uses for compressions only.
+    let charset = properties
+        .content_encoding()
+        .and_then(decode::charset_of_encoding);
+    Some(match charset {
+        Some(charset) if !decode::is_utf8(charset) && decode::charset_of_type(theirs).is_none() => {
+            Cow::Owned(format!("{theirs}; charset={charset}"))
+        }
+        _ => Cow::Borrowed(theirs),
+    })
+}
+
+/// The compressions that `content_encoding` names, without charsets and the like.
+fn content_encoding(text: &str) -> Option<Cow<'_, str>> {
+    if !decode::has_other_words(text) {
+        return Some(Cow::Borrowed(text));
+    }
+    let codings: Vec<_> = decode::codings(text).collect();
+    (!codings.is_empty()).then(|| Cow::Owned(codings.join(", ")))
+}
+
+/// The name of a message's header as an HTTP header: `lapwing-header-` and the name, with `-` for each
+/// character that an HTTP name cannot have. `None` for our own headers, and for the trace headers,
+/// which keep their names.
+fn header_name(name: &str) -> Option<HeaderName> {
+    if name.starts_with("lapwing-") || [TRACEPARENT, TRACESTATE].contains(&name) {
+        return None;
+    }
+    let allowed = |c: char| match c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.' {
+        true => c.to_ascii_lowercase(),
+        false => '-',
+    };
+    let name: String = name.chars().map(allowed).collect();
+    HeaderName::try_from(format!("lapwing-header-{name}")).ok()
+}
+
+/// The text as a header's value, with `?` for each control character. Characters beyond ASCII are sent
+/// as UTF-8.
+pub(super) fn printable(text: &str) -> HeaderValue {
+    HeaderValue::from_bytes(text.as_bytes()).unwrap_or_else(|_| {
+        let clean = text.replace(|c: char| c.is_ascii_control(), "?");
+        HeaderValue::from_bytes(clean.as_bytes()).unwrap_or(HeaderValue::from_static("?"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_names_and_values_are_made_to_fit() {
+        let name = |name| header_name(name).map(|name| name.to_string());
+        assert_eq!(
+            name("X-Tenant id\u{e9}"),
+            Some("lapwing-header-x-tenant-id-".to_owned())
+        );
+        assert_eq!(printable("a\r\nb").as_bytes(), b"a??b");
+        assert_eq!(printable("\u{e9}").as_bytes(), "\u{e9}".as_bytes());
+    }
+
+    #[test]
+    fn a_content_encoding_is_sent_without_its_charsets() {
+        for (text, sent) in [
+            ("gzip", Some("gzip")),
+            ("identity", Some("identity")),
+            ("utf-8", None),
+            ("UTF-8", None),
+            ("8bit", None),
+            ("binary", None),
+            ("gzip, UTF-8", Some("gzip")),
+            ("gzip:utf-8", Some("gzip")),
+            ("x-own", Some("x-own")),
+        ] {
+            assert_eq!(content_encoding(text).as_deref(), sent, "{text}");
+        }
+    }
+}
