@@ -5,7 +5,7 @@ use std::{iter, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    Model,
+    Model, Release,
     arguments::{Overflow, Target, Type},
     death::Reason,
     message::Stored,
@@ -98,8 +98,8 @@ impl Model {
         {
             over.push(message);
         }
-        if queue.kind == Type::Quorum {
-            // A quorum queue publishes what it drops at once in the reverse order.
+        if queue.kind == Type::Quorum && self.release != Release::V43 {
+            // Before 4.3 a quorum queue publishes what it drops at once in the reverse order.
             over.reverse();
         }
         self.dead_letter(name, over, Reason::MaxLen);

@@ -79,7 +79,9 @@ impl FakeBroker {
         let mut model = self.lock();
         model.drop_expired(queue);
         let mut taken = model.queues.get_mut(queue)?.ready.pop()?;
+        model.drop_expired(queue);
         model.shrink(queue);
+        model.watch_expiry(queue);
         if !model.is_quorum(queue) {
             (taken.delivery_count, taken.carried) = (0, 0);
         } else if model.release == Release::V3 {

@@ -4,6 +4,7 @@
 //! A script has no timing: every step ends before the next one begins. Before each step the driver
 //! waits until RabbitMQ shows what the model shows, so that a difference is not a matter of time.
 
+mod lane;
 mod observe;
 mod real;
 mod script;
