@@ -16,7 +16,9 @@ SOAK_SECONDS ?= 300
 override SECONDS := $(if $(filter command% environment%,$(origin SECONDS)),$(SECONDS))
 SEED ?=
 
-.PHONY: help run unit test test-4.0 test-4.3 matrix test-backends soak simulate replay lint audit fmt docs chart bench fuzz-api picture clean setup
+COMPARE_SCRIPTS ?= 2000
+
+.PHONY: help run unit test compare test-4.0 test-4.3 matrix test-backends soak simulate replay lint audit fmt docs chart bench fuzz-api picture clean setup
 
 help: ## List these targets
 	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -35,6 +37,16 @@ test: setup ## Run the whole suite; ARGS='...' goes to cargo nextest
 	[[ -n "$${AMQP_URL:-}" ]] || scripts/rabbitmq up suite --release $(LAPWING_TEST_RELEASE) >/dev/null; \
 	cargo test --doc; \
 	cargo nextest run $(ARGS)
+
+# The broker in memory against RabbitMQ by $(1) random scripts: on the node of the suite, or on the
+# broker of AMQP_URL, which then is of LAPWING_TEST_RELEASE.
+compare = if [[ -z "$${AMQP_URL:-}" ]]; then eval "export $$(scripts/rabbitmq env suite | grep ^AMQP_URL=)"; fi; \
+	LAPWING_COMPARE_SCRIPTS=$(1) cargo test --lib broker::fake::compare -- --ignored --nocapture
+
+compare: ## Compare the broker in memory with RabbitMQ by COMPARE_SCRIPTS random scripts
+	@trap 'scripts/rabbitmq down suite' EXIT; \
+	[[ -n "$${AMQP_URL:-}" ]] || scripts/rabbitmq up suite --release $(LAPWING_TEST_RELEASE) >/dev/null; \
+	$(call compare,$(COMPARE_SCRIPTS))
 
 test-4.0: ## Run all tests against RabbitMQ 4.0
 	@$(MAKE) test LAPWING_TEST_RELEASE=4.0

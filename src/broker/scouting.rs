@@ -79,12 +79,13 @@ impl Scouting {
                 return None;
             }
             tokio::select! {
-                turn = &mut waited => return Some(turn),
+                biased;
                 Ok(()) = news.changed() => {
                     if let Some(error) = news.borrow().error.clone() {
                         failed(error);
                     }
                 }
+                turn = &mut waited => return Some(turn),
             }
         }
     }

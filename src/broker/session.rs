@@ -67,6 +67,16 @@ impl RabbitSession {
         })
     }
 
+    /// Waits until the channel has read everything that was written on it before.
+    #[cfg(test)]
+    pub(super) async fn barrier(&self, prefetch: u16) {
+        let qos = self
+            .channel
+            .basic_qos(prefetch, BasicQosOptions { global: false });
+        // A channel that the broker closed has read it too.
+        let _ = within(self.timeouts.declare, "setting the prefetch", qos).await;
+    }
+
     fn seen(
         &mut self,
         next: Option<lapin::Result<lapin::message::Delivery>>,

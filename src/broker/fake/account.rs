@@ -18,11 +18,11 @@ impl FakeBroker {
     /// The messages in all queues, ready or with a consumer.
     pub(crate) fn everything(&self) -> Vec<Stored> {
         let model = self.read();
-        let ready = model.queues.values().flat_map(|queue| &queue.ready);
+        let ready = model.queues.values().flat_map(|queue| queue.messages());
         let channels = model.channels.values();
         let unacked = channels.flat_map(|channel| channel.unacked.values());
         ready
-            .chain(unacked.map(|(_, _, message)| message))
+            .chain(unacked.filter_map(|unacked| unacked.message.as_ref()))
             .cloned()
             .collect()
     }

@@ -11,8 +11,17 @@
 
 #[cfg(test)]
 mod account;
+mod arguments;
+mod channel;
+#[cfg(test)]
+mod compare;
+mod consumers;
+mod dead_letters;
+mod death;
 #[cfg(test)]
 mod letter;
+mod message;
+mod objects;
 mod publishing;
 mod queue;
 mod record;
@@ -20,57 +29,56 @@ mod script;
 mod session;
 #[cfg(test)]
 mod simulated;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod wire;
 
 use std::{
-    collections::BTreeMap,
-    iter,
+    collections::{BTreeMap, BTreeSet},
     ops::{Deref, DerefMut},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicBool},
     time::Duration,
 };
 
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until},
-};
+use tokio::sync::{mpsc, watch};
 
 #[cfg(test)]
+pub(crate) use arguments::{Arguments, Overflow, Policy, Type};
+#[cfg(test)]
 pub(crate) use letter::Letter;
-pub(crate) use queue::Stored;
-use queue::{Queue, Type};
+pub(crate) use message::Stored;
+#[cfg(test)]
+pub(crate) use objects::{DEFAULT_EXCHANGE, Permission};
 #[cfg(test)]
 pub(crate) use record::Command;
 pub(crate) use script::{Confirm, Fault};
-use session::Channel;
 pub(crate) use session::FakeSession;
 
-use super::{
-    BrokerError, Properties, Publication, PublishError, QueueSpec, Topology,
-    seam::Broker,
-    topology::{Difference, QueuePlan, plan},
-};
+use super::{BrokerError, Properties, Publication, PublishError, QueueSpec, seam::Broker};
 use crate::lock::lock;
+use channel::{Channel, Event};
+use queue::Queue;
 
 /// The releases of RabbitMQ whose semantics differ.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Release {
     /// 3.10: returning a message raises its delivery count.
     V3,
-    /// 4.0 to 4.2: as 3.10.
+    /// 4.0 to 4.2: as 3.10. Quorum queues have a delivery limit of 20 by default, and two
+    /// priorities.
     V40,
     /// 4.3: returning a message does not raise its delivery count.
     #[default]
     V43,
 }
 
-/// The wait before a quorum queue repeats a dead-lettering whose target is missing. The queue keeps
-/// the message until then.
-const DEAD_LETTERED_AGAIN: Duration = Duration::from_mins(3);
-
-/// A broker in memory. Clones are the same broker.
+/// A broker in memory, as one worker sees it. Clones are the same broker and the same worker.
 #[derive(Clone)]
 pub(crate) struct FakeBroker {
     model: Arc<Mutex<Model>>,
+    /// The number of the worker whose connections this handle stands for.
+    worker: u64,
     /// Whether the consuming connection is up.
     connected: watch::Receiver<bool>,
     /// Whether publishing is blocked.
@@ -83,7 +91,7 @@ pub(crate) struct FakeBroker {
 /// condition again.
 struct Changing<'a> {
     model: MutexGuard<'a, Model>,
-    changed: &'a watch::Sender<()>,
+    broker: &'a FakeBroker,
 }
 
 impl Deref for Changing<'_> {
@@ -102,47 +110,62 @@ impl DerefMut for Changing<'_> {
 
 impl Drop for Changing<'_> {
     fn drop(&mut self) {
-        self.changed.send_replace(());
+        self.broker.arm(&mut self.model);
+        self.broker.changed.send_replace(());
     }
+}
+
+/// A worker's two connections.
+struct Links {
+    connected: watch::Sender<bool>,
+    /// Whether the publishing connection is up.
+    publishing: bool,
+    /// Until when the publishing connection writes the bytes that it has been given.
+    writes_until: Option<tokio::time::Instant>,
 }
 
 struct Model {
     release: Release,
     queues: BTreeMap<String, Queue>,
+    last_queue: u64,
     /// The open channels of consumers, by their number.
     channels: BTreeMap<u64, Channel>,
     last_channel: u64,
-    /// The number of the last message. Messages are numbered in the order of their first arrival.
-    last_message: u64,
-    connected: watch::Sender<bool>,
+    workers: BTreeMap<u64, Links>,
     blocked: watch::Sender<bool>,
-    /// Whether the publishing connection is up.
-    publishing: bool,
+    policies: BTreeMap<String, arguments::Policy>,
+    denied: BTreeSet<(objects::Permission, String)>,
+    /// How long a delivery may wait for its ack.
+    consumer_timeout: Option<Duration>,
+    timers: timers::Timers,
     script: script::Script,
     violations: Vec<String>,
     record: record::Record,
     /// The properties of all messages that other clients have published.
     sent: Vec<Properties>,
-    /// Messages that were deleted with their queue, or that expired in a queue without a
-    /// dead-letter target.
+    /// Messages that the broker has thrown away: with their queue, over a limit, or expired, without
+    /// a target for dead letters.
     dropped: Vec<Stored>,
     untold_copies: u64,
 }
 
 impl FakeBroker {
-    /// A broker without queues. Both connections are up.
+    /// A broker without queues, and a worker's handle to it. Both connections are up.
     pub(crate) fn new(release: Release) -> Self {
-        let (connected, is_connected) = watch::channel(true);
         let (blocked, is_blocked) = watch::channel(false);
+        let (links, connected) = Links::up();
         let model = Model {
             release,
             queues: BTreeMap::new(),
+            last_queue: 0,
             channels: BTreeMap::new(),
             last_channel: 0,
-            last_message: 0,
-            connected,
+            workers: BTreeMap::from([(0, links)]),
             blocked,
-            publishing: true,
+            policies: BTreeMap::new(),
+            denied: BTreeSet::new(),
+            consumer_timeout: None,
+            timers: timers::Timers::default(),
             script: script::Script::default(),
             violations: Vec::new(),
             record: record::Record::default(),
@@ -152,16 +175,34 @@ impl FakeBroker {
         };
         Self {
             model: Arc::new(Mutex::new(model)),
-            connected: is_connected,
+            worker: 0,
+            connected,
             blocked: is_blocked,
             changed: watch::Sender::new(()),
+        }
+    }
+
+    /// The same broker, as another worker sees it: with connections of its own.
+    pub(crate) fn another_worker(&self) -> Self {
+        let (links, connected) = Links::up();
+        let mut model = self.lock();
+        let worker = model
+            .workers
+            .last_key_value()
+            .map_or(0, |(last, _)| last + 1);
+        model.workers.insert(worker, links);
+        drop(model);
+        Self {
+            worker,
+            connected,
+            ..self.clone()
         }
     }
 
     fn lock(&self) -> Changing<'_> {
         Changing {
             model: self.read(),
-            changed: &self.changed,
+            broker: self,
         }
     }
 
@@ -178,17 +219,10 @@ impl FakeBroker {
         }
     }
 
-    /// Declares a queue without arguments.
-    pub(crate) fn declare(&self, queue: &str) {
-        let mut model = self.lock();
-        let missing = Queue::new(Type::Quorum);
-        model.queues.entry(queue.to_owned()).or_insert(missing);
-    }
-
     /// Publishes to a queue, as another client would. False if the queue does not exist.
     pub(crate) fn send(&self, queue: &str, body: &[u8], properties: Properties) -> bool {
         self.lock().sent.push(properties.clone());
-        self.route(queue, body, properties).is_some()
+        self.lock().route(queue, body, properties) != publishing::Routed::Nowhere
     }
 
     /// Waits until these queues are empty, no message is delivered and unsettled, and no message
@@ -222,147 +256,44 @@ impl FakeBroker {
     pub(crate) fn violations(&self) -> Vec<String> {
         self.read().violations.clone()
     }
+}
 
-    /// Stores a message in the queue and in the queues of its `CC` and `BCC` headers, and delivers
-    /// it to consumers that have room. `None` if none of these queues exists.
-    fn route(&self, queue: &str, body: &[u8], properties: Properties) -> Option<()> {
-        let (others, properties) = publishing::carbon_copies(properties);
-        let mut stored = None;
-        for queue in [queue].into_iter().chain(others.iter().map(String::as_str)) {
-            let mut model = self.lock();
-            model.last_message += 1;
-            let message = Stored::new(model.last_message, body.to_vec(), properties.clone());
-            let Some(expires_at) = model.store(queue, message) else {
-                continue;
-            };
-            stored = Some(());
-            if let Some(time) = expires_at {
-                self.expire_at(time, queue);
-            }
-        }
-        stored
-    }
-
-    /// Expires messages of the queue at this time.
-    fn expire_at(&self, time: Instant, queue: &str) {
-        let (broker, queue) = (self.clone(), queue.to_owned());
-        tokio::spawn(async move {
-            sleep_until(time).await;
-            let targets = broker.lock().expire(&queue, Instant::now());
-            for (time, queue) in targets {
-                broker.expire_at(time, &queue);
-            }
-        });
+impl Links {
+    fn up() -> (Self, watch::Receiver<bool>) {
+        let (connected, is_connected) = watch::channel(true);
+        let links = Self {
+            connected,
+            publishing: true,
+            writes_until: None,
+        };
+        (links, is_connected)
     }
 }
 
 impl Model {
-    /// Puts a message at the end of a queue. `None` if the queue does not exist, otherwise the time
-    /// at which the message expires there.
-    fn store(&mut self, name: &str, message: Stored) -> Option<Option<Instant>> {
-        let now = Instant::now();
-        let expires_at = self.queues.get_mut(name)?.push(message, now);
-        self.deliver(name);
-        Some(expires_at)
+    fn links(&mut self, worker: u64) -> &mut Links {
+        self.workers.entry(worker).or_insert_with(|| Links::up().0)
     }
 
-    /// Dead-letters the expired messages at the head of a queue. Returns each queue that received a
-    /// message which will expire in its turn, with the time.
-    fn expire(&mut self, name: &str, now: Instant) -> Vec<(Instant, String)> {
-        let Some(queue) = self.queues.get(name) else {
-            return Vec::new();
-        };
-        let target = queue.dead_letters_to.clone();
-        let target_exists = target
-            .as_ref()
-            .is_some_and(|it| self.queues.contains_key(it));
-        if target.is_some() && !target_exists && queue.kind == Type::Quorum {
-            return vec![(now + DEAD_LETTERED_AGAIN, name.to_owned())];
-        }
-        let queue = self.queues.get_mut(name);
-        let pop = |queue: &mut Queue| iter::from_fn(|| queue.pop_expired(now)).collect();
-        let expired: Vec<_> = queue.map(pop).unwrap_or_default();
-        let mut later = Vec::new();
-        for message in expired {
-            let Some(target) = target.as_ref().filter(|_| target_exists) else {
-                self.dropped.push(message);
-                continue;
-            };
-            let message = message.dead_lettered(name, "expired");
-            if let Some(Some(time)) = self.store(target, message) {
-                later.push((time, target.clone()));
-            }
-        }
-        later
+    /// Whether the worker's publishing connection is up.
+    fn publishes(&self, worker: u64) -> bool {
+        self.workers
+            .get(&worker)
+            .is_some_and(|links| links.publishing)
     }
 
-    /// Delivers the messages of a queue to its consumers, as far as their prefetch allows.
-    fn deliver(&mut self, name: &str) {
-        let Some(queue) = self.queues.get_mut(name) else {
-            return;
-        };
-        while !queue.ready.is_empty() {
-            let mut channels = self.channels.values_mut();
-            let Some(channel) = channels.find(|channel| channel.takes_from(name)) else {
-                return;
-            };
-            if let Some(message) = queue.ready.pop_front() {
-                channel.deliver(message, name);
-            }
-            self.record.note_unacked(&self.channels);
-        }
-    }
-
-    /// Puts messages back in their place, and dead-letters messages over the delivery limit.
-    fn requeue(&mut self, messages: Vec<(String, Stored)>, raises_count: bool) {
-        let mut touched = Vec::new();
-        for (name, mut message) in messages {
-            let Some(queue) = self.queues.get_mut(&name) else {
-                // The queue was deleted, together with its messages.
-                self.dropped.push(message);
-                continue;
-            };
-            message.redelivered = true;
-            if raises_count && queue.kind == Type::Quorum {
-                message.delivery_count += 1;
-            }
-            let is_over = |limit: u64| message.delivery_count > limit;
-            if queue.delivery_limit.is_some_and(is_over) {
-                let target = queue.dead_letters_to.clone();
-                match target.filter(|it| self.queues.contains_key(it)) {
-                    Some(target) => {
-                        self.store(&target, message.dead_lettered(&name, "delivery_limit"));
-                    }
-                    None => self.dropped.push(message),
-                }
-                continue;
-            }
-            queue.put_back(message);
-            touched.push(name);
-        }
-        for name in touched {
-            self.deliver(&name);
-        }
-    }
-
-    /// Declares the queues that the consumer needs, or checks that they exist.
-    fn ensure(&mut self, spec: &QueueSpec) -> Result<(), BrokerError> {
-        let is_missing = |plan: &QueuePlan| !self.queues.contains_key(&plan.name);
-        let missing: Vec<_> = plan(spec).into_iter().filter(is_missing).collect();
-        let is_made = |plan: &QueuePlan| match spec.topology {
-            Topology::Declare => true,
-            Topology::Attach => plan.name != spec.queue,
-            Topology::Verify | Topology::None => false,
-        };
-        if missing.iter().any(|plan| !is_made(plan)) {
-            let refused = missing.into_iter().filter(|plan| !is_made(plan));
-            let named = refused.map(|plan| Difference::NoQueue { queue: plan.name });
-            return Err(BrokerError::Topology(named.collect()));
-        }
-        for plan in missing {
-            self.queues.insert(plan.name.clone(), Queue::planned(&plan));
-        }
-        Ok(())
+    fn open_channel(
+        &mut self,
+        worker: u64,
+    ) -> (u64, mpsc::UnboundedReceiver<Event>, Arc<AtomicBool>) {
+        self.last_channel += 1;
+        let number = self.last_channel;
+        let (events, receiver) = mpsc::unbounded_channel();
+        let usable = Arc::new(AtomicBool::new(true));
+        let channel = Channel::new(worker, events, Arc::clone(&usable));
+        self.channels.insert(number, channel);
+        self.watch_channel(number);
+        (number, receiver, usable)
     }
 }
 
@@ -381,14 +312,14 @@ impl Broker for FakeBroker {
     async fn open(&mut self, spec: &QueueSpec, _tag: &str) -> Result<FakeSession, BrokerError> {
         self.answer_late().await;
         let mut model = self.lock();
-        if !*model.connected.borrow() {
+        if !*self.connected.borrow() {
             return Err(BrokerError::Lost("not connected".to_owned()));
         }
         if let Some(refusal) = model.script.refusals.pop_front() {
             return Err(refusal);
         }
         model.ensure(spec)?;
-        let (number, events, usable) = model.open_channel();
+        let (number, events, usable) = model.open_channel(self.worker);
         model.subscribe(number, &spec.queue, spec.prefetch)?;
         let session = FakeSession::new(self.clone(), number, events, usable);
         model.deliver(&spec.queue);
@@ -423,7 +354,7 @@ impl Broker for FakeBroker {
         loop {
             let (is_up, is_blocked) = {
                 let model = self.read();
-                (model.publishing, *model.blocked.borrow())
+                (model.publishes(self.worker), *model.blocked.borrow())
             };
             let reason = match (is_up, is_blocked) {
                 (false, _) => Some("not connected"),
@@ -442,14 +373,9 @@ impl Broker for FakeBroker {
 
     async fn restore(&self, spec: &QueueSpec, queue: &str) -> Option<Result<(), BrokerError>> {
         let mut model = self.lock();
-        if !model.publishing {
+        if !model.publishes(self.worker) {
             return None;
         }
-        let missing = plan(spec).into_iter().find(|plan| plan.name == queue);
-        if let Some(plan) = missing {
-            let made = Queue::planned(&plan);
-            model.queues.entry(plan.name).or_insert(made);
-        }
-        Some(Ok(()))
+        Some(model.restore(spec, queue))
     }
 }

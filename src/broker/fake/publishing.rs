@@ -4,8 +4,15 @@
 use std::time::Duration;
 
 use lapin::types::{AMQPValue, FieldTable};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{FakeBroker, script::Confirm};
+use super::{
+    FakeBroker, Model,
+    dead_letters::Placed,
+    message::Stored,
+    objects::{DEFAULT_EXCHANGE, Permission},
+    script::Confirm,
+};
 use crate::broker::{
     Properties, Publication, PublishError, Written, copies::copy_properties, headers::short,
 };
@@ -15,6 +22,12 @@ const FRAME_MAX: usize = 131_072;
 
 /// The longest wait of a publisher for a confirm: the default of `timeouts.confirm`.
 const CONFIRM_LIMIT: Duration = Duration::from_secs(10);
+
+/// The longest wait of a publisher until its message is written: the default of `timeouts.publish`.
+const WRITE_LIMIT: Duration = Duration::from_secs(5);
+
+/// The time after which a publishing connection that RabbitMQ has closed is replaced.
+const RECONNECTED: Duration = Duration::from_millis(500);
 
 /// The user of the worker's connections.
 const USER: &str = "guest";
@@ -43,7 +56,7 @@ impl FakeBroker {
     pub(super) async fn confirmed(&self, message: &Publication<'_>) -> Result<(), PublishError> {
         let confirm = {
             let mut model = self.lock();
-            if !model.publishing {
+            if !model.publishes(self.worker) {
                 return Err(PublishError::NoChannel("not connected".to_owned()));
             }
             if *model.blocked.borrow() {
@@ -57,15 +70,22 @@ impl FakeBroker {
             }
             Written::New(properties) => (*properties).clone(),
         };
-        self.check_user(&properties)?;
-        let store = || {
-            let stored = self.route(message.routing_key, message.body, properties);
-            stored.ok_or_else(|| PublishError::Returned("NO_ROUTE (312)".to_owned()))
+        self.written(message.body.len()).await?;
+        self.accepted(message, &properties)?;
+        let key = message.routing_key;
+        let store = || match self.lock().route(key, message.body, properties) {
+            Routed::Stored => Ok(None),
+            Routed::Late(queue) => Ok(Some(queue)),
+            Routed::Refused => Err(PublishError::Nacked),
+            Routed::Nowhere => Err(PublishError::Returned("NO_ROUTE (312)".to_owned())),
         };
         match confirm {
-            Confirm::Ack => store(),
+            Confirm::Ack => match store()? {
+                None => Ok(()),
+                Some(queue) => self.confirm_late(&queue).await,
+            },
             Confirm::AckAfter(delay) => {
-                let stored = store();
+                let stored = store().map(drop);
                 self.confirm_after(delay, stored).await
             }
             Confirm::Nack => Err(PublishError::Nacked),
@@ -76,6 +96,65 @@ impl FakeBroker {
                 Err(lost())
             }
             Confirm::NeverWritten => Err(lost()),
+        }
+    }
+
+    /// Waits until the bytes of a message are on a slow link. A message that takes too long is given
+    /// up: then the client closes the channel in the middle of the message, and RabbitMQ closes the
+    /// connection with 505 (measured).
+    async fn written(&self, bytes: usize) -> Result<(), PublishError> {
+        let until = {
+            let mut model = self.lock();
+            let Some(bandwidth) = model.script.bandwidth else {
+                return Ok(());
+            };
+            let links = model.links(self.worker);
+            let now = Instant::now();
+            let from = links.writes_until.map_or(now, |until| until.max(now));
+            let until = from + Duration::from_secs_f64(bytes as f64 / bandwidth.max(1) as f64);
+            links.writes_until = Some(until);
+            until
+        };
+        tokio::select! {
+            biased;
+            () = self.until(|it| !it.read().publishes(self.worker)) => Err(lost()),
+            () = sleep_until(until.min(Instant::now() + WRITE_LIMIT)) => {
+                if until <= Instant::now() {
+                    return Ok(());
+                }
+                let mut model = self.lock();
+                let links = model.links(self.worker);
+                links.publishing = false;
+                links.writes_until = None;
+                drop(model);
+                // The supervisor connects again; this wait stands for its first one.
+                let broker = self.clone();
+                tokio::spawn(async move {
+                    sleep(RECONNECTED).await;
+                    broker.lock().links(broker.worker).publishing = true;
+                });
+                Err(PublishError::Unconfirmed(format!("not written within {WRITE_LIMIT:?}")))
+            }
+        }
+    }
+
+    /// Confirms when the queue has a leader again.
+    async fn confirm_late(&self, queue: &str) -> Result<(), PublishError> {
+        let mut untold = Untold {
+            broker: self,
+            is_told: false,
+        };
+        let waits = |it: &Self| it.read().queues.get(queue).is_some_and(|it| it.leaderless);
+        tokio::select! {
+            biased;
+            () = self.until(|it| !it.read().publishes(self.worker)) => Err(lost()),
+            () = self.until(|it| !waits(it)) => {
+                untold.is_told = true;
+                Ok(())
+            }
+            () = sleep(CONFIRM_LIMIT) => {
+                Err(PublishError::Unconfirmed("no confirm in time".to_owned()))
+            }
         }
     }
 
@@ -92,8 +171,8 @@ impl FakeBroker {
         };
         tokio::select! {
             biased;
-            () = self.until(|it| !it.read().publishing) => Err(lost()),
-            () = tokio::time::sleep(delay.min(CONFIRM_LIMIT)) => {
+            () = self.until(|it| !it.read().publishes(self.worker)) => Err(lost()),
+            () = sleep(delay.min(CONFIRM_LIMIT)) => {
                 if delay > CONFIRM_LIMIT {
                     return Err(PublishError::Unconfirmed("no confirm in time".to_owned()));
                 }
@@ -101,6 +180,28 @@ impl FakeBroker {
                 stored
             }
         }
+    }
+
+    /// Refuses what RabbitMQ closes the channel of a publisher for.
+    fn accepted(
+        &self,
+        message: &Publication<'_>,
+        properties: &Properties,
+    ) -> Result<(), PublishError> {
+        let model = self.read();
+        if let Some(text) = model.refused(Permission::Write, DEFAULT_EXCHANGE) {
+            return Err(PublishError::Unconfirmed(text));
+        }
+        let size = message.body.len();
+        if let Some(max) = model.script.max_message_size.filter(|max| size > *max) {
+            let text = format!(
+                "PRECONDITION_FAILED - message size {size} is larger than configured max size \
+                 {max} (406)"
+            );
+            return Err(PublishError::Unconfirmed(text));
+        }
+        drop(model);
+        self.check_user(properties)
     }
 
     /// RabbitMQ closes the channel of a publish whose `user-id` is not the connection's user.
@@ -115,6 +216,39 @@ impl FakeBroker {
         let text = format!("PRECONDITION_FAILED - user_id property set to '{user}' (406)");
         self.lock().violations.push(text.clone());
         Err(PublishError::Unconfirmed(text))
+    }
+}
+
+/// Where a published message went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Routed {
+    /// To at least one queue.
+    Stored,
+    /// To a queue without a leader, which stores it later.
+    Late(String),
+    /// To at least one queue that refuses it.
+    Refused,
+    /// To no queue.
+    Nowhere,
+}
+
+impl Model {
+    /// Stores a message in the queue and in the queues of its `CC` and `BCC` headers, and delivers
+    /// it to consumers that have room.
+    pub(super) fn route(&mut self, queue: &str, body: &[u8], properties: Properties) -> Routed {
+        let (others, properties) = carbon_copies(properties);
+        let mut routed = Routed::Nowhere;
+        for name in [queue].into_iter().chain(others.iter().map(String::as_str)) {
+            let message = Stored::new(queue, body, properties.clone());
+            match self.store(name, message) {
+                Placed::NoQueue => {}
+                Placed::Refused => routed = Routed::Refused,
+                Placed::Late if routed != Routed::Refused => routed = Routed::Late(name.to_owned()),
+                Placed::Stored if routed == Routed::Nowhere => routed = Routed::Stored,
+                Placed::Late | Placed::Stored => {}
+            }
+        }
+        routed
     }
 }
 

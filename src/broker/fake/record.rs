@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Channel, FakeBroker, Stored};
+use super::{FakeBroker, Stored, channel::Channel};
 
 /// One ack or nack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +27,12 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub(super) fn note_settled(&mut self, tags: &[u64], multiple: bool, back: bool) {
-        let commands = tags.iter().map(|tag| Command {
-            tag: *tag,
+    pub(super) fn note_settled(&mut self, tag: u64, multiple: bool, back: bool) {
+        self.commands.push(Command {
+            tag,
             multiple,
             back,
         });
-        self.commands.extend(commands);
     }
 
     pub(super) fn note_unacked(&mut self, channels: &BTreeMap<u64, Channel>) {

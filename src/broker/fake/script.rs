@@ -39,7 +39,14 @@ pub(crate) enum Fault {
     PublishingLost,
     /// A memory or disk alarm blocks publishing, until [`FakeBroker::unblock`].
     Blocked,
+    /// A quorum queue loses its leader. It applies nothing until [`FakeBroker::elect`]; what a
+    /// channel has for it is lost if the channel closes before that.
+    LeaderLost(String),
 }
+
+/// Decides about each frame that is on its way when a connection dies: whether the broker still
+/// gets it.
+type Decide = Box<dyn FnMut() -> bool + Send>;
 
 /// The arranged faults and answers.
 #[derive(Default)]
@@ -52,6 +59,20 @@ pub(super) struct Script {
     pub(super) delay: Duration,
     /// Acks and nacks are not written, as if the socket were full.
     pub(super) stalled: bool,
+    /// The time that an ack or nack is on its way.
+    pub(super) latency: Duration,
+    /// The bytes that the publishing connection carries in a second.
+    pub(super) bandwidth: Option<u64>,
+    /// The longest body that the broker takes, in bytes.
+    pub(super) max_message_size: Option<usize>,
+    decide: Option<Decide>,
+}
+
+impl Script {
+    /// Whether the broker gets a frame that is on its way when its connection dies.
+    pub(super) fn decide(&mut self) -> bool {
+        self.decide.as_mut().is_some_and(|decide| decide())
+    }
 }
 
 impl FakeBroker {
@@ -80,35 +101,71 @@ impl FakeBroker {
         self.lock().script.stalled = stalled;
     }
 
-    /// Makes this fault happen now.
+    /// Delays acks and nacks by this time on their way to the broker.
+    pub(crate) fn set_latency(&self, latency: Duration) {
+        self.lock().script.latency = latency;
+    }
+
+    /// Lets the publishing connection carry this many bytes in a second; `None` is no limit.
+    pub(crate) fn set_bandwidth(&self, bytes: Option<u64>) {
+        self.lock().script.bandwidth = bytes;
+    }
+
+    /// Refuses messages with longer bodies; `None` is no limit.
+    pub(crate) fn set_max_message_size(&self, bytes: Option<usize>) {
+        self.lock().script.max_message_size = bytes;
+    }
+
+    /// Ends deliveries that wait longer than this for their acks; `None` is no limit.
+    pub(crate) fn set_consumer_timeout(&self, timeout: Option<Duration>) {
+        let mut model = self.lock();
+        model.consumer_timeout = timeout;
+        let numbers: Vec<_> = model.channels.keys().copied().collect();
+        for number in numbers {
+            model.watch_channel(number);
+        }
+    }
+
+    /// Asks `decide` about each frame that is on its way when a connection dies: true if the broker
+    /// still gets it. Without a decision it does not.
+    pub(crate) fn decide_with(&self, decide: impl FnMut() -> bool + Send + 'static) {
+        self.lock().script.decide = Some(Box::new(decide));
+    }
+
+    /// Gives a queue a leader again.
+    pub(crate) fn elect(&self, queue: &str) {
+        self.lock().elect(queue);
+    }
+
+    /// Makes this fault happen now. Faults of connections are those of this handle's worker.
     pub(crate) fn fail(&self, fault: Fault) {
         let mut model = self.lock();
         match fault {
             Fault::ConnectionLost => {
-                model.connected.send_replace(false);
-                model.close_channels("connection lost");
+                model.links(self.worker).connected.send_replace(false);
+                model.cut_channels(self.worker, "connection lost");
             }
-            Fault::ChannelLost => model.close_channels("channel lost"),
+            Fault::ChannelLost => model.cut_channels(self.worker, "channel lost"),
             Fault::ConsumerCancelled(queue) => model.cancel_consumers(&queue),
-            Fault::QueueDeleted(queue) => {
-                let gone = model.queues.remove(&queue);
-                let gone = gone.into_iter().flat_map(|queue| queue.ready);
-                model.dropped.extend(gone);
-                model.cancel_consumers(&queue);
-                model.forget_queue(&queue);
-            }
-            Fault::PublishingLost => model.publishing = false,
+            Fault::QueueDeleted(queue) => model.delete(&queue),
+            Fault::PublishingLost => model.links(self.worker).publishing = false,
             Fault::Blocked => {
                 model.blocked.send_replace(true);
+            }
+            Fault::LeaderLost(queue) => {
+                if let Some(queue) = model.queues.get_mut(&queue) {
+                    queue.leaderless = true;
+                }
             }
         }
     }
 
-    /// Brings both connections up again.
+    /// Brings both connections of this handle's worker up again.
     pub(crate) fn reconnect(&self) {
         let mut model = self.lock();
-        model.publishing = true;
-        model.connected.send_replace(true);
+        let links = model.links(self.worker);
+        links.publishing = true;
+        links.connected.send_replace(true);
     }
 
     /// Ends the alarm.

@@ -3,16 +3,18 @@
 use super::{FakeBroker, Stored};
 
 impl FakeBroker {
-    /// Shows each message with its queue, ready or with a consumer. The name is empty if the queue was
+    /// Shows each message with its queue, in it or with a consumer. The name is empty if the queue was
     /// deleted while a consumer had the message.
     pub(crate) fn each_message(&self, mut see: impl FnMut(&str, &Stored)) {
         let model = self.read();
         for (name, queue) in &model.queues {
-            queue.ready.iter().for_each(|message| see(name, message));
+            queue.messages().for_each(|message| see(name, message));
         }
         for channel in model.channels.values() {
-            for (_, queue, message) in channel.unacked.values() {
-                see(queue, message);
+            for unacked in channel.unacked.values() {
+                if let Some(message) = &unacked.message {
+                    see(&unacked.queue, message);
+                }
             }
         }
     }
