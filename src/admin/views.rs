@@ -100,7 +100,7 @@ impl Consumer {
             topology: settings.topology,
             dead_letter_queue: settings.dead_letter_queue(),
             timeout_seconds: settings.timeout.as_secs_f64(),
-            max_attempts: settings.retry.max_attempts,
+            max_attempts: settings.retry.attempts(),
             report: figures.report(),
             rates,
             latency,

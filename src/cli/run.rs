@@ -7,6 +7,7 @@ use lapwing::{
     Report, RunError, Settings, Worker, WorkerHandle,
     admin::{Server, ServerError},
     kubernetes,
+    settings::Schedule,
     telemetry::{self, Telemetry},
 };
 use tracing::{error, info, warn};
@@ -35,6 +36,12 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
     let flush = settings.timeouts.telemetry_flush;
     for warning in settings.warnings() {
         warn!("{warning}");
+    }
+    for (consumer, Schedule { summary, delays }) in settings.retry_schedules() {
+        info!(
+            consumer,
+            delays, "a message that keeps failing has {summary}"
+        );
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -3,10 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{ConsumerSettings, settings::section};
-use crate::{
-    config::{Findings, KeyPath, NAME_BYTES},
-    retry::{CAP_MAX, Ladder},
-};
+use crate::config::{Findings, KeyPath, NAME_BYTES};
 
 type Consumers = BTreeMap<String, ConsumerSettings>;
 
@@ -28,20 +25,15 @@ pub(super) fn check(findings: &mut Findings, consumers: &Consumers) {
     }
 }
 
-/// Each retry queue, with the name of its consumer.
+/// Each retry queue that a consumer may use, with the name of its consumer.
 fn rungs(consumers: &Consumers) -> BTreeMap<String, &str> {
     let mut rungs = BTreeMap::new();
     for (name, consumer) in consumers {
-        for rung in ladder(consumer).rungs() {
+        for rung in consumer.ladder().all() {
             rungs.insert(rung.queue, name.as_str());
         }
     }
     rungs
-}
-
-fn ladder(consumer: &ConsumerSettings) -> Ladder {
-    // A longer cap has its own error.
-    Ladder::new(&consumer.queue, consumer.retry.cap.min(CAP_MAX))
 }
 
 fn names(findings: &mut Findings, section: &KeyPath, consumer: &ConsumerSettings) {
@@ -65,7 +57,7 @@ fn names(findings: &mut Findings, section: &KeyPath, consumer: &ConsumerSettings
         return;
     }
     let dead = consumer.dead_letter_queue();
-    let longest = ladder(consumer).rungs().last().map(|rung| rung.queue);
+    let longest = consumer.ladder().all().last().map(|rung| rung.queue);
     let derived = [
         (
             "dead-letter queue",
@@ -195,10 +187,10 @@ mod tests {
                 &bytes(256),
                 "consumers.orders.queue: has 256 bytes, must have at most 255",
             ),
-            // `.retry.1024s` are 12 bytes.
+            // `.retry.16384s` are 13 bytes.
             (
-                &bytes(244),
-                "consumers.orders.queue: is too long for its longest retry queue: that queue's name ends in `.retry.1024s`",
+                &bytes(243),
+                "consumers.orders.queue: is too long for its longest retry queue: that queue's name ends in `.retry.16384s`",
             ),
             (
                 &orders("dead_letter_queue = \"\""),
@@ -221,7 +213,7 @@ mod tests {
             found[0].contains("dead-letter queue: that queue's name ends in `.dead`"),
             "{found:?}"
         );
-        Sections::allowed(&[&bytes(243), &format!("{}\nretry.cap = \"1s\"", bytes(246))]);
+        Sections::allowed(&[&bytes(242), &format!("{}\nretry.cap = \"1s\"", bytes(246))]);
     }
 
     #[test]
@@ -253,7 +245,7 @@ mod tests {
             ),
         ]);
         Sections::allowed(&[
-            &two("queue = \"x\"", "queue = \"x.retry.2048s\""),
+            &two("queue = \"x\"", "queue = \"x.retry.32768s\""),
             &two(
                 "queue = \"x\"\ndead_letter_queue = \"dead\"",
                 "queue = \"y\"\ndead_letter_queue = \"dead\"",

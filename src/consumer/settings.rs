@@ -10,7 +10,7 @@ use crate::{
     config::{Findings, HOUR, KeyPath, Problem, SECOND, Source, Span},
     decode::Decode,
     handler::HandlerSettings,
-    retry::RetrySettings,
+    retry::{Ladder, RetrySettings},
 };
 
 /// A consumer: a queue, its limits, its retry policy and its handler. Choose a name of lower-case
@@ -23,7 +23,7 @@ use crate::{
 #[schemars(extend("required" = ["queue"]))]
 pub struct ConsumerSettings {
     /// The queue to consume. Its name has at most 255 bytes together with the suffixes of its retry
-    /// queues (`.retry.1024s`) and of its dead-letter queue (`.dead`), and does not begin with
+    /// queues (`.retry.16384s`) and of its dead-letter queue (`.dead`), and does not begin with
     /// `amq.`. Required.
     #[schemars(example = &"orders")]
     pub queue: String,
@@ -130,7 +130,15 @@ impl ConsumerSettings {
             bindings: self.bindings.clone(),
             dead_letter_queue: self.dead_letter_queue(),
             delivery_limit: self.delivery_limit,
-            retry_cap: self.retry.cap,
+            ladder: self.ladder(),
+        }
+    }
+
+    /// The retry queues of this consumer.
+    pub(crate) fn ladder(&self) -> Ladder {
+        match self.topology {
+            Topology::Declare => Ladder::new(&self.queue, &self.retry),
+            Topology::Verify | Topology::None => Ladder::fixed(&self.queue, &self.retry),
         }
     }
 

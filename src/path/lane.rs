@@ -11,14 +11,14 @@ use std::{
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{dispatch::Dispatch, ends::Ends, execute::Limits, start_queue::StartQueue};
 use crate::{
     broker::{Broker, Publication, PublishError, PublishSettings, Topology},
     consumer::ConsumerSettings,
     flight::{CurrentSession, Resources, SessionId},
-    retry::Ladder,
+    retry::{Ladder, Rung},
     telemetry::Watch,
 };
 
@@ -98,8 +98,8 @@ impl<B: Broker> Lane<B> {
         self.broker.blocked().await;
     }
 
-    /// Declares a missing queue again, if the settings allow it. The broker returned a copy because
-    /// this queue does not exist.
+    /// Declares a missing queue, if the settings allow it. The broker returned a copy because this
+    /// queue does not exist.
     pub(super) async fn restore(&self, queue: &str) {
         if self.settings.topology != Topology::Declare {
             return;
@@ -112,8 +112,11 @@ impl<B: Broker> Lane<B> {
             .restore(&self.settings.queue_spec(), queue)
             .await
         {
+            Some(Ok(())) if self.is_first_use(queue) => {
+                info!(consumer = %self.name, queue, "declared a retry queue at its first use");
+            }
             Some(Ok(())) => {
-                warn!(consumer = %self.name, queue, "queue was missing, declared it again")
+                warn!(consumer = %self.name, queue, "queue was missing, declared it again");
             }
             Some(Err(error)) => {
                 warn!(consumer = %self.name, queue, %error, "queue is missing, failed to declare it")
@@ -121,6 +124,13 @@ impl<B: Broker> Lane<B> {
             None => {}
         }
         self.live.restoring.store(false, Ordering::Release);
+    }
+
+    /// Whether the queue is a retry queue outside of the schedule, which the worker declares when a
+    /// message needs it first.
+    fn is_first_use(&self, queue: &str) -> bool {
+        let is_it = |rung: Rung| rung.queue == queue;
+        self.ladder.all().any(is_it) && !self.ladder.rungs().any(is_it)
     }
 }
 

@@ -21,7 +21,6 @@ use crate::{
     handler::{Context, Handler, HandlerFuture},
     message::Message,
     outcome::{Failure, Outcome},
-    retry::Ladder,
     state,
     status::{Figures, Outcomes},
     telemetry::{Signals, Watch},
@@ -63,7 +62,7 @@ fn fixture(outcomes: Vec<Outcome>) -> Fixture {
     };
     settings.retry.jitter = 0.0;
     let broker = FakeBroker::new(Release::V43);
-    let ladder = Ladder::new(QUEUE, settings.retry.cap);
+    let ladder = settings.ladder();
     let rungs = ladder.rungs().map(|rung| rung.queue);
     rungs
         .chain([settings.dead_letter_queue()])

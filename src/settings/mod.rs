@@ -21,7 +21,7 @@ pub use crate::{
     decode::Decode,
     handler::HandlerSettings,
     kubernetes::PodDeletionCostSettings,
-    retry::{InvalidStatus, RetrySettings, Rule, RuleAction, StatusPattern},
+    retry::{InvalidStatus, RetrySettings, Rule, RuleAction, Schedule, StatusPattern},
     state::StateSettings,
     telemetry::{LogFormat, LogSettings, OtlpProtocol, TelemetrySettings, TraceParent},
     worker::{DrainSettings, WorkerSettings},
@@ -185,6 +185,12 @@ impl Settings {
                 .to_owned(),
         });
         ConfigError::check(problems.collect())
+    }
+
+    /// For each consumer what a message lives through that fails in every attempt.
+    pub fn retry_schedules(&self) -> impl Iterator<Item = (&str, Schedule)> {
+        let consumers = self.consumers.iter();
+        consumers.map(|(name, consumer)| (name.as_str(), Schedule::new(&consumer.retry)))
     }
 
     /// Settings that are allowed but likely to do harm.

@@ -15,12 +15,8 @@ use super::{
     outcomes::{ConsumerOutcomes, Outcomes},
 };
 use crate::{
-    consumer::ConsumerSettings,
-    flight::Slots,
-    lock::lock,
-    outcome::OutcomeKind,
-    policy::Reason,
-    retry::{Ladder, Rung},
+    consumer::ConsumerSettings, flight::Slots, lock::lock, outcome::OutcomeKind, policy::Reason,
+    retry::Rung,
 };
 
 /// Everything a consumer reports about itself, except its state, which others can watch.
@@ -35,6 +31,8 @@ pub(crate) struct Figures {
     pub(crate) outcomes: ConsumerOutcomes,
     /// Retries parked, by retry queue.
     parked: Vec<(Rung, Counter)>,
+    /// The retry queues that the retry schedule can use.
+    scheduled: Vec<Rung>,
     dead_letters: [Counter; Reason::ALL.len()],
     standing: Mutex<Standing>,
     /// Turns of the consumer's loop.
@@ -59,7 +57,7 @@ pub(crate) struct Standing {
 
 impl Figures {
     pub(crate) fn new(name: &str, settings: &ConsumerSettings, outcomes: &Outcomes) -> Self {
-        let ladder = Ladder::new(&settings.queue, settings.retry.cap);
+        let ladder = settings.ladder();
         Self {
             settings: settings.clone(),
             slots: Arc::new(Slots::new(settings.concurrency.into())),
@@ -67,9 +65,10 @@ impl Figures {
             durations: Durations::default(),
             outcomes: outcomes.consumer(name),
             parked: ladder
-                .rungs()
+                .all()
                 .map(|rung| (rung, Counter::default()))
                 .collect(),
+            scheduled: ladder.rungs().collect(),
             dead_letters: Default::default(),
             standing: Mutex::default(),
             turns: AtomicU64::new(0),
@@ -130,9 +129,10 @@ impl Figures {
     }
 
     /// The consumer's retry queues, shortest delay first, and the number of messages parked in
-    /// each.
+    /// each: those that the schedule can use, and others in which messages were parked.
     pub(crate) fn rungs(&self) -> impl Iterator<Item = (&Rung, u64)> {
-        self.parked.iter().map(|(rung, count)| (rung, count.get()))
+        let counted = self.parked.iter().map(|(rung, count)| (rung, count.get()));
+        counted.filter(|(rung, count)| *count > 0 || self.scheduled.contains(rung))
     }
 
     /// Dead letters by reason.

@@ -21,7 +21,6 @@ use crate::{
     flight::{Extensions, Resources, SCOPE},
     lane::{LaneActor, LaneChannels},
     path::{Dispatch, Ends, Handlers, Lane, Limits, Live, StartQueue},
-    retry::Ladder,
     state::StateHandle,
     status::{ConsumerReport, ConsumerReports, Figures},
     telemetry::{self, Observed, ObservedConsumer, Signals, Watch},
@@ -157,7 +156,7 @@ impl<B: Broker> Common<B> {
     ) -> Lane<B> {
         let name: Arc<str> = name.into();
         let queue: Arc<str> = settings.queue.as_str().into();
-        let ladder = Ladder::new(&settings.queue, settings.retry.cap);
+        let ladder = settings.ladder();
         let slots = Arc::clone(&figures.slots);
         Lane {
             watch: Watch::new(figures, self.signals, &name, &queue, &self.worker),

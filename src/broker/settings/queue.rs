@@ -1,12 +1,13 @@
 //! The queues of one consumer, for the broker.
 
-use std::time::Duration;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::config::{Findings, KeyPath};
+use crate::{
+    config::{Findings, KeyPath},
+    retry::Ladder,
+};
 
 /// A queue to consume, with its retry queues and its dead-letter queue.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,8 +26,8 @@ pub struct QueueSpec {
     pub dead_letter_queue: String,
     /// The number of redeliveries after which the broker dead-letters a message by itself.
     pub delivery_limit: u32,
-    /// The longest delay of a retry: the retry queues reach up to it.
-    pub retry_cap: Duration,
+    /// The retry queues.
+    pub(crate) ladder: Ladder,
 }
 
 /// What to do about queues before consuming.

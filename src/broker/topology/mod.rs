@@ -20,7 +20,7 @@ use super::{
 use difference::Refusal;
 pub(super) use difference::joined;
 pub use difference::{Difference, Values};
-pub(super) use plan::{Argument, QueuePlan, plan};
+pub(super) use plan::{Argument, QueuePlan, plan, planned};
 
 /// Declares or compares the queues of `spec`, as its `topology` says.
 ///
@@ -51,15 +51,17 @@ pub(crate) async fn ensure(
     Ok(())
 }
 
-/// Declares a retry queue that is missing. Leaves the other queues alone.
+/// Declares a queue that is missing: the dead-letter queue, or any retry queue. Leaves the other
+/// queues alone.
 pub(crate) async fn restore(
     connection: &Connection,
     spec: &QueueSpec,
     queue: &str,
     limit: Duration,
 ) -> Result<(), BrokerError> {
-    let missing = plan(spec).into_iter().find(|plan| plan.name == queue);
-    let Some(plan) = missing else { return Ok(()) };
+    let Some(plan) = planned(spec, queue) else {
+        return Ok(());
+    };
     let found = compare(connection, &plan, Topology::Declare, limit).await?;
     if found.is_empty() {
         return Ok(());

@@ -6,7 +6,7 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use crate::{
     broker::{QueueSpec, QueueType, headers::short},
-    retry::{Ladder, Rung},
+    retry::Rung,
 };
 
 /// A queue as the consumer needs it: durable, not exclusive, not auto-deleted, with these
@@ -95,10 +95,7 @@ pub(in crate::broker) fn plan(spec: &QueueSpec) -> Vec<QueuePlan> {
     if queue_type == QueueType::Quorum {
         work = work.int("x-delivery-limit", i64::from(spec.delivery_limit));
     }
-    let ladder = Ladder::new(&spec.queue, spec.retry_cap);
-    let rungs = ladder
-        .rungs()
-        .map(|rung| rung_plan(&rung, &spec.queue, queue_type));
+    let rungs = spec.ladder.rungs().map(|rung| rung_plan(&rung, spec));
     // People look at dead letters and put them back, which RabbitMQ 3.10 and 4.0 count as
     // redeliveries. At 4.x's default limit of 20 the broker would drop them. -1 (no limit)
     // misbehaves on 3.x.
@@ -106,13 +103,24 @@ pub(in crate::broker) fn plan(spec: &QueueSpec) -> Vec<QueuePlan> {
     [dead, work].into_iter().chain(rungs).collect()
 }
 
+/// The plan of one queue of a consumer, also of a retry queue outside of its schedule.
+pub(in crate::broker) fn planned(spec: &QueueSpec, queue: &str) -> Option<QueuePlan> {
+    let mut plans = plan(spec).into_iter();
+    let others = || {
+        let mut rungs = spec.ladder.all();
+        let rung = rungs.find(|rung| rung.queue == queue)?;
+        Some(rung_plan(&rung, spec))
+    };
+    plans.find(|plan| plan.name == queue).or_else(others)
+}
+
 /// A retry queue. It has no consumers and no `x-expires`: a queue that expires takes its messages
 /// along.
-fn rung_plan(rung: &Rung, work: &str, queue_type: QueueType) -> QueuePlan {
+fn rung_plan(rung: &Rung, spec: &QueueSpec) -> QueuePlan {
     let length = i64::try_from(rung.length.as_millis()).unwrap_or(i64::MAX);
-    QueuePlan::new(&rung.queue, queue_type)
+    QueuePlan::new(&rung.queue, spec.queue_type)
         .int("x-message-ttl", length)
-        .dead_letters_to(work, queue_type)
+        .dead_letters_to(&spec.queue, spec.queue_type)
 }
 
 #[cfg(test)]
@@ -120,10 +128,17 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::broker::Topology;
+    use crate::{
+        broker::Topology,
+        retry::{Ladder, RetrySettings},
+    };
 
     #[test]
     fn a_lane_gets_its_queue_a_net_below_and_a_ladder() {
+        let retry = RetrySettings {
+            cap: Duration::from_secs(4),
+            ..RetrySettings::default()
+        };
         let mut spec = QueueSpec {
             queue: "q".to_owned(),
             prefetch: 64,
@@ -132,7 +147,7 @@ mod tests {
             bindings: Vec::new(),
             dead_letter_queue: "q.dead".to_owned(),
             delivery_limit: 100,
-            retry_cap: Duration::from_secs(4),
+            ladder: Ladder::new("q", &retry),
         };
         let names: Vec<_> = plan(&spec).into_iter().map(|plan| plan.name).collect();
         assert_eq!(

@@ -257,6 +257,23 @@ async fn a_delay_beyond_the_longest_rung_is_parked_again_until_it_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_retry_queue_outside_of_the_schedule_is_declared_when_a_message_needs_it() {
+    let snooze = Step::Snooze(Duration::from_secs(30));
+    let handling = Handling::new([Step::Fail, snooze], Step::Succeed);
+    let kit = Kit::start("retry.delays = ['5s', '2m']", handling.clone()).await;
+    kit.publish();
+    kit.until_in("orders.retry.8s", 1).await;
+    kit.until_in("orders.retry.32s", 1).await;
+    kit.finished().await;
+    assert_eq!(handling.attempts(), [1, 2, 2]);
+    let gaps = handling.gaps();
+    assert!((5_000..5_200).contains(&gaps[0]), "{gaps:?}");
+    assert!((30_000..30_500).contains(&gaps[1]), "{gaps:?}");
+    assert_eq!(kit.report().await.counts.publish_failures, 1);
+    kit.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_message_that_comes_early_is_parked_without_a_handler_or_a_charge() {
     let handling = Handling::new([Step::Hang], Step::Succeed);
     let settings = "concurrency = 1\ntimeout = '1h'\nretry.inline_below = '1s'";
