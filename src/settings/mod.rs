@@ -196,8 +196,9 @@ impl Settings {
     /// Settings that are allowed but likely to do harm.
     #[must_use]
     pub fn warnings(&self) -> Vec<Problem> {
+        let grace = self.drain.grace;
         let consumers = self.consumers.iter();
-        let consumers = consumers.filter_map(|(name, consumer)| consumer.warning(name));
+        let consumers = consumers.flat_map(|(name, consumer)| consumer.warnings(name, grace));
         self.admin.warning().into_iter().chain(consumers).collect()
     }
 }
