@@ -64,7 +64,7 @@ pub struct ConsumerSettings {
     /// (30 minutes by default); `lapwing config check` warns from 30 minutes on. Too low: slow work
     /// times out, and its retries time out too. Too high: a hung handler keeps its slot for this
     /// time, and a timeout above `drain.grace` lets a stop of the worker cancel handlers: `lapwing
-    /// config check` warns of that too. Default: `25s`.
+    /// config check` warns of that too. Default: `20s`.
     #[serde(with = "Span::<1, { 12 * HOUR }>")]
     pub timeout: Duration,
     /// How long a handler may take to stop after the worker cancelled it; then the worker drops it.
@@ -98,7 +98,7 @@ impl Default for ConsumerSettings {
             delivery_limit: 100,
             prefetch: 64,
             concurrency: 32,
-            timeout: Duration::from_secs(25),
+            timeout: Duration::from_secs(20),
             cancel_grace: Duration::from_secs(1),
             decode: Decode::Auto,
             handler: HandlerSettings::default(),

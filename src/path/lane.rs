@@ -99,31 +99,32 @@ impl<B: Broker> Lane<B> {
     }
 
     /// Declares a missing queue, if the settings allow it. The broker returned a copy because this
-    /// queue does not exist.
-    pub(super) async fn restore(&self, queue: &str) {
+    /// queue does not exist. True: it is declared.
+    pub(super) async fn restore(&self, queue: &str) -> bool {
         if self.settings.topology != Topology::Declare {
-            return;
+            return false;
         }
         if self.live.restoring.swap(true, Ordering::AcqRel) {
-            return;
+            return false;
         }
-        match self
-            .broker
-            .restore(&self.settings.queue_spec(), queue)
-            .await
-        {
+        let spec = self.settings.queue_spec();
+        let declared = self.broker.restore(&spec, queue).await;
+        self.live.restoring.store(false, Ordering::Release);
+        match declared {
             Some(Ok(())) if self.is_first_use(queue) => {
                 info!(consumer = %self.name, queue, "declared a retry queue at its first use");
+                true
             }
             Some(Ok(())) => {
                 warn!(consumer = %self.name, queue, "queue was missing, declared it again");
+                true
             }
             Some(Err(error)) => {
-                warn!(consumer = %self.name, queue, %error, "queue is missing, failed to declare it")
+                warn!(consumer = %self.name, queue, %error, "queue is missing, failed to declare it");
+                false
             }
-            None => {}
+            None => false,
         }
-        self.live.restoring.store(false, Ordering::Release);
     }
 
     /// Whether the queue is a retry queue outside of the schedule, which the worker declares when a
