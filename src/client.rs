@@ -61,6 +61,7 @@ impl Client {
             Arc::new(settings.broker.clone()),
             Arc::clone(&timeouts),
             settings.broker.name.clone(),
+            Arc::default(),
             closing.clone(),
         );
         let first = link.connected().await;

@@ -67,7 +67,7 @@ impl Door {
             },
         };
         let address = listening.address;
-        info!(%address, "{text}");
+        info!(%address, url = format!("http://{address}/"), "{text}");
         Some(listening)
     }
 }

@@ -17,14 +17,18 @@ use std::{
 use futures_util::StreamExt;
 use lapin::{ConnectionProperties, Event};
 use socket2::Socket;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     BrokerSettings, Reconnect, TimeoutSettings,
     dial::{Dial, amqp_uri, tls_config, urls},
     error::{BrokerError, within},
+    fault::{self, Cuts, Told},
     wire,
 };
 use crate::lock::lock;
@@ -81,6 +85,7 @@ impl Link {
         broker: Arc<BrokerSettings>,
         timeouts: Arc<TimeoutSettings>,
         name: String,
+        told: Arc<Told>,
         stop: CancellationToken,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (sender, state) = watch::channel(LinkState::Down(None));
@@ -88,6 +93,7 @@ impl Link {
             purpose,
             broker,
             timeouts,
+            told,
             name: format!("{name} {}", purpose.name()),
             state: sender,
         };
@@ -198,6 +204,7 @@ struct Supervisor {
     purpose: Purpose,
     broker: Arc<BrokerSettings>,
     timeouts: Arc<TimeoutSettings>,
+    told: Arc<Told>,
     name: String,
     state: watch::Sender<LinkState>,
 }
@@ -207,6 +214,7 @@ impl Supervisor {
         /// A connection that lasted this long resets the waits between attempts.
         const STABLE: Duration = Duration::from_secs(30);
         let mut backoff = Reconnect::new(&self.broker.reconnect);
+        let mut cuts = Cuts::default();
         let mut tries = 0;
         while !stop.is_cancelled() {
             let attempt = tokio::select! {
@@ -217,22 +225,39 @@ impl Supervisor {
                 Ok((connection, blocked)) => {
                     let since = Instant::now();
                     let error = self.watch_over(connection, blocked, &stop).await;
-                    if since.elapsed() > STABLE {
+                    let lasted = since.elapsed();
+                    if lasted > STABLE {
                         backoff.reset();
                     }
-                    error
+                    match cuts.note(lasted, self.broker.heartbeat) {
+                        Some(hint) => BrokerError::Lost(format!("{error}; {hint}")),
+                        None => error,
+                    }
                 }
                 Err(error) => error,
             };
             let wait = backoff.next();
             if !stop.is_cancelled() {
-                warn!(connection = self.purpose.name(), %error, retry_in = ?wait, "not connected to the broker");
+                self.tell(&error, wait);
             }
             self.state.send_replace(LinkState::Down(Some(error)));
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = stop.cancelled() => return,
             }
+        }
+    }
+
+    /// Logs why there is no connection. Both connections meet the same fault at each attempt, and one
+    /// line is enough.
+    fn tell(&self, error: &BrokerError, retry_in: Duration) {
+        let connection = self.purpose.name();
+        if !self.told.is_news(&error.to_string()) {
+            debug!(connection, %error, ?retry_in, "not connected to the broker");
+        } else if error.needs_people() {
+            error!(connection, %error, ?retry_in, "not connected to the broker");
+        } else {
+            warn!(connection, %error, ?retry_in, "not connected to the broker");
         }
     }
 
@@ -338,6 +363,7 @@ impl Supervisor {
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
         let limit = self.timeouts.connect + self.timeouts.handshake;
         let server = (uri.host.clone(), uri.port);
+        let at = uri.clone();
         let opening = async {
             // Open the stream ourselves: lapin 4.12 leaks its tasks when its own attempt to connect
             // fails.
@@ -351,7 +377,9 @@ impl Supervisor {
             let lapin = lapin::Connection::connector(uri.amqp, runtime, hand_over, properties);
             Ok((lapin.await?, hang_up.keep()))
         };
-        let (lapin, socket) = within(limit, "opening the connection", opening).await?;
+        let opened = timeout(limit, opening).await;
+        let opened = opened.map_err(|_| fault::silent(&at, limit))?;
+        let (lapin, socket) = opened.map_err(|error| fault::named(&error, &at))?;
         let (sender, blocked) = watch::channel(lapin.status().blocked());
         let connection = Connection {
             lapin,

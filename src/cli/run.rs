@@ -45,6 +45,7 @@ pub(super) fn run(file: &ConfigFile, caught: Caught) -> anyhow::Result<ExitCode>
     for warning in settings.warnings() {
         warn!("{warning}");
     }
+    tell_start(file, &settings);
     for (consumer, Schedule { summary, delays }) in settings.retry_schedules() {
         info!(
             consumer,
@@ -65,6 +66,21 @@ pub(super) fn run(file: &ConfigFile, caught: Caught) -> anyhow::Result<ExitCode>
     let code = tell(&ended);
     telemetry.close(until);
     Ok(code)
+}
+
+/// Logs which worker this is.
+fn tell_start(file: &ConfigFile, settings: &Settings) {
+    let config = file
+        .config
+        .as_deref()
+        .map_or_else(|| "none".to_owned(), |file| file.display().to_string());
+    let broker = match &settings.broker.url_file {
+        Some(file) => format!("as {} says", file.display()),
+        None => settings.broker.url.places(),
+    };
+    let names: Vec<&str> = settings.consumers.keys().map(String::as_str).collect();
+    let (version, consumers) = (env!("CARGO_PKG_VERSION"), names.join(", "));
+    info!(config, consumers, broker, "lapwing {version}");
 }
 
 /// The reason why the worker could not run.

@@ -4,7 +4,7 @@
 use std::{future::pending, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::{LaneActor, Request};
 use crate::{
@@ -246,8 +246,10 @@ impl<B: Broker> LaneActor<B> {
         let wait = self.subscription.backoff.next();
         self.subscription.open_at = Instant::now() + wait;
         self.subscription.awaits_connection = !self.broker.is_up();
-        self.subscription.reason = Some(reason.to_owned());
-        if loud {
+        let before = self.subscription.reason.replace(reason.to_owned());
+        if before.as_deref() == Some(reason) {
+            debug!(consumer = %self.lane.name, reason, retry_in = ?wait, "still not consuming");
+        } else if loud {
             error!(consumer = %self.lane.name, reason, retry_in = ?wait, "not consuming");
         } else {
             warn!(consumer = %self.lane.name, reason, retry_in = ?wait, "not consuming");

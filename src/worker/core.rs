@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Report, RunError, assembly::Setup};
 use crate::{
-    broker::{BrokerSettings, Link, Publisher, Purpose, Rabbit, TimeoutSettings},
+    broker::{BrokerSettings, Link, Publisher, Purpose, Rabbit, TimeoutSettings, Told},
     state,
 };
 
@@ -49,9 +49,11 @@ struct Links {
 impl Links {
     fn start(broker: &Arc<BrokerSettings>, timeouts: &Arc<TimeoutSettings>, worker: &str) -> Self {
         let stop = CancellationToken::new();
+        let told = Arc::new(Told::default());
         let link = |purpose| {
             let (broker, timeouts) = (Arc::clone(broker), Arc::clone(timeouts));
-            Link::start(purpose, broker, timeouts, worker.to_owned(), stop.clone())
+            let (name, told) = (worker.to_owned(), Arc::clone(&told));
+            Link::start(purpose, broker, timeouts, name, told, stop.clone())
         };
         let (consuming, consuming_ended) = link(Purpose::Consume);
         let (publishing, publishing_ended) = link(Purpose::Publish);
