@@ -3,7 +3,12 @@
 //! same program fills the queues.
 //!
 //! `baseline preload` deletes and declares `QUEUE` (of type `QUEUE_TYPE`) and publishes `N`
-//! messages of `SIZE` bytes. `baseline` consumes `N` messages from `QUEUE`.
+//! messages of `SIZE` bytes. `baseline trickle` publishes `N` messages, `RATE` a second. Each
+//! message carries its time of publishing. `baseline` consumes `N` messages from `QUEUE`, and with
+//! `LATENCY=1` prints how long they took.
+
+#[path = "latency/mod.rs"]
+mod latency;
 
 use std::{hint::black_box, time::Duration};
 
@@ -42,6 +47,7 @@ async fn main() -> lapin::Result<()> {
     let channel = connection.create_channel().await?;
     match std::env::args().nth(1).as_deref() {
         Some("preload") => preload(&channel).await?,
+        Some("trickle") => trickle(&channel).await?,
         _ => consume(&channel).await?,
     }
     connection.close(200, "done".into()).await
@@ -70,16 +76,7 @@ async fn preload(channel: &Channel) -> lapin::Result<()> {
         .await?;
     let mut confirms = FuturesUnordered::new();
     for n in 0..count {
-        let head = format!(
-            r#"{{"id":"msg-{n:012}","key":"key-{}","n":{n},"payload":""#,
-            n % 1000
-        );
-        let room = size.saturating_sub(head.len() + 2);
-        let body = format!("{head}{:x>room$}\"}}", "");
-        let properties = BasicProperties::default()
-            .with_delivery_mode(2)
-            .with_content_type("application/json".into())
-            .with_message_id(format!("msg-{n:012}").into());
+        let (body, properties) = message(n, n, size);
         let options = BasicPublishOptions::default();
         let key = queue.as_str().into();
         let confirm = channel.basic_publish("".into(), key, options, body.as_bytes(), properties);
@@ -90,6 +87,34 @@ async fn preload(channel: &Channel) -> lapin::Result<()> {
     }
     while let Some(confirm) = confirms.next().await {
         confirm?;
+    }
+    Ok(())
+}
+
+fn message(number: u64, n: u64, size: usize) -> (String, BasicProperties) {
+    let key = number % 1000;
+    let head = format!(r#"{{"id":"msg-{number:012}","key":"key-{key}","n":{n},"payload":""#);
+    let room = size.saturating_sub(head.len() + 2);
+    let properties = BasicProperties::default()
+        .with_delivery_mode(2)
+        .with_content_type("application/json".into())
+        .with_message_id(format!("msg-{number:012}").into());
+    (format!("{head}{:x>room$}\"}}", ""), properties)
+}
+
+/// Publishes at a steady rate, without confirms: they would compete with the consumer.
+async fn trickle(channel: &Channel) -> lapin::Result<()> {
+    let queue = env("QUEUE", "bench".to_owned());
+    let (count, rate) = (env("N", 100u64), env("RATE", 1.0));
+    let began = tokio::time::Instant::now();
+    for number in 0..count {
+        tokio::time::sleep_until(began + Duration::from_secs_f64(number as f64 / rate)).await;
+        let (body, properties) = message(number, latency::now(), 256);
+        let options = BasicPublishOptions::default();
+        let key = queue.as_str().into();
+        channel
+            .basic_publish("".into(), key, options, body.as_bytes(), properties)
+            .await?;
     }
     Ok(())
 }
@@ -114,12 +139,14 @@ async fn consume(channel: &Channel) -> lapin::Result<()> {
     let mut tick = tokio::time::interval(Duration::from_millis(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut done, mut waiting, mut tag) = (0, 0, 0);
+    let times = latency::Times::default();
     while done < count {
         tokio::select! {
             biased;
             Some(delivery) = consumer.next() => {
                 let delivery = delivery?;
-                black_box(serde_json::from_slice::<Work>(&delivery.data).ok());
+                let work = black_box(serde_json::from_slice::<Work>(&delivery.data).ok());
+                times.took(work.map_or(0, |work| work.n));
                 (done, waiting, tag) = (done + 1, waiting + 1, delivery.delivery_tag);
             }
             _ = tick.tick(), if waiting > 0 => {
@@ -132,6 +159,7 @@ async fn consume(channel: &Channel) -> lapin::Result<()> {
             waiting = 0;
         }
     }
+    times.print();
     // A quorum queue loses acks if the channel closes directly after them.
     tokio::time::sleep(Duration::from_millis(700)).await;
     Ok(())

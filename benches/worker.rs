@@ -4,7 +4,10 @@
 //! `scripts/bench` sets the environment: `AMQP_URL`, `QUEUE`, `PREFETCH`, `CONC` (handlers at
 //! once), `SLEEP_MS`, `CONSUMERS` (on queues `QUEUE`, `QUEUE.1`, …). `SAMPLE` is the part of traces
 //! to keep, and turns telemetry on (to `OTEL_EXPORTER_OTLP_ENDPOINT`). `ADMIN` is the admin
-//! server's address.
+//! server's address. `LATENCY=1` prints how long messages took to their handler.
+
+#[path = "latency/mod.rs"]
+mod latency;
 
 use std::{
     hint::black_box,
@@ -30,8 +33,8 @@ struct Work {
     payload: String,
 }
 
-async fn nothing(Json(work): Json<Work>) {
-    black_box(work);
+async fn nothing(Json(work): Json<Work>, times: Shared<Arc<latency::Times>>) {
+    times.took(black_box(work).n);
 }
 
 async fn nap(Json(work): Json<Work>, time: Shared<Duration>) {
@@ -77,8 +80,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let telemetry = sample.map(|_| telemetry::start(&settings)).transpose()?;
     let signals = telemetry.as_ref().map(telemetry::Telemetry::signals);
     let names: Vec<_> = settings.consumers.keys().cloned().collect();
+    let times = Arc::new(latency::Times::default());
     let mut worker = Worker::new(settings.clone())
         .share(Duration::from_millis(sleep))
+        .share(Arc::clone(&times))
         .observe(signals.unwrap_or_default());
     for name in names {
         worker = match sleep {
@@ -94,6 +99,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let server = Server::start(&settings, worker.handle(), Arc::new(scrape))?;
     let report = worker.run(shutdown_signal()).await?;
+    times.print();
     server.stop().await;
     if let Some(telemetry) = telemetry {
         telemetry.close(Instant::now() + Duration::from_secs(2));

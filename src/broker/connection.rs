@@ -95,6 +95,7 @@ impl Link {
             timeouts,
             told,
             name: format!("{name} {}", purpose.name()),
+            frame_max: Arc::default(),
             state: sender,
         };
         (Self { state }, tokio::spawn(supervisor.run(stop)))
@@ -206,6 +207,7 @@ struct Supervisor {
     timeouts: Arc<TimeoutSettings>,
     told: Arc<Told>,
     name: String,
+    frame_max: Arc<wire::FrameMax>,
     state: watch::Sender<LinkState>,
 }
 
@@ -344,11 +346,23 @@ impl Supervisor {
         }
     }
 
+    /// Connects, with frames as large as the broker allows. Their size is a guess at first: if the
+    /// broker offers more, this connects again.
     async fn connect_to(
         &self,
         url: &str,
     ) -> Result<(Arc<Connection>, watch::Sender<bool>), BrokerError> {
-        let uri = amqp_uri(url, &self.broker).await?;
+        let (connection, blocked) = self.open(url).await?;
+        if connection.frame_max() >= self.frame_max.offered() {
+            return Ok((connection, blocked));
+        }
+        self.close(&connection).await;
+        self.open(url).await
+    }
+
+    async fn open(&self, url: &str) -> Result<(Arc<Connection>, watch::Sender<bool>), BrokerError> {
+        let frame_max = Arc::clone(&self.frame_max);
+        let uri = amqp_uri(url, &self.broker, &frame_max).await?;
         let tls = tls_config(&self.broker.tls).await?;
         let gate = Arc::default();
         let dial = Dial {
@@ -356,6 +370,7 @@ impl Supervisor {
             tls,
             timeouts: Arc::clone(&self.timeouts),
             gate: Arc::clone(&gate),
+            frame_max,
         };
         let properties = ConnectionProperties::default()
             .with_connection_name(self.name.clone().into())

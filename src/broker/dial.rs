@@ -49,6 +49,7 @@ pub(super) struct Dial {
     pub(super) tls: OwnedTLSConfig,
     pub(super) timeouts: Arc<TimeoutSettings>,
     pub(super) gate: Arc<wire::Gate>,
+    pub(super) frame_max: Arc<wire::FrameMax>,
 }
 
 impl Dial {
@@ -69,7 +70,7 @@ impl Dial {
                 .await
                 .map_err(|_| late("TLS handshake", limit))??;
         }
-        let wire = wire::Wire::new(stream, Arc::clone(&self.gate));
+        let wire = wire::Wire::new(stream, Arc::clone(&self.gate), Arc::clone(&self.frame_max));
         Ok((AsyncTcpStream::Plain(wire), hang_up))
     }
 
@@ -114,7 +115,12 @@ async fn read(file: &Path) -> Result<String, BrokerError> {
         .map_err(|error| BrokerError::Settings(format!("cannot read {}: {error}", file.display())))
 }
 
-pub(super) async fn amqp_uri(url: &str, broker: &BrokerSettings) -> Result<Target, BrokerError> {
+/// Reads one URL. The connection's frames may have as many bytes as the broker last offered.
+pub(super) async fn amqp_uri(
+    url: &str,
+    broker: &BrokerSettings,
+    frame_max: &wire::FrameMax,
+) -> Result<Target, BrokerError> {
     // The text of a parse error can quote the URL, and so the password.
     let unreadable = || BrokerError::Settings("the broker URL cannot be read".to_owned());
     let parsed = url::Url::parse(url).map_err(|_| unreadable())?;
@@ -126,8 +132,10 @@ pub(super) async fn amqp_uri(url: &str, broker: &BrokerSettings) -> Result<Targe
     let heartbeat = u16::try_from(broker.heartbeat.as_secs()).unwrap_or(u16::MAX);
     amqp.query.heartbeat = Some(heartbeat);
     // The settings refuse `frame_max`, but a URL file may change later. With a smaller frame than
-    // the broker's, one message with larger headers would end the connection at each delivery.
-    amqp.query.frame_max = None;
+    // the broker's, one message with larger headers would end the connection at each delivery. A
+    // size from the start saves memory: lapin makes its buffers of 32 frames at once, and only
+    // pages that it uses take memory. Without, it makes them longer and writes zeros to all of them.
+    amqp.query.frame_max = u32::try_from(frame_max.offered()).ok();
     let host = parsed.host_str().unwrap_or("localhost");
     let host = host
         .trim_start_matches('[')
@@ -165,8 +173,9 @@ mod tests {
     async fn frames_are_as_large_as_the_broker_allows() {
         let broker = BrokerSettings::default();
         let url = "amqp://host/%2f?frame_max=8192&channel_max=9";
-        let target = amqp_uri(url, &broker).await.unwrap();
-        assert_eq!(target.amqp.query.frame_max, None);
+        let frame_max = wire::FrameMax::default();
+        let target = amqp_uri(url, &broker, &frame_max).await.unwrap();
+        assert_eq!(target.amqp.query.frame_max, Some(128 * 1024));
         assert_eq!(target.amqp.query.channel_max, Some(9));
     }
 }

@@ -13,7 +13,7 @@
 //! than `DEEPEST` into bytes.
 //!
 //! lapin ends the connection when a frame is longer than both sides agreed, and the broker sends
-//! such frames: see `fit`. lapin also allocates buffers of 128 times the agreed frame size. So the
+//! such frames: see `fit`. lapin also allocates buffers of 64 times the agreed frame size. So the
 //! stream never agrees on more than `LONGEST`, whatever the broker offers.
 
 mod fit;
@@ -25,7 +25,10 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context, Poll},
     time::{Duration, Instant},
 };
@@ -47,6 +50,23 @@ use tracing::warn;
 pub(super) use gate::{Gate, Gated};
 use repair::{HEADER, METHOD, agree_on_frame_max, repair};
 
+/// The frame size that the broker has last offered in `connection.tune`, in bytes, up to 1 MiB.
+/// 128 KiB before the first offer.
+#[derive(Debug)]
+pub(super) struct FrameMax(AtomicUsize);
+
+impl Default for FrameMax {
+    fn default() -> Self {
+        Self(AtomicUsize::new(USUAL))
+    }
+}
+
+impl FrameMax {
+    pub(super) fn offered(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// A TCP or TLS connection, repaired on the way in.
 pub(super) struct Wire {
     inner: AsyncTcpStream<Compat<TcpStream>>,
@@ -59,10 +79,18 @@ pub(super) struct Wire {
 
 impl Wire {
     /// `gate` holds back the wake-ups of the connection's consumers.
-    pub(super) fn new(inner: AsyncTcpStream<Compat<TcpStream>>, gate: Arc<Gate>) -> Self {
+    pub(super) fn new(
+        inner: AsyncTcpStream<Compat<TcpStream>>,
+        gate: Arc<Gate>,
+        offered: Arc<FrameMax>,
+    ) -> Self {
+        let inbox = Inbox {
+            offered,
+            ..Inbox::default()
+        };
         Self {
             inner,
-            inbox: Inbox::default(),
+            inbox,
             gate,
             passed: false,
             shut: false,
@@ -164,13 +192,16 @@ struct Inbox {
     opaque: bool,
     /// The longest frame, as agreed with the broker, in bytes.
     frame_max: usize,
+    offered: Arc<FrameMax>,
 }
 
 const CHUNK: usize = 64 * 1024;
 const FRAME_HEAD: usize = 7;
 const FRAME_END: usize = 1;
-/// The longest frame that we agree on, in bytes. RabbitMQ offers 128 KiB by default.
+/// The longest frame that we agree on, in bytes.
 const LONGEST: u32 = 1024 * 1024;
+/// The frame size that RabbitMQ offers by default, in bytes.
+const USUAL: usize = 128 * 1024;
 /// Longer frames are not checked, in bytes. RabbitMQ takes no message that is larger.
 const LARGEST: usize = 512 * 1024 * 1024;
 
@@ -184,6 +215,7 @@ impl Default for Inbox {
             skip: 0,
             opaque: false,
             frame_max: usize::MAX,
+            offered: Arc::default(),
         }
     }
 }
@@ -261,6 +293,7 @@ impl Inbox {
         repair(kind, payload);
         if let Some(bytes) = agree_on_frame_max(kind, payload, LONGEST) {
             self.frame_max = bytes;
+            self.offered.0.store(bytes, Ordering::Relaxed);
         }
         let most = self.frame_max.saturating_sub(FRAME_HEAD + FRAME_END);
         if size > most
@@ -342,6 +375,7 @@ impl Reactor for Kit {
         async move {
             Ok(Wire::new(
                 AsyncTcpStream::Plain(connect.await?),
+                Arc::default(),
                 Arc::default(),
             ))
         }

@@ -65,7 +65,7 @@ impl<B: Broker> LaneActor<B> {
     pub(super) fn ack_batch(&self) -> usize {
         let settings = &self.lane.settings;
         // Finished deliveries that wait for their ack must not fill a small prefetch.
-        usize::from(settings.ack.batch.min(settings.prefetch / 4).max(1))
+        usize::from(settings.ack.batch.min(settings.prefetch / 2).max(1))
     }
 
     /// Books the ends that paths have reported. `ends` is a buffer: empty before and after.
