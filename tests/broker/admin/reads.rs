@@ -40,8 +40,8 @@ async fn a_consumer_tells_its_settings_its_ledger_and_how_much_it_does() {
         ("queue_type", json!("quorum")),
         ("topology", json!("declare")),
         ("dead_letter_queue", json!("q.dead")),
-        ("timeout_seconds", json!(30.0)),
-        ("max_attempts", json!(8)),
+        ("timeout_seconds", json!(20.0)),
+        ("max_attempts", json!(20)),
         ("in_flight", json!(0)),
         ("waiting", json!(0)),
     ];
