@@ -276,6 +276,7 @@ impl Supervisor {
         let mut events = Box::pin(connection.lapin.events_listener());
         OPENED[self.purpose as usize].fetch_add(1, Ordering::Relaxed);
         info!(connection = self.purpose.name(), "connected to the broker");
+        self.told.forget();
         self.state
             .send_replace(LinkState::Up(Arc::clone(&connection)));
         loop {
@@ -342,7 +343,9 @@ impl Supervisor {
             if left == 0 {
                 return Err(error);
             }
-            warn!(connection = self.purpose.name(), url = number + 1, of = urls.len(), %error, "failed to connect; trying the next URL");
+            if self.told.is_news(&error.to_string()) {
+                warn!(connection = self.purpose.name(), url = number + 1, of = urls.len(), %error, "failed to connect; trying the next URL");
+            }
         }
     }
 

@@ -58,7 +58,7 @@ fn of_network(error: &io::Error, at: &Target) -> String {
     let text = error.to_string();
     let uses_tls = at.amqp.scheme == AMQPScheme::AMQPS;
     match error.kind() {
-        Io::ConnectionRefused => format!("{at} refuses connections: nothing listens there"),
+        Io::ConnectionRefused => format!("{at}: connection refused, nothing listens there"),
         Io::ConnectionAborted | Io::ConnectionReset | Io::UnexpectedEof | Io::BrokenPipe => {
             let other = match uses_tls {
                 true => "it is a plain port (amqp://)",
@@ -114,19 +114,24 @@ impl Cuts {
 /// The faults that the log has told, shared by the connections of a worker: both meet the same
 /// fault, and meet it again at each attempt.
 #[derive(Debug, Default)]
-pub(crate) struct Told(Mutex<Option<(String, Instant)>>);
+pub(crate) struct Told(Mutex<Vec<(String, Instant)>>);
 
 impl Told {
     /// Whether the log is to tell this fault: a new one at once, the same one once a minute.
     pub(super) fn is_news(&self, fault: &str) -> bool {
         const AGAIN: Duration = Duration::from_secs(60);
-        let mut last = lock(&self.0);
-        let is_old = |(text, at): &(String, Instant)| text == fault && at.elapsed() < AGAIN;
-        if last.as_ref().is_some_and(is_old) {
-            return false;
+        let mut told = lock(&self.0);
+        told.retain(|(_, at)| at.elapsed() < AGAIN);
+        let is_news = !told.iter().any(|(text, _)| text == fault);
+        if is_news {
+            told.push((fault.to_owned(), Instant::now()));
         }
-        *last = Some((fault.to_owned(), Instant::now()));
-        true
+        is_news
+    }
+
+    /// A connection is open: the next fault is a new one.
+    pub(super) fn forget(&self) {
+        lock(&self.0).clear();
     }
 }
 
@@ -196,7 +201,7 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         drop(listener);
         let text = error(&format!("amqp://127.0.0.1:{port}")).await;
-        let expected = format!("127.0.0.1:{port} refuses connections: nothing listens there");
+        let expected = format!("127.0.0.1:{port}: connection refused, nothing listens there");
         assert_eq!(text, expected);
     }
 
@@ -261,11 +266,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_fault_is_told_once_a_minute_and_another_one_at_once() {
+    async fn a_fault_is_told_once_a_minute_or_after_a_connection_and_another_one_at_once() {
         let told = Told::default();
         assert!(told.is_news("a") && !told.is_news("a"));
-        assert!(told.is_news("b") && told.is_news("a") && !told.is_news("a"));
+        assert!(told.is_news("b") && !told.is_news("a") && !told.is_news("b"));
         tokio::time::advance(Duration::from_secs(61)).await;
+        assert!(told.is_news("a") && !told.is_news("a"));
+        told.forget();
         assert!(told.is_news("a"));
     }
 }

@@ -80,6 +80,7 @@ async fn a_worker_works_without_an_address_that_is_taken_and_listens_once_it_is_
     let line = worker.wait_for("a warning", DEADLINE, in_use).await;
     assert_eq!(field(&line, "setting"), "admin.listen");
     assert_eq!(field(&line, "address"), &Value::from(address.to_string()));
+    worker.wait_for_consumers(&vhost, "q", 1).await;
     vhost.publish("q", "x").await;
     handler.wait_for_answered(1, DEADLINE).await;
     drop(taken);
