@@ -56,7 +56,7 @@ pub mod attributes {
     /// Why a message was dead-lettered.
     pub const REASON: &str = "lapwing.reason";
     /// The retry queue.
-    pub const RUNG: &str = "lapwing.rung";
+    pub const RETRY_QUEUE: &str = "lapwing.retry_queue";
     /// The state of the consumer.
     pub const STATE: &str = "lapwing.state";
     /// The purpose of a connection: `consume` or `publish`.
@@ -108,7 +108,7 @@ instruments! {
         "Handler runs by outcome.";
     STUCK = Counter "lapwing.handlers.stuck" "{handler}" [CONSUMER]
         "Handlers that ignored their cancellation or blocked their thread.";
-    PARKED = Counter "lapwing.retries.parked" "{message}" [CONSUMER, RUNG]
+    PARKED = Counter "lapwing.retries.parked" "{message}" [CONSUMER, RETRY_QUEUE]
         "Retries parked at the broker, by retry queue.";
     INLINE = Counter "lapwing.retries.inline" "{message}" [CONSUMER]
         "Retries that backed off in the worker.";

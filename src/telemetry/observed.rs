@@ -91,7 +91,7 @@ const GROUPS: [(Instrument, &str, Group); 5] = [
             }
         },
     ),
-    (catalogue::PARKED, attributes::RUNG, |consumer, take| {
+    (catalogue::PARKED, attributes::RETRY_QUEUE, |consumer, take| {
         let rungs = consumer.figures.rungs();
         rungs.for_each(|(rung, n)| take(rung.queue.clone().into(), n));
     }),

@@ -176,7 +176,7 @@ mod tests {
             (0..CONSUMERS).flat_map(|consumer| (0..RUNGS).map(move |rung| (consumer, rung)))
         {
             let consumer = KeyValue::new(attributes::CONSUMER, format!("consumer-{consumer}"));
-            let rung = KeyValue::new(attributes::RUNG, format!("rung-{rung}"));
+            let rung = KeyValue::new(attributes::RETRY_QUEUE, format!("rung-{rung}"));
             counter.add(1, &[consumer, rung]);
         }
         let text = Scrape(providers.registry.clone()).text();

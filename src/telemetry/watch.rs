@@ -172,7 +172,7 @@ impl Watch {
     /// The broker confirmed a copy in this retry queue.
     pub(crate) fn parked(&self, flight: &Flight, rung: &str, delay: Duration) {
         self.figures.parked(rung);
-        info!(consumer = %flight.consumer, id = flight.message.id(), attempt = flight.attempt(), ?delay, rung, "message parked for retry");
+        info!(consumer = %flight.consumer, id = flight.message.id(), attempt = flight.attempt(), ?delay, retry_queue = rung, "message parked for retry");
     }
 
     /// The broker confirmed a copy in the dead-letter queue.
