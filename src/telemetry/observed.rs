@@ -91,10 +91,14 @@ const GROUPS: [(Instrument, &str, Group); 5] = [
             }
         },
     ),
-    (catalogue::PARKED, attributes::RETRY_QUEUE, |consumer, take| {
-        let rungs = consumer.figures.rungs();
-        rungs.for_each(|(rung, n)| take(rung.queue.clone().into(), n));
-    }),
+    (
+        catalogue::PARKED,
+        attributes::RETRY_QUEUE,
+        |consumer, take| {
+            let rungs = consumer.figures.rungs();
+            rungs.for_each(|(rung, n)| take(rung.queue.clone().into(), n));
+        },
+    ),
     (
         catalogue::DEAD_LETTERS,
         attributes::REASON,

@@ -90,7 +90,11 @@ async fn the_numbers_are_those_of_the_ledger() {
     );
     let failed = seen.sum("messaging.process.duration", "error.type", "http");
     assert_eq!(failed, 2.0);
-    let parked = seen.sum("lapwing.retries.parked", "lapwing.retry_queue", "q.retry.1s");
+    let parked = seen.sum(
+        "lapwing.retries.parked",
+        "lapwing.retry_queue",
+        "q.retry.1s",
+    );
     assert_eq!(parked, 1.0);
     let dead = seen.sum("lapwing.dead_letters", "lapwing.reason", "rejected");
     assert_eq!(dead, 1.0);
