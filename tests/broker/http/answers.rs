@@ -119,15 +119,15 @@ async fn retry_after_is_honoured_in_seconds_and_as_a_date() {
             (1, "date") => {
                 Reply::status(503).header("retry-after", &httpdate::fmt_http_date(in_three))
             }
-            (1, "capped") => Reply::status(503).header("retry-after", "86400"),
+            (1, "a-day") => Reply::status(503).header("retry-after", "86400"),
             (1, "nonsense") => Reply::status(503).header("retry-after", "soon"),
             _ => Reply::ok(),
         }
     })
     .await;
-    let changes = "retry = { base = '3s', jitter = 0.0, cap = '4s' }";
+    let changes = "retry = { base = '1s', jitter = 0.0, cap = '4s', max_age = '6s' }";
     let setup = Setup::new(server, changes).await;
-    let ids = ["seconds", "zero", "date", "capped", "nonsense"];
+    let ids = ["seconds", "zero", "date", "a-day", "nonsense"];
     for id in ids {
         setup.vhost.publish_with(PublishSpec::to("q").id(id)).await;
     }
@@ -137,10 +137,12 @@ async fn retry_after_is_honoured_in_seconds_and_as_a_date() {
     let account = Account::new(ids.map(str::to_owned), &seen);
     let expected = [
         ("seconds", 2000, 2000),
-        ("zero", 0, 0),
+        // Never sooner than without the header.
+        ("zero", 1000, 1000),
         ("date", 2000, 3000),
-        ("capped", 4000, 4000),
-        ("nonsense", 3000, 3000),
+        // Beyond `cap`, up to `max_age`, which began a little before the run.
+        ("a-day", 5000, 6000),
+        ("nonsense", 1000, 1000),
     ];
     for (id, least, most) in expected {
         let runs = account.runs_of(id);
