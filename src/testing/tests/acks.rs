@@ -99,11 +99,11 @@ async fn a_small_prefetch_does_not_fill_with_finished_messages() {
         concurrency = 4
         ack = { batch = 64, delay = '1s' }
     ";
-    let kit = Kit::start(settings, Handling::new([Step::Succeed], Step::WaitForGate)).await;
+    let steps = [Step::Succeed, Step::Succeed];
+    let kit = Kit::start(settings, Handling::new(steps, Step::WaitForGate)).await;
     let since = Instant::now();
-    kit.publish();
-    kit.publish();
-    assert_eq!(kit.until_told(1).await, [ack_through(1)]);
+    kit.publish_many(3);
+    assert_eq!(kit.until_told(1).await, [ack_through(2)]);
     assert!(since.elapsed() < Duration::from_millis(50));
     kit.handling.open();
     kit.drain().await.unwrap();
