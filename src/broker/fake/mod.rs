@@ -47,7 +47,7 @@ pub(crate) use session::FakeSession;
 use super::{
     BrokerError, Properties, Publication, PublishError, QueueSpec, Topology,
     seam::Broker,
-    topology::{Difference, QueuePlan, plan},
+    topology::{Difference, QueuePlan, plan, planned},
 };
 use crate::lock::lock;
 
@@ -445,8 +445,7 @@ impl Broker for FakeBroker {
         if !model.publishing {
             return None;
         }
-        let missing = plan(spec).into_iter().find(|plan| plan.name == queue);
-        if let Some(plan) = missing {
+        if let Some(plan) = planned(spec, queue) {
             let made = Queue::planned(&plan);
             model.queues.entry(plan.name).or_insert(made);
         }
