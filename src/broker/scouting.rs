@@ -79,6 +79,7 @@ impl Scouting {
                 return None;
             }
             tokio::select! {
+                biased;
                 turn = &mut waited => return Some(turn),
                 Ok(()) = news.changed() => {
                     if let Some(error) = news.borrow().error.clone() {

@@ -250,7 +250,7 @@ mod tests {
             // `.1024s` are 6 bytes.
             (
                 &orders(&format!("retry_queue_prefix = \"{}\"", "q".repeat(250))),
-                "consumers.orders.retry_queue_prefix: is too long: the name of the longest retry queue has 256 bytes",
+                "consumers.orders.retry_queue_prefix: is too long: the name of the longest retry queue has 257 bytes",
             ),
         ]);
         // `.dead` are 5 bytes, `.retry.1s` 9.

@@ -238,6 +238,7 @@ impl<B: Broker> Common<B> {
     ) {
         while !silent.is_empty() {
             let (consumer, result) = tokio::select! {
+                biased;
                 Some(attempt) = attempts.recv() => attempt,
                 () = self.drain.cancelled() => return,
             };

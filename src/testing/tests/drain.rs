@@ -124,6 +124,8 @@ async fn a_drain_tells_when_it_cancels_handlers() {
     kit.begin_drain().await;
     let ends = kit.worker.handle().readiness().drain_ends_at.unwrap();
     let left = ends.duration_since(before).unwrap();
+    // tokio's clock and the time of day are rounded differently.
+    let left = left + Duration::from_millis(1);
     assert!((10_000..10_500).contains(&left.as_millis()), "{left:?}");
     kit.handling.open();
     kit.drain().await.unwrap();
