@@ -35,9 +35,9 @@ LABEL org.opencontainers.image.title="lapwing" \
 COPY --from=build /src/target/release/lapwing /usr/local/bin/lapwing
 # A number, so that Kubernetes can verify that the user is not root.
 USER 65532:65532
-# 9090: console and API, by default on loopback only. 9091: probes and metrics, by default off.
+# 8672: console and API, by default on loopback only. 9091: probes and metrics, by default off.
 # [admin] sets both.
-EXPOSE 9090 9091
+EXPOSE 8672 9091
 # For Docker and compose. Kubernetes uses probes instead.
 HEALTHCHECK --interval=5s --timeout=3s --start-period=5s --retries=3 \
   CMD ["/usr/local/bin/lapwing", "health"]

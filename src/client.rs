@@ -64,6 +64,7 @@ impl Client {
             Arc::clone(&timeouts),
             settings.broker.name.clone(),
             Scouting::default(),
+            Arc::default(),
             closing.clone(),
         );
         let first = link.connected().await;

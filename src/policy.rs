@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use crate::{
     breaker::Sign,
     outcome::{Ending, Failure, Outcome},
-    retry::{RetrySettings, Rule, RuleAction, exponential_backoff},
+    retry::{RetrySettings, Rule, RuleAction},
     words::words,
 };
 
@@ -182,15 +182,18 @@ fn after_failure(retry: &RetrySettings, failure: &Failure, facts: Facts) -> Sett
     if !is_retryable(retry, failure) {
         return dead(Reason::Rejected);
     }
-    if facts.attempt >= retry.max_attempts {
+    if facts.attempt >= retry.attempts() {
         return dead(Reason::MaxAttempts);
     }
     if facts.age >= retry.max_age {
         return dead(Reason::MaxAge);
     }
-    let backoff = || exponential_backoff(retry, facts.attempt, facts.random);
+    // A service that asks for a time must not be asked sooner than one that does not. At `max_age`
+    // the message has its last attempt, so a longer wait is of no use.
+    let left = retry.max_age.saturating_sub(facts.age);
+    let asked = failure.retry_after.unwrap_or_default().min(left);
     Settlement::Retry {
-        after: failure.retry_after.unwrap_or_else(backoff).min(retry.cap),
+        after: retry.delay(facts.attempt, facts.random).max(asked),
         charged: true,
     }
 }
@@ -204,7 +207,7 @@ fn defer(retry: &RetrySettings, failure: &Failure, facts: Facts, times: u32) -> 
         });
     }
     let attempt = facts.attempt.saturating_add(times.saturating_sub(1));
-    let backoff = exponential_backoff(retry, attempt, facts.random).min(LONGEST_EXCUSE);
+    let backoff = retry.delay(attempt, facts.random).min(LONGEST_EXCUSE);
     let asked = failure.retry_after.unwrap_or_default();
     Settlement::Defer {
         after: backoff.max(asked).min(retry.max_age - facts.age),
@@ -298,7 +301,7 @@ mod tests {
         let failed = Outcome::Failed(Failure::retryable("x", "try")).into();
         let policy = RetrySettings::default();
         let last = Facts {
-            attempt: 8,
+            attempt: 20,
             ..FACTS
         };
         assert_eq!(decide(&policy, &failed, || last), dead(Reason::MaxAttempts));
@@ -318,15 +321,56 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_replaces_the_computed_delay_and_is_clamped() {
-        let asked = |seconds| {
+    fn retry_after_never_shortens_the_backoff_and_reaches_up_to_the_age_but_not_beyond() {
+        let asked = |seconds, facts| {
             let after = Duration::from_secs(seconds);
-            decided(Outcome::Failed(
-                Failure::retryable("x", "try").retry_after(after),
-            ))
+            let failure = Failure::retryable("x", "try").retry_after(after);
+            let ending = Outcome::Failed(failure).into();
+            decide(&RetrySettings::default(), &ending, || facts)
         };
-        assert_eq!(asked(7), retry(7_000));
-        assert_eq!(asked(86_400), retry(600_000));
+        assert_eq!(asked(0, FACTS), retry(500));
+        assert_eq!(asked(7, FACTS), retry(7_000));
+        let fifth = Facts {
+            attempt: 5,
+            ..FACTS
+        };
+        assert_eq!(asked(1, fifth), retry(8_000));
+        // `cap` is 4 h.
+        let hour = 3_600_000;
+        assert_eq!(asked(6 * 3600, FACTS), retry(6 * hour));
+        let aged = Facts {
+            age: Duration::from_hours(22),
+            ..FACTS
+        };
+        assert_eq!(asked(6 * 3600, aged), retry(2 * hour));
+    }
+
+    #[test]
+    fn a_rule_without_class_and_status_decides_everything_else() {
+        let rule = |status: Option<u16>, action| Rule {
+            class: None,
+            status: status.map(Into::into),
+            action,
+        };
+        let policy = RetrySettings {
+            rules: vec![
+                rule(Some(409), RuleAction::Retry),
+                rule(None, RuleAction::DeadLetter),
+            ],
+            ..RetrySettings::default()
+        };
+        let decided = |ending: Ending| decide(&policy, &ending, || FACTS);
+        let conflict = Failure::permanent("http", "conflict").status(409);
+        assert_eq!(decided(Outcome::Failed(conflict).into()), retry(500));
+        let broken = Failure::retryable("http", "broken").status(503);
+        for other in [
+            Outcome::Failed(broken).into(),
+            Ending::TimedOut {
+                after: Duration::from_secs(1),
+            },
+        ] {
+            assert_eq!(decided(other), dead(Reason::Rejected));
+        }
     }
 
     #[test]
@@ -427,7 +471,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_failure_is_always_retried_within_the_cap_or_dead_lettered(
+        fn a_failure_is_always_retried_within_the_cap_and_the_age_or_dead_lettered(
             attempt in 0u32.., age in 0u64..1_000_000, random in 0.0..1.0,
             retry_after in proptest::option::of(0u64..1_000_000), retryable: bool,
         ) {
@@ -440,7 +484,8 @@ mod tests {
             let facts = Facts { attempt, age: Duration::from_secs(age), random, excused: None };
             match decide(&policy, &Outcome::Failed(failure).into(), || facts) {
                 Settlement::Retry { after, charged } => {
-                    prop_assert!(charged && retryable && after <= policy.cap);
+                    prop_assert!(charged && retryable);
+                    prop_assert!(after <= policy.cap || facts.age + after <= policy.max_age);
                     prop_assert!(attempt < policy.max_attempts);
                 }
                 Settlement::DeadLetter { .. } => {}

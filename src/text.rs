@@ -44,6 +44,17 @@ pub(crate) fn as_rfc3339<S: serde::Serializer>(
     serializer.serialize_str(&rfc3339(*time))
 }
 
+/// As [`as_rfc3339`], or null.
+pub(crate) fn as_rfc3339_or_null<S: serde::Serializer>(
+    time: &Option<SystemTime>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => as_rfc3339(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}
+
 /// A time with microseconds, for comparison with other times of the same clock.
 #[must_use]
 pub(crate) fn rfc3339_micros(time: SystemTime) -> String {

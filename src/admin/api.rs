@@ -135,6 +135,7 @@ impl App {
             now: rfc3339(SystemTime::now()),
             ready: readiness.ready,
             draining: readiness.draining,
+            drain_ends_at: readiness.drain_ends_at.map(rfc3339),
             publishing: readiness.publishing,
             can_change: self.settings.admin.can_change(),
             trace_url: self.settings.admin.trace_url.clone(),

@@ -253,9 +253,9 @@ mod tests {
         let is = |host: &str| is_loopback(&Authority::try_from(host).unwrap());
         for host in [
             "127.0.0.1",
-            "127.0.0.1:9090",
+            "127.0.0.1:8672",
             "127.1.2.3",
-            "[::1]:9090",
+            "[::1]:8672",
             "localhost",
             "LOCALHOST:1",
         ] {
@@ -264,7 +264,7 @@ mod tests {
         for host in [
             "evil.example",
             "localhost.evil.example",
-            "127.0.0.1.evil.example:9090",
+            "127.0.0.1.evil.example:8672",
             "10.0.0.1",
             "[fe80::1]",
             "0.0.0.0",

@@ -7,6 +7,7 @@
 mod api;
 mod connections;
 mod console;
+mod door;
 mod error;
 mod events;
 mod guard;
@@ -19,22 +20,16 @@ mod settings;
 mod views;
 mod writes;
 
-use std::{
-    io,
-    net::{SocketAddr, TcpListener},
-    sync::Arc,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 pub use settings::{AdminSettings, Listen, ServerSettings};
 
 use crate::WorkerHandle;
 use api::App;
-use connections::Listening;
+use door::Door;
 
 /// Renders the text of `/metrics`, in Prometheus' format.
 pub type Scrape = Arc<dyn Fn() -> String + Send + Sync>;
@@ -48,7 +43,8 @@ const SLACK: Duration = Duration::from_millis(250);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
-    /// The server cannot listen at an address: it is in use, or does not belong to this machine.
+    /// The server cannot listen at an address: the address does not belong to this machine, or the
+    /// port is reserved. An address in use is no error: the server tries it again.
     #[error("{setting}: cannot listen at {address}: {error}")]
     Bind {
         /// The setting that names the address.
@@ -87,21 +83,23 @@ pub struct Server {
 
 impl Server {
     /// Starts to listen at `admin.listen` and `admin.probes`. If both are off, this starts nothing.
+    /// If an address is in use, the server tries it again every two seconds: the worker can work
+    /// without a console, and the process before it may be about to end.
     ///
     /// # Errors
-    /// If an address is in use or does not belong to this machine, or if the thread cannot start.
+    /// If an address does not belong to this machine, or if the thread cannot start.
     pub fn start(
         settings: impl Into<ServerSettings>,
         worker: WorkerHandle,
         scrape: Scrape,
     ) -> Result<Self, ServerError> {
         let settings = settings.into();
-        let listener = bind("admin.listen", settings.admin.listen)?;
-        let probes = bind("admin.probes", settings.admin.probes)?;
+        let listener = Door::open("admin.listen", settings.admin.listen)?;
+        let probes = Door::open("admin.probes", settings.admin.probes)?;
         let (sender, ended) = oneshot::channel();
         let server = Self {
-            address: listener.as_ref().map(|listening| listening.address),
-            probes_address: probes.as_ref().map(|listening| listening.address),
+            address: listener.as_ref().and_then(Door::address),
+            probes_address: probes.as_ref().and_then(Door::address),
             stop: CancellationToken::new(),
             ended,
         };
@@ -124,22 +122,18 @@ impl Server {
                 let _ = sender.send(());
             })
             .map_err(ServerError::Thread)?;
-        if let Some(address) = server.address {
-            info!(%address, "admin server listening");
-        }
-        if let Some(address) = server.probes_address {
-            info!(%address, "probes listening");
-        }
         Ok(server)
     }
 
-    /// The address of the API and the console; `None` if `admin.listen` is off.
+    /// The address of the API and the console; `None` if `admin.listen` is off or was in use at the
+    /// start.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
     }
 
-    /// The address that serves only probes and metrics; `None` if `admin.probes` is off.
+    /// The address that serves only probes and metrics; `None` if `admin.probes` is off or was in
+    /// use at the start.
     #[must_use]
     pub fn probes_address(&self) -> Option<SocketAddr> {
         self.probes_address
@@ -159,37 +153,25 @@ impl Drop for Server {
     }
 }
 
-fn bind(setting: &'static str, listen: Listen) -> Result<Option<Listening>, ServerError> {
-    let Some(address) = listen.address() else {
-        return Ok(None);
-    };
-    let bound = TcpListener::bind(address).and_then(|listener| {
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        Ok(Listening { listener, address })
-    });
-    bound.map(Some).map_err(|error| ServerError::Bind {
-        setting,
-        address,
-        error,
-    })
-}
-
 /// Runs both listeners and the monitor until the server stops.
-async fn serve(app: Arc<App>, listener: Option<Listening>, probes: Option<Listening>) {
+async fn serve(app: Arc<App>, listener: Option<Door>, probes: Option<Door>) {
     /// Open connections at most. Further ones wait until the server accepts them.
     const CONNECTIONS: usize = 128;
     const PROBES: usize = 32;
     let stop = app.stop.clone();
     let watching = tokio::spawn(monitor::watch(Arc::clone(&app)));
     let listen = async {
-        if let Some(listening) = listener {
+        if let Some(door) = listener
+            && let Some(listening) = door.listening("admin server listening", &stop).await
+        {
             let router = api::router(&app, listening.address);
             connections::serve(listening, router, CONNECTIONS, stop.clone()).await;
         }
     };
     let probe = async {
-        if let Some(listening) = probes {
+        if let Some(door) = probes
+            && let Some(listening) = door.listening("probes listening", &stop).await
+        {
             let router = api::probes_router(&app);
             connections::serve(listening, router, PROBES, stop.clone()).await;
         }

@@ -1,13 +1,18 @@
 //! `[admin]`.
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{
+    fmt,
+    net::{AddrParseError, SocketAddr},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use url::Url;
 
 use crate::{
-    config::{Findings, KeyPath, Problem, Secret, Source},
+    config::{Findings, KeyPath, Problem, Secret, Source, text_in},
     worker::WorkerSettings,
 };
 
@@ -18,7 +23,7 @@ use crate::{
 pub struct AdminSettings {
     /// Where the server listens: an IP address and a port, or `off`. Port 0 stands for any free
     /// port, which the log shows. Reading needs no token: everybody who can reach the address sees
-    /// ids, errors and settings. Default: `127.0.0.1:9090`.
+    /// ids, errors and settings. Default: `127.0.0.1:8672`.
     #[schemars(with = "String")]
     pub listen: Listen,
     /// A second address for probes and metrics alone, such as `0.0.0.0:9091`, for orchestrators and
@@ -48,7 +53,7 @@ pub struct AdminSettings {
 impl Default for AdminSettings {
     fn default() -> Self {
         Self {
-            listen: Listen::At(SocketAddr::from(([127, 0, 0, 1], 9090))),
+            listen: Listen::At(SocketAddr::from(([127, 0, 0, 1], 8672))),
             probes: Listen::Off,
             token: None,
             token_file: None,
@@ -58,6 +63,11 @@ impl Default for AdminSettings {
     }
 }
 
+/// The variable that sets [`AdminSettings::listen`].
+const LISTEN: &str = "LAPWING__ADMIN__LISTEN";
+/// The variable that sets [`AdminSettings::probes`].
+const PROBES: &str = "LAPWING__ADMIN__PROBES";
+
 /// Bytes of a token. A shorter one could be guessed, a longer one does not fit a header.
 const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 16..=1024;
 
@@ -66,6 +76,26 @@ impl AdminSettings {
     #[must_use]
     pub fn can_change(&self) -> bool {
         self.token.is_some() || self.token_file.is_some()
+    }
+
+    /// Where a worker of this file and these variables listens. Reads `listen` and `probes` and
+    /// nothing else. A worker that runs does not read its file again, so a file that cannot be read
+    /// or is wrong elsewhere is no reason to call it unhealthy.
+    #[must_use]
+    pub fn addresses(
+        file: Option<&Path>,
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> (Listen, Listen) {
+        let document = file.and_then(|file| std::fs::read_to_string(file).ok());
+        let document = document.unwrap_or_default();
+        let find = |name, key, default| {
+            let text = variable(name).or_else(|| text_in(&document, "admin", key));
+            let listen = text.and_then(|text| text.parse().ok());
+            listen.unwrap_or(default)
+        };
+        let default = Self::default();
+        let listen = find(LISTEN, "listen", default.listen);
+        (listen, find(PROBES, "probes", default.probes))
     }
 
     pub(crate) fn check(&self, findings: &mut Findings) {
@@ -191,6 +221,17 @@ impl fmt::Display for Listen {
     }
 }
 
+impl FromStr for Listen {
+    type Err = AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, AddrParseError> {
+        match text {
+            OFF => Ok(Self::Off),
+            address => address.parse().map(Self::At),
+        }
+    }
+}
+
 impl Serialize for Listen {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -209,15 +250,12 @@ impl de::Visitor<'_> for Written {
     type Value = Listen;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an IP address with a port, such as \"127.0.0.1:9090\", or \"off\"")
+        f.write_str("an IP address with a port, such as \"127.0.0.1:8672\", or \"off\"")
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Listen, E> {
-        if text == OFF {
-            return Ok(Listen::Off);
-        }
-        let address = text.parse().map(Listen::At);
-        address.map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
+        let listen = text.parse();
+        listen.map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
     }
 }
 
@@ -235,12 +273,12 @@ mod tests {
     fn addresses_and_urls_are_checked() {
         let listen = "admin.listen: expected an IP address with a port, such as";
         Sections::refused(&[
-            ("admin.listen = \"localhost:9090\"", listen),
+            ("admin.listen = \"localhost:8672\"", listen),
             ("admin.listen = \"127.0.0.1\"", listen),
             ("admin.listen = \"\"", listen),
-            ("admin.listen = 9090", listen),
+            ("admin.listen = 8672", listen),
             (
-                "admin.probes = \"127.0.0.1:9090\"",
+                "admin.probes = \"127.0.0.1:8672\"",
                 "admin.probes: is the address of `listen`",
             ),
             (
@@ -305,6 +343,24 @@ mod tests {
     }
 
     #[test]
+    fn addresses_are_found_in_a_file_that_is_wrong_elsewhere_or_missing() {
+        let none = |_: &str| None;
+        let shown = |(listen, probes): (Listen, Listen)| format!("{listen} {probes}");
+        let broken = file("[admin]\nlisten = '127.0.0.1:81'\nprobes = 'nowhere'\n[consumers");
+        let default = AdminSettings::default().listen;
+        let found = |file: Option<&Path>| shown(AdminSettings::addresses(file, none));
+        assert_eq!(found(Some(broken.path())), "127.0.0.1:81 off");
+        assert_eq!(
+            found(Some("/nowhere/at/all".as_ref())),
+            format!("{default} off")
+        );
+        assert_eq!(found(None), format!("{default} off"));
+        let probes = |name: &str| (name == PROBES).then(|| "0.0.0.0:82".to_owned());
+        let found = AdminSettings::addresses(Some(broken.path()), probes);
+        assert_eq!(shown(found), "127.0.0.1:81 0.0.0.0:82");
+    }
+
+    #[test]
     fn an_address_that_others_reach_is_warned_of() {
         let warning = |text: &str| {
             let sections: Sections = from_toml(text).unwrap();
@@ -313,7 +369,7 @@ mod tests {
         assert_eq!(warning(""), None);
         assert_eq!(warning("admin.listen = \"off\""), None);
         assert_eq!(warning("admin.probes = \"0.0.0.0:9091\""), None);
-        let warned = warning("admin.listen = \"0.0.0.0:9090\"");
+        let warned = warning("admin.listen = \"0.0.0.0:8672\"");
         assert_eq!(warned.as_deref(), Some("admin.listen"));
     }
 }

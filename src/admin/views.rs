@@ -32,6 +32,9 @@ pub(super) struct Worker {
     pub(super) ready: bool,
     /// Whether a drain has begun.
     pub(super) draining: bool,
+    /// When the drain cancels the handlers that still run; null before a drain.
+    #[schema(format = DateTime)]
+    pub(super) drain_ends_at: Option<String>,
     /// Why retries and dead letters cannot be published now; null if they can.
     pub(super) publishing: Option<String>,
     /// Whether a token is configured. Without one the API changes nothing.
@@ -100,7 +103,7 @@ impl Consumer {
             topology: settings.topology,
             dead_letter_queue: settings.dead_letter_queue(),
             timeout_seconds: settings.timeout.as_secs_f64(),
-            max_attempts: settings.retry.max_attempts,
+            max_attempts: settings.retry.attempts(),
             report: figures.report(),
             rates,
             latency,

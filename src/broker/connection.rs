@@ -17,14 +17,18 @@ use std::{
 use futures_util::StreamExt;
 use lapin::{ConnectionProperties, Event};
 use socket2::Socket;
-use tokio::sync::watch;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     BrokerSettings, Redial, Scouting, TimeoutSettings,
     dial::{Dial, amqp_uri, tls_config, urls},
     error::{BrokerError, within},
+    fault::{self, Cuts, Told},
     wire,
 };
 use crate::lock::lock;
@@ -83,6 +87,7 @@ impl Link {
         timeouts: Arc<TimeoutSettings>,
         name: String,
         scouting: Scouting,
+        told: Arc<Told>,
         stop: CancellationToken,
     ) -> (Self, tokio::task::JoinHandle<()>) {
         let (sender, state) = watch::channel(LinkState::Down(None));
@@ -90,6 +95,7 @@ impl Link {
             purpose,
             broker,
             timeouts,
+            told,
             name: format!("{name} {}", purpose.name()),
             scouting,
             frame_max: Arc::default(),
@@ -202,6 +208,7 @@ struct Supervisor {
     purpose: Purpose,
     broker: Arc<BrokerSettings>,
     timeouts: Arc<TimeoutSettings>,
+    told: Arc<Told>,
     name: String,
     scouting: Scouting,
     frame_max: Arc<wire::FrameMax>,
@@ -211,6 +218,7 @@ struct Supervisor {
 impl Supervisor {
     async fn run(self, stop: CancellationToken) {
         let mut redial = Redial::new(&self.broker.reconnect);
+        let mut cuts = Cuts::default();
         let mut tries = 0;
         let mut turn = None;
         while !stop.is_cancelled() {
@@ -222,12 +230,16 @@ impl Supervisor {
             };
             let error = match attempt {
                 Ok((connection, blocked)) => {
+                    let since = Instant::now();
                     turn = None;
                     redial.reset();
                     self.scouting.answered();
                     let error = self.watch_over(connection, blocked, &stop).await;
                     answers = self.scouting.answers();
-                    error
+                    match cuts.note(since.elapsed(), self.broker.heartbeat) {
+                        Some(hint) => BrokerError::Lost(format!("{error}; {hint}")),
+                        None => error,
+                    }
                 }
                 Err(error) => {
                     self.scouting.failed(&error);
@@ -241,9 +253,7 @@ impl Supervisor {
             let wait = redial.next();
             turn = turn.or_else(|| self.scouting.try_turn());
             match turn {
-                Some(_) => {
-                    warn!(connection = self.purpose.name(), %error, retry_in = ?wait, "not connected to the broker");
-                }
+                Some(_) => self.tell(&error, wait),
                 None => {
                     debug!(connection = self.purpose.name(), %error, "not connected to the broker, waiting for what the other connection learns");
                 }
@@ -264,6 +274,19 @@ impl Supervisor {
         self.state.send_replace(LinkState::Down(Some(error)));
     }
 
+    /// Logs why there is no connection. Both connections meet the same fault at each attempt, and one
+    /// line is enough.
+    fn tell(&self, error: &BrokerError, retry_in: Duration) {
+        let connection = self.purpose.name();
+        if !self.told.is_news(&error.to_string()) {
+            debug!(connection, %error, ?retry_in, "not connected to the broker");
+        } else if error.needs_people() {
+            error!(connection, %error, ?retry_in, "not connected to the broker");
+        } else {
+            warn!(connection, %error, ?retry_in, "not connected to the broker");
+        }
+    }
+
     /// Watches an open connection until it is lost or `stop` is cancelled, and returns the reason.
     async fn watch_over(
         &self,
@@ -277,6 +300,7 @@ impl Supervisor {
         let mut events = Box::pin(connection.lapin.events_listener());
         OPENED[self.purpose as usize].fetch_add(1, Ordering::Relaxed);
         info!(connection = self.purpose.name(), "connected to the broker");
+        self.told.forget();
         self.state
             .send_replace(LinkState::Up(Arc::clone(&connection)));
         loop {
@@ -344,7 +368,9 @@ impl Supervisor {
             if left == 0 {
                 return Err(error);
             }
-            warn!(connection = self.purpose.name(), url = number + 1, of = urls.len(), %error, "failed to connect; trying the next URL");
+            if self.told.is_news(&error.to_string()) {
+                warn!(connection = self.purpose.name(), url = number + 1, of = urls.len(), %error, "failed to connect; trying the next URL");
+            }
         }
     }
 
@@ -380,6 +406,7 @@ impl Supervisor {
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
         let limit = self.timeouts.connect + self.timeouts.handshake;
         let server = (uri.host.clone(), uri.port);
+        let at = uri.clone();
         let opening = async {
             // Open the stream ourselves: lapin 4.12 leaks its tasks when its own attempt to connect
             // fails.
@@ -393,7 +420,9 @@ impl Supervisor {
             let lapin = lapin::Connection::connector(uri.amqp, runtime, hand_over, properties);
             Ok((lapin.await?, hang_up.keep()))
         };
-        let (lapin, socket) = within(limit, "opening the connection", opening).await?;
+        let opened = timeout(limit, opening).await;
+        let opened = opened.map_err(|_| fault::silent(&at, limit))?;
+        let (lapin, socket) = opened.map_err(|error| fault::named(&error, &at))?;
         let (sender, blocked) = watch::channel(lapin.status().blocked());
         let connection = Connection {
             lapin,

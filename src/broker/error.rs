@@ -47,19 +47,23 @@ impl BrokerError {
 impl From<lapin::Error> for BrokerError {
     fn from(error: lapin::Error) -> Self {
         match error.kind() {
-            // Decide by the reply code, because lapin calls access-refused a soft error: 402
-            // invalid path, 403 access refused, 404 not found, 406 precondition failed, 530 not
-            // allowed.
             ErrorKind::ProtocolError(refusal) => {
                 let text = format!("{} ({})", refusal.get_message(), refusal.get_id());
-                match refusal.get_id() {
-                    402 | 403 | 530 => Self::Refused(text),
-                    _ => Self::Lost(text),
+                match is_refusal(refusal.get_id()) {
+                    true => Self::Refused(text),
+                    false => Self::Lost(text),
                 }
             }
             _ => Self::Lost(error.to_string()),
         }
     }
+}
+
+/// Whether the broker refuses for a reason that does not go away by waiting. This goes by the reply
+/// code, because lapin calls access-refused a soft error: 402 invalid path, 403 access refused, 404
+/// not found, 406 precondition failed, 530 not allowed.
+pub(super) fn is_refusal(code: u16) -> bool {
+    matches!(code, 402 | 403 | 530)
 }
 
 /// The AMQP reply code of an error, if the broker sent one.

@@ -15,6 +15,7 @@ mod error;
     )
 )]
 pub(crate) mod fake;
+mod fault;
 pub mod headers;
 mod publisher;
 mod rabbit;
@@ -39,6 +40,7 @@ pub use topology::{Difference, Unfit, Values};
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
 pub(crate) use copies::{CopyHeaders, Header};
 pub(crate) use delivery::{Delivery, Moment};
+pub(crate) use fault::Told;
 pub(crate) use publisher::{Publication, Publisher, Written};
 pub(crate) use rabbit::Rabbit;
 pub(crate) use reconnect::{Reconnect, Redial};

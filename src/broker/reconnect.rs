@@ -65,7 +65,9 @@ impl Reconnect {
     pub(crate) fn next(&mut self) -> Duration {
         let high = self.last.saturating_mul(3).max(self.base);
         let wait = self.base + high.saturating_sub(self.base).mul_f64(chance::fraction());
-        self.last = wait.min(self.cap);
+        // Whole milliseconds: people read them.
+        let millis = u64::try_from(wait.min(self.cap).as_millis()).unwrap_or(u64::MAX);
+        self.last = Duration::from_millis(millis);
         self.last
     }
 }

@@ -80,12 +80,12 @@ impl Scouting {
             }
             tokio::select! {
                 biased;
+                turn = &mut waited => return Some(turn),
                 Ok(()) = news.changed() => {
                     if let Some(error) = news.borrow().error.clone() {
                         failed(error);
                     }
                 }
-                turn = &mut waited => return Some(turn),
             }
         }
     }

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
-use lapwing::settings::{ConfigError, Settings, environment};
+use lapwing::settings::{ConfigError, Schedule, Settings, environment};
 
 use super::{ConfigFile, EXIT_CONFIG};
 
@@ -88,6 +88,10 @@ fn check(
             let count = settings.consumers.len();
             let plural = if count == 1 { "" } else { "s" };
             let _ = writeln!(out, "ok: {count} consumer{plural}");
+            for (name, Schedule { summary, delays }) in settings.retry_schedules() {
+                let _ = writeln!(out, "{name}: a message that keeps failing has {summary}");
+                let _ = writeln!(out, "{name}: delays between the attempts: {delays}");
+            }
             ExitCode::SUCCESS
         }
     }
@@ -138,11 +142,16 @@ mod tests {
     }
 
     #[test]
-    fn a_check_counts_consumers_and_warns() {
+    fn a_check_counts_consumers_tells_their_retry_schedules_and_warns() {
         let (code, out, complaints) = checked(SETTINGS);
-        assert_eq!(
-            (code, out.as_str()),
-            (ExitCode::SUCCESS, "ok: 1 consumer\n")
+        let lines: Vec<_> = out.lines().collect();
+        assert_eq!((code, lines.len()), (ExitCode::SUCCESS, 3), "{out}");
+        assert_eq!(lines[0], "ok: 1 consumer");
+        let schedule = "orders: a message that keeps failing has 20 attempts in ";
+        assert!(lines[1].starts_with(schedule), "{out}");
+        assert!(
+            lines[2].starts_with("orders: delays between the attempts: 500ms, 1s, 2s"),
+            "{out}"
         );
         assert!(
             complaints.starts_with("warning: consumers.orders.timeout: "),

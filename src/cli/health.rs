@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
-use lapwing::settings::{AdminSettings, Settings, environment};
+use lapwing::settings::{AdminSettings, Listen};
 
 use super::{ConfigFile, EXIT_CONFIG, say};
 
@@ -26,7 +26,7 @@ pub(super) struct Health {
     #[arg(long)]
     ready: bool,
     /// Check the worker whose probes are at this address, instead of the worker on this machine
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "config")]
+    #[arg(long, value_name = "HOST:PORT")]
     at: Option<String>,
 }
 
@@ -38,10 +38,10 @@ impl Health {
         let address = match &self.at {
             Some(at) => Some(resolve(at).with_context(|| at.clone())?),
             None => {
-                // Do not validate: this command may lack access to files that the worker can read.
                 let file = self.file.config.as_deref();
-                let settings = Settings::load_unvalidated(file, environment()?)?;
-                address(&settings.admin)
+                address(AdminSettings::addresses(file, |name| {
+                    std::env::var(name).ok()
+                }))
             }
         };
         let Some(address) = address else {
@@ -72,9 +72,9 @@ fn resolve(at: &str) -> anyhow::Result<SocketAddr> {
 
 /// The address to ask from this machine. `None` if the server is off, or if its port is 0: then only
 /// the worker's log has the real port.
-fn address(admin: &AdminSettings) -> Option<SocketAddr> {
+fn address((listen, probes): (Listen, Listen)) -> Option<SocketAddr> {
     let known = |address: &SocketAddr| address.port() != 0;
-    let addresses = [admin.probes.address(), admin.listen.address()];
+    let addresses = [probes.address(), listen.address()];
     let mut address = addresses.into_iter().flatten().find(known)?;
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
@@ -120,6 +120,8 @@ fn ask(address: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
 
 #[cfg(test)]
 mod tests {
+    use lapwing::Settings;
+
     use super::*;
 
     #[test]
@@ -132,11 +134,11 @@ mod tests {
     #[test]
     fn the_local_address_of_the_probes_is_asked() {
         let of = |text: &str| {
-            let settings = Settings::from_toml(text).unwrap();
-            address(&settings.admin).map(|address| address.to_string())
+            let AdminSettings { listen, probes, .. } = Settings::from_toml(text).unwrap().admin;
+            address((listen, probes)).map(|address| address.to_string())
         };
         for (text, wanted) in [
-            ("", Some("127.0.0.1:9090")),
+            ("", Some("127.0.0.1:8672")),
             ("admin.listen = 'off'", None),
             ("admin.listen = '127.0.0.1:0'", None),
             ("admin.listen = '0.0.0.0:80'", Some("127.0.0.1:80")),

@@ -17,8 +17,11 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use lapwing::settings::{ConfigError, Settings};
+
+pub(crate) use signals::Caught;
 
 /// A RabbitMQ worker that does not lose messages.
 #[derive(Parser)]
@@ -42,6 +45,23 @@ enum Command {
     Config(config::Config),
 }
 
+impl Command {
+    fn run(self, caught: Caught) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::Run(file) => run::run(&file, caught),
+            Self::Publish(publish) => publish.run(caught),
+            Self::Health(health) => {
+                caught.end_process()?;
+                health.run()
+            }
+            Self::Config(config) => {
+                caught.end_process()?;
+                config.run()
+            }
+        }
+    }
+}
+
 /// The source of the settings.
 #[derive(Args)]
 struct ConfigFile {
@@ -63,18 +83,17 @@ const EXIT_UNAVAILABLE: u8 = 69;
 /// Exit code if the drain left deliveries unsettled. The broker redelivers them.
 const EXIT_LEFT: u8 = 3;
 
+/// Exit code if the drain cancelled handlers and returned their messages.
+const EXIT_CUT_OFF: u8 = 4;
+
 /// Writes a line to standard error. A failed write (a closed terminal, a full disk) is ignored.
 fn say(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-pub(crate) fn main(cli: Cli) -> ExitCode {
-    let result = match cli.command {
-        Command::Run(file) => run::run(&file),
-        Command::Publish(publish) => publish.run(),
-        Command::Health(health) => health.run(),
-        Command::Config(config) => config.run(),
-    };
+pub(crate) fn main(cli: Cli, caught: io::Result<Caught>) -> ExitCode {
+    let caught = caught.context("failed to listen to signals");
+    let result = caught.and_then(|caught| cli.command.run(caught));
     result.unwrap_or_else(|error| {
         say(format_args!("lapwing: {error:#}"));
         match error.downcast_ref::<ConfigError>() {

@@ -15,7 +15,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lapwing::{Client, NewMessage, Settings, telemetry};
 use tokio::time::{Instant, sleep_until};
 
-use super::{ConfigFile, say, signals::Signals};
+use super::{
+    ConfigFile, say,
+    signals::{Caught, Signals},
+};
 use under_way::{Cut, Tally, UnderWay};
 
 /// Publish messages (persistent, mandatory), and wait until the broker confirms each one.
@@ -88,7 +91,7 @@ fn header(text: &str) -> Result<(String, String), String> {
 }
 
 impl Publish {
-    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+    pub(super) fn run(self, caught: Caught) -> anyhow::Result<ExitCode> {
         self.check()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
@@ -97,7 +100,7 @@ impl Publish {
             .context("failed to start the runtime")?;
         let settings = self.config.load()?;
         let telemetry = telemetry::start_quietly(&settings)?;
-        let tally = runtime.block_on(self.publish(&settings));
+        let tally = runtime.block_on(self.publish(&settings, caught));
         // A read from a terminal cannot be interrupted.
         runtime.shutdown_background();
         telemetry.close(std::time::Instant::now() + settings.timeouts.telemetry_flush);
@@ -128,8 +131,8 @@ impl Publish {
         Ok(())
     }
 
-    async fn publish(&self, settings: &Settings) -> anyhow::Result<Tally> {
-        let mut signals = Signals::listen().context("failed to listen to signals")?;
+    async fn publish(&self, settings: &Settings, caught: Caught) -> anyhow::Result<Tally> {
+        let mut signals = caught.listen().context("failed to listen to signals")?;
         let connected = tokio::select! {
             connected = Client::connect(settings, CHANNELS) => connected,
             signal = signals.next() => return Ok(Tally::stopped(signal)),

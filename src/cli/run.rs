@@ -7,27 +7,36 @@ use lapwing::{
     Report, RunError, Settings, Worker, WorkerHandle,
     admin::{Server, ServerError},
     kubernetes,
+    settings::Schedule,
     telemetry::{self, Telemetry},
 };
 use tracing::{error, info, warn};
 
-use super::{ConfigFile, EXIT_CONFIG, EXIT_LEFT, EXIT_UNAVAILABLE, descriptors, signals::Signals};
+use super::{
+    ConfigFile, EXIT_CONFIG, EXIT_CUT_OFF, EXIT_LEFT, EXIT_UNAVAILABLE, descriptors,
+    signals::{Caught, Signals},
+};
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0   the worker drained, and every delivery is settled
   1   any other error
   3   the worker drained, but some deliveries are not settled; the broker redelivers them
+  4   the worker drained, but it cancelled handlers at drain.grace or at a second signal; their
+      messages are back in their queues, and run again
   69  the broker cannot be reached, and broker.fail_fast is set
   78  configuration error: invalid settings, existing queues that differ from them, a handler that
-      does not start, or an address of the admin server that is in use. With broker.fail_fast also:
-      the broker refuses the password, the virtual host or a permission. Restarting does not help
+      does not start, or an address of the admin server that this machine does not have. With
+      broker.fail_fast also: the broker refuses the password, the virtual host or a permission.
+      Restarting does not help
+
+Codes 0, 3 and 4 follow a signal only. For systemd: SuccessExitStatus=3 4
 
 On SIGTERM or Ctrl-C the worker takes no new messages and waits for running handlers, at most
 drain.grace. A second signal cancels them and returns their messages.";
 
 /// Runs the worker until it has drained. Returns one of [`EXIT_CODES`].
-pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
+pub(super) fn run(file: &ConfigFile, caught: Caught) -> anyhow::Result<ExitCode> {
     let settings = file.load()?;
     settings.require_consumers()?;
     settings.require_handlers()?;
@@ -37,11 +46,18 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
         warn!("{warning}");
     }
     descriptors::prepare(&settings);
+    tell_start(file, &settings);
+    for (consumer, Schedule { summary, delays }) in settings.retry_schedules() {
+        info!(
+            consumer,
+            delays, "a message that keeps failing has {summary}"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
-    let ended = runtime.block_on(work(settings, &telemetry))?;
+    let ended = runtime.block_on(work(settings, &telemetry, caught))?;
     // A handler that blocks its thread must not keep the process alive.
     runtime.shutdown_background();
     let until = Instant::now() + flush;
@@ -53,6 +69,21 @@ pub(super) fn run(file: &ConfigFile) -> anyhow::Result<ExitCode> {
     Ok(code)
 }
 
+/// Logs which worker this is.
+fn tell_start(file: &ConfigFile, settings: &Settings) {
+    let config = file
+        .config
+        .as_deref()
+        .map_or_else(|| "none".to_owned(), |file| file.display().to_string());
+    let broker = match &settings.broker.url_file {
+        Some(file) => format!("as {} says", file.display()),
+        None => settings.broker.url.places(),
+    };
+    let names: Vec<&str> = settings.consumers.keys().map(String::as_str).collect();
+    let (version, consumers) = (env!("CARGO_PKG_VERSION"), names.join(", "));
+    info!(config, consumers, broker, "lapwing {version}");
+}
+
 /// The reason why the worker could not run.
 enum CannotRun {
     Admin(ServerError),
@@ -62,8 +93,9 @@ enum CannotRun {
 async fn work(
     settings: Settings,
     telemetry: &Telemetry,
+    caught: Caught,
 ) -> anyhow::Result<Result<Report, CannotRun>> {
-    let signals = Signals::listen().context("failed to listen to signals")?;
+    let signals = caught.listen().context("failed to listen to signals")?;
     let worker = Worker::new(settings.clone()).observe(telemetry.signals());
     // The server starts before the worker and ends after the drain, so probes get an answer all the
     // time.
@@ -103,7 +135,7 @@ fn tell(ended: &Result<Report, CannotRun>) -> ExitCode {
             };
         }
     };
-    let (ledger, left) = (report.ledger(), report.left());
+    let (ledger, left, cut_off) = (report.ledger(), report.left(), report.cut_off());
     info!(
         received = ledger.received,
         acked = ledger.acked,
@@ -114,10 +146,12 @@ fn tell(ended: &Result<Report, CannotRun>) -> ExitCode {
         dropped = ledger.dropped,
         duplicates = ledger.duplicates,
         left,
+        cut_off,
         "drained",
     );
-    match left {
-        0 => ExitCode::SUCCESS,
+    match (left, cut_off) {
+        (0, 0) => ExitCode::SUCCESS,
+        (0, _) => ExitCode::from(EXIT_CUT_OFF),
         _ => ExitCode::from(EXIT_LEFT),
     }
 }

@@ -9,6 +9,7 @@ mod layers;
 mod load;
 mod problem;
 mod read;
+mod recover;
 mod schema;
 mod secret;
 mod span;
@@ -27,8 +28,9 @@ pub(crate) use findings::{NAME_BYTES, validate};
 pub(crate) use load::Root;
 pub(crate) use load::{from_toml, load, load_unvalidated};
 pub(crate) use problem::KeyPath;
+pub(crate) use recover::text_in;
 pub(crate) use schema::{KIND, for_tools};
 #[cfg(test)]
 pub(crate) use schema::{meaning, range, words};
 pub(crate) use secret::{redact, serialize_redacted};
-pub(crate) use span::{DAY, HOUR, MINUTE, SECOND, Span};
+pub(crate) use span::{DAY, HOUR, MINUTE, SECOND, Span, Spans};

@@ -4,7 +4,7 @@ use std::{borrow::Cow, time::Duration};
 
 use humantime::format_duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserializer, Serializer};
+use serde::{Deserialize, Deserializer, Serializer, ser::SerializeSeq};
 
 pub(crate) const SECOND: u64 = 1000;
 pub(crate) const MINUTE: u64 = 60 * SECOND;
@@ -54,5 +54,43 @@ impl<const LOW: u64, const HIGH: u64> JsonSchema for Span<LOW, HIGH> {
             other => format_duration(Duration::from_millis(other)).to_string(),
         });
         json_schema!({ "type": "string", "pattern": PATTERN, BOUNDS: bounds })
+    }
+}
+
+/// A list of durations from `LOW` to `HIGH` milliseconds, for `#[serde(with = "Spans::<LOW, HIGH>")]`.
+pub(crate) struct Spans<const LOW: u64, const HIGH: u64>;
+
+impl<const LOW: u64, const HIGH: u64> Spans<LOW, HIGH> {
+    pub(crate) fn serialize<S: Serializer>(
+        durations: &[Duration],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let mut list = serializer.serialize_seq(Some(durations.len()))?;
+        for duration in durations {
+            list.serialize_element(&humantime_serde::Serde::from(*duration))?;
+        }
+        list.end()
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<Duration>, D::Error> {
+        let list = Vec::<humantime_serde::Serde<Duration>>::deserialize(deserializer)?;
+        Ok(list.into_iter().map(|one| one.into_inner()).collect())
+    }
+}
+
+impl<const LOW: u64, const HIGH: u64> JsonSchema for Spans<LOW, HIGH> {
+    fn schema_name() -> Cow<'static, str> {
+        "Durations".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let item = Span::<LOW, HIGH>::json_schema(generator);
+        json_schema!({ "type": "array", "items": item })
     }
 }

@@ -25,11 +25,11 @@ pub(super) fn check(findings: &mut Findings, consumers: &Consumers) {
     }
 }
 
-/// Each retry queue, with the name of its consumer.
+/// Each retry queue that a consumer may use, with the name of its consumer.
 fn rungs(consumers: &Consumers) -> BTreeMap<String, &str> {
     let mut rungs = BTreeMap::new();
     for (name, consumer) in consumers {
-        for rung in consumer.ladder().rungs() {
+        for rung in consumer.ladder().all() {
             rungs.insert(rung.queue, name.as_str());
         }
     }
@@ -62,7 +62,7 @@ fn names(findings: &mut Findings, section: &KeyPath, consumer: &ConsumerSettings
         return;
     }
     let dead = consumer.dead_letter_queue();
-    let longest = consumer.ladder().rungs().last().map(|rung| rung.queue);
+    let longest = consumer.ladder().all().last().map(|rung| rung.queue);
     let at_cap = section.key("retry").key("cap");
     if let (Some(prefix), Some(longest)) = (&consumer.retry_queue_prefix, &longest)
         && longest.len() > NAME_BYTES
@@ -226,10 +226,10 @@ mod tests {
                 &bytes(256),
                 "consumers.orders.queue: has 256 bytes, must have at most 255",
             ),
-            // `.retry.1024s` are 12 bytes.
+            // `.retry.16384s` are 13 bytes.
             (
-                &bytes(244),
-                "consumers.orders.queue: is too long for its longest retry queue: that queue's name ends in `.retry.1024s`",
+                &bytes(243),
+                "consumers.orders.queue: is too long for its longest retry queue: that queue's name ends in `.retry.16384s`",
             ),
             (
                 &orders("dead_letter_queue = \"\""),
@@ -250,7 +250,7 @@ mod tests {
             // `.1024s` are 6 bytes.
             (
                 &orders(&format!("retry_queue_prefix = \"{}\"", "q".repeat(250))),
-                "consumers.orders.retry_queue_prefix: is too long: the name of the longest retry queue has 256 bytes",
+                "consumers.orders.retry_queue_prefix: is too long: the name of the longest retry queue has 257 bytes",
             ),
         ]);
         // `.dead` are 5 bytes, `.retry.1s` 9.
@@ -261,7 +261,7 @@ mod tests {
             found[0].contains("dead-letter queue: that queue's name ends in `.dead`"),
             "{found:?}"
         );
-        Sections::allowed(&[&bytes(243), &format!("{}\nretry.cap = \"1s\"", bytes(246))]);
+        Sections::allowed(&[&bytes(242), &format!("{}\nretry.cap = \"1s\"", bytes(246))]);
     }
 
     #[test]
@@ -300,7 +300,7 @@ mod tests {
             "consumers.b.retry_queue_prefix: is that of consumers.a, whose retries would come back",
         )]);
         Sections::allowed(&[
-            &two("queue = \"x\"", "queue = \"x.retry.2048s\""),
+            &two("queue = \"x\"", "queue = \"x.retry.32768s\""),
             &two(
                 "queue = \"x\"\ndead_letter_queue = \"dead\"",
                 "queue = \"y\"\ndead_letter_queue = \"dead\"",

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use humantime::format_duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ use crate::{
     config::{Findings, HOUR, KeyPath, Problem, SECOND, Source, Span},
     decode::Decode,
     handler::HandlerSettings,
-    retry::{CAP_MAX, Ladder, RetrySettings},
+    retry::{Ladder, RetrySettings},
 };
 
 /// A consumer: a queue, its limits, its retry policy and its handler. Choose a name of lower-case
@@ -24,7 +25,7 @@ use crate::{
 #[schemars(extend("required" = ["queue"]))]
 pub struct ConsumerSettings {
     /// The queue to consume. Its name has at most 255 bytes together with the suffixes of its retry
-    /// queues (`.retry.1024s`) and of its dead-letter queue (`.dead`), and does not begin with
+    /// queues (`.retry.16384s`) and of its dead-letter queue (`.dead`), and does not begin with
     /// `amq.`. Streams, auto-delete queues and queues that are not durable are refused. Required.
     #[schemars(example = &"orders")]
     pub queue: String,
@@ -75,7 +76,8 @@ pub struct ConsumerSettings {
     /// How long one attempt of a handler may take. Keep it well below the broker's consumer timeout
     /// (30 minutes by default); `lapwing config check` warns from 30 minutes on. Too low: slow work
     /// times out, and its retries time out too. Too high: a hung handler keeps its slot for this
-    /// time. Default: `30s`.
+    /// time, and a timeout above `drain.grace` lets a stop of the worker cancel handlers: `lapwing
+    /// config check` warns of that too. Default: `20s`.
     #[serde(with = "Span::<1, { 12 * HOUR }>")]
     pub timeout: Duration,
     /// How long a handler may take to stop after the worker cancelled it; then the worker drops it.
@@ -113,7 +115,7 @@ impl Default for ConsumerSettings {
             delivery_limit: 100,
             prefetch: 64,
             concurrency: 32,
-            timeout: Duration::from_secs(30),
+            timeout: Duration::from_secs(20),
             cancel_grace: Duration::from_secs(1),
             decode: Decode::Auto,
             handler: HandlerSettings::default(),
@@ -152,12 +154,6 @@ impl ConsumerSettings {
             })
     }
 
-    /// The retry queues.
-    pub(crate) fn ladder(&self) -> Ladder {
-        // The check of the settings refuses a longer cap.
-        Ladder::new(&self.retry_queue_prefix(), self.retry.cap.min(CAP_MAX))
-    }
-
     /// The queues of this consumer, for the broker.
     #[must_use]
     pub fn queue_spec(&self) -> QueueSpec {
@@ -168,10 +164,19 @@ impl ConsumerSettings {
             queue_type: self.queue_type,
             arguments: self.arguments.clone(),
             bindings: self.bindings.clone(),
-            retry_queue_prefix: self.retry_queue_prefix(),
             dead_letter_queue: self.dead_letter_queue(),
             delivery_limit: self.delivery_limit,
-            retry_cap: self.retry.cap,
+            ladder: self.ladder(),
+        }
+    }
+
+    /// The retry queues of this consumer.
+    pub(crate) fn ladder(&self) -> Ladder {
+        let prefix = self.retry_queue_prefix();
+        if self.topology.creates() {
+            Ladder::new(&prefix, &self.retry)
+        } else {
+            Ladder::fixed(&prefix, &self.retry)
         }
     }
 
@@ -222,15 +227,26 @@ impl ConsumerSettings {
         }
     }
 
-    /// Settings that are allowed but likely to do harm.
-    pub(crate) fn warning(&self, name: &str) -> Option<Problem> {
-        (self.timeout >= BROKER_CONSUMER_TIMEOUT).then(|| Problem {
-            path: section(name).key("timeout").to_string(),
+    /// Settings that are allowed but likely to do harm, in a worker with this `drain.grace`.
+    pub(crate) fn warnings(&self, name: &str, grace: Duration) -> impl Iterator<Item = Problem> {
+        let [timeout, limit] = [self.timeout, grace].map(format_duration);
+        let cut_off = format!(
+            "is {timeout}, above `drain.grace` ({limit}): a stop of the worker, such as a \
+             deployment, cancels handlers that run longer, and their messages run again"
+        );
+        let broker = "is not below the broker's default consumer timeout (30min): raise the \
+                      broker's timeout too, or a long attempt loses its channel and its message \
+                      is delivered again";
+        let outlives_broker = self.timeout >= BROKER_CONSUMER_TIMEOUT;
+        let warnings = [
+            (self.timeout > grace).then_some(cut_off),
+            outlives_broker.then(|| broker.to_owned()),
+        ];
+        let path = section(name).key("timeout").to_string();
+        warnings.into_iter().flatten().map(move |message| Problem {
+            path: path.clone(),
             source: Source::Code,
-            message: "is not below the broker's default consumer timeout (30min): raise the \
-                      broker's timeout too, or a long attempt loses its channel and its message is delivered \
-                      again"
-                .to_owned(),
+            message,
         })
     }
 }
@@ -428,13 +444,28 @@ mod tests {
     }
 
     #[test]
+    fn a_timeout_above_the_grace_of_a_drain_is_warned_of() {
+        let grace = Duration::from_secs(25);
+        let warnings = |lines: &str| {
+            let sections: Sections = from_toml(&orders(lines)).unwrap();
+            let warnings = sections.consumers["orders"].warnings("orders", grace);
+            warnings.map(|problem| problem.message).collect::<Vec<_>>()
+        };
+        assert!(warnings("").is_empty());
+        let warned = warnings("timeout = \"26s\"");
+        assert_eq!(warned.len(), 1, "{warned:?}");
+        let beginning = "is 26s, above `drain.grace` (25s): ";
+        assert!(warned[0].starts_with(beginning), "{warned:?}");
+    }
+
+    #[test]
     fn a_timeout_near_the_brokers_own_is_warned_of() {
         let warning = |lines: &str| {
             let sections: Sections = from_toml(&orders(lines)).unwrap();
-            sections.consumers["orders"].warning("orders")
+            let warnings = sections.consumers["orders"].warnings("orders", Duration::from_hours(1));
+            warnings.map(|problem| problem.path).collect::<Vec<_>>()
         };
-        assert_eq!(warning("timeout = \"29m\""), None);
-        let warned = warning("timeout = \"30m\"").map(|problem| problem.path);
-        assert_eq!(warned.as_deref(), Some("consumers.orders.timeout"));
+        assert!(warning("timeout = \"29m\"").is_empty());
+        assert_eq!(warning("timeout = \"30m\""), ["consumers.orders.timeout"]);
     }
 }

@@ -132,7 +132,8 @@ impl<B: Broker> LaneActor<B> {
     fn count(&self, answer: oneshot::Sender<Result<Depths, BrokerError>>) {
         let (lane, broker) = (Arc::clone(&self.lane), self.broker.clone());
         tokio::spawn(async move {
-            let rungs = lane.ladder.rungs().map(|rung| rung.queue);
+            let rungs = lane.watch.figures.rungs();
+            let rungs = rungs.map(|(rung, _)| rung.queue.clone());
             let queues = rungs.chain([lane.settings.dead_letter_queue()]).collect();
             let _ = answer.send(broker.depths(queues).await);
         });

@@ -4,7 +4,7 @@
 use std::{future::pending, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::{LaneActor, Request};
 use crate::{
@@ -255,18 +255,20 @@ impl<B: Broker> LaneActor<B> {
         self.subscription.subscribe_now();
     }
 
-    /// Puts the next attempt to subscribe off, and returns by how much.
-    fn wait_to_subscribe(&mut self, reason: &str) -> Duration {
+    /// Puts the next attempt to subscribe off. Returns by how much, and whether the reason is new.
+    fn wait_to_subscribe(&mut self, reason: &str) -> (Duration, bool) {
         let wait = self.subscription.backoff.next();
         self.subscription.open_at = Instant::now() + wait;
         self.subscription.awaits_connection = !self.broker.is_up();
-        self.subscription.reason = Some(reason.to_owned());
-        wait
+        let before = self.subscription.reason.replace(reason.to_owned());
+        (wait, before.as_deref() != Some(reason))
     }
 
     fn subscribe_later(&mut self, reason: &str, loud: bool) {
-        let wait = self.wait_to_subscribe(reason);
-        if loud {
+        let (wait, is_news) = self.wait_to_subscribe(reason);
+        if !is_news {
+            debug!(consumer = %self.lane.name, reason, retry_in = ?wait, "still not consuming");
+        } else if loud {
             error!(consumer = %self.lane.name, reason, retry_in = ?wait, "not consuming");
         } else {
             warn!(consumer = %self.lane.name, reason, retry_in = ?wait, "not consuming");

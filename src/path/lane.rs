@@ -11,7 +11,7 @@ use std::{
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{
     dispatch::Dispatch, ends::Ends, execute::Limits, service::Service, start_queue::StartQueue,
@@ -20,7 +20,7 @@ use crate::{
     broker::{Broker, Publication, PublishError, PublishSettings},
     consumer::ConsumerSettings,
     flight::{CurrentSession, Resources, SessionId},
-    retry::Ladder,
+    retry::{Ladder, Rung},
     telemetry::Watch,
 };
 
@@ -102,29 +102,40 @@ impl<B: Broker> Lane<B> {
         self.broker.blocked().await;
     }
 
-    /// Declares a missing queue again, if the settings allow it. The broker returned a copy because
-    /// this queue does not exist.
-    pub(super) async fn restore(&self, queue: &str) {
+    /// Declares a missing queue, if the settings allow it. The broker returned a copy because this
+    /// queue does not exist. True: it is declared.
+    pub(super) async fn restore(&self, queue: &str) -> bool {
         if !self.settings.topology.creates() {
-            return;
+            return false;
         }
         if self.live.restoring.swap(true, Ordering::AcqRel) {
-            return;
+            return false;
         }
-        match self
-            .broker
-            .restore(&self.settings.queue_spec(), queue)
-            .await
-        {
+        let spec = self.settings.queue_spec();
+        let declared = self.broker.restore(&spec, queue).await;
+        self.live.restoring.store(false, Ordering::Release);
+        match declared {
+            Some(Ok(())) if self.is_first_use(queue) => {
+                info!(consumer = %self.name, queue, "declared a retry queue at its first use");
+                true
+            }
             Some(Ok(())) => {
-                warn!(consumer = %self.name, queue, "queue was missing, declared it again")
+                warn!(consumer = %self.name, queue, "queue was missing, declared it again");
+                true
             }
             Some(Err(error)) => {
-                warn!(consumer = %self.name, queue, %error, "queue is missing, failed to declare it")
+                warn!(consumer = %self.name, queue, %error, "queue is missing, failed to declare it");
+                false
             }
-            None => {}
+            None => false,
         }
-        self.live.restoring.store(false, Ordering::Release);
+    }
+
+    /// Whether the queue is a retry queue outside of the schedule, which the worker declares when a
+    /// message needs it first.
+    fn is_first_use(&self, queue: &str) -> bool {
+        let is_it = |rung: Rung| rung.queue == queue;
+        self.ladder.all().any(is_it) && !self.ladder.rungs().any(is_it)
     }
 }
 

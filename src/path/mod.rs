@@ -161,7 +161,10 @@ async fn settle<B: Broker>(
             OutcomeKind::Dropped => End::Dropped,
             _ => End::Done,
         }),
-        Settlement::Return => Next::End(End::Return),
+        Settlement::Return => {
+            lane.watch.interrupted(flight);
+            Next::End(End::Return)
+        }
         Settlement::DeadLetter { reason } => {
             Next::End(Box::pin(dead_letter(lane, flight, ending, reason)).await)
         }

@@ -126,6 +126,7 @@ async fn republish<B: Broker>(
     };
     let mut give_up = Instant::now() + lane.publish.budget;
     let mut draining = false;
+    let mut restored = false;
     let mut backoff = Reconnect::new(&ReconnectSettings {
         base: Duration::from_millis(50),
         cap: Duration::from_secs(2),
@@ -157,8 +158,13 @@ async fn republish<B: Broker>(
             return End::NotPublished;
         }
         lane.watch.not_confirmed(flight, queue, &failed, Some(wait));
-        if let PublishError::Returned(_) = failed {
-            lane.restore(queue).await;
+        // A queue that was declared now takes the copy at once. If it does not, wait as after any
+        // other failure.
+        if let PublishError::Returned(_) = failed
+            && lane.restore(queue).await
+            && !std::mem::replace(&mut restored, true)
+        {
+            continue;
         }
         tokio::select! {
             biased;

@@ -2,9 +2,10 @@
 
 mod backoff;
 mod ladder;
+mod schedule;
 mod settings;
 
 pub use backoff::exponential_backoff;
 pub(crate) use ladder::{Ladder, Rung};
-pub(crate) use settings::CAP_MAX;
+pub use schedule::Schedule;
 pub use settings::{InvalidStatus, RetrySettings, Rule, RuleAction, StatusPattern};

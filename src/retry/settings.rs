@@ -6,7 +6,8 @@ use humantime::format_duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::config::{DAY, Findings, KeyPath, Span};
+use super::exponential_backoff;
+use crate::config::{DAY, Findings, KeyPath, Span, Spans};
 
 /// What happens after a failure: retries with exponential backoff, and when to give up.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -14,12 +15,14 @@ use crate::config::{DAY, Findings, KeyPath, Span};
 pub struct RetrySettings {
     /// How many attempts a message has, the first one included. After this many failures the worker
     /// dead-letters the message as `max-attempts`. `1`: no retry. Too low: a short outage
-    /// dead-letters messages. Too high: a message that cannot succeed is tried again and again.
-    /// Default: `8`.
+    /// dead-letters messages. Too high: a message that cannot succeed is tried again and again. The
+    /// defaults of `max_attempts`, `max_age` and `cap` go together: a message that keeps failing has
+    /// 20 attempts in 10 to 21 hours. `lapwing config check` prints the schedule. Default: `20`.
     #[schemars(range(min = 1))]
     pub max_attempts: u32,
     /// The longest time since the first delivery of a message: a failure after that time
-    /// dead-letters it as `max-age`. Too low and too high: as for `max_attempts`. Default: `1day`.
+    /// dead-letters it as `max-age`. A handler's `Retry-After` counts up to this age. Too low and too
+    /// high: as for `max_attempts`. Default: `1day`.
     #[serde(with = "Span::<1, { 365 * DAY }>")]
     pub max_age: Duration,
     /// The delay after the first failure. Too low: the cause of the failure has had no time to go
@@ -30,9 +33,10 @@ pub struct RetrySettings {
     /// during an outage. Too high: delays reach `cap` after few failures. Default: `2.0`.
     #[schemars(range(min = 1.0, max = 1000.0))]
     pub factor: f64,
-    /// The longest delay, also for the handler's `Retry-After`; at least `base`. Each doubling above
-    /// 1 s is one more retry queue at the broker. Too low: retries add load during an outage. Too
-    /// high: a message comes back long after the fault is gone. Default: `10m`.
+    /// The longest delay that `base` and `factor` give; at least `base`. Each doubling above 1 s is
+    /// one more retry queue at the broker. A `Retry-After` may be longer: the message then waits in
+    /// the longest retry queue, several times if needed. Too low: retries add load during an outage.
+    /// Too high: a message comes back long after the fault is gone. Default: `4h`.
     #[serde(with = "Span::<1, CAP_MAX_MILLIS>")]
     pub cap: Duration,
     /// The random part of a delay: a delay d becomes d times a random number from 1 - jitter to 1.
@@ -40,6 +44,12 @@ pub struct RetrySettings {
     /// to zero. Default: `0.5`.
     #[schemars(range(min = 0.0, max = 1.0))]
     pub jitter: f64,
+    /// The delays before the retries, one by one, such as `["5s", "1m", "10m"]`: a message has one
+    /// attempt more than the list has delays. `max_attempts`, `base`, `factor` and `jitter` then do
+    /// not count. `[]`: the delays come from `base`, `factor`, `cap` and `jitter`. Default: `[]`.
+    #[serde(with = "Spans::<1, CAP_MAX_MILLIS>")]
+    #[schemars(example = ["5s", "1m", "10m"])]
+    pub delays: Vec<Duration>,
     /// A retry with a shorter delay than this waits in the worker: it uses prefetch, but no handler
     /// slot. A retry with a longer delay waits in a retry queue at the broker. At most `cap`. `0s`:
     /// every retry goes to the broker. Too low: more work for the broker. Too high: waiting
@@ -47,7 +57,8 @@ pub struct RetrySettings {
     #[serde(with = "Span::<0, CAP_MAX_MILLIS>")]
     pub inline_below: Duration,
     /// Rules that decide whether a failure is retried, dead-lettered or a sign that the service is
-    /// unavailable, whatever the handler said. The first rule that fits decides. Default: `[]`.
+    /// unavailable, whatever the handler said. The first rule that fits decides. A last rule without
+    /// `class` and `status` decides everything else. Default: `[]`.
     #[schemars(example = [Rule { class: Some("http".to_owned()), status: Some(409.into()), action: RuleAction::DeadLetter }])]
     pub rules: Vec<Rule>,
 }
@@ -56,18 +67,16 @@ pub struct RetrySettings {
 /// a time to live of at most 2³² − 1 ms, which is 49.7 days.
 const CAP_MAX_MILLIS: u64 = 24 * DAY;
 
-/// The longest [`cap`](RetrySettings::cap).
-pub(crate) const CAP_MAX: Duration = Duration::from_millis(CAP_MAX_MILLIS);
-
 impl Default for RetrySettings {
     fn default() -> Self {
         Self {
-            max_attempts: 8,
+            max_attempts: 20,
             max_age: Duration::from_hours(24),
             base: Duration::from_millis(500),
             factor: 2.0,
-            cap: Duration::from_mins(10),
+            cap: Duration::from_hours(4),
             jitter: 0.5,
+            delays: Vec::new(),
             inline_below: Duration::from_secs(1),
             rules: Vec::new(),
         }
@@ -75,6 +84,26 @@ impl Default for RetrySettings {
 }
 
 impl RetrySettings {
+    /// The most attempts of a message, the first one included.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        match self.delays.len() {
+            0 => self.max_attempts,
+            retries => u32::try_from(retries).map_or(u32::MAX, |retries| retries.saturating_add(1)),
+        }
+    }
+
+    /// The delay after the `attempt`-th failure (counted from 1). `random`, in `[0, 1)`, selects the
+    /// jitter: 0 gives the longest delay. Without a delay for this failure in `delays`: the last one.
+    #[must_use]
+    pub fn delay(&self, attempt: u32, random: f64) -> Duration {
+        let number = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX);
+        let listed = self.delays.get(number).or(self.delays.last());
+        listed
+            .copied()
+            .unwrap_or_else(|| exponential_backoff(self, attempt, random))
+    }
+
     pub(crate) fn check(&self, findings: &mut Findings, section: &KeyPath) {
         let Self {
             base,
@@ -94,9 +123,10 @@ impl RetrySettings {
         }
         for (index, rule) in self.rules.iter().enumerate() {
             let path = section.key("rules").index(index);
-            if rule.class.is_none() && rule.status.is_none() {
-                let message =
-                    "is required, or `status`: a rule without both would match every failure";
+            let is_last = index + 1 == self.rules.len();
+            if rule.class.is_none() && rule.status.is_none() && !is_last {
+                let message = "is required, or `status`: a rule without both matches every \
+                               failure, so only the last rule may be one";
                 findings.contradiction(path.key("class"), [path.key("status")], message);
             }
             if rule.class.as_deref() == Some("") {
@@ -107,14 +137,14 @@ impl RetrySettings {
 }
 
 /// One rule: what the worker does with a failure of this class and status. The first rule that fits
-/// decides.
+/// decides. The last rule may leave out both: it decides every failure that no other rule fits.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
     /// The failure's class: `timeout`, `panic`, `http` (a response with an error status),
     /// `http-proxy` (407), `http-connect`, `http-timeout` and `http-request` (no response),
     /// `http-echo` (an answer to another request), or the class that a Rust handler gave it. Without
-    /// it: any class. A rule needs `class` or `status`. Default: none.
+    /// it: any class. All rules but the last need `class` or `status`. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
     /// The failure's status, such as `409`, `"500-599"` or `"5xx"`. Without it: any status.
@@ -299,6 +329,15 @@ mod tests {
     }
 
     #[test]
+    fn a_list_gives_the_delays_one_by_one_and_their_number() {
+        let retry: RetrySettings = toml::from_str("delays = ['5s', '1m', '10m']").unwrap();
+        let at = |attempt| retry.delay(attempt, 0.9).as_secs();
+        assert_eq!([at(1), at(2), at(3), at(4)], [5, 60, 600, 600]);
+        assert_eq!(retry.attempts(), 4);
+        assert_eq!(RetrySettings::default().attempts(), 20);
+    }
+
+    #[test]
     fn what_is_no_status_is_refused() {
         for text in [
             "", "x", "xx", "5x", "5xxx", "500-", "-500", "599-500", "70000", "700xx", "4xx-5xx",
@@ -337,8 +376,8 @@ mod tests {
             ),
             ("retry.base = \"0s\"", "retry.base: is 0s, must be 1ms to"),
             (
-                "retry.base = \"11m\"",
-                "retry.cap: is 10m, must not be below `base` (11m)",
+                "retry.base = \"5h\"",
+                "retry.cap: is 4h, must not be below `base` (5h)",
             ),
             (
                 "retry.cap = \"25days\"",
@@ -361,8 +400,12 @@ mod tests {
             ("retry.jitter = 1.1", "retry.jitter: is 1.1, must be"),
             ("retry.jitter = nan", "retry.jitter: is NaN, must be"),
             (
-                "retry.rules = [{ action = \"retry\" }]",
+                "retry.rules = [{ action = \"retry\" }, { class = \"x\", action = \"retry\" }]",
                 "retry.rules[0].class: is required, or `status`",
+            ),
+            (
+                "retry.delays = [\"5s\", \"0s\"]",
+                "retry.delays[1]: is 0s, must be 1ms to 24days",
             ),
             (
                 "retry.rules = [{ class = \"\", action = \"retry\" }]",
@@ -373,13 +416,18 @@ mod tests {
             "retry.factor = 1\nretry.jitter = 0\nretry.max_attempts = 1",
             "retry.cap = \"24days\"\nretry.jitter = 1.0\nretry.inline_below = \"0s\"",
             "retry.rules = [{ status = \"5xx\", action = \"dead-letter\" }]",
+            "retry.rules = [{ status = 409, action = \"retry\" }, { action = \"dead-letter\" }]",
+            "retry.delays = [\"5s\", \"1m\", \"10m\"]",
         ]);
     }
 
     #[test]
     fn the_longest_rung_fits_the_brokers_time_to_live() {
-        let ladder = Ladder::new("orders.retry", CAP_MAX);
-        let longest = ladder.rungs().last().unwrap().length;
+        let retry = RetrySettings {
+            cap: Duration::from_millis(CAP_MAX_MILLIS),
+            ..RetrySettings::default()
+        };
+        let longest = Ladder::new("orders", &retry).all().last().unwrap().length;
         assert!(longest.as_millis() < u128::from(u32::MAX), "{longest:?}");
     }
 }

@@ -21,7 +21,7 @@ pub use crate::{
     decode::Decode,
     handler::HandlerSettings,
     kubernetes::PodDeletionCostSettings,
-    retry::{InvalidStatus, RetrySettings, Rule, RuleAction, StatusPattern},
+    retry::{InvalidStatus, RetrySettings, Rule, RuleAction, Schedule, StatusPattern},
     state::StateSettings,
     telemetry::{LogFormat, LogSettings, OtlpProtocol, TelemetrySettings, TraceParent},
     worker::{DrainSettings, WorkerSettings},
@@ -187,11 +187,18 @@ impl Settings {
         ConfigError::check(problems.collect())
     }
 
+    /// For each consumer what a message lives through that fails in every attempt.
+    pub fn retry_schedules(&self) -> impl Iterator<Item = (&str, Schedule)> {
+        let consumers = self.consumers.iter();
+        consumers.map(|(name, consumer)| (name.as_str(), Schedule::new(&consumer.retry)))
+    }
+
     /// Settings that are allowed but likely to do harm.
     #[must_use]
     pub fn warnings(&self) -> Vec<Problem> {
+        let grace = self.drain.grace;
         let consumers = self.consumers.iter();
-        let consumers = consumers.filter_map(|(name, consumer)| consumer.warning(name));
+        let consumers = consumers.flat_map(|(name, consumer)| consumer.warnings(name, grace));
         self.admin.warning().into_iter().chain(consumers).collect()
     }
 }

@@ -11,6 +11,8 @@ macro_rules! counters {
             [$($(#[$doc])* $kind $outcome,)*]
             /// Handlers that ignored their cancellation or blocked their thread.
             handler_stuck,
+            /// Handlers that a drain cancelled. Their messages went back to the queue.
+            cut_off,
             /// Retries that waited in the worker.
             inline_retries,
             /// Publishes of retries and dead letters that the broker did not confirm.

@@ -31,6 +31,8 @@ pub(crate) struct Figures {
     pub(crate) outcomes: ConsumerOutcomes,
     /// Retries parked, by retry queue.
     parked: Vec<(Rung, Counter)>,
+    /// The retry queues that the retry schedule can use.
+    scheduled: Vec<Rung>,
     dead_letters: [Counter; Reason::ALL.len()],
     standing: Mutex<Standing>,
     /// Turns of the consumer's loop.
@@ -63,9 +65,10 @@ impl Figures {
             durations: Durations::default(),
             outcomes: outcomes.consumer(name),
             parked: ladder
-                .rungs()
+                .all()
                 .map(|rung| (rung, Counter::default()))
                 .collect(),
+            scheduled: ladder.rungs().collect(),
             dead_letters: Default::default(),
             standing: Mutex::default(),
             turns: AtomicU64::new(0),
@@ -126,9 +129,10 @@ impl Figures {
     }
 
     /// The consumer's retry queues, shortest delay first, and the number of messages parked in
-    /// each.
+    /// each: those that the schedule can use, and others in which messages were parked.
     pub(crate) fn rungs(&self) -> impl Iterator<Item = (&Rung, u64)> {
-        self.parked.iter().map(|(rung, count)| (rung, count.get()))
+        let counted = self.parked.iter().map(|(rung, count)| (rung, count.get()));
+        counted.filter(|(rung, count)| *count > 0 || self.scheduled.contains(rung))
     }
 
     /// Dead letters by reason.

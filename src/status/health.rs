@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, time::SystemTime};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{clock, text::as_rfc3339, words::words};
+use crate::{
+    clock,
+    text::{as_rfc3339, as_rfc3339_or_null},
+    words::words,
+};
 
 /// Whether the worker can do its work, and the reasons if it cannot.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -20,6 +24,10 @@ pub struct Readiness {
     pub degraded: bool,
     /// True when a drain has begun.
     pub draining: bool,
+    /// When the drain cancels the handlers that still run; nothing before a drain.
+    #[serde(serialize_with = "as_rfc3339_or_null")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub drain_ends_at: Option<SystemTime>,
     /// The consumers, by name.
     pub consumers: BTreeMap<String, ConsumerHealth>,
     /// The errors of handlers that cannot work, by consumer.

@@ -157,6 +157,7 @@ fn exporter_runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// Installs the subscriber that receives log lines, and spans that handlers create.
 fn subscribe(settings: &LogSettings, providers: &Providers) -> Result<WorkerGuard, TelemetryError> {
     let filter = EnvFilter::try_new(&settings.filter)?;
+    let wants_lapin = settings.filter.contains("lapin");
     let (writer, logs) = NonBlockingBuilder::default()
         .lossy(true)
         .thread_name("lapwing-log")
@@ -173,6 +174,9 @@ fn subscribe(settings: &LogSettings, providers: &Providers) -> Result<WorkerGuar
     tracing_subscriber::registry()
         .with(filter)
         .with(filter_fn(|line| !is_indiscreet(line)))
+        .with(filter_fn(move |line| {
+            wants_lapin || !is_of_lapin(line.target())
+        }))
         .with(logs::layer(settings.format, writer).with_filter(filter_fn(is_shown)))
         .with(bridge)
         .with(spans)
@@ -201,7 +205,15 @@ fn is_exporters(target: &str) -> bool {
 /// Whether a span comes from a handler. The spans of lapin are about AMQP frames, not messages.
 fn is_of_handlers(target: &str) -> bool {
     let name = crate_of(target);
-    !is_exporters(target) && !name.starts_with("lapin") && !name.starts_with("amq_protocol")
+    !is_exporters(target) && !is_of_lapin(name)
+}
+
+/// Whether a line comes from the AMQP library. The worker tells each fault in a line of its own, with
+/// what it does next. The library tells it in several lines, and claims to give up ("aborting
+/// recovery") when the worker goes on. A filter such as `info,lapin=info` shows the lines.
+fn is_of_lapin(target: &str) -> bool {
+    let name = crate_of(target);
+    name.starts_with("lapin") || name.starts_with("amq_protocol")
 }
 
 /// Whether a line is written: of the exporters' lines only warnings and errors.
@@ -214,8 +226,7 @@ fn is_shown(line: &tracing::Metadata<'_>) -> bool {
 /// own log line says what happened to the message. lapin's errors of channels and connections reach the
 /// worker, which says what follows: some are the answers to its own questions.
 fn is_indiscreet(line: &tracing::Metadata<'_>) -> bool {
-    let name = crate_of(line.target());
-    let of_lapin = name.starts_with("lapin") || name.starts_with("amq_protocol");
+    let of_lapin = is_of_lapin(line.target());
     let returned = line.target() == "lapin::returned_messages";
     let answered = matches!(
         line.target(),

@@ -18,7 +18,7 @@ use super::{ConsumerMetrics, ConsumerTraces, SCOPE, Signals, attempt_ended, fail
 use crate::{
     broker::{HeaderValue, PublishError, headers::names},
     clock,
-    flight::Flight,
+    flight::{CancelReason, Flight},
     message::Message,
     outcome::{Ending, Failure},
     policy::{Reason, Settlement},
@@ -111,6 +111,18 @@ impl Watch {
         {
             attempt_ended(trace, flight, ending);
         }
+    }
+
+    /// The worker cancelled the handler, and returns the message. The attempt is not counted.
+    pub(crate) fn interrupted(&self, flight: &Flight) {
+        let (consumer, id, attempt) = (&flight.consumer, flight.message.id(), flight.attempt());
+        let (ran, queue) = (flight.handled_for(), &self.figures.settings.queue);
+        if flight.cancel.reason() != Some(CancelReason::Drain) {
+            info!(%consumer, id, attempt, ?ran, queue, "handler cancelled by an operator, message returned to its queue");
+            return;
+        }
+        self.figures.counters.cut_off.add_one();
+        warn!(%consumer, id, attempt, ?ran, queue, "handler cancelled at drain.grace, message returned to its queue");
     }
 
     /// The handler did not end within `cancel_grace` of its cancellation.

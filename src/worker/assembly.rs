@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::{
     Report, RunError, WorkerSettings,
@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     broker::{Broker, BrokerError, Difference, Redial},
+    clock,
     consumer::ConsumerSettings,
     flight::{Extensions, Resources, SCOPE},
     lane::{LaneActor, LaneChannels},
@@ -96,7 +97,8 @@ impl Setup {
         }
 
         let drain_began = Arc::<OnceLock<Instant>>::default();
-        let grace = tokio::spawn(common.end_grace(Arc::clone(&drain_began)));
+        let grace = common.end_grace(Arc::clone(&drain_began), calls.drain_ends);
+        let grace = tokio::spawn(grace);
         let failed = common
             .watch_first_attempts(calls.first_attempts, names)
             .await;
@@ -247,17 +249,25 @@ impl<B: Broker> Common<B> {
         }
     }
 
-    /// Notes when the drain begins, and begins the hard stop after `drain.grace`.
-    fn end_grace(&self, began: Arc<OnceLock<Instant>>) -> impl Future<Output = ()> + 'static {
+    /// Notes when the drain begins and when it ends, and begins the hard stop after `drain.grace`.
+    fn end_grace(
+        &self,
+        began: Arc<OnceLock<Instant>>,
+        ends: Arc<OnceLock<SystemTime>>,
+    ) -> impl Future<Output = ()> + 'static {
         let (drain, hard_stop) = (self.drain.clone(), self.hard_stop.clone());
         let grace = self.settings.drain.grace;
         async move {
             drain.cancelled().await;
             began.get_or_init(Instant::now);
+            ends.get_or_init(|| clock::now() + grace);
             tokio::select! {
                 biased;
                 () = hard_stop.cancelled() => {}
-                () = tokio::time::sleep(grace) => hard_stop.cancel(),
+                () = tokio::time::sleep(grace) => {
+                    warn!(?grace, "drain.grace is over: cancelling the handlers that still run");
+                    hard_stop.cancel();
+                }
             }
         }
     }

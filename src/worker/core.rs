@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Report, RunError, assembly::Setup};
 use crate::{
-    broker::{BrokerSettings, Link, Publisher, Purpose, Rabbit, Scouting, TimeoutSettings},
+    broker::{BrokerSettings, Link, Publisher, Purpose, Rabbit, Scouting, TimeoutSettings, Told},
     state,
 };
 
@@ -49,16 +49,18 @@ struct Links {
 impl Links {
     fn start(broker: &Arc<BrokerSettings>, timeouts: &Arc<TimeoutSettings>, worker: &str) -> Self {
         let stop = CancellationToken::new();
-        let scouting = Scouting::default();
+        let (scouting, told) = (Scouting::default(), Arc::new(Told::default()));
         let link = |purpose| {
             let (broker, timeouts) = (Arc::clone(broker), Arc::clone(timeouts));
-            let name = worker.to_owned();
+            let (name, told) = (worker.to_owned(), Arc::clone(&told));
+            let scouting = scouting.clone();
             Link::start(
                 purpose,
                 broker,
                 timeouts,
                 name,
-                scouting.clone(),
+                scouting,
+                told,
                 stop.clone(),
             )
         };

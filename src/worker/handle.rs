@@ -1,6 +1,10 @@
 //! The handle of a worker, which reads and controls the worker while it runs.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime},
+};
 
 use tokio::{
     sync::{mpsc, oneshot, watch},
@@ -44,6 +48,7 @@ pub struct WorkerHandle {
     publishing: watch::Receiver<Option<String>>,
     drain: CancellationToken,
     hard_stop: CancellationToken,
+    drain_ends: Arc<OnceLock<SystemTime>>,
     deadline: Duration,
 }
 
@@ -63,6 +68,8 @@ pub(super) struct Calls {
     pub(super) publishing: watch::Sender<Option<String>>,
     pub(super) drain: CancellationToken,
     pub(super) hard_stop: CancellationToken,
+    /// The time at which a drain that has begun cancels handlers.
+    pub(super) drain_ends: Arc<OnceLock<SystemTime>>,
 }
 
 /// A consumer's name, and the result of its attempt to subscribe.
@@ -102,6 +109,7 @@ pub(super) fn channel(settings: &WorkerSettings) -> (WorkerHandle, Calls) {
         publishing,
         drain: CancellationToken::new(),
         hard_stop: CancellationToken::new(),
+        drain_ends: Arc::default(),
         deadline: settings.timeouts.call,
     };
     let calls = Calls {
@@ -110,6 +118,7 @@ pub(super) fn channel(settings: &WorkerSettings) -> (WorkerHandle, Calls) {
         publishing: sender,
         drain: handle.drain.clone(),
         hard_stop: handle.hard_stop.clone(),
+        drain_ends: Arc::clone(&handle.drain_ends),
     };
     (handle, calls)
 }
@@ -135,6 +144,7 @@ impl WorkerHandle {
             ready: !draining && is_ready,
             degraded: consumers.values().any(ConsumerHealth::is_degraded),
             draining,
+            drain_ends_at: self.drain_ends.get().copied(),
             consumers,
             handlers,
             publishing: self.publishing.borrow().clone(),

@@ -231,7 +231,7 @@ mod tests {
                     hangs: true,
                     ..Pool::default()
                 },
-                "the handler's start takes longer than 30s",
+                "the handler's start takes longer than 20s",
             ),
         ] {
             let lifecycle = lifecycle(&[Arc::clone(&good), Arc::new(broken)]);

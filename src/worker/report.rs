@@ -91,6 +91,14 @@ impl Report {
         sum
     }
 
+    /// The number of handlers that the drain cancelled. Their messages are back in their queues, and
+    /// run again.
+    #[must_use]
+    pub fn cut_off(&self) -> u64 {
+        let consumers = self.consumers.values();
+        consumers.map(|consumer| consumer.counts.cut_off).sum()
+    }
+
     /// The number of deliveries that the drain left unsettled. The broker redelivers them.
     #[must_use]
     pub fn left(&self) -> usize {

@@ -313,7 +313,8 @@ async fn a_message_that_fails_when_it_is_too_old_is_dead_lettered() {
 #[tokio::test]
 async fn a_message_that_failed_as_often_as_it_may_is_dead_lettered_with_its_story() {
     let vhost = vhost().await;
-    let consumer = consumer(&vhost, "q").with("[consumers.q.retry]\nmax_attempts = 4");
+    let changes = "[consumers.q.retry]\nbase = '10ms'\nfactor = 1\nmax_attempts = 4";
+    let consumer = consumer(&vhost, "q").with(changes);
     let notes = Notes::default();
     let noting = notes.clone();
     let handler = move |context: Context| {

@@ -88,7 +88,7 @@ fn notes_tell_the_next_three_commands() {
         "orders-lapwing consumes orders. A pod that ends has 44s to drain",
         "kubectl -n default rollout status deployment/orders-lapwing",
         "helm -n default test orders",
-        "kubectl -n default port-forward deployment/orders-lapwing 9090:9090",
+        "kubectl -n default port-forward deployment/orders-lapwing 8672:8672",
         "No admin token is set",
     ] {
         assert!(text.contains(part), "{part:?} is not in {text}");

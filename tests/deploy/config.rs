@@ -134,10 +134,10 @@ fn values_arrive_as_they_were_written() {
     assert_eq!(orders["types"]["order.paid"]["kind"], "log");
     assert_eq!(orders["retry"]["rules"][0]["status"], "409");
     assert_eq!(settings["admin"]["probes"], "0.0.0.0:9091");
-    assert_eq!(settings["admin"]["listen"], "0.0.0.0:9090");
+    assert_eq!(settings["admin"]["listen"], "0.0.0.0:8672");
     let minimal = Mounted::of(&objects("minimal", &[])).settings();
     assert_eq!(
-        minimal["admin"]["listen"], "127.0.0.1:9090",
+        minimal["admin"]["listen"], "127.0.0.1:8672",
         "only the pod itself reaches it"
     );
 }

@@ -20,6 +20,13 @@ export function markOf(consumer) {
   return { paused: "paused", draining: "note", stopped: "off" }[consumer.state] ?? "bad";
 }
 
+function draining(worker) {
+  const begins = "The worker takes no new messages, waits for running handlers, and exits.";
+  if (worker.drain_ends_at === null) return begins;
+  const ends = new Date(worker.drain_ends_at).toLocaleTimeString();
+  return `${begins} At ${ends} it cancels those that still run, and returns their messages.`;
+}
+
 function consumersOf(n) {
   return n === 1 ? "1 consumer" : `${n} consumers`;
 }
@@ -32,7 +39,7 @@ export function verdict(worker, consumers) {
   const all = consumers.length;
   const mute = worker.publishing === null ? "" : `Retries and dead letters cannot be published: ${worker.publishing}.`;
   if (worker.draining) {
-    return { level: "note", word: "Draining", text: "The worker takes no new messages, finishes running handlers, and exits.", consumers: [] };
+    return { level: "note", word: "Draining", text: draining(worker), consumers: [] };
   }
   const down = consumers.filter((consumer) => consumer.state in DOWN);
   if (down.length) {

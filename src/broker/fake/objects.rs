@@ -10,7 +10,7 @@ use super::{
 };
 use crate::broker::{
     BrokerError, Difference, QueueSpec, Topology,
-    topology::{QueuePlan, plan},
+    topology::{QueuePlan, plan, planned},
 };
 
 /// What a user may do with an object.
@@ -250,8 +250,7 @@ impl Model {
 
     /// Declares a retry queue or the dead-letter queue if it is missing.
     pub(super) fn restore(&mut self, spec: &QueueSpec, queue: &str) -> Result<(), BrokerError> {
-        let is_ours = |plan: &QueuePlan| plan.name == queue && plan.name != spec.queue;
-        let Some(plan) = plan(spec).into_iter().find(is_ours) else {
+        let Some(plan) = planned(spec, queue).filter(|plan| plan.name != spec.queue) else {
             return Ok(());
         };
         match self.compare(&plan)? {

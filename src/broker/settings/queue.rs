@@ -1,12 +1,15 @@
 //! The queues of one consumer, for the broker.
 
-use std::{borrow::Cow, collections::BTreeMap, fmt, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, de};
 use utoipa::ToSchema;
 
-use crate::config::{Findings, KeyPath};
+use crate::{
+    config::{Findings, KeyPath},
+    retry::Ladder,
+};
 
 /// A queue to consume, with its retry queues and its dead-letter queue.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,14 +26,12 @@ pub struct QueueSpec {
     pub arguments: BTreeMap<String, QueueArgument>,
     /// Bindings of the queue.
     pub bindings: Vec<Binding>,
-    /// The beginning of the names of the retry queues.
-    pub retry_queue_prefix: String,
     /// The queue for messages that cannot succeed.
     pub dead_letter_queue: String,
     /// The number of redeliveries after which the broker dead-letters a message by itself.
     pub delivery_limit: u32,
-    /// The longest delay of a retry: the retry queues reach up to it.
-    pub retry_cap: Duration,
+    /// The retry queues.
+    pub(crate) ladder: Ladder,
 }
 
 /// What to do about queues before consuming.

@@ -34,11 +34,30 @@ impl BrokerUrls {
         &self.0
     }
 
+    /// The brokers for people: user, host, port and virtual host of each, without passwords.
+    #[must_use]
+    pub fn places(&self) -> String {
+        let places = self.0.iter().filter_map(|url| place(url));
+        places.collect::<Vec<_>>().join(", ")
+    }
+
     /// The URLs with `***` in place of each password.
     #[must_use]
     pub fn redacted(&self) -> Vec<String> {
         self.0.iter().map(|url| redact(url)).collect()
     }
+}
+
+/// A URL for people: user, host, port and virtual host, without the password.
+fn place(url: &str) -> Option<String> {
+    let amqp: AMQPUri = url.parse().ok()?;
+    let parsed = Url::parse(url).ok()?;
+    let (scheme, host) = (parsed.scheme(), parsed.host_str()?);
+    let (user, port) = (amqp.authority.userinfo.username, amqp.authority.port);
+    let vhost = amqp.vhost;
+    Some(format!(
+        "{scheme}://{user}@{host}:{port} virtual host {vhost}"
+    ))
 }
 
 impl fmt::Debug for BrokerUrls {
@@ -411,6 +430,14 @@ mod tests {
                 "broker.url_file: conflicts with `url`",
             ),
         ]);
+    }
+
+    #[test]
+    fn a_broker_is_shown_with_user_port_and_virtual_host() {
+        let urls = BrokerUrls::parse("amqp://rabbit amqps://u:s3cret@[::1]/a%2fb");
+        let expected = "amqp://guest@rabbit:5672 virtual host /, \
+                        amqps://u@[::1]:5671 virtual host a/b";
+        assert_eq!(urls.places(), expected);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(super) use difference::joined;
 pub(crate) use difference::lines;
 pub use difference::{Difference, Unfit, Values};
 use look::{Found, Look};
-pub(super) use plan::{QueuePlan, plan};
+pub(super) use plan::{QueuePlan, plan, planned};
 
 /// Declares or compares the queues of `spec`, as its `topology` says.
 ///
@@ -57,15 +57,16 @@ pub(crate) async fn ensure(
     Ok(())
 }
 
-/// Declares a retry queue or the dead-letter queue if it is missing. Leaves the other queues alone.
+/// Declares a queue that is missing: the dead-letter queue, or any retry queue. Leaves the other
+/// queues alone.
 pub(crate) async fn restore(
     connection: &Connection,
     spec: &QueueSpec,
     queue: &str,
     limit: Duration,
 ) -> Result<(), BrokerError> {
-    let is_missing = |plan: &QueuePlan| plan.name == queue && plan.name != spec.queue;
-    let Some(plan) = plan(spec).into_iter().find(is_missing) else {
+    let theirs = queue == spec.queue;
+    let Some(plan) = planned(spec, queue).filter(|_| !theirs) else {
         return Ok(());
     };
     let mut look = Look::new(connection, limit);

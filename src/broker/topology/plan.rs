@@ -6,7 +6,7 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use crate::{
     broker::{QueueArgument, QueueSpec, QueueType, headers::short},
-    retry::{Ladder, Rung},
+    retry::Rung,
 };
 
 /// A queue as the consumer needs it: durable, not exclusive, not auto-deleted, with these
@@ -95,13 +95,24 @@ pub(in crate::broker) fn plan(spec: &QueueSpec) -> Vec<QueuePlan> {
     }
     let further = spec.arguments.clone().into_iter();
     work.arguments.extend(further);
-    let ladder = Ladder::new(&spec.retry_queue_prefix, spec.retry_cap);
-    let rungs = ladder.rungs().map(|rung| rung_plan(&rung, &spec.queue));
+    let rungs = spec.ladder.rungs();
+    let rungs = rungs.map(|rung| rung_plan(&rung, &spec.queue));
     // People look at dead letters and put them back, which RabbitMQ 3.10 and 4.0 count as
     // redeliveries. At 4.x's default limit of 20 the broker would drop them. -1 (no limit)
     // misbehaves on 3.x.
     let dead = QueuePlan::new(dead, QueueType::Quorum).int("x-delivery-limit", 100_000);
     rungs.chain([dead, work]).collect()
+}
+
+/// The plan of one queue of a consumer, also of a retry queue outside of its schedule.
+pub(in crate::broker) fn planned(spec: &QueueSpec, queue: &str) -> Option<QueuePlan> {
+    let mut plans = plan(spec).into_iter();
+    let others = || {
+        let mut rungs = spec.ladder.all();
+        let rung = rungs.find(|rung| rung.queue == queue)?;
+        Some(rung_plan(&rung, &spec.queue))
+    };
+    plans.find(|plan| plan.name == queue).or_else(others)
 }
 
 /// A retry queue. It has no consumers and no `x-expires`: a queue that expires takes its messages
@@ -119,13 +130,20 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::broker::Topology;
+    use crate::{
+        broker::Topology,
+        retry::{Ladder, RetrySettings},
+    };
 
     /// A consumer of `q` with three retry queues.
     pub(in crate::broker::topology) fn spec(
         topology: Topology,
         queue_type: QueueType,
     ) -> QueueSpec {
+        let retry = RetrySettings {
+            cap: Duration::from_secs(4),
+            ..RetrySettings::default()
+        };
         QueueSpec {
             queue: "q".to_owned(),
             prefetch: 64,
@@ -133,10 +151,9 @@ pub(super) mod tests {
             queue_type,
             arguments: BTreeMap::new(),
             bindings: Vec::new(),
-            retry_queue_prefix: "q.retry".to_owned(),
             dead_letter_queue: "q.dead".to_owned(),
             delivery_limit: 100,
-            retry_cap: Duration::from_secs(4),
+            ladder: Ladder::new("q.retry", &retry),
         }
     }
 

@@ -113,7 +113,8 @@ fn what_follows_from_a_problem_is_not_listed_beside_it() {
         // The rule whose class was refused has no status either.
         (
             "consumers.a.queue = \"a\"\n\
-             consumers.a.retry.rules = [{ class = 5, action = \"retry\" }, { action = \"retry\" }]",
+             consumers.a.retry.rules = [{ class = 5, action = \"retry\" }, { action = \"retry\" }, \
+             { class = \"x\", action = \"retry\" }]",
             vec![
                 "consumers.a.retry.rules[0].class",
                 "consumers.a.retry.rules[1].class",
@@ -163,12 +164,12 @@ fn every_item_of_a_list_is_looked_at_whatever_is_wrong_with_its_neighbours() {
     let at_rules = r#"
 consumers.a.retry.rules[0].action: expected "retry" or "dead-letter" or "unavailable" (FILE, line 4)
 consumers.a.retry.rules[1].action: expected "retry" or "dead-letter" or "unavailable" (FILE, line 5)
-consumers.a.retry.rules[1].class: is required, or `status`: a rule without both would match every failure (FILE, line 5)
+consumers.a.retry.rules[1].class: is required, or `status`: a rule without both matches every failure, so only the last rule may be one (FILE, line 5)
 consumers.a.retry.rules[2].action: expected "retry" or "dead-letter" or "unavailable" (FILE, line 6)
 consumers.a.retry.rules[2].class: must not be empty (FILE, line 6)
 consumers.a.retry.rules[3].action: is required (FILE, line 7)
 consumers.a.retry.rules[4]: expected a table, found a whole number (FILE, line 8)
-consumers.a.retry.rules[5].class: is required, or `status`: a rule without both would match every failure (FILE, line 9)
+consumers.a.retry.rules[5].class: is required, or `status`: a rule without both matches every failure, so only the last rule may be one (FILE, line 9)
 consumers.a.retry.rules[6].acton: unknown key; did you mean `action`? (FILE, line 10)
 consumers.a.retry.rules[6].class: expected a string, found a whole number (FILE, line 10)
 consumers.a.retry.rules[6].status: expected a status such as 409, "500-599" or "5xx" (FILE, line 10)

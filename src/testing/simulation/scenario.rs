@@ -99,6 +99,7 @@ fn world(draw: &mut Draw) -> World {
         hold: draw.one_of(&[100, 1000, 5000]),
         grace: draw.one_of(&[0, 500, 5000, 25_000]),
         latency: draw.one_of(&[0, 0, 1, 20, 200]),
+        breaker: draw.one_of(&[false, true]),
     }
 }
 

@@ -39,6 +39,9 @@ pub(super) struct World {
     pub(super) grace: Millis,
     /// The time that a frame takes from a worker to the broker.
     pub(super) latency: Millis,
+    /// Whether a consumer stops while its service is down.
+    #[serde(default)]
+    pub(super) breaker: bool,
 }
 
 /// A release of RabbitMQ.

@@ -40,6 +40,8 @@ pub(super) struct State {
     pub(super) tallies: Vec<Tally>,
     pub(super) failure: Option<Failure>,
     pub(super) max_attempts: u32,
+    /// Failures may be the service's: they are not charged.
+    pub(super) excuses: bool,
     timeout: u128,
     delivery_limit: u32,
     ignored: &'static [&'static str],
@@ -59,6 +61,7 @@ impl Stage {
             tallies: Vec::new(),
             failure: None,
             max_attempts: script.world.max_attempts,
+            excuses: script.world.breaker,
             timeout: script.world.timeout.into(),
             delivery_limit: script.world.delivery_limit,
             ignored,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::script::World;
 use crate::{
+    breaker::BreakerSettings,
     broker::{PublishSettings, ReconnectSettings},
     consumer::{AckSettings, ConsumerSettings},
     retry::RetrySettings,
@@ -49,6 +50,10 @@ impl World {
                     cap: millis(8000),
                     inline_below: millis(self.inline_below),
                     ..RetrySettings::default()
+                },
+                breaker: BreakerSettings {
+                    enabled: self.breaker,
+                    ..BreakerSettings::default()
                 },
                 ..ConsumerSettings::default()
             };

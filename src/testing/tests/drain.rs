@@ -11,7 +11,7 @@ use super::{
     scene::{LATE, Scene, Situation},
     waits::{ack_through, nack, nack_through},
 };
-use crate::{ConsumerState, Report, broker::fake::Fault, testing::TestBroker};
+use crate::{ConsumerState, Report, broker::fake::Fault, clock, testing::TestBroker};
 
 /// A grace of ten seconds.
 const GRACE: &str = "
@@ -111,6 +111,24 @@ async fn a_drain_lets_handlers_finish_within_the_grace() {
     let report = kit.drain().await.unwrap();
     assert!(began.elapsed() < Duration::from_millis(200));
     assert_eq!((report.ledger().acked, report.left()), (1, 0));
+    assert_eq!(report.cut_off(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_tells_when_it_cancels_handlers() {
+    let mut kit = Kit::start(GRACE, Handling::new([], Step::WaitForGate)).await;
+    kit.publish();
+    kit.handling.has_run(1).await;
+    assert_eq!(kit.worker.handle().readiness().drain_ends_at, None);
+    let before = clock::now();
+    kit.begin_drain().await;
+    let ends = kit.worker.handle().readiness().drain_ends_at.unwrap();
+    let left = ends.duration_since(before).unwrap();
+    // tokio's clock and the time of day are rounded differently.
+    let left = left + Duration::from_millis(1);
+    assert!((10_000..10_500).contains(&left.as_millis()), "{left:?}");
+    kit.handling.open();
+    kit.drain().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -174,6 +192,7 @@ async fn a_handler_that_outlasts_the_grace_is_dropped_and_its_message_returned()
     let (report, took, broker) = drained(GRACE, Step::Hang).await;
     assert!((10_000..10_500).contains(&took.as_millis()), "{took:?}");
     assert_eq!((report.ledger().returned, report.left()), (1, 0));
+    assert_eq!(report.cut_off(), 1);
     assert_eq!(next_attempt(&broker).await, 1, "an attempt was charged");
 }
 
@@ -188,7 +207,7 @@ async fn a_handler_that_fails_because_it_heeds_the_drain_is_charged_no_attempt()
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_succeeds_after_its_cancellation_is_taken_at_its_word() {
     let (report, _, broker) = drained(GRACE, when_cancelled(Step::Succeed)).await;
-    assert_eq!(report.ledger().acked, 1);
+    assert_eq!((report.ledger().acked, report.cut_off()), (1, 0));
     assert_eq!(broker.messages("orders").len(), 0);
 }
 

@@ -60,7 +60,11 @@ async fn a_delay_that_is_not_short_is_parked() {
 #[tokio::test(start_paused = true)]
 async fn delays_double_over_both_places_up_to_the_cap() {
     let handling = Handling::new([], Step::Fail);
-    let kit = Kit::start("retry = { jitter = 0, cap = '10s' }", handling.clone()).await;
+    let kit = Kit::start(
+        "retry = { jitter = 0, cap = '10s', max_attempts = 8 }",
+        handling.clone(),
+    )
+    .await;
     kit.publish();
     kit.finished().await;
     let wanted = [500, 1_000, 2_000, 4_000, 8_000, 10_000, 10_000];
@@ -122,7 +126,7 @@ async fn a_message_behind_a_longer_one_is_late_but_less_than_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handlers_own_delay_replaces_the_computed_one_up_to_the_cap() {
+async fn a_handlers_own_delay_lengthens_the_computed_one_up_to_the_age() {
     let delays = [
         after(Duration::ZERO),
         after(Duration::from_millis(700)),
@@ -130,10 +134,16 @@ async fn a_handlers_own_delay_replaces_the_computed_one_up_to_the_cap() {
         seconds(3_600),
     ];
     let handling = Handling::new(delays, Step::Succeed);
-    let kit = Kit::start("retry = { base = '9s', cap = '10s' }", handling.clone()).await;
+    let settings = "retry = { base = '1s', jitter = 0, cap = '5s', max_age = '30m' }";
+    let kit = Kit::start(settings, handling.clone()).await;
     kit.publish();
     kit.finished().await;
-    near(&handling.gaps(), &[0, 700, 3_000, 10_000]);
+    let gaps = handling.gaps();
+    near(&gaps[..3], &[1_000, 2_000, 4_000]);
+    // An hour is beyond the age, so the last attempt is at half an hour. It takes many stays in the
+    // longest retry queue.
+    let last: u128 = gaps.iter().sum();
+    assert!((1_800_000..1_810_000).contains(&last), "{gaps:?}");
     assert_eq!(handling.attempts(), [1, 2, 3, 4, 5]);
     kit.drain().await.unwrap();
 }
@@ -253,6 +263,23 @@ async fn a_delay_beyond_the_longest_rung_is_parked_again_until_it_is_over() {
     assert!((30_000..31_200).contains(&gap), "{gap}");
     assert_eq!(kit.dead().header("lapwing-not-before"), None);
     assert_eq!(kit.report().await.counts.attempts, 2);
+    kit.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_queue_outside_of_the_schedule_is_declared_when_a_message_needs_it() {
+    let snooze = Step::Snooze(Duration::from_secs(30));
+    let handling = Handling::new([Step::Fail, snooze], Step::Succeed);
+    let kit = Kit::start("retry.delays = ['5s', '2m']", handling.clone()).await;
+    kit.publish();
+    kit.until_in("orders.retry.8s", 1).await;
+    kit.until_in("orders.retry.32s", 1).await;
+    kit.finished().await;
+    assert_eq!(handling.attempts(), [1, 2, 2]);
+    let gaps = handling.gaps();
+    assert!((5_000..5_200).contains(&gaps[0]), "{gaps:?}");
+    assert!((30_000..30_500).contains(&gaps[1]), "{gaps:?}");
+    assert_eq!(kit.report().await.counts.publish_failures, 1);
     kit.drain().await.unwrap();
 }
 

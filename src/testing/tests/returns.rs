@@ -13,7 +13,7 @@ use crate::{
 async fn count_after_return(release: Release) -> u64 {
     let broker = TestBroker::of(FakeBroker::new(release));
     let handling = Handling::new([], Step::Hang);
-    let mut kit = Kit::start_on(&broker, "", handling.clone());
+    let mut kit = Kit::start_on(&broker, "timeout = '1h'", handling.clone());
     kit.until_state(ConsumerState::Consuming).await;
     kit.publish();
     handling.has_run(1).await;

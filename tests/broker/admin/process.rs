@@ -67,31 +67,45 @@ async fn an_open_stream_of_events_does_not_hold_up_the_exit() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_is_named_with_its_setting() {
+async fn a_worker_works_without_an_address_that_is_taken_and_listens_once_it_is_free() {
     let vhost = vhost().await;
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("it is bound");
-    for (setting, changes) in [
-        ("admin.listen", format!("[admin]\nlisten = '{address}'")),
-        (
-            "admin.probes",
-            format!("[admin]\nlisten = 'off'\nprobes = '{address}'"),
-        ),
-    ] {
-        let config = consumer(&vhost, "q").http(&handler).with(&changes).toml();
-        let mut worker = WorkerProcess::start_with_admin(&config);
-        let exit = worker.exited(DEADLINE).await;
-        assert_eq!(exit.status.code(), Some(78), "{setting}");
-        let log = worker.log();
-        let last = log.last().expect("it says why");
-        assert_eq!(log_message(last), "cannot run");
-        let why = field(last, "error").as_str().expect("it is text");
-        assert!(
-            why.starts_with(&format!("{setting}: cannot listen at {address}")),
-            "{why}"
-        );
-    }
+    let changes = format!("[admin]\nlisten = '{address}'");
+    let config = consumer(&vhost, "q").http(&handler).with(&changes).toml();
+    let mut worker = WorkerProcess::start_with_admin(&config);
+
+    let in_use = |line: &Value| log_message(line).starts_with("the address is in use");
+    let line = worker.wait_for("a warning", DEADLINE, in_use).await;
+    assert_eq!(field(&line, "setting"), "admin.listen");
+    assert_eq!(field(&line, "address"), &Value::from(address.to_string()));
+    worker.wait_for_consumers(&vhost, "q", 1).await;
+    vhost.publish("q", "x").await;
+    handler.wait_for_answered(1, DEADLINE).await;
+    drop(taken);
+
+    let listening = "admin server listening";
+    worker.wait_for_message(listening, DEADLINE).await;
+    assert_eq!(worker.drain(DEADLINE).await.acked, 1);
+}
+
+#[tokio::test]
+async fn an_address_of_another_machine_is_named_with_its_setting() {
+    let vhost = vhost().await;
+    let handler = HttpHandler::answering(|_| Reply::ok()).await;
+    // An address for documentation: no machine has it.
+    let changes = "[admin]\nlisten = 'off'\nprobes = '192.0.2.1:9091'";
+    let config = consumer(&vhost, "q").http(&handler).with(changes).toml();
+    let mut worker = WorkerProcess::start_with_admin(&config);
+    let exit = worker.exited(DEADLINE).await;
+    assert_eq!(exit.status.code(), Some(78));
+    let log = worker.log();
+    let last = log.last().expect("it says why");
+    assert_eq!(log_message(last), "cannot run");
+    let why = field(last, "error").as_str().expect("it is text");
+    let beginning = "admin.probes: cannot listen at 192.0.2.1:9091: ";
+    assert!(why.starts_with(beginning), "{why}");
 }
 
 #[tokio::test]
@@ -192,6 +206,10 @@ async fn health_asks_the_worker_of_the_same_configuration() {
     admin.until("/readyz", |(status, _)| *status == 200).await;
     assert_eq!(health(&[]).await, (Some(0), String::new()));
     assert_eq!(health(&["--ready"]).await, (Some(0), String::new()));
+
+    // Somebody edits the file. The worker has read it, and is as healthy as before.
+    std::fs::write(&file, format!("[consumers\nqueue = \n{config}")).expect("a file");
+    assert_eq!(health(&[]).await, (Some(0), String::new()));
 
     // Alive, but not ready.
     vhost.delete("q").await;

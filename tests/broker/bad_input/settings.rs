@@ -72,9 +72,12 @@ async fn a_queue_name_that_is_too_long_for_the_broker_or_for_our_suffixes_is_ref
         &printed,
         &["consumers.orders.queue", "256 bytes", "at most 255"],
     );
-    // `.retry.1024s` makes the queue's name too long.
+    // `.retry.16384s` makes the queue's name too long.
     let printed = refused(&named(250)).await;
-    assert_names_all(&printed, &["consumers.orders.queue", ".retry.1024s", "255"]);
+    assert_names_all(
+        &printed,
+        &["consumers.orders.queue", ".retry.16384s", "255"],
+    );
 }
 
 #[tokio::test]

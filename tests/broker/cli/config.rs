@@ -17,16 +17,15 @@ headers = { authorization = 's3cret' }
 async fn a_check_accepts_what_can_run() {
     let (_folder, path) = file(GOOD);
     let by_argument = output(&mut lapwing(&["config", "check", "--config", &path])).await;
-    assert_eq!(
-        (by_argument.code, by_argument.out.as_str()),
-        (Some(0), "ok: 1 consumer\n")
-    );
+    assert_eq!(by_argument.code, Some(0));
+    let expected = "ok: 1 consumer\norders: a message that keeps failing has 20 attempts in ";
+    assert!(by_argument.out.starts_with(expected), "{by_argument:?}");
     let mut command = lapwing(&["config", "check"]);
     command.env("LAPWING_CONFIG", &path);
     let by_variable = output(&mut command).await;
     assert_eq!(
-        (by_variable.code, by_variable.out.as_str()),
-        (Some(0), "ok: 1 consumer\n")
+        (by_variable.code, by_variable.out),
+        (Some(0), by_argument.out)
     );
 }
 
@@ -106,11 +105,8 @@ async fn the_shown_settings_are_settings() {
     let shown = output(&mut lapwing(&["config", "show", "--config", &path])).await;
     let (_other, again) = file(&shown.out);
     let checked = output(&mut lapwing(&["config", "check", "--config", &again])).await;
-    assert_eq!(
-        (checked.code, checked.out.as_str()),
-        (Some(0), "ok: 1 consumer\n"),
-        "{checked:?}"
-    );
+    assert_eq!(checked.code, Some(0), "{checked:?}");
+    assert!(checked.out.starts_with("ok: 1 consumer\n"), "{checked:?}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod config;
 mod interrupted;
 mod publish;
 mod run;
+mod signals;
 
 use std::path::Path;
 use std::process::{Output, Stdio};

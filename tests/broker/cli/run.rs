@@ -117,7 +117,7 @@ async fn a_virtual_host_that_is_not_there_ends_a_worker_that_is_to_fail_fast_wit
 #[tokio::test]
 async fn the_help_tells_the_exit_codes() {
     for (command, codes) in [
-        ("run", &["0", "3", "69", "78"][..]),
+        ("run", &["0", "3", "4", "69", "78"][..]),
         ("publish", &["0", "1"]),
     ] {
         let help = output(&mut lapwing(&[command, "--help"])).await;
@@ -169,7 +169,7 @@ async fn sigint_drains_as_sigterm_does_and_a_second_signal_does_not_wait() {
     worker.terminate();
     let exit = worker.exited(DEADLINE).await;
 
-    assert_eq!(exit.status.code(), Some(0));
+    assert_eq!(exit.status.code(), Some(4), "a handler was cancelled");
     assert!(
         exit.took < std::time::Duration::from_secs(10),
         "{:?}",

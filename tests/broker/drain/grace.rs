@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::{
     BUSY, DEADLINE, Exit, HttpHandler, PublishSpec, Reply, VHost, WorkerProcess, assert_adds_up,
-    consumer, vhost,
+    consumer, field, log_message, vhost,
 };
 
 const N: usize = 20;
@@ -45,7 +45,18 @@ impl Stuck {
 
     /// Asserts that all messages are back in the queue, unchanged, and that the worker reports so.
     async fn assert_returned(&self, exit: Exit) {
-        assert!(exit.status.success(), "{exit:?}");
+        assert_eq!(exit.status.code(), Some(4), "{exit:?}");
+        let cut = "handler cancelled at drain.grace, message returned to its queue";
+        let log = self.worker.log();
+        let cut: Vec<_> = log.iter().filter(|line| log_message(line) == cut).collect();
+        assert_eq!(cut.len(), RUNNING, "{log:?}");
+        for line in cut {
+            assert_eq!(field(line, "queue"), "orders");
+            assert!(
+                field(line, "id").is_string() && field(line, "ran").is_string(),
+                "{line}"
+            );
+        }
         let ledger = self.worker.ledger();
         assert_adds_up(&ledger);
         assert_eq!((ledger.received, ledger.returned), (20, 20), "{ledger:?}");

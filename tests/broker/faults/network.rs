@@ -91,7 +91,7 @@ fn back_before_their_time(log: &[Value]) -> BTreeSet<&str> {
     for line in log {
         let consumer = field(line, "consumer").as_str().unwrap_or_default();
         match log_message(line) {
-            "not consuming" => {
+            "not consuming" | "still not consuming" => {
                 due.insert(consumer, logged_at(line) + wait_of(line));
             }
             "consuming" if due.get(consumer).is_some_and(|due| logged_at(line) < *due) => {
@@ -114,7 +114,7 @@ async fn all_consumers_are_back_with_the_connection_and_wait_for_nothing_else() 
     let consumers = (1..CONSUMERS).map(|number| format!("[consumers.l{number}]\n{consumer}"));
     // A wait takes 3 to 9 s, and the connection waits too. The consumers' waits end at different
     // times, most of them well after the connection is back.
-    let slow = "[broker]\nreconnect = { base = '3s', cap = '60s' }\n";
+    let slow = "[broker]\nreconnect = { base = '3s', cap = '60s' }\n[log]\nfilter = 'debug'\n";
     let changes = slow.to_owned() + &consumers.collect::<String>();
     let consumers = orders(&proxy.url(&vhost), &handler).with(&changes);
     let mut worker = WorkerProcess::start(&consumers.toml());

@@ -10,11 +10,14 @@ use super::{
     real::Real,
     script::{Letter, Script, Step, acks, returns},
 };
-use crate::broker::{
-    Acks, Broker, Properties, Publication, PublishError, QueueSpec, QueueType, Session, Topology,
-    Written,
-    fake::{Arguments, FakeBroker},
-    headers::short,
+use crate::{
+    broker::{
+        Acks, Broker, Properties, Publication, PublishError, QueueSpec, QueueType, Session,
+        Topology, Written,
+        fake::{Arguments, FakeBroker},
+        headers::short,
+    },
+    retry::{Ladder, RetrySettings},
 };
 
 /// The time between two looks at the depth of a queue.
@@ -364,17 +367,21 @@ fn arguments(script: &Script, dead: bool) -> &Arguments {
     if dead { &script.dead } else { &script.work }
 }
 
+/// A consumer that needs no other queue, and leaves its own as it is.
 fn spec(queue: &str, prefetch: u16) -> QueueSpec {
+    let never = RetrySettings {
+        max_attempts: 1,
+        ..RetrySettings::default()
+    };
     QueueSpec {
         queue: queue.to_owned(),
         prefetch,
-        topology: Topology::Attach,
+        topology: Topology::None,
         queue_type: QueueType::Quorum,
         arguments: BTreeMap::new(),
         bindings: Vec::new(),
-        retry_queue_prefix: "unused.retry".to_owned(),
-        dead_letter_queue: "unused".to_owned(),
+        ladder: Ladder::new("", &never),
+        dead_letter_queue: queue.to_owned(),
         delivery_limit: 1,
-        retry_cap: Duration::from_secs(1),
     }
 }

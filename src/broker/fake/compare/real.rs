@@ -68,9 +68,9 @@ impl Node {
         let (scouting, stop) = (Scouting::default(), CancellationToken::new());
         let link = |purpose| {
             let (settings, timeouts) = (Arc::clone(&settings), Arc::clone(&timeouts));
-            let (scouting, stop) = (scouting.clone(), stop.clone());
-            let name = "compare".to_owned();
-            Link::start(purpose, settings, timeouts, name, scouting, stop).0
+            let (scouting, told) = (scouting.clone(), Arc::default());
+            let (name, stop) = ("compare".to_owned(), stop.clone());
+            Link::start(purpose, settings, timeouts, name, scouting, told, stop).0
         };
         let mut publishing = link(Purpose::Publish);
         let consuming = link(Purpose::Consume);

@@ -8,14 +8,21 @@ mod timeouts;
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Arguments, FakeBroker, FakeSession, Release, Type};
-use crate::broker::{
-    Acks, Broker, BrokerError, Delivery, Properties, Publication, PublishError, QueueSpec,
-    QueueType, Returns, Session, Topology, Written,
+use crate::{
+    broker::{
+        Acks, Broker, BrokerError, Delivery, Properties, Publication, PublishError, QueueSpec,
+        QueueType, Returns, Session, Topology, Written,
+    },
+    retry::{Ladder, RetrySettings},
 };
 
 const RELEASES: [Release; 3] = [Release::V3, Release::V40, Release::V43];
 
 fn spec(queue: &str, prefetch: u16) -> QueueSpec {
+    let retry = RetrySettings {
+        cap: Duration::from_secs(1),
+        ..RetrySettings::default()
+    };
     QueueSpec {
         queue: queue.to_owned(),
         prefetch,
@@ -23,10 +30,9 @@ fn spec(queue: &str, prefetch: u16) -> QueueSpec {
         queue_type: QueueType::Quorum,
         arguments: BTreeMap::new(),
         bindings: Vec::new(),
-        retry_queue_prefix: "q.retry".to_owned(),
+        ladder: Ladder::new("q.retry", &retry),
         dead_letter_queue: "dead".to_owned(),
         delivery_limit: 100,
-        retry_cap: Duration::from_secs(1),
     }
 }
 

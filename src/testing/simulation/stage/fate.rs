@@ -173,7 +173,7 @@ impl Stage {
                 format!("m{id} runs, but no delivery of it is open")
             });
         }
-        if rejected && !disturbed {
+        if rejected && !disturbed && !state.excuses {
             state.fail("a failure for good is the end", || {
                 format!("m{id} runs again")
             });
@@ -189,7 +189,8 @@ impl Stage {
                 format!("m{id} has attempt {attempt} of {max}")
             });
         }
-        if attempt > most || (!disturbed && attempt != most) {
+        let exact = !disturbed && !state.excuses;
+        if attempt > most || (exact && attempt != most) {
             state.fail("an attempt is charged for a failure of its own", || {
                 format!("m{id} has attempt {attempt} after {failures} failures")
             });
