@@ -1,7 +1,7 @@
 //! A session: one live connection, channel and consumer. When one of them fails, the session is
 //! replaced whole.
 
-use std::{future::poll_fn, sync::Arc, task::Context, time::Duration};
+use std::{future::poll_fn, mem, sync::Arc, task::Context, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
@@ -37,6 +37,8 @@ pub(crate) struct RabbitSession {
     tag: String,
     subscriptions: u64,
     timeouts: Arc<TimeoutSettings>,
+    /// The prefetch of the next subscription on this channel.
+    prefetch: u16,
     cancelled: bool,
     ended: bool,
 }
@@ -52,8 +54,10 @@ impl RabbitSession {
         let limit = timeouts.declare;
         topology::ensure(&connection, queue, limit).await?;
         let channel = connection.channel(limit).await?;
-        let consumer = subscribe(&channel, queue, tag, limit).await?;
+        set_prefetch(&channel, queue.prefetch, limit).await?;
+        let consumer = subscribe(&channel, &queue.queue, tag, limit).await?;
         Ok(Self {
+            prefetch: queue.prefetch,
             gated: connection.gated(),
             woken: Moment::now(),
             connection,
@@ -174,13 +178,17 @@ impl Session for RabbitSession {
         let tag = format!("{}#{}", self.tag, self.subscriptions);
         let queue = queue.clone();
         let limit = self.timeouts.declare;
+        let is_new = mem::replace(&mut self.prefetch, queue.prefetch) != queue.prefetch;
         async move {
             // The queue may have been deleted. With `none` the worker would not declare it again, and
             // the broker says that it is missing.
             if queue.topology != Topology::None {
                 topology::ensure(&connection, &queue, limit).await?;
             }
-            let consumer = subscribe(&channel, &queue, &tag, limit).await?;
+            if is_new {
+                set_prefetch(&channel, queue.prefetch, limit).await?;
+            }
+            let consumer = subscribe(&channel, &queue.queue, &tag, limit).await?;
             Ok(Subscription(consumer))
         }
     }
@@ -218,20 +226,29 @@ impl Session for RabbitSession {
     }
 }
 
-/// Sets the prefetch and subscribes.
+/// Sets the prefetch of later subscriptions: per consumer, not per channel. Quorum queues refuse a
+/// global prefetch, and RabbitMQ 4.3 silently turns a global prefetch into one per consumer.
+async fn set_prefetch(
+    channel: &Channel,
+    prefetch: u16,
+    limit: Duration,
+) -> Result<(), BrokerError> {
+    let abandoned = CloseWhenDropped(Some(channel.clone()));
+    let qos = channel.basic_qos(prefetch, BasicQosOptions { global: false });
+    within(limit, "setting the prefetch", qos).await?;
+    abandoned.keep();
+    Ok(())
+}
+
 async fn subscribe(
     channel: &Channel,
-    queue: &QueueSpec,
+    queue: &str,
     tag: &str,
     limit: Duration,
 ) -> Result<Consumer, BrokerError> {
     let abandoned = CloseWhenDropped(Some(channel.clone()));
-    // Set the prefetch per consumer, not per channel: quorum queues refuse a global prefetch, and
-    // RabbitMQ 4.3 silently turns a global prefetch into one per consumer.
-    let qos = channel.basic_qos(queue.prefetch, BasicQosOptions { global: false });
-    within(limit, "setting the prefetch", qos).await?;
     let consume = channel.basic_consume(
-        short(&queue.queue),
+        short(queue),
         short(tag),
         BasicConsumeOptions::default(),
         FieldTable::default(),

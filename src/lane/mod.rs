@@ -291,6 +291,7 @@ impl<B: Broker> LaneActor<B> {
             self.lane.watch.figures.outcomes.tick();
             self.settle_stuck_handlers();
             self.replace_lost_probe();
+            self.await_lost_connection();
             if self.subscription.has_dead_channel() {
                 self.lose_session(&BrokerError::Lost("channel lost".to_owned()));
             }

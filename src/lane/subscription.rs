@@ -264,6 +264,14 @@ impl<B: Broker> LaneActor<B> {
         (wait, before.as_deref() != Some(reason))
     }
 
+    /// A request can fail a moment before the connection is known to be lost. The next attempt then
+    /// waits for the new connection too, and not only for its time.
+    pub(super) fn await_lost_connection(&mut self) {
+        if self.wants_subscription() && !self.broker.is_up() {
+            self.subscription.awaits_connection = true;
+        }
+    }
+
     fn subscribe_later(&mut self, reason: &str, loud: bool) {
         let (wait, is_news) = self.wait_to_subscribe(reason);
         if !is_news {

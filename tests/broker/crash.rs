@@ -17,7 +17,14 @@ const PREFETCH: usize = 64;
 const UNACKED: Duration = Duration::from_secs(2);
 
 /// The queues that a message can be in.
-const QUEUES: [&str; 3] = ["orders", "orders.retry.1s", "orders.dead"];
+/// The queues that hold messages: the work queue, its retry queue and its dead-letter queue.
+fn queues(kind: QueueType) -> [&'static str; 3] {
+    let retry = match kind {
+        QueueType::Quorum => "orders.retry.1s",
+        QueueType::Classic => "orders.retry.quorum.1s",
+    };
+    ["orders", retry, "orders.dead"]
+}
 
 /// Every tenth message fails at its first attempt.
 fn fails(n: u64) -> bool {
@@ -55,10 +62,10 @@ fn ran_again(seen: &Seen) -> BTreeMap<String, Vec<usize>> {
     again
 }
 
-async fn all_settled(vhost: &VHost) {
+async fn all_settled(vhost: &VHost, queues: &[&str; 3]) {
     let look = async || {
         let mut total = 0;
-        for queue in &QUEUES[..2] {
+        for queue in &queues[..2] {
             total += vhost.counts(queue).await.total();
         }
         total
@@ -104,16 +111,17 @@ async fn killed_five_times(kind: QueueType) {
         worker = WorkerProcess::start(&config);
     }
     worker.wait_for_consumers(&vhost, "orders", 1).await;
-    all_settled(&vhost).await;
+    let queues = queues(kind);
+    all_settled(&vhost, &queues).await;
     let ledger = worker.drain(DEADLINE).await;
     assert_eq!((ledger.stale, ledger.returned), (0, 0), "{ledger:?}");
 
     let seen = handler.seen();
-    let account = Account::take(&vhost, ids.clone(), &seen, &QUEUES).await;
+    let account = Account::take(&vhost, ids.clone(), &seen, &queues).await;
     account.assert_nothing_lost();
     let finished: BTreeSet<_> = account.finished().collect();
     assert_eq!(finished.len(), MESSAGES, "every message was handled");
-    for queue in QUEUES {
+    for queue in queues {
         assert_eq!(account.left_in(queue), 0, "{queue}");
     }
 

@@ -21,7 +21,7 @@ export class InFlightView {
     new IntersectionObserver(([entry]) => {
       this.#near = entry.isIntersecting;
       this.poll.tick();
-    }, { rootMargin: "200px" }).observe(byId("in-flight"));
+    }, { rootMargin: "800px" }).observe(byId("in-flight"));
     this.poll = new Poll({
       period: 1000,
       due: () => this.#near && live(),

@@ -112,9 +112,9 @@ async fn all_consumers_are_back_with_the_connection_and_wait_for_nothing_else() 
     let consumer = "queue = 'orders'\nhandler = { kind = 'log' }\n\
                 retry = { base = '100ms', cap = '1s', inline_below = '0s' }\n";
     let consumers = (1..CONSUMERS).map(|number| format!("[consumers.l{number}]\n{consumer}"));
-    // A wait takes 3 to 9 s, and the connection waits too. The consumers' waits end at different
+    // A wait takes up to 8 s, and the connection waits too. The consumers' waits end at different
     // times, most of them well after the connection is back.
-    let slow = "[broker]\nreconnect = { base = '3s', cap = '60s' }\n[log]\nfilter = 'debug'\n";
+    let slow = "[broker]\nreconnect = { base = '1s', cap = '8s' }\n[log]\nfilter = 'debug'\n";
     let changes = slow.to_owned() + &consumers.collect::<String>();
     let consumers = orders(&proxy.url(&vhost), &handler).with(&changes);
     let mut worker = WorkerProcess::start(&consumers.toml());

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -168,9 +169,10 @@ async fn plain_http_needs_no_certificate_authorities() {
 
 #[tokio::test]
 async fn a_refusal_of_the_proxy_is_retried_and_named() {
-    let proxy = HttpHandler::answering(|request| match request.attempt() {
-        1 => Reply::status(407),
-        2 => Reply::status(403),
+    let asked = AtomicUsize::new(0);
+    let proxy = HttpHandler::answering(move |_| match asked.fetch_add(1, Ordering::Relaxed) {
+        0 => Reply::status(407),
+        1 => Reply::status(403),
         _ => Reply::ok(),
     })
     .await;

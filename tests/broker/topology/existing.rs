@@ -16,7 +16,7 @@ fn text(text: &str) -> AMQPValue {
 /// Fails every first attempt of `later`, and `bad` for good.
 async fn handler() -> HttpHandler {
     let answer = |request: &Request| match (request.message_id(), request.attempt()) {
-        ("later", 1) => Reply::status(503),
+        ("later", 1) => Reply::status(500),
         ("bad", _) => Reply::status(400),
         _ => Reply::ok(),
     };
@@ -186,7 +186,7 @@ async fn parked_retries_outlive(missing: bool) {
     vhost
         .declare_with("orders", QueueType::Classic, &full)
         .await;
-    let handler = HttpHandler::answering(|_| Reply::status(503)).await;
+    let handler = HttpHandler::answering(|_| Reply::status(500)).await;
     let classic = "[consumers.orders]\nqueue_type = 'classic'\n\
                    retry = { base = '4s', cap = '4s', jitter = 0.0 }";
     let orders = orders(&vhost, &handler, "attach").with(classic);
