@@ -17,6 +17,7 @@ mod error;
 pub(crate) mod fake;
 mod fault;
 pub mod headers;
+pub(crate) mod log;
 mod publisher;
 mod rabbit;
 mod reconnect;

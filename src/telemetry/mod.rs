@@ -37,7 +37,10 @@ pub use settings::{
     LogFormat, LogSettings, OtlpProtocol, TelemetrySettings, TelemetrySetup, TraceParent,
 };
 
-use crate::flight::SCOPE;
+use crate::{
+    broker::log::{LIBRARY, is_indiscreet, is_of_library},
+    flight::SCOPE,
+};
 use environment::Plan;
 use otlp::Providers;
 
@@ -157,7 +160,7 @@ fn exporter_runtime() -> std::io::Result<tokio::runtime::Runtime> {
 /// Installs the subscriber that receives log lines, and spans that handlers create.
 fn subscribe(settings: &LogSettings, providers: &Providers) -> Result<WorkerGuard, TelemetryError> {
     let filter = EnvFilter::try_new(&settings.filter)?;
-    let wants_lapin = settings.filter.contains("lapin");
+    let wants_library = settings.filter.contains(LIBRARY);
     let (writer, logs) = NonBlockingBuilder::default()
         .lossy(true)
         .thread_name("lapwing-log")
@@ -175,7 +178,7 @@ fn subscribe(settings: &LogSettings, providers: &Providers) -> Result<WorkerGuar
         .with(filter)
         .with(filter_fn(|line| !is_indiscreet(line)))
         .with(filter_fn(move |line| {
-            wants_lapin || !is_of_lapin(line.target())
+            wants_library || !is_of_library(line.target())
         }))
         .with(logs::layer(settings.format, writer).with_filter(filter_fn(is_shown)))
         .with(bridge)
@@ -191,48 +194,21 @@ fn global_tracer(providers: &Providers) -> opentelemetry_sdk::trace::SdkTracer {
     provider.tracer(SCOPE)
 }
 
-/// The crate that a line or span comes from.
-fn crate_of(target: &str) -> &str {
-    target.split("::").next().unwrap_or_default()
-}
-
+/// Whether a line or span comes from the exporters of telemetry.
 fn is_exporters(target: &str) -> bool {
     const THEIRS: [&str; 6] = ["h2", "hyper", "hyper_util", "reqwest", "tonic", "tower"];
-    let name = crate_of(target);
+    let name = target.split("::").next().unwrap_or_default();
     THEIRS.contains(&name) || name.starts_with("opentelemetry")
 }
 
-/// Whether a span comes from a handler. The spans of lapin are about AMQP frames, not messages.
+/// Whether a span comes from a handler. The spans of the AMQP library are about frames, not messages.
 fn is_of_handlers(target: &str) -> bool {
-    let name = crate_of(target);
-    !is_exporters(target) && !is_of_lapin(name)
-}
-
-/// Whether a line comes from the AMQP library. The worker tells each fault in a line of its own, with
-/// what it does next. The library tells it in several lines, and claims to give up ("aborting
-/// recovery") when the worker goes on. A filter such as `info,lapin=info` shows the lines.
-fn is_of_lapin(target: &str) -> bool {
-    let name = crate_of(target);
-    name.starts_with("lapin") || name.starts_with("amq_protocol")
+    !is_exporters(target) && !is_of_library(target)
 }
 
 /// Whether a line is written: of the exporters' lines only warnings and errors.
 fn is_shown(line: &tracing::Metadata<'_>) -> bool {
     !line.target().starts_with("opentelemetry") || *line.level() <= tracing::Level::WARN
-}
-
-/// Whether a line may show secrets, or repeats our own. At level `trace` lapin prints every frame,
-/// including the one with the password. For a returned message lapin prints all bytes as numbers; our
-/// own log line says what happened to the message. lapin's errors of channels and connections reach the
-/// worker, which says what follows: some are the answers to its own questions.
-fn is_indiscreet(line: &tracing::Metadata<'_>) -> bool {
-    let of_lapin = is_of_lapin(line.target());
-    let returned = line.target() == "lapin::returned_messages";
-    let answered = matches!(
-        line.target(),
-        "lapin::channel" | "lapin::channels" | "lapin::io_loop"
-    ) && *line.level() == tracing::Level::ERROR;
-    returned || answered || (of_lapin && *line.level() == tracing::Level::TRACE)
 }
 
 /// Renders the text of `/metrics`. Cheap to clone.
@@ -289,7 +265,7 @@ impl Telemetry {
     }
 
     /// From now on only lines of this thread are written, so that its last line is the last of the
-    /// log. Otherwise lapin could log a connection that did not close in order, and an exporter its
+    /// log. Otherwise the AMQP library could log a connection that did not close in order, and an exporter its
     /// end, at any time.
     pub fn silence_others(&self) {
         logs::silence_others();
