@@ -133,8 +133,9 @@ pub(super) async fn amqp_uri(
     amqp.query.heartbeat = Some(heartbeat);
     // The settings refuse `frame_max`, but a URL file may change later. With a smaller frame than
     // the broker's, one message with larger headers would end the connection at each delivery. A
-    // size from the start saves memory: lapin makes its buffers of 32 frames at once, and only
-    // pages that it uses take memory. Without, it makes them longer and writes zeros to all of them.
+    // size from the start saves memory: lapin then allocates its buffers of 32 frames once, and only
+    // the pages that it uses take memory. Without a size lapin makes its buffers longer after the
+    // handshake, and writes zeros to all of them.
     amqp.query.frame_max = u32::try_from(frame_max.offered()).ok();
     let host = parsed.host_str().unwrap_or("localhost");
     let host = host

@@ -264,8 +264,8 @@ impl<B: Broker> LaneActor<B> {
         (wait, before.as_deref() != Some(reason))
     }
 
-    /// A request can fail a moment before the connection is known to be lost. The next attempt then
-    /// waits for the new connection too, and not only for its time.
+    /// A request can fail a moment before the worker knows that its connection is lost. The next
+    /// attempt then starts as soon as the new connection is up, and does not wait for its own time.
     pub(super) fn await_lost_connection(&mut self) {
         if self.wants_subscription() && !self.broker.is_up() {
             self.subscription.awaits_connection = true;

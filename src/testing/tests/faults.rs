@@ -127,6 +127,29 @@ async fn after_an_outage_a_lane_subscribes_as_soon_as_the_connection_is_up() {
     kit.drain().await.unwrap();
 }
 
+/// The broker may answer a request with an error that ends the connection, such as 541, before the
+/// worker sees its end.
+#[tokio::test(start_paused = true)]
+async fn a_lane_whose_request_failed_just_before_an_outage_subscribes_as_soon_as_it_is_over() {
+    let slow = "[broker]\nreconnect = { base = '50s', cap = '60s' }";
+    let broker = TestBroker::new();
+    broker.disconnect();
+    let mut kit = Kit::start_on(&broker, slow, Handling::new([], Step::Succeed));
+    kit.until(ConsumerState::Connecting, Some("not connected"))
+        .await;
+    let refused = BrokerError::Lost("INTERNAL_ERROR (541)".to_owned());
+    kit.broker.refuse_subscriptions([refused]);
+    kit.broker.reconnect();
+    kit.until(ConsumerState::Connecting, Some("541")).await;
+    kit.broker.fail(Fault::ConnectionLost);
+    sleep(Duration::from_secs(2)).await;
+    kit.broker.reconnect();
+    let back = Instant::now();
+    kit.until_state(ConsumerState::Consuming).await;
+    assert!(back.elapsed() < Duration::from_millis(10));
+    kit.drain().await.unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pause_outlasts_an_outage() {
     let mut scene = Scene::set(Situation::Paused).await;
