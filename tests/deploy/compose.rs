@@ -176,7 +176,11 @@ fn the_sample_configuration_works() {
         "config check",
         lapwing(&["config", "check", "--config", path]),
     );
-    assert_eq!(checked.lines().next(), Some("ok: 1 consumer"));
+    let (first, schedule) = checked.split_once('\n').expect("it has lines");
+    assert_eq!(first, "ok: 1 consumer");
+    // Its retry schedule, and no warning.
+    let is_schedule = |line: &str| line.starts_with("orders: ");
+    assert!(schedule.lines().all(is_schedule), "{schedule}");
     let text = read("deploy/compose/worker.toml");
     let compose = compose();
     for (url, service, inner) in [
