@@ -53,7 +53,7 @@ async fn messages_in_flight_are_listed_oldest_first_with_their_phase() {
         .publish_many("other", 1, |_| PublishSpec::of("x"))
         .await;
     notes.wait_for(3).await;
-    let all = |report: &lapwing::ConsumerReport| report.buffered == 3;
+    let all = |report: &lapwing::ConsumerReport| report.running == 2 && report.buffered == 3;
     let report = worker
         .wait_for_report("three wait for a slot", "q", all)
         .await;
@@ -116,7 +116,7 @@ async fn a_cancelled_message_is_returned_uncharged_and_runs_again() {
     let worker = consumer.start_with(handler).await;
     vhost.publish_many("q", 2, |_| PublishSpec::of("x")).await;
     notes.wait_for(1).await;
-    let both = |report: &lapwing::ConsumerReport| report.buffered == 1;
+    let both = |report: &lapwing::ConsumerReport| report.running == 1 && report.buffered == 1;
     worker.wait_for_report("the second waits", "q", both).await;
     let listed = in_flight(&worker, "q").await;
     let (running, waiting) = (listed[0].delivery, listed[1].delivery);

@@ -46,7 +46,10 @@ async fn a_held_consumer_starts_nothing_in_a_slot_that_comes_free() {
         vhost.publish_with(PublishSpec::to(QUEUE).id(id)).await;
     }
     worker.until("holds its consumer", is_held).await;
-    report(&worker, "one waits", |consumer| consumer.buffered == 1).await;
+    report(&worker, "one waits", |consumer| {
+        (consumer.running, consumer.buffered) == (1, 1)
+    })
+    .await;
 
     gate.open();
 
