@@ -234,7 +234,7 @@ impl TryFrom<Field> for AMQPValue {
                 Self::LongString(bytes.into())
             }
             Field::Array(items) => {
-                let items = items.into_iter().map(Self::try_from);
+                let items = items.into_iter().map(<Self as TryFrom<Field>>::try_from);
                 Self::FieldArray(items.collect::<Result<Vec<_>, _>>()?.into())
             }
             Field::Timestamp(seconds) => Self::Timestamp(seconds),

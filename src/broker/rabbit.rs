@@ -6,7 +6,12 @@ use tokio::sync::watch;
 
 use super::{
     BrokerError, Link, LinkState, Publication, PublishError, Publisher, QueueSpec, TimeoutSettings,
-    Version, connection::Connection, depths::depths, seam::{Broker, Reading}, session::RabbitSession, topology,
+    Version,
+    connection::Connection,
+    depths::depths,
+    seam::{Broker, Reading},
+    session::RabbitSession,
+    topology,
 };
 
 /// The worker's two connections. Clones share them and are cheap.

@@ -24,7 +24,8 @@ impl Out {
     /// Writes bytes.
     pub(super) fn bytes(&self, bytes: &[u8]) {
         if !self.is_closed() && io::stdout().write_all(bytes).is_err() {
-            self.failed.store(true, std::sync::atomic::Ordering::Relaxed);
+            self.failed
+                .store(true, std::sync::atomic::Ordering::Relaxed);
         }
     }
 
@@ -62,7 +63,11 @@ pub(super) fn cut(text: &str, most: usize) -> String {
         .map(|letter| if letter.is_control() { ' ' } else { letter })
         .collect();
     match plain.chars().count() > most {
-        true => plain.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
+        true => plain
+            .chars()
+            .take(most.saturating_sub(1))
+            .chain(['…'])
+            .collect(),
         false => plain,
     }
 }
@@ -88,7 +93,12 @@ mod tests {
 
     #[test]
     fn numbers_have_separators() {
-        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ] {
             assert_eq!(count(number), text);
         }
     }

@@ -8,8 +8,9 @@ use tracing::{info, warn};
 use super::{DeadLettersError, Filter, Letter, Looked, desk::Desk, walk::Walk};
 use crate::broker::Reading;
 
-/// The letters of a batch when one ack covers them all.
-const BATCH: usize = 100;
+/// The letters of a batch when one ack covers them all. While the acks of a batch are on their way,
+/// the next batch is published: if the connection is lost then, both are there twice.
+const BATCH: usize = 50;
 /// The letters of a batch when each needs an ack of its own. A quorum queue takes about 32 commands
 /// of a channel at a time. The channel keeps the rest, and throws it away when it closes.
 const SINGLES: usize = 32;
@@ -26,7 +27,7 @@ pub struct Progress {
 }
 
 /// Hears of the progress, and may stop the command: it ends after the batch under way.
-pub type Report<'a> = &'a mut (dyn FnMut(Progress) -> ControlFlow<()> + Send);
+pub(super) type Report<'a> = &'a mut (dyn FnMut(Progress) -> ControlFlow<()> + Send);
 
 /// How a change ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,10 +105,12 @@ async fn through<B: Reading>(
 ) -> Result<(), DeadLettersError> {
     loop {
         let wanted = change.most().saturating_sub(changed.changed);
-        let most = match (wanted, walk.must_see_all()) {
-            (0, false) => return Ok(()),
-            // Without a filter the first letters are the ones.
-            (_, false) if change.filter().is_all() => usize::try_from(wanted).unwrap_or(usize::MAX),
+        let most = match (wanted, walk.may_end()) {
+            (0, true) => return Ok(()),
+            // Without a filter the next letters are the ones.
+            (1.., true) if change.filter().is_all() => {
+                usize::try_from(wanted).unwrap_or(usize::MAX)
+            }
             _ => usize::MAX,
         };
         let letters = walk.window(most).await?;
@@ -224,7 +227,13 @@ pub(super) async fn drop<B: Reading>(
     let dropped = change(desk, &Drop(filter), report).await;
     let queue = &desk.queue;
     match &dropped {
-        Ok(it) => info!(queue, by, dropped = it.changed, ?filter, "dropped dead letters"),
+        Ok(it) => info!(
+            queue,
+            by,
+            dropped = it.changed,
+            ?filter,
+            "dropped dead letters"
+        ),
         Err(error) => warn!(queue, by, ?filter, %error, "dropping dead letters ended early"),
     }
     dropped

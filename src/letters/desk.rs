@@ -159,7 +159,10 @@ impl DeadLetters {
 
     /// Logs an import.
     pub fn note_import(&self, letters: u64, by: &str) {
-        info!(queue = self.desk.queue, letters, by, "imported dead letters");
+        info!(
+            queue = self.desk.queue,
+            letters, by, "imported dead letters"
+        );
     }
 
     /// Replaces a letter by its edited copy, which goes to the end of the queue.

@@ -91,11 +91,17 @@ impl Match {
                 header.is_some_and(|header| header.to_text() == self.value.as_str())
             }
             Place::Body(pointer) => {
-                let body = letter.body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&letter.body);
+                let body = letter
+                    .body
+                    .strip_prefix(b"\xef\xbb\xbf")
+                    .unwrap_or(&letter.body);
                 let json: Option<Value> = serde_json::from_slice(body).ok();
                 match json.as_ref().and_then(|json| json.pointer(pointer)) {
                     Some(Value::String(text)) => *text == self.value,
-                    Some(other) => other.to_string() == self.value,
+                    Some(other) => {
+                        let text = other.to_string();
+                        text == self.value
+                    }
                     None => false,
                 }
             }

@@ -63,8 +63,7 @@ impl Groups {
             source_queue: letter.source_queue.clone(),
         });
         group.count += 1;
-        let earlier = |known: Option<SystemTime>| known.into_iter().chain(letter.failed_at).min();
-        group.first = earlier(group.first);
+        group.first = group.first.into_iter().chain(letter.failed_at).min();
         group.last = group.last.max(letter.failed_at);
     }
 

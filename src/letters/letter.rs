@@ -274,7 +274,10 @@ fn id(properties: &Properties, routing_key: &str, body: &[u8]) -> String {
 fn hash(parts: &[&[u8]]) -> String {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
     let with_end = |hash: u64, part: &&[u8]| step(part.iter().fold(hash, step), &0xff);
-    format!("{:016x}", parts.iter().fold(0xcbf2_9ce4_8422_2325, with_end))
+    format!(
+        "{:016x}",
+        parts.iter().fold(0xcbf2_9ce4_8422_2325, with_end)
+    )
 }
 
 /// An entry of the broker's `x-death`.
@@ -294,9 +297,8 @@ impl Death {
         let death = deaths.as_array()?.first()?;
         let text = |name: &str| Some(death.get(name)?.as_str()?.to_owned());
         let seconds = death.get("time").and_then(Value::as_u64);
-        let at = seconds.and_then(|seconds| {
-            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-        });
+        let at = seconds
+            .and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
         let key = death.get("routing-keys").and_then(|keys| keys.get(0));
         Some(Self {
             queue: text("queue")?,

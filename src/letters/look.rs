@@ -75,11 +75,11 @@ async fn through<B: Reading>(
     let limit = look.limit.map_or(u64::MAX, |limit| limit as u64);
     loop {
         let wanted = limit.saturating_sub(looked.selected);
-        // Without a filter, the number of letters to read is known.
-        let most = match look.filter.is_all() && !walk.must_see_all() {
-            true => usize::try_from(wanted).unwrap_or(usize::MAX),
-            false if wanted > 0 || walk.must_see_all() => usize::MAX,
-            false => 0,
+        let most = match (wanted, walk.may_end()) {
+            (0, true) => return Ok(looked),
+            // Without a filter the next letters are the ones.
+            (1.., true) if look.filter.is_all() => usize::try_from(wanted).unwrap_or(usize::MAX),
+            _ => usize::MAX,
         };
         let letters = walk.window(most).await?;
         if letters.is_empty() {

@@ -176,7 +176,14 @@ pub(super) async fn replay<B: Reading>(
     let replayed = running.sent.load(Ordering::Relaxed);
     match &changed {
         Ok(it) => {
-            info!(queue, run, by, replayed = it.changed, kept = it.kept(), "replayed dead letters");
+            info!(
+                queue,
+                run,
+                by,
+                replayed = it.changed,
+                kept = it.kept(),
+                "replayed dead letters"
+            );
         }
         Err(error) => {
             info!(queue, run, by, sent = replayed, %error, "the replay of dead letters ended early");

@@ -62,6 +62,8 @@ pub(super) struct Walk<'a, B: Reading> {
     room: usize,
     /// The largest body so far.
     largest: usize,
+    /// Whether the broker had delivered the last letter before.
+    last_was_returned: bool,
     /// The tags that the walk holds, window by window.
     held: Vec<Vec<u64>>,
     renew: bool,
@@ -84,6 +86,7 @@ impl<'a, B: Reading> Walk<'a, B> {
             left: total,
             room: FIRST,
             largest: 0,
+            last_was_returned: false,
             held: Vec::new(),
             renew,
             limit: desk.limit().await?,
@@ -93,11 +96,15 @@ impl<'a, B: Reading> Walk<'a, B> {
         })
     }
 
-    /// Whether a return puts a letter at the end of the queue, so that only a walk through the whole
-    /// queue keeps the order. So does RabbitMQ 3 with a quorum queue that has no delivery limit.
-    pub(super) fn must_see_all(&self) -> bool {
-        let rotates = |version| version < Version::LIMITS;
-        self.limit.is_none() && self.broker.version().is_some_and(rotates)
+    /// Whether the letters that the walk holds would go back to their places if it ended here. A
+    /// quorum queue delivers letters that were returned before all others, in the order of their
+    /// return. So behind a letter that was returned before, others of its kind may wait, and would
+    /// come before the letters of this walk. RabbitMQ 3 puts a letter of a quorum queue without
+    /// delivery limit at the end.
+    pub(super) fn may_end(&self) -> bool {
+        let goes_last = |version| version < Version::LIMITS;
+        let goes_last = self.limit.is_none() && self.broker.version().is_some_and(goes_last);
+        self.holds_nothing() || !(goes_last || self.last_was_returned)
     }
 
     /// Whether the walk holds no letter: then one ack may cover all letters up to a tag.
@@ -123,6 +130,7 @@ impl<'a, B: Reading> Walk<'a, B> {
         };
         let largest = deliveries.iter().map(|it| it.body.len()).max();
         self.largest = self.largest.max(largest.unwrap_or(0));
+        self.last_was_returned = deliveries.last().is_some_and(|last| last.redelivered);
         let fits = (ROOM / self.largest.max(1)).clamp(1, LARGEST);
         self.room = fits.min(self.room * 4);
         self.held.push(Vec::new());
@@ -134,7 +142,10 @@ impl<'a, B: Reading> Walk<'a, B> {
         match &mut self.session {
             None => {
                 let (queue, prefetch) = (&self.spec.queue, self.spec.prefetch);
-                let session = self.broker.look_into(queue, prefetch, "lapwing-dead").await?;
+                let session = self
+                    .broker
+                    .look_into(queue, prefetch, "lapwing-dead")
+                    .await?;
                 self.session = Some(session);
             }
             Some(session) => {
@@ -282,16 +293,23 @@ impl<'a, B: Reading> Walk<'a, B> {
     }
 }
 
-/// Returns the letters window by window: RabbitMQ does not keep the order between the
-/// subscriptions that one nack covers.
+/// The letters that one nack returns. A quorum queue of RabbitMQ 3.10 keeps the order of the letters of
+/// one nack up to this number, and mixes up more of them (measured).
+const AT_ONCE: usize = 32;
+
+/// Returns the letters, oldest first. One nack covers letters of one window only, because RabbitMQ
+/// does not keep the order between subscriptions either.
 async fn give_back(session: &impl Session, held: &[Vec<u64>]) -> Result<u64, BrokerError> {
     let mut count = 0;
-    for tags in held.iter().filter(|tags| !tags.is_empty()) {
+    for tags in held {
         let mut tags = tags.clone();
         // The nack goes to the last one, which must be the newest.
         tags.sort_unstable();
-        count += tags.len() as u64;
-        session.give_back(Returns::Through(tags)).await.1?;
+        for tags in tags.chunks(AT_ONCE) {
+            count += tags.len() as u64;
+            let returns = Returns::Through(tags.to_vec());
+            session.give_back(returns).await.1?;
+        }
     }
     Ok(count)
 }

@@ -11,6 +11,7 @@ mod cli;
 mod connect;
 mod console;
 mod crash;
+mod dead;
 mod delays;
 mod drain;
 mod faults;

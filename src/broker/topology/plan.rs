@@ -107,9 +107,7 @@ pub(in crate::broker) fn plan(spec: &QueueSpec) -> Vec<QueuePlan> {
     work.arguments.extend(further);
     let rungs = spec.ladder.rungs();
     let rungs = rungs.map(|rung| rung_plan(&rung, &spec.queue));
-    rungs
-        .chain([QueuePlan::dead_letters(dead), work])
-        .collect()
+    rungs.chain([QueuePlan::dead_letters(dead), work]).collect()
 }
 
 /// The plan of one queue of a consumer, also of a retry queue outside of its schedule.

@@ -28,7 +28,9 @@ impl InFlight {
     pub(in crate::cli) fn run(&self) -> anyhow::Result<ExitCode> {
         let consumer = self.consumer.as_deref().map(segment);
         let consumer = consumer.map_or_else(String::new, |name| format!("&consumer={name}"));
-        let page = self.worker.get(&format!("in-flight?limit={}{consumer}", self.limit))?;
+        let page = self
+            .worker
+            .get(&format!("in-flight?limit={}{consumer}", self.limit))?;
         let out = Out::default();
         if self.worker.json {
             out.line(&page);
@@ -36,7 +38,9 @@ impl InFlight {
             table(&out, &page);
         }
         for name in page["unanswered"].as_array().into_iter().flatten() {
-            say(format_args!("{name} gave no answer: its messages are missing"));
+            say(format_args!(
+                "{name} gave no answer: its messages are missing"
+            ));
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -109,7 +109,9 @@ async fn answer(request: RequestBuilder) -> anyhow::Result<Value> {
     let text = response.text().await?;
     let json: Result<Value, _> = serde_json::from_str(&text);
     if !status.is_success() {
-        let error = json.ok().and_then(|json| Some(json.get("error")?.as_str()?.to_owned()));
+        let error = json
+            .ok()
+            .and_then(|json| Some(json.get("error")?.as_str()?.to_owned()));
         bail!("{status}: {}", error.unwrap_or(text));
     }
     json.context("the answer is not that of a worker")

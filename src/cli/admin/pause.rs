@@ -72,7 +72,11 @@ fn change(worker: &Worker, consumers: &[String], verb: &str) -> anyhow::Result<E
         out.line(Value::Array(changed));
     } else {
         for consumer in &changed {
-            out.line(format_args!("{}: {}", text(consumer, "name"), text(consumer, "state")));
+            out.line(format_args!(
+                "{}: {}",
+                text(consumer, "name"),
+                text(consumer, "state")
+            ));
         }
     }
     if failed > 0 {
@@ -83,5 +87,7 @@ fn change(worker: &Worker, consumers: &[String], verb: &str) -> anyhow::Result<E
 
 fn names(consumers: &Value) -> Vec<String> {
     let consumers = consumers["consumers"].as_array().into_iter().flatten();
-    consumers.map(|consumer| text(consumer, "name").to_owned()).collect()
+    consumers
+        .map(|consumer| text(consumer, "name").to_owned())
+        .collect()
 }

@@ -49,7 +49,9 @@ fn tell(out: &Out, worker: &Value, consumers: &Value) {
     ));
     let publishing = text(worker, "publishing");
     if !publishing.is_empty() {
-        out.line(format_args!("retries and dead letters cannot be published: {publishing}"));
+        out.line(format_args!(
+            "retries and dead letters cannot be published: {publishing}"
+        ));
     }
     out.line(format_args!(
         "{:<16}  {:<12}  {:>9}  {:>8}  {:>7}  {:>7}  {:>6}",
@@ -57,7 +59,11 @@ fn tell(out: &Out, worker: &Value, consumers: &Value) {
     ));
     for consumer in consumers.as_array().into_iter().flatten() {
         let rate = |name| consumer["rates"][name].as_f64().unwrap_or(0.0);
-        let running = format!("{}/{}", number(consumer, "running"), number(consumer, "concurrency"));
+        let running = format!(
+            "{}/{}",
+            number(consumer, "running"),
+            number(consumer, "concurrency")
+        );
         out.line(format_args!(
             "{:<16}  {:<12}  {:>9}  {running:>8}  {:>7.1}  {:>7.1}  {:>6}",
             print::cut(text(consumer, "name"), 16),

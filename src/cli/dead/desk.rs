@@ -21,7 +21,12 @@ use lapwing::{
 };
 use serde_json::{Value, json};
 
-use crate::cli::{ConfigFile, say, signals::Caught, print::{self, Out}};
+use crate::cli::{
+    ConfigFile,
+    print::{self, Out},
+    say,
+    signals::Caught,
+};
 
 /// The queue that a command works on.
 #[derive(Args)]
@@ -52,14 +57,20 @@ impl At {
         let names = || settings.consumers.keys().cloned().collect::<Vec<_>>();
         let consumer = match (&self.consumer, settings.consumers.len()) {
             (Some(name), _) => settings.consumers.get(name).with_context(|| {
-                format!("there is no consumer {name}; the settings have: {}", names().join(", "))
+                format!(
+                    "there is no consumer {name}; the settings have: {}",
+                    names().join(", ")
+                )
             })?,
             (None, 1) => &settings.consumers[&names()[0]],
             (None, 0) => bail!("the settings have no consumer: name a queue with --queue"),
             (None, _) => bail!("name one with --consumer: {}", names().join(", ")),
         };
         let is_ours = consumer.topology != Topology::None;
-        Ok((consumer.dead_letter_queue(), is_ours.then_some(DECLARED_LIMIT)))
+        Ok((
+            consumer.dead_letter_queue(),
+            is_ours.then_some(DECLARED_LIMIT),
+        ))
     }
 
     /// Connects and runs a command.
@@ -118,7 +129,9 @@ fn stop_flag(caught: Caught) -> anyhow::Result<Arc<AtomicBool>> {
 fn user() -> String {
     let names = ["SUDO_USER", "USER", "LOGNAME"];
     let mut known = names.iter().filter_map(|name| std::env::var(name).ok());
-    known.find(|name| !name.is_empty()).unwrap_or_else(|| "unknown user".to_owned())
+    known
+        .find(|name| !name.is_empty())
+        .unwrap_or_else(|| "unknown user".to_owned())
 }
 
 /// A connected command.
@@ -196,7 +209,13 @@ impl Desk {
 
     /// Prints the result of a change, and returns the exit code: 1 if letters that were selected
     /// stayed.
-    pub(super) fn tell_change(&self, out: &mut Out, verb: &str, changed: &Changed, more: Value) -> ExitCode {
+    pub(super) fn tell_change(
+        &self,
+        out: &mut Out,
+        verb: &str,
+        changed: &Changed,
+        more: Value,
+    ) -> ExitCode {
         let queue = self.letters.queue();
         if self.is_json {
             let mut told = json!({
@@ -212,7 +231,10 @@ impl Desk {
             }
             out.line(told);
         } else {
-            out.line(format_args!("{verb} {} letters of {queue}", print::count(changed.changed)));
+            out.line(format_args!(
+                "{verb} {} letters of {queue}",
+                print::count(changed.changed)
+            ));
             for (why, count) in &changed.kept {
                 out.line(format_args!("  {} stayed: {why}", print::count(*count)));
             }
@@ -236,7 +258,9 @@ impl Desk {
     /// Asks whether to go on. Without a terminal nobody answers, so that is an error.
     pub(super) fn confirm(&self, question: &str) -> anyhow::Result<bool> {
         if !io::stdin().is_terminal() {
-            bail!("{question} Nobody can answer, because standard input is no terminal: pass --yes");
+            bail!(
+                "{question} Nobody can answer, because standard input is no terminal: pass --yes"
+            );
         }
         let mut err = io::stderr();
         write!(err, "{question} [y/N] ")?;

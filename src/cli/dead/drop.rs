@@ -10,7 +10,10 @@ use super::{
     desk::{At, Desk},
     select::Select,
 };
-use crate::cli::{signals::Caught, print::{self, Out}};
+use crate::cli::{
+    print::{self, Out},
+    signals::Caught,
+};
 
 /// Drop letters for good. Export them first: nothing brings them back.
 #[derive(Args)]
@@ -42,7 +45,10 @@ impl Drop {
         if !self.yes && !ask(desk, &out, &filter).await? {
             return Ok(ExitCode::FAILURE);
         }
-        let dropped = desk.letters.drop(&filter, &desk.by, &mut desk.report(&out)).await?;
+        let dropped = desk
+            .letters
+            .drop(&filter, &desk.by, &mut desk.report(&out))
+            .await?;
         Ok(desk.tell_change(&mut out, "dropped", &dropped, json!({})))
     }
 }
@@ -53,7 +59,13 @@ async fn ask(desk: &Desk, out: &Out, filter: &Filter) -> anyhow::Result<bool> {
         ..Look::default()
     };
     let mut see = |_: &Letter| {};
-    let looked = desk.letters.look(&look, &mut see, &mut desk.report(out)).await?;
+    let looked = desk
+        .letters
+        .look(&look, &mut see, &mut desk.report(out))
+        .await?;
     let count = print::count(looked.selected);
-    desk.confirm(&format!("Drop {count} letters of {} for good?", desk.letters.queue()))
+    desk.confirm(&format!(
+        "Drop {count} letters of {} for good?",
+        desk.letters.queue()
+    ))
 }

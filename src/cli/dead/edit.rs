@@ -13,10 +13,8 @@ use clap::Args;
 use lapwing::letters::{self, Filter, Letter, Look};
 use serde_json::json;
 
-use super::{
-    desk::{At, Desk},
-};
-use crate::cli::{say, signals::Caught, print::Out};
+use super::desk::{At, Desk};
+use crate::cli::{print::Out, say, signals::Caught};
 
 /// Change the body of a letter: opens $VISUAL or $EDITOR, shows the difference and asks.
 #[derive(Args)]
@@ -71,8 +69,13 @@ impl Edit {
         desk.letters.edit(&edit).await?;
         let (out, queue) = (Out::default(), desk.letters.queue());
         match desk.is_json {
-            true => out.line(json!({ "queue": queue, "edited": self.id, "from": from, "by": desk.by })),
-            false => out.line(format_args!("edited {}; it is the last letter of {queue} now", self.id)),
+            true => {
+                out.line(json!({ "queue": queue, "edited": self.id, "from": from, "by": desk.by }))
+            }
+            false => out.line(format_args!(
+                "edited {}; it is the last letter of {queue} now",
+                self.id
+            )),
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -91,14 +94,24 @@ async fn find(desk: &Desk, id: &str) -> anyhow::Result<(Vec<u8>, String)> {
     let mut found = None;
     let mut see = |letter: &Letter| found = Some((letter.body().to_vec(), letter.body_hash()));
     let out = Out::default();
-    let looked = desk.letters.look(&look, &mut see, &mut desk.report(&out)).await?;
+    let looked = desk
+        .letters
+        .look(&look, &mut see, &mut desk.report(&out))
+        .await?;
     let queue = desk.letters.queue();
-    found.with_context(|| format!("no letter of {queue} has the id {id:?} ({} read)", looked.seen))
+    found.with_context(|| {
+        format!(
+            "no letter of {queue} has the id {id:?} ({} read)",
+            looked.seen
+        )
+    })
 }
 
 /// Lets the user edit these bytes in a file that only the user can read.
 fn open_editor(before: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let editor = ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var(name).ok());
+    let editor = ["VISUAL", "EDITOR"]
+        .iter()
+        .find_map(|name| std::env::var(name).ok());
     let Some(editor) = editor.filter(|editor| !editor.trim().is_empty()) else {
         bail!("neither VISUAL nor EDITOR is set: set one, or pass the new body with --body FILE");
     };
@@ -114,10 +127,16 @@ fn edit_file(editor: &str, path: &Path, before: &[u8]) -> anyhow::Result<Vec<u8>
     let mut options = fs::File::options();
     let created = options.write(true).create_new(true).mode(0o600).open(path);
     let named = || format!("failed to write {}", path.display());
-    created.with_context(named)?.write_all(before).with_context(named)?;
+    created
+        .with_context(named)?
+        .write_all(before)
+        .with_context(named)?;
     // The editor may have arguments, as in `code --wait`.
     let mut words = editor.split_whitespace();
-    let status = Command::new(words.next().unwrap_or("vi")).args(words).arg(path).status();
+    let status = Command::new(words.next().unwrap_or("vi"))
+        .args(words)
+        .arg(path)
+        .status();
     let status = status.with_context(|| format!("failed to start {editor}"))?;
     if !status.success() {
         bail!("{editor} failed ({status}); the letter stays as it is");
@@ -132,9 +151,18 @@ fn difference(before: &[u8], after: &[u8]) -> Vec<String> {
     let same = |(a, b): &(&String, &String)| a == b;
     let head = before.iter().zip(&after).take_while(same).count();
     let (before, after) = (&before[head..], &after[head..]);
-    let tail = before.iter().rev().zip(after.iter().rev()).take_while(same).count();
-    let removed = before[..before.len() - tail].iter().map(|line| format!("- {line}"));
-    let added = after[..after.len() - tail].iter().map(|line| format!("+ {line}"));
+    let tail = before
+        .iter()
+        .rev()
+        .zip(after.iter().rev())
+        .take_while(same)
+        .count();
+    let removed = before[..before.len() - tail]
+        .iter()
+        .map(|line| format!("- {line}"));
+    let added = after[..after.len() - tail]
+        .iter()
+        .map(|line| format!("+ {line}"));
     removed.chain(added).collect()
 }
 

@@ -16,7 +16,11 @@ use super::{
     desk::{At, Desk},
     select::Select,
 };
-use crate::cli::{say, signals::Caught, print::{self, Out}};
+use crate::cli::{
+    print::{self, Out},
+    say,
+    signals::Caught,
+};
 
 /// Write letters as lines of JSON, without loss: all properties, header types and bytes.
 #[derive(Args)]
@@ -47,7 +51,10 @@ impl Export {
         };
         let out = Out::default();
         let mut see = |letter: &Letter| lines.write(&to_line(letter));
-        let looked = desk.letters.look(&look, &mut see, &mut desk.report(&out)).await?;
+        let looked = desk
+            .letters
+            .look(&look, &mut see, &mut desk.report(&out))
+            .await?;
         lines.close()?;
         desk.tell_look(&looked);
         say(format_args!(
@@ -96,7 +103,8 @@ impl Lines {
         failed.context("failed to write the letters")?;
         self.to.flush().context("failed to write the letters")?;
         if let Some(file) = self.file {
-            file.sync_all().context("failed to write the letters to the disk")?;
+            file.sync_all()
+                .context("failed to write the letters to the disk")?;
         }
         Ok(())
     }

@@ -11,7 +11,11 @@ use super::{
     desk::{At, Desk},
     select::Select,
 };
-use crate::cli::{say, signals::Caught, print::{self, Out}};
+use crate::cli::{
+    print::{self, Out},
+    say,
+    signals::Caught,
+};
 
 /// Count letters by cause, largest group first. Reads the whole queue.
 #[derive(Args)]
@@ -43,7 +47,10 @@ impl Groups {
         };
         let mut counted = Counted::default();
         let mut see = |letter: &Letter| counted.add(&letter.summary);
-        let looked = desk.letters.look(&look, &mut see, &mut desk.report(&out)).await?;
+        let looked = desk
+            .letters
+            .look(&look, &mut see, &mut desk.report(&out))
+            .await?;
         let groups = counted.sorted();
         let most = match self.limit {
             0 => usize::MAX,
@@ -75,7 +82,9 @@ fn table(out: &Out, groups: &[Group], most: usize) {
         return out.line("no letters");
     }
     let (first, last) = ("FIRST", "LAST");
-    out.line(format_args!("  COUNT  SHARE  {first:<20}  {last:<20}  GROUP"));
+    out.line(format_args!(
+        "  COUNT  SHARE  {first:<20}  {last:<20}  GROUP"
+    ));
     for group in groups.iter().take(most) {
         let count = print::count(group.count);
         let (first, last) = (print::time(group.first), print::time(group.last));
@@ -87,12 +96,24 @@ fn table(out: &Out, groups: &[Group], most: usize) {
         let from = group.source_queue.as_deref();
         let from = from.map_or_else(String::new, |queue| format!(" from {queue}"));
         let colon = if group.kind.is_empty() { "" } else { ": " };
-        let cause = format!("{}{from}: {}{colon}{}", group.reason, group.kind, group.error);
-        out.line(format_args!("         {}", print::cut(&cause, print::WIDTH - 9)));
+        let cause = format!(
+            "{}{from}: {}{colon}{}",
+            group.reason, group.kind, group.error
+        );
+        out.line(format_args!(
+            "         {}",
+            print::cut(&cause, print::WIDTH - 9)
+        ));
         let sample = format!("for example {}", group.sample);
-        out.line(format_args!("         {}", print::cut(&sample, print::WIDTH - 9)));
+        out.line(format_args!(
+            "         {}",
+            print::cut(&sample, print::WIDTH - 9)
+        ));
     }
     if groups.len() > most {
-        out.line(format_args!("{} more groups (--limit 0 prints all)", groups.len() - most));
+        out.line(format_args!(
+            "{} more groups (--limit 0 prints all)",
+            groups.len() - most
+        ));
     }
 }

@@ -13,10 +13,11 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use lapwing::letters::from_line;
 use serde_json::json;
 
-use super::{
-    desk::{At, Desk},
+use super::desk::{At, Desk};
+use crate::cli::{
+    print::{self, Out},
+    signals::Caught,
 };
-use crate::cli::{signals::Caught, print::{self, Out}};
 
 /// Put the letters of an export into the queue.
 #[derive(Args)]

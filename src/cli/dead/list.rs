@@ -10,7 +10,11 @@ use super::{
     desk::{At, Desk},
     select::Select,
 };
-use crate::cli::{say, signals::Caught, print::{self, Out}};
+use crate::cli::{
+    print::{self, Out},
+    say,
+    signals::Caught,
+};
 
 /// List letters, oldest first.
 #[derive(Args)]
@@ -52,7 +56,10 @@ impl List {
             newest.push_front(letter.summary.clone());
             newest.truncate(limit.unwrap_or(usize::MAX));
         };
-        let looked = desk.letters.look(&look, &mut see, &mut desk.report(&out)).await?;
+        let looked = desk
+            .letters
+            .look(&look, &mut see, &mut desk.report(&out))
+            .await?;
         let listed = match self.newest {
             true => newest.len() as u64,
             false => looked.selected,

@@ -10,7 +10,10 @@ use super::{
     desk::{At, Desk},
     select::Select,
 };
-use crate::cli::{signals::Caught, print::{self, Out}};
+use crate::cli::{
+    print::{self, Out},
+    signals::Caught,
+};
 
 /// Publish letters again to the queue they came from. Each begins anew: attempts and age start at
 /// zero, and `lapwing-replays` counts one more.
@@ -88,7 +91,12 @@ impl Replay {
             }
         }
         let replayed = desk.letters.replay(&replay, &mut desk.report(&out)).await?;
-        Ok(desk.tell_change(&mut out, "replayed", &replayed, json!({ "run": replay.run })))
+        Ok(desk.tell_change(
+            &mut out,
+            "replayed",
+            &replayed,
+            json!({ "run": replay.run }),
+        ))
     }
 }
 
@@ -111,7 +119,10 @@ impl Plan {
             Ok(queue) => *plan.targets.entry(queue.to_owned()).or_default() += 1,
             Err(why) => *plan.kept.entry(why).or_default() += 1,
         };
-        let looked = desk.letters.look(&look, &mut see, &mut desk.report(out)).await?;
+        let looked = desk
+            .letters
+            .look(&look, &mut see, &mut desk.report(out))
+            .await?;
         desk.tell_look(&looked);
         Ok(plan)
     }
@@ -129,7 +140,10 @@ impl Plan {
             out.line(format_args!("would replay nothing of {queue}"));
         }
         for (target, count) in &self.targets {
-            out.line(format_args!("would replay {} letters to {target}", print::count(*count)));
+            out.line(format_args!(
+                "would replay {} letters to {target}",
+                print::count(*count)
+            ));
         }
         for (why, count) in &self.kept {
             out.line(format_args!("would keep {}: {why}", print::count(*count)));

@@ -11,7 +11,10 @@ use super::{
     COST,
     desk::{At, Desk},
 };
-use crate::cli::{signals::Caught, print::{self, Out}};
+use crate::cli::{
+    print::{self, Out},
+    signals::Caught,
+};
 
 /// Show one letter: properties, headers, attempts and body.
 #[derive(Args)]
@@ -46,11 +49,18 @@ impl Show {
             (false, true) => out.line(as_json(letter)),
             (false, false) => tell(&out, letter),
         };
-        let looked = desk.letters.look(&look, &mut see, &mut desk.report(&out)).await?;
+        let looked = desk
+            .letters
+            .look(&look, &mut see, &mut desk.report(&out))
+            .await?;
         desk.tell_look(&looked);
         if looked.selected == 0 {
             let queue = desk.letters.queue();
-            bail!("no letter of {queue} has the id {:?} ({} read)", self.id, looked.seen);
+            bail!(
+                "no letter of {queue} has the id {:?} ({} read)",
+                self.id,
+                looked.seen
+            );
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -71,7 +81,6 @@ fn tell(out: &Out, letter: &Letter) {
         Origin::Lapwing => "a Lapwing worker",
         Origin::Broker => "the broker",
         Origin::Unknown => "nobody that left a trace",
-        _ => "somebody",
     };
     let row = |name: &str, text: &str| {
         if !text.is_empty() {
@@ -81,16 +90,31 @@ fn tell(out: &Out, letter: &Letter) {
     row("id", &summary.id);
     row("type", summary.message_type.as_deref().unwrap_or(""));
     let at = print::time(summary.failed_at);
-    row("dead-lettered", &format!("{at} by {by}: {}", summary.reason));
+    row(
+        "dead-lettered",
+        &format!("{at} by {by}: {}", summary.reason),
+    );
     let colon = if summary.kind.is_empty() { "" } else { ": " };
-    row("error", &format!("{}{colon}{}", summary.kind, summary.error));
+    row(
+        "error",
+        &format!("{}{colon}{}", summary.kind, summary.error),
+    );
     row("group", &summary.group);
-    row("source queue", summary.source_queue.as_deref().unwrap_or("not known"));
+    row(
+        "source queue",
+        summary.source_queue.as_deref().unwrap_or("not known"),
+    );
     row("exchange", summary.source_exchange.as_deref().unwrap_or(""));
-    row("routing key", summary.source_routing_key.as_deref().unwrap_or(""));
+    row(
+        "routing key",
+        summary.source_routing_key.as_deref().unwrap_or(""),
+    );
     if summary.attempts > 0 {
         let first = print::time(summary.first_seen);
-        row("attempts", &format!("{}, first seen {first}", summary.attempts));
+        row(
+            "attempts",
+            &format!("{}, first seen {first}", summary.attempts),
+        );
     }
     row("replays", &summary.replays.to_string());
     row("deliveries", &summary.deliveries.to_string());
@@ -101,7 +125,10 @@ fn tell(out: &Out, letter: &Letter) {
     for past in &letter.history {
         let trace = past.trace.as_deref();
         let trace = trace.map_or_else(String::new, |trace| format!("  trace {trace}"));
-        out.line(format_args!("  #{}  {}  {}{trace}", past.attempt, past.at, past.worker));
+        out.line(format_args!(
+            "  #{}  {}  {}{trace}",
+            past.attempt, past.at, past.worker
+        ));
         let error = format!("{}: {}", past.kind, past.error);
         out.line(format_args!("      {}", print::cut(&error, usize::MAX)));
     }
@@ -114,14 +141,23 @@ fn properties(out: &Out, letter: &Letter) {
     let number = |number: Option<u64>| number.map(|number| number.to_string());
     let rows = [
         ("content-type", properties.content_type().map(str::to_owned)),
-        ("content-encoding", properties.content_encoding().map(str::to_owned)),
-        ("correlation-id", properties.correlation_id().map(str::to_owned)),
+        (
+            "content-encoding",
+            properties.content_encoding().map(str::to_owned),
+        ),
+        (
+            "correlation-id",
+            properties.correlation_id().map(str::to_owned),
+        ),
         ("reply-to", properties.reply_to().map(str::to_owned)),
         ("app-id", properties.app_id().map(str::to_owned)),
         ("priority", number(properties.priority().map(u64::from))),
         ("timestamp", number(properties.timestamp())),
     ];
-    let set: Vec<_> = rows.into_iter().filter_map(|(name, text)| Some((name, text?))).collect();
+    let set: Vec<_> = rows
+        .into_iter()
+        .filter_map(|(name, text)| Some((name, text?)))
+        .collect();
     if !set.is_empty() {
         out.line("\nProperties");
     }

@@ -6,10 +6,11 @@ use clap::Args;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::{
-    desk::{At, Desk},
+use super::desk::{At, Desk};
+use crate::cli::{
+    print::{self, Out},
+    signals::Caught,
 };
-use crate::cli::{signals::Caught, print::{self, Out}};
 
 /// Follow how many letters there are: a line at the start, and one whenever the number changes.
 #[derive(Args)]

@@ -10,7 +10,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Changed, Filter, Letter, Look, Looked, Progress, Replay, Target, desk::Desk};
+use super::{
+    Changed, DeadLettersError, Filter, Letter, Look, Looked, Progress, Replay, Target, desk::Desk,
+};
 use crate::{
     broker::{
         CopyHeaders, Properties,
@@ -64,7 +66,12 @@ fn dead(id: &str, record: &Record) -> Properties {
         set: record.headers(),
         ..CopyHeaders::default()
     };
-    headers.on(&Properties::new(id, Some("application/json"), Some("order"), &[]))
+    headers.on(&Properties::new(
+        id,
+        Some("application/json"),
+        Some("order"),
+        &[],
+    ))
 }
 
 /// A queue of dead letters as a worker declares it.
@@ -75,7 +82,10 @@ fn kept() -> Arguments {
 /// A broker with the queues `orders` and `orders.dead`.
 fn broker(release: Release, dead: Arguments) -> FakeBroker {
     let broker = FakeBroker::new(release);
-    assert_eq!(broker.declare_with("orders", Arguments::of(Type::Quorum)), Ok(()));
+    assert_eq!(
+        broker.declare_with("orders", Arguments::of(Type::Quorum)),
+        Ok(())
+    );
     assert_eq!(broker.declare_with("orders.dead", dead), Ok(()));
     broker
 }
@@ -84,7 +94,10 @@ fn broker(release: Release, dead: Arguments) -> FakeBroker {
 fn send(broker: &FakeBroker, count: u64) {
     for number in 0..count {
         let record = record("503 from the warehouse", number);
-        let body = format!("{{\"id\":{number},\"place\":{{\"bin\":\"b{}\"}}}}", number % 2);
+        let body = format!(
+            "{{\"id\":{number},\"place\":{{\"bin\":\"b{}\"}}}}",
+            number % 2
+        );
         let properties = dead(&format!("m{number}"), &record);
         assert!(broker.send("orders.dead", body.as_bytes(), properties));
     }
@@ -101,12 +114,23 @@ fn ids(broker: &FakeBroker, queue: &str) -> Vec<String> {
 }
 
 fn numbered(numbers: impl IntoIterator<Item = u64>) -> Vec<String> {
-    numbers.into_iter().map(|number| format!("m{number}")).collect()
+    numbers
+        .into_iter()
+        .map(|number| format!("m{number}"))
+        .collect()
 }
 
 /// Lets a command go on.
 fn go_on(_: Progress) -> ControlFlow<()> {
     ControlFlow::Continue(())
+}
+
+/// A look at this desk that may fail, and whose report is this.
+async fn try_look(
+    desk: &Desk<FakeBroker>,
+    mut report: impl FnMut(Progress) -> ControlFlow<()> + Send,
+) -> Result<Looked, DeadLettersError> {
+    super::look::look(desk, &Look::default(), &mut |_: &Letter| {}, &mut report).await
 }
 
 async fn look(broker: &FakeBroker, look: &Look) -> (Vec<String>, Looked) {
@@ -121,6 +145,8 @@ async fn only(broker: &FakeBroker) -> Letter {
     let desk = desk(broker);
     let mut walk = super::walk::Walk::begin(&desk, false).await.unwrap();
     let mut letters = walk.window(1).await.unwrap();
+    // The letter goes back with the channel.
+    walk.end().await.unwrap();
     letters.pop().unwrap()
 }
 

@@ -41,7 +41,11 @@ async fn a_letter_of_the_broker_tells_what_the_broker_did() {
     drop(letter);
 
     let again = look(&broker, &Look::default()).await.0;
-    assert_eq!(again, look(&broker, &Look::default()).await.0, "the id stays the same");
+    assert_eq!(
+        again,
+        look(&broker, &Look::default()).await.0,
+        "the id stays the same"
+    );
     let replayed = replay(&broker, &replay_of(Filter::default())).await;
     assert_eq!(replayed.changed, 1);
     assert_eq!(broker.ready("orders").len(), 1);
@@ -131,7 +135,11 @@ async fn an_edited_letter_takes_the_place_of_the_one_before() {
     assert_eq!(edited.body, b"{\"id\":100}");
     let header = |name| edited.properties.header(name).and_then(HeaderValue::as_str);
     assert!(header("lapwing-edited").unwrap().contains("\"by\":\"kim\""));
-    assert_eq!(header("lapwing-reason"), Some("max-attempts"), "it is still a dead letter");
+    assert_eq!(
+        header("lapwing-reason"),
+        Some("max-attempts"),
+        "it is still a dead letter"
+    );
 
     // Somebody else has edited it meanwhile.
     let again = super::super::edit::edit(&desk, &edit).await.unwrap_err();
