@@ -336,7 +336,11 @@ fn prometheus_and_grafana_find_one_another_their_rules_and_their_dashboard() {
 
 #[test]
 fn the_page_on_compose_names_every_url() {
-    let (compose, page, header) = (compose(), read("docs/compose.md"), read("docker-compose.yml"));
+    let (compose, page, header) = (
+        compose(),
+        read("docs/compose.md"),
+        read("docker-compose.yml"),
+    );
     for (name, service) in services(&compose) {
         for port in texts(&service["ports"]) {
             let host = port.split(':').nth(1).expect("a port");
