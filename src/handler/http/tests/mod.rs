@@ -6,10 +6,7 @@ mod requests;
 mod server;
 mod tls;
 
-use std::{
-    sync::atomic::Ordering,
-    time::Duration,
-};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::time::timeout;
 
