@@ -62,8 +62,7 @@ impl Worker {
         if let Some(token) = self.token()? {
             request = request.bearer_auth(token);
         }
-        let told = format!("failed to ask {url}: is the worker running?");
-        runtime.block_on(answer(request)).context(told)
+        runtime.block_on(answer(request)).with_context(|| url.clone())
     }
 
     fn base(&self) -> anyhow::Result<String> {
@@ -104,7 +103,8 @@ impl Worker {
 
 /// The JSON of an answer; the error's text if it is none of success.
 async fn answer(request: RequestBuilder) -> anyhow::Result<Value> {
-    let response = request.send().await?;
+    let response = request.send().await;
+    let response = response.context("no answer: is the worker running?")?;
     let status = response.status();
     let text = response.text().await?;
     let json: Result<Value, _> = serde_json::from_str(&text);

@@ -231,10 +231,13 @@ impl Desk {
             }
             out.line(told);
         } else {
-            out.line(format_args!(
-                "{verb} {} letters of {queue}",
-                print::count(changed.changed)
-            ));
+            match changed.looked.selected {
+                0 => out.line(format_args!("no letter of {queue} fits")),
+                _ => out.line(format_args!(
+                    "{verb} {} letters of {queue}",
+                    print::count(changed.changed)
+                )),
+            }
             for (why, count) in &changed.kept {
                 out.line(format_args!("  {} stayed: {why}", print::count(*count)));
             }

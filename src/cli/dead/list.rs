@@ -67,20 +67,16 @@ impl List {
         for letter in newest {
             tell(&out, &letter, desk.is_json);
         }
-        let unseen = u64::from(looked.total).saturating_sub(looked.seen);
-        if unseen > 0 || listed < looked.selected {
+        let (queue, total) = (desk.letters.queue(), print::count(looked.total.into()));
+        let is_cut =
+            limit.is_some_and(|limit| listed == limit as u64) && listed < looked.total.into();
+        if is_cut {
             say(format_args!(
-                "listed {} letters; {} letters of {} were not read (--limit 0 lists all)",
-                print::count(listed),
-                print::count(unseen),
-                desk.letters.queue()
+                "listed {} of {total} letters of {queue} (--limit 0 lists all that fit)",
+                print::count(listed)
             ));
         } else if listed == 0 {
-            say(format_args!(
-                "no letter of {} fits ({} read)",
-                desk.letters.queue(),
-                print::count(looked.seen)
-            ));
+            say(format_args!("no letter of {queue} fits ({total} there)"));
         }
         desk.tell_look(&looked);
         Ok(ExitCode::SUCCESS)

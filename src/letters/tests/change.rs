@@ -165,14 +165,14 @@ async fn a_replay_keeps_its_rate() {
 /// the connections are gone.
 #[tokio::test(start_paused = true)]
 async fn a_replay_that_is_killed_loses_nothing_and_doubles_at_most_a_batch() {
-    for release in RELEASES {
+    for release in [Release::V3, Release::V43] {
         for filter in [
             Filter::default(),
-            only_ids((0..300).filter(|it| it % 3 != 0)),
+            only_ids((0..200).filter(|it| it % 3 != 0)),
         ] {
-            for moment in (0..400).step_by(7) {
+            for moment in (1..40).step_by(6) {
                 let broker = broker(release, kept());
-                send(&broker, 300);
+                send(&broker, 200);
                 broker.set_latency(Duration::from_millis(2));
                 broker.answer_publishes(
                     (0..200).map(|number| Confirm::AckAfter(Duration::from_millis(number % 5))),
@@ -191,7 +191,7 @@ async fn a_replay_that_is_killed_loses_nothing_and_doubles_at_most_a_batch() {
                 all.dedup();
                 assert_eq!(
                     all.len(),
-                    300,
+                    200,
                     "{release:?} at {moment} ms: letters are lost"
                 );
                 let twice = copies - 200;
