@@ -107,13 +107,13 @@ impl<B: Reading> Running<'_, B> {
         }
         let replays = i64::from(letter.summary.replays) + 1;
         let headers = CopyHeaders {
-            expiration: None,
             set: vec![
                 (names::REPLAYS, Header::Int(replays)),
                 (names::REPLAY, Header::Text(self.replay.run.clone())),
                 (names::REASON, Header::Text(letter.summary.reason.clone())),
             ],
             remove: OF_THE_PAST,
+            ..CopyHeaders::default()
         };
         let publication = Publication {
             exchange: "",

@@ -62,7 +62,9 @@ impl Worker {
         if let Some(token) = self.token()? {
             request = request.bearer_auth(token);
         }
-        runtime.block_on(answer(request)).with_context(|| url.clone())
+        runtime
+            .block_on(answer(request))
+            .with_context(|| url.clone())
     }
 
     fn base(&self) -> anyhow::Result<String> {
