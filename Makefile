@@ -125,5 +125,6 @@ clean: ## Stop all nodes of this checkout and delete everything built
 setup:
 	@scripts/rabbitmq install $(LAPWING_TEST_RELEASE)
 	@scripts/browser install
+	@scripts/runtimes install
 	@scripts/backends install prometheus >/dev/null
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
