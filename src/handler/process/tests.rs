@@ -192,7 +192,7 @@ async fn a_handler_that_is_dropped_ends_its_co_process() {
     work.abort();
     // Another one takes its place.
     script
-        .until_left(|left| left != "" && !runs_first(left))
+        .until_left(|left| !left.is_empty() && !runs_first(left))
         .await;
     assert!(!runs(left.trim().parse().unwrap()));
     stop(&handler).await;
@@ -290,7 +290,7 @@ async fn a_co_process_is_replaced_after_its_last_message_and_at_its_age() {
 
 #[tokio::test]
 async fn messages_wait_for_a_free_co_process() {
-    let script = Script::of(&format!("{RIGHT}"));
+    let script = Script::of(RIGHT);
     let handler = script.start().await;
     let runs = (0..20).map(|_| run(&handler));
     let outcomes = futures_util::future::join_all(runs).await;
