@@ -9,6 +9,7 @@ mod dead;
 mod descriptors;
 mod health;
 mod print;
+mod process;
 mod publish;
 mod run;
 mod signals;
@@ -53,6 +54,9 @@ enum Command {
     Resume(admin::Resume),
     /// List the messages that a running worker has
     InFlight(admin::InFlight),
+    /// Check a program for the handler of kind `process`
+    #[command(subcommand)]
+    Process(process::Process),
     /// Check or print the settings
     #[command(subcommand)]
     Config(config::Config),
@@ -83,6 +87,10 @@ impl Command {
             Self::InFlight(in_flight) => {
                 caught.end_process()?;
                 in_flight.run()
+            }
+            Self::Process(process) => {
+                caught.end_process()?;
+                process.run()
             }
             Self::Config(config) => {
                 caught.end_process()?;
