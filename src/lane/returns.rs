@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::{LaneActor, Request};
 use crate::{
-    broker::{Broker, BrokerError, Returns, Session},
+    broker::{Broker, BrokerError, Delivery, Returns, Session},
+    status::End,
     telemetry::AckSpan,
 };
 
@@ -49,6 +50,15 @@ impl<B: Broker> LaneActor<B> {
     pub(super) fn give_back(&mut self, tag: u64, span: Option<Box<AckSpan>>) {
         if self.unsettled.withhold(tag, span) {
             self.returning.add(tag);
+        }
+    }
+
+    /// Returns a message that the queue gave to the lane as the answer to its question.
+    pub(super) fn return_unasked(&mut self, message: Delivery) {
+        self.ledger.received += 1;
+        if !self.refuse(message.tag) {
+            self.ledger.unsettled(End::Stale);
+            self.lose_session(&BrokerError::Lost("tag out of order".to_owned()));
         }
     }
 
@@ -107,6 +117,7 @@ impl<B: Broker> LaneActor<B> {
                     self.lane.watch.told_broker("nack", span, true);
                 }
                 self.ledger.returned += tags.len() as u64;
+                self.proof.unproven.returned(tags.len());
             }
             // The broker takes the deliveries back when their channel closes.
             Err(error) => self.lose_session(&error),
