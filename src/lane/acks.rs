@@ -215,6 +215,7 @@ impl<B: Broker> LaneActor<B> {
     /// Books all unsettled deliveries as stale: the broker has them back, because their channel is
     /// gone. Acks that were being written may have reached the broker or not, and count as lost.
     pub(super) fn abandon(&mut self) {
+        let answers = usize::from(self.proof.message.is_some());
         self.book_unproven();
         let watch = &self.lane.watch;
         let Abandoned {
@@ -222,7 +223,7 @@ impl<B: Broker> LaneActor<B> {
             returning,
             open,
         } = self.unsettled.abandon();
-        self.ledger.stale += (open + returning.len()) as u64;
+        self.ledger.stale += (open + returning.len()).saturating_sub(answers) as u64;
         for span in returning {
             watch.told_broker("nack", span, false);
         }

@@ -192,6 +192,9 @@ pub(super) struct Proof {
     pub(super) before_cancel: u64,
     /// The prefetch of the subscription that was asked for last.
     pub(super) prefetch: u16,
+    /// The tag of the message that the queue has answered with. The lane only gives it back, so the
+    /// ledger does not count it.
+    pub(super) message: Option<u64>,
     /// Until when the drain waits for the queue's answer.
     pub(super) until: Option<Instant>,
 }
@@ -248,7 +251,7 @@ impl<B: Broker> LaneActor<B> {
             Answer::Queue(upto, Ok(message)) => {
                 self.ledger += self.proof.unproven.proven(upto);
                 if let Some(message) = message {
-                    self.return_unasked(*message);
+                    self.return_unasked(&message);
                 }
             }
             Answer::Channel(_, Err(error)) => self.lose_session(&error),

@@ -8,7 +8,6 @@ use tokio::time::Instant;
 use super::{LaneActor, Request};
 use crate::{
     broker::{Broker, BrokerError, Delivery, Returns, Session},
-    status::End,
     telemetry::AckSpan,
 };
 
@@ -53,11 +52,11 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    /// Returns a message that the queue gave to the lane as the answer to its question.
-    pub(super) fn return_unasked(&mut self, message: Delivery) {
-        self.ledger.received += 1;
+    /// Returns a message that the queue gave to the lane as the answer to its question. The ledger does
+    /// not count it.
+    pub(super) fn return_unasked(&mut self, message: &Delivery) {
+        self.proof.message = Some(message.tag);
         if !self.refuse(message.tag) {
-            self.ledger.unsettled(End::Stale);
             self.lose_session(&BrokerError::Lost("tag out of order".to_owned()));
         }
     }
@@ -116,7 +115,8 @@ impl<B: Broker> LaneActor<B> {
                     let span = self.unsettled.returned(*tag);
                     self.lane.watch.told_broker("nack", span, true);
                 }
-                self.ledger.returned += tags.len() as u64;
+                let answer = self.proof.message.take_if(|tag| tags.contains(tag));
+                self.ledger.returned += (tags.len() - usize::from(answer.is_some())) as u64;
                 self.proof.unproven.returned(tags.len());
             }
             // The broker takes the deliveries back when their channel closes.

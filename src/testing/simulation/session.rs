@@ -194,6 +194,7 @@ impl Session for SimSession {
                 .await?;
             if let Some(message) = &message {
                 taken(&of, &to, message);
+                of.stage.lock().tallies[of.number].answers += 1;
             }
             Ok(message)
         }
