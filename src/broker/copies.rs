@@ -51,6 +51,9 @@ pub(crate) struct CopyHeaders {
     pub(crate) set: Vec<(&'static str, Header)>,
     /// Our headers that the copy must not have.
     pub(crate) remove: &'static [&'static str],
+    /// Leave out the properties that the broker may refuse the copy for, such as a `reply-to` that no
+    /// longer exists.
+    pub(crate) bare: bool,
 }
 
 #[cfg(test)]
@@ -91,12 +94,15 @@ pub(super) fn copy_properties(
     // dead-letters the retry. So this expiration is the publisher's.
     aside(names::ORIGINAL_EXPIRATION, original.expiration());
     let mut ours = Vec::with_capacity(copy.set.len());
+    if copy.bare {
+        aside(names::ORIGINAL_REPLY_TO, original.reply_to());
+    }
     for (name, value) in &copy.set {
         headers.insert(short(name), value.clone().into());
         ours.push(*name);
     }
 
-    let mut properties = without_headers(original, copy.expiration);
+    let mut properties = without_headers(original, copy);
     if properties.message_id().is_none() {
         properties = properties.with_message_id(short(&chance::message_id().to_string()));
     }
@@ -114,7 +120,7 @@ pub(super) fn copy_properties(
 }
 
 /// All properties except headers, user-id and the old expiration. The copy is persistent.
-fn without_headers(original: &BasicProperties, expiration: Option<u64>) -> BasicProperties {
+fn without_headers(original: &BasicProperties, headers: &CopyHeaders) -> BasicProperties {
     let mut copy = BasicProperties::default().with_delivery_mode(PERSISTENT);
     macro_rules! keep {
         ($($get:ident => $set:ident),*) => {
@@ -124,16 +130,16 @@ fn without_headers(original: &BasicProperties, expiration: Option<u64>) -> Basic
     keep!(
         content_type => with_content_type,
         content_encoding => with_content_encoding,
-        priority => with_priority,
         correlation_id => with_correlation_id,
-        reply_to => with_reply_to,
         message_id => with_message_id,
         timestamp => with_timestamp,
         kind => with_type,
-        app_id => with_app_id,
-        cluster_id => with_cluster_id
+        app_id => with_app_id
     );
-    if let Some(milliseconds) = expiration {
+    if !headers.bare {
+        keep!(priority => with_priority, reply_to => with_reply_to, cluster_id => with_cluster_id);
+    }
+    if let Some(milliseconds) = headers.expiration {
         copy = copy.with_expiration(short(&milliseconds.to_string()));
     }
     copy

@@ -48,6 +48,8 @@ pub mod names {
     pub const ORIGINAL_USER_ID: &str = "lapwing-original-user-id";
     /// The publisher's `expiration` property.
     pub const ORIGINAL_EXPIRATION: &str = "lapwing-original-expiration";
+    /// The publisher's `reply-to`, where the broker refused a copy that has it.
+    pub const ORIGINAL_REPLY_TO: &str = "lapwing-original-reply-to";
     /// The publisher's `CC` header, which would add routes to a copy.
     pub const ORIGINAL_CC: &str = "lapwing-original-cc";
     /// The publisher's `BCC` header.
@@ -94,12 +96,17 @@ impl Properties {
         content_encoding,
         /// `correlation-id`.
         correlation_id,
-        /// `reply-to`.
-        reply_to,
         /// `message-id`.
         message_id,
         /// `app-id`.
         app_id,
+    }
+
+    /// `reply-to`: the publisher's, also on a retry.
+    #[must_use]
+    pub fn reply_to(&self) -> Option<&str> {
+        let own = self.0.reply_to().as_ref().map(ShortString::as_str);
+        own.or_else(|| self.header(names::ORIGINAL_REPLY_TO)?.as_str())
     }
 
     /// `type`.

@@ -71,6 +71,7 @@ pub(crate) fn parked(
         expiration: Some(u64::try_from(millis).unwrap_or(u64::MAX)),
         set: Record::of(flight, copy).headers(),
         remove: TRANSIENT,
+        bare: false,
     }
 }
 
@@ -98,6 +99,7 @@ pub(crate) fn dead_lettered(
         expiration: None,
         set: Record::of(flight, copy).headers(),
         remove: TRANSIENT,
+        bare: false,
     }
 }
 

@@ -12,6 +12,7 @@ mod acks;
 mod arrivals;
 mod commands;
 mod drain;
+mod keeping;
 mod pace;
 mod proof;
 mod returns;
@@ -42,6 +43,7 @@ use crate::{
     status::{ConsumerHealth, ConsumerReport, ConsumerState, Ledger, Standing},
 };
 use acks::Acking;
+use keeping::Keeping;
 use pace::Pace;
 use proof::Proof;
 use returns::Returning;
@@ -83,6 +85,7 @@ pub(crate) struct LaneActor<B: Broker> {
     proof: Proof,
     returning: Returning,
     tending: Tending,
+    keeping: Keeping,
     pace: Pace,
     paused: bool,
     /// Callers that wait until the pause is complete.
@@ -124,6 +127,7 @@ impl<B: Broker> LaneActor<B> {
             proof: Proof::default(),
             returning: Returning::default(),
             tending: Tending::default(),
+            keeping: Keeping::default(),
             pace: Pace::new(now),
             paused: false,
             pausing: Vec::new(),
@@ -204,10 +208,12 @@ impl<B: Broker> LaneActor<B> {
             (ConsumerState::Paused, Some("paused by an operator"))
         } else if let Some(why) = self.returning.held_because() {
             (ConsumerState::Held, Some(why))
+        } else if self.keeping.is_full() {
+            (ConsumerState::Held, self.keeping.reason())
         } else if let Some(why) = self.service_down() {
             (ConsumerState::ServiceDown, Some(why))
         } else if self.subscription.is_live() {
-            (ConsumerState::Consuming, None)
+            (ConsumerState::Consuming, self.keeping.reason())
         } else {
             (ConsumerState::Connecting, self.subscription.reason())
         }
@@ -302,7 +308,7 @@ impl<B: Broker> LaneActor<B> {
             self.end_hold();
         }
         if self.subscription.stop_by().is_some_and(|by| by <= now) {
-            self.subscription.stopped();
+            self.stream_ended();
         }
         if self.wants_subscription() && now >= self.subscription.open_at {
             self.subscribe();
@@ -314,6 +320,7 @@ impl<B: Broker> LaneActor<B> {
             self.lane.watch.figures.outcomes.tick();
             self.settle_stuck_handlers();
             self.replace_lost_probe();
+            self.tend_kept();
             self.await_lost_connection();
             if self.subscription.has_dead_channel() {
                 self.lose_session(&BrokerError::Lost("channel lost".to_owned()));
