@@ -11,12 +11,15 @@ mod door;
 mod error;
 mod events;
 mod guard;
+mod hosts;
 mod liveness;
 mod monitor;
 mod probes;
 mod reads;
 mod refusals;
+mod refused;
 mod settings;
+mod tokens;
 mod views;
 mod writes;
 

@@ -26,9 +26,11 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     BrokerSettings, Redial, Scouting, TimeoutSettings,
+    copies::Terms,
     dial::{Dial, amqp_uri, tls_config, urls},
     error::{BrokerError, within},
     fault::{self, Cuts, Told},
+    trust::Trust,
     wire,
 };
 use crate::lock::lock;
@@ -98,7 +100,7 @@ impl Link {
             told,
             name: format!("{name} {}", purpose.name()),
             scouting,
-            frame_max: Arc::default(),
+            offers: Arc::default(),
             state: sender,
         };
         (Self { state }, tokio::spawn(supervisor.run(stop)))
@@ -159,6 +161,8 @@ pub(crate) struct Connection {
     socket: Socket,
     blocked: watch::Receiver<bool>,
     gate: Arc<wire::Gate>,
+    trust: Arc<Trust>,
+    offers: Arc<wire::Offers>,
 }
 
 impl fmt::Debug for Connection {
@@ -183,6 +187,20 @@ impl Connection {
             0 => usize::MAX,
             bytes => bytes as usize,
         }
+    }
+
+    /// What the connection demands of a copy.
+    pub(super) fn terms(&self) -> Terms {
+        Terms {
+            frame_max: self.frame_max(),
+            user: self.trust.user(),
+            priorities_delay: self.offers.priorities_delay(),
+        }
+    }
+
+    /// The users whose copies are believed.
+    pub(super) fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// Whether the broker has blocked publishing (memory or disk alarm).
@@ -211,7 +229,7 @@ struct Supervisor {
     told: Arc<Told>,
     name: String,
     scouting: Scouting,
-    frame_max: Arc<wire::FrameMax>,
+    offers: Arc<wire::Offers>,
     state: watch::Sender<LinkState>,
 }
 
@@ -381,7 +399,7 @@ impl Supervisor {
         url: &str,
     ) -> Result<(Arc<Connection>, watch::Sender<bool>), BrokerError> {
         let (connection, blocked) = self.open(url).await?;
-        if connection.frame_max() >= self.frame_max.offered() {
+        if connection.frame_max() >= self.offers.frame_max() {
             return Ok((connection, blocked));
         }
         self.close(&connection).await;
@@ -389,8 +407,10 @@ impl Supervisor {
     }
 
     async fn open(&self, url: &str) -> Result<(Arc<Connection>, watch::Sender<bool>), BrokerError> {
-        let frame_max = Arc::clone(&self.frame_max);
-        let uri = amqp_uri(url, &self.broker, &frame_max).await?;
+        let offers = Arc::clone(&self.offers);
+        let uri = amqp_uri(url, &self.broker, &offers).await?;
+        let trust = Arc::clone(self.scouting.trust());
+        trust.connecting(&self.broker, &uri.amqp.authority.userinfo.username);
         let tls = tls_config(&self.broker.tls).await?;
         let gate = Arc::default();
         let dial = Dial {
@@ -398,7 +418,7 @@ impl Supervisor {
             tls,
             timeouts: Arc::clone(&self.timeouts),
             gate: Arc::clone(&gate),
-            frame_max,
+            offers: Arc::clone(&offers),
         };
         let properties = ConnectionProperties::default()
             .with_connection_name(self.name.clone().into())
@@ -430,6 +450,8 @@ impl Supervisor {
             socket,
             blocked,
             gate,
+            trust,
+            offers,
         };
         Ok((Arc::new(connection), sender))
     }

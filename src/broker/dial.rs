@@ -4,9 +4,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use async_compat::CompatExt;
 use lapin::{
-    tcp::{AsyncTcpStream, OwnedIdentity, OwnedTLSConfig},
+    tcp::{AsyncTcpStream, OwnedIdentity, OwnedTLSConfig, RustlsConnector, RustlsConnectorConfig},
     uri::{AMQPScheme, AMQPUri},
 };
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use socket2::{SockRef, Socket};
 use tokio::{net::TcpStream, time::timeout};
 
@@ -46,10 +47,10 @@ impl Drop for HangUp {
 /// Opens the byte stream of one connection.
 pub(super) struct Dial {
     pub(super) uri: Target,
-    pub(super) tls: OwnedTLSConfig,
+    pub(super) tls: Tls,
     pub(super) timeouts: Arc<TimeoutSettings>,
     pub(super) gate: Arc<wire::Gate>,
-    pub(super) frame_max: Arc<wire::FrameMax>,
+    pub(super) offers: Arc<wire::Offers>,
 }
 
 impl Dial {
@@ -65,12 +66,17 @@ impl Dial {
         let mut stream = AsyncTcpStream::Plain(tcp.compat());
         if self.uri.amqp.scheme == AMQPScheme::AMQPS {
             let limit = self.timeouts.handshake;
-            let handshake = stream.into_tls(&self.uri.host, self.tls.as_ref());
+            let handshake = async {
+                match &self.tls {
+                    Tls::System(config) => stream.into_tls(&self.uri.host, config.as_ref()).await,
+                    Tls::Own(connector) => stream.into_rustls(connector, &self.uri.host).await,
+                }
+            };
             stream = timeout(limit, handshake)
                 .await
                 .map_err(|_| late("TLS handshake", limit))??;
         }
-        let wire = wire::Wire::new(stream, Arc::clone(&self.gate), Arc::clone(&self.frame_max));
+        let wire = wire::Wire::new(stream, Arc::clone(&self.gate), Arc::clone(&self.offers));
         Ok((AsyncTcpStream::Plain(wire), hang_up))
     }
 
@@ -119,7 +125,7 @@ async fn read(file: &Path) -> Result<String, BrokerError> {
 pub(super) async fn amqp_uri(
     url: &str,
     broker: &BrokerSettings,
-    frame_max: &wire::FrameMax,
+    offers: &wire::Offers,
 ) -> Result<Target, BrokerError> {
     // The text of a parse error can quote the URL, and so the password.
     let unreadable = || BrokerError::Settings("the broker URL cannot be read".to_owned());
@@ -136,7 +142,7 @@ pub(super) async fn amqp_uri(
     // size from the start saves memory: lapin then allocates its buffers of 32 frames once, and only
     // the pages that it uses take memory. Without a size lapin makes its buffers longer after the
     // handshake, and writes zeros to all of them.
-    amqp.query.frame_max = u32::try_from(frame_max.offered()).ok();
+    amqp.query.frame_max = u32::try_from(offers.frame_max()).ok();
     let host = parsed.host_str().unwrap_or("localhost");
     let host = host
         .trim_start_matches('[')
@@ -146,21 +152,53 @@ pub(super) async fn amqp_uri(
     Ok(Target { amqp, host, port })
 }
 
-pub(super) async fn tls_config(tls: &TlsSettings) -> Result<OwnedTLSConfig, BrokerError> {
-    let cert_chain = match &tls.ca_file {
+/// Whom to trust on a TLS connection, and the client certificate to show.
+pub(super) enum Tls {
+    /// The system's authorities, and those of `ca_file`.
+    System(OwnedTLSConfig),
+    /// Only the authorities of `ca_file`.
+    Own(RustlsConnector),
+}
+
+pub(super) async fn tls_config(tls: &TlsSettings) -> Result<Tls, BrokerError> {
+    let authorities = match &tls.ca_file {
         Some(file) => Some(read(file).await?),
         None => None,
     };
     let identity = match (&tls.cert_file, &tls.key_file) {
-        (Some(cert), Some(key)) => Some(OwnedIdentity::PKCS8 {
-            pem: read(cert).await?.into_bytes(),
-            key: read(key).await?.into_bytes(),
-        }),
+        (Some(cert), Some(key)) => Some((read(cert).await?, read(key).await?)),
         _ => None,
     };
-    Ok(OwnedTLSConfig {
-        identity,
-        cert_chain,
+    if !tls.system_authorities {
+        let connector = own_authorities(&authorities.unwrap_or_default(), identity);
+        return connector
+            .map(Tls::Own)
+            .map_err(|error| BrokerError::Settings(format!("broker.tls: {error}")));
+    }
+    Ok(Tls::System(OwnedTLSConfig {
+        identity: identity.map(|(cert, key)| OwnedIdentity::PKCS8 {
+            pem: cert.into_bytes(),
+            key: key.into_bytes(),
+        }),
+        cert_chain: authorities,
+    }))
+}
+
+fn own_authorities(
+    authorities: &str,
+    identity: Option<(String, String)>,
+) -> Result<RustlsConnector, Box<dyn std::error::Error + Send + Sync>> {
+    let certificates = |pem: &str| {
+        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>()
+    };
+    let authorities = certificates(authorities)?;
+    let config = RustlsConnectorConfig::default().with_parsable_certificates(authorities);
+    Ok(match identity {
+        Some((cert, key)) => {
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
+            config.connector_with_single_cert(certificates(&cert)?, key)?
+        }
+        None => config.connector_with_no_client_auth()?,
     })
 }
 
@@ -174,8 +212,8 @@ mod tests {
     async fn frames_are_as_large_as_the_broker_allows() {
         let broker = BrokerSettings::default();
         let url = "amqp://host/%2f?frame_max=8192&channel_max=9";
-        let frame_max = wire::FrameMax::default();
-        let target = amqp_uri(url, &broker, &frame_max).await.unwrap();
+        let offers = wire::Offers::default();
+        let target = amqp_uri(url, &broker, &offers).await.unwrap();
         assert_eq!(target.amqp.query.frame_max, Some(128 * 1024));
         assert_eq!(target.amqp.query.channel_max, Some(9));
     }

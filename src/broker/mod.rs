@@ -16,6 +16,8 @@ mod error;
 )]
 pub(crate) mod fake;
 mod fault;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod headers;
 pub(crate) mod log;
 mod publisher;
@@ -27,6 +29,7 @@ mod session;
 mod settings;
 mod settle;
 mod topology;
+mod trust;
 mod wire;
 
 pub use error::BrokerError;

@@ -153,7 +153,7 @@ impl Publisher {
         let connection = &channel.connection;
         let properties = match &message.properties {
             Written::Copy(original, headers) => {
-                copy_properties(original, headers, connection.frame_max())
+                copy_properties(original, headers, &connection.terms())
             }
             Written::New(properties) => properties.to_amqp(),
         };
@@ -161,7 +161,8 @@ impl Publisher {
         // If this future is dropped here, the channel goes back to the pool with a publish under
         // way. `recycle` checks for that.
         let outcome = confirmed.await;
-        if matches!(outcome, Err(PublishError::Unconfirmed(_))) {
+        if let Err(PublishError::Unconfirmed(text)) = &outcome {
+            connection.trust().learn(text);
             // A late confirm must not be taken for the confirm of the next publish, so the channel
             // is thrown away.
             drop(Object::take(channel));

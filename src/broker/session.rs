@@ -19,6 +19,7 @@ use super::{
     seam::{Returns, Session},
     settle::{self, Acks},
     topology,
+    trust::Rungs,
     wire::Gated,
 };
 
@@ -31,6 +32,7 @@ pub(crate) struct RabbitSession {
     channel: Channel,
     consumer: Consumer,
     gated: Gated,
+    rungs: Rungs,
     /// When the last delivery arrived that the lane had to wait for.
     woken: Moment,
     /// The first subscription's tag. Later subscriptions append a number.
@@ -59,6 +61,7 @@ impl RabbitSession {
         Ok(Self {
             prefetch: queue.prefetch,
             gated: connection.gated(),
+            rungs: Rungs::of(queue),
             woken: Moment::now(),
             connection,
             channel,
@@ -86,7 +89,11 @@ impl RabbitSession {
         next: Option<lapin::Result<lapin::message::Delivery>>,
     ) -> Option<Result<Delivery, BrokerError>> {
         match next {
-            Some(Ok(delivery)) => Some(Ok(Delivery::new(delivery, self.woken))),
+            Some(Ok(delivery)) => {
+                let trust = self.connection.trust();
+                let delivery = Delivery::new(delivery, self.woken, trust, &self.rungs);
+                Some(Ok(delivery))
+            }
             Some(Err(error)) => {
                 self.ended = true;
                 Some(Err(error.into()))

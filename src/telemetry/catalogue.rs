@@ -136,6 +136,10 @@ instruments! {
         "Connections opened. Each one after the first means that a connection was lost.";
     PUBLISHER_BLOCKED = Gauge "lapwing.publisher.blocked" "{publisher}" []
         "1 while retries and dead letters cannot be published: there is no connection, or the broker blocks it.";
+    LOG_LINES_DROPPED = Counter "lapwing.log.dropped" "{line}" []
+        "Log lines that were dropped because standard error was read too slowly.";
+    ADMIN_REFUSED = Counter "lapwing.admin.refused" "{request}" []
+        "Requests that the admin server refused: a missing or wrong token, or another host or origin.";
     LATENCY = Histogram "lapwing.message.latency" "s" [CONSUMER]
         "Time from the publish of a message until its handler succeeded or dropped it. Only for messages with a `timestamp_in_ms` header or a `timestamp` property.";
     DRAIN_DURATION = Histogram "lapwing.drain.duration" "s" []

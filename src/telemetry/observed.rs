@@ -11,13 +11,14 @@ use tokio::sync::watch;
 
 use super::{
     catalogue::{self, Instrument, Kind, attributes},
+    logs::lines_dropped,
     metrics::process_attributes,
 };
 use crate::{
     broker::connections_opened,
     outcome::OutcomeKind,
     state::MailboxGauge,
-    status::{ConsumerHealth, ConsumerReport, ConsumerState, Figures},
+    status::{self, ConsumerHealth, ConsumerReport, ConsumerState, Figures},
 };
 
 /// The parts of a worker that the instruments read.
@@ -122,7 +123,7 @@ const GROUPS: [(Instrument, &str, Group); 5] = [
 type Other = fn(&Observed, Report<'_>);
 
 /// Instruments that fit neither table above.
-const OTHERS: [(Instrument, Other); 4] = [
+const OTHERS: [(Instrument, Other); 6] = [
     (catalogue::CONSUMED, |all, to| {
         for consumer in &all.consumers {
             let attributes = process_attributes(&consumer.name, &consumer.queue);
@@ -136,6 +137,12 @@ const OTHERS: [(Instrument, Other); 4] = [
     }),
     (catalogue::PUBLISHER_BLOCKED, |all, to| {
         to.observe(u64::from(all.publishing.borrow().is_some()), &[]);
+    }),
+    (catalogue::LOG_LINES_DROPPED, |_, to| {
+        to.observe(lines_dropped(), &[]);
+    }),
+    (catalogue::ADMIN_REFUSED, |_, to| {
+        to.observe(status::admin_refused(), &[]);
     }),
     (catalogue::MAILBOX, |all, to| {
         to.observe(all.mailbox.waiting(), &[]);

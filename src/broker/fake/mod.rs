@@ -321,7 +321,7 @@ impl Broker for FakeBroker {
         model.ensure(spec)?;
         let (number, events, usable) = model.open_channel(self.worker);
         model.subscribe(number, &spec.queue, spec.prefetch)?;
-        let session = FakeSession::new(self.clone(), number, events, usable);
+        let session = FakeSession::new(self.clone(), number, events, usable, spec);
         model.deliver(&spec.queue);
         Ok(session)
     }

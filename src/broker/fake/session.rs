@@ -10,8 +10,11 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{FakeBroker, channel::Event, wire::Settle};
-use crate::broker::{Acks, BrokerError, Delivery, QueueSpec, Returns, Session, Topology};
+use super::{FakeBroker, channel::Event, publishing::USER, wire::Settle};
+use crate::broker::{
+    Acks, BrokerError, Delivery, QueueSpec, Returns, Session, Topology,
+    trust::{Rungs, Trust},
+};
 
 /// A lane's session with the fake broker.
 pub(crate) struct FakeSession {
@@ -19,6 +22,8 @@ pub(crate) struct FakeSession {
     number: u64,
     events: mpsc::UnboundedReceiver<Event>,
     usable: Arc<AtomicBool>,
+    trust: Trust,
+    rungs: Rungs,
     cancelled: bool,
     pub(super) ended: bool,
 }
@@ -29,12 +34,15 @@ impl FakeSession {
         number: u64,
         events: mpsc::UnboundedReceiver<Event>,
         usable: Arc<AtomicBool>,
+        spec: &QueueSpec,
     ) -> Self {
         Self {
             broker,
             number,
             events,
             usable,
+            trust: Trust::of(USER),
+            rungs: Rungs::of(spec),
             cancelled: false,
             ended: false,
         }
@@ -47,7 +55,11 @@ impl FakeSession {
 
     fn seen(&mut self, event: Event) -> Option<Result<Delivery, BrokerError>> {
         match event {
-            Event::Delivery(delivery) => Some(Ok(*delivery)),
+            Event::Delivery(mut delivery) => {
+                let sent = delivery.properties.to_amqp();
+                delivery.properties = self.trust.read(&self.rungs, sent);
+                Some(Ok(*delivery))
+            }
             Event::Ended => {
                 self.ended = true;
                 None
