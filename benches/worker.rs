@@ -74,8 +74,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for (name, queue) in consumers {
         let consumer = ConsumerSettings {
             queue,
-            // `scripts/bench` has declared the queue. Retry queues and dead letters are not needed.
-            topology: Topology::None,
+            // `scripts/bench` has declared the queue.
+            topology: Topology::Attach,
             prefetch,
             concurrency: env("CONC", prefetch).clamp(1, prefetch),
             handler: service.clone().map_or_else(HandlerSettings::default, http),

@@ -335,8 +335,12 @@ fn prometheus_and_grafana_find_one_another_their_rules_and_their_dashboard() {
 }
 
 #[test]
-fn readme_names_every_url_of_compose() {
-    let (compose, readme, header) = (compose(), read("README.md"), read("docker-compose.yml"));
+fn the_page_on_compose_names_every_url() {
+    let (compose, page, header) = (
+        compose(),
+        read("docs/compose.md"),
+        read("docker-compose.yml"),
+    );
     for (name, service) in services(&compose) {
         for port in texts(&service["ports"]) {
             let host = port.split(':').nth(1).expect("a port");
@@ -344,7 +348,7 @@ fn readme_names_every_url_of_compose() {
                 continue; // AMQP: not for a browser, so the lists leave it out.
             }
             let url = format!("http://127.0.0.1:{host}");
-            for text in [&readme, &header] {
+            for text in [&page, &header] {
                 assert!(text.contains(&url), "{name}: {url}");
             }
         }
