@@ -103,7 +103,9 @@ pub(crate) fn trace_id(properties: &Properties) -> Option<String> {
 /// When the `expiration` of a message that arrives is over: counted from its publication if the
 /// publisher wrote the time, and from the delivery otherwise.
 fn expiry(properties: &Properties, received: SystemTime) -> Option<SystemTime> {
-    let expiration = Duration::from_millis(properties.expiration()?);
+    // An expiration of 0 means: to a consumer that waits, or not at all. A consumer has waited.
+    let millis = properties.expiration().filter(|millis| *millis > 0)?;
+    let expiration = Duration::from_millis(millis);
     let millis = properties.header(names::TIMESTAMP_IN_MS);
     let millis = millis.and_then(HeaderValue::as_i64);
     let millis = millis.and_then(|millis| u64::try_from(millis).ok());

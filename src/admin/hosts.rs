@@ -55,7 +55,7 @@ fn is_private(name: &str) -> bool {
         let rest = name.strip_suffix(*end);
         rest.is_some_and(|rest| rest.ends_with('.'))
     };
-    !name.is_empty() && (!name.contains('.') || ENDS.iter().any(|end| ends(&end)))
+    !name.is_empty() && (!name.contains('.') || ENDS.iter().any(ends))
 }
 
 #[cfg(test)]

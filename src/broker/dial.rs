@@ -188,9 +188,8 @@ fn own_authorities(
     authorities: &str,
     identity: Option<(String, String)>,
 ) -> Result<RustlsConnector, Box<dyn std::error::Error + Send + Sync>> {
-    let certificates = |pem: &str| {
-        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>()
-    };
+    let certificates =
+        |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
     let authorities = certificates(authorities)?;
     let config = RustlsConnectorConfig::default().with_parsable_certificates(authorities);
     Ok(match identity {

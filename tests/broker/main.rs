@@ -26,3 +26,4 @@ mod semantics;
 mod soak;
 mod telemetry;
 mod topology;
+mod trust;

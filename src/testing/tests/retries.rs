@@ -292,7 +292,10 @@ async fn a_message_that_comes_early_is_parked_without_a_handler_or_a_charge() {
     let kit = Kit::start(settings, handling.clone()).await;
     let start = tokio::time::Instant::now();
     let not_before = rfc3339(clock::now() + Duration::from_secs(3));
-    let letter = Letter::default().id("early").parked().number("lapwing-attempts", 2);
+    let letter = Letter::default()
+        .id("early")
+        .parked()
+        .number("lapwing-attempts", 2);
     kit.send(letter.header("lapwing-not-before", &not_before), b"");
     kit.until_in("orders.retry.4s", 1).await;
     let parked = kit.only("orders.retry.4s");
