@@ -126,6 +126,13 @@ impl Properties {
         self.0.expiration().as_ref()?.as_str().parse().ok()
     }
 
+    /// `expiration`, in milliseconds as text: the publisher's, also on a retry.
+    #[must_use]
+    pub fn expiration(&self) -> Option<&str> {
+        let own = self.0.expiration().as_ref().map(ShortString::as_str);
+        own.or_else(|| self.header(names::ORIGINAL_EXPIRATION)?.as_str())
+    }
+
     /// `timestamp`, in seconds since 1970.
     #[must_use]
     pub fn timestamp(&self) -> Option<u64> {
@@ -198,6 +205,17 @@ impl Properties {
     /// The same properties with this content encoding.
     pub(crate) fn with_content_encoding(self, encoding: &str) -> Self {
         Self(self.0.with_content_encoding(short(encoding)))
+    }
+
+    /// The same properties, with every other one that AMQP has.
+    pub(crate) fn with_every_other(self) -> Self {
+        let every = self.0.with_correlation_id(short("c1"));
+        let every = every.with_reply_to(short("answers"));
+        let every = every.with_app_id(short("shop"));
+        let every = every.with_user_id(short("guest"));
+        let every = every.with_timestamp(1_700_000_000);
+        let every = every.with_priority(7);
+        Self(every.with_expiration(short("60000")))
     }
 }
 

@@ -2,6 +2,9 @@
 //!
 //! A handler reports what happened. [`policy`](crate::policy) decides what follows.
 
+mod about;
+mod child;
+mod command;
 mod context;
 mod extract;
 mod function;
@@ -9,8 +12,11 @@ mod http;
 #[macro_use]
 mod kind;
 mod log;
+#[cfg(test)]
+mod samples;
 mod settings;
 
+pub use command::{CommandHandler, CommandHandlerSettings, CommandOutput, ExitMeaning};
 pub use context::{Cancellation, Context};
 pub use extract::{Attempt, Body, FromContext, Headers, Json, Requirements, Shared};
 pub use function::{FunctionHandler, IntoHandler};
@@ -87,6 +93,8 @@ impl HandlerError {
 kinds! {
     /// POST the message to a URL.
     "http" => Http(HttpHandlerSettings),
+    /// Run a program for each message.
+    "command" => Command(CommandHandlerSettings),
     /// Write the message to the log and ack it.
     "log" => Log(LogHandlerSettings),
 }

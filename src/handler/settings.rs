@@ -83,6 +83,15 @@ mod tests {
         }
     });
 
+    /// A type needs a handler: any kind but `none`.
+    #[test]
+    fn a_type_without_a_handler_is_told_the_kinds() {
+        let kinds = HandlerSettings::KINDS.iter();
+        let kinds: Vec<_> = kinds.map(|kind| format!("\"{kind}\"")).collect();
+        let beginning = format!("types.a.kind: must be {}", kinds.join(" or "));
+        Sections::refused(&[("types.a = {}", &beginning)]);
+    }
+
     #[test]
     fn settings_of_one_kind_of_handler_are_refused_for_another() {
         Sections::refused(&[
@@ -106,7 +115,6 @@ mod tests {
                 "handler = { kind = \"log\", ca_file = \"/x\" }",
                 "handler.ca_file: belongs to kind",
             ),
-            ("types.a = {}", "types.a.kind: must be \"http\" or \"log\""),
             (
                 "types.\"a.b\" = { kind = \"http\" }",
                 "types.\"a.b\".url: is required",

@@ -8,6 +8,7 @@ mod support;
 mod admin;
 mod bad_input;
 mod cli;
+mod command;
 mod connect;
 mod console;
 mod crash;

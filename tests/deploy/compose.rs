@@ -112,16 +112,42 @@ fn images_are_pinned_and_ours_is_of_this_version() {
     assert!(read("Dockerfile").contains(&format!("ARG VERSION={}\n", env!("CARGO_PKG_VERSION"))));
 }
 
+/// A published port, such as `127.0.0.1:8672-8681:8672`.
+struct Published<'a> {
+    address: &'a str,
+    first: u16,
+    last: u16,
+    inner: &'a str,
+}
+
+fn published(service: &Value) -> Vec<Published<'_>> {
+    let of_text = |text| {
+        let [address, outer, inner] = str::split(text, ':').collect::<Vec<_>>()[..] else {
+            panic!("{text}: must be address, host port and port");
+        };
+        let (first, last) = outer.split_once('-').unwrap_or((outer, outer));
+        let number = |text: &str| text.parse().expect("a port");
+        Published {
+            address,
+            first: number(first),
+            last: number(last),
+            inner,
+        }
+    };
+    texts(&service["ports"]).into_iter().map(of_text).collect()
+}
+
 #[test]
 fn ports_are_on_loopback_and_different() {
     let compose = compose();
     let mut taken = Vec::new();
     for (name, service) in services(&compose) {
-        for port in texts(&service["ports"]) {
-            let parts: Vec<_> = port.split(':').collect();
-            assert_eq!((parts.len(), parts[0]), (3, "127.0.0.1"), "{name}: {port}");
-            assert!(!taken.contains(&parts[1].to_owned()), "{name}: {port}");
-            taken.push(parts[1].to_owned());
+        for port in published(service) {
+            assert_eq!(port.address, "127.0.0.1", "{name}");
+            for number in port.first..=port.last {
+                assert!(!taken.contains(&number), "{name}: {number}");
+                taken.push(number);
+            }
         }
     }
     assert!(taken.len() >= 7, "{taken:?}");
@@ -129,13 +155,10 @@ fn ports_are_on_loopback_and_different() {
 
 /// The port of the service that is published on this host port.
 fn inner_port(compose: &Value, service: &str, host: &str) -> String {
-    let ports = texts(&compose["services"][service]["ports"]);
-    let found = ports
-        .iter()
-        .find_map(|port| port.strip_prefix(&format!("127.0.0.1:{host}:")));
-    found
-        .unwrap_or_else(|| panic!("{service} is not on {host}"))
-        .to_owned()
+    let ports = published(&compose["services"][service]);
+    let found = ports.iter().find(|port| port.first.to_string() == host);
+    let found = found.unwrap_or_else(|| panic!("{service} is not on {host}"));
+    found.inner.to_owned()
 }
 
 #[test]
@@ -147,12 +170,10 @@ fn the_workers_ports_are_its_defaults_everywhere() {
     );
     assert_eq!(admin, port(&defaults["admin"]["listen"]));
     let compose = compose();
-    for port in [admin, probes] {
-        assert_eq!(
-            inner_port(&compose, "worker", &port.to_string()),
-            port.to_string()
-        );
-    }
+    assert_eq!(
+        inner_port(&compose, "worker", &admin.to_string()),
+        admin.to_string()
+    );
     let values = yaml(&read("helm/lapwing/values.yaml"));
     assert_eq!(
         (&values[0]["ports"]["admin"], &values[0]["ports"]["probes"]),
@@ -162,10 +183,14 @@ fn the_workers_ports_are_its_defaults_everywhere() {
     let prometheus = yaml(&read("deploy/prometheus/prometheus.yml"));
     let scraped = &prometheus[0]["scrape_configs"][0];
     assert_eq!(scraped["job_name"], "lapwing");
+    let found = &scraped["dns_sd_configs"][0];
     assert_eq!(
-        scraped["static_configs"][0]["targets"][0],
-        format!("worker:{probes}")
+        (&found["names"][0], &found["type"], &found["port"]),
+        (&"worker".into(), &"A".into(), &probes.into()),
+        "one target for each address of the service"
     );
+    let asked = texts(&compose["services"]["publisher"]["healthcheck"]["test"]);
+    assert_eq!(asked.last(), Some(&&*format!("worker:{probes}")));
 }
 
 #[test]
@@ -189,9 +214,7 @@ fn the_sample_configuration_works() {
     ] {
         assert!(text.contains(url), "{url}");
         let service = &compose["services"][service];
-        let published = texts(&service["ports"])
-            .iter()
-            .any(|port| port.ends_with(&format!(":{inner}")));
+        let published = published(service).iter().any(|port| port.inner == inner);
         let listens = texts(&service["command"])
             .iter()
             .any(|word| word.ends_with(&format!(":{inner}")));
@@ -228,6 +251,63 @@ fn compose_waits_longer_than_the_worker_can_take() {
     );
 }
 
+/// The services that end, because others wait until they have.
+fn one_shots(compose: &Value) -> Vec<&str> {
+    let waited = services(compose).flat_map(|(_, service)| service["depends_on"].as_object());
+    let ended = waited
+        .flatten()
+        .filter(|(_, how)| how["condition"] == "service_completed_successfully");
+    ended.map(|(name, _)| name.as_str()).collect()
+}
+
+#[test]
+fn up_can_wait_for_every_service() {
+    let compose = compose();
+    let one_shots = one_shots(&compose);
+    assert!(one_shots.contains(&"files"));
+    for (name, service) in services(&compose) {
+        // `up --wait` waits for the end of a service only if another service does so too. It fails if
+        // a service that others do not wait for ends, or has a health check that is switched off.
+        let ends = one_shots.contains(&name);
+        let check = &service["healthcheck"];
+        assert!(check["disable"].is_null(), "{name}");
+        assert!(!ends || check.is_null(), "{name} ends: it is never healthy");
+    }
+}
+
+#[test]
+fn every_service_comes_back_after_a_restart_of_docker() {
+    let compose = compose();
+    let one_shots = one_shots(&compose);
+    for (name, service) in services(&compose) {
+        match one_shots.contains(&name) {
+            true => assert!(service["restart"].is_null(), "{name}: its work is done"),
+            false => assert_eq!(service["restart"], "unless-stopped", "{name}"),
+        }
+    }
+}
+
+#[test]
+fn three_workers_can_run_at_once() {
+    let compose = compose();
+    let worker = &compose["services"]["worker"];
+    assert!(worker["container_name"].is_null() && worker["hostname"].is_null());
+    let ports = published(worker);
+    assert!(!ports.is_empty());
+    for port in ports {
+        assert!(port.last - port.first >= 2, "a port for each of three");
+    }
+}
+
+#[test]
+fn nothing_tries_to_pull_our_image() {
+    let compose = compose();
+    let [worker, publisher] = ["worker", "publisher"].map(|name| &compose["services"][name]);
+    assert_eq!(worker["build"], ".");
+    assert_eq!(publisher["image"], worker["image"]);
+    assert_eq!(publisher["pull_policy"], "never");
+}
+
 #[test]
 fn services_start_behind_what_they_need_and_health_that_is_waited_for_is_checked() {
     let compose = compose();
@@ -245,35 +325,62 @@ fn services_start_behind_what_they_need_and_health_that_is_waited_for_is_checked
     }
 }
 
+/// The file of the repository that a service reads at this path of the volume `files`.
+fn copied(compose: &Value, path: &str) -> String {
+    let path = path.strip_prefix("/files/").expect("a copied file");
+    let mounts = texts(&compose["services"]["files"]["volumes"]);
+    let source = mounts.iter().find_map(|mount| {
+        let (source, target) = mount.split_once(":/source/")?;
+        let rest = path.strip_prefix(target.strip_suffix(":ro")?)?;
+        Some(format!("{}{rest}", source.strip_prefix("./")?))
+    });
+    source.unwrap_or_else(|| panic!("{path} is not copied"))
+}
+
 #[test]
-fn files_and_volumes_that_are_mounted_exist() {
+fn files_are_read_from_the_volume_with_copies_that_every_user_can_read() {
     let compose = compose();
     for (name, service) in services(&compose) {
         for mount in texts(&service["volumes"]) {
             let source = mount.split(':').next().expect("a source");
             match source.strip_prefix("./") {
-                Some(path) => assert!(root().join(path).exists(), "{name}: {mount}"),
+                Some(path) => {
+                    assert_eq!(name, "files", "a clone under umask 077 is not readable");
+                    assert!(root().join(path).exists(), "{mount}");
+                }
                 None => assert!(compose["volumes"].get(source).is_some(), "{name}: {mount}"),
             }
         }
-    }
-    let config = compose["services"]["worker"]["environment"]["LAPWING_CONFIG"].as_str();
-    for service in ["worker", "publisher"] {
-        let service = &compose["services"][service];
-        assert_eq!(service["environment"]["LAPWING_CONFIG"].as_str(), config);
-        let mounted = format!(":{}:ro", config.expect("a path"));
+        let reads = texts(&service["volumes"]).contains(&"files:/files:ro");
+        let text = service.to_string();
+        let needs = text.contains("\"/files/") || text.contains("=/files/");
+        assert_eq!(reads, needs, "{name}");
+        let waits = &service["depends_on"]["files"]["condition"];
+        let behind = service["depends_on"]["worker"].is_object();
         assert!(
-            texts(&service["volumes"])
-                .iter()
-                .any(|mount| mount.ends_with(&mounted))
+            !needs || behind || waits == "service_completed_successfully",
+            "{name} starts after the copies are there"
         );
     }
+    for service in ["worker", "publisher"] {
+        let config = compose["services"][service]["environment"]["LAPWING_CONFIG"].as_str();
+        let config = copied(&compose, config.expect("a path"));
+        assert_eq!(config, "deploy/compose/worker.toml", "{service}");
+    }
+    let orders = texts(&compose["services"]["publisher"]["command"]);
+    let orders = copied(&compose, orders.last().expect("a file"));
+    assert_eq!(orders, "deploy/compose/orders.jsonl");
+    let handler = copied(
+        &compose,
+        texts(&compose["services"]["handler"]["command"])[1],
+    );
+    assert_eq!(handler, "scripts/demo-handler.py");
 }
 
 #[test]
 fn what_we_run_is_confined() {
     let compose = compose();
-    for service in ["worker", "publisher", "handler"] {
+    for service in ["worker", "publisher", "handler", "files"] {
         let service = &compose["services"][service];
         assert_eq!(service["read_only"], true);
         assert_eq!(texts(&service["cap_drop"]), ["ALL"]);
@@ -289,8 +396,14 @@ fn prometheus_and_grafana_find_one_another_their_rules_and_their_dashboard() {
         let rules = root().join("deploy/prometheus").join(file);
         assert!(rules.is_file(), "{file}");
     }
+    let command = texts(&compose["services"]["prometheus"]["command"]);
+    let file = command[0].strip_prefix("--config.file=").expect("a file");
+    assert_eq!(copied(&compose, file), "deploy/prometheus/prometheus.yml");
     for job in prometheus[0]["scrape_configs"].as_array().expect("jobs") {
-        for target in texts(&job["static_configs"][0]["targets"]) {
+        let mut targets = texts(&job["static_configs"][0]["targets"]);
+        targets.extend(texts(&job["dns_sd_configs"][0]["names"]));
+        assert!(!targets.is_empty(), "{job}");
+        for target in targets {
             let host = target.split(':').next().expect("a host");
             assert!(compose["services"][host].is_object(), "{target}");
         }
@@ -307,21 +420,19 @@ fn prometheus_and_grafana_find_one_another_their_rules_and_their_dashboard() {
     let folder = provider[0]["providers"][0]["options"]["path"]
         .as_str()
         .expect("a path");
-    let mounts = texts(&compose["services"]["grafana"]["volumes"]);
-    assert!(
-        mounts.contains(&format!("./deploy/grafana:{folder}:ro").as_str()),
-        "{mounts:?}"
-    );
-    let home =
-        &compose["services"]["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"];
-    let home = home
-        .as_str()
-        .and_then(|path| path.strip_prefix(folder))
-        .expect("a dashboard of ours");
-    assert!(
-        root().join(format!("deploy/grafana{home}")).exists(),
-        "{home}"
-    );
+    assert_eq!(copied(&compose, folder), "deploy/grafana");
+    let environment = &compose["services"]["grafana"]["environment"];
+    for (variable, file) in [
+        (
+            "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH",
+            "deploy/grafana/lapwing.json",
+        ),
+        ("GF_PATHS_PROVISIONING", "deploy/grafana/provisioning"),
+    ] {
+        let path = environment[variable].as_str().expect("a path");
+        assert_eq!(copied(&compose, path), file);
+        assert!(root().join(file).exists(), "{file}");
+    }
     let dashboard: Value =
         serde_json::from_str(&read("deploy/grafana/lapwing.json")).expect("JSON");
     let uid = &source[0]["datasources"][0]["uid"];
@@ -342,12 +453,11 @@ fn the_page_on_compose_names_every_url() {
         read("docker-compose.yml"),
     );
     for (name, service) in services(&compose) {
-        for port in texts(&service["ports"]) {
-            let host = port.split(':').nth(1).expect("a port");
-            if host == "5672" {
+        for port in published(service) {
+            if port.first == 5672 {
                 continue; // AMQP: not for a browser, so the lists leave it out.
             }
-            let url = format!("http://127.0.0.1:{host}");
+            let url = format!("http://127.0.0.1:{}", port.first);
             for text in [&page, &header] {
                 assert!(text.contains(&url), "{name}: {url}");
             }

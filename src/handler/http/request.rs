@@ -12,7 +12,10 @@ use crate::{
         headers::names::{CUT_HEADERS, TRACEPARENT, TRACESTATE},
     },
     decode,
-    handler::Context,
+    handler::{
+        Context,
+        about::{self, CUT_LIST, CutList},
+    },
     text::cut,
 };
 
@@ -24,8 +27,6 @@ const VALUE: usize = 4 * 1024;
 /// The most message headers of a request. HTTP servers in Python and Rust refuse a request with
 /// more than 100 headers.
 const MOST: usize = 64;
-/// The most bytes of the list of cut headers.
-const CUT_LIST: usize = 512;
 
 /// Which of the message's own headers a request has.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -41,23 +42,12 @@ pub(super) enum Theirs {
 pub(super) fn describe(context: &Context, configured: &HeaderMap, theirs: Theirs) -> HeaderMap {
     let message = context.message();
     let properties = message.properties();
-    let attempt = context.attempt().to_string();
-    let redelivered = match message.redelivered() {
-        true => "true",
-        false => "false",
-    };
-    let known = [
-        ("lapwing-message-id", message.id()),
-        ("lapwing-attempt", Some(attempt.as_str())),
-        ("lapwing-queue", Some(message.queue())),
-        ("lapwing-routing-key", Some(message.routing_key())),
-        ("lapwing-type", message.message_type()),
-        ("lapwing-redelivered", Some(redelivered)),
-    ];
     let mut headers = HeaderMap::new();
-    for (name, value) in known {
-        let name = HeaderName::from_static(name);
-        headers.extend(value.map(|value| (name, printable(value))));
+    for (name, value) in about::facts(context) {
+        headers.insert(
+            HeaderName::from_static(name.header),
+            printable(&value.text()),
+        );
     }
     if !configured.contains_key(CONTENT_TYPE)
         && let Some(content_type) = content_type(context)
@@ -85,13 +75,12 @@ pub(super) fn describe(context: &Context, configured: &HeaderMap, theirs: Theirs
         if let Some(key) = header_name(name) {
             match theirs {
                 Theirs::Fitting => pass.on(&mut headers, name, key, &value.to_text()),
-                Theirs::None => pass.list(name),
+                Theirs::None => pass.cut.add(name),
             }
         }
     }
-    if !pass.cut.is_empty() {
-        let name = HeaderName::from_static(CUT_HEADERS);
-        headers.insert(name, printable(&pass.cut));
+    if let Some(list) = pass.cut.text() {
+        headers.insert(HeaderName::from_static(CUT_HEADERS), printable(list));
     }
     headers
 }
@@ -106,19 +95,15 @@ pub(super) fn has_theirs(context: &Context) -> bool {
 struct Pass {
     room: usize,
     left: usize,
-    /// Names of headers that are missing, cut or changed.
-    cut: String,
+    cut: CutList,
 }
 
 impl Pass {
     fn new(properties: &broker::Properties) -> Self {
-        let before = properties.header(CUT_HEADERS);
-        let before = before.and_then(broker::HeaderValue::as_str);
         Self {
             room: ROOM,
             left: MOST,
-            // A retry's copy may already lack headers.
-            cut: cut(before.unwrap_or_default(), CUT_LIST).to_owned(),
+            cut: CutList::of(properties),
         }
     }
 
@@ -126,7 +111,7 @@ impl Pass {
         let sent = cut(text, VALUE);
         let length = key.as_str().len() + sent.len();
         if self.left == 0 || length > self.room {
-            self.list(name);
+            self.cut.add(name);
             return;
         }
         self.left -= 1;
@@ -137,24 +122,9 @@ impl Pass {
             && value.as_bytes() == text.as_bytes()
             && !text.contains(char::REPLACEMENT_CHARACTER);
         if !is_whole {
-            self.list(name);
+            self.cut.add(name);
         }
         headers.append(key, value);
-    }
-
-    fn list(&mut self, name: &str) {
-        const MORE: &str = " ...";
-        if self.cut.ends_with(MORE) {
-            return;
-        }
-        if self.cut.len() + 1 + name.len() + MORE.len() > CUT_LIST {
-            self.cut.push_str(MORE);
-            return;
-        }
-        if !self.cut.is_empty() {
-            self.cut.push(' ');
-        }
-        self.cut.push_str(name);
     }
 }
 
@@ -191,7 +161,7 @@ fn content_encoding(text: &str) -> Option<Cow<'_, str>> {
 /// character that an HTTP name cannot have. `None` for our own headers, and for the trace headers,
 /// which keep their names.
 fn header_name(name: &str) -> Option<HeaderName> {
-    if name.starts_with("lapwing-") || [TRACEPARENT, TRACESTATE].contains(&name) {
+    if about::is_ours(name) {
         return None;
     }
     let allowed = |c: char| match c.is_ascii_alphanumeric() || c == '-' || c == '_' || c == '.' {

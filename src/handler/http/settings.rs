@@ -26,10 +26,13 @@ use crate::{
 ///
 /// A request has the message's body, its `content-type` and `content-encoding`, and these headers
 /// about the message: `lapwing-message-id`, `lapwing-attempt` (from 1), `lapwing-queue`,
-/// `lapwing-routing-key`, `lapwing-type`, `lapwing-redelivered`, `traceparent` and `tracestate`.
-/// With `decode = "json"` the content type is `application/json` where the message names none or
-/// another one. A `content_encoding` that is a charset (`utf-8`) or `7bit`, `8bit` or `binary` is not
-/// sent: it is no compression.
+/// `lapwing-exchange` (not for the default exchange), `lapwing-routing-key`, `lapwing-type`,
+/// `lapwing-redelivered`, `lapwing-correlation-id`, `lapwing-reply-to`, `lapwing-app-id`,
+/// `lapwing-user-id`, `lapwing-timestamp` (seconds since 1970), `lapwing-priority`,
+/// `lapwing-expiration` (milliseconds), `traceparent` and `tracestate`. A property that the message
+/// does not have has no header. With `decode = "json"` the content type is `application/json` where
+/// the message names none or another one. A `content_encoding` that is a charset (`utf-8`) or `7bit`,
+/// `8bit` or `binary` is not sent: it is no compression.
 ///
 /// The message's own headers have the names `lapwing-header-NAME`: the first 64, as long as they
 /// fit into 6 KiB, and at most 4 KiB of each value, because servers refuse requests with more.

@@ -1,0 +1,233 @@
+//! The program that is started: its file, arguments, environment and limits.
+
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::OsString,
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::{fs::PermissionsExt, process::CommandExt},
+    },
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use tokio::net::unix::pipe;
+use tokio_util::task::TaskTracker;
+
+use super::{Child, Ending, Leader};
+use crate::config::{Findings, KeyPath, Secret};
+
+/// A program, as the settings say.
+#[derive(Clone)]
+pub(in crate::handler) struct Program {
+    path: PathBuf,
+    arguments: Vec<String>,
+    directory: Option<PathBuf>,
+    environment: Environment,
+    limits: Limits,
+    /// The time between SIGTERM and SIGKILL.
+    grace: Duration,
+    /// The ends of programs whose handlers have not waited for them.
+    pub(in crate::handler) ends: TaskTracker,
+}
+
+/// The variables of a program that do not depend on the message.
+#[derive(Clone, Debug, Default)]
+pub(in crate::handler) struct Environment {
+    /// Variables with their values.
+    pub(in crate::handler) set: BTreeMap<String, Secret>,
+    /// Variables of the worker that the program gets too.
+    pub(in crate::handler) passed: Vec<String>,
+}
+
+/// What a program may use.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::handler) struct Limits {
+    /// Bytes of memory that a process may write to.
+    pub(in crate::handler) memory: Option<u64>,
+    /// Seconds of CPU time.
+    pub(in crate::handler) cpu: Option<u64>,
+}
+
+impl Program {
+    /// Finds the program's file.
+    ///
+    /// # Errors
+    /// The reason, if there is no such program.
+    pub(in crate::handler) fn find(argv: &[String]) -> Result<Self, String> {
+        let Some((name, arguments)) = argv.split_first() else {
+            return Err("is empty".to_owned());
+        };
+        Ok(Self {
+            path: find(name)?,
+            arguments: arguments.to_vec(),
+            directory: None,
+            environment: Environment::default(),
+            limits: Limits::default(),
+            grace: Duration::ZERO,
+            ends: TaskTracker::new(),
+        })
+    }
+
+    pub(in crate::handler) fn within(mut self, directory: Option<PathBuf>) -> Self {
+        self.directory = directory;
+        self
+    }
+
+    pub(in crate::handler) fn environment(mut self, environment: Environment) -> Self {
+        self.environment = environment;
+        self
+    }
+
+    pub(in crate::handler) fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    pub(in crate::handler) fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// Starts the program, with these variables in addition to those of the settings.
+    pub(in crate::handler) fn start(
+        &self,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> io::Result<Child> {
+        let mut command = Command::new(&self.path);
+        command
+            .args(&self.arguments)
+            .env_clear()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        let passed = self.environment.passed.iter();
+        command.envs(passed.filter_map(|name| Some((name, env::var_os(name)?))));
+        let set = self.environment.set.iter();
+        command.envs(set.map(|(name, value)| (name, value.expose())));
+        command.envs(variables);
+        if let Some(directory) = &self.directory {
+            command.current_dir(directory);
+        }
+        let mut process = command.spawn()?;
+        let pipes = (
+            process.stdin.take(),
+            process.stdout.take(),
+            process.stderr.take(),
+        );
+        // From here on an error ends the program.
+        let leader = Leader::new(process);
+        self.limits.apply(leader.group)?;
+        let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
+            return Err(io::Error::other("the program has no pipes"));
+        };
+        Ok(Child {
+            stdin: Some(pipe::Sender::from_owned_fd(OwnedFd::from(stdin))?),
+            stdout: pipe::Receiver::from_owned_fd(OwnedFd::from(stdout))?,
+            stderr: pipe::Receiver::from_owned_fd(OwnedFd::from(stderr))?,
+            ending: Ending {
+                leader: Some(leader),
+                grace: self.grace,
+                ends: self.ends.clone(),
+            },
+        })
+    }
+}
+
+impl Limits {
+    /// Limits a program that has just started. The limits hold for each process that it starts
+    /// later.
+    fn apply(self, process: Pid) -> io::Result<()> {
+        let limit = |resource, most: Option<u64>, spare: u64| {
+            let Some(current) = most else { return Ok(()) };
+            let limit = Rlimit {
+                current: Some(current),
+                maximum: Some(current.saturating_add(spare)),
+            };
+            prlimit(Some(process), resource, limit).map(drop)
+        };
+        limit(Resource::Data, self.memory, 0)?;
+        // SIGXCPU at the limit, and SIGKILL a second later.
+        limit(Resource::Cpu, self.cpu, 1)?;
+        Ok(())
+    }
+}
+
+/// The program's file: as it is, if the name has a slash, or else found in the worker's `PATH`.
+fn find(name: &str) -> Result<PathBuf, String> {
+    if name.contains('/') {
+        let path = std::path::absolute(name).map_err(|error| error.to_string())?;
+        return match is_program(&path) {
+            Ok(true) => Ok(path),
+            Ok(false) => Err(format!("{} is not an executable file", path.display())),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        };
+    }
+    let paths = env::var_os("PATH").unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+    let found = env::split_paths(&paths)
+        .map(|folder| folder.join(name))
+        .find(|path| is_program(path).is_ok_and(|is| is));
+    let found = found.and_then(|path| std::path::absolute(path).ok());
+    found.ok_or_else(|| format!("there is no program `{name}` in the worker's PATH"))
+}
+
+fn is_program(path: &Path) -> io::Result<bool> {
+    let about = path.metadata()?;
+    Ok(about.is_file() && about.permissions().mode() & 0o111 != 0)
+}
+
+/// The beginning of the names of variables about the message.
+pub(in crate::handler) const PREFIX: &str = "LAPWING_";
+/// The variables of the trace context.
+pub(in crate::handler) const TRACE: [&str; 2] = ["TRACEPARENT", "TRACESTATE"];
+
+/// Checks the settings `argv`, `env`, `pass_env` and `directory` of a kind of handler.
+pub(in crate::handler) fn check_environment(
+    findings: &mut Findings,
+    path: &KeyPath,
+    argv: &[String],
+    environment: &Environment,
+    directory: Option<&Path>,
+) {
+    let at = path.key("argv");
+    if argv.iter().any(|argument| argument.contains('\0')) {
+        findings.add(at, "must not hold the character NUL");
+    } else if !argv.is_empty()
+        && let Err(reason) = Program::find(argv)
+    {
+        findings.add(at, reason);
+    }
+    for (name, value) in &environment.set {
+        let at = path.key("env").key(name);
+        if let Some(reason) = refused(name) {
+            findings.add(at, reason);
+        } else if value.expose().contains('\0') {
+            findings.add(at, "must not hold the character NUL");
+        }
+    }
+    for (index, name) in environment.passed.iter().enumerate() {
+        if let Some(reason) = refused(name) {
+            findings.add(path.key("pass_env").index(index), reason);
+        }
+    }
+    if let Some(directory) = directory
+        && !directory.is_dir()
+    {
+        let reason = format!("{} is no directory", directory.display());
+        findings.add(path.key("directory"), reason);
+    }
+}
+
+/// The reason why a variable cannot have this name.
+fn refused(name: &str) -> Option<&'static str> {
+    if name.is_empty() || name.contains(['=', '\0']) {
+        return Some("is not the name of a variable");
+    }
+    let is_own = name.starts_with(PREFIX) || TRACE.contains(&name);
+    is_own.then_some("lapwing sets this variable itself")
+}

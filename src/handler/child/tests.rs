@@ -1,0 +1,97 @@
+//! Programs that are started and ended, on this machine.
+
+use std::{fs, time::Duration};
+
+use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn program(script: &str) -> Program {
+    let argv = ["sh", "-c", script].map(str::to_owned);
+    Program::find(&argv).unwrap().environment(Environment {
+        passed: vec!["PATH".to_owned()],
+        ..Environment::default()
+    })
+}
+
+fn start(program: &Program) -> Child {
+    program.start([]).unwrap()
+}
+
+/// Waits until the program has written something: its traps are set.
+async fn has_begun(child: &Child) {
+    timeout(DEADLINE, child.stdout.readable())
+        .await
+        .unwrap()
+        .unwrap();
+}
+
+/// Whether a process runs. A zombie does not.
+pub(in crate::handler) fn runs(process: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{process}/stat")) else {
+        return false;
+    };
+    let state = stat.rsplit_once(") ").map(|(_, rest)| &rest[..1]);
+    !matches!(state, Some("Z" | "X"))
+}
+
+#[tokio::test]
+async fn the_end_of_a_program_is_seen_by_its_descriptor_and_by_looking() {
+    for polled in [false, true] {
+        let mut child = start(&program("exit 7"));
+        if polled {
+            child.ending.leader.as_mut().unwrap().exit = Exit::Polled;
+        }
+        timeout(DEADLINE, child.ending.ended()).await.unwrap();
+        assert_eq!(how(child.ending.reap().unwrap()), "exit code 7");
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_ignores_sigterm_is_killed() {
+    let program = program("trap '' TERM; echo; while :; do sleep 1; done");
+    let program = program.grace(Duration::from_millis(10));
+    let mut child = start(&program);
+    has_begun(&child).await;
+    let status = timeout(DEADLINE, child.ending.shut_down()).await.unwrap();
+    assert_eq!(how(status.unwrap()), "killed by SIGKILL");
+}
+
+#[tokio::test]
+async fn a_program_may_clean_up_after_sigterm() {
+    let program = program("trap 'exit 3' TERM; echo; while :; do sleep 0.01; done");
+    let mut child = start(&program.grace(DEADLINE));
+    has_begun(&child).await;
+    let status = timeout(DEADLINE, child.ending.shut_down()).await.unwrap();
+    assert_eq!(how(status.unwrap()), "exit code 3");
+}
+
+#[tokio::test]
+async fn a_program_whose_owner_is_dropped_is_ended() {
+    let program = program("trap '' TERM; echo; while :; do sleep 1; done");
+    let program = program.grace(Duration::from_millis(10));
+    let child = start(&program);
+    has_begun(&child).await;
+    let id = child.ending.id().unwrap();
+    assert!(runs(id));
+    drop(child);
+    program.ends.close();
+    timeout(DEADLINE, program.ends.wait()).await.unwrap();
+    assert!(!runs(id));
+}
+
+/// In a container the worker is process 1, which inherits orphans. A subreaper does too.
+#[tokio::test]
+async fn orphans_that_the_worker_inherits_are_reaped() {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
+    let program = program("sleep 1000 & sleep 1000 & echo $! >&2; exit 0");
+    let mut child = start(&program);
+    timeout(DEADLINE, child.ending.ended()).await.unwrap();
+    let mut said = Tail::most(100);
+    rest(&child.stderr, &mut said);
+    assert!(child.ending.reap().unwrap().success());
+    program.ends.close();
+    timeout(DEADLINE, program.ends.wait()).await.unwrap();
+    let orphan: u32 = said.text().parse().unwrap();
+    assert!(!std::path::Path::new(&format!("/proc/{orphan}")).exists());
+}

@@ -1,0 +1,68 @@
+//! Messages for the tests of handlers, as a handler gets them in the worker.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use super::Context;
+use crate::{
+    broker::{Delivery, Moment, Properties},
+    decode::{self, Decode},
+    flight::{CancelReason, Extensions, Flight, Resources, SessionId},
+    message::Message,
+    state,
+};
+
+/// A message with these properties and this body.
+pub(super) fn context(properties: Properties, body: &[u8], decode: Decode) -> Context {
+    Sample::of(properties, body, decode).context()
+}
+
+/// A message whose run can be cancelled.
+pub(super) struct Sample(Arc<Flight>);
+
+impl Sample {
+    pub(super) fn of(properties: Properties, body: &[u8], decode: Decode) -> Self {
+        let delivery = Delivery {
+            tag: 1,
+            received: Moment::now(),
+            exchange: "events".to_owned(),
+            routing_key: "q".to_owned(),
+            redelivered: false,
+            properties,
+            body: body.to_vec(),
+        };
+        let resources = Resources {
+            state: state::start(1, Duration::from_secs(1)),
+            extensions: Extensions::default(),
+        };
+        let message = Message::new(delivery, "q".into());
+        let is_json = decode::check(&message, decode).unwrap();
+        let flight = Flight::new(
+            "q".into(),
+            message,
+            Arc::new(resources),
+            SessionId::next(),
+            1,
+            Moment::now(),
+        );
+        flight.is_json.store(is_json, Ordering::Relaxed);
+        Self(Arc::new(flight))
+    }
+
+    /// A message with nothing but an id and this body.
+    pub(super) fn with_body(body: &[u8]) -> Self {
+        let properties = Properties::new("m1", None, None, &[]);
+        Self::of(properties, body, Decode::Bytes)
+    }
+
+    pub(super) fn context(&self) -> Context {
+        Context::new(Arc::clone(&self.0))
+    }
+
+    /// Cancels the run as the worker does it at the timeout.
+    pub(super) fn time_out(&self) {
+        self.0.cancel.request(CancelReason::Timeout);
+    }
+}
