@@ -104,7 +104,8 @@ pub(crate) fn trace_id(properties: &Properties) -> Option<String> {
 /// publisher wrote the time, and from the delivery otherwise.
 fn expiry(properties: &Properties, received: SystemTime) -> Option<SystemTime> {
     // An expiration of 0 means: to a consumer that waits, or not at all. A consumer has waited.
-    let millis = properties.expiration().filter(|millis| *millis > 0)?;
+    let millis = properties.expiration()?.parse().ok();
+    let millis = millis.filter(|millis: &u64| *millis > 0)?;
     let expiration = Duration::from_millis(millis);
     let millis = properties.header(names::TIMESTAMP_IN_MS);
     let millis = millis.and_then(HeaderValue::as_i64);

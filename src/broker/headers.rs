@@ -121,11 +121,6 @@ impl Properties {
         self.0.user_id().as_ref().map(ShortString::as_str)
     }
 
-    /// `expiration`, in milliseconds.
-    pub(crate) fn expiration(&self) -> Option<u64> {
-        self.0.expiration().as_ref()?.as_str().parse().ok()
-    }
-
     /// `expiration`, in milliseconds as text: the publisher's, also on a retry.
     #[must_use]
     pub fn expiration(&self) -> Option<&str> {
