@@ -55,6 +55,7 @@ pub fn copies(data: &[u8]) {
             (names::ATTEMPTS, Header::Int(1)),
         ],
         remove: &[names::NOT_BEFORE],
+        bare: false,
         comes_back: true,
     };
     let read = fuzz::copied(&original, &parked);

@@ -58,6 +58,9 @@ pub(crate) struct CopyHeaders {
     /// The copy waits in a retry queue and comes back. So it carries the worker's name, without which
     /// no worker believes its headers, and keeps apart what would disturb it there.
     pub(crate) comes_back: bool,
+    /// Leave out the properties that the broker may refuse the copy for, such as a `reply-to` that no
+    /// longer exists.
+    pub(crate) bare: bool,
 }
 
 /// What the connection demands of a copy.
@@ -127,9 +130,11 @@ pub(super) fn copy_properties(
     // An expiration that we set on a retry never gets here: it is removed when the retry arrives. So
     // this expiration is the publisher's.
     aside(names::ORIGINAL_EXPIRATION, original.expiration());
+    if copy.bare {
+        aside(names::ORIGINAL_REPLY_TO, original.reply_to());
+    }
     let mut priority = *original.priority();
-    if copy.comes_back
-        && terms.priorities_delay
+    if ((copy.comes_back && terms.priorities_delay) || copy.bare)
         && let Some(priority) = priority.take()
     {
         let priority = AMQPValue::LongLongInt(priority.into());
@@ -143,7 +148,7 @@ pub(super) fn copy_properties(
 
     let user = terms.user.as_deref().filter(|_| copy.comes_back).map(short);
     let expiration = copy.expiration.map(|millis| short(&millis.to_string()));
-    let mut properties = rebuilt(original, user, expiration, priority);
+    let mut properties = rebuilt(original, user, expiration, priority, copy.bare);
     properties = properties.with_delivery_mode(PERSISTENT);
     if properties.message_id().is_none() {
         properties = properties.with_message_id(short(&chance::message_id().to_string()));

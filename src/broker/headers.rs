@@ -55,6 +55,8 @@ pub mod names {
     pub const ORIGINAL_PRIORITY: &str = "lapwing-original-priority";
     /// The publisher's `expiration` property.
     pub const ORIGINAL_EXPIRATION: &str = "lapwing-original-expiration";
+    /// The publisher's `reply-to`, where the broker refused a copy that has it.
+    pub const ORIGINAL_REPLY_TO: &str = "lapwing-original-reply-to";
     /// The publisher's `CC` header, which would add routes to a copy.
     pub const ORIGINAL_CC: &str = "lapwing-original-cc";
     /// The publisher's `BCC` header.
@@ -101,12 +103,17 @@ impl Properties {
         content_encoding,
         /// `correlation-id`.
         correlation_id,
-        /// `reply-to`.
-        reply_to,
         /// `message-id`.
         message_id,
         /// `app-id`.
         app_id,
+    }
+
+    /// `reply-to`: the publisher's, also on a retry.
+    #[must_use]
+    pub fn reply_to(&self) -> Option<&str> {
+        let own = self.0.reply_to().as_ref().map(ShortString::as_str);
+        own.or_else(|| self.header(names::ORIGINAL_REPLY_TO)?.as_str())
     }
 
     /// `type`.
@@ -298,12 +305,14 @@ pub(super) fn count(value: &AMQPValue) -> i64 {
     HeaderValue(value).as_i64().unwrap_or(0).max(0)
 }
 
-/// The properties without the headers, and with these in place of their own.
+/// The properties without the headers, and with these in place of their own. `bare`: without those that
+/// the broker may refuse a message for.
 pub(super) fn rebuilt(
     properties: &BasicProperties,
     user_id: Option<ShortString>,
     expiration: Option<ShortString>,
     priority: Option<u8>,
+    bare: bool,
 ) -> BasicProperties {
     let mut rebuilt = BasicProperties::default();
     macro_rules! set {
@@ -317,14 +326,14 @@ pub(super) fn rebuilt(
         *properties.delivery_mode() => with_delivery_mode,
         priority => with_priority,
         properties.correlation_id().clone() => with_correlation_id,
-        properties.reply_to().clone() => with_reply_to,
+        properties.reply_to().clone().filter(|_| !bare) => with_reply_to,
         expiration => with_expiration,
         properties.message_id().clone() => with_message_id,
         *properties.timestamp() => with_timestamp,
         properties.kind().clone() => with_type,
         user_id => with_user_id,
         properties.app_id().clone() => with_app_id,
-        properties.cluster_id().clone() => with_cluster_id,
+        properties.cluster_id().clone().filter(|_| !bare) => with_cluster_id,
     );
     rebuilt
 }

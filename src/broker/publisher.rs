@@ -13,8 +13,9 @@ use deadpool::{
     managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, Timeouts},
 };
 use lapin::{
-    BasicProperties, Channel, Confirmation,
+    BasicProperties, Channel, Confirmation, ErrorKind,
     options::{BasicPublishOptions, ConfirmSelectOptions},
+    protocol::AMQPErrorKind,
 };
 use tokio::sync::watch;
 
@@ -43,6 +44,14 @@ pub enum PublishError {
     /// The broker refused the message, for instance because a queue is full.
     #[error("refused by the broker")]
     Nacked,
+    /// The broker closed the channel because of the message, with this reply.
+    #[error("refused by the broker: {text} ({code})")]
+    Refused {
+        /// The AMQP reply code.
+        code: u16,
+        /// The broker's text.
+        text: String,
+    },
     /// No confirm came.
     #[error("not confirmed: {0}")]
     Unconfirmed(String),
@@ -56,7 +65,37 @@ impl PublishError {
             Self::Blocked => "blocked",
             Self::Returned(_) => "returned",
             Self::Nacked => "nacked",
+            Self::Refused { .. } => "refused",
             Self::Unconfirmed(_) => "unconfirmed",
+        }
+    }
+
+    /// Whether the broker refuses this message, and would take others: 311 content too large, 406
+    /// precondition failed (its size, its `reply-to`).
+    pub(crate) fn is_about_the_message(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                code: 311 | 406,
+                ..
+            }
+        )
+    }
+
+    /// The error of a publish that lapin reports.
+    fn of(error: &lapin::Error) -> Self {
+        match error.kind() {
+            // A soft error closes the channel of this publish. A hard one closes the connection, and
+            // says nothing about this publish.
+            ErrorKind::ProtocolError(refusal)
+                if matches!(refusal.kind(), AMQPErrorKind::Soft(_)) =>
+            {
+                Self::Refused {
+                    code: refusal.get_id(),
+                    text: refusal.get_message().to_string(),
+                }
+            }
+            _ => Self::Unconfirmed(error.to_string()),
         }
     }
 }
@@ -81,6 +120,16 @@ pub(crate) enum Written<'a> {
     Copy(&'a Properties, CopyHeaders),
     /// From a new message.
     New(&'a Properties),
+}
+
+impl Written<'_> {
+    /// Leaves out of a copy what the broker may refuse it for. False: nothing was left to leave out.
+    pub(crate) fn make_bare(&mut self) -> bool {
+        match self {
+            Self::Copy(_, headers) => !std::mem::replace(&mut headers.bare, true),
+            Self::New(_) => false,
+        }
+    }
 }
 
 /// Publishes with confirms, on a supervised connection of its own. Clones share it and are cheap.
@@ -161,11 +210,18 @@ impl Publisher {
         // If this future is dropped here, the channel goes back to the pool with a publish under
         // way. `recycle` checks for that.
         let outcome = confirmed.await;
-        if let Err(PublishError::Unconfirmed(text)) = &outcome {
-            connection.trust().learn(text);
+        if let Err(PublishError::Unconfirmed(_) | PublishError::Refused { .. }) = outcome {
             // A late confirm must not be taken for the confirm of the next publish, so the channel
             // is thrown away.
+            let connection = Arc::clone(connection);
             drop(Object::take(channel));
+            // The copy named another user than the broker knows. With the right one it is not the same
+            // copy.
+            if let Err(PublishError::Refused { text, .. }) = &outcome
+                && connection.trust().learn(text)
+            {
+                return Box::pin(self.publish(message)).await;
+            }
         }
         outcome
     }
@@ -195,11 +251,11 @@ impl Publisher {
         let confirm = patiently(limit, blocked.clone(), write)
             .await
             .ok_or_else(|| PublishError::Unconfirmed(format!("not written within {limit:?}")))?
-            .map_err(|error| PublishError::Unconfirmed(error.to_string()))?;
+            .map_err(|error| PublishError::of(&error))?;
         let confirm = patiently(self.timeouts.confirm, blocked, confirm)
             .await
             .ok_or_else(|| PublishError::Unconfirmed("no confirm in time".to_owned()))?
-            .map_err(|error| PublishError::Unconfirmed(error.to_string()))?;
+            .map_err(|error| PublishError::of(&error))?;
         busy.done();
         match confirm {
             Confirmation::Ack(None) => Ok(()),

@@ -85,7 +85,8 @@ pub(crate) trait Session: Send + 'static {
         acks: Acks,
     ) -> impl Future<Output = (Acks, Result<(), BrokerError>)> + Send + 'static;
 
-    /// Returns deliveries to the queue, where the messages keep their place if possible.
+    /// Returns deliveries to the queue, where the messages keep their place if possible, or rejects
+    /// them.
     fn give_back(
         &self,
         returns: Returns,
@@ -118,27 +119,29 @@ pub(crate) trait Session: Send + 'static {
     fn request_limit(&self) -> Duration;
 }
 
-/// Deliveries that are returned to their queue together.
+/// Deliveries that are returned to their queue together, or rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Returns {
     /// These tags, one nack for each.
     Single(Vec<u64>),
     /// Every unsettled delivery up to and including the last of these tags, with one nack.
     Through(Vec<u64>),
+    /// These tags, one nack for each, without requeue: the broker dead-letters the messages.
+    Reject(Vec<u64>),
 }
 
 impl Returns {
     /// The tags, oldest first.
     pub(crate) fn tags(&self) -> &[u64] {
         match self {
-            Self::Single(tags) | Self::Through(tags) => tags,
+            Self::Single(tags) | Self::Through(tags) | Self::Reject(tags) => tags,
         }
     }
 
     /// The number of nacks that the broker has to apply.
     pub(crate) fn commands(&self) -> usize {
         match self {
-            Self::Single(tags) => tags.len(),
+            Self::Single(tags) | Self::Reject(tags) => tags.len(),
             Self::Through(_) => 1,
         }
     }

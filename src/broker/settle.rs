@@ -54,22 +54,23 @@ pub(crate) async fn ack(
     within(limit, "writing acks", write).await.map(drop)
 }
 
-/// Returns deliveries to their queue, where the messages keep their place if possible.
+/// Returns deliveries to their queue, where the messages keep their place if possible, or rejects
+/// them.
 ///
 /// Uses `nack`, never `reject`: on RabbitMQ 4.3 a reject raises a quorum queue's delivery count and
-/// a nack does not (measured).
+/// a nack with requeue does not (measured).
 pub(crate) async fn give_back(
     channel: &Channel,
     returns: &Returns,
     limit: Duration,
 ) -> Result<(), BrokerError> {
     let (tags, multiple) = match returns {
-        Returns::Single(tags) => (tags.as_slice(), false),
+        Returns::Single(tags) | Returns::Reject(tags) => (tags.as_slice(), false),
         Returns::Through(tags) => (tags.last().map_or(&[][..], std::slice::from_ref), true),
     };
     let options = BasicNackOptions {
         multiple,
-        requeue: true,
+        requeue: !matches!(returns, Returns::Reject(_)),
     };
     let write = tags.iter().map(|tag| channel.basic_nack(*tag, options));
     let write = futures_util::future::try_join_all(write);

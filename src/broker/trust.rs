@@ -88,18 +88,21 @@ impl Trust {
     }
 
     /// Learns the worker's name from the broker's refusal of a copy. The name in the URL is another
-    /// one with EXTERNAL, where the certificate has it, and with OAuth 2, where the token has it.
-    pub(super) fn learn(&self, refusal: &str) {
+    /// one with EXTERNAL, where the certificate has it, and with OAuth 2, where the token has it. False
+    /// if the refusal tells nothing new.
+    pub(super) fn learn(&self, refusal: &str) -> bool {
         const BEFORE: &str = "authenticated user was '";
         let name = refusal.split_once(BEFORE);
         let name = name.and_then(|(_, rest)| rest.rsplit_once('\''));
-        if let Some((name, _)) = name {
-            warn!(
-                user = name,
-                "the broker knows this worker under another name than the URL has; set broker.user"
-            );
-            lock(&self.names).is_now(name);
-        }
+        let Some((name, _)) = name.filter(|(name, _)| self.user().as_deref() != Some(*name)) else {
+            return false;
+        };
+        warn!(
+            user = name,
+            "the broker knows this worker under another name than the URL has; set broker.user"
+        );
+        lock(&self.names).is_now(name);
+        true
     }
 
     /// The name that copies carry.
@@ -153,7 +156,9 @@ impl Trust {
         };
         let expiration = properties.expiration().clone();
         let priority = *properties.priority();
-        Properties(rebuilt(&properties, user, expiration, priority).with_headers(headers.into()))
+        Properties(
+            rebuilt(&properties, user, expiration, priority, false).with_headers(headers.into()),
+        )
     }
 
     /// A copy came from a retry queue and has no name, or one that is not trusted.
@@ -260,7 +265,7 @@ fn restored(rungs: &Rungs, properties: &BasicProperties, mut headers: Headers) -
         None => *properties.priority(),
     };
     // The expiration was ours: the time in the retry queue.
-    Properties(rebuilt(properties, user, None, priority).with_headers(headers.into()))
+    Properties(rebuilt(properties, user, None, priority, false).with_headers(headers.into()))
 }
 
 fn take_text(headers: &mut Headers, name: &str) -> Option<ShortString> {

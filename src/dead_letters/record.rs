@@ -68,6 +68,7 @@ pub(crate) fn parked(flight: &Flight, stay: Duration, not_before: SystemTime) ->
         set: Record::of(flight, copy).headers(),
         remove: TRANSIENT,
         comes_back: true,
+        bare: false,
     }
 }
 
@@ -96,6 +97,7 @@ pub(crate) fn dead_lettered(
         set: Record::of(flight, copy).headers(),
         remove: TRANSIENT,
         comes_back: false,
+        bare: false,
     }
 }
 

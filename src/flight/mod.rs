@@ -61,6 +61,8 @@ pub(crate) struct Flight {
     /// The slot that the handler holds.
     pub(crate) slot: SlotPlace,
     phase: SharedPhase,
+    /// The decision about the message waits, because the broker does not take its copy.
+    kept: AtomicBool,
     /// The attempt under way, or the last one.
     attempt: AtomicU32,
     /// When the handler was last started, in microseconds since `received`.
@@ -96,6 +98,7 @@ impl Flight {
             is_json: AtomicBool::new(false),
             slot: SlotPlace::default(),
             phase: SharedPhase::buffered(),
+            kept: AtomicBool::new(false),
             attempt: AtomicU32::new(attempt),
             started: AtomicU64::new(0),
             handled: AtomicU64::new(0),
@@ -135,6 +138,15 @@ impl Flight {
     /// The path has claimed the delivery, and now waits in the worker for the next attempt.
     pub(crate) fn wait(&self) {
         self.phase.wait();
+    }
+
+    pub(crate) fn set_kept(&self, kept: bool) {
+        self.kept.store(kept, Ordering::Relaxed);
+    }
+
+    /// Whether the decision about the message waits, because the broker does not take its copy.
+    pub(crate) fn is_kept(&self) -> bool {
+        self.kept.load(Ordering::Relaxed)
     }
 
     /// The handler starts now.

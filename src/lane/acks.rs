@@ -96,11 +96,7 @@ impl<B: Broker> LaneActor<B> {
         }
         let span = self.lane.watch.ack_span(&ended.flight);
         match end {
-            End::NotPublished => self.hold(
-                tag,
-                span,
-                "retries and dead letters are not confirmed by the broker",
-            ),
+            End::Rejected => self.reject(tag, span),
             End::Fault => self.hold(
                 tag,
                 span,

@@ -27,7 +27,7 @@ impl<B: Broker> LaneActor<B> {
             match delivery {
                 Some(Ok(delivery)) => self.take(delivery),
                 Some(Err(error)) => return self.lose_session(&error),
-                None if self.subscription.is_stopping() => return self.subscription.stopped(),
+                None if self.subscription.is_stopping() => return self.stream_ended(),
                 // The broker has cancelled the consumer, for instance because the queue was
                 // deleted. The end of the stream is the only sign of it.
                 None => return self.consumer_cancelled(),
@@ -54,7 +54,7 @@ impl<B: Broker> LaneActor<B> {
             return self.ledger.unsettled(End::Stale);
         }
         let tag = delivery.tag;
-        let is_next = match self.subscription.is_stopping() {
+        let is_next = match self.subscription.is_stopping() && !self.keeping.renews() {
             true => self.refuse(tag),
             false => self.start(delivery),
         };

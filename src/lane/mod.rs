@@ -12,6 +12,7 @@ mod acks;
 mod arrivals;
 mod commands;
 mod drain;
+mod keeping;
 mod pace;
 mod returns;
 mod service;
@@ -41,6 +42,7 @@ use crate::{
     status::{ConsumerHealth, ConsumerReport, ConsumerState, Ledger, Standing},
 };
 use acks::Acking;
+use keeping::Keeping;
 use pace::Pace;
 use returns::Returning;
 use service::Tending;
@@ -80,6 +82,7 @@ pub(crate) struct LaneActor<B: Broker> {
     acking: Acking,
     returning: Returning,
     tending: Tending,
+    keeping: Keeping,
     pace: Pace,
     paused: bool,
     /// Callers that wait until the pause is complete.
@@ -115,6 +118,7 @@ impl<B: Broker> LaneActor<B> {
             acking: Acking::new(now),
             returning: Returning::default(),
             tending: Tending::default(),
+            keeping: Keeping::default(),
             pace: Pace::new(now),
             paused: false,
             pausing: Vec::new(),
@@ -191,10 +195,12 @@ impl<B: Broker> LaneActor<B> {
             (ConsumerState::Paused, Some("paused by an operator"))
         } else if let Some(why) = self.returning.held_because() {
             (ConsumerState::Held, Some(why))
+        } else if self.keeping.is_full() {
+            (ConsumerState::Held, self.keeping.reason())
         } else if let Some(why) = self.service_down() {
             (ConsumerState::ServiceDown, Some(why))
         } else if self.subscription.is_live() {
-            (ConsumerState::Consuming, None)
+            (ConsumerState::Consuming, self.keeping.reason())
         } else {
             (ConsumerState::Connecting, self.subscription.reason())
         }
@@ -279,7 +285,7 @@ impl<B: Broker> LaneActor<B> {
             self.end_hold();
         }
         if self.subscription.stop_by().is_some_and(|by| by <= now) {
-            self.subscription.stopped();
+            self.stream_ended();
         }
         if self.wants_subscription() && now >= self.subscription.open_at {
             self.subscribe();
@@ -291,6 +297,7 @@ impl<B: Broker> LaneActor<B> {
             self.lane.watch.figures.outcomes.tick();
             self.settle_stuck_handlers();
             self.replace_lost_probe();
+            self.tend_kept();
             self.await_lost_connection();
             if self.subscription.has_dead_channel() {
                 self.lose_session(&BrokerError::Lost("channel lost".to_owned()));

@@ -1,5 +1,5 @@
-//! Returns: deliveries that go back to their queue, and the hold of a lane whose copies are not
-//! confirmed.
+//! Returns: deliveries that go back to their queue or that the broker dead-letters, and the hold of a
+//! lane after an internal error.
 
 use std::mem;
 
@@ -17,6 +17,8 @@ pub(super) struct Returning {
     /// Tags whose nacks are to be written. The table marks them as returning, so no `multiple` ack
     /// covers them before that.
     due: Vec<u64>,
+    /// Tags to be rejected. The table marks them as returning too.
+    rejects: Vec<u64>,
     pub(super) writing: Option<Request<(Returns, Result<(), BrokerError>)>>,
     /// Until when the lane is held: it takes and returns nothing.
     pub(super) hold_until: Option<Instant>,
@@ -40,7 +42,7 @@ impl Returning {
     }
 
     fn is_empty(&self) -> bool {
-        self.due.is_empty() && self.writing.is_none()
+        self.due.is_empty() && self.rejects.is_empty() && self.writing.is_none()
     }
 }
 
@@ -49,6 +51,13 @@ impl<B: Broker> LaneActor<B> {
     pub(super) fn give_back(&mut self, tag: u64, span: Option<Box<AckSpan>>) {
         if self.unsettled.withhold(tag, span) {
             self.returning.add(tag);
+        }
+    }
+
+    /// Rejects a delivery: the broker dead-letters it.
+    pub(super) fn reject(&mut self, tag: u64, span: Option<Box<AckSpan>>) {
+        if self.unsettled.withhold(tag, span) {
+            self.returning.rejects.push(tag);
         }
     }
 
@@ -77,20 +86,26 @@ impl<B: Broker> LaneActor<B> {
         let waits = self.returning.writing.is_some()
             || self.subscription.is_stopping()
             || self.returning.hold_until.is_some_and(|until| until > now);
-        if self.returning.due.is_empty() || waits {
+        let is_empty = self.returning.due.is_empty() && self.returning.rejects.is_empty();
+        if is_empty || waits {
             return;
         }
         let Some(session) = &self.subscription.session else {
             return;
         };
-        // Paths end in any order, but `Returns::Through` names the last tag.
-        let mut tags = mem::take(&mut self.returning.due);
-        tags.sort_unstable();
-        // If nothing else is unsettled, one command returns all: the broker applies single commands
-        // slowly (see `finish`).
-        let returns = match self.unsettled.is_all_returning() && self.acking.writing.is_none() {
-            true => Returns::Through(tags),
-            false => Returns::Single(tags),
+        let returning = &mut self.returning;
+        let returns = if !returning.rejects.is_empty() {
+            Returns::Reject(mem::take(&mut returning.rejects))
+        } else {
+            // Paths end in any order, but `Returns::Through` names the last tag.
+            let mut tags = mem::take(&mut returning.due);
+            tags.sort_unstable();
+            // If nothing else is unsettled, one command returns all: the broker applies single
+            // commands slowly (see `finish`).
+            match self.unsettled.is_all_returning() && self.acking.writing.is_none() {
+                true => Returns::Through(tags),
+                false => Returns::Single(tags),
+            }
         };
         self.acking.wrote_singly(returns.commands());
         self.returning.writing = Some(Box::pin(session.give_back(returns)));
@@ -106,7 +121,11 @@ impl<B: Broker> LaneActor<B> {
                     let span = self.unsettled.returned(*tag);
                     self.lane.watch.told_broker("nack", span, true);
                 }
-                self.ledger.returned += tags.len() as u64;
+                let count = tags.len() as u64;
+                match returns {
+                    Returns::Reject(_) => self.ledger.dead_lettered += count,
+                    Returns::Single(_) | Returns::Through(_) => self.ledger.returned += count,
+                }
             }
             // The broker takes the deliveries back when their channel closes.
             Err(error) => self.lose_session(&error),

@@ -37,6 +37,11 @@ impl Tending {
         !self.has_let_go || self.needs_message
     }
 
+    /// Whether the lane takes all messages that the prefetch allows.
+    pub(super) fn takes_all(&self) -> bool {
+        !self.is_down && !self.has_let_go && !self.takes_one
+    }
+
     pub(super) fn wake_at(&self) -> Option<Instant> {
         self.due
     }
@@ -94,6 +99,8 @@ impl<B: Broker> LaneActor<B> {
         self.tending.takes_one = self.tending.has_let_go;
         if self.tending.takes_one {
             spec.prefetch = 1;
+        } else {
+            spec.prefetch = self.next_prefetch();
         }
         spec
     }

@@ -8,7 +8,7 @@ use tracing::{debug, error, warn};
 
 use super::{LaneActor, Request};
 use crate::{
-    broker::{Broker, BrokerError, Redial, Session},
+    broker::{Broker, BrokerError, Redial, Session, Topology},
     flight::SessionId,
 };
 
@@ -157,7 +157,12 @@ impl<S: Session> Subscription<S> {
 impl<B: Broker> LaneActor<B> {
     /// Begins to subscribe: on the session's channel if there is one, otherwise with a new session.
     pub(super) fn subscribe(&mut self) {
-        let spec = self.queue_spec();
+        let mut spec = self.queue_spec();
+        if self.keeping.renews() && self.subscription.session.is_some() {
+            // The queues are as they were a moment ago. If one is missing, it is the reason for this
+            // new subscription.
+            spec.topology = Topology::None;
+        }
         let opening: Request<_> = match &mut self.subscription.session {
             Some(session) => {
                 let subscription = session.subscribe_again(&spec);
@@ -219,6 +224,7 @@ impl<B: Broker> LaneActor<B> {
             // The drain or the pause began while the request was under way.
             return self.stop_consuming();
         }
+        self.window_opened();
         self.check_subscription();
         self.lane.watch.subscribed(&self.lane.name);
         self.subscription.backoff.reset();
@@ -291,8 +297,17 @@ impl<B: Broker> LaneActor<B> {
         self.cancel_consumer();
     }
 
+    /// The stream of the cancelled consumer has ended, or the time to wait for its end is over.
+    pub(super) fn stream_ended(&mut self) {
+        self.subscription.stopped();
+        if self.keeping.renews() {
+            self.subscription.subscribe_now();
+        }
+    }
+
     /// Cancels the consumer. A second call does no harm.
     pub(super) fn cancel_consumer(&mut self) {
+        self.keeping.stop_renewing();
         let Some(session) = &mut self.subscription.session else {
             // Give up a request for a new session: that session has delivered nothing yet.
             self.subscription.task = Task::None;

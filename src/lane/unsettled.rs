@@ -99,7 +99,7 @@ impl<R> Unsettled<R> {
     }
 
     /// The tag that comes next.
-    fn next(&self) -> u64 {
+    pub(crate) fn next(&self) -> u64 {
         self.first + self.slots.len() as u64
     }
 

@@ -139,7 +139,7 @@ mod tests {
 
         taken.clear();
         assert!(ends.gathered(1).now_or_never().is_none());
-        ends.report(ended(End::NotPublished));
+        ends.report(ended(End::Fault));
         assert!(ends.gathered(9).now_or_never().is_some());
         ends.take(&mut taken);
         taken.clear();

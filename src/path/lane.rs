@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    dispatch::Dispatch, ends::Ends, execute::Limits, service::Service, start_queue::StartQueue,
+    dispatch::Dispatch, ends::Ends, execute::Limits, kept::Kept, service::Service,
+    start_queue::StartQueue,
 };
 use crate::{
     broker::{Broker, Publication, PublishError, PublishSettings},
@@ -63,6 +64,8 @@ pub(crate) struct Live {
     session: CurrentSession,
     /// Retries that wait for their delay in the worker.
     inline: AtomicUsize,
+    /// Decisions that wait for the broker.
+    pub(crate) kept: Kept,
     /// A path is declaring a queue again.
     restoring: AtomicBool,
 }
@@ -129,6 +132,17 @@ impl<B: Broker> Lane<B> {
             }
             None => false,
         }
+    }
+
+    /// Whether the broker itself dead-letters a message that the worker rejects, with confirms, to a
+    /// queue that exists.
+    pub(super) async fn dead_letters_by_itself(&self) -> bool {
+        let spec = self.settings.queue_spec();
+        if !spec.dead_letters_safely() {
+            return false;
+        }
+        let depths = self.broker.depths(vec![spec.dead_letter_queue]).await;
+        depths.is_ok_and(|found| found.iter().all(|(_, depth)| depth.is_some()))
     }
 
     /// Whether the queue is a retry queue outside of the schedule, which the worker declares when a

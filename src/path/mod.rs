@@ -7,6 +7,7 @@
 mod dispatch;
 mod ends;
 mod execute;
+mod kept;
 mod lane;
 mod republish;
 mod runner;

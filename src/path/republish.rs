@@ -3,15 +3,13 @@
 //! The original is acked only after the confirm. A crash in between makes a duplicate. The other
 //! order would lose the message.
 
-use std::time::Duration;
+use std::{mem, pin::pin, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::Lane;
+use super::{Lane, kept};
 use crate::{
-    broker::{
-        Broker, CopyHeaders, Publication, PublishError, Reconnect, ReconnectSettings, Written,
-    },
+    broker::{Broker, CopyHeaders, Publication, PublishError, Written},
     clock, dead_letters,
     flight::Flight,
     outcome::{Ending, Failure},
@@ -23,6 +21,10 @@ use crate::{
 /// The longest delay: ten years. A longer one, from a handler's snooze or a header, means never and
 /// is cut to this, so that the time fits its header.
 const LONGEST_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// The wait before the next attempt with a copy that the broker refuses because of its message.
+/// Nothing but a change at the broker helps, and each refusal closes a channel.
+const SELDOM: Duration = Duration::from_secs(60);
 
 /// How long a drain tries to publish a copy after the first failure. Then the original goes back to
 /// its queue, which loses nothing, so the drain need not wait longer.
@@ -105,8 +107,9 @@ pub(super) async fn dead_letter<B: Broker>(
     end
 }
 
-/// Publishes a copy until the broker confirms it, and then returns `confirmed`. Gives up after
-/// `publish.budget`.
+/// Publishes a copy until the broker confirms it, and then returns `confirmed`. After
+/// `publish.budget` the decision counts as kept: the delivery waits, and its handler does not run
+/// again.
 ///
 /// The original is acked only after the confirm. A crash in between makes a duplicate; the other
 /// order would make a loss.
@@ -117,66 +120,108 @@ async fn republish<B: Broker>(
     headers: CopyHeaders,
     confirmed: End,
 ) -> End {
-    let message = Publication {
+    let mut publishing = pin!(publish(lane, flight, queue, headers, confirmed));
+    tokio::select! {
+        // Look at the confirm first: if the copy is confirmed, the original must not be returned.
+        biased;
+        end = &mut publishing => return end,
+        () = given_up(lane) => return End::Return,
+        () = sleep(lane.publish.budget) => {}
+    }
+    let _kept = lane.live.kept.keep(flight, queue);
+    tokio::select! {
+        biased;
+        end = publishing => end,
+        () = given_up(lane) => End::Return,
+    }
+}
+
+/// Publishes a copy, again and again, until the broker confirms it. In a drain, a copy that fails is
+/// given up soon.
+async fn publish<B: Broker>(
+    lane: &Lane<B>,
+    flight: &Flight,
+    queue: &str,
+    headers: CopyHeaders,
+    confirmed: End,
+) -> End {
+    let kept = &lane.live.kept;
+    let mut copy = Publication {
         exchange: "",
         routing_key: queue,
         body: flight.message.body(),
         properties: Written::Copy(&flight.message.properties, headers),
     };
-    let mut give_up = Instant::now() + lane.publish.budget;
-    let mut draining = false;
+    let mut waits = kept::waits();
     let mut restored = false;
-    let mut backoff = Reconnect::new(&ReconnectSettings {
-        base: Duration::from_millis(50),
-        cap: Duration::from_secs(2),
-    });
+    let mut turn = None;
+    let mut give_up = None;
     loop {
         if !lane.is_current(flight.session) {
             return End::Stale;
         }
         let publishing = lane.watch.publishing(queue, &flight.message);
-        let published = tokio::select! {
-            // Look at the confirm first: if the copy is confirmed, the original must not be
-            // returned.
-            biased;
-            published = lane.publish(&message) => published,
-            () = lane.hard_stop.cancelled() => return End::Return,
-            () = blocked_in_drain(lane) => return End::Return,
-        };
+        let published = lane.publish(&copy).await;
         lane.watch.published(queue, publishing, &published);
         let Err(failed) = published else {
+            kept.taken(queue);
             return confirmed;
         };
-        let wait = backoff.next();
-        if !draining && lane.drain.is_cancelled() {
-            draining = true;
-            give_up = give_up.min(Instant::now() + DRAIN_BUDGET);
+        let wait = waits.next();
+        lane.watch.not_confirmed(flight, queue, &failed, wait);
+        kept.failed(queue, &failed, turn.take());
+        let is_at_fault = failed.is_about_the_message();
+        if is_at_fault && copy.properties.make_bare() {
+            continue;
         }
-        if Instant::now() + wait > give_up {
-            lane.watch.not_confirmed(flight, queue, &failed, None);
-            return End::NotPublished;
+        if is_at_fault && lane.dead_letters_by_itself().await {
+            lane.watch.rejected(flight, queue, &failed);
+            return End::Rejected;
         }
-        lane.watch.not_confirmed(flight, queue, &failed, Some(wait));
         // A queue that was declared now takes the copy at once. If it does not, wait as after any
         // other failure.
         if let PublishError::Returned(_) = failed
             && lane.restore(queue).await
-            && !std::mem::replace(&mut restored, true)
+            && !mem::replace(&mut restored, true)
         {
             continue;
         }
+        let next = async {
+            match is_at_fault {
+                true => {
+                    sleep(SELDOM).await;
+                    None
+                }
+                false => kept.turn(queue, wait).await,
+            }
+        };
+        let over = async {
+            lane.drain.cancelled().await;
+            let at = *give_up.get_or_insert_with(|| Instant::now() + DRAIN_BUDGET);
+            sleep_until(at).await;
+        };
         tokio::select! {
             biased;
-            () = lane.hard_stop.cancelled() => return End::Return,
-            () = blocked_in_drain(lane) => return End::Return,
-            () = sleep(wait) => {}
+            () = over => {
+                lane.watch.gave_up(flight, queue, &failed);
+                return End::Return;
+            }
+            mine = next => turn = mine,
         }
     }
 }
 
-/// Waits until a drain has begun and the broker has blocked publishing. An alarm of the broker can
-/// last for hours, so a drain does not wait for its end.
-async fn blocked_in_drain<B: Broker>(lane: &Lane<B>) {
-    lane.drain.cancelled().await;
-    lane.blocked().await;
+/// Waits until the worker no longer waits for confirms: at the hard stop, or when a drain has begun
+/// and the broker has blocked publishing. An alarm of the broker can last for hours, so a drain does
+/// not wait for its end.
+async fn given_up<B: Broker>(lane: &Lane<B>) {
+    let blocked_in_drain = async {
+        lane.drain.cancelled().await;
+        lane.blocked().await;
+    };
+    tokio::select! {
+        biased;
+        () = lane.hard_stop.cancelled() => {}
+        () = blocked_in_drain => {}
+    }
 }

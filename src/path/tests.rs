@@ -278,15 +278,22 @@ async fn a_stuck_handler_that_comes_back_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_copy_that_is_never_confirmed_leaves_the_original_where_it_is() {
+async fn a_copy_that_is_not_confirmed_leaves_the_original_where_it_is_and_waits() {
     let fixture = fixture(vec![Outcome::Failed(Failure::permanent("test", "never"))]);
     fixture.start(fixture.message()).await;
     fixture
         .broker
         .answer_publishes(std::iter::repeat_n(Confirm::Nack, 10_000));
+    let kept = &fixture.lane.live.kept;
     fixture.let_go().await;
-    assert_eq!(fixture.end().await, End::NotPublished);
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(kept.count(), 0);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(kept.count() == 1 && !fixture.has_ended());
     assert!(fixture.broker.ready("orders.dead").is_empty());
+    fixture.broker.forget_answers();
+    assert_eq!(fixture.end().await, End::DeadLettered);
+    assert_eq!(kept.count(), 0);
 }
 
 #[tokio::test(start_paused = true)]

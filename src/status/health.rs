@@ -19,8 +19,9 @@ pub struct Readiness {
     /// True when every consumer has a live subscription, was paused by an operator or has a service
     /// that is down, all handlers can work, and no drain has begun.
     pub ready: bool,
-    /// True when the service of a consumer is down. Another worker would meet the same service, so
-    /// this does not make the worker unready.
+    /// True when the service of a consumer is down, or when retries or dead letters of a consumer
+    /// wait for the broker. Another worker would meet the same, so this does not make the worker
+    /// unready.
     pub degraded: bool,
     /// True when a drain has begun.
     pub draining: bool,
@@ -47,7 +48,8 @@ pub struct ConsumerHealth {
     #[serde(serialize_with = "as_rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub since: SystemTime,
-    /// Why the consumer is not consuming.
+    /// Why the consumer is not consuming. If it is consuming: why some of its retries or dead letters
+    /// wait.
     pub reason: Option<String>,
 }
 
@@ -63,8 +65,8 @@ words! {
         Consuming = "consuming",
         /// An operator paused the consumer.
         Paused = "paused",
-        /// Retries or dead letters are not confirmed. The consumer takes nothing new for
-        /// `publish.hold`.
+        /// Retries or dead letters that the broker does not take fill twice the prefetch: nothing new
+        /// comes until it takes them. Also for `publish.hold` after an internal error.
         Held = "held",
         /// The service behind the handler is down. The consumer takes nothing but one message at a
         /// time, to see whether the service is back.
@@ -94,8 +96,10 @@ impl ConsumerHealth {
         )
     }
 
-    /// Whether the consumer's service is down.
+    /// Whether the consumer's service is down, or some of its retries or dead letters wait for the
+    /// broker.
     pub(crate) fn is_degraded(&self) -> bool {
-        self.state == ConsumerState::ServiceDown
+        let is_consuming = self.state == ConsumerState::Consuming;
+        self.state == ConsumerState::ServiceDown || is_consuming && self.reason.is_some()
     }
 }

@@ -15,7 +15,8 @@ pub struct Ledger {
     pub acked: u64,
     /// Acked after the broker confirmed a copy in a retry queue.
     pub parked: u64,
-    /// Acked after the broker confirmed a copy in the dead-letter queue.
+    /// Acked after the broker confirmed a copy in the dead-letter queue, or rejected so that the
+    /// broker itself moves the message there.
     pub dead_lettered: u64,
     /// Returned to the queue.
     pub returned: u64,
@@ -76,8 +77,8 @@ pub(crate) enum End {
     DeadLettered,
     /// The message goes back to its queue: nack.
     Return,
-    /// The copy was not confirmed: hold the lane, and nack later.
-    NotPublished,
+    /// The broker refuses each copy of the message: reject, so that the broker dead-letters it.
+    Rejected,
     /// The path panicked: hold the lane, and nack later.
     Fault,
     /// The session has ended: nothing to settle, the broker redelivers.
@@ -89,7 +90,7 @@ impl End {
     pub(crate) fn is_acked(self) -> bool {
         match self {
             Self::Done | Self::Dropped | Self::Parked | Self::DeadLettered => true,
-            Self::Return | Self::NotPublished | Self::Fault | Self::Stale => false,
+            Self::Return | Self::Rejected | Self::Fault | Self::Stale => false,
         }
     }
 }
@@ -104,8 +105,8 @@ impl Ledger {
                 self.dropped += 1;
             }
             End::Parked => self.parked += 1,
-            End::DeadLettered => self.dead_lettered += 1,
-            End::Return | End::NotPublished | End::Fault => self.returned += 1,
+            End::DeadLettered | End::Rejected => self.dead_lettered += 1,
+            End::Return | End::Fault => self.returned += 1,
             End::Stale => self.stale += 1,
         }
     }

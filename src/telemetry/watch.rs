@@ -230,22 +230,26 @@ impl Watch {
         }
     }
 
-    /// The broker did not confirm a copy. The worker publishes it again after `retry_in`; `None` means
-    /// that the worker gives up.
+    /// The broker did not confirm a copy. The worker publishes it again after `retry_in`.
     pub(crate) fn not_confirmed(
         &self,
         flight: &Flight,
         queue: &str,
         error: &PublishError,
-        retry_in: Option<Duration>,
+        retry_in: Duration,
     ) {
-        let (consumer, id) = (&flight.consumer, flight.message.id());
-        match retry_in {
-            Some(retry_in) => debug!(%consumer, id, queue, %error, ?retry_in, "copy not confirmed"),
-            None => {
-                error!(%consumer, id, queue, %error, "copy not confirmed: the consumer is held, and the message stays in its queue");
-            }
-        }
+        debug!(consumer = %flight.consumer, id = flight.message.id(), queue, %error, ?retry_in, "copy not confirmed");
+    }
+
+    /// The broker did not confirm a copy, and the drain does not wait any longer.
+    pub(crate) fn gave_up(&self, flight: &Flight, queue: &str, error: &PublishError) {
+        warn!(consumer = %flight.consumer, id = flight.message.id(), queue, %error, "copy not confirmed in the drain: the message goes back to its queue");
+    }
+
+    /// The broker refuses each copy of this message. The worker rejects the message, and the broker
+    /// dead-letters it.
+    pub(crate) fn rejected(&self, flight: &Flight, queue: &str, error: &PublishError) {
+        error!(consumer = %flight.consumer, id = flight.message.id(), queue, %error, "the broker refuses each copy of this message: rejected, so that the broker dead-letters it without a record");
     }
 
     /// Acks were written, or writing them failed.

@@ -16,6 +16,7 @@ pub(super) enum Reason {
     Expired,
     DeliveryLimit,
     MaxLen,
+    Rejected,
 }
 
 impl Reason {
@@ -24,6 +25,7 @@ impl Reason {
             Self::Expired => "expired",
             Self::DeliveryLimit => "delivery_limit",
             Self::MaxLen => "maxlen",
+            Self::Rejected => "rejected",
         }
     }
 }

@@ -34,6 +34,9 @@ const RECONNECTED: Duration = Duration::from_millis(500);
 /// The user of the worker's connections.
 pub(super) const USER: &str = "guest";
 
+/// The pseudo-queue of direct replies.
+const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
 /// Counts a copy that the broker has stored, if the publisher never learns of it.
 struct Untold<'a> {
     broker: &'a FakeBroker,
@@ -197,17 +200,26 @@ impl FakeBroker {
     ) -> Result<(), PublishError> {
         let model = self.read();
         if let Some(text) = model.refused(Permission::Write, DEFAULT_EXCHANGE) {
-            return Err(PublishError::Unconfirmed(text));
+            return Err(PublishError::Refused { code: 403, text });
         }
         let size = message.body.len();
         if let Some(max) = model.script.max_message_size.filter(|max| size > *max) {
             let text = format!(
-                "PRECONDITION_FAILED - message size {size} is larger than configured max size \
-                 {max} (406)"
+                "PRECONDITION_FAILED - message size {size} is larger than configured max size {max}"
             );
-            return Err(PublishError::Unconfirmed(text));
+            return Err(PublishError::Refused { code: 406, text });
         }
         drop(model);
+        // Only the channel that consumes the replies may publish with this `reply-to`.
+        if properties
+            .to_amqp()
+            .reply_to()
+            .as_ref()
+            .is_some_and(|it| it.as_str() == REPLY_TO)
+        {
+            let text = "PRECONDITION_FAILED - fast reply consumer does not exist".to_owned();
+            return Err(PublishError::Refused { code: 406, text });
+        }
         self.check_user(properties)
     }
 
@@ -220,9 +232,9 @@ impl FakeBroker {
         if user == USER {
             return Ok(());
         }
-        let text = format!("PRECONDITION_FAILED - user_id property set to '{user}' (406)");
+        let text = format!("PRECONDITION_FAILED - user_id property set to '{user}'");
         self.lock().violations.push(text.clone());
-        Err(PublishError::Unconfirmed(text))
+        Err(PublishError::Refused { code: 406, text })
     }
 }
 

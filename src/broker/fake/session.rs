@@ -10,7 +10,12 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::{FakeBroker, channel::Event, publishing::USER, wire::Settle};
+use super::{
+    FakeBroker,
+    channel::Event,
+    publishing::USER,
+    wire::{Settle, Verdict},
+};
 use crate::broker::{
     Acks, BrokerError, Delivery, QueueSpec, Returns, Session, Topology,
     trust::{Rungs, Trust},
@@ -75,7 +80,7 @@ impl FakeSession {
     fn write(
         &self,
         tags: Vec<(Vec<u64>, bool)>,
-        back: bool,
+        verdict: Verdict,
     ) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static {
         let (broker, number) = (self.broker.clone(), self.number);
         async move {
@@ -86,7 +91,7 @@ impl FakeSession {
                     let settle = Settle {
                         tag,
                         multiple,
-                        back,
+                        verdict,
                     };
                     model.receive(number, settle)?;
                 }
@@ -142,7 +147,7 @@ impl Session for FakeSession {
         acks: Acks,
     ) -> impl Future<Output = (Acks, Result<(), BrokerError>)> + Send + 'static {
         let through = (acks.through.into_iter().collect(), true);
-        let write = self.write(vec![through, (acks.singles.clone(), false)], false);
+        let write = self.write(vec![through, (acks.singles.clone(), false)], Verdict::Done);
         async move {
             let result = within("writing acks", write).await;
             (acks, result)
@@ -153,11 +158,13 @@ impl Session for FakeSession {
         &self,
         returns: Returns,
     ) -> impl Future<Output = (Returns, Result<(), BrokerError>)> + Send + 'static {
-        let tags = match &returns {
-            Returns::Single(tags) => (tags.clone(), false),
-            Returns::Through(tags) => (tags.last().copied().into_iter().collect(), true),
+        let last = |tags: &[u64]| tags.last().copied().into_iter().collect();
+        let (tags, multiple, verdict) = match &returns {
+            Returns::Single(tags) => (tags.clone(), false, Verdict::Back),
+            Returns::Through(tags) => (last(tags), true, Verdict::Back),
+            Returns::Reject(tags) => (tags.clone(), false, Verdict::Rejected),
         };
-        let write = self.write(vec![tags], true);
+        let write = self.write(vec![(tags, multiple)], verdict);
         async move {
             let result = within("returning messages", write).await;
             (returns, result)

@@ -23,7 +23,18 @@ const WINDOW: usize = 32;
 pub(super) struct Settle {
     pub(super) tag: u64,
     pub(super) multiple: bool,
-    pub(super) back: bool,
+    pub(super) verdict: Verdict,
+}
+
+/// What becomes of the messages that a command settles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// They are done: an ack.
+    Done,
+    /// They go back to their queue: a nack with requeue.
+    Back,
+    /// The queue dead-letters them: a nack without requeue.
+    Rejected,
 }
 
 /// Settled deliveries that their queue has not applied, because it has no leader.
@@ -31,7 +42,7 @@ pub(super) struct Settle {
 pub(super) struct Held {
     consumer: Consumer,
     pub(super) messages: Vec<Stored>,
-    back: bool,
+    verdict: Verdict,
 }
 
 impl Model {
@@ -68,12 +79,12 @@ impl Model {
         let Some(channel) = self.channels.get_mut(&number) else {
             return;
         };
-        self.record
-            .note_settled(settle.tag, settle.multiple, settle.back);
+        let back = settle.verdict == Verdict::Back;
+        self.record.note_settled(settle.tag, settle.multiple, back);
         match channel.take(settle.tag, settle.multiple) {
             Ok(taken) => {
                 for (consumer, name, messages) in by_consumer(number, taken) {
-                    self.settled(&name, consumer, messages, settle.back);
+                    self.settled(&name, consumer, messages, settle.verdict);
                 }
             }
             Err(violation) => {
@@ -83,26 +94,31 @@ impl Model {
         }
     }
 
-    fn settled(&mut self, name: &str, consumer: Consumer, messages: Vec<Stored>, back: bool) {
+    fn settled(&mut self, name: &str, consumer: Consumer, messages: Vec<Stored>, verdict: Verdict) {
         let Some(queue) = self.queues.get_mut(name) else {
             // The queue was deleted, together with its messages.
-            self.dropped.extend(messages.into_iter().filter(|_| back));
+            let is_done = verdict == Verdict::Done;
+            self.dropped
+                .extend(messages.into_iter().filter(|_| !is_done));
             return;
         };
         if queue.leaderless {
             queue.held.push(Held {
                 consumer,
                 messages,
-                back,
+                verdict,
             });
             return;
         }
-        if back {
+        if verdict == Verdict::Back {
             self.returned(name, Some(consumer), messages);
-        } else {
-            self.credit(name, consumer);
-            self.deliver(name);
+            return;
         }
+        if verdict == Verdict::Rejected {
+            self.dead_letter(name, messages, Reason::Rejected);
+        }
+        self.credit(name, consumer);
+        self.deliver(name);
     }
 
     /// A queue has a leader again: it applies what its channels have kept for it.
@@ -116,7 +132,7 @@ impl Model {
             std::mem::take(&mut queue.late),
         );
         for held in held {
-            self.settled(name, held.consumer, held.messages, held.back);
+            self.settled(name, held.consumer, held.messages, held.verdict);
         }
         for message in late {
             self.store(name, message);

@@ -156,14 +156,15 @@ pub struct PublishSettings {
     /// Default: `16`.
     #[schemars(range(min = 1, max = 1000))]
     pub channels: usize,
-    /// How long the worker repeats the publish of a retry or dead letter until the broker confirms
-    /// it. After this time the worker holds the consumer: it takes no new messages for `hold`. Too
-    /// low: a short fault of the broker holds consumers. Too high: messages that cannot be settled
-    /// fill the prefetch for this time. Default: `30s`.
+    /// After this time without the broker's confirm a retry or dead letter counts as waiting. The
+    /// worker goes on to publish it, and does not run its handler again. Readiness tells the reason.
+    /// Messages that wait do not fill the prefetch: the consumer takes others, until twice the
+    /// prefetch waits. Too low: a short fault of the broker is reported. Too high: messages that
+    /// cannot be settled fill the prefetch for this time. Default: `5s`.
     #[serde(with = "Span::<1, HOUR>")]
     pub budget: Duration,
-    /// How long a held consumer takes no new messages. Then the worker returns the unpublished
-    /// messages to their queue and consumes again. Too low: the same messages fail again and again,
+    /// How long a consumer takes no new messages after an internal error. Then the worker returns the
+    /// message to its queue and consumes again. Too low: the same message fails again and again,
     /// quickly. Too high: the consumer starts again late. Default: `5s`.
     #[serde(with = "Span::<1, HOUR>")]
     pub hold: Duration,
@@ -173,7 +174,7 @@ impl Default for PublishSettings {
     fn default() -> Self {
         Self {
             channels: 16,
-            budget: Duration::from_secs(30),
+            budget: Duration::from_secs(5),
             hold: Duration::from_secs(5),
         }
     }

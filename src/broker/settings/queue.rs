@@ -34,6 +34,15 @@ pub struct QueueSpec {
     pub(crate) ladder: Ladder,
 }
 
+impl QueueSpec {
+    /// Whether the queue is known to dead-letter with confirms to the dead-letter queue: the worker
+    /// has declared or compared its arguments.
+    pub(crate) fn dead_letters_safely(&self) -> bool {
+        let is_known = matches!(self.topology, Topology::Declare | Topology::Verify);
+        is_known && self.queue_type == QueueType::Quorum
+    }
+}
+
 /// What to do about queues before consuming.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema, JsonSchema)]
 #[serde(rename_all = "lowercase")]

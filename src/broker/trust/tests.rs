@@ -167,12 +167,11 @@ fn the_former_users_and_those_of_the_settings_are_trusted() {
 #[test]
 fn the_name_is_learned_from_the_brokers_refusal() {
     let trust = Trust::of("guest");
-    trust.learn("connection lost");
+    assert!(!trust.learn("connection lost"));
     assert_eq!(trust.user().as_deref(), Some("guest"));
-    trust.learn(
-        "PRECONDITION_FAILED - user_id property set to 'guest' but authenticated user was \
-         'O=it's us' (406)",
-    );
+    let refusal = "PRECONDITION_FAILED - user_id property set to 'guest' but authenticated user was \
+                   'O=it's us' (406)";
+    assert!(trust.learn(refusal) && !trust.learn(refusal));
     assert_eq!(trust.user().as_deref(), Some("O=it's us"));
     trust.connecting(&BrokerSettings::default(), "guest");
     assert_eq!(trust.user().as_deref(), Some("O=it's us"), "the same URL");

@@ -82,17 +82,20 @@ async fn what_has_not_started_goes_back_singly_beside_what_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_held_lane_returns_all_it_has_by_one_command() {
+async fn a_lane_that_cannot_publish_returns_what_waits_by_one_command() {
     let settings = "
         concurrency = 1
         [publish]
         budget = '1s'
-        hold = '1m'
     ";
     let mut kit = Kit::start(settings, Handling::new([], Step::FailForGood)).await;
     kit.broker.fail(Fault::PublishingLost);
     let step = Published::to(&kit, 1);
-    kit.until_state(ConsumerState::Held).await;
+    kit.until(
+        ConsumerState::Consuming,
+        Some("1 retry or dead letter waits"),
+    )
+    .await;
     let (broker, handling) = (kit.broker.clone(), kit.handling.clone());
     let report = kit.drain().await.unwrap();
     assert_eq!(broker.commands(), [nack_through(1)]);

@@ -143,7 +143,7 @@ async fn a_queue_that_is_gone_is_not_declared_where_the_settings_forbid_it() {
         kit.until_state(ConsumerState::Consuming).await;
         broker.delete_queue("orders.dead");
         kit.publish();
-        kit.until_state(ConsumerState::Held).await;
+        kit.worker.until(|it| it.degraded).await;
         assert_eq!(kit.broker.unacked(), 1);
         kit.broker.declare("orders.dead");
         kit.finished().await;

@@ -1,14 +1,14 @@
 //! Messages that go back to their queue.
 
-use std::time::Duration;
-
-use super::kit::{Handling, Kit, Step};
+use super::{
+    kit::{Handling, Kit, Step},
+    waits::nack_through,
+};
 use crate::{
     ConsumerState,
     broker::fake::{FakeBroker, Release},
     testing::TestBroker,
 };
-
 /// The delivery count of a message after a drain has returned it.
 async fn count_after_return(release: Release) -> u64 {
     let broker = TestBroker::of(FakeBroker::new(release));
@@ -30,13 +30,12 @@ async fn a_return_counts_as_a_delivery_before_rabbitmq_4_3() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn held_messages_all_go_back_in_whatever_order_their_paths_ended() {
+async fn messages_that_cannot_be_published_all_go_back_in_whatever_order_their_paths_ended() {
     let settings = "
         timeout = '1s'
         retry = { max_attempts = 1 }
         [publish]
         budget = '1s'
-        hold = '1m'
     ";
     // The first message times out, and ends after the second.
     let handling = Handling::new([Step::Hang, Step::FailForGood], Step::Succeed);
@@ -44,11 +43,14 @@ async fn held_messages_all_go_back_in_whatever_order_their_paths_ended() {
     kit.worker.broker().block(true);
     kit.publish();
     kit.publish();
-    kit.until_state(ConsumerState::Held).await;
-    tokio::time::sleep(Duration::from_secs(30)).await;
-    kit.worker.broker().block(false);
-    kit.finished().await;
-    assert_eq!(handling.runs().len(), 4);
+    kit.until(
+        ConsumerState::Consuming,
+        Some("2 retries or dead letters wait"),
+    )
+    .await;
+    let broker = kit.broker.clone();
     let report = kit.drain().await.unwrap();
-    assert_eq!((report.ledger().returned, report.ledger().acked), (2, 2));
+    assert_eq!((report.ledger().returned, report.left()), (2, 0));
+    assert_eq!(broker.commands(), [nack_through(2)]);
+    assert_eq!(broker.ready("orders").len(), 2);
 }

@@ -8,15 +8,13 @@ use super::{
 };
 use crate::{ConsumerState, Report, broker::fake::Fault, testing::TestBroker};
 
-/// Two handlers run at once, and two further messages may wait. A lane that cannot publish is held for
-/// 30 s.
+/// Two handlers run at once, and two further messages may wait.
 const SETTINGS: &str = "
     concurrency = 2
     prefetch = 4
     timeout = '1h'
     [publish]
     budget = '1s'
-    hold = '30s'
 ";
 
 /// The delay of late answers.
@@ -34,8 +32,8 @@ pub(super) enum Situation {
     Consuming,
     /// Two handlers run, a third message was returned.
     Paused,
-    /// A dead letter was not confirmed. Two handlers run, a fourth message waits.
-    Held,
+    /// A dead letter waits for the end of an alarm. Two handlers run, a fourth message waits.
+    Keeping,
     /// Two handlers run, a third message was returned.
     Draining,
     /// As `Draining`, before the broker has answered the cancellation of the subscription.
@@ -58,7 +56,7 @@ impl Scene {
     pub(super) async fn set(situation: Situation) -> Self {
         match situation {
             Situation::Connecting => Self::connecting().await,
-            Situation::Held => Self::held().await,
+            Situation::Keeping => Self::keeping().await,
             _ => Self::consuming(situation).await,
         }
     }
@@ -106,15 +104,14 @@ impl Scene {
         Self { kit, published }
     }
 
-    async fn held() -> Self {
+    async fn keeping() -> Self {
         let handling = Handling::new([Step::FailForGood], Step::WaitForGate);
         let mut kit = Kit::start(SETTINGS, handling).await;
-        kit.broker.fail(Fault::PublishingLost);
+        kit.broker.fail(Fault::Blocked);
         let published = Published::to(&kit, 4);
         kit.handling.has_run(3).await;
-        let why = "retries and dead letters are not confirmed";
-        kit.until(ConsumerState::Held, Some(why)).await;
-        kit.broker.reconnect();
+        let why = "1 retry or dead letter waits";
+        kit.until(ConsumerState::Consuming, Some(why)).await;
         Self { kit, published }
     }
 

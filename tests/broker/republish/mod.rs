@@ -2,7 +2,7 @@
 //! contents of the original.
 
 mod copies;
-mod held;
+mod kept;
 mod obstacles;
 
 use crate::support::{
@@ -14,11 +14,11 @@ const RUNG: &str = "orders.retry.1s";
 const DEAD: &str = "orders.dead";
 const QUEUES: [&str; 3] = [QUEUE, RUNG, DEAD];
 
-/// The consumer. Every retry goes to the rung of one second; a consumer that cannot publish is held
+/// The consumer. Every retry goes to the rung of one second; what cannot be published counts as waiting
 /// soon.
 fn orders(broker: &(impl BrokerUrl + ?Sized), handler: &HttpHandler) -> Consumers {
     let consumer = consumer(broker, QUEUE).http(handler).quick();
-    consumer.retry_at_broker().soon_held().at_once(64)
+    consumer.retry_at_broker().soon_waiting().at_once(64)
 }
 
 /// Starts a worker that declares nothing, and then deletes its rung.

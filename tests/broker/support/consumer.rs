@@ -112,9 +112,9 @@ impl Consumers {
         self.each_consumer(&format!("prefetch = {prefetch}\nconcurrency = {prefetch}"))
     }
 
-    /// Holds a consumer that cannot publish after 0.3 s, for 0.5 s.
-    pub fn soon_held(self) -> Self {
-        self.with("publish = { budget = '300ms', hold = '500ms' }")
+    /// What cannot be published counts as waiting after 0.3 s.
+    pub fn soon_waiting(self) -> Self {
+        self.with("publish.budget = '300ms'")
     }
 
     fn each_consumer(mut self, changes: &str) -> Self {

@@ -1,0 +1,144 @@
+//! Kept decisions: deliveries whose handler has ended, and whose retry or dead letter the broker does
+//! not take. Each stays unsettled, and takes a place of the prefetch.
+//!
+//! When more than half of a subscription's prefetch is taken like this, the lane cancels its consumer
+//! and subscribes again on the same channel. What an earlier subscription holds does not count for
+//! the new one, so other messages keep coming. Once kept decisions fill twice the prefetch, the lane
+//! is held: the broker delivers nothing more, until it takes the copies.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{error, info};
+
+use super::LaneActor;
+use crate::broker::Broker;
+
+/// How often the log tells of kept decisions.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// The window of a lane: the prefetch of its subscription, and what is kept.
+#[derive(Debug, Default)]
+pub(super) struct Keeping {
+    /// The prefetch of the last request to subscribe.
+    prefetch: usize,
+    /// The first delivery tag of the subscription.
+    since: u64,
+    /// The consumer is being cancelled so that a new one takes its place.
+    renews: bool,
+    /// Kept decisions fill the window.
+    is_full: bool,
+    /// How many decisions are kept and why, for people.
+    reason: Option<String>,
+    /// When the log last told of them.
+    told: Option<Instant>,
+}
+
+impl Keeping {
+    /// Why decisions are kept, if some are.
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+
+    /// Whether kept decisions fill the window.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_full
+    }
+
+    pub(super) fn renews(&self) -> bool {
+        self.renews
+    }
+
+    /// The consumer that is being cancelled gets no successor.
+    pub(super) fn stop_renewing(&mut self) {
+        self.renews = false;
+    }
+}
+
+impl<B: Broker> LaneActor<B> {
+    /// The prefetch of the next subscription.
+    pub(super) fn next_prefetch(&mut self) -> u16 {
+        let prefetch = self.lane.settings.prefetch;
+        let room = self.room().min(prefetch.into()).max(1);
+        self.keeping.prefetch = room;
+        u16::try_from(room).unwrap_or(prefetch)
+    }
+
+    /// The lane has subscribed.
+    pub(super) fn window_opened(&mut self) {
+        self.keeping.since = self.unsettled.next();
+        self.keeping.renews = false;
+    }
+
+    /// How many more deliveries a new subscription may bring: the window is twice the prefetch while
+    /// decisions are kept.
+    fn room(&self) -> usize {
+        let prefetch = usize::from(self.lane.settings.prefetch);
+        match self.lane.live.kept.count() {
+            0 => prefetch,
+            _ => (2 * prefetch).saturating_sub(self.unsettled.open()),
+        }
+    }
+
+    /// Looks at the kept decisions: tells how many there are, and renews the subscription if they
+    /// take too much of its prefetch.
+    pub(super) fn tend_kept(&mut self) {
+        let kept = self.lane.live.kept.count();
+        let limit = 2 * usize::from(self.lane.settings.prefetch);
+        self.keeping.is_full = kept > 0 && self.kept_since(0) >= limit;
+        self.keeping.reason = (kept > 0).then(|| {
+            let why = self.lane.live.kept.why();
+            let what = match kept {
+                1 => "1 retry or dead letter waits until the broker takes it".to_owned(),
+                more => format!("{more} retries or dead letters wait until the broker takes them"),
+            };
+            format!("{what}: {why}")
+        });
+        self.tell_of_kept(kept);
+        if self.subscription.is_live() && self.tending.takes_all() {
+            self.renew_if_narrow(kept);
+        }
+    }
+
+    /// The kept decisions among the deliveries from this tag on.
+    fn kept_since(&self, tag: u64) -> usize {
+        let flights = self.unsettled.flights();
+        let kept = flights.filter(|flight| flight.tag >= tag && flight.is_kept());
+        kept.count()
+    }
+
+    fn tell_of_kept(&mut self, kept: usize) {
+        let consumer = &self.lane.name;
+        if kept == 0 {
+            if self.keeping.told.take().is_some() {
+                info!(%consumer, "no retry or dead letter waits any more");
+            }
+            return;
+        }
+        if self.keeping.told.is_none_or(|at| at.elapsed() >= AGAIN) {
+            self.keeping.told = Some(Instant::now());
+            let error = self.lane.live.kept.why();
+            error!(%consumer, waiting = kept, error, "retries or dead letters are not confirmed: their messages wait and do not run again");
+        }
+    }
+
+    /// Cancels the consumer, so that another one takes its place with more room, or with the usual
+    /// room once nothing is kept.
+    fn renew_if_narrow(&mut self, kept: usize) {
+        let usual = usize::from(self.lane.settings.prefetch);
+        let prefetch = self.keeping.prefetch;
+        let since = self.keeping.since;
+        let own = self
+            .unsettled
+            .flights()
+            .filter(|flight| flight.tag >= since)
+            .count();
+        let own_kept = self.kept_since(since);
+        let gains = self.room().min(usual) > prefetch.saturating_sub(own);
+        let is_narrow = kept == 0 && prefetch < usual;
+        if is_narrow || gains && own_kept > prefetch / 2 {
+            self.cancel_consumer();
+            self.keeping.renews = true;
+        }
+    }
+}
