@@ -57,6 +57,7 @@ pub fn copies(data: &[u8]) {
         remove: &[names::NOT_BEFORE],
         bare: false,
         comes_back: true,
+        is_named: true,
     };
     let read = fuzz::copied(&original, &parked);
     assert_eq!(read.user_id(), original.user_id());

@@ -42,6 +42,13 @@ fn is_hidden(letter: char) -> bool {
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// A word as a value of an attribute in telemetry: with underscores, where logs, the API and settings
+/// have hyphens (`timed_out` for `timed-out`).
+#[must_use]
+pub(crate) fn snake_case(word: &str) -> String {
+    word.replace('-', "_")
+}
+
 /// An error's text, with those of all its causes.
 #[must_use]
 pub(crate) fn causes(error: &dyn std::error::Error) -> String {

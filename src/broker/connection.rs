@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    BrokerSettings, Redial, Scouting, TimeoutSettings,
+    BrokerSettings, Redial, Scouting, TimeoutSettings, Version,
     copies::Terms,
     dial::{Dial, amqp_uri, tls_config, urls},
     error::{BrokerError, within},
@@ -201,6 +201,11 @@ impl Connection {
     /// The users whose copies are believed.
     pub(super) fn trust(&self) -> &Trust {
         &self.trust
+    }
+
+    /// The broker's version, if the broker has named one.
+    pub(super) fn version(&self) -> Option<Version> {
+        self.offers.version()
     }
 
     /// Whether the broker has blocked publishing (memory or disk alarm).

@@ -58,6 +58,8 @@ pub(crate) struct CopyHeaders {
     /// The copy waits in a retry queue and comes back. So it carries the worker's name, without which
     /// no worker believes its headers, and keeps apart what would disturb it there.
     pub(crate) comes_back: bool,
+    /// The copy carries the worker's name for another reason.
+    pub(crate) is_named: bool,
     /// Leave out the properties that the broker may refuse the copy for, such as a `reply-to` that no
     /// longer exists.
     pub(crate) bare: bool,
@@ -146,7 +148,11 @@ pub(super) fn copy_properties(
         ours.push(*name);
     }
 
-    let user = terms.user.as_deref().filter(|_| copy.comes_back).map(short);
+    let user = terms
+        .user
+        .as_deref()
+        .filter(|_| copy.comes_back || copy.is_named)
+        .map(short);
     let expiration = copy.expiration.map(|millis| short(&millis.to_string()));
     let mut properties = rebuilt(original, user, expiration, priority, copy.bare);
     properties = properties.with_delivery_mode(PERSISTENT);

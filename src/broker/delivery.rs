@@ -47,12 +47,12 @@ impl Moment {
 }
 
 impl Delivery {
-    /// A message of a queue with these retry queues.
+    /// A message of a consumer with these retry queues, or one that is read as it is.
     pub(super) fn new(
         delivery: lapin::message::Delivery,
         received: Moment,
         trust: &Trust,
-        rungs: &Rungs,
+        rungs: Option<&Rungs>,
     ) -> Self {
         Self {
             tag: delivery.delivery_tag,
@@ -60,7 +60,10 @@ impl Delivery {
             exchange: delivery.exchange.into(),
             routing_key: delivery.routing_key.into(),
             redelivered: delivery.redelivered,
-            properties: trust.read(rungs, delivery.properties),
+            properties: match rungs {
+                Some(rungs) => trust.read(rungs, delivery.properties),
+                None => delivery.properties.into(),
+            },
             body: delivery.data,
         }
     }

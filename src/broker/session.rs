@@ -32,7 +32,8 @@ pub(crate) struct RabbitSession {
     channel: Channel,
     consumer: Consumer,
     gated: Gated,
-    rungs: Rungs,
+    /// `None`: the messages are read as they are.
+    rungs: Option<Rungs>,
     /// When the last delivery arrived that the lane had to wait for.
     woken: Moment,
     /// The first subscription's tag. Later subscriptions append a number.
@@ -53,15 +54,30 @@ impl RabbitSession {
         timeouts: Arc<TimeoutSettings>,
         tag: &str,
     ) -> Result<Self, BrokerError> {
-        let limit = timeouts.declare;
-        topology::ensure(&connection, queue, limit).await?;
-        let channel = connection.channel(limit).await?;
-        set_prefetch(&channel, queue.prefetch, limit).await?;
-        let consumer = subscribe(&channel, &queue.queue, tag, limit).await?;
+        topology::ensure(&connection, queue, timeouts.declare).await?;
+        let session = Self::read(connection, &queue.queue, queue.prefetch, timeouts, tag);
         Ok(Self {
-            prefetch: queue.prefetch,
+            rungs: Some(Rungs::of(queue)),
+            ..session.await?
+        })
+    }
+
+    /// Sets the prefetch and subscribes to a queue as it is.
+    pub(crate) async fn read(
+        connection: Arc<Connection>,
+        queue: &str,
+        prefetch: u16,
+        timeouts: Arc<TimeoutSettings>,
+        tag: &str,
+    ) -> Result<Self, BrokerError> {
+        let limit = timeouts.declare;
+        let channel = connection.channel(limit).await?;
+        set_prefetch(&channel, prefetch, limit).await?;
+        let consumer = subscribe(&channel, queue, tag, limit).await?;
+        Ok(Self {
+            prefetch,
             gated: connection.gated(),
-            rungs: Rungs::of(queue),
+            rungs: None,
             woken: Moment::now(),
             connection,
             channel,
@@ -91,7 +107,7 @@ impl RabbitSession {
         match next {
             Some(Ok(delivery)) => {
                 let trust = self.connection.trust();
-                let delivery = Delivery::new(delivery, self.woken, trust, &self.rungs);
+                let delivery = Delivery::new(delivery, self.woken, trust, self.rungs.as_ref());
                 Some(Ok(delivery))
             }
             Some(Err(error)) => {

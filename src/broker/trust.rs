@@ -130,8 +130,8 @@ impl Trust {
         let mut headers = table.clone();
         let user = properties.user_id().as_ref().map(ShortString::as_str);
         let has_name = user.is_some_and(|user| self.vouches(user));
-        let is_copy = has_name && headers.contains_key(names::FIRST_SEEN);
         let is_dead = headers.contains_key(names::REASON);
+        let is_copy = has_name && (is_dead || headers.contains_key(names::FIRST_SEEN));
         let was_parked = died_in(&headers, FIRST_QUEUE).is_some_and(|queue| rungs.has(queue));
         if is_dead {
             begin_anew(&mut headers, is_copy);
@@ -241,7 +241,11 @@ fn keep(headers: &mut Headers, kept: &[&str]) {
 /// message came from, if a worker says so.
 fn begin_anew(headers: &mut Headers, is_copy: bool) {
     let replays = headers.get(names::REPLAYS).map_or(0, count);
+    // `lapwing dead replay` has counted itself.
+    let is_counted = headers.contains_key(names::REPLAY);
+    let replays = replays.saturating_add(i64::from(!is_counted));
     let kept = [
+        names::REPLAY,
         names::SOURCE_EXCHANGE,
         names::SOURCE_ROUTING_KEY,
         names::ORIGINAL_USER_ID,
@@ -249,9 +253,8 @@ fn begin_anew(headers: &mut Headers, is_copy: bool) {
         names::ORIGINAL_BCC,
         names::CUT_HEADERS,
     ];
-    keep(headers, if is_copy { &kept } else { &[] });
-    let replays = AMQPValue::LongLongInt(replays.saturating_add(1));
-    headers.insert(short(names::REPLAYS), replays);
+    keep(headers, if is_copy { &kept } else { &kept[..1] });
+    headers.insert(short(names::REPLAYS), AMQPValue::LongLongInt(replays));
 }
 
 /// A parked copy that came back: the properties that the publisher gave the message.

@@ -55,6 +55,8 @@ use tracing::warn;
 pub(super) use gate::{Gate, Gated};
 use repair::{HEADER, METHOD, agree_on_frame_max, release, repair};
 
+use super::Version;
+
 /// What the broker has last said about itself in the handshake.
 #[derive(Debug)]
 pub(super) struct Offers {
@@ -82,9 +84,18 @@ impl Offers {
     /// Whether messages of high priority hold up expired ones of low priority in a quorum queue
     /// (measured: 40 s on 4.0; not on 3.10, which knows no priorities there, and not on 4.3).
     pub(super) fn priorities_delay(&self) -> bool {
+        let is_affected = |it: Version| it >= Version::LIMITS && it < Version::RETURNS_FREELY;
+        self.version().is_none_or(is_affected)
+    }
+
+    /// The broker's version, if the broker has named one.
+    pub(super) fn version(&self) -> Option<Version> {
         match self.release.load(Ordering::Relaxed) {
-            0 => true,
-            release => (4_000..4_003).contains(&release),
+            0 => None,
+            release => Some(Version {
+                major: u16::try_from(release / 1000).ok()?,
+                minor: u16::try_from(release % 1000).ok()?,
+            }),
         }
     }
 }

@@ -68,6 +68,7 @@ pub(crate) fn parked(flight: &Flight, stay: Duration, not_before: SystemTime) ->
         set: Record::of(flight, copy).headers(),
         remove: TRANSIENT,
         comes_back: true,
+        is_named: true,
         bare: false,
     }
 }
@@ -97,6 +98,7 @@ pub(crate) fn dead_lettered(
         set: Record::of(flight, copy).headers(),
         remove: TRANSIENT,
         comes_back: false,
+        is_named: false,
         bare: false,
     }
 }
@@ -178,13 +180,6 @@ impl Record {
     }
 
     /// Reads the record of a copy. `None` for a message that is not a copy of ours.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "nothing lists dead letters yet; the round trip holds it"
-        )
-    )]
     pub(crate) fn read(properties: &Properties) -> Option<Self> {
         let text = |name| {
             let value = properties.header(name).and_then(HeaderValue::as_str);

@@ -80,7 +80,12 @@ pub(super) async fn park<B: Broker>(lane: &Lane<B>, flight: &Flight, delay: Dura
     let (rung, stay) = lane.ladder.park(delay);
     // The copy comes back before its time if the delay is longer than the longest rung, or if a policy
     // at the broker shortens the time-to-live of the rung. Then it is parked again.
-    let headers = dead_letters::parked(flight, stay, clock::now() + delay);
+    let mut not_before = clock::now() + delay;
+    if stay < delay {
+        // The broker counts whole milliseconds in each of several stays: early is worse than late.
+        not_before += MILLISECOND;
+    }
+    let headers = dead_letters::parked(flight, stay, not_before);
     let end = republish(lane, flight, &rung.queue, headers, End::Parked).await;
     if end == End::Parked {
         lane.watch.parked(flight, &rung.queue, delay);
