@@ -196,13 +196,15 @@ impl Session for RabbitSession {
         &self,
     ) -> impl Future<Output = Result<Option<Delivery>, BrokerError>> + Send + 'static {
         let (channel, queue) = (self.channel.clone(), self.queue.clone());
+        let (connection, rungs) = (Arc::clone(&self.connection), self.rungs.clone());
         let limit = self.timeouts.declare;
         async move {
             let get = channel.basic_get(short(&queue), BasicGetOptions::default());
             match tokio::time::timeout(limit, get).await {
                 Ok(Ok(message)) => {
                     let delivery = message.map(|message| message.delivery);
-                    Ok(delivery.map(|it| Delivery::new(it, Moment::now())))
+                    let (trust, rungs) = (connection.trust(), rungs.as_ref());
+                    Ok(delivery.map(|it| Delivery::new(it, Moment::now(), trust, rungs)))
                 }
                 Ok(Err(error)) if is_answer_of_queue(&error) => Ok(None),
                 Ok(Err(error)) => Err(error.into()),
