@@ -100,6 +100,11 @@ mod pem;
 mod text;
 mod words;
 
+// The functions that the fuzzer runs.
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
+
 pub use client::{Client, NewMessage};
 pub use flight::Phase;
 pub use handler::{Context, Handler};

@@ -12,12 +12,15 @@ mod error;
 mod events;
 mod guard;
 mod guests;
+mod hosts;
 mod liveness;
 mod monitor;
 mod probes;
 mod reads;
 mod refusals;
+mod refused;
 mod settings;
+mod tokens;
 mod views;
 mod writes;
 

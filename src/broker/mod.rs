@@ -16,6 +16,8 @@ mod error;
 )]
 pub(crate) mod fake;
 mod fault;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod headers;
 mod links;
 pub(crate) mod log;
@@ -29,6 +31,7 @@ mod session;
 mod settings;
 mod settle;
 mod topology;
+mod trust;
 mod version;
 mod wire;
 

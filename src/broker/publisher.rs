@@ -202,7 +202,7 @@ impl Publisher {
         let connection = &channel.connection;
         let properties = match &message.properties {
             Written::Copy(original, headers) => {
-                copy_properties(original, headers, connection.frame_max())
+                copy_properties(original, headers, &connection.terms())
             }
             Written::New(properties) => properties.to_amqp(),
         };
@@ -213,7 +213,15 @@ impl Publisher {
         if let Err(PublishError::Unconfirmed(_) | PublishError::Refused { .. }) = outcome {
             // A late confirm must not be taken for the confirm of the next publish, so the channel
             // is thrown away.
+            let connection = Arc::clone(connection);
             drop(Object::take(channel));
+            // The copy named another user than the broker knows. With the right one it is not the same
+            // copy.
+            if let Err(PublishError::Refused { text, .. }) = &outcome
+                && connection.trust().learn(text)
+            {
+                return Box::pin(self.publish(message)).await;
+            }
         }
         outcome
     }

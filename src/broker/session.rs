@@ -19,6 +19,7 @@ use super::{
     seam::{Returns, Session},
     settle::{self, Acks},
     topology,
+    trust::Rungs,
     wire::Gated,
 };
 
@@ -31,6 +32,8 @@ pub(crate) struct RabbitSession {
     channel: Channel,
     consumer: Consumer,
     gated: Gated,
+    /// `None`: the messages are read as they are.
+    rungs: Option<Rungs>,
     /// When the last delivery arrived that the lane had to wait for.
     woken: Moment,
     queue: String,
@@ -53,7 +56,11 @@ impl RabbitSession {
         tag: &str,
     ) -> Result<Self, BrokerError> {
         topology::ensure(&connection, queue, timeouts.declare).await?;
-        Self::read(connection, &queue.queue, queue.prefetch, timeouts, tag).await
+        let session = Self::read(connection, &queue.queue, queue.prefetch, timeouts, tag);
+        Ok(Self {
+            rungs: Some(Rungs::of(queue)),
+            ..session.await?
+        })
     }
 
     /// Sets the prefetch and subscribes to a queue as it is.
@@ -72,6 +79,7 @@ impl RabbitSession {
             prefetch,
             queue: queue.to_owned(),
             gated: connection.gated(),
+            rungs: None,
             woken: Moment::now(),
             connection,
             channel,
@@ -99,7 +107,11 @@ impl RabbitSession {
         next: Option<lapin::Result<lapin::message::Delivery>>,
     ) -> Option<Result<Delivery, BrokerError>> {
         match next {
-            Some(Ok(delivery)) => Some(Ok(Delivery::new(delivery, self.woken))),
+            Some(Ok(delivery)) => {
+                let trust = self.connection.trust();
+                let delivery = Delivery::new(delivery, self.woken, trust, self.rungs.as_ref());
+                Some(Ok(delivery))
+            }
             Some(Err(error)) => {
                 self.ended = true;
                 Some(Err(error.into()))
@@ -184,13 +196,15 @@ impl Session for RabbitSession {
         &self,
     ) -> impl Future<Output = Result<Option<Delivery>, BrokerError>> + Send + 'static {
         let (channel, queue) = (self.channel.clone(), self.queue.clone());
+        let (connection, rungs) = (Arc::clone(&self.connection), self.rungs.clone());
         let limit = self.timeouts.declare;
         async move {
             let get = channel.basic_get(short(&queue), BasicGetOptions::default());
             match tokio::time::timeout(limit, get).await {
                 Ok(Ok(message)) => {
                     let delivery = message.map(|message| message.delivery);
-                    Ok(delivery.map(|it| Delivery::new(it, Moment::now())))
+                    let (trust, rungs) = (connection.trust(), rungs.as_ref());
+                    Ok(delivery.map(|it| Delivery::new(it, Moment::now(), trust, rungs)))
                 }
                 Ok(Err(error)) if is_answer_of_queue(&error) => Ok(None),
                 Ok(Err(error)) => Err(error.into()),

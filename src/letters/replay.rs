@@ -113,6 +113,8 @@ impl<B: Reading> Running<'_, B> {
                 (names::REASON, Header::Text(letter.summary.reason.clone())),
             ],
             remove: OF_THE_PAST,
+            // So the worker believes where the message came from.
+            is_named: true,
             ..CopyHeaders::default()
         };
         let publication = Publication {

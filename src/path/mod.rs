@@ -48,7 +48,13 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
     if !early.is_zero() {
         flight.claim();
         flight.slot.give_back();
-        return Some(Box::pin(park(lane, flight, early)).await);
+        // The clocks of two workers differ by a little, so a little too early is no reason to park the
+        // message again.
+        let terms = retry_settings(lane, &lane.dispatch.route(&flight.message));
+        let waiting = Box::pin(retry(lane, flight, terms, early, false));
+        if let Some(end) = waiting.await {
+            return Some(end);
+        }
     }
     loop {
         // The session has ended: the broker has the delivery back.
@@ -58,9 +64,10 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
         let route = lane.dispatch.route(&flight.message);
         let terms = retry_settings(lane, &route);
         let trace = lane.watch.attempt_began(flight);
-        let ending = match route {
-            Ok(route) => within(trace.as_ref(), handle(lane, flight, route)).await,
-            Err(unroutable) => unroutable,
+        let ending = match (flight.message.expired_by(), route) {
+            (Some(by), _) => Ending::Expired { by },
+            (None, Ok(route)) => within(trace.as_ref(), handle(lane, flight, route)).await,
+            (None, Err(unroutable)) => unroutable,
         };
         flight.slot.give_back();
         if !flight.claim() {

@@ -78,9 +78,13 @@ pub(super) async fn park<B: Broker>(lane: &Lane<B>, flight: &Flight, delay: Dura
     const MILLISECOND: Duration = Duration::from_millis(1);
     let delay = delay.clamp(MILLISECOND, LONGEST_DELAY);
     let (rung, stay) = lane.ladder.park(delay);
-    // With a delay beyond the longest rung the copy comes back before its time, and is parked
-    // again. The header has whole milliseconds, so round up: early is worse than late.
-    let not_before = (stay < delay).then(|| clock::now() + delay + MILLISECOND);
+    // The copy comes back before its time if the delay is longer than the longest rung, or if a policy
+    // at the broker shortens the time-to-live of the rung. Then it is parked again.
+    let mut not_before = clock::now() + delay;
+    if stay < delay {
+        // The broker counts whole milliseconds in each of several stays: early is worse than late.
+        not_before += MILLISECOND;
+    }
     let headers = dead_letters::parked(flight, stay, not_before);
     let end = republish(lane, flight, &rung.queue, headers, End::Parked).await;
     if end == End::Parked {

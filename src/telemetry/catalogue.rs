@@ -139,6 +139,10 @@ instruments! {
         "Connections to RabbitMQ that were opened, by purpose. Each one after the first of a purpose means that a connection was lost.";
     PUBLISHER_BLOCKED = Gauge "lapwing.publisher.blocked" "{publisher}" []
         "1 while the worker cannot publish retries and dead letters: it has no connection, or RabbitMQ blocks it because of a memory or disk alarm.";
+    LOG_LINES_DROPPED = Counter "lapwing.log.dropped" "{line}" []
+        "Log lines that were dropped because standard error was read too slowly.";
+    ADMIN_REFUSED = Counter "lapwing.admin.refused" "{request}" []
+        "Requests that the admin server refused: a missing or wrong token, or another host or origin.";
     LATENCY = Histogram "lapwing.message.latency" "s" [CONSUMER]
         "Time from the publish of a message until its handler succeeded: waiting in the queue, all attempts and the delays between them. Only for messages that say when they were published (property timestamp or header timestamp_in_ms).";
     DRAIN_DURATION = Histogram "lapwing.drain.duration" "s" []

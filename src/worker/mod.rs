@@ -240,7 +240,7 @@ async fn drain_at<T>(
     }
 }
 
-/// Ends at SIGTERM or SIGINT (Ctrl-C).
+/// Ends at SIGTERM, SIGINT (Ctrl-C) or SIGHUP.
 ///
 /// # Panics
 /// When called outside of a tokio runtime with I/O.
@@ -248,9 +248,11 @@ pub async fn shutdown_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be listened to");
     let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be listened to");
+    let mut hang_up = signal(SignalKind::hangup()).expect("SIGHUP can be listened to");
     tokio::select! {
         biased;
         _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+        _ = hang_up.recv() => tracing::info!(signal = "SIGHUP", "stopping"),
         _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
     }
 }

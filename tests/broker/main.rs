@@ -29,3 +29,4 @@ mod semantics;
 mod soak;
 mod telemetry;
 mod topology;
+mod trust;

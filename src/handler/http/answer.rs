@@ -165,6 +165,41 @@ fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     date.duration_since(now).ok()
 }
 
+/// Reads an answer as the handler does: a status of three digits, lines of headers, and a body behind an
+/// empty line.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_answer(data: &[u8]) {
+    use reqwest::header::{HeaderName, HeaderValue};
+    let (status, rest) = data.split_at(data.len().min(3));
+    let Ok(status) = StatusCode::from_bytes(status) else {
+        return;
+    };
+    let end = rest.windows(2).position(|pair| pair == b"\n\n");
+    let (head, body) = rest.split_at(end.unwrap_or(rest.len()));
+    let mut headers = HeaderMap::new();
+    for line in head.split(|byte| *byte == b'\n') {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            continue;
+        };
+        let name = HeaderName::from_bytes(&line[..colon]);
+        let value = HeaderValue::from_bytes(&line[colon + 1..]);
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.append(name, value);
+        }
+    }
+    let said = said(&headers, body);
+    assert!(said.len() <= ERROR_SHOWN);
+    let _ = target(status, &headers);
+    for value in headers.values() {
+        if let Ok(text) = value.to_str() {
+            let _ = parse_retry_after(text.trim(), SystemTime::UNIX_EPOCH);
+            let printable = super::request::printable(text);
+            let is_control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
+            assert!(!printable.as_bytes().iter().any(is_control));
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -92,11 +92,14 @@ pub struct HttpHandlerSettings {
     /// Default: `5s`.
     #[serde(with = "Span::<1, HOUR>")]
     pub connect_timeout: Duration,
-    /// A PEM file with certificate authorities to trust in addition to the system's, for `https://`.
+    /// A PEM file with certificate authorities to trust, in addition to the system's, for `https://`.
     /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/run/secrets/handler-ca.pem")]
     pub ca_file: Option<PathBuf>,
+    /// Whether to trust the system's certificate authorities too. `false` needs `ca_file`. Default:
+    /// `true`.
+    pub system_authorities: bool,
     /// A PEM file with the client certificate, or its chain, for a server that asks for one. Needs
     /// `key_file`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,6 +161,7 @@ impl Default for HttpHandlerSettings {
             header_files: BTreeMap::new(),
             connect_timeout: Duration::from_secs(5),
             ca_file: None,
+            system_authorities: true,
             cert_file: None,
             key_file: None,
             echo: false,
@@ -173,6 +177,7 @@ impl fmt::Debug for HttpHandlerSettings {
             .field("header_files", &self.header_files)
             .field("connect_timeout", &self.connect_timeout)
             .field("ca_file", &self.ca_file)
+            .field("system_authorities", &self.system_authorities)
             .field("cert_file", &self.cert_file)
             .field("key_file", &self.key_file)
             .field("echo", &self.echo)
@@ -240,6 +245,14 @@ impl HttpHandlerSettings {
                 let message = "needs TLS, but the URL begins with http://";
                 findings.contradiction(at, [path.key("url")], message);
             }
+        }
+        if !self.system_authorities && self.ca_file.is_none() {
+            let message = "is false, so `ca_file` is needed: no server would be trusted";
+            findings.contradiction(
+                path.key("system_authorities"),
+                [path.key("ca_file")],
+                message,
+            );
         }
         let (lone, missing) = match (&self.cert_file, &self.key_file) {
             (Some(_), None) => ("cert_file", "key_file"),
@@ -388,6 +401,10 @@ mod tests {
             (
                 &http(&format!("{url}\nhandler.ca_file = \"{pem}\"")),
                 "handler.ca_file: needs TLS",
+            ),
+            (
+                &http("handler.url = \"https://a/\"\nhandler.system_authorities = false"),
+                "handler.system_authorities: is false, so `ca_file` is needed",
             ),
             (
                 &http("handler.url = \"https://a/\"\nhandler.ca_file = \"/missing\""),
