@@ -97,7 +97,8 @@ mod pem;
 mod text;
 mod words;
 
-pub use client::{Client, NewMessage};
+pub use broker::NewMessage;
+pub use client::Client;
 pub use flight::Phase;
 pub use handler::{Context, Handler};
 pub use lane::{CallError, CancelError};

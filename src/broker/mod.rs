@@ -18,6 +18,7 @@ pub(crate) mod fake;
 mod fault;
 pub mod headers;
 pub(crate) mod log;
+mod new_message;
 mod publisher;
 mod rabbit;
 mod reconnect;
@@ -31,6 +32,7 @@ mod wire;
 
 pub use error::BrokerError;
 pub use headers::{HeaderValue, Properties};
+pub use new_message::NewMessage;
 pub use publisher::PublishError;
 pub use settings::{
     Binding, BrokerSettings, BrokerUrls, PublishSettings, QueueArgument, QueueSpec, QueueType,

@@ -13,6 +13,7 @@ mod http;
 mod kind;
 mod log;
 mod process;
+mod results;
 #[cfg(test)]
 mod samples;
 mod settings;
@@ -24,6 +25,8 @@ pub use function::{FunctionHandler, IntoHandler};
 pub use http::{HeaderFile, HttpHandler, HttpHandlerSettings};
 pub use log::{LogHandler, LogHandlerSettings};
 pub use process::{ProcessCheck, ProcessHandler, ProcessHandlerSettings, check_process};
+
+pub use results::Results;
 
 pub use crate::{
     flight::CancelReason,

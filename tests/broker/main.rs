@@ -15,6 +15,7 @@ mod crash;
 mod delays;
 mod drain;
 mod faults;
+mod forward;
 mod handlers;
 mod http;
 mod load;
