@@ -35,6 +35,8 @@ pub struct ForwardSettings {
     pub reply: bool,
 }
 
+/// The names that a routing key can have in braces.
+const NAMES: [&str; 4] = ["routing_key", "type", "queue", "exchange"];
 /// The longest routing key, in bytes.
 const LONGEST: usize = 255;
 
@@ -80,13 +82,11 @@ impl ForwardSettings {
                 findings.add(at, format!("must have at most {LONGEST} bytes"));
             }
             Some(key) => {
-                for part in parts(key) {
-                    if let Part::Name(name) = part
-                        && !["routing_key", "type", "queue", "exchange"].contains(&name)
-                    {
-                        let message = format!("`{{{name}}}` is unknown");
-                        findings.add(at.clone(), message);
-                    }
+                let is_unknown =
+                    |part: Part<'_>| matches!(part, Part::Name(name) if !NAMES.contains(&name));
+                if parts(key).any(is_unknown) {
+                    let names = NAMES.map(|name| format!("`{{{name}}}`")).join(", ");
+                    findings.add(at, format!("has an unknown name in braces; known: {names}"));
                 }
             }
             None => {}
@@ -157,7 +157,7 @@ mod tests {
             ),
             (
                 "forward.routing_key = 'done.{id}'",
-                "forward.routing_key: `{id}` is unknown",
+                "forward.routing_key: has an unknown name in braces; known: `{routing_key}`, `{type}`",
             ),
             (&long, "forward.routing_key: must have at most 255 bytes"),
         ]);

@@ -22,6 +22,10 @@ use crate::{
 
 /// The class of the failure of a handler whose result the broker refuses.
 const CLASS: &str = "forward";
+/// The attempts to send a reply that may end without an answer of the broker before the last one.
+/// RabbitMQ 3.10 ends the connection (541, internal error) for a queue of direct reply-to whose name is
+/// garbage, and anybody can publish a message with such a `reply-to`.
+const LOST: u32 = 2;
 /// The beginning of the queues of callers that use RabbitMQ's direct reply-to.
 const DIRECT: &str = "amq.rabbitmq.reply-to";
 
@@ -39,8 +43,7 @@ pub(super) async fn forward<B: Broker>(lane: &Lane<B>, flight: &Flight, ending: 
         return ending;
     }
     let letters = letters(lane, flight);
-    // Without a session the broker delivers the message again, and the handler runs again.
-    if letters.is_empty() || !lane.is_current(flight.session) {
+    if letters.is_empty() {
         return ending;
     }
     Box::pin(publish_all(lane, flight, letters, ending)).await
@@ -158,7 +161,7 @@ async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, letter: Letter) -> 
     let mut waits = kept::waits();
     let mut turn = None;
     let mut give_up = None;
-    // Without a session the broker delivers the message again, and the handler runs again.
+    let mut lost = 0;
     while lane.is_current(flight.session) {
         let publishing = lane.watch.publishing(&place, &flight.message);
         let published = lane.publish(&publication).await;
@@ -175,13 +178,14 @@ async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, letter: Letter) -> 
                 }
                 return Ok(());
             }
-            Err(failed) if failed.is_about_the_message() => {
+            Err(failed) if failed.is_about_the_message() || is_reply && lost >= LOST => {
                 let text = format!("the broker refuses the result for {place}: {failed}");
                 let failure = Failure::permanent(CLASS, text);
                 return Err(Ending::Handled(Outcome::Failed(failure)));
             }
             Err(failed) => failed,
         };
+        lost += u32::from(matches!(failed, PublishError::Unconfirmed(_)));
         let wait = waits.next();
         lane.watch.not_confirmed(flight, &place, &failed, wait);
         kept.failed(&place, &failed, turn.take());
@@ -199,7 +203,9 @@ async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, letter: Letter) -> 
             mine = kept.turn(&place, wait) => turn = mine,
         }
     }
-    Ok(())
+    // Without its session the broker delivers the message again. It must not be acked then: the
+    // result is not published.
+    Err(Ending::Interrupted)
 }
 
 /// Headers of a new message.

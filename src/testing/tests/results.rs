@@ -186,3 +186,20 @@ async fn a_connection_that_is_lost_meanwhile_loses_no_result() {
     assert_eq!(site.left(DONE).len(), 1);
     assert_eq!(site.worker.drain().await.unwrap().ledger().open(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_lost_before_the_confirm_loses_no_result() {
+    let settings = format!("forward.routing_key = '{DONE}'");
+    let site = Site::start(&settings, answers).await;
+    site.inner.fail(Fault::PublishingLost);
+    site.send(Letter::default());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    site.inner.fail(Fault::ChannelLost);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(site.left(DONE).is_empty());
+    site.inner.reconnect();
+    site.worker.finished().await;
+    assert!(!site.left(DONE).is_empty());
+    let ledger = site.worker.drain().await.unwrap().ledger();
+    assert_eq!((ledger.acked, ledger.open()), (1, 0), "{ledger:?}");
+}
