@@ -125,11 +125,9 @@ async fn a_direct_caller_that_is_gone_or_was_never_there_holds_up_nothing() {
 #[tokio::test]
 async fn results_of_each_kind_go_to_an_exchange_with_a_key_of_the_message() {
     let server = HttpHandler::answering(|_| Reply::status(200).body("priced")).await;
-    let client = format!(
-        "print('{{\"ready\":1}}', flush=True)\nimport json, sys\nfor line in sys.stdin:\n  \
-         print(json.dumps({{'id': json.loads(line)['id'], 'outcome': 'succeeded', \
-         'result': 'priced'}}), flush=True)"
-    );
+    let client = "print('{\"ready\":1}', flush=True)\nimport json, sys\nfor line in sys.stdin:\n  \
+                  print(json.dumps({'id': json.loads(line)['id'], 'outcome': 'succeeded', \
+                  'result': 'priced'}), flush=True)";
     let kinds = [
         format!("{{ kind = 'http', url = '{}' }}", server.url()),
         "{ kind = 'command', argv = ['printf', 'priced'] }".to_owned(),
