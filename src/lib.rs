@@ -105,7 +105,8 @@ mod words;
 #[doc(hidden)]
 pub mod fuzz;
 
-pub use client::{Client, NewMessage};
+pub use broker::NewMessage;
+pub use client::Client;
 pub use flight::Phase;
 pub use handler::{Context, Handler};
 pub use lane::{CallError, CancelError};

@@ -208,6 +208,13 @@ impl Properties {
     }
 }
 
+impl Properties {
+    /// The same properties with this correlation id.
+    pub(super) fn with_correlation_id(self, id: &str) -> Self {
+        Self(self.0.with_correlation_id(short(id)))
+    }
+}
+
 #[cfg(test)]
 impl Properties {
     /// The same properties with this content encoding.

@@ -21,6 +21,7 @@ pub(crate) mod fuzz;
 pub mod headers;
 mod links;
 pub(crate) mod log;
+mod new_message;
 mod portable;
 mod publisher;
 mod rabbit;
@@ -37,6 +38,7 @@ mod wire;
 
 pub use error::BrokerError;
 pub use headers::{HeaderValue, Properties};
+pub use new_message::NewMessage;
 pub use publisher::PublishError;
 pub use settings::{
     Binding, BrokerSettings, BrokerUrls, PublishSettings, QueueArgument, QueueSpec, QueueType,

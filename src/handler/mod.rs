@@ -13,6 +13,7 @@ mod http;
 mod kind;
 mod log;
 mod process;
+mod results;
 #[cfg(test)]
 mod samples;
 mod settings;
@@ -26,6 +27,8 @@ pub(crate) use http::fuzz_answer;
 pub use http::{HeaderFile, HttpHandler, HttpHandlerSettings};
 pub use log::{LogHandler, LogHandlerSettings};
 pub use process::{ProcessCheck, ProcessHandler, ProcessHandlerSettings, check_process};
+
+pub use results::Results;
 
 pub use crate::{
     flight::CancelReason,

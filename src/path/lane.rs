@@ -66,6 +66,8 @@ pub(crate) struct Live {
     inline: AtomicUsize,
     /// Decisions that wait for the broker.
     pub(crate) kept: Kept,
+    /// It was told that a message asks for a reply that nobody sends.
+    pub(super) unanswered: AtomicBool,
     /// A path is declaring a queue again.
     restoring: AtomicBool,
 }

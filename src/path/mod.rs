@@ -1,12 +1,13 @@
 //! The path of one delivery, from its handler slot to its end.
 //!
-//! [`travel`] is the whole path: `dispatch -> decode check -> execute -> decide -> settle`. Each
+//! [`travel`] is the whole path: `dispatch -> decode check -> execute -> forward -> decide -> settle`. Each
 //! step gives a value and no error. A delivery leaves the path only by an [`End`], so every
 //! delivery is settled.
 
 mod dispatch;
 mod ends;
 mod execute;
+mod forward;
 mod kept;
 mod lane;
 mod republish;
@@ -38,6 +39,7 @@ pub(crate) use start_queue::StartQueue;
 
 use dispatch::Route;
 use execute::{Executed, execute};
+use forward::forward;
 use republish::{dead_letter, park, retry};
 use runner::or_fault;
 
@@ -74,7 +76,11 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
             lane.watch.stale_end();
             return None;
         }
-        let next = within(trace.as_ref(), settle(lane, flight, terms, ending)).await;
+        let settled = async {
+            let ending = forward(lane, flight, ending).await;
+            settle(lane, flight, terms, ending).await
+        };
+        let next = within(trace.as_ref(), settled).await;
         let (after, charged) = match next {
             Next::End(end) => return Some(end),
             Next::Retry { after, charged } => (after, charged),
@@ -122,6 +128,7 @@ fn retry_settings<'a, B: Broker>(
 
 /// Runs the handler, if the body can be decoded as the handler demands.
 async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, route: &Route) -> Ending {
+    flight.outbox.begin(lane.settings.forward.wants_results());
     if route.handler.wants_checked_json() {
         match decode::check(&flight.message, route.decode) {
             Ok(is_json) => flight.is_json.store(is_json, Ordering::Relaxed),

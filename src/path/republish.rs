@@ -28,7 +28,7 @@ const SELDOM: Duration = Duration::from_secs(60);
 
 /// How long a drain tries to publish a copy after the first failure. Then the original goes back to
 /// its queue, which loses nothing, so the drain need not wait longer.
-const DRAIN_BUDGET: Duration = Duration::from_secs(1);
+pub(super) const DRAIN_BUDGET: Duration = Duration::from_secs(1);
 
 /// Retry with backoff. A retry with a short delay waits in the worker, without a handler slot. A
 /// retry with a longer delay waits at the broker. `None`: the delay is over, and the flight has a
@@ -219,7 +219,7 @@ async fn publish<B: Broker>(
 /// Waits until the worker no longer waits for confirms: at the hard stop, or when a drain has begun
 /// and the broker has blocked publishing. An alarm of the broker can last for hours, so a drain does
 /// not wait for its end.
-async fn given_up<B: Broker>(lane: &Lane<B>) {
+pub(super) async fn given_up<B: Broker>(lane: &Lane<B>) {
     let blocked_in_drain = async {
         lane.drain.cancelled().await;
         lane.blocked().await;

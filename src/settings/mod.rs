@@ -19,7 +19,7 @@ pub use crate::{
         ReconnectSettings, TimeoutSettings, TlsSettings, Topology,
     },
     config::{ConfigError, Problem, Secret, Source, environment},
-    consumer::{AckSettings, ConsumerSettings},
+    consumer::{AckSettings, ConsumerSettings, ForwardSettings},
     decode::Decode,
     handler::HandlerSettings,
     kubernetes::PodDeletionCostSettings,

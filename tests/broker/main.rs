@@ -16,6 +16,7 @@ mod dead;
 mod delays;
 mod drain;
 mod faults;
+mod forward;
 mod handlers;
 mod http;
 mod load;

@@ -19,6 +19,7 @@ mod outcomes;
 mod places;
 mod proof;
 mod publishing;
+mod results;
 mod retries;
 mod returns;
 mod running;
