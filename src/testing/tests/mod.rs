@@ -8,6 +8,7 @@ mod concurrency;
 mod copies;
 mod dead_letters;
 mod drain;
+mod end;
 mod faults;
 mod in_flight;
 mod kept;
