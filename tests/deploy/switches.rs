@@ -181,8 +181,10 @@ fn a_job_makes_the_queues_of_a_release_that_may_have_no_pod() {
         let pod = &job["spec"]["template"];
         assert_eq!(
             pod["spec"]["containers"][0]["args"].to_string(),
-            r#"["run","--until-ready","--max-time","5m"]"#
+            r#"["run","--until-ready"]"#
         );
+        // A limit of the worker would end it with 0, as if the queues were there.
+        assert_eq!(job["spec"]["activeDeadlineSeconds"], 280);
         assert_eq!(
             pod["metadata"]["labels"]["app.kubernetes.io/component"], "topology",
             "no Service sends requests to it, and no monitor scrapes it"

@@ -124,7 +124,7 @@ async fn a_worker_ends_after_its_messages_and_finishes_those_that_run() {
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_ends_after_its_time_whatever_runs() {
-    let kit = Kit::start("", Handling::new([], Step::WaitForGate)).await;
+    let kit = Kit::start("timeout = '1h'", Handling::new([], Step::WaitForGate)).await;
     kit.publish();
     let limit = EndWhen {
         time: Some(Duration::from_secs(90)),
