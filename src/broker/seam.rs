@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Acks, BrokerError, Delivery, Publication, PublishError, QueueSpec};
+use super::{Acks, BrokerError, Delivery, Publication, PublishError, QueueSpec, Version};
 
 /// A connection that consumes and one that publishes. Both are replaced when they are lost. Clones
 /// share them and are cheap.
@@ -56,6 +56,29 @@ pub(crate) trait Broker: Clone + Send + Sync + 'static {
         spec: &QueueSpec,
         queue: &str,
     ) -> impl Future<Output = Option<Result<(), BrokerError>>> + Send;
+}
+
+/// What a tool needs that reads a queue which it does not own.
+pub(crate) trait Reading: Broker {
+    /// Waits for the consuming connection, or for the next failure to get one. Then subscribes as
+    /// `tag` to a queue as it is, with this prefetch. Declares and compares nothing.
+    fn look_into(
+        &mut self,
+        queue: &str,
+        prefetch: u16,
+        tag: &str,
+    ) -> impl Future<Output = Result<Self::Session, BrokerError>> + Send;
+
+    /// The broker's version, if there is a connection and the broker has named a version.
+    fn version(&self) -> Option<Version>;
+
+    /// How often a message of the queue may be returned before the broker takes it away, as far as
+    /// the queue's arguments and the broker's release say; a policy cannot be seen. `None`: without
+    /// limit.
+    fn delivery_limit(
+        &self,
+        queue: &str,
+    ) -> impl Future<Output = Result<Option<u64>, BrokerError>> + Send;
 }
 
 /// One live connection, channel and consumer. Requests return futures that do not borrow the

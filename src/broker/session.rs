@@ -51,13 +51,24 @@ impl RabbitSession {
         timeouts: Arc<TimeoutSettings>,
         tag: &str,
     ) -> Result<Self, BrokerError> {
+        topology::ensure(&connection, queue, timeouts.declare).await?;
+        Self::read(connection, &queue.queue, queue.prefetch, timeouts, tag).await
+    }
+
+    /// Sets the prefetch and subscribes to a queue as it is.
+    pub(crate) async fn read(
+        connection: Arc<Connection>,
+        queue: &str,
+        prefetch: u16,
+        timeouts: Arc<TimeoutSettings>,
+        tag: &str,
+    ) -> Result<Self, BrokerError> {
         let limit = timeouts.declare;
-        topology::ensure(&connection, queue, limit).await?;
         let channel = connection.channel(limit).await?;
-        set_prefetch(&channel, queue.prefetch, limit).await?;
-        let consumer = subscribe(&channel, &queue.queue, tag, limit).await?;
+        set_prefetch(&channel, prefetch, limit).await?;
+        let consumer = subscribe(&channel, queue, tag, limit).await?;
         Ok(Self {
-            prefetch: queue.prefetch,
+            prefetch,
             gated: connection.gated(),
             woken: Moment::now(),
             connection,
