@@ -118,4 +118,6 @@ pub use status::{
     ConsumerHealth, ConsumerReport, ConsumerReports, ConsumerState, DeliveryId, InFlight,
     InFlightPage, InvalidDeliveryId, Ledger, OutcomeRecord, Readiness,
 };
-pub use worker::{ConcurrencyError, Report, RunError, Worker, WorkerHandle, shutdown_signal};
+pub use worker::{
+    ConcurrencyError, EndWhen, EndedBy, Report, RunError, Worker, WorkerHandle, shutdown_signal,
+};

@@ -2,6 +2,7 @@
 
 mod assembly;
 mod core;
+mod end;
 mod handle;
 mod lifecycle;
 mod report;
@@ -12,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+pub use end::{EndWhen, EndedBy};
 pub use handle::{ConcurrencyError, WorkerHandle};
 pub use report::{Report, RunError};
 pub use settings::{DrainSettings, WorkerSettings};

@@ -10,7 +10,8 @@
 {{- define "lapwing.settings" -}}
 {{- $v := .Values }}
 {{- $settings := deepCopy $v.config }}
-{{- $broker := dict "url_file" (printf "%s/url" (include "lapwing.brokerFolder" .)) }}
+{{- $file := ternary "password" "url" $v.broker.credentials.enabled }}
+{{- $broker := dict (printf "%s_file" $file) (printf "%s/%s" (include "lapwing.brokerFolder" .) $file) }}
 {{- with $v.broker.tls }}
 {{- if .existingSecret }}
 {{- $folder := include "lapwing.tlsFolder" $ }}
@@ -25,6 +26,12 @@
 {{- $_ := set $admin "listen" (printf "%s:%d" (ternary "0.0.0.0" "127.0.0.1" $v.admin.expose) (int $v.ports.admin)) }}
 {{- if include "lapwing.hasToken" . }}
 {{- $_ := set $admin "token_file" (printf "%s/token" (include "lapwing.adminFolder" .)) }}
+{{- end }}
+{{- with $v.ingress }}
+{{- if .enabled }}
+{{- $origin := printf "%s://%s" (ternary "https" "http" (not (empty .tlsSecret))) .host }}
+{{- $_ := set $admin "origins" (append (dig "admin" "origins" list $v.config) $origin | uniq) }}
+{{- end }}
 {{- end }}
 {{- mergeOverwrite $settings (dict "broker" $broker "admin" $admin) | toYaml }}
 {{- end }}

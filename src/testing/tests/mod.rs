@@ -9,6 +9,7 @@ mod copies;
 mod dead_letters;
 mod drain;
 mod expirations;
+mod end;
 mod faults;
 mod in_flight;
 mod kept;

@@ -182,3 +182,59 @@ async fn sigint_drains_as_sigterm_does_and_a_second_signal_does_not_wait() {
         .await;
     within("the queue", vhost.wait_for_counts("q", 1, 0, DEADLINE)).await;
 }
+
+/// Queues are worked off, and the worker ends without a signal. A retry that waits at the broker stays.
+#[tokio::test]
+async fn a_worker_works_its_queue_off_and_ends() {
+    let vhost = vhost().await;
+    let handler = HttpHandler::answering(|request| match request.message_id() {
+        "fails" => Reply::status(500),
+        _ => Reply::ok(),
+    })
+    .await;
+    let config = consumer(&vhost, "q")
+        .http(&handler)
+        .with("[consumers.q.retry]\ndelays = ['1h']")
+        .toml();
+    let limited = |limits: &[&str]| {
+        WorkerProcess::start_with(&config, |command| {
+            command.args(limits);
+        })
+    };
+    // The first worker makes the queue.
+    let mut first = limited(&["--until-ready"]);
+    let exit = first.exited(DEADLINE).await;
+    assert_eq!(exit.status.code(), Some(0));
+    assert_eq!(ended_by(&first), "until-ready");
+    for n in 0..20 {
+        vhost
+            .publish_with(PublishSpec::to("q").id(&format!("id-{n}")))
+            .await;
+    }
+    vhost.publish_with(PublishSpec::to("q").id("fails")).await;
+
+    let mut worker = limited(&["--until-empty", "--max-time", "1h"]);
+    let exit = worker.exited(DEADLINE).await;
+    assert_eq!(exit.status.code(), Some(0));
+    assert_eq!(ended_by(&worker), "until-empty");
+    let ledger = worker.ledger();
+    assert_eq!((ledger.acked, ledger.parked), (20, 1), "{ledger:?}");
+    vhost.wait_for_counts("q", 0, 0, DEADLINE).await;
+    vhost.wait_for_counts("q.retry.1h", 1, 0, DEADLINE).await;
+
+    let mut worker = limited(&["--max-time", "1s"]);
+    let exit = worker.exited(DEADLINE).await;
+    assert_eq!(exit.status.code(), Some(0));
+    assert_eq!(ended_by(&worker), "max-time");
+    assert_eq!(worker.ledger().received, 0);
+}
+
+/// What the last line of the log says about the reason of the end.
+fn ended_by(worker: &WorkerProcess) -> String {
+    let log = worker.log();
+    let last = log.last().expect("a ledger");
+    field(last, "ended_by")
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}
