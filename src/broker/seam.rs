@@ -101,7 +101,7 @@ pub(crate) trait Session: Send + 'static {
     fn is_subscribed(&self) -> bool;
 
     /// Writes these acks. `Ok` means that they were written to the socket, because AMQP has no
-    /// reply to an ack. An error means that the channel was closed and that the broker redelivers
+    /// reply to an ack: see [`ask_queue`](Self::ask_queue). An error means that the channel was closed and that the broker redelivers
     /// the messages.
     fn ack(
         &self,
@@ -114,6 +114,17 @@ pub(crate) trait Session: Send + 'static {
         &self,
         returns: Returns,
     ) -> impl Future<Output = (Returns, Result<(), BrokerError>)> + Send + 'static;
+
+    /// Waits for an answer of the channel: everything written on it before has reached the channel's
+    /// process at the broker.
+    fn ask_channel(&self) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static;
+
+    /// Waits for an answer of the queue: the queue has applied everything that was written on the
+    /// channel before. The queue may answer with a message, which must be settled. Only without a
+    /// subscription: some queues close the channel over this question, which answers it too.
+    fn ask_queue(
+        &self,
+    ) -> impl Future<Output = Result<Option<Delivery>, BrokerError>> + Send + 'static;
 
     /// Stops the deliveries and waits for the broker's cancel-ok. Every delivery that arrives
     /// before the end of the stream must still be settled.

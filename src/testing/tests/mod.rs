@@ -17,6 +17,7 @@ mod lifecycle;
 mod limits;
 mod outcomes;
 mod places;
+mod proof;
 mod publishing;
 mod retries;
 mod returns;
