@@ -220,7 +220,13 @@ async fn a_worker_works_its_queue_off_and_ends() {
     let ledger = worker.ledger();
     assert_eq!((ledger.acked, ledger.parked), (20, 1), "{ledger:?}");
     vhost.wait_for_counts("q", 0, 0, DEADLINE).await;
-    vhost.wait_for_counts("q.retry.1h", 1, 0, DEADLINE).await;
+    let log = worker.log();
+    let parked = log
+        .iter()
+        .find(|line| log_message(line) == "message parked for retry");
+    let rung = field(parked.expect("it is logged"), "retry_queue").as_str();
+    let rung = rung.expect("a queue");
+    vhost.wait_for_counts(rung, 1, 0, DEADLINE).await;
 
     let mut worker = limited(&["--max-time", "1s"]);
     let exit = worker.exited(DEADLINE).await;
