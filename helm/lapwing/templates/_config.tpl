@@ -88,7 +88,7 @@ not used: it writes 64 as 64.0, and the worker refuses 64.0 for a whole number. 
 
 {{/* The worker's defaults of all settings that limit its shutdown, as in config/default.toml. */}}
 {{- define "lapwing.defaults" -}}
-drain: {grace: "25s", settle: "1s"}
+drain: {grace: "25s", settle: "5s"}
 timeouts: {declare: "10s", ack: "5s", close: "2s", telemetry_flush: "2s"}
 consumer: {prefetch: 64, cancel_grace: "1s"}
 {{- end }}
