@@ -232,9 +232,13 @@ fn has_ours(headers: &Headers) -> bool {
     first.is_some_and(|(name, _)| name.as_str().starts_with(OURS))
 }
 
-/// Removes our headers, apart from these.
+/// Removes our headers, apart from these and from the list of cut headers: the byte stream under lapin
+/// writes that list too, and it says nothing that a publisher could gain by.
 fn keep(headers: &mut Headers, kept: &[&str]) {
-    headers.retain(|name, _| !name.as_str().starts_with(OURS) || kept.contains(&name.as_str()));
+    headers.retain(|name, _| {
+        let name = name.as_str();
+        !name.starts_with(OURS) || name == names::CUT_HEADERS || kept.contains(&name)
+    });
 }
 
 /// A dead letter that somebody put back: a new life begins, with nothing of the old one but where the
@@ -251,7 +255,6 @@ fn begin_anew(headers: &mut Headers, is_copy: bool) {
         names::ORIGINAL_USER_ID,
         names::ORIGINAL_CC,
         names::ORIGINAL_BCC,
-        names::CUT_HEADERS,
     ];
     keep(headers, if is_copy { &kept } else { &kept[..1] });
     headers.insert(short(names::REPLAYS), AMQPValue::LongLongInt(replays));

@@ -94,6 +94,12 @@ fn headers_that_no_worker_wrote_are_removed() {
 }
 
 #[test]
+fn the_list_of_cut_headers_stays_because_the_byte_stream_writes_it() {
+    let read = read(Letter::default().header("lapwing-cut-headers", "long"));
+    assert_eq!(ours(&read), ["lapwing-cut-headers"]);
+}
+
+#[test]
 fn a_copy_of_a_trusted_user_is_read_as_the_publisher_wrote_the_message() {
     let letter = Letter::default()
         .user_id("shop")
