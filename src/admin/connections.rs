@@ -145,7 +145,6 @@ async fn connection(
 
 #[cfg(test)]
 mod tests {
-    use axum::routing::get;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -156,7 +155,7 @@ mod tests {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let listening = Listening { listener, address };
-        let router = Router::new().route("/", get(|| async { "alive" }));
+        let router = Router::new().fallback(|| async { "alive" });
         let stop = CancellationToken::new();
         let serving = tokio::spawn(serve(listening, router, 2, stop.clone()));
         let mut silent = Vec::new();

@@ -100,7 +100,7 @@ fn notes_tell_the_next_three_commands() {
     ]);
     let text = printed("helm install", output);
     for part in [
-        "orders-lapwing consumes orders. A pod that ends has 44s to drain",
+        "orders-lapwing consumes orders. A pod that ends has 48s to drain",
         "kubectl -n default rollout status deployment/orders-lapwing",
         "helm -n default test orders",
         "kubectl -n default port-forward deployment/orders-lapwing 8672:8672",

@@ -251,7 +251,10 @@ async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connec
     assert_eq!(report.consumers[QUEUE].counts.sessions, 2, "{report:?}");
     let ledger = report.ledger();
     if broker.release() < Release::V4_3 {
-        assert!(ledger.stale >= 1 && ledger.acked == 10, "{ledger:?}");
+        // The timeout may end the channel before the worker learns that the broker has the other acks.
+        assert_eq!(ledger.received, 11, "{ledger:?}");
+        assert_eq!(ledger.stale, ledger.duplicates, "{ledger:?}");
+        assert!(ledger.stale >= 1 && ledger.acked >= 1, "{ledger:?}");
     } else {
         // 4.3 cancels the consumer and keeps the channel open, so the late ack still arrives.
         assert!(ledger.stale == 0 && ledger.acked == 11, "{ledger:?}");

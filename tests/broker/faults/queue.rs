@@ -75,7 +75,10 @@ async fn a_deleted_queue_is_waited_for_where_the_worker_may_not_declare_it() {
     ids.extend(publish(&vhost, "after", 5).await);
     handler.wait_for_success(&ids).await;
     let ledger = worker.drain().await.ledger();
-    assert_eq!((ledger.received, ledger.acked), (10, 10), "{ledger:?}");
+    // The queue was deleted before the worker could learn that the first five acks had arrived.
+    assert_eq!(ledger.received, 10, "{ledger:?}");
+    assert_eq!(ledger.stale, ledger.duplicates, "{ledger:?}");
+    assert!((5..=10).contains(&ledger.acked), "{ledger:?}");
     Account::take(&vhost, ids, &handler.seen(), &QUEUES)
         .await
         .assert_exactly_once();

@@ -82,7 +82,8 @@ pub(super) fn message(id: usize) -> PublishSpec {
             .with_priority(4)
             .with_correlation_id("correlation".into())
             .with_reply_to("answers".into())
-            .with_timestamp(1_700_000_001)
+            // In the future, because the message would else be past its expiration.
+            .with_timestamp(4_102_444_801)
             .with_type("order.placed".into())
             .with_app_id("shop".into())
             .with_cluster_id("west".into())
