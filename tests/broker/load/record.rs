@@ -132,6 +132,12 @@ fn check_copy(got: &Got) {
     };
     aside("lapwing-original-user-id", "guest");
     aside("lapwing-original-expiration", "3600000");
+    // The end of the message's life, which the worker keeps.
+    assert_eq!(
+        got.header("lapwing-expires-at").is_string(),
+        misrouting,
+        "{name}"
+    );
     let plain = message(id(got) + usize::from(misrouting));
     let expected = plain.id(name).properties;
     let found = got.properties.clone();
@@ -148,6 +154,7 @@ fn check_copy(got: &Got) {
         RECORD.contains(&header)
             || original.headers.contains_key(header)
             || misrouting && header.starts_with("lapwing-original-")
+            || header == "lapwing-expires-at"
     };
     let strangers: Vec<_> = got.headers.keys().filter(|name| !known(name)).collect();
     assert!(strangers.is_empty(), "{name} gained {strangers:?}");
