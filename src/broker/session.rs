@@ -290,7 +290,9 @@ impl Session for RabbitSession {
 fn is_answer_of_queue(error: &lapin::Error) -> bool {
     let text = error.to_string();
     match reply_code(error) {
-        Some(405) => text.contains("single active consumer"),
+        // A reply text has at most 255 bytes, so long names cut off "with single active consumer". The
+        // channel itself refuses a queue that was "originally declared on another connection".
+        Some(405) => !text.contains("originally declared"),
         Some(404) => text.contains("no queue"),
         _ => false,
     }
