@@ -40,9 +40,9 @@ pub struct AdminSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/run/secrets/lapwing-token")]
     pub token_file: Option<PathBuf>,
-    /// The bearer token for reading the API and the console, with the same rules as `token`, which
-    /// reads too. Browsers ask for it: it is the password, and the user name does not matter. Probes
-    /// and metrics need none. Default: none.
+    /// The bearer token for reading the API and the console, with the same rules as `token`. `token`
+    /// allows reading too. A browser asks for a user name and a password: the token is the password,
+    /// and any user name will do. Probes and metrics need no token. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<String>", example = "...")]
     pub read_token: Option<Secret>,
@@ -54,7 +54,7 @@ pub struct AdminSettings {
     /// Host names by which clients may call the server, such as `lapwing.example.com`. Without them the
     /// server answers to IP addresses, `localhost`, the hosts of `origins`, and, if `listen` is not a
     /// loopback address, to names that no public DNS has (without a dot, or ending in `.svc`,
-    /// `.cluster.local`, `.internal` or `.local`). This keeps web pages out whose DNS name was pointed
+    /// `.cluster.local`, `.internal` or `.local`). This keeps out web pages whose DNS name points
     /// at the server. Default: `[]`.
     pub hosts: Vec<String>,
     /// Origins that may send requests in addition to the server's own, such as

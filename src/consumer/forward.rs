@@ -10,14 +10,14 @@ use crate::{
 };
 
 /// Where the results of the handler are published: the body of an HTTP answer, the standard output of a
-/// command, the `result` of a co-process, what a function gives to `Results`. The worker acks a message
-/// only after the broker has confirmed its result. While the result cannot be published, the message
-/// waits, and its handler does not run again. A result of more than 1 MiB is a permanent failure (class
-/// `result`), and so is one that the broker refuses because of its size (class `forward`). An empty result is not published, but
-/// it is a reply.
+/// command, the `result` of a co-process, or what a function gives to `Results`. The worker acks a
+/// message only after the broker has confirmed its result. While the result cannot be published, the
+/// message waits, and its handler does not run again. A result of more than 1 MiB is a permanent failure
+/// (class `result`), and so is a result that the broker refuses because of its size (class `forward`).
+/// An empty result is sent as a reply only.
 ///
-/// The published message has the `message-id` of the message, and as `correlation-id` that of the
-/// message, or its `message-id`.
+/// The result has the `message-id` of the handled message. Its `correlation-id` is that of the handled
+/// message or, if that has none, its `message-id`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ForwardSettings {

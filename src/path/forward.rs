@@ -77,7 +77,7 @@ fn letters<B: Broker>(lane: &Lane<B>, flight: &Flight) -> Vec<Letter> {
             true => "the handler gives no result",
             false => "the consumer's `forward.reply` is false",
         };
-        warn!(consumer = %lane.name, id = message.id(), why, "a message asks for a reply, which nobody sends; told once");
+        warn!(consumer = %lane.name, id = message.id(), why, "a message asks for a reply that this consumer does not send; logged once");
     }
     let Some(result) = result else { return letters };
     // An empty result says nothing to anybody but a caller, who waits.

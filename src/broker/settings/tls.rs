@@ -20,7 +20,7 @@ pub struct TlsSettings {
     #[schemars(example = "/run/secrets/ca.pem")]
     pub ca_file: Option<PathBuf>,
     /// Whether to trust the system's certificate authorities too. `false` needs `ca_file`. With `true`
-    /// each of some hundred public authorities can vouch for a server that poses as the broker.
+    /// each of some hundred public authorities could issue a certificate to a false broker.
     /// Default: `true`.
     pub system_authorities: bool,
     /// The client certificate, or its chain, for brokers that ask for one. Needs `key_file`.

@@ -30,9 +30,9 @@ use crate::{
 /// `lapwing-redelivered`, `lapwing-correlation-id`, `lapwing-reply-to`, `lapwing-app-id`,
 /// `lapwing-user-id`, `lapwing-timestamp` (seconds since 1970), `lapwing-priority`,
 /// `lapwing-expiration` (milliseconds), `traceparent` and `tracestate`. A property that the message
-/// does not have has no header. With `decode = "json"` the content type is `application/json` where
-/// the message names none or another one. A `content_encoding` that is a charset (`utf-8`) or `7bit`,
-/// `8bit` or `binary` is not sent: it is no compression.
+/// does not have has no header. With `decode = "json"` the content type is `application/json` if
+/// the message names none or another one. The handler does not send a `content_encoding` that is no
+/// compression: a charset (`utf-8`), `7bit`, `8bit` or `binary`.
 ///
 /// The message's own headers have the names `lapwing-header-NAME`: the first 64, as long as they
 /// fit into 6 KiB, and at most 4 KiB of each value, because servers refuse requests with more.
@@ -41,8 +41,9 @@ use crate::{
 /// attempt.
 ///
 /// The status decides the outcome, as soon as the handler has it. The handler reads at most 64 KiB
-/// of the response's body, for at most 2 s, and keeps 2 KiB for the error. `Retry-After` is a
-/// number of seconds or a date; a date in the past does not count.
+/// of the response's body, for at most 2 s, and keeps 2 KiB for the error. If `forward` takes the
+/// result, a success counts only once its whole body has arrived, of at most 1 MiB. `Retry-After` is
+/// a number of seconds or a date; a date in the past does not count.
 ///
 /// The handler keeps idle connections for 4 s, and replaces all connections after a minute: so it
 /// follows a service that moves to another address. On HTTP/2 it sends a PING each 5 s. If a
