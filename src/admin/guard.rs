@@ -68,8 +68,8 @@ pub(super) struct Guarded {
     pub(super) hosts: Hosts,
 }
 
-/// Checks a request, and answers it within [`LONGEST`]. The log tells of each change, and once a second
-/// of refused requests.
+/// Checks a request, and answers it within [`LONGEST`]. Logs each change, and refused requests once a
+/// second.
 pub(super) async fn guard(
     State(guarded): State<Guarded>,
     request: Request,
@@ -79,7 +79,7 @@ pub(super) async fn guard(
     let asked = Asked::of(&parts);
     if let Err(refused) = guarded.check(&parts).await {
         guarded.app.refused.note(&asked, refused.status());
-        // Nobody shall try many tokens, nor fill the log.
+        // Slows down a client that guesses tokens.
         tokio::time::sleep(Refused::WAIT).await;
         return refused.into_response();
     }

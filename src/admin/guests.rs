@@ -1,5 +1,6 @@
-//! The guests of the admin server: its open connections. When there are too many, the idlest one has to
-//! leave, so that silent connections never keep a probe out.
+//! The guests of the admin server: its open connections. When there are too many, the server closes the
+//! one that has been without a request for the longest time. So silent connections never keep a probe
+//! out.
 
 use std::{
     fs::File,

@@ -1,4 +1,4 @@
-//! Requests that the server refused: counted, and told once a second.
+//! Requests that the server refused: counted, and logged at most once a second.
 
 use std::{
     sync::Mutex,
@@ -11,7 +11,7 @@ use tracing::warn;
 use super::guard::Asked;
 use crate::{lock::lock, status::note_admin_refused};
 
-/// The refused requests that the log has not told yet.
+/// The refused requests that are not in the log yet.
 #[derive(Debug, Default)]
 pub(super) struct Refused(Mutex<Untold>);
 
@@ -25,7 +25,7 @@ impl Refused {
     /// How long the answer to a refused request waits.
     pub(super) const WAIT: Duration = Duration::from_millis(300);
 
-    /// A request was refused. The log tells of it at once, or with later ones after a second.
+    /// A request was refused. Logs it at once, or counts it for the next line.
     pub(super) fn note(&self, asked: &Asked, status: StatusCode) {
         note_admin_refused();
         if !self.is_due() {
@@ -37,7 +37,7 @@ impl Refused {
         );
     }
 
-    /// Counts a request. True: the log has told nothing within a second.
+    /// Whether no line was written within the last second. Otherwise counts the request.
     fn is_due(&self) -> bool {
         let mut untold = lock(&self.0);
         if untold.told_at.is_some_and(|at| at.elapsed() < PERIOD) {
@@ -48,7 +48,7 @@ impl Refused {
         true
     }
 
-    /// Tells how many more requests were refused since the last line.
+    /// Logs how many requests were refused since the last line.
     pub(super) fn tell(&self) {
         let mut untold = lock(&self.0);
         if untold.requests == 0 || untold.told_at.is_some_and(|at| at.elapsed() < PERIOD) {

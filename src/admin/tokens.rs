@@ -23,9 +23,9 @@ pub(super) async fn check_change(
     check(given, &[wanted])
 }
 
-/// Checks the token of a request to read. Probes and metrics need none, nor does anything if
-/// `admin.read_token` is not set. The token for changes does too. A browser asks its user for the
-/// token and sends it as a password, also for the stream of events.
+/// Checks the token of a request to read. Probes and metrics need no token. Without `admin.read_token`
+/// nothing does. The token for changes allows reading too. A browser asks its user for the token and
+/// sends it as a password, also for the stream of events.
 pub(super) async fn check_read(
     admin: &AdminSettings,
     path: &str,

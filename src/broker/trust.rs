@@ -80,7 +80,7 @@ impl Trust {
         names.others.clone_from(&broker.trusted_users);
         match &broker.user {
             Some(user) => names.is_now(user),
-            // A name that the broker has told counts for as long as the URL is the same.
+            // A name that the broker has told counts while the URL is the same.
             None if names.in_url != in_url => names.is_now(in_url),
             None => {}
         }

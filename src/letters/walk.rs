@@ -3,8 +3,8 @@
 //!
 //! A window is one subscription whose prefetch is the size of the window. So the broker sends no
 //! more than the walk asked for, in the order of the queue, and without a round trip for each
-//! letter, which `basic.get` would cost. The letters of all windows stay unsettled until the end: a
-//! letter that went back earlier would be the next one again.
+//! letter, which `basic.get` would cost. The letters of all windows stay unsettled until the end,
+//! because the broker would deliver a letter that went back earlier next.
 
 use std::time::Duration;
 

@@ -22,7 +22,7 @@ use crate::{
 
 /// The class of the failure of a handler whose result the broker refuses.
 const CLASS: &str = "forward";
-/// The attempts to send a reply that may end without an answer of the broker before the last one.
+/// How many attempts to send a reply may end without an answer of the broker before the last attempt.
 /// RabbitMQ 3.10 ends the connection (541, internal error) for a queue of direct reply-to whose name is
 /// garbage, and anybody can publish a message with such a `reply-to`.
 const LOST: u32 = 2;
@@ -93,7 +93,7 @@ fn letters<B: Broker>(lane: &Lane<B>, flight: &Flight) -> Vec<Letter> {
     letters
 }
 
-/// Publishes all letters. After `publish.budget` the decision counts as kept: the delivery waits, and
+/// Publishes all of them. After `publish.budget` the decision counts as kept: the delivery waits, and
 /// its handler does not run again.
 async fn publish_all<B: Broker>(
     lane: &Lane<B>,
@@ -136,8 +136,8 @@ fn place(message: &NewMessage) -> String {
     }
 }
 
-/// Publishes a letter, again and again, until the broker confirms it. In a drain, a letter that fails
-/// is given up soon. The error is the ending of the attempt.
+/// Publishes a message or reply again and again, until the broker confirms it. In a drain the worker
+/// soon gives up one that fails. The error is the ending of the attempt.
 async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, letter: Letter) -> Result<(), Ending> {
     let (message, is_reply) = match letter {
         Letter::Message(message) => (message, false),
