@@ -2,10 +2,10 @@
 //! socket, in the channel's process, or for a queue without a leader. If one of them fails, the ack is
 //! lost.
 //!
-//! Three things show that the queue has an ack. A delivery shows that the queue has applied acks: the broker never has more
-//! unsettled deliveries outstanding than the prefetch. An answer to the cancellation of a live consumer,
-//! or to a `basic.get`, has passed through the queue behind the acks. Any other answer on the channel
-//! shows only that the channel's process has them.
+//! Three things show that the queue has an ack. A delivery shows that the queue has applied acks: the
+//! broker never has more unsettled deliveries outstanding than the prefetch. An answer to the
+//! cancellation of a live consumer, or to a `basic.get`, has passed through the queue behind the acks.
+//! Any other answer on the channel shows only that the channel's process has them.
 
 use std::{collections::VecDeque, future::pending, time::Duration};
 
