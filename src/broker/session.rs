@@ -1,7 +1,7 @@
 //! A session: one live connection, channel and consumer. When one of them fails, the session is
 //! replaced whole.
 
-use std::{future::poll_fn, mem, sync::Arc, task::Context, time::Duration};
+use std::{future::poll_fn, sync::Arc, task::Context, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
@@ -237,16 +237,14 @@ impl Session for RabbitSession {
         let tag = format!("{}#{}", self.tag, self.subscriptions);
         let queue = queue.clone();
         let limit = self.timeouts.declare;
-        let is_new = mem::replace(&mut self.prefetch, queue.prefetch) != queue.prefetch;
+        self.prefetch = queue.prefetch;
         async move {
             // The queue may have been deleted. With `none` the worker would not declare it again, and
             // the broker says that it is missing.
             if queue.topology != Topology::None {
                 topology::ensure(&connection, &queue, limit).await?;
             }
-            if is_new {
-                set_prefetch(&channel, queue.prefetch, limit).await?;
-            }
+            set_prefetch(&channel, queue.prefetch, limit).await?;
             let consumer = subscribe(&channel, &queue.queue, &tag, limit).await?;
             Ok(Subscription(consumer))
         }
