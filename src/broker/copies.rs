@@ -173,7 +173,6 @@ pub(super) fn copy_properties(
 }
 
 /// The most bytes of the content header frame of a message with these properties.
-#[cfg(any(test, fuzzing))]
 pub(super) fn length(properties: &BasicProperties) -> usize {
     let table = properties.headers().as_ref().map(FieldTable::inner);
     fixed_len(properties) + table.map_or(0, table_len)

@@ -11,7 +11,7 @@ use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldArray, FieldTable, ShortString},
 };
-use tracing::warn;
+use tracing::{error, warn};
 
 use super::{
     BrokerSettings, QueueSpec,
@@ -66,6 +66,16 @@ struct Names {
     others: Vec<String>,
 }
 
+/// What the broker says of a copy that names another user than its connection has, and before the
+/// name that the connection has (`rabbit_basic:validate_user_id_header`).
+const NAMED: &str = "user_id property set to '";
+const USER_IS: &str = "authenticated user was '";
+
+/// Whether the broker refuses a copy because it names another user than the connection has.
+pub(super) fn is_about_the_user(refusal: &str) -> bool {
+    refusal.contains(NAMED)
+}
+
 impl Trust {
     /// A worker whose name at the broker is `user`.
     pub(super) fn of(user: &str) -> Self {
@@ -87,14 +97,26 @@ impl Trust {
         in_url.clone_into(&mut names.in_url);
     }
 
-    /// Learns the worker's name from the broker's refusal of a copy. The name in the URL is another
-    /// one with EXTERNAL, where the certificate has it, and with OAuth 2, where the token has it. False
-    /// if the refusal tells nothing new.
-    pub(super) fn learn(&self, refusal: &str) -> bool {
-        const BEFORE: &str = "authenticated user was '";
-        let name = refusal.split_once(BEFORE);
+    /// Learns the worker's name from the broker's refusal of a copy that carried the name `carried`. The
+    /// name in the URL is another one with EXTERNAL, where the certificate has it, and with OAuth 2,
+    /// where the token has it. True if copies carry another name now.
+    pub(super) fn learn(&self, refusal: &str, carried: Option<&str>) -> bool {
+        if !is_about_the_user(refusal) {
+            return false;
+        }
+        let now = self.user();
+        if now.as_deref() != carried {
+            // Another copy has learned it.
+            return true;
+        }
+        let name = refusal.split_once(USER_IS);
         let name = name.and_then(|(_, rest)| rest.rsplit_once('\''));
-        let Some((name, _)) = name.filter(|(name, _)| self.user().as_deref() != Some(*name)) else {
+        let Some((name, _)) = name.filter(|(name, _)| now.as_deref() != Some(*name)) else {
+            // A reply text has at most 255 bytes, so a long name is cut off.
+            error!(
+                refusal,
+                "the broker knows this worker under another name than the URL has, and the name is cut off: set broker.user"
+            );
             return false;
         };
         warn!(

@@ -173,11 +173,22 @@ fn the_former_users_and_those_of_the_settings_are_trusted() {
 #[test]
 fn the_name_is_learned_from_the_brokers_refusal() {
     let trust = Trust::of("guest");
-    assert!(!trust.learn("connection lost"));
+    let guest = Some("guest");
+    assert!(!trust.learn("connection lost", guest));
+    let chosen = "NOT_FOUND - no exchange 'authenticated user was 'x'' in vhost '/' (404)";
+    assert!(
+        !trust.learn(chosen, guest),
+        "an exchange that a handler has chosen"
+    );
     assert_eq!(trust.user().as_deref(), Some("guest"));
     let refusal = "PRECONDITION_FAILED - user_id property set to 'guest' but authenticated user was \
                    'O=it's us' (406)";
-    assert!(trust.learn(refusal) && !trust.learn(refusal));
+    assert!(trust.learn(refusal, guest));
+    assert!(trust.learn(refusal, guest), "of a copy that was under way");
+    assert!(!trust.learn(refusal, Some("O=it's us")));
+    let cut_off =
+        "PRECONDITION_FAILED - user_id property set to 'O=it's us' but authenticated user was 'CN=";
+    assert!(!trust.learn(cut_off, Some("O=it's us")));
     assert_eq!(trust.user().as_deref(), Some("O=it's us"));
     trust.connecting(&BrokerSettings::default(), "guest");
     assert_eq!(trust.user().as_deref(), Some("O=it's us"), "the same URL");
