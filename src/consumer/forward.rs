@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::{Findings, KeyPath},
     message::Message,
-    text::cut,
 };
 
 /// Where the results of the handler are published: the body of an HTTP answer, the standard output of a
@@ -37,7 +36,7 @@ pub struct ForwardSettings {
 
 /// The names that a routing key can have in braces.
 const NAMES: [&str; 4] = ["routing_key", "type", "queue", "exchange"];
-/// The longest routing key, in bytes.
+/// The longest routing key, in bytes. A template may become longer: then the message fails.
 const LONGEST: usize = 255;
 
 impl ForwardSettings {
@@ -59,7 +58,7 @@ impl ForwardSettings {
                 Part::Name(_) => message.exchange(),
             });
         }
-        Some(cut(&key, LONGEST).to_owned())
+        Some(key)
     }
 
     pub(super) fn check(&self, findings: &mut Findings, path: &KeyPath, queue: &str) {

@@ -18,19 +18,22 @@ use crate::{
     chance,
     flight::{Flight, HandlerResult, inject},
     outcome::{Ending, Failure, Outcome},
+    retry::RetrySettings,
 };
 
 /// The class of the failure of a handler whose result the broker refuses.
 const CLASS: &str = "forward";
-/// How many attempts to send a reply may end without an answer of the broker before the last attempt.
-/// RabbitMQ 3.10 ends the connection (541, internal error) for a queue of direct reply-to whose name is
-/// garbage, and anybody can publish a message with such a `reply-to`.
-const LOST: u32 = 2;
+/// The attempts to send what a message alone decides that may fail before the last one. Anybody can
+/// publish a message whose `reply-to` names a full queue. RabbitMQ 3.10 ends the connection (541,
+/// internal error) for a queue of direct reply-to whose name is garbage.
+const ATTEMPTS: u32 = 2;
+/// The longest name of an exchange and the longest routing key, in bytes: short strings of AMQP.
+const LONGEST: usize = 255;
 /// The beginning of the queues of callers that use RabbitMQ's direct reply-to.
 const DIRECT: &str = "amq.rabbitmq.reply-to";
 
 /// What is published, and for whom.
-enum Letter {
+enum Outgoing {
     /// For a queue that must exist.
     Message(NewMessage),
     /// For the caller of a request, who may be gone.
@@ -38,22 +41,33 @@ enum Letter {
 }
 
 /// The ending of an attempt, after the messages of a handler that succeeded are confirmed.
-pub(super) async fn forward<B: Broker>(lane: &Lane<B>, flight: &Flight, ending: Ending) -> Ending {
+pub(super) async fn forward<B: Broker>(
+    lane: &Lane<B>,
+    flight: &Flight,
+    terms: &RetrySettings,
+    ending: Ending,
+) -> Ending {
     if ending != Ending::Handled(Outcome::Succeeded) {
         return ending;
     }
-    let letters = letters(lane, flight);
-    if letters.is_empty() {
+    let outgoing = outgoing(lane, flight);
+    if outgoing.is_empty() {
         return ending;
     }
-    Box::pin(publish_all(lane, flight, letters, ending)).await
+    // The service works, however long the broker takes for the results.
+    let _worked = lane.worked(flight, terms, &ending);
+    Box::pin(publish_all(lane, flight, outgoing, ending)).await
 }
 
 /// What the handler and the settings want published.
-fn letters<B: Broker>(lane: &Lane<B>, flight: &Flight) -> Vec<Letter> {
+fn outgoing<B: Broker>(lane: &Lane<B>, flight: &Flight) -> Vec<Outgoing> {
     let settings = &lane.settings.forward;
     let content = flight.outbox.take();
-    let mut letters: Vec<_> = content.messages.into_iter().map(Letter::Message).collect();
+    let mut outgoing: Vec<_> = content
+        .messages
+        .into_iter()
+        .map(Outgoing::Message)
+        .collect();
     let message = &flight.message;
     let of_result = |result: HandlerResult, exchange: &str, routing_key: String| NewMessage {
         exchange: exchange.to_owned(),
@@ -79,18 +93,25 @@ fn letters<B: Broker>(lane: &Lane<B>, flight: &Flight) -> Vec<Letter> {
         };
         warn!(consumer = %lane.name, id = message.id(), why, "a message asks for a reply that this consumer does not send; logged once");
     }
-    let Some(result) = result else { return letters };
+    let Some(result) = result else {
+        return outgoing;
+    };
     // An empty result says nothing to anybody but a caller, who waits.
     if let Some(key) = settings.key(message)
         && !result.body.is_empty()
     {
         let message = of_result(result.clone(), &settings.exchange, key);
-        letters.push(Letter::Message(message));
+        outgoing.push(Outgoing::Message(message));
     }
     if let Some(queue) = reply_to.filter(|_| answered) {
-        letters.push(Letter::Reply(of_result(result, "", queue.to_owned())));
+        outgoing.push(Outgoing::Reply(of_result(result, "", queue.to_owned())));
     }
-    letters
+    outgoing
+}
+
+/// The failure of a message whose result cannot be published.
+fn refused(why: String) -> Ending {
+    Ending::Handled(Outcome::Failed(Failure::permanent(CLASS, why)))
 }
 
 /// Publishes all of them. After `publish.budget` the decision counts as kept: the delivery waits, and
@@ -98,16 +119,24 @@ fn letters<B: Broker>(lane: &Lane<B>, flight: &Flight) -> Vec<Letter> {
 async fn publish_all<B: Broker>(
     lane: &Lane<B>,
     flight: &Flight,
-    letters: Vec<Letter>,
+    outgoing: Vec<Outgoing>,
     ending: Ending,
 ) -> Ending {
-    let first = match letters.first() {
-        Some(Letter::Message(message) | Letter::Reply(message)) => place(message),
+    for Outgoing::Message(message) | Outgoing::Reply(message) in &outgoing {
+        if message.exchange.len().max(message.routing_key.len()) > LONGEST {
+            let place = place(message);
+            return refused(format!(
+                "exchange or routing key of the result for {place} is longer than {LONGEST} bytes"
+            ));
+        }
+    }
+    let first = match outgoing.first() {
+        Some(Outgoing::Message(message) | Outgoing::Reply(message)) => place(message),
         None => return ending,
     };
     let mut publishing = pin!(async {
-        for letter in letters {
-            if let Err(failed) = publish(lane, flight, letter).await {
+        for one in outgoing {
+            if let Err(failed) = publish(lane, flight, one).await {
                 return failed;
             }
         }
@@ -138,12 +167,18 @@ fn place(message: &NewMessage) -> String {
 
 /// Publishes a message or reply again and again, until the broker confirms it. In a drain the worker
 /// soon gives up one that fails. The error is the ending of the attempt.
-async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, letter: Letter) -> Result<(), Ending> {
-    let (message, is_reply) = match letter {
-        Letter::Message(message) => (message, false),
-        Letter::Reply(message) => (message, true),
+async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, one: Outgoing) -> Result<(), Ending> {
+    let (message, is_reply) = match one {
+        Outgoing::Message(message) => (message, false),
+        Outgoing::Reply(message) => (message, true),
     };
     let place = place(&message);
+    // Messages choose reply queues and routing keys, so metrics and spans do not name these.
+    let label = match (is_reply, message.exchange.as_str()) {
+        (true, _) => "(reply)",
+        (false, "") => "(default)",
+        (false, exchange) => exchange,
+    };
     let id = message.message_id.clone();
     let id = id.unwrap_or_else(|| chance::message_id().to_string());
     let mut headers = message.headers.clone();
@@ -159,13 +194,16 @@ async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, letter: Letter) -> 
     };
     let kept = &lane.live.kept;
     let mut waits = kept::waits();
+    let mut waiting = kept.copy(&place);
     let mut turn = None;
     let mut give_up = None;
-    let mut lost = 0;
+    let ends_connections = message.exchange.is_empty() && place.starts_with(DIRECT);
+    // The failures for which the message itself may be the reason.
+    let mut by_message = 0;
     while lane.is_current(flight.session) {
-        let publishing = lane.watch.publishing(&place, &flight.message);
+        let publishing = lane.watch.publishing(label, &flight.message);
         let published = lane.publish(&publication).await;
-        lane.watch.published(&place, publishing, &published);
+        lane.watch.published(label, publishing, &published);
         let failed = match published {
             Ok(()) => {
                 kept.taken(&place);
@@ -178,14 +216,18 @@ async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, letter: Letter) -> 
                 }
                 return Ok(());
             }
-            Err(failed) if failed.is_about_the_message() || is_reply && lost >= LOST => {
-                let text = format!("the broker refuses the result for {place}: {failed}");
-                let failure = Failure::permanent(CLASS, text);
-                return Err(Ending::Handled(Outcome::Failed(failure)));
+            Err(failed) if failed.is_about_the_message() || by_message >= ATTEMPTS => {
+                return Err(refused(format!(
+                    "the broker refuses the result for {place}: {failed}"
+                )));
             }
             Err(failed) => failed,
         };
-        lost += u32::from(matches!(failed, PublishError::Unconfirmed(_)));
+        by_message += u32::from(match &failed {
+            PublishError::Unconfirmed(_) => ends_connections,
+            PublishError::Nacked => is_reply,
+            _ => false,
+        });
         let wait = waits.next();
         lane.watch.not_confirmed(flight, &place, &failed, wait);
         kept.failed(&place, &failed, turn.take());
@@ -200,7 +242,7 @@ async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, letter: Letter) -> 
                 lane.watch.gave_up(flight, &place, &failed);
                 return Err(Ending::Interrupted);
             }
-            mine = kept.turn(&place, wait) => turn = mine,
+            mine = waiting.turn(wait) => turn = mine,
         }
     }
     // Without its session the broker delivers the message again. It must not be acked then: the

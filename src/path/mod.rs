@@ -77,7 +77,7 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
             return None;
         }
         let settled = async {
-            let ending = forward(lane, flight, ending).await;
+            let ending = forward(lane, flight, terms, ending).await;
             settle(lane, flight, terms, ending).await
         };
         let next = within(trace.as_ref(), settled).await;

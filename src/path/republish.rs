@@ -159,6 +159,7 @@ async fn publish<B: Broker>(
     };
     let mut waits = kept::waits();
     let mut restored = false;
+    let mut waiting = kept.copy(queue);
     let mut turn = None;
     let mut give_up = None;
     loop {
@@ -197,7 +198,7 @@ async fn publish<B: Broker>(
                     sleep(SELDOM).await;
                     None
                 }
-                false => kept.turn(queue, wait).await,
+                false => waiting.turn(wait).await,
             }
         };
         let over = async {

@@ -203,3 +203,61 @@ async fn a_session_that_is_lost_before_the_confirm_loses_no_result() {
     let ledger = site.worker.drain().await.unwrap().ledger();
     assert_eq!((ledger.acked, ledger.open()), (1, 0), "{ledger:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_back_is_back_although_its_results_wait() {
+    let failures = Arc::new(AtomicUsize::new(0));
+    let (runs, failing) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&failures));
+    let counted = Arc::clone(&runs);
+    let handler = move |results: Results| {
+        let down = failing.fetch_add(1, Ordering::SeqCst) < 8;
+        counted.fetch_add(usize::from(!down), Ordering::SeqCst);
+        results.set("the result", None);
+        async move {
+            match down {
+                true => Err(Failure::unavailable("test", "away")),
+                false => Ok(()),
+            }
+        }
+    };
+    let settings = "prefetch = 8\nconcurrency = 8\nforward.routing_key = 'missing'";
+    let mut site = Site::start(settings, handler).await;
+    let messages = 40;
+    (0..messages).for_each(|n| site.send(Letter::default().id(&format!("m{n}"))));
+    let state = |it: &crate::Readiness| it.consumers["orders"].state;
+    let down = |it: &crate::Readiness| state(it) == crate::ConsumerState::ServiceDown;
+    site.worker.until(down).await;
+    site.worker.until(|it| !down(it)).await;
+    tokio::time::sleep(Duration::from_hours(1)).await;
+    // Results of twice the prefetch may wait.
+    assert!(runs.load(Ordering::SeqCst) <= 16, "{runs:?}");
+    let ledger = site.worker.drain().await.unwrap().ledger();
+    assert_eq!(ledger.acked, 0, "{ledger:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_callers_full_queue_does_not_hold_up_the_consumer() {
+    let site = Site::start("forward.reply = true", answers).await;
+    site.inner.answer_publishes([Confirm::Nack; 3]);
+    site.send(Letter::default().reply_to("full"));
+    site.worker.finished().await;
+    let left = site.left(DONE);
+    let class = left[0].1.header("lapwing-error-kind").unwrap();
+    assert_eq!(class.as_str(), Some("forward"));
+    let ledger = site.worker.drain().await.unwrap().ledger();
+    assert_eq!((ledger.acked, ledger.dead_lettered), (0, 1), "{ledger:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_whose_routing_key_became_too_long_goes_nowhere() {
+    let settings = format!("forward.routing_key = '{{type}}.{}'", "x".repeat(200));
+    let site = Site::start(&settings, answers).await;
+    site.send(Letter::default().message_type(&"y".repeat(100)));
+    site.worker.finished().await;
+    let left = site.left(DONE);
+    let error = left[0].1.header("lapwing-error").unwrap();
+    let error = error.as_str().unwrap();
+    assert!(error.contains("longer than 255 bytes"), "{error}");
+    let ledger = site.worker.drain().await.unwrap().ledger();
+    assert_eq!((ledger.acked, ledger.dead_lettered), (0, 1), "{ledger:?}");
+}
