@@ -30,7 +30,8 @@ pub struct ForwardSettings {
     pub routing_key: Option<String>,
     /// Whether the result answers a message that has `reply-to`, as callers of request-reply expect
     /// (such as Spring's `convertSendAndReceive`). A caller that is gone does not hold up the message.
-    /// Default: `false`.
+    /// If the caller's queue refuses the reply three times, because it is full, the message becomes a
+    /// dead letter (class `forward`). Default: `false`.
     pub reply: bool,
 }
 

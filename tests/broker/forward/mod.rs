@@ -9,7 +9,10 @@ use lapin::{
     options::{BasicConsumeOptions, BasicPublishOptions},
     types::FieldTable,
 };
-use lapwing::{ConsumerState, Readiness};
+use lapwing::{
+    ConsumerState, Failure, NewMessage, Readiness,
+    handler::{Body, Results},
+};
 
 use crate::support::{
     Consumers, DEADLINE, HttpHandler, PublishSpec, QueueType, Reply, VHost, consumer, vhost,
@@ -184,4 +187,29 @@ async fn results_wait_for_their_exchange_and_no_handler_runs_again() {
     .await;
     let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.acked, ledger.dead_lettered), (20, 0), "{ledger:?}");
+}
+
+#[tokio::test]
+async fn a_result_whose_headers_no_frame_holds_ends_no_connection() {
+    let vhost = vhost().await;
+    vhost.declare("priced", QueueType::Quorum).await;
+    let handler = async |results: Results, order: Body| {
+        let length = if *order == *b"huge" { 200_000 } else { 1 };
+        results.publish(NewMessage {
+            routing_key: "priced".to_owned(),
+            headers: vec![("note".to_owned(), "x".repeat(length))],
+            ..NewMessage::default()
+        });
+        Ok::<(), Failure>(())
+    };
+    let worker = consumer(&vhost, "q").start_with(handler).await;
+    for body in ["huge", "small"] {
+        vhost.publish_with(PublishSpec::to("q").body(body)).await;
+    }
+    vhost.wait_for_counts("priced", 1, 0, DEADLINE).await;
+    vhost.wait_for_counts("q.dead", 1, 0, DEADLINE).await;
+    let ledger = worker.drain().await.ledger();
+    assert_eq!((ledger.acked, ledger.dead_lettered), (1, 1), "{ledger:?}");
+    let dead = vhost.drain_all("q.dead").await;
+    assert_eq!(dead[0].header("lapwing-error-kind"), "forward");
 }
