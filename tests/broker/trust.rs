@@ -163,8 +163,8 @@ async fn a_message_past_its_expiration_is_not_run() {
 
     let runs = attempts(&handler).len() as u64;
     assert!(
-        runs < 3,
-        "at 0 and 2 s at the latest, and not at 4 s: {runs}"
+        (1..3).contains(&runs),
+        "at 0 s, at 2 s unless the machine is slow, and not at 4 s: {runs}"
     );
     let dead = vhost.drain_all("orders.dead").await;
     assert_eq!(dead[0].header("lapwing-reason"), "expired");

@@ -122,7 +122,10 @@ async fn a_direct_caller_that_is_gone_or_was_never_there_holds_up_nothing() {
     let done =
         |report: &lapwing::ConsumerReport| report.ledger.acked + report.ledger.dead_lettered == 3;
     worker.wait_for_report("all are done", "q", done).await;
-    worker.drain().await;
+    let ledger = worker.drain().await.ledger();
+    let done = ledger.acked + ledger.dead_lettered;
+    assert_eq!((done, ledger.parked), (3, 0), "{ledger:?}");
+    vhost.wait_for_counts("q", 0, 0, DEADLINE).await;
 }
 
 #[tokio::test]
