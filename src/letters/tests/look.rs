@@ -228,6 +228,13 @@ async fn each_part_of_a_filter_counts() {
                 matches: matched("lapwing-source-queue=orders"),
                 ..Filter::default()
             },
+        (
+            Filter {
+                groups: vec![String::new()],
+                ..Filter::default()
+            },
+            Vec::new(),
+        ),
             numbered(0..7),
         ),
     ];
