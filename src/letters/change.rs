@@ -119,6 +119,10 @@ async fn through<B: Reading>(
         }
         changed.looked.seen += letters.len() as u64;
         let (chosen, others) = choose(letters, change, changed);
+        if wanted == 0 {
+            // Before the walk is asked whether it may end: the letter that this may bring counts.
+            walk.prove().await?;
+        }
         walk.keep(others).await?;
         if take_chosen(walk, chosen, change, changed, report)
             .await?

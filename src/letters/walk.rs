@@ -66,6 +66,9 @@ pub(super) struct Walk<'a, B: Reading> {
     last_was_returned: bool,
     /// The tags that the walk holds, window by window.
     held: Vec<Vec<u64>>,
+    /// Whether the queue may not have applied what was taken. Acks of renewed letters do not count: the
+    /// walk would ask for a proof and get the copy, which costs the copy a delivery.
+    is_unproven: bool,
     renew: bool,
     limit: Option<u64>,
     counts_returns: bool,
@@ -88,6 +91,7 @@ impl<'a, B: Reading> Walk<'a, B> {
             largest: 0,
             last_was_returned: false,
             held: Vec::new(),
+            is_unproven: false,
             renew,
             limit: desk.limit().await?,
             counts_returns: !desk.broker.version().is_some_and(free),
@@ -130,11 +134,34 @@ impl<'a, B: Reading> Walk<'a, B> {
         };
         let largest = deliveries.iter().map(|it| it.body.len()).max();
         self.largest = self.largest.max(largest.unwrap_or(0));
-        self.last_was_returned = deliveries.last().is_some_and(|last| last.redelivered);
         let fits = (ROOM / self.largest.max(1)).clamp(1, LARGEST);
         self.room = fits.min(self.room * 4);
+        Ok(self.read(deliveries))
+    }
+
+    /// The letters of a subscription that has ended.
+    fn read(&mut self, deliveries: Vec<Delivery>) -> Vec<Letter> {
+        self.last_was_returned = deliveries.last().is_some_and(|last| last.redelivered);
         self.held.push(Vec::new());
-        Ok(deliveries.into_iter().map(Letter::read).collect())
+        deliveries.into_iter().map(Letter::read).collect()
+    }
+
+    /// Waits until the queue has applied the acks of what was taken. AMQP has no reply to an ack, and an ack that the
+    /// queue has not applied is lost when the channel closes. But the queue answers the cancellation of
+    /// a consumer behind the acks. The walk keeps a letter that the queue sends to that consumer.
+    ///
+    /// A `basic.get` would show as much. On a queue with a single active consumer it closes the channel,
+    /// and the letters that the walk holds would not go back to their places.
+    pub(super) async fn prove(&mut self) -> Result<(), DeadLettersError> {
+        if !self.is_unproven {
+            return Ok(());
+        }
+        self.subscribe(1).await?;
+        let deliveries = self.deliveries(0).await?;
+        let count = u32::try_from(deliveries.len()).unwrap_or(u32::MAX);
+        self.left = self.left.saturating_sub(count);
+        let letters = self.read(deliveries);
+        self.keep(letters).await
     }
 
     async fn subscribe(&mut self, size: usize) -> Result<(), BrokerError> {
@@ -179,6 +206,7 @@ impl<'a, B: Reading> Walk<'a, B> {
             }
         }
         session.cancel().await?;
+        self.is_unproven = false;
         // What the broker sent before it answered.
         while let Some(more) = session.next().await {
             deliveries.push(more?);
@@ -235,7 +263,7 @@ impl<'a, B: Reading> Walk<'a, B> {
             tries += 1;
             sleep(Duration::from_secs(1)).await;
         }
-        self.take(&[letter.tag], false).await?;
+        self.ack(&[letter.tag], false).await?;
         self.walked.renewed += 1;
         Ok(())
     }
@@ -254,6 +282,11 @@ impl<'a, B: Reading> Walk<'a, B> {
             true => Acks {
                 through: tags.last().copied(),
                 singles: Vec::new(),
+        self.is_unproven |= !tags.is_empty();
+        self.ack(tags, through).await
+    }
+
+    async fn ack(&self, tags: &[u64], through: bool) -> Result<(), DeadLettersError> {
             },
             false => Acks {
                 through: None,
@@ -274,6 +307,7 @@ impl<'a, B: Reading> Walk<'a, B> {
             self.walked.returned = count;
             self.wait_for_returned(count).await;
         }
+        let proven = self.prove().await;
         // Whatever is still unsettled goes back with the channel.
         session.close().await;
         returned?;
@@ -284,6 +318,7 @@ impl<'a, B: Reading> Walk<'a, B> {
     /// letters are ready again, or somebody else has them.
     async fn wait_for_returned(&self, count: u64) {
         let until = Instant::now() + RETURNED;
+        proven?;
         while let Ok(ready) = self.desk.depth().await
             && u64::from(ready) < count
             && Instant::now() < until

@@ -161,6 +161,27 @@ async fn a_replay_keeps_its_rate() {
     assert!((4.8..6.0).contains(&took), "{took} s");
 }
 
+/// A queue without a leader keeps the acks for later, and its channel throws them away when it closes.
+#[tokio::test(start_paused = true)]
+async fn a_change_ends_when_the_queue_has_applied_its_acks() {
+    let broker = broker(Release::V43, kept());
+    send(&broker, 5);
+    let mut report = |_| {
+        broker.fail(Fault::LeaderLost("orders.dead".to_owned()));
+        ControlFlow::Continue(())
+    };
+    let electing = broker.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        electing.elect("orders.dead");
+    });
+    let all = Filter::default();
+    let dropped = super::super::change::drop(&desk(&broker), &all, "test", &mut report).await;
+    assert_eq!(dropped.unwrap().changed, 5);
+    broker.elect("orders.dead");
+    assert_eq!(ids(&broker, "orders.dead"), [""; 0]);
+}
+
 /// Kills a replay at each of many moments: the future is dropped, and then the broker notices that
 /// the connections are gone.
 #[tokio::test(start_paused = true)]
