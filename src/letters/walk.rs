@@ -14,8 +14,8 @@ use tracing::warn;
 use super::{DeadLettersError, Letter, desk::Desk};
 use crate::{
     broker::{
-        Acks, BrokerError, Delivery, Publication, QueueSpec, QueueType, Reading, Returns, Session,
-        Topology, Version, Written,
+        Acks, BrokerError, Delivery, Publication, PublishError, QueueSpec, QueueType, Reading,
+        Returns, Session, Topology, Version, Written,
     },
     retry::Ladder,
 };
@@ -221,8 +221,9 @@ impl<'a, B: Reading> Walk<'a, B> {
             let is_short = left.is_some_and(|left| left < SHORT);
             // A return would be the last thing that the broker does with such a letter.
             if left == Some(0) || (self.renew && is_short) {
-                self.renew(letter).await?;
-                continue;
+                if self.renew(&letter, left == Some(0)).await? {
+                    continue;
+                }
             }
             self.walked.short += u64::from(is_short);
             match self.held.last_mut() {
@@ -245,7 +246,9 @@ impl<'a, B: Reading> Walk<'a, B> {
     }
 
     /// Replaces a letter by a copy at the end of its queue, which has all its deliveries before it.
-    async fn renew(&mut self, letter: Letter) -> Result<(), DeadLettersError> {
+    /// False: the letter stays, because the broker may have a copy already. A letter that cannot go back
+    /// does not stay: a duplicate is better than no letter.
+    async fn renew(&mut self, letter: &Letter, is_last: bool) -> Result<bool, DeadLettersError> {
         let properties = letter.properties.kept(&[]);
         let publication = Publication {
             exchange: "",
@@ -255,6 +258,10 @@ impl<'a, B: Reading> Walk<'a, B> {
         };
         let mut tries = 1;
         while let Err(error) = self.broker.publish(&publication).await {
+            if matches!(error, PublishError::Unconfirmed(_)) && !is_last {
+                warn!(id = letter.summary.id, %error, "failed to renew a dead letter; the letter stays");
+                return Ok(false);
+            }
             if tries == TRIES {
                 let id = letter.summary.id.clone();
                 return Err(DeadLettersError::NotRenewed { id, error });
@@ -265,7 +272,7 @@ impl<'a, B: Reading> Walk<'a, B> {
         }
         self.ack(&[letter.tag], false).await?;
         self.walked.renewed += 1;
-        Ok(())
+        Ok(true)
     }
 
     /// Takes letters out of the queue for good. `through`: one ack for everything up to the last of
@@ -275,6 +282,11 @@ impl<'a, B: Reading> Walk<'a, B> {
         tags: &[u64],
         through: bool,
     ) -> Result<(), DeadLettersError> {
+        self.is_unproven |= !tags.is_empty();
+        self.ack(tags, through).await
+    }
+
+    async fn ack(&self, tags: &[u64], through: bool) -> Result<(), DeadLettersError> {
         let Some(session) = self.session.as_ref().filter(|_| !tags.is_empty()) else {
             return Ok(());
         };
@@ -282,11 +294,6 @@ impl<'a, B: Reading> Walk<'a, B> {
             true => Acks {
                 through: tags.last().copied(),
                 singles: Vec::new(),
-        self.is_unproven |= !tags.is_empty();
-        self.ack(tags, through).await
-    }
-
-    async fn ack(&self, tags: &[u64], through: bool) -> Result<(), DeadLettersError> {
             },
             false => Acks {
                 through: None,
@@ -297,8 +304,10 @@ impl<'a, B: Reading> Walk<'a, B> {
         Ok(())
     }
 
-    /// Returns what the walk holds, oldest first, and waits until the broker has it.
+    /// Waits for the queue to apply the acks. Then returns what the walk holds, oldest first, and waits
+    /// until the broker has it.
     pub(super) async fn end(mut self) -> Result<Walked, DeadLettersError> {
+        let proven = self.prove().await;
         let Some(session) = self.session.take() else {
             return Ok(self.walked);
         };
@@ -307,9 +316,9 @@ impl<'a, B: Reading> Walk<'a, B> {
             self.walked.returned = count;
             self.wait_for_returned(count).await;
         }
-        let proven = self.prove().await;
         // Whatever is still unsettled goes back with the channel.
         session.close().await;
+        proven?;
         returned?;
         Ok(self.walked)
     }
@@ -318,7 +327,6 @@ impl<'a, B: Reading> Walk<'a, B> {
     /// letters are ready again, or somebody else has them.
     async fn wait_for_returned(&self, count: u64) {
         let until = Instant::now() + RETURNED;
-        proven?;
         while let Ok(ready) = self.desk.depth().await
             && u64::from(ready) < count
             && Instant::now() < until
