@@ -70,6 +70,15 @@ pub struct ConsumerSettings {
     /// replicas could run. Default: `64`.
     #[schemars(range(min = 1))]
     pub prefetch: u16,
+    /// The most bytes of messages that this consumer holds at once. The worker learns the sizes of the
+    /// messages and lowers the consumer's prefetch by them; a message larger than this comes alone.
+    /// Too low: the worker holds few messages, and handlers wait for the broker. Too high: large
+    /// messages need more memory than there is. Without it: the consumer's share of
+    /// `memory.prefetch_bytes`, which is also the most. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    #[schemars(example = &67_108_864)]
+    pub prefetch_bytes: Option<u64>,
     /// The number of handlers that run at once; at most `prefetch`. Too low: the queue grows. Too
     /// high: the services that handlers call are overloaded. Default: `32`.
     #[schemars(range(min = 1))]
@@ -117,6 +126,7 @@ impl Default for ConsumerSettings {
             dead_letter_queue: None,
             delivery_limit: 100,
             prefetch: 64,
+            prefetch_bytes: None,
             concurrency: 32,
             timeout: Duration::from_secs(20),
             cancel_grace: Duration::from_secs(1),

@@ -84,6 +84,7 @@ impl<B: Broker> LaneActor<B> {
         let tag = delivery.tag;
         let lane = &self.lane;
         let received = delivery.received;
+        self.sizes.saw(delivery.body.len());
         let message = Message::new(delivery, Arc::clone(&lane.queue));
         let flight = Arc::new(Flight::new(
             Arc::clone(&lane.name),

@@ -5,11 +5,14 @@
 //! and subscribes again on the same channel. What an earlier subscription holds does not count for
 //! the new one, so other messages keep coming. Once kept decisions fill twice the prefetch, the lane
 //! is held: the broker delivers nothing more, until it takes the copies.
+//!
+//! In the same way the lane subscribes again when the sizes of its messages allow another prefetch:
+//! see [`Sizes`](super::sizes::Sizes).
 
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{error, info};
+use tracing::{debug, error, info};
 
 use super::LaneActor;
 use crate::broker::Broker;
@@ -26,6 +29,8 @@ pub(super) struct Keeping {
     since: u64,
     /// The consumer is being cancelled so that a new one takes its place.
     renews: bool,
+    /// The next subscription waits until memory is free.
+    awaits_room: bool,
     /// Kept decisions fill the window.
     is_full: bool,
     /// How many decisions are kept and why, for people.
@@ -52,31 +57,41 @@ impl Keeping {
     /// The consumer that is being cancelled gets no successor.
     pub(super) fn stop_renewing(&mut self) {
         self.renews = false;
+        self.awaits_room = false;
     }
 }
 
 impl<B: Broker> LaneActor<B> {
     /// The prefetch of the next subscription.
     pub(super) fn next_prefetch(&mut self) -> u16 {
-        let prefetch = self.lane.settings.prefetch;
-        let room = self.room().min(prefetch.into()).max(1);
+        let room = self.room().min(self.usual()).max(1);
         self.keeping.prefetch = room;
-        u16::try_from(room).unwrap_or(prefetch)
+        u16::try_from(room).unwrap_or(self.lane.settings.prefetch)
+    }
+
+    /// The prefetch while nothing is kept: that of the settings, or less if messages are large.
+    fn usual(&self) -> usize {
+        usize::from(self.lane.settings.prefetch).min(self.sizes.allowed())
+    }
+
+    /// Messages were larger than expected: the lane subscribes again once half of the memory is free.
+    pub(super) fn awaits_room(&self) -> bool {
+        self.keeping.awaits_room && self.unsettled.open() * 2 > self.usual()
     }
 
     /// The lane has subscribed.
     pub(super) fn window_opened(&mut self) {
         self.keeping.since = self.unsettled.next();
-        self.keeping.renews = false;
+        self.keeping.stop_renewing();
     }
 
     /// How many more deliveries a new subscription may bring: the window is twice the prefetch while
     /// decisions are kept.
     fn room(&self) -> usize {
-        let prefetch = usize::from(self.lane.settings.prefetch);
+        let usual = self.usual();
         match self.lane.live.kept.count() {
-            0 => prefetch,
-            _ => (2 * prefetch).saturating_sub(self.unsettled.open()),
+            0 => usual,
+            _ => (2 * usual).saturating_sub(self.unsettled.open()),
         }
     }
 
@@ -84,7 +99,7 @@ impl<B: Broker> LaneActor<B> {
     /// take too much of its prefetch.
     pub(super) fn tend_kept(&mut self) {
         let kept = self.lane.live.kept.count();
-        let limit = 2 * usize::from(self.lane.settings.prefetch);
+        let limit = 2 * self.usual();
         self.keeping.is_full = kept > 0 && self.kept_since(0) >= limit;
         self.keeping.reason = (kept > 0).then(|| {
             let why = self.lane.live.kept.why();
@@ -96,7 +111,28 @@ impl<B: Broker> LaneActor<B> {
         });
         self.tell_of_kept(kept);
         if self.subscription.is_live() && self.tending.takes_all() {
+            self.weigh();
             self.renew_if_narrow(kept);
+        }
+    }
+
+    /// Lets the prefetch grow once the subscription has brought as many messages as it may hold.
+    /// Cancels the consumer if messages are so large that fewer of them fit the budget.
+    fn weigh(&mut self) {
+        let Some(budget) = self.sizes.budget() else {
+            return;
+        };
+        let (consumer, prefetch) = (&self.lane.name, self.keeping.prefetch);
+        if self.unsettled.next() - self.keeping.since >= prefetch as u64 {
+            self.sizes.trust(prefetch);
+        }
+        let (usual, largest) = (self.usual(), self.sizes.largest());
+        if usual > prefetch {
+            debug!(%consumer, usual, largest, budget, "messages are small: taking more of them at once");
+        } else if usual < prefetch {
+            info!(%consumer, usual, largest, budget, "messages are large: taking fewer of them at once");
+            self.cancel_consumer();
+            (self.keeping.renews, self.keeping.awaits_room) = (true, true);
         }
     }
 
@@ -125,7 +161,10 @@ impl<B: Broker> LaneActor<B> {
     /// Cancels the consumer, so that another one takes its place with more room, or with the usual
     /// room once nothing is kept.
     fn renew_if_narrow(&mut self, kept: usize) {
-        let usual = usize::from(self.lane.settings.prefetch);
+        if self.keeping.renews {
+            return;
+        }
+        let usual = self.usual();
         let prefetch = self.keeping.prefetch;
         let since = self.keeping.since;
         let own = self

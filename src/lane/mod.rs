@@ -17,6 +17,7 @@ mod pace;
 mod proof;
 mod returns;
 mod service;
+mod sizes;
 mod stuck;
 mod subscription;
 mod unsettled;
@@ -48,6 +49,7 @@ use pace::Pace;
 use proof::Proof;
 use returns::Returning;
 use service::Tending;
+use sizes::Sizes;
 use subscription::Subscription;
 use unsettled::Unsettled;
 
@@ -86,6 +88,7 @@ pub(crate) struct LaneActor<B: Broker> {
     returning: Returning,
     tending: Tending,
     keeping: Keeping,
+    sizes: Sizes,
     pace: Pace,
     paused: bool,
     /// Callers that wait until the pause is complete.
@@ -114,6 +117,7 @@ impl<B: Broker> LaneActor<B> {
         backoff: Redial,
     ) -> Self {
         let now = Instant::now();
+        let sizes = Sizes::new(lane.settings.prefetch_bytes);
         Self {
             lane,
             broker,
@@ -128,6 +132,7 @@ impl<B: Broker> LaneActor<B> {
             returning: Returning::default(),
             tending: Tending::default(),
             keeping: Keeping::default(),
+            sizes,
             pace: Pace::new(now),
             paused: false,
             pausing: Vec::new(),
@@ -266,6 +271,7 @@ impl<B: Broker> LaneActor<B> {
             && !self.draining
             && !self.paused
             && (self.tending.subscribes() || self.subscription.session.is_none())
+            && !self.awaits_room()
     }
 
     /// Whether everything is settled, and the broker has shown it; or the lane has given up on the

@@ -26,7 +26,7 @@ pub use crate::{
     retry::{InvalidStatus, RetrySettings, Rule, RuleAction, Schedule, StatusPattern},
     state::StateSettings,
     telemetry::{LogFormat, LogSettings, OtlpProtocol, TelemetrySettings, TraceParent},
-    worker::{DrainSettings, WorkerSettings},
+    worker::{DrainSettings, MemorySettings, WorkerSettings},
 };
 
 use crate::{
@@ -50,6 +50,8 @@ pub struct Settings {
     pub drain: DrainSettings,
     /// The deadline of every wait that could hang, apart from handlers.
     pub timeouts: TimeoutSettings,
+    /// How much memory messages may take.
+    pub memory: MemorySettings,
     /// The HTTP server with probes, metrics, the API and the console.
     pub admin: AdminSettings,
     /// The state actor that handlers share.
@@ -82,6 +84,7 @@ impl From<Settings> for WorkerSettings {
             publish: settings.publish,
             drain: settings.drain,
             timeouts: settings.timeouts,
+            memory: settings.memory,
             state: settings.state,
             consumers: settings.consumers,
         }

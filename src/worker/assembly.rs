@@ -63,7 +63,8 @@ impl Setup {
             signals,
             runtime,
         } = self;
-        let consumers = mem::take(&mut settings.consumers);
+        let mut consumers = mem::take(&mut settings.consumers);
+        settings.memory.share(&mut consumers);
         let lifecycle = Lifecycle::new(&handlers, &consumers, runtime.clone());
         tokio::select! {
             biased;

@@ -1,6 +1,7 @@
 //! A worker: starts its lanes, supervises them, and shuts them down gracefully.
 
 mod assembly;
+mod container;
 mod core;
 mod end;
 mod handle;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub use end::{EndWhen, EndedBy};
 pub use handle::{ConcurrencyError, WorkerHandle};
 pub use report::{Report, RunError};
-pub use settings::{DrainSettings, WorkerSettings};
+pub use settings::{DrainSettings, MemorySettings, WorkerSettings};
 
 use assembly::Setup;
 
@@ -127,7 +128,12 @@ impl Worker {
     ///
     /// # Errors
     /// When the worker cannot start: see [`RunError`].
-    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<Report, RunError> {
+    pub async fn run(
+        mut self,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<Report, RunError> {
+        let budget = &mut self.settings.memory.prefetch_bytes;
+        *budget = budget.or_else(container::default_budget);
         let (setup, drain) = self.setup()?;
         let _drain_when_dropped = drain.clone().drop_guard();
         let (sender, ended) = oneshot::channel();

@@ -39,6 +39,35 @@ impl Default for DrainSettings {
     }
 }
 
+/// How much memory messages may take.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct MemorySettings {
+    /// The most bytes of messages that the worker holds at once, shared equally by the consumers. A
+    /// handler and a retry may each need as much again for a copy. Too low: consumers hold few
+    /// messages, and handlers wait for the broker. Too high: large messages need more memory than
+    /// there is. Without it: a quarter of the memory limit of the container (cgroup), if there is one.
+    /// Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    #[schemars(example = &67_108_864)]
+    pub prefetch_bytes: Option<u64>,
+}
+
+impl MemorySettings {
+    /// Gives each consumer its share, unless it has a lower budget of its own.
+    pub(super) fn share(&self, consumers: &mut BTreeMap<String, ConsumerSettings>) {
+        let Some(budget) = self.prefetch_bytes else {
+            return;
+        };
+        let share = (budget / consumers.len().max(1) as u64).max(1);
+        for consumer in consumers.values_mut() {
+            let own = consumer.prefetch_bytes.unwrap_or(share);
+            consumer.prefetch_bytes = Some(own.min(share));
+        }
+    }
+}
+
 /// The part of the settings that a [`Worker`](crate::Worker) uses.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -51,6 +80,8 @@ pub struct WorkerSettings {
     pub drain: DrainSettings,
     /// The deadline of every wait that could hang, apart from handlers.
     pub timeouts: TimeoutSettings,
+    /// How much memory messages may take.
+    pub memory: MemorySettings,
     /// The state actor that handlers share.
     pub state: StateSettings,
     /// The consumers, by name.
