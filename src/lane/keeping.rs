@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{debug, error, info};
+use tracing::{error, info};
 
 use super::LaneActor;
 use crate::broker::Broker;
@@ -127,9 +127,7 @@ impl<B: Broker> LaneActor<B> {
             self.sizes.trust(prefetch);
         }
         let (usual, largest) = (self.usual(), self.sizes.largest());
-        if usual > prefetch {
-            debug!(%consumer, usual, largest, budget, "messages are small: taking more of them at once");
-        } else if usual < prefetch {
+        if usual < prefetch {
             info!(%consumer, usual, largest, budget, "messages are large: taking fewer of them at once");
             self.cancel_consumer();
             (self.keeping.renews, self.keeping.awaits_room) = (true, true);
@@ -174,7 +172,9 @@ impl<B: Broker> LaneActor<B> {
             .count();
         let own_kept = self.kept_since(since);
         let gains = self.room().min(usual) > prefetch.saturating_sub(own);
-        let is_narrow = kept == 0 && prefetch < usual;
+        // What the old subscription holds comes on top of what the new one brings.
+        let fits = self.unsettled.open().saturating_add(usual) <= self.sizes.fitting();
+        let is_narrow = kept == 0 && prefetch < usual && fits;
         if is_narrow || gains && own_kept > prefetch / 2 {
             self.cancel_consumer();
             self.keeping.renews = true;

@@ -217,7 +217,7 @@ impl<B: Broker> LaneActor<B> {
             (ConsumerState::Held, self.keeping.reason())
         } else if let Some(why) = self.service_down() {
             (ConsumerState::ServiceDown, Some(why))
-        } else if self.subscription.is_live() {
+        } else if self.subscription.is_live() || self.awaits_room() {
             (ConsumerState::Consuming, self.keeping.reason())
         } else {
             (ConsumerState::Connecting, self.subscription.reason())

@@ -55,12 +55,15 @@ impl Sizes {
 
     /// How many messages the budget allows, at least 1.
     pub(super) fn allowed(&self) -> usize {
-        let Some(budget) = self.budget else {
-            return usize::MAX;
-        };
-        match self.largest() {
-            0 => self.trusted,
-            size => fit(budget, size).min(self.trusted),
+        self.trusted.min(self.fitting())
+    }
+
+    /// How many messages fit the budget if none is larger than those that the lane has seen.
+    pub(super) fn fitting(&self) -> usize {
+        match (self.budget, self.largest()) {
+            (None, _) => usize::MAX,
+            (Some(_), 0) => self.trusted,
+            (Some(budget), size) => fit(budget, size),
         }
     }
 

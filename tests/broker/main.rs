@@ -20,6 +20,7 @@ mod forward;
 mod handlers;
 mod http;
 mod load;
+mod memory;
 mod phoenix;
 mod process;
 mod prometheus;

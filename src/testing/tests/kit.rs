@@ -108,6 +108,10 @@ impl Handling {
         self.0.gate.send_replace(true);
     }
 
+    pub(super) fn close(&self) {
+        self.0.gate.send_replace(false);
+    }
+
     pub(super) fn runs(&self) -> Vec<Run> {
         self.0.runs.borrow().clone()
     }

@@ -26,6 +26,7 @@ mod returns;
 mod running;
 mod scene;
 mod service;
+mod sizes;
 mod states;
 mod trust;
 mod waits;

@@ -155,11 +155,7 @@ async fn output_of_a_gigabyte_costs_no_memory() {
     assert_eq!(bytes("stdout_bytes"), Some(1_000_000_000));
     assert_eq!(bytes("stderr_bytes"), Some(1_000_000_000));
     assert!(line.to_string().len() < 100_000);
-    let status = format!("/proc/{}/status", setup.worker.pid());
-    let status = fs::read_to_string(status).expect("the worker runs");
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let peak = peak.and_then(|peak| peak.split_whitespace().next());
-    let kib: u64 = peak.and_then(|kib| kib.parse().ok()).expect("a number");
+    let kib = setup.worker.peak_memory();
     assert!(kib < 200_000, "{kib} KiB");
 }
 

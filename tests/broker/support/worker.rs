@@ -120,6 +120,15 @@ impl WorkerProcess {
         self.pid.as_raw_nonzero().get().cast_unsigned()
     }
 
+    /// The most memory that it has had, in KiB (`VmHWM`).
+    pub fn peak_memory(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.pid());
+        let status = std::fs::read_to_string(status).expect("the worker runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let peak = peak.and_then(|peak| peak.split_whitespace().next());
+        peak.and_then(|kib| kib.parse().ok()).expect("a number")
+    }
+
     /// The lines of its log up to now. A line that is not JSON becomes a string.
     pub fn log(&self) -> Vec<Value> {
         self.log.borrow().clone()
