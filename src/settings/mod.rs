@@ -206,7 +206,12 @@ impl Settings {
         let consumers = consumers.flat_map(|(name, consumer)| consumer.warnings(name, grace));
         let exposed = self.exposed().into_iter();
         let admin = self.admin.warning().into_iter();
-        admin.chain(exposed).chain(consumers).collect()
+        let memory = self.memory.warning().into_iter();
+        admin
+            .chain(memory)
+            .chain(exposed)
+            .chain(consumers)
+            .collect()
     }
 }
 

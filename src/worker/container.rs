@@ -11,8 +11,13 @@ const PART: u64 = 4;
 
 /// The budget for messages where the settings have none; `None`: there is no memory limit.
 pub(super) fn default_budget() -> Option<u64> {
+    limit().map(|limit| (limit / PART).max(1))
+}
+
+/// The memory limit of this process in bytes; `None`: there is none.
+pub(super) fn limit() -> Option<u64> {
     let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
-    memory_limit(Path::new("/sys/fs/cgroup"), &membership).map(|limit| (limit / PART).max(1))
+    memory_limit(Path::new("/sys/fs/cgroup"), &membership)
 }
 
 /// The lowest limit of the group that the process is in and of the groups around it. `membership`

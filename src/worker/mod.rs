@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 pub use end::{EndWhen, EndedBy};
 pub use handle::{ConcurrencyError, WorkerHandle};
@@ -132,8 +133,16 @@ impl Worker {
         mut self,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<Report, RunError> {
-        let budget = &mut self.settings.memory.prefetch_bytes;
-        *budget = budget.or_else(container::default_budget);
+        let memory = &mut self.settings.memory;
+        if memory.prefetch_bytes.is_none() {
+            memory.prefetch_bytes = container::default_budget();
+            if let Some(bytes) = memory.prefetch_bytes {
+                info!(
+                    bytes,
+                    "messages may take a quarter of the container's memory"
+                );
+            }
+        }
         let (setup, drain) = self.setup()?;
         let _drain_when_dropped = drain.clone().drop_guard();
         let (sender, ended) = oneshot::channel();

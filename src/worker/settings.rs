@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::container;
 use crate::{
     broker::{BrokerSettings, PublishSettings, TimeoutSettings},
-    config::{Checked, DAY, Findings, MINUTE, Span},
+    config::{Checked, DAY, Findings, MINUTE, Problem, Source, Span},
     consumer::{self, ConsumerSettings},
     state::StateSettings,
 };
@@ -55,6 +56,23 @@ pub struct MemorySettings {
 }
 
 impl MemorySettings {
+    /// Warns of a budget that does not fit the memory limit of the container.
+    pub(crate) fn warning(&self) -> Option<Problem> {
+        self.warning_for(container::limit()?)
+    }
+
+    fn warning_for(&self, limit: u64) -> Option<Problem> {
+        let budget = self.prefetch_bytes?;
+        (budget > limit / 3).then(|| Problem {
+            path: "memory.prefetch_bytes".to_owned(),
+            source: Source::Code,
+            message: format!(
+                "is {budget}, more than a third of the container's memory limit ({limit}): messages \
+                 and copies of them may need three times as much, and the kernel then kills the worker"
+            ),
+        })
+    }
+
     /// Gives each consumer its share, unless it has a lower budget of its own.
     pub(super) fn share(&self, consumers: &mut BTreeMap<String, ConsumerSettings>) {
         let Some(budget) = self.prefetch_bytes else {
@@ -100,7 +118,43 @@ mod tests {
     use super::*;
     use crate::config::samples::{Sample, sections};
 
-    sections!({ drain: DrainSettings }, |_, _| {});
+    sections!({ drain: DrainSettings, memory: MemorySettings }, |_, _| {});
+
+    #[test]
+    fn a_budget_of_zero_is_refused() {
+        Sections::refused(&[(
+            "memory.prefetch_bytes = 0",
+            "memory.prefetch_bytes: must be at least 1",
+        )]);
+    }
+
+    #[test]
+    fn a_budget_above_a_third_of_the_memory_limit_is_warned_of() {
+        let memory = MemorySettings {
+            prefetch_bytes: Some(100),
+        };
+        assert_eq!(memory.warning_for(300), None);
+        let warning = memory.warning_for(299).map(|it| it.path);
+        assert_eq!(warning.as_deref(), Some("memory.prefetch_bytes"));
+        assert_eq!(MemorySettings::default().warning_for(1), None);
+    }
+
+    #[test]
+    fn consumers_share_the_budget_equally_and_may_have_less() {
+        let memory = MemorySettings {
+            prefetch_bytes: Some(100),
+        };
+        let own = |prefetch_bytes| ConsumerSettings {
+            prefetch_bytes,
+            ..ConsumerSettings::default()
+        };
+        let names = ["a", "b", "c"].map(str::to_owned);
+        let mut consumers =
+            BTreeMap::from_iter(names.into_iter().zip([None, Some(5), Some(90)].map(own)));
+        memory.share(&mut consumers);
+        let shares: Vec<_> = consumers.values().map(|it| it.prefetch_bytes).collect();
+        assert_eq!(shares, [Some(33), Some(5), Some(33)]);
+    }
 
     #[test]
     fn drain_settings_keep_their_ranges() {

@@ -128,14 +128,13 @@ fn values_that_contradict_one_another() {
         ),
         (
             "minimal",
-            r#"largestBody="2Mi""#,
-            "resources.limits.memory: 64 messages (prefetch) of 2Mi (largestBody) may need 3 times \
-             their size and 32Mi, 416Mi",
+            r#"largestBody="80Mi""#,
+            "resources.limits.memory: the worker may hold messages of 80Mi",
         ),
         (
             "minimal",
-            r#"config.consumers.orders.prefetch=5000"#,
-            "resources.limits.memory: 5000 messages",
+            r#"config.consumers.orders.prefetch=5000,config.memory.prefetch_bytes=200000000"#,
+            "resources.limits.memory: the worker may hold messages of 191Mi",
         ),
         (
             "minimal",

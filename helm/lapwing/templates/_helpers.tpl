@@ -91,7 +91,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end }}
 {{- end }}
 
-{{/* The memory that the worker may need: itself, and three times the bodies that it may hold. */}}
+{{/* The memory that the worker may need: itself, and three times the bodies that it may hold at once. */}}
 {{- define "lapwing.checkMemory" -}}
 {{- $defaults := (include "lapwing.defaults" . | fromYaml).consumer }}
 {{- $body := include "lapwing.bytes" .Values.largestBody }}
@@ -102,10 +102,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- range .Values.config.consumers }}
 {{- $messages = add $messages (int (default $defaults.prefetch .prefetch)) }}
 {{- end }}
-{{- $need := add 33554432 (mul 3 $messages (int64 $body)) }}
 {{- $limit := include "lapwing.bytes" (dig "limits" "memory" "" .Values.resources) }}
-{{- if and $limit (lt (int64 $limit) $need) }}
-{{- fail (printf "resources.limits.memory: %d messages (prefetch) of %v (largestBody) may need 3 times their size and 32Mi, %dMi; raise the limit, or lower prefetch or largestBody" $messages .Values.largestBody (div (add $need 1048575) 1048576)) }}
+{{- if $limit }}
+{{- $budget := int64 (dig "memory" "prefetch_bytes" (div (int64 $limit) 4) .Values.config) }}
+{{- $held := max (min (mul $messages (int64 $body)) $budget) (mul (len .Values.config.consumers) (int64 $body)) }}
+{{- $need := add 33554432 (mul 3 $held) }}
+{{- if lt (int64 $limit) $need }}
+{{- fail (printf "resources.limits.memory: the worker may hold messages of %dMi (config.memory.prefetch_bytes, by default a quarter of the limit; at least one of %v, largestBody, for each consumer), and need 3 times as much and 32Mi, %dMi; raise the limit, or lower prefetch_bytes or largestBody" (div (add $held 1048575) 1048576) .Values.largestBody (div (add $need 1048575) 1048576)) }}
+{{- end }}
 {{- end }}
 {{- end }}
 
