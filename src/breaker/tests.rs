@@ -1,6 +1,6 @@
 //! Tests of the breaker alone.
 
-use super::*;
+use super::{outage::LONGEST_WAIT, *};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -9,6 +9,8 @@ struct Bench {
     breaker: Breaker,
     now: Instant,
     served: u64,
+    /// Attempts of other routes that ended well.
+    elsewhere: u64,
     next: u64,
 }
 
@@ -18,6 +20,7 @@ impl Bench {
             breaker: Breaker::new(BreakerSettings::default()),
             now: Instant::now(),
             served: 0,
+            elsewhere: 0,
             next: 0,
         }
     }
@@ -45,6 +48,8 @@ impl Bench {
             started,
             now: self.now,
             served: self.served,
+            route: (self.elsewhere > 0).then_some(0),
+            served_by_route: self.served - self.elsewhere,
             retry_after,
             error: "connection refused",
         })
@@ -62,6 +67,11 @@ impl Bench {
     /// Other messages end well, which a calm breaker is not told.
     fn others_are_served(&mut self) {
         self.served += 1;
+    }
+
+    fn another_route_is_served(&mut self) {
+        self.served += 1;
+        self.elsewhere += 1;
     }
 
     fn stance(&mut self) -> Stance {
@@ -136,6 +146,22 @@ fn an_unavailable_end_is_charged_only_if_others_succeeded_since_the_last_one() {
         Verdict::Excused { times: 5 },
         "a limit is never the message's fault"
     );
+}
+
+#[test]
+fn successes_of_another_route_keep_the_lane_open_but_say_nothing_about_the_message() {
+    let mut bench = Bench::new();
+    for times in 1..100 {
+        bench.another_route_is_served();
+        let verdict = bench.end_of(1, Sign::Unavailable, None);
+        assert_eq!(verdict, Verdict::Excused { times });
+        bench.ends(9, Sign::Unavailable);
+        bench.pass(SECOND * 9);
+    }
+    assert!(!bench.breaker.is_open());
+    bench.pass(SECOND);
+    bench.ends(1, Sign::Unavailable);
+    assert!(bench.breaker.is_open(), "none was served for 10 s");
 }
 
 #[test]

@@ -37,6 +37,11 @@ impl Tending {
         !self.has_let_go || self.needs_message
     }
 
+    /// When the next probe is due; `None` while one runs, and while the service is not down.
+    pub(super) fn next_probe(&self) -> Option<Instant> {
+        self.due.filter(|_| self.is_down)
+    }
+
     /// Whether the lane takes all messages that the prefetch allows.
     pub(super) fn takes_all(&self) -> bool {
         !self.is_down && !self.has_let_go && !self.takes_one
@@ -75,6 +80,7 @@ impl<B: Broker> LaneActor<B> {
                     self.let_go();
                 }
                 if !std::mem::replace(&mut self.tending.probes, true) {
+                    self.lane.watch.figures.counters.probes.add_one();
                     self.admit(now);
                 }
                 self.want_message();

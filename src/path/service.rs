@@ -60,16 +60,23 @@ impl<B: Broker> Lane<B> {
         ending: &Ending,
     ) -> Option<u32> {
         let sign = policy::sign(retry, ending);
+        let route = self.dispatch.own(&flight.message);
+        if let (Some(route), Sign::Well) = (route, sign) {
+            route.served.fetch_add(1, Ordering::Relaxed);
+        }
         if sign == Sign::Nothing || sign == Sign::Well && self.service.is_calm() {
             return None;
         }
         let failure = ending.failure();
+        let served = self.served();
         let evidence = Evidence {
             sign,
             message: identity(flight),
             started: flight.started_at(),
             now: Instant::now(),
-            served: self.served(),
+            served,
+            route: route.map(|route| route.number),
+            served_by_route: route.map_or(served, |route| route.served.load(Ordering::Relaxed)),
             retry_after: failure.as_ref().and_then(|failure| failure.retry_after),
             error: failure.as_ref().map_or("", |failure| &failure.error),
         };
@@ -92,6 +99,14 @@ impl<B: Broker> Lane<B> {
     pub(super) fn use_allowance(self: &std::sync::Arc<Self>) {
         if !self.service.is_calm() && self.starts.pass_on() {
             run_on(self);
+        }
+    }
+
+    /// An attempt has started, or waits to start. If the lane has a fixed rate, the lane must know when
+    /// the rate allows the next start.
+    pub(super) fn has_used_rate(&self) {
+        if self.starts.has_rate() {
+            self.ends.rouse();
         }
     }
 

@@ -17,7 +17,7 @@ pub use crate::{
         ReconnectSettings, TimeoutSettings, TlsSettings, Topology,
     },
     config::{ConfigError, Problem, Secret, Source, environment},
-    consumer::{AckSettings, ConsumerSettings},
+    consumer::{AckSettings, ConsumerSettings, InvalidRate, Rate},
     decode::Decode,
     handler::HandlerSettings,
     kubernetes::PodDeletionCostSettings,

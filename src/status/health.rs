@@ -51,6 +51,10 @@ pub struct ConsumerHealth {
     /// Why the consumer is not consuming. If it is consuming: why some of its retries or dead letters
     /// wait.
     pub reason: Option<String>,
+    /// While the service is down: when the consumer tries the next message. Null while it tries one.
+    #[serde(serialize_with = "as_rfc3339_or_null")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub next_probe_at: Option<SystemTime>,
 }
 
 words! {
@@ -84,6 +88,7 @@ impl ConsumerHealth {
             state,
             since: clock::now(),
             reason,
+            next_probe_at: None,
         }
     }
 

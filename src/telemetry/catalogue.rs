@@ -113,6 +113,8 @@ instruments! {
         "Handlers that ran on after their timeout or cancellation: they ignore it, or block their thread.";
     PARKED = Counter "lapwing.retries.parked" "{message}" [CONSUMER, RETRY_QUEUE]
         "Retries that wait at RabbitMQ, by the retry queue in which they wait.";
+    PROBES = Counter "lapwing.service.probes" "{probe}" [CONSUMER]
+        "Messages that the worker tried while the service behind the handler was down, to see whether it is back.";
     INLINE = Counter "lapwing.retries.inline" "{message}" [CONSUMER]
         "Retries that waited in the worker, because their delay was short.";
     DEAD_LETTERS = Counter "lapwing.dead_letters" "{message}" [CONSUMER, REASON]

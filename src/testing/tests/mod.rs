@@ -18,6 +18,7 @@ mod outcomes;
 mod places;
 mod proof;
 mod publishing;
+mod rates;
 mod retries;
 mod returns;
 mod running;
