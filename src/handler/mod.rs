@@ -21,6 +21,7 @@ pub use command::{CommandHandler, CommandHandlerSettings, CommandOutput, ExitMea
 pub use context::{Cancellation, Context};
 pub use extract::{Attempt, Body, FromContext, Headers, Json, Requirements, Shared};
 pub use function::{FunctionHandler, IntoHandler};
+pub(crate) use http::HTTP_CLASSES;
 pub use http::{HeaderFile, HttpHandler, HttpHandlerSettings};
 pub use log::{LogHandler, LogHandlerSettings};
 pub use process::{ProcessCheck, ProcessHandler, ProcessHandlerSettings, check_process};

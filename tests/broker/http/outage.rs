@@ -37,7 +37,7 @@ async fn messages_wait_unharmed_until_a_server_that_is_away_is_back() {
     let reason = worker.handle.readiness().consumers["q"].reason.clone();
     let reason = reason.expect("it says why");
     assert!(
-        reason.contains("refused") && reason.contains("probe"),
+        reason.contains(&url) && reason.contains("refused") && reason.contains("probe"),
         "{reason}"
     );
     proxy.accept_again();
