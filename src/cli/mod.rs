@@ -104,7 +104,7 @@ impl Command {
 #[derive(Args)]
 struct ConfigFile {
     /// File with the settings in TOML; environment variables LAPWING__SECTION__KEY override it
-    #[arg(long, value_name = "FILE", env = "LAPWING_CONFIG")]
+    #[arg(long, short, value_name = "FILE", env = "LAPWING_CONFIG")]
     config: Option<PathBuf>,
 }
 
