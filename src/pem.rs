@@ -9,16 +9,18 @@ use rustls::pki_types::{
 
 use crate::config::{Findings, KeyPath};
 
-/// The PEM files of a TLS client: `ca_file`, `cert_file` and `key_file` of some settings.
+/// What a TLS client trusts and shows: `ca_file`, `system_authorities`, `cert_file` and `key_file` of
+/// some settings.
 pub(crate) struct ClientFiles<'a> {
     pub(crate) ca: Option<&'a Path>,
+    pub(crate) system_authorities: bool,
     pub(crate) cert: Option<&'a Path>,
     pub(crate) key: Option<&'a Path>,
 }
 
 impl ClientFiles<'_> {
-    /// Checks each file, and that a certificate comes with its key. `plain`: why TLS is never used,
-    /// and the settings that say so.
+    /// Checks each file, that some authority is trusted, and that a certificate comes with its key.
+    /// `plain`: why TLS is never used, and the settings that say so.
     pub(crate) fn check(
         &self,
         findings: &mut Findings,
@@ -40,6 +42,11 @@ impl ClientFiles<'_> {
             if let Some((message, others)) = &plain {
                 findings.contradiction(path, others.clone(), *message);
             }
+        }
+        if !self.system_authorities && self.ca.is_none() {
+            let message = "is false, so `ca_file` is needed: no server would be trusted";
+            let others = [section.key("ca_file")];
+            findings.contradiction(section.key("system_authorities"), others, message);
         }
         let (lone, missing) = match (self.cert, self.key) {
             (Some(_), None) => ("cert_file", "key_file"),

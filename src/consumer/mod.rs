@@ -1,11 +1,13 @@
 //! The settings of consumers: queue, limits, retry policy and handler.
 
+mod forward;
 mod queues;
 mod rate;
 mod settings;
 
 use std::collections::BTreeMap;
 
+pub use forward::ForwardSettings;
 pub use rate::{InvalidRate, Rate};
 pub(crate) use settings::NAME_PATTERN;
 pub use settings::{AckSettings, ConsumerSettings};

@@ -6,7 +6,10 @@ use humantime::format_duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rate::{PATTERN, Rate};
+use super::{
+    ForwardSettings,
+    rate::{PATTERN, Rate},
+};
 use crate::{
     breaker::BreakerSettings,
     broker::{Binding, QueueArgument, QueueSpec, QueueType, Topology, argument_is_ours},
@@ -113,6 +116,8 @@ pub struct ConsumerSettings {
     pub retry: RetrySettings,
     /// What happens when the service behind the handler is down.
     pub breaker: BreakerSettings,
+    /// Where the results of the handler are published.
+    pub forward: ForwardSettings,
 }
 
 impl Default for ConsumerSettings {
@@ -138,6 +143,7 @@ impl Default for ConsumerSettings {
             ack: AckSettings::default(),
             retry: RetrySettings::default(),
             breaker: BreakerSettings::default(),
+            forward: ForwardSettings::default(),
         }
     }
 }
@@ -219,6 +225,8 @@ impl ConsumerSettings {
         self.check_arguments(findings, &section);
         self.retry.check(findings, &section.key("retry"));
         self.breaker.check(findings, &section.key("breaker"));
+        let forward = section.key("forward");
+        self.forward.check(findings, &forward, &self.queue);
         self.handler.check(findings, &section.key("handler"));
         for (message_type, by_type) in &self.types {
             let path = section.key("types").key(message_type);

@@ -117,6 +117,10 @@ impl<B: Broker> LaneActor<B> {
                 false => Returns::Single(tags),
             }
         };
+        // The first of many nacks may bring deliveries while the last ones are still being written.
+        if !matches!(returns, Returns::Reject(_)) {
+            self.proof.unproven.returned(returns.tags().len());
+        }
         self.acking.wrote_singly(returns.commands());
         self.returning.writing = Some(Box::pin(session.give_back(returns)));
     }
@@ -141,7 +145,6 @@ impl<B: Broker> LaneActor<B> {
                         let answer = self.proof.message.take_if(|tag| tags.contains(tag));
                         let count = tags.len() - usize::from(answer.is_some());
                         self.ledger.returned += count as u64;
-                        self.proof.unproven.returned(tags.len());
                     }
                 }
             }

@@ -44,6 +44,7 @@ fn each_outcome_has_its_settlement() {
             },
             dead(Reason::UnroutableType),
         ),
+        (Ending::Expired { by: hour }, dead(Reason::Expired)),
         (Outcome::Failed(no()).into(), dead(Reason::Rejected)),
         (
             Outcome::Failed(Failure::retryable("x", "try")).into(),

@@ -12,13 +12,17 @@ use crate::{
 };
 
 /// PEM files for `amqps://` URLs. Without such a URL they are refused.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsSettings {
-    /// Certificate authorities to trust in addition to the system's. Default: none.
+    /// Certificate authorities to trust, in addition to the system's. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/run/secrets/ca.pem")]
     pub ca_file: Option<PathBuf>,
+    /// Whether to trust the system's certificate authorities too. `false` needs `ca_file`. With `true`
+    /// each of some hundred public authorities could issue a certificate to a false broker.
+    /// Default: `true`.
+    pub system_authorities: bool,
     /// The client certificate, or its chain, for brokers that ask for one. Needs `key_file`.
     /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -29,6 +33,17 @@ pub struct TlsSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/run/secrets/client.key")]
     pub key_file: Option<PathBuf>,
+}
+
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self {
+            ca_file: None,
+            system_authorities: true,
+            cert_file: None,
+            key_file: None,
+        }
+    }
 }
 
 impl TlsSettings {
@@ -45,6 +60,7 @@ impl TlsSettings {
         });
         let files = ClientFiles {
             ca: self.ca_file.as_deref(),
+            system_authorities: self.system_authorities,
             cert: self.cert_file.as_deref(),
             key: self.key_file.as_deref(),
         };
@@ -85,6 +101,10 @@ mod tests {
             (
                 &with(tls, &["key_file"]),
                 "broker.tls.key_file: needs `cert_file`",
+            ),
+            (
+                "broker.url = \"amqps://a\"\nbroker.tls.system_authorities = false",
+                "broker.tls.system_authorities: is false, so `ca_file` is needed",
             ),
             (
                 "broker.url = \"amqps://a\"\nbroker.tls.ca_file = \"/missing\"",

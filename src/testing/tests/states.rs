@@ -35,6 +35,12 @@ impl Trouble {
     async fn cause(self, scene: &mut Scene, situation: Situation) {
         let (broker, handle) = (&scene.kit.broker, scene.kit.worker.handle());
         let orders = || "orders".to_owned();
+        let is_cancelled = matches!(self, Self::ConsumerCancelled | Self::QueueDeleted);
+        if is_cancelled && situation == Situation::Keeping {
+            // Its subscription has lasted, so the lane asks for the next one at once. A late answer
+            // shows the state in between.
+            broker.answer_after(LATE);
+        }
         match self {
             Self::Pause => {
                 let answer = handle.pause("orders").await;
@@ -47,7 +53,11 @@ impl Trouble {
                 };
                 assert_eq!(answer, wanted);
             }
-            Self::Resume => assert_eq!(handle.resume("orders").await, Ok(())),
+            Self::Resume => {
+                assert_eq!(handle.resume("orders").await, Ok(()));
+                // Where the state is the same as before, it is the same after the lane's turn.
+                scene.kit.report().await;
+            }
             Self::Drain => scene.kit.worker.shutdown.cancel(),
             Self::SecondSignal => handle.stop_now(),
             Self::ChannelLost => broker.fail(Fault::ChannelLost),
@@ -99,6 +109,7 @@ impl Trouble {
         }
         broker.stall(false);
         broker.unblock();
+        broker.forget_answers();
         broker.reconnect();
         if !situation.drains() {
             assert_eq!(handle.resume("orders").await, Ok(()));
@@ -237,13 +248,14 @@ pairs! {
     }
     Keeping as keeping {
         Pause as pause => Paused, "paused by an operator";
-        Resume as resume => Consuming, "1 retry or dead letter waits";
+        Resume as resume => Consuming, "takes it: orders.dead: refused";
         Drain as drain => Draining;
         SecondSignal as second_signal => Stopped;
         ChannelLost as channel_lost => Connecting, "channel lost";
         ConnectionLost as connection_lost => Connecting, "connection lost";
-        ConsumerCancelled as consumer_cancelled => Consuming, "1 retry or dead letter waits";
-        PublishingBlocked as publishing_blocked => Consuming, "1 retry or dead letter waits";
+        ConsumerCancelled as consumer_cancelled => Connecting, "the broker cancelled the consumer";
+        QueueDeleted as queue_deleted => Connecting, "the broker cancelled the consumer";
+        PublishingBlocked as publishing_blocked => Consuming, "takes it: orders.dead: the broker has blocked";
         SubscriptionRefused as subscription_refused => Connecting, "no access";
         AnswerLate as answer_late => Paused, "paused by an operator";
         AcksHang as acks_hang => Connecting, "writing acks took longer";
