@@ -224,10 +224,11 @@ impl Breaker {
         }
     }
 
-    /// Why the lane takes no messages, for people; `None` while it does.
-    pub(crate) fn reason(&self, now: Instant) -> Option<String> {
+    /// Why the lane takes no messages, for people; `None` while it does. `lacks_message`: for long
+    /// there has been no message to probe with.
+    pub(crate) fn reason(&self, now: Instant, lacks_message: bool) -> Option<String> {
         let outage = self.outage.as_ref()?;
-        Some(outage.reason(now))
+        Some(outage.reason(now, lacks_message))
     }
 
     /// Forgets everything: an operator starts the lane anew.

@@ -77,7 +77,10 @@ impl Outage {
     }
 
     /// Why the lane takes no messages, for people.
-    pub(super) fn reason(&self, now: Instant) -> String {
+    pub(super) fn reason(&self, now: Instant, lacks_message: bool) -> String {
+        if lacks_message {
+            return format!("nothing to probe with; last seen: {}", self.error);
+        }
         let probes = match self.probes {
             1 => "1 probe".to_owned(),
             probes => format!("{probes} probes"),

@@ -181,7 +181,7 @@ fn probes_come_after_twice_the_wait_each_time_up_to_the_cap() {
     }
     assert_eq!(waits, [1, 2, 4, 8, 10, 10]);
     assert_eq!(bench.waits(), (10 * SECOND, true), "it has let go");
-    let reason = bench.breaker.reason(bench.now).unwrap();
+    let reason = bench.breaker.reason(bench.now, false).unwrap();
     assert_eq!(reason, "connection refused; 6 probes, next in 10 s");
 }
 
@@ -192,7 +192,7 @@ fn one_probe_runs_at_a_time() {
     assert_eq!(bench.stance(), Stance::Probe { let_go: false });
     bench.pass(60 * SECOND);
     assert_eq!(bench.stance(), Stance::Probe { let_go: false });
-    let reason = bench.breaker.reason(bench.now).unwrap();
+    let reason = bench.breaker.reason(bench.now, false).unwrap();
     assert!(reason.contains("1 probe, one runs"), "{reason}");
 }
 
@@ -267,7 +267,7 @@ fn a_storm_of_permanent_failures_holds_the_lane_and_spares_the_rest() {
     assert_eq!(bench.ends(49, Sign::Rejected), [Verdict::Usual; 49]);
     assert!(bench.breaker.is_calm());
     assert_eq!(bench.ends(3, Sign::Rejected), [EXCUSED; 3]);
-    let reason = bench.breaker.reason(bench.now).unwrap();
+    let reason = bench.breaker.reason(bench.now, false).unwrap();
     assert!(
         reason.starts_with("50 messages in a row failed for good"),
         "{reason}"

@@ -211,8 +211,8 @@ impl<B: Broker> LaneActor<B> {
             (ConsumerState::Held, Some(why))
         } else if self.keeping.is_full() {
             (ConsumerState::Held, self.keeping.reason())
-        } else if let Some(why) = self.service_down() {
-            (ConsumerState::ServiceDown, Some(why))
+        } else if let Some((state, why)) = self.service_down() {
+            (state, Some(why))
         } else if self.subscription.is_live() {
             (ConsumerState::Consuming, self.keeping.reason())
         } else {

@@ -47,11 +47,15 @@ impl Service {
         self.calm.load(Ordering::Acquire)
     }
 
-    /// What the lane should do now, and why it takes no messages if it does not.
-    pub(crate) fn stance(&self, now: Instant) -> (Stance, Option<String>) {
-        let mut breaker = lock(&self.breaker);
-        let stance = breaker.stance(now);
-        (stance, breaker.reason(now))
+    /// What the lane should do now.
+    pub(crate) fn stance(&self, now: Instant) -> Stance {
+        lock(&self.breaker).stance(now)
+    }
+
+    /// Why the lane takes no messages; `None` if it does. `lacks_message`: for long there has been no
+    /// message to probe with.
+    pub(crate) fn reason(&self, now: Instant, lacks_message: bool) -> Option<String> {
+        lock(&self.breaker).reason(now, lacks_message)
     }
 }
 

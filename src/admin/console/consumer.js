@@ -143,9 +143,10 @@ export class ConsumerView {
 
   /** Facts about probes, for a consumer whose service is or was down. */
   #probes({ state, counts, next_probe_at: next }) {
-    if (state !== "service-down" && counts.probes === 0) return [];
+    const isOpen = state === "service-down" || state === "service-unknown";
+    if (!isOpen && counts.probes === 0) return [];
     const probes = ["Probes so far", count(counts.probes)];
-    if (state !== "service-down") return [probes];
+    if (!isOpen) return [probes];
     const left = next === null ? null : Math.max(0, -this.store.since(next));
     return [probes, ["Next probe", left === null ? "runs, or waits for a message" : `in ${duration(Math.ceil(left))}`]];
   }
