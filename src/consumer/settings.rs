@@ -273,8 +273,8 @@ impl ConsumerSettings {
         let section = section(name);
         let rules = section.key("retry").key("rules");
         let keys = warnings.map(|(key, message)| (section.key(key), message));
-        let unknown = self.unknown_classes().map(move |(index, message)| {
-            let path = rules.index(index).key("class");
+        let unknown = self.idle_rules().map(move |(index, key, message)| {
+            let path = rules.index(index).key(key);
             (path, Some(message))
         });
         keys.into_iter()
@@ -288,17 +288,26 @@ impl ConsumerSettings {
             })
     }
 
-    /// Warnings about rules for a class that no failure of an HTTP handler has, by the rule's index.
-    fn unknown_classes(&self) -> impl Iterator<Item = (usize, String)> {
+    /// Warnings about rules for a class or a status that no failure of an HTTP handler has: the rule's
+    /// index, the key and the message.
+    fn idle_rules(&self) -> impl Iterator<Item = (usize, &'static str, String)> {
         let is_http = self.types.is_empty() && matches!(self.handler, HandlerSettings::Http(_));
         let rules = self.retry.rules.iter().enumerate();
         rules.filter_map(move |(index, rule)| {
-            let class = rule.class.as_deref()?;
-            (is_http && !HTTP_CLASSES.contains(&class)).then(|| {
+            let class = rule.class.as_deref();
+            let class = class.filter(|class| is_http && !HTTP_CLASSES.contains(class));
+            if let Some(class) = class {
                 let known = HTTP_CLASSES.join(", ");
                 let message =
                     format!("no failure of an HTTP handler has the class {class:?}, only: {known}");
-                (index, message)
+                return Some((index, "class", message));
+            }
+            let mut statuses = 100..600;
+            let status = rule.status.filter(|_| is_http)?;
+            let is_known = statuses.any(|number| status.contains(number));
+            (!is_known).then(|| {
+                let message = format!("no HTTP response has the status {status}");
+                (index, "status", message)
             })
         })
     }

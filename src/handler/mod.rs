@@ -22,9 +22,9 @@ pub use command::{CommandHandler, CommandHandlerSettings, CommandOutput, ExitMea
 pub use context::{Cancellation, Context};
 pub use extract::{Attempt, Body, FromContext, Headers, Json, Requirements, Shared};
 pub use function::{FunctionHandler, IntoHandler};
-pub(crate) use http::HTTP_CLASSES;
 #[cfg(any(test, fuzzing))]
 pub(crate) use http::fuzz_answer;
+pub(crate) use http::{HTTP_CLASSES, proxy_warning};
 pub use http::{HeaderFile, HttpHandler, HttpHandlerSettings};
 pub use log::{LogHandler, LogHandlerSettings};
 pub use process::{ProcessCheck, ProcessHandler, ProcessHandlerSettings, check_process};

@@ -190,6 +190,10 @@ fn a_timeout_near_the_brokers_own_is_warned_of() {
     assert!(warning(&rule("http-connect")).is_empty());
     let at = "consumers.orders.retry.rules[0].class";
     assert_eq!(warning(&rule("htpp")), [at]);
+    let status = rule("http").replace("class = \"http\"", "status = \"600-699\"");
+    let at = "consumers.orders.retry.rules[0].status";
+    assert_eq!(warning(&status), [at]);
+    assert!(warning(&status.replace("600-", "599-")).is_empty());
     assert!(warning("rate = \"3/m\"").is_empty());
     assert_eq!(warning("rate = \"2/m\""), ["consumers.orders.prefetch"]);
 }

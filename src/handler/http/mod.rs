@@ -11,6 +11,7 @@
 mod answer;
 mod connections;
 mod files;
+mod proxy;
 mod request;
 mod settings;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use reqwest::{Response, StatusCode, Url, header::HeaderName};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use answer::fuzz_answer;
+pub(crate) use proxy::warning as proxy_warning;
 pub use settings::{HeaderFile, HttpHandlerSettings};
 
 use super::{Context, Handler, HandlerError, HandlerFuture};

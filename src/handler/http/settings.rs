@@ -59,7 +59,8 @@ pub use headers::HeaderFile;
 /// separated by commas: names (with all names below them), addresses, and networks such as
 /// `127.0.0.0/8`. The handler compares these with the URL as it is written: `localhost` does not
 /// stand for `127.0.0.1`, and `*` stands for all names, but for no address. The worker reads the
-/// environment at its start. Errors name the proxy. Connections to the broker do not use a proxy.
+/// environment at its start, and warns of proxies and exceptions that cannot work, as `lapwing config
+/// check` does. Errors name the proxy. Connections to the broker do not use a proxy.
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["url"]))]

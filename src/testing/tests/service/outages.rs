@@ -344,7 +344,9 @@ async fn a_service_that_no_message_can_be_tried_with_makes_no_worker_degraded() 
     // The next message shows that the service is still down, and how long it is down.
     site.publish(1);
     timeout(SECOND, site.worker.until(down)).await.unwrap();
-    let quiet = site.worker.until(|it| state(it) == ConsumerState::ServiceUnknown);
+    let quiet = site
+        .worker
+        .until(|it| state(it) == ConsumerState::ServiceUnknown);
     timeout(300 * SECOND, quiet).await.unwrap();
     sleep(back.saturating_sub(began.elapsed())).await;
     site.publish(100);
