@@ -41,6 +41,8 @@ pub(super) struct Tending {
     is_unknown: bool,
     /// The subscription is for a single message.
     takes_one: bool,
+    /// The next full subscription is the one after the outage.
+    comes_back: bool,
     /// When the next probe is due.
     due: Option<Instant>,
     /// Why the lane takes no messages, for people.
@@ -61,6 +63,11 @@ impl Tending {
     /// Whether the lane takes all messages that the prefetch allows.
     pub(super) fn takes_all(&self) -> bool {
         !self.is_down && !self.has_let_go && !self.takes_one
+    }
+
+    /// Whether the lane subscribes because of its service, and not because a subscription was lost.
+    pub(super) fn subscribes_for_its_service(&mut self) -> bool {
+        self.takes_one || std::mem::take(&mut self.comes_back)
     }
 
     pub(super) fn wake_at(&self) -> Option<Instant> {
@@ -185,6 +192,7 @@ impl<B: Broker> LaneActor<B> {
         } = self.tending;
         self.tending = Tending {
             takes_one,
+            comes_back: has_let_go,
             ..Tending::default()
         };
         if has_let_go {

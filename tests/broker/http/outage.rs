@@ -45,6 +45,11 @@ async fn messages_wait_unharmed_until_a_server_that_is_away_is_back() {
     server.wait_for_success(&ids).await;
     let is_up = |it: &Readiness| state(it) == ConsumerState::Consuming && !it.degraded;
     worker.until("is back", is_up).await;
+    let report = worker.handle.report("q").expect("it runs");
+    assert_eq!(
+        report.counts.sessions, 1,
+        "probes are no lost subscriptions"
+    );
     let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.acked, ledger.dead_lettered), (300, 0), "{ledger:?}");
     assert_eq!(server.seen().exchanges.len(), MESSAGES, "each ran once");

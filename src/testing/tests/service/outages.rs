@@ -153,6 +153,15 @@ async fn a_lane_whose_service_is_down_says_so_and_stays_ready() {
     let up = |it: &crate::Readiness| it.consumers["orders"].state == ConsumerState::Consuming;
     let ready = timeout(60 * SECOND, site.worker.until(up)).await.unwrap();
     assert!(ready.ready && !ready.degraded);
+    sleep(SECOND).await;
+    let report = site.worker.handle().report("orders").unwrap();
+    assert!(report.counts.probes > 3, "{report:?}");
+    assert_eq!(report.counts.sessions, 1, "no subscription was lost");
+    site.worker.broker().disconnect();
+    site.worker.broker().reconnect();
+    sleep(30 * SECOND).await;
+    let report = site.worker.handle().report("orders").unwrap();
+    assert_eq!(report.counts.sessions, 2, "this one was");
     site.finish().await;
 }
 
