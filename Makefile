@@ -67,10 +67,9 @@ test-backends: setup ## Test telemetry against real backends: Prometheus, and Ph
 	[[ -n "$${AMQP_URL:-}" ]] || scripts/rabbitmq up suite --release $(LAPWING_TEST_RELEASE) >/dev/null; \
 	cargo nextest run --run-ignored all 'prometheus::' 'phoenix::' $(ARGS)
 
-soak: setup ## Disturb a worker at random for SOAK_SECONDS and check every message; LAPWING_SOAK_SEED repeats a round
+soak: setup ## Disturb workers, then their services, for SOAK_SECONDS each, and check every message; LAPWING_SOAK_SEED repeats a round
 	@trap 'if (($$? == 0)); then end=down; else end=stop; fi; scripts/rabbitmq $$end "suite*"' EXIT; \
-	LAPWING_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --test broker -- --ignored --nocapture --exact \
-	  soak::own_node_whatever_happens_each_message_ends_as_its_handler_wants
+	LAPWING_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --test broker -- --ignored --nocapture --test-threads 1 soak::
 
 # One profile with optimisation and all assertions. A failure prints its seed and the shortest script.
 simulate: ## Play random faults against simulated workers until stopped, or for SECONDS; SEED=… begins there

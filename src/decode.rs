@@ -10,7 +10,9 @@ use crate::{broker::Properties, message::Message, outcome::Failure};
 #[serde(rename_all = "lowercase")]
 pub enum Decode {
     /// JSON if the content type says so (`application/json`, `…+json`) and neither a compression nor
-    /// a charset other than UTF-8 hides it, bytes otherwise.
+    /// a charset other than UTF-8 hides it, bytes otherwise. A body that should be JSON and is not is
+    /// dead-lettered as `decode`. An empty body, `NaN`, a line break within a string, and several
+    /// documents one after the other are no JSON, although some services take them.
     Auto,
     /// Always JSON in UTF-8, also if the body is compressed. A body that is not JSON is dead-lettered
     /// as `decode`. The HTTP handler sends it as `application/json`.
@@ -25,12 +27,25 @@ pub(crate) fn check(message: &Message, decode: Decode) -> Result<bool, Failure> 
     if !must_be_json(&message.properties, decode) {
         return Ok(false);
     }
-    let body = text(message)?;
+    match text(message).and_then(is_json_text) {
+        Ok(()) => Ok(true),
+        // Services differ in what they take for JSON, and the content type is the publisher's word.
+        Err(failure) if decode == Decode::Auto => Err(Failure::undecodable(format!(
+            "{}; with `decode = \"bytes\"` the handler gets such bodies too",
+            failure.error
+        ))),
+        Err(failure) => Err(failure),
+    }
+}
+
+fn is_json_text(body: &[u8]) -> Result<(), Failure> {
+    if body.trim_ascii().is_empty() {
+        return Err(Failure::undecodable("invalid JSON: the body is empty"));
+    }
     // Check the UTF-8 first: a parser that ignores the content does not look into strings.
     std::str::from_utf8(body)
         .map_err(|error| Failure::undecodable(format!("invalid JSON: {error}")))?;
-    json::<serde::de::IgnoredAny>(body)?;
-    Ok(true)
+    json::<serde::de::IgnoredAny>(body).map(|_| ())
 }
 
 fn must_be_json(properties: &Properties, decode: Decode) -> bool {
@@ -239,6 +254,21 @@ mod tests {
         let undeclared = message_of("application/json", b"\xff\xfe{\0}\0");
         let refused = check(&undeclared, Decode::Auto).unwrap_err();
         assert!(refused.error.contains("utf-16"), "{refused:?}");
+    }
+
+    #[test]
+    fn a_body_that_some_services_take_for_json_is_refused_with_the_setting_that_passes_it_on() {
+        for body in ["", " ", "NaN", "{}\n{}", "{\"a\":\"\t\"}", "{}\0"] {
+            let auto = check(
+                &message_of("application/json", body.as_bytes()),
+                Decode::Auto,
+            );
+            let error = auto.unwrap_err().error;
+            assert!(error.starts_with("invalid JSON"), "{body:?}: {error}");
+            assert!(error.contains("`decode = \"bytes\"`"), "{body:?}: {error}");
+        }
+        let empty = check(&message_of("application/json", b""), Decode::Json);
+        assert_eq!(empty.unwrap_err().error, "invalid JSON: the body is empty");
     }
 
     #[test]

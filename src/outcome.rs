@@ -161,7 +161,10 @@ impl Ending {
             | Self::Unavailable(failure) => failure.clone(),
             Self::TimedOut { after } => Failure::retryable(
                 "timeout",
-                format!("no answer within {}", crate::text::seconds(*after)),
+                format!(
+                    "no answer within {}; the work may have been done",
+                    crate::text::seconds(*after)
+                ),
             ),
             Self::Panicked { message } => Failure::retryable("panic", message.clone()),
             Self::Unroutable { message_type } => Failure::permanent(

@@ -9,13 +9,62 @@ use rustls::pki_types::{
 
 use crate::config::{Findings, KeyPath};
 
+/// What a TLS client trusts and shows: `ca_file`, `system_authorities`, `cert_file` and `key_file` of
+/// some settings.
+pub(crate) struct ClientFiles<'a> {
+    pub(crate) ca: Option<&'a Path>,
+    pub(crate) system_authorities: bool,
+    pub(crate) cert: Option<&'a Path>,
+    pub(crate) key: Option<&'a Path>,
+}
+
+impl ClientFiles<'_> {
+    /// Checks each file, that some authority is trusted, and that a certificate comes with its key.
+    /// `plain`: why TLS is never used, and the settings that say so.
+    pub(crate) fn check(
+        &self,
+        findings: &mut Findings,
+        section: &KeyPath,
+        plain: Option<(&str, Vec<KeyPath>)>,
+    ) {
+        let files = [
+            ("ca_file", self.ca),
+            ("cert_file", self.cert),
+            ("key_file", self.key),
+        ];
+        for (name, file) in files {
+            let Some(file) = file else { continue };
+            let path = section.key(name);
+            match name {
+                "key_file" => check_private_key(findings, &path, file),
+                _ => check_certificates(findings, &path, file),
+            }
+            if let Some((message, others)) = &plain {
+                findings.contradiction(path, others.clone(), *message);
+            }
+        }
+        if !self.system_authorities && self.ca.is_none() {
+            let message = "is false, so `ca_file` is needed: no server would be trusted";
+            let others = [section.key("ca_file")];
+            findings.contradiction(section.key("system_authorities"), others, message);
+        }
+        let (lone, missing) = match (self.cert, self.key) {
+            (Some(_), None) => ("cert_file", "key_file"),
+            (None, Some(_)) => ("key_file", "cert_file"),
+            _ => return,
+        };
+        let others = [section.key(missing)];
+        findings.contradiction(section.key(lone), others, format!("needs `{missing}` too"));
+    }
+}
+
 /// Checks a PEM file with one or more certificates.
-pub(crate) fn check_certificates(findings: &mut Findings, path: &KeyPath, file: &Path) {
+fn check_certificates(findings: &mut Findings, path: &KeyPath, file: &Path) {
     check::<CertificateDer<'_>>(findings, path, file, "certificate");
 }
 
 /// Checks a PEM file with a private key.
-pub(crate) fn check_private_key(findings: &mut Findings, path: &KeyPath, file: &Path) {
+fn check_private_key(findings: &mut Findings, path: &KeyPath, file: &Path) {
     check::<PrivateKeyDer<'_>>(findings, path, file, "private key without a passphrase");
 }
 

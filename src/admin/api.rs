@@ -136,6 +136,7 @@ impl App {
             started_at: rfc3339(self.started_at),
             now: rfc3339(SystemTime::now()),
             ready: readiness.ready,
+            degraded: readiness.degraded,
             draining: readiness.draining,
             drain_ends_at: readiness.drain_ends_at.map(rfc3339),
             publishing: readiness.publishing,

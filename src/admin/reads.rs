@@ -21,7 +21,7 @@ use super::{
     refusals::{BadRequest, NoConsumer, Silent},
     views::{Consumer, Consumers, Depth, History, OutcomeList, RetryQueue, RetryQueues, Worker},
 };
-use crate::{CallError, InFlightPage, OutcomeKind, status::Figures};
+use crate::{CallError, InFlightPage, OutcomeKind, clock, status::Figures};
 
 pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 pub(super) type ConsumerPath = Result<Path<String>, PathRejection>;
@@ -142,6 +142,7 @@ async fn ask_retry_queues(app: &App, name: &str) -> Result<RetryQueues, ApiError
 
 /// Selects messages in flight.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct InFlightQuery {
     /// Only messages of this consumer.
@@ -191,12 +192,19 @@ pub(super) async fn in_flight(
 
 /// Selects outcomes.
 #[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct OutcomesQuery {
     /// Only outcomes of this consumer.
     consumer: Option<String>,
     /// Only outcomes of this kind.
     kind: Option<OutcomeKind>,
+    /// Only outcomes of the message with this `message-id`.
+    id: Option<String>,
+    /// Only outcomes of this last time, such as `10m`.
+    #[serde(default, with = "humantime_serde::option")]
+    #[param(value_type = Option<String>, example = "10m")]
+    since: Option<Duration>,
     /// The most entries to return, 1 to 1000.
     #[serde(default = "hundred")]
     #[param(default = 100, minimum = 1, maximum = 1000)]
@@ -220,7 +228,15 @@ pub(super) async fn outcomes(
     if let Some(consumer) = consumer {
         figures(&app, consumer)?;
     }
-    let outcomes = app.worker.outcomes(consumer, query.kind, query.limit);
+    let mut outcomes = app.worker.outcomes(consumer, query.kind, usize::MAX);
+    let from = query
+        .since
+        .and_then(|since| clock::now().checked_sub(since));
+    outcomes.retain(|outcome| {
+        let is_wanted = |id: &String| outcome.id.as_ref() == Some(id);
+        from.is_none_or(|from| outcome.at >= from) && query.id.as_ref().is_none_or(is_wanted)
+    });
+    outcomes.truncate(query.limit);
     Ok(Json(outcomes.into()))
 }
 

@@ -30,6 +30,8 @@ pub(super) struct Worker {
     /// Whether every consumer is subscribed or was paused on purpose, every handler can work, and no
     /// drain has begun.
     pub(super) ready: bool,
+    /// Whether the service of a consumer is down. The worker stays ready.
+    pub(super) degraded: bool,
     /// Whether a drain has begun.
     pub(super) draining: bool,
     /// When the drain cancels the handlers that still run; null before a drain.
@@ -62,6 +64,8 @@ pub(super) struct Consumer {
     pub(super) prefetch: u16,
     /// The most handlers that run at once.
     pub(super) concurrency: usize,
+    /// The most attempts in a time, such as `100/s`; null if there is no such limit.
+    pub(super) rate: Option<String>,
     /// The type of the queue.
     pub(super) queue_type: QueueType,
     /// What the consumer does about its queues before it subscribes.
@@ -99,6 +103,7 @@ impl Consumer {
             health,
             prefetch: settings.prefetch,
             concurrency: figures.slots.limit(),
+            rate: settings.rate.map(|rate| rate.to_string()),
             queue_type: settings.queue_type,
             topology: settings.topology,
             dead_letter_queue: settings.dead_letter_queue(),

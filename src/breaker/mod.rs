@@ -16,17 +16,24 @@
 //! ```
 //!
 //! The breaker also decides whether an unavailable end is charged to its message. The first one never
-//! is. A later one is charged if other messages succeeded since the last one of the same message.
+//! is. A later one is charged if other messages of the same route succeeded since the last one of the
+//! same message.
 //!
 //! The machine is pure: it reads no clock, and its lane carries out what it says.
 
+mod outage;
 mod settings;
+mod suspects;
+mod window;
 
-use std::{collections::HashMap, time::Duration};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use outage::{Next, Outage, Probed, asked};
 pub use settings::BreakerSettings;
+use suspects::Suspects;
+use window::Window;
 
 /// What the end of an attempt says about the service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +65,10 @@ pub(crate) struct Evidence<'a> {
     pub(crate) now: Instant,
     /// The attempts of the lane that ended well, this one included.
     pub(crate) served: u64,
+    /// The number of the message's route, if the lane has handlers for several message types.
+    pub(crate) route: Option<usize>,
+    /// Of `served`, those of the message's own route.
+    pub(crate) served_by_route: u64,
     /// The wait that the service asks for.
     pub(crate) retry_after: Option<Duration>,
     /// The failure, for people.
@@ -100,62 +111,36 @@ pub(crate) enum Stance {
 pub(crate) struct Breaker {
     settings: BreakerSettings,
     /// Messages whose last attempt ended unavailable.
-    suspects: HashMap<u64, Suspect>,
-    /// The different messages that ended unavailable in a row.
-    streak: Vec<u64>,
+    suspects: Suspects,
+    /// What is known of each route, by its number.
+    rows: Vec<Row>,
     /// The messages that failed for good in a row.
     rejected: u32,
     /// `Evidence::served` of the last note.
     served: u64,
+    /// When `served` had last changed.
+    served_at: Option<Instant>,
     outage: Option<Outage>,
     /// The wait before the next probe. A service that fails again before it has served several
     /// messages keeps the wait of the outage before.
     wait: Duration,
     /// `Evidence::served` at the end of the last outage.
     served_before: u64,
-    /// During a slow start, or while the service takes less than the lane could give: the handlers
-    /// that may run.
-    window: Option<usize>,
-    /// The window of the last cut: above it the window grows slowly.
-    ceiling: usize,
-    /// Successes since the window last grew above the ceiling.
-    credit: usize,
-    /// When the window was last cut. Attempts that began before do not cut it again.
-    cut_at: Option<Instant>,
-    /// The lane's own limit.
-    limit: usize,
+    window: Window,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Suspect {
-    /// `Evidence::served` at its last unavailable end.
+/// One route of the lane.
+#[derive(Debug, Default)]
+struct Row {
+    /// `Evidence::served_by_route` of its last note.
     served: u64,
-    times: u32,
+    /// The different messages that ended unavailable in a row.
+    streak: Vec<u64>,
 }
 
-/// The time during which the service counts as down.
-#[derive(Debug)]
-struct Outage {
-    cause: Sign,
-    since: Instant,
-    next: Next,
-    let_go: bool,
-    probes: u64,
-    error: String,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Next {
-    /// The next probe is due at this time.
-    Due(Instant),
-    /// A probe runs, or waits for a message, since this time.
-    Since(Instant),
-}
-
-/// The most suspects that are remembered. Those of a long outage are each met once.
-const SUSPECTS: usize = 4096;
-/// The longest `Retry-After` that the whole lane waits for.
-const LONGEST_WAIT: Duration = Duration::from_hours(1);
+/// A lane with several routes stops only if none of them was served for this long: it can stop for all
+/// of them or for none.
+const NONE_SERVED: Duration = Duration::from_secs(10);
 
 impl Breaker {
     pub(crate) fn new(settings: BreakerSettings) -> Self {
@@ -163,16 +148,13 @@ impl Breaker {
             wait: settings.probe,
             served_before: 0,
             settings,
-            suspects: HashMap::new(),
-            streak: Vec::new(),
+            suspects: Suspects::default(),
+            rows: Vec::new(),
             rejected: 0,
             served: 0,
+            served_at: None,
             outage: None,
-            window: None,
-            ceiling: usize::MAX,
-            credit: 0,
-            cut_at: None,
-            limit: usize::MAX,
+            window: Window::default(),
         }
     }
 
@@ -181,23 +163,24 @@ impl Breaker {
     pub(crate) fn note(&mut self, evidence: &Evidence<'_>) -> Verdict {
         if self.served != evidence.served {
             self.served = evidence.served;
-            self.streak.clear();
+            self.served_at = Some(evidence.now);
             self.rejected = 0;
         }
+        let row = self.row(evidence);
         match evidence.sign {
             Sign::Nothing => return Verdict::Usual,
             Sign::Unavailable | Sign::Limited | Sign::TimedOut => {
-                self.rejected = 0;
-                if !self.streak.contains(&evidence.message) {
-                    self.streak.push(evidence.message);
+                if !row.streak.contains(&evidence.message) {
+                    row.streak.push(evidence.message);
                 }
+                self.rejected = 0;
             }
             Sign::Rejected => {
-                self.streak.clear();
+                row.streak.clear();
                 self.rejected = self.rejected.saturating_add(1);
             }
             Sign::Well | Sign::Answered => {
-                self.streak.clear();
+                row.streak.clear();
                 self.rejected = 0;
             }
         }
@@ -205,7 +188,7 @@ impl Breaker {
             Some(Probed::Nothing) => {}
             Some(Probed::Answered) => self.close(),
             Some(Probed::Failed) => self.wait_longer(evidence),
-            None if self.is_tripped() => self.open(evidence),
+            None if self.is_tripped(evidence) => self.open(evidence),
             None => self.adapt(evidence),
         }
         self.verdict(evidence)
@@ -213,24 +196,13 @@ impl Breaker {
 
     /// What the lane should do. A probe that is due begins now.
     pub(crate) fn stance(&mut self, now: Instant) -> Stance {
-        let Some(outage) = &mut self.outage else {
-            return Stance::Open;
-        };
-        let let_go = outage.let_go;
-        match outage.next {
-            Next::Due(until) if until > now => Stance::Wait { until, let_go },
-            Next::Due(_) => {
-                outage.next = Next::Since(now);
-                outage.probes += 1;
-                Stance::Probe { let_go }
-            }
-            Next::Since(_) => Stance::Probe { let_go },
-        }
+        let outage = self.outage.as_mut();
+        outage.map_or(Stance::Open, |outage| outage.stance(now))
     }
 
     /// Whether the breaker neither holds nor slows down its lane.
     pub(crate) fn is_calm(&self) -> bool {
-        self.outage.is_none() && self.window.is_none()
+        self.outage.is_none() && self.window.most().is_none()
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -241,35 +213,22 @@ impl Breaker {
     pub(crate) fn window(&self) -> usize {
         match &self.outage {
             Some(_) => 1,
-            None => self.window.unwrap_or(usize::MAX),
+            None => self.window.most().unwrap_or(usize::MAX),
         }
     }
 
     /// The lane has this many slots: a slow start that has reached them is over.
     pub(crate) fn slots(&mut self, limit: usize) {
-        self.limit = limit;
-        if self.window.is_some_and(|window| window >= limit) {
-            self.window = None;
-            self.ceiling = usize::MAX;
+        if self.window.slots(limit) {
             self.wait = self.settings.probe;
         }
     }
 
-    /// Why the lane takes no messages, for people; `None` while it does.
-    pub(crate) fn reason(&self, now: Instant) -> Option<String> {
+    /// Why the lane takes no messages, for people; `None` while it does. `lacks_message`: for long
+    /// there has been no message to probe with.
+    pub(crate) fn reason(&self, now: Instant, lacks_message: bool) -> Option<String> {
         let outage = self.outage.as_ref()?;
-        let probes = match outage.probes {
-            1 => "1 probe".to_owned(),
-            probes => format!("{probes} probes"),
-        };
-        let next = match outage.next {
-            Next::Due(next) => {
-                let left = next.saturating_duration_since(now).as_secs_f64().ceil();
-                format!("next in {left:.0} s")
-            }
-            Next::Since(_) => "one runs, or waits for a message".to_owned(),
-        };
-        Some(format!("{}; {probes}, {next}", outage.error))
+        Some(outage.reason(now, lacks_message))
     }
 
     /// Forgets everything: an operator starts the lane anew.
@@ -280,7 +239,21 @@ impl Breaker {
         };
     }
 
-    fn is_tripped(&self) -> bool {
+    /// The row of the message's route.
+    fn row(&mut self, evidence: &Evidence<'_>) -> &mut Row {
+        let number = evidence.route.unwrap_or_default();
+        if self.rows.len() <= number {
+            self.rows.resize_with(number + 1, Row::default);
+        }
+        let row = &mut self.rows[number];
+        if row.served != evidence.served_by_route {
+            row.served = evidence.served_by_route;
+            row.streak.clear();
+        }
+        row
+    }
+
+    fn is_tripped(&mut self, evidence: &Evidence<'_>) -> bool {
         let BreakerSettings {
             enabled,
             unavailable,
@@ -288,15 +261,14 @@ impl Breaker {
             rejected,
             ..
         } = self.settings;
-        enabled
-            && (self.streak.len() >= unavailable as usize || storms && self.rejected >= rejected)
+        let recent = |at: Instant| evidence.now - at < NONE_SERVED;
+        let others_go_on = evidence.route.is_some() && self.served_at.is_some_and(recent);
+        let is_down = self.row(evidence).streak.len() >= unavailable as usize && !others_go_on;
+        enabled && (is_down || storms && self.rejected >= rejected)
     }
 
     fn open(&mut self, evidence: &Evidence<'_>) {
-        if self.window.is_some() {
-            self.cut(evidence.now);
-        }
-        self.window = None;
+        self.window.close(evidence.now);
         let rejected = evidence.sign == Sign::Rejected;
         let error = match rejected {
             true => format!(
@@ -343,51 +315,24 @@ impl Breaker {
         self.outage = None;
         self.served_before = self.served;
         self.suspects.clear();
-        self.streak.clear();
+        self.rows.clear();
         self.rejected = 0;
-        self.window = Some(1);
+        self.window.start_slowly();
     }
 
-    /// Fits the window to what the service takes: additive increase, multiplicative decrease.
+    /// Fits the window to what the service takes.
     fn adapt(&mut self, evidence: &Evidence<'_>) {
+        // One message alone may be at fault itself, and after many the service has no room at all: the
+        // lane goes on for its other routes.
+        let few = 2..self.settings.unavailable as usize;
+        let may_cut = self.settings.enabled && few.contains(&self.row(evidence).streak.len());
         match evidence.sign {
-            Sign::Well => self.grow(),
-            // One message alone may be at fault itself.
-            Sign::Unavailable | Sign::Limited
-                if self.settings.enabled
-                    && self.streak.len() > 1
-                    && self.cut_at.is_none_or(|at| evidence.started > at) =>
-            {
-                self.cut(evidence.now);
+            Sign::Well => self.window.grow(),
+            Sign::Unavailable | Sign::Limited if may_cut => {
+                self.window.cut(evidence.started, evidence.now);
             }
             _ => {}
         }
-    }
-
-    /// Each success lets one more handler run, so the number doubles in the time of one run. At the
-    /// ceiling it takes the successes of eight runs of all handlers, then of four, two and one.
-    fn grow(&mut self) {
-        const RUNS: usize = 8;
-        let Some(window) = &mut self.window else {
-            return;
-        };
-        self.credit += 1;
-        let above = window.saturating_sub(self.ceiling).min(RUNS);
-        let runs = (RUNS >> above).max(1);
-        if *window < self.ceiling || self.credit >= runs * *window {
-            *window += 1;
-            self.credit = 0;
-        }
-    }
-
-    /// Lowers the window by a quarter.
-    fn cut(&mut self, now: Instant) {
-        let window = self.window.unwrap_or(self.limit).min(self.limit);
-        let lower = (window - window.div_ceil(4)).max(1);
-        self.window = Some(lower);
-        self.ceiling = lower;
-        self.credit = 0;
-        self.cut_at = Some(now);
     }
 
     fn verdict(&mut self, evidence: &Evidence<'_>) -> Verdict {
@@ -401,64 +346,13 @@ impl Breaker {
         }
     }
 
-    /// Excuses an unavailable end, unless others succeeded since the last one of the same message.
-    /// A limit is never the message's fault.
     fn excuse(&mut self, evidence: &Evidence<'_>) -> Verdict {
-        let served = evidence.served;
-        if self.suspects.len() >= SUSPECTS && !self.suspects.contains_key(&evidence.message) {
-            self.suspects.clear();
-        }
-        let none = Suspect { served, times: 0 };
-        let suspect = self.suspects.entry(evidence.message).or_insert(none);
-        let is_own = suspect.served != served && evidence.sign == Sign::Unavailable;
-        suspect.served = served;
-        suspect.times = suspect.times.saturating_add(1);
+        let (times, is_own) = self.suspects.note(evidence);
         match is_own && self.outage.is_none() {
             true => Verdict::Usual,
-            false => Verdict::Excused {
-                times: suspect.times,
-            },
+            false => Verdict::Excused { times },
         }
     }
-}
-
-/// What an end says about an outage.
-enum Probed {
-    Nothing,
-    Answered,
-    Failed,
-}
-
-impl Outage {
-    /// Ends of attempts that began before the probe say little about the service of now. If one of
-    /// them ends well, the next probe is due at once.
-    fn judge(&mut self, evidence: &Evidence<'_>) -> Probed {
-        let due = match self.next {
-            Next::Since(since) if evidence.started >= since => None,
-            Next::Since(_) => return Probed::Nothing,
-            Next::Due(due) => Some(due),
-        };
-        let fails = match evidence.sign {
-            Sign::Unavailable | Sign::Limited | Sign::TimedOut => true,
-            Sign::Rejected => self.cause == Sign::Rejected,
-            Sign::Well | Sign::Answered | Sign::Nothing => false,
-        };
-        let now = evidence.now;
-        match (due, fails) {
-            (None, true) => return Probed::Failed,
-            (None, false) => return Probed::Answered,
-            (Some(due), true) => self.next = Next::Due(due.max(now + asked(evidence))),
-            (Some(due), false) if evidence.sign == Sign::Well => {
-                self.next = Next::Due(due.min(now));
-            }
-            (Some(_), false) => {}
-        }
-        Probed::Nothing
-    }
-}
-
-fn asked(evidence: &Evidence<'_>) -> Duration {
-    evidence.retry_after.unwrap_or_default().min(LONGEST_WAIT)
 }
 
 #[cfg(test)]

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Findings, HOUR, KeyPath, Span};
 
 /// What the consumer does when the service behind its handler is down. A message whose attempt ends
-/// `unavailable` is tried again later, and the attempt is not charged, unless other messages
-/// succeeded since its last attempt. If message after message ends so, the consumer stops taking
+/// `unavailable` is tried again later, and the attempt is not charged, unless other messages of its
+/// type succeeded since its last attempt. If message after message ends so, the consumer stops taking
 /// messages, and probes with one message at a time until the service is back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

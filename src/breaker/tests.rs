@@ -1,6 +1,6 @@
 //! Tests of the breaker alone.
 
-use super::*;
+use super::{outage::LONGEST_WAIT, *};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -9,6 +9,8 @@ struct Bench {
     breaker: Breaker,
     now: Instant,
     served: u64,
+    /// Attempts of other routes that ended well.
+    elsewhere: u64,
     next: u64,
 }
 
@@ -18,6 +20,7 @@ impl Bench {
             breaker: Breaker::new(BreakerSettings::default()),
             now: Instant::now(),
             served: 0,
+            elsewhere: 0,
             next: 0,
         }
     }
@@ -45,6 +48,8 @@ impl Bench {
             started,
             now: self.now,
             served: self.served,
+            route: (self.elsewhere > 0).then_some(0),
+            served_by_route: self.served - self.elsewhere,
             retry_after,
             error: "connection refused",
         })
@@ -62,6 +67,11 @@ impl Bench {
     /// Other messages end well, which a calm breaker is not told.
     fn others_are_served(&mut self) {
         self.served += 1;
+    }
+
+    fn another_route_is_served(&mut self) {
+        self.served += 1;
+        self.elsewhere += 1;
     }
 
     fn stance(&mut self) -> Stance {
@@ -139,6 +149,22 @@ fn an_unavailable_end_is_charged_only_if_others_succeeded_since_the_last_one() {
 }
 
 #[test]
+fn successes_of_another_route_keep_the_lane_open_but_say_nothing_about_the_message() {
+    let mut bench = Bench::new();
+    for times in 1..100 {
+        bench.another_route_is_served();
+        let verdict = bench.end_of(1, Sign::Unavailable, None);
+        assert_eq!(verdict, Verdict::Excused { times });
+        bench.ends(9, Sign::Unavailable);
+        bench.pass(SECOND * 9);
+    }
+    assert!(!bench.breaker.is_open());
+    bench.pass(SECOND);
+    bench.ends(1, Sign::Unavailable);
+    assert!(bench.breaker.is_open(), "none was served for 10 s");
+}
+
+#[test]
 fn a_time_out_is_charged_while_the_service_works_and_not_while_it_is_down() {
     let mut bench = Bench::new();
     assert_eq!(bench.ends(4, Sign::TimedOut), [Verdict::Usual; 4]);
@@ -155,7 +181,7 @@ fn probes_come_after_twice_the_wait_each_time_up_to_the_cap() {
     }
     assert_eq!(waits, [1, 2, 4, 8, 10, 10]);
     assert_eq!(bench.waits(), (10 * SECOND, true), "it has let go");
-    let reason = bench.breaker.reason(bench.now).unwrap();
+    let reason = bench.breaker.reason(bench.now, false).unwrap();
     assert_eq!(reason, "connection refused; 6 probes, next in 10 s");
 }
 
@@ -166,7 +192,7 @@ fn one_probe_runs_at_a_time() {
     assert_eq!(bench.stance(), Stance::Probe { let_go: false });
     bench.pass(60 * SECOND);
     assert_eq!(bench.stance(), Stance::Probe { let_go: false });
-    let reason = bench.breaker.reason(bench.now).unwrap();
+    let reason = bench.breaker.reason(bench.now, false).unwrap();
     assert!(reason.contains("1 probe, one runs"), "{reason}");
 }
 
@@ -241,7 +267,7 @@ fn a_storm_of_permanent_failures_holds_the_lane_and_spares_the_rest() {
     assert_eq!(bench.ends(49, Sign::Rejected), [Verdict::Usual; 49]);
     assert!(bench.breaker.is_calm());
     assert_eq!(bench.ends(3, Sign::Rejected), [EXCUSED; 3]);
-    let reason = bench.breaker.reason(bench.now).unwrap();
+    let reason = bench.breaker.reason(bench.now, false).unwrap();
     assert!(
         reason.starts_with("50 messages in a row failed for good"),
         "{reason}"

@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
 use lapwing::settings::{ConfigError, Schedule, Settings, environment};
 
-use super::{ConfigFile, EXIT_CONFIG};
+use super::{ConfigFile, EXIT_CONFIG, variable};
 
 #[derive(Subcommand)]
 pub(super) enum Config {
@@ -47,7 +47,7 @@ impl Config {
             Self::Check(file) => {
                 let checked = file.load().and_then(runnable);
                 let (out, complaints) = (&mut io::stdout().lock(), &mut io::stderr().lock());
-                Ok(check(checked, out, complaints))
+                Ok(check(checked, variable, out, complaints))
             }
             Self::Show { file, format } => {
                 // Do not validate: a user who looks for a mistake needs to see invalid settings too.
@@ -73,6 +73,7 @@ fn runnable(settings: Settings) -> Result<Settings, ConfigError> {
 /// write does not change the code.
 fn check(
     checked: Result<Settings, ConfigError>,
+    variable: impl Fn(&str) -> Option<String>,
     out: &mut impl Write,
     complaints: &mut impl Write,
 ) -> ExitCode {
@@ -82,7 +83,8 @@ fn check(
             ExitCode::from(EXIT_CONFIG)
         }
         Ok(settings) => {
-            for warning in settings.warnings() {
+            let proxies = settings.proxy_warnings(variable);
+            for warning in settings.warnings().iter().chain(&proxies) {
                 let _ = writeln!(complaints, "warning: {warning}");
             }
             let count = settings.consumers.len();
@@ -130,7 +132,8 @@ mod tests {
     fn checked(text: &str) -> (ExitCode, String, String) {
         let (mut out, mut complaints) = (Vec::new(), Vec::new());
         let settings = Settings::from_toml(text).and_then(runnable);
-        let code = check(settings, &mut out, &mut complaints);
+        let socks = |name: &str| (name == "HTTP_PROXY").then(|| "socks5://proxy".to_owned());
+        let code = check(settings, socks, &mut out, &mut complaints);
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (code, text(out), text(complaints))
     }
@@ -153,7 +156,8 @@ mod tests {
             lines[2].starts_with("orders: delays between the attempts: 500ms, 1s, 2s"),
             "{out}"
         );
-        for warned in ["broker.url", "consumers.orders.timeout"] {
+        let url = "consumers.orders.handler.url";
+        for warned in ["broker.url", "consumers.orders.timeout", url] {
             let warning = format!("warning: {warned}: ");
             let mut lines = complaints.lines();
             assert!(lines.any(|line| line.starts_with(&warning)), "{complaints}");

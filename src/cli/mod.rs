@@ -104,7 +104,7 @@ impl Command {
 #[derive(Args)]
 struct ConfigFile {
     /// File with the settings in TOML; environment variables LAPWING__SECTION__KEY override it
-    #[arg(long, value_name = "FILE", env = "LAPWING_CONFIG")]
+    #[arg(long, short, value_name = "FILE", env = "LAPWING_CONFIG")]
     config: Option<PathBuf>,
 }
 
@@ -123,6 +123,11 @@ const EXIT_LEFT: u8 = 3;
 
 /// Exit code if the drain cancelled handlers and returned their messages.
 const EXIT_CUT_OFF: u8 = 4;
+
+/// A variable of the environment.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
 
 /// Writes a line to standard error. A failed write (a closed terminal, a full disk) is ignored.
 fn say(line: impl Display) {

@@ -59,7 +59,7 @@ pub(super) struct Publish {
     #[arg(long = "type", short = 't', value_name = "TYPE")]
     message_type: Option<String>,
     /// `content-type` property
-    #[arg(long, default_value = "application/json")]
+    #[arg(long, default_value = JSON)]
     content_type: String,
     /// `message-id` property [default: a new UUID for each message]
     #[arg(long)]
@@ -82,6 +82,8 @@ const CHANNELS: usize = 64;
 /// The lowest rate, in messages per second: one message in eleven days. Far lower rates overflow the
 /// clock.
 const SLOWEST: f64 = 1e-6;
+/// The content type of messages without another one.
+const JSON: &str = "application/json";
 /// The progress bar is shown for this many messages or more.
 const LONG_RUN: u64 = 1000;
 
@@ -163,6 +165,9 @@ impl Publish {
         let publish_each = async {
             while let Some(body) = under_way.while_waiting(bodies.recv()).await? {
                 let body = body.map_err(Cut::Body)?;
+                if self.content_type == JSON && !is_json(&body) {
+                    under_way.is_not_json();
+                }
                 for _ in 0..self.count {
                     if let Some(rate) = self.rate {
                         let due = Duration::from_secs_f64(f64::from(sent) / rate);
@@ -218,6 +223,12 @@ impl Publish {
 /// Prints the result, and returns the exit code.
 fn tell(tally: &Tally) -> ExitCode {
     let (confirmed, failed) = (tally.confirmed, tally.failed.values().sum::<u64>());
+    if tally.not_json > 0 {
+        say(format_args!(
+            "not JSON, but published as {JSON}: {} (--content-type names another type)",
+            tally.not_json
+        ));
+    }
     if failed == 0 && tally.stopped.is_none() {
         say(format_args!("{confirmed} confirmed"));
         return ExitCode::SUCCESS;
@@ -230,6 +241,11 @@ fn tell(tally: &Tally) -> ExitCode {
         say(format_args!("  {count} × {error}"));
     }
     ExitCode::FAILURE
+}
+
+fn is_json(body: &[u8]) -> bool {
+    let parsed: Result<serde::de::IgnoredAny, _> = serde_json::from_slice(body);
+    parsed.is_ok()
 }
 
 type Lines = Box<dyn Iterator<Item = anyhow::Result<Vec<u8>>>>;

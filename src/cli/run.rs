@@ -20,6 +20,7 @@ use tracing::{error, info, warn};
 use super::{
     ConfigFile, EXIT_CONFIG, EXIT_CUT_OFF, EXIT_LEFT, EXIT_UNAVAILABLE, descriptors,
     signals::{Caught, Signals},
+    variable,
 };
 
 pub(super) const EXIT_CODES: &str = "\
@@ -81,7 +82,8 @@ fn run(file: &ConfigFile, when: EndWhen, caught: Caught) -> anyhow::Result<ExitC
     settings.require_handlers()?;
     let mut telemetry = telemetry::start(&settings)?;
     let flush = settings.timeouts.telemetry_flush;
-    for warning in settings.warnings() {
+    let proxies = settings.proxy_warnings(variable);
+    for warning in settings.warnings().iter().chain(&proxies) {
         warn!("{warning}");
     }
     descriptors::prepare(&settings);

@@ -91,7 +91,10 @@ impl Layers {
                         Some(span) => document.at(line_of(text, span.start)),
                         None => document.clone(),
                     },
-                    message: error.message().to_owned(),
+                    message: match (error.message(), error.span()) {
+                        ("duplicate key", Some(span)) => duplicate(text.get(span)),
+                        (message, _) => message.to_owned(),
+                    },
                 })
                 .collect(),
         )?;
@@ -289,6 +292,19 @@ pub(super) fn value_from_text(text: &str) -> Option<Value> {
     let mut layer = Layer::new(text, Source::Code);
     let value = layer.value(&KeyPath::default(), 0, parsed.get_ref());
     layer.problems.is_empty().then_some(value)
+}
+
+/// The message about a key that is set twice. Only a plain key is shown: what is quoted can be a header's
+/// name, and a mistake can make a key of a secret.
+fn duplicate(key: Option<&str>) -> String {
+    let is_plain = |key: &&str| {
+        let mut letters = key.bytes();
+        letters.all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+    };
+    match key.filter(is_plain) {
+        Some(key) => format!("`{key}` is set twice"),
+        None => "duplicate key".to_owned(),
+    }
 }
 
 /// The line, counted from 1, of the byte at `offset`.

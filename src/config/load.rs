@@ -61,6 +61,7 @@ fn text_of(
     for (name, value) in variables {
         let name = name.to_string_lossy().into_owned();
         if !name.starts_with(super::layers::PREFIX) {
+            problems.extend(misspelt(name));
             continue;
         }
         match value.into_string() {
@@ -73,6 +74,20 @@ fn text_of(
         }
     }
     ConfigError::check(problems).map(|()| ours)
+}
+
+/// The problem of a variable that was meant for a setting: `LAPWING_BROKER__URL`. Kubernetes' variables
+/// for a service named `lapwing` have single underscores only.
+fn misspelt(variable: String) -> Option<Problem> {
+    let rest = variable.strip_prefix("LAPWING_")?;
+    if !rest.contains("__") {
+        return None;
+    }
+    Some(Problem {
+        path: String::new(),
+        message: format!("is not read: did you mean {}{rest}?", super::layers::PREFIX),
+        source: Source::Environment { variable },
+    })
 }
 
 fn layers(
@@ -236,6 +251,18 @@ mod tests {
     use std::os::unix::ffi::OsStringExt;
 
     use super::*;
+
+    #[test]
+    fn a_variable_that_was_meant_for_a_setting_is_refused() {
+        let variable = |name: &str| (name.into(), "x".into());
+        let theirs = ["LAPWING_SERVICE_HOST", "LAPWING_CONFIG", "OTHER__KEY"];
+        assert_eq!(text_of(theirs.map(variable)), Ok(Vec::new()));
+        let error = text_of([variable("LAPWING_BROKER__URL")]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "environment variable LAPWING_BROKER__URL: is not read: did you mean LAPWING__BROKER__URL?"
+        );
+    }
 
     #[test]
     fn a_variable_that_is_not_text_is_refused_and_not_shown() {

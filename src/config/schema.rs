@@ -289,7 +289,7 @@ impl<'s> Place<'s> {
             let mut tables = std::iter::once(*inner).chain(variants(inner));
             let takes_any = inner.get("additionalProperties");
             tables.any(|table| table["properties"].get(key).is_some())
-                || takes_any.is_some_and(|any| takes(any, value))
+                || takes_any.is_some_and(|any| takes(any, value) && may_be_free(key, value))
         });
         found.map(|(name, _)| name.as_str())
     }
@@ -300,6 +300,13 @@ fn properties(table: &Value) -> impl Iterator<Item = (&String, &Value)> {
         .as_object()
         .into_iter()
         .flat_map(Map::iter)
+}
+
+/// Whether the key with this text could be an entry of a table with free keys, such as a header. A
+/// plain word is more likely a key that does not exist.
+fn may_be_free(key: &str, value: &config::Value) -> bool {
+    const HEADERS: [&str; 3] = ["authorization", "accept", "cookie"];
+    !matches!(value.kind, ValueKind::String(_)) || key.contains('-') || HEADERS.contains(&key)
 }
 
 /// Whether the value could fit one of these schemas.

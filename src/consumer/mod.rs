@@ -2,11 +2,13 @@
 
 mod forward;
 mod queues;
+mod rate;
 mod settings;
 
 use std::collections::BTreeMap;
 
 pub use forward::ForwardSettings;
+pub use rate::{InvalidRate, Rate};
 pub(crate) use settings::NAME_PATTERN;
 pub use settings::{AckSettings, ConsumerSettings};
 
@@ -28,6 +30,9 @@ pub(crate) fn require(consumers: &BTreeMap<String, ConsumerSettings>) -> Result<
     Err(ConfigError::from(Problem {
         path: "consumers".to_owned(),
         source: Source::Default,
-        message: "at least one is required, such as [consumers.orders] with its queue".to_owned(),
+        message:
+            "at least one is required, such as [consumers.orders] with its queue; --config or \
+                  LAPWING_CONFIG names the file"
+                .to_owned(),
     }))
 }

@@ -6,13 +6,16 @@ use humantime::format_duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::ForwardSettings;
+use super::{
+    ForwardSettings,
+    rate::{PATTERN, Rate},
+};
 use crate::{
     breaker::BreakerSettings,
     broker::{Binding, QueueArgument, QueueSpec, QueueType, Topology, argument_is_ours},
     config::{Findings, HOUR, KeyPath, Problem, SECOND, Source, Span},
     decode::Decode,
-    handler::HandlerSettings,
+    handler::{HTTP_CLASSES, HandlerSettings},
     retry::{Ladder, RetrySettings},
 };
 
@@ -83,6 +86,18 @@ pub struct ConsumerSettings {
     /// high: the services that handlers call are overloaded. Default: `32`.
     #[schemars(range(min = 1))]
     pub concurrency: u16,
+    /// The most attempts that this consumer of one worker starts in a time, retries included: `100/s`,
+    /// `30/m` or `1000/h`. For a service with a known limit; several workers share the limit only if
+    /// each has its part of it. Too low: the queue grows. Too high: the service refuses what is above
+    /// its limit. Without it: no limit but `concurrency`. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", extend("pattern" = PATTERN), example = "100/s")]
+    pub rate: Option<Rate>,
+    /// With `rate`: how many attempts may start at once after a quiet time. Too low: messages that
+    /// come together wait although the service has room. Too high: the service gets this many at
+    /// once. Default: `1`.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub burst: u32,
     /// How long one attempt of a handler may take. Keep it well below the broker's consumer timeout
     /// (30 minutes by default); `lapwing config check` warns from 30 minutes on. Too low: slow work
     /// times out, and its retries time out too. Too high: a hung handler keeps its slot for this
@@ -128,6 +143,8 @@ impl Default for ConsumerSettings {
             prefetch: 64,
             prefetch_bytes: None,
             concurrency: 32,
+            rate: None,
+            burst: 1,
             timeout: Duration::from_secs(20),
             cancel_grace: Duration::from_secs(1),
             decode: Decode::Auto,
@@ -208,6 +225,10 @@ impl ConsumerSettings {
             let others = [section.key("prefetch")];
             findings.contradiction(section.key("concurrency"), others, message);
         }
+        if self.burst != 1 && self.rate.is_none() {
+            let others = [section.key("rate")];
+            findings.contradiction(section.key("burst"), others, "needs `rate` too");
+        }
         for (index, binding) in self.bindings.iter().enumerate() {
             binding.check(findings, &section.key("bindings").index(index));
         }
@@ -255,14 +276,63 @@ impl ConsumerSettings {
                       is delivered again";
         let outlives_broker = self.timeout >= BROKER_CONSUMER_TIMEOUT;
         let warnings = [
-            (self.timeout > grace).then_some(cut_off),
-            outlives_broker.then(|| broker.to_owned()),
+            ("timeout", (self.timeout > grace).then_some(cut_off)),
+            ("timeout", outlives_broker.then(|| broker.to_owned())),
+            ("prefetch", self.waits_for_its_rate()),
         ];
-        let path = section(name).key("timeout").to_string();
-        warnings.into_iter().flatten().map(move |message| Problem {
-            path: path.clone(),
-            source: Source::Code,
-            message,
+        let section = section(name);
+        let rules = section.key("retry").key("rules");
+        let keys = warnings.map(|(key, message)| (section.key(key), message));
+        let unknown = self.idle_rules().map(move |(index, key, message)| {
+            let path = rules.index(index).key(key);
+            (path, Some(message))
+        });
+        keys.into_iter()
+            .chain(unknown)
+            .filter_map(|(path, message)| {
+                Some(Problem {
+                    path: path.to_string(),
+                    source: Source::Code,
+                    message: message?,
+                })
+            })
+    }
+
+    /// Warnings about rules for a class or a status that no failure of an HTTP handler has: the rule's
+    /// index, the key and the message.
+    fn idle_rules(&self) -> impl Iterator<Item = (usize, &'static str, String)> {
+        let is_http = self.types.is_empty() && matches!(self.handler, HandlerSettings::Http(_));
+        let rules = self.retry.rules.iter().enumerate();
+        rules.filter_map(move |(index, rule)| {
+            let class = rule.class.as_deref();
+            let class = class.filter(|class| is_http && !HTTP_CLASSES.contains(class));
+            if let Some(class) = class {
+                let known = HTTP_CLASSES.join(", ");
+                let message =
+                    format!("no failure of an HTTP handler has the class {class:?}, only: {known}");
+                return Some((index, "class", message));
+            }
+            let mut statuses = 100..600;
+            let status = rule.status.filter(|_| is_http)?;
+            let is_known = statuses.any(|number| status.contains(number));
+            (!is_known).then(|| {
+                let message = format!("no HTTP response has the status {status}");
+                (index, "status", message)
+            })
+        })
+    }
+
+    /// A warning if the last of the prefetched messages may wait for its turn until the broker takes
+    /// it back.
+    fn waits_for_its_rate(&self) -> Option<String> {
+        let (rate, prefetch) = (self.rate?, self.prefetch);
+        let wait = rate.interval().saturating_mul(prefetch.into());
+        (wait >= BROKER_CONSUMER_TIMEOUT).then(|| {
+            let wait = format_duration(wait);
+            format!(
+                "is {prefetch}: with a `rate` of {rate} the last of these messages waits {wait}, \
+                 which is not below the broker's default consumer timeout (30min)"
+            )
         })
     }
 }
@@ -310,178 +380,4 @@ impl Default for AckSettings {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::{
-        from_toml,
-        samples::{Sample, sections},
-    };
-
-    sections!({ consumers: BTreeMap<String, ConsumerSettings> }, |it, findings| {
-        crate::consumer::check(findings, &it.consumers);
-    });
-
-    /// A consumer with these further lines.
-    fn orders(lines: &str) -> String {
-        format!("[consumers.orders]\nqueue = \"orders\"\n{lines}")
-    }
-
-    #[track_caller]
-    fn orders_refused(cases: &[(&str, &str)]) {
-        for (lines, beginning) in cases {
-            let beginning = format!("consumers.orders.{beginning}");
-            Sections::refused(&[(&orders(lines), &beginning)]);
-        }
-    }
-
-    #[test]
-    fn consumers_are_named_so_that_the_environment_can_name_them() {
-        for name in [
-            "Orders",
-            "1st",
-            "order-paid",
-            "a__b",
-            "a_",
-            "_a",
-            "\"\"",
-            "\"ä\"",
-        ] {
-            let text = format!("[consumers.{name}]\nqueue = \"orders\"");
-            let beginning = format!("consumers.{name}: a consumer's name must");
-            Sections::refused(&[(&text, &beginning)]);
-        }
-        Sections::allowed(&["consumers.a_1_b.queue = \"orders\""]);
-    }
-
-    #[test]
-    fn consumers_keep_their_ranges() {
-        orders_refused(&[
-            ("delivery_limit = 0", "delivery_limit: must be at least 1"),
-            ("concurrency = 0", "concurrency: must be at least 1"),
-            (
-                "concurrency = 65",
-                "concurrency: is 65, must not be above `prefetch` (64)",
-            ),
-            (
-                "prefetch = 31",
-                "concurrency: is 32, must not be above `prefetch` (31)",
-            ),
-            ("timeout = \"0s\"", "timeout: is 0s, must be 1ms to 12h"),
-            ("timeout = \"13h\"", "timeout: is 13h, must be"),
-            (
-                "cancel_grace = \"2h\"",
-                "cancel_grace: is 2h, must be 0s to 1h",
-            ),
-            ("ack.batch = 0", "ack.batch: must be at least 1"),
-            ("ack.delay = \"2s\"", "ack.delay: is 2s, must be 0s to 1s"),
-            (
-                "types.\"\" = { kind = \"log\" }",
-                "types.\"\": must not be empty",
-            ),
-            (
-                "bindings = [{ routing_key = \"a\" }]",
-                "bindings[0].exchange: must not be empty",
-            ),
-            (
-                "bindings = [{ exchange = \"a\", routing_key = \"\\n\" }]",
-                "bindings[0].routing_key: must",
-            ),
-        ]);
-        // A prefetch of 0 means no limit to the broker; no concurrency fits it either.
-        assert_eq!(
-            Sections::problems(&orders("prefetch = 0\nconcurrency = 0")),
-            [
-                "consumers.orders.concurrency: must be at least 1",
-                "consumers.orders.prefetch: must be at least 1",
-            ]
-        );
-        Sections::allowed(&[
-            &orders("concurrency = 64"),
-            &orders("timeout = \"12h\"\ncancel_grace = \"0s\"\nack.delay = \"0s\"\nack.batch = 1"),
-            &orders("bindings = [{ exchange = \"amq.topic\" }]"),
-        ]);
-    }
-
-    #[test]
-    fn a_queue_has_further_arguments_that_the_worker_does_not_set() {
-        orders_refused(&[
-            (
-                "arguments = { x-queue-type = \"stream\" }",
-                "arguments.x-queue-type: has a setting of its own: `queue_type`",
-            ),
-            (
-                "arguments = { x-dead-letter-exchange = \"dlx\" }",
-                "arguments.x-dead-letter-exchange: is set by the worker",
-            ),
-            (
-                "arguments = { x-overflow = \"drop-head\" }",
-                "arguments.x-overflow: is set by the worker",
-            ),
-            (
-                "arguments = { x-expires = 1000 }",
-                "arguments.x-expires: is not allowed: a queue that expires",
-            ),
-            (
-                "topology = \"attach\"\narguments = { x-max-length = 5 }",
-                "arguments: has no effect",
-            ),
-            (
-                "arguments = { x-max-length = 1.5 }",
-                "arguments.x-max-length: expected true, false, a whole number or a string",
-            ),
-        ]);
-        let arguments = "{ x-single-active-consumer = true, x-max-length = 5, x-overflow = \"reject-publish\" }";
-        let all = orders(&format!(
-            "queue_type = \"classic\"\narguments = {arguments}"
-        ));
-        Sections::allowed(&[&all]);
-        let sections: Sections = from_toml(&all).unwrap();
-        let read = &sections.consumers["orders"].arguments;
-        assert_eq!(read["x-single-active-consumer"], QueueArgument::Bool(true));
-        assert_eq!(read["x-max-length"], QueueArgument::Int(5));
-        assert_eq!(
-            read["x-overflow"],
-            QueueArgument::Text("reject-publish".to_owned())
-        );
-    }
-
-    #[test]
-    fn the_retry_queues_of_a_classic_queue_have_names_that_no_earlier_version_gave() {
-        let first = |lines: &str| {
-            let sections: Sections = from_toml(&orders(lines)).unwrap();
-            let ladder = sections.consumers["orders"].ladder();
-            ladder.rungs().next().map(|rung| rung.queue)
-        };
-        assert_eq!(first("").as_deref(), Some("orders.retry.1s"));
-        let classic = "queue_type = \"classic\"";
-        assert_eq!(first(classic).as_deref(), Some("orders.retry.quorum.1s"));
-        let chosen = format!("{classic}\nretry_queue_prefix = \"later\"");
-        assert_eq!(first(&chosen).as_deref(), Some("later.1s"));
-    }
-
-    #[test]
-    fn a_timeout_above_the_grace_of_a_drain_is_warned_of() {
-        let grace = Duration::from_secs(25);
-        let warnings = |lines: &str| {
-            let sections: Sections = from_toml(&orders(lines)).unwrap();
-            let warnings = sections.consumers["orders"].warnings("orders", grace);
-            warnings.map(|problem| problem.message).collect::<Vec<_>>()
-        };
-        assert!(warnings("").is_empty());
-        let warned = warnings("timeout = \"26s\"");
-        assert_eq!(warned.len(), 1, "{warned:?}");
-        let beginning = "is 26s, above `drain.grace` (25s): ";
-        assert!(warned[0].starts_with(beginning), "{warned:?}");
-    }
-
-    #[test]
-    fn a_timeout_near_the_brokers_own_is_warned_of() {
-        let warning = |lines: &str| {
-            let sections: Sections = from_toml(&orders(lines)).unwrap();
-            let warnings = sections.consumers["orders"].warnings("orders", Duration::from_hours(1));
-            warnings.map(|problem| problem.path).collect::<Vec<_>>()
-        };
-        assert!(warning("timeout = \"29m\"").is_empty());
-        assert_eq!(warning("timeout = \"30m\""), ["consumers.orders.timeout"]);
-    }
-}
+mod tests;

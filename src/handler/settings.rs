@@ -50,7 +50,7 @@ impl<'de> de::Visitor<'de> for Table {
     type Value = HandlerSettings;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a table")
+        f.write_str("a table, such as { kind = \"http\", url = \"http://127.0.0.1:8000/orders\" }")
     }
 
     fn visit_map<A: de::MapAccess<'de>>(self, mut entries: A) -> Result<HandlerSettings, A::Error> {

@@ -107,21 +107,30 @@ impl<B: Broker> LaneActor<B> {
     }
 
     /// Puts new deliveries in the start queue, and adds runners when deliveries there have waited
-    /// for too long.
+    /// for too long, or when the lane's rate allows the next start.
     pub(super) fn send_off(&mut self) {
         let lane = &self.lane;
-        if self.starting.is_empty() && self.pace.take_up_at.is_none() {
+        let is_idle = self.starting.is_empty() && self.pace.take_up_at.is_none();
+        if is_idle && !lane.starts.has_rate() {
             return;
         }
         let now = Instant::now();
         if !self.starting.is_empty() && lane.starts.put(&mut self.starting, now) {
             path::run_on(lane);
         }
-        let take_up_at = self.pace.take_up_at.get_or_insert(now + TAKE_UP);
-        if *take_up_at <= now {
-            (0..lane.starts.missing(now)).for_each(|_| path::run_on(lane));
-            self.pace.take_up_at = lane.starts.is_behind().then(|| now + TAKE_UP);
-        }
+        let soon = now + TAKE_UP;
+        let due = self.pace.take_up_at.take();
+        self.pace.take_up_at = match due {
+            Some(due) if due <= now => {
+                (0..lane.starts.missing(now)).for_each(|_| path::run_on(lane));
+                lane.starts.look_at(soon)
+            }
+            Some(due) if lane.starts.has_rate() => {
+                Some(lane.starts.look_at(soon).map_or(due, |at| at.min(due)))
+            }
+            None if lane.starts.has_rate() => lane.starts.look_at(soon),
+            due => due.or(Some(soon)),
+        };
     }
 
     /// Takes back the deliveries that have not started, and returns them to their queue.

@@ -69,7 +69,7 @@ impl<B: Broker> LaneActor<B> {
             left,
             ..self.standing()
         });
-        self.publish(ConsumerState::Stopped, None);
+        self.publish(ConsumerState::Stopped, None, None);
         lane.watch.figures.report()
     }
 }

@@ -39,6 +39,7 @@ pub(crate) use commands::{Command, Depths};
 
 use crate::{
     broker::{Broker, BrokerError, Delivery, Redial, Session},
+    clock,
     flight::{Flight, SessionId},
     path::Lane,
     status::{ConsumerHealth, ConsumerReport, ConsumerState, Ledger, Standing},
@@ -105,8 +106,8 @@ pub(crate) struct LaneActor<B: Broker> {
     tick_at: Instant,
     /// Without the acks that are not [proven](proof).
     ledger: Ledger,
-    /// The state and its reason as they were last published.
-    published: (ConsumerState, Option<String>),
+    /// The state, its reason and the time of the next probe as they were last published.
+    published: (ConsumerState, Option<String>, Option<Instant>),
 }
 
 impl<B: Broker> LaneActor<B> {
@@ -143,7 +144,7 @@ impl<B: Broker> LaneActor<B> {
             handled_for_nothing: 0,
             tick_at: now + TICK,
             ledger: Ledger::default(),
-            published: (ConsumerState::Connecting, None),
+            published: (ConsumerState::Connecting, None, None),
         }
     }
 
@@ -215,8 +216,8 @@ impl<B: Broker> LaneActor<B> {
             (ConsumerState::Held, Some(why))
         } else if self.keeping.is_full() {
             (ConsumerState::Held, self.keeping.reason())
-        } else if let Some(why) = self.service_down() {
-            (ConsumerState::ServiceDown, Some(why))
+        } else if let Some((state, why)) = self.service_down() {
+            (state, Some(why))
         } else if self.subscription.is_live() || self.awaits_room() {
             (ConsumerState::Consuming, self.keeping.reason())
         } else {
@@ -227,17 +228,22 @@ impl<B: Broker> LaneActor<B> {
     /// Publishes the state if it has changed since the last turn.
     fn publish_state(&mut self) {
         let (state, reason) = self.state();
-        if state == self.published.0 && reason == self.published.1.as_deref() {
+        let probe = self.tending.next_probe();
+        let probe = probe.filter(|_| state == ConsumerState::ServiceDown);
+        let (before, why, probed) = &self.published;
+        if state == *before && reason == why.as_deref() && probe == *probed {
             return;
         }
         let reason = reason.map(str::to_owned);
-        self.publish(state, reason);
+        self.publish(state, reason, probe);
     }
 
-    fn publish(&mut self, state: ConsumerState, reason: Option<String>) {
+    fn publish(&mut self, state: ConsumerState, reason: Option<String>, probe: Option<Instant>) {
         let is_new = state != self.published.0;
-        self.published = (state, reason.clone());
+        self.published = (state, reason.clone(), probe);
         let mut health = ConsumerHealth::new(state, reason);
+        health.next_probe_at =
+            probe.map(|at| clock::now() + at.saturating_duration_since(Instant::now()));
         self.channels.health.send_modify(|before| {
             if !is_new {
                 health.since = before.since;

@@ -2,6 +2,13 @@
 //! first probe has failed, the lane returns what has not started, so that other workers can take it,
 //! and takes one message for each probe. It returns messages once in each outage: on RabbitMQ 4.0 to
 //! 4.2 each return raises a message's delivery count.
+//!
+//! A queue can be empty when the next probe is due: the messages became too old, another worker took
+//! them, somebody purged the queue. The lane then waits for a message to probe with. A deferred message
+//! is back after 30 s, so after a minute without a message nothing is known about the service, and
+//! nobody waits for it: the lane no longer calls it down.
+
+use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -10,7 +17,12 @@ use super::LaneActor;
 use crate::{
     breaker::Stance,
     broker::{Broker, QueueSpec},
+    status::ConsumerState,
 };
+
+/// After this time without a message to probe with the state of the service is unknown, unless
+/// `breaker.probe_cap` is longer. Longer than the time for which messages are deferred.
+const LACK: Duration = Duration::from_secs(60);
 
 /// What the lane has carried out of the breaker's stance.
 #[derive(Debug, Default)]
@@ -23,8 +35,14 @@ pub(super) struct Tending {
     probes: bool,
     /// A probe needs a message from the broker.
     needs_message: bool,
+    /// Since when a probe is due and there is no message for it.
+    lacks_since: Option<Instant>,
+    /// There has been no message to probe with for long.
+    is_unknown: bool,
     /// The subscription is for a single message.
     takes_one: bool,
+    /// The next full subscription is the one after the outage.
+    comes_back: bool,
     /// When the next probe is due.
     due: Option<Instant>,
     /// Why the lane takes no messages, for people.
@@ -37,9 +55,19 @@ impl Tending {
         !self.has_let_go || self.needs_message
     }
 
+    /// When the next probe is due; `None` while one runs, and while the service is not down.
+    pub(super) fn next_probe(&self) -> Option<Instant> {
+        self.due.filter(|_| self.is_down)
+    }
+
     /// Whether the lane takes all messages that the prefetch allows.
     pub(super) fn takes_all(&self) -> bool {
         !self.is_down && !self.has_let_go && !self.takes_one
+    }
+
+    /// Whether the lane subscribes because of its service, and not because a subscription was lost.
+    pub(super) fn subscribes_for_its_service(&mut self) -> bool {
+        self.takes_one || std::mem::take(&mut self.comes_back)
     }
 
     pub(super) fn wake_at(&self) -> Option<Instant> {
@@ -53,9 +81,10 @@ impl<B: Broker> LaneActor<B> {
         if self.lane.service.is_calm() && !self.tending.is_down {
             return;
         }
-        let (stance, reason) = self.lane.service.stance(now);
+        let stance = self.lane.service.stance(now);
         self.tending.due = None;
-        if let Some(reason) = reason {
+        self.note_lack(now, matches!(stance, Stance::Probe { .. }));
+        if let Some(reason) = self.lane.service.reason(now, self.tending.is_unknown) {
             self.tending.reason = reason;
         }
         match stance {
@@ -75,6 +104,7 @@ impl<B: Broker> LaneActor<B> {
                     self.let_go();
                 }
                 if !std::mem::replace(&mut self.tending.probes, true) {
+                    self.lane.watch.figures.counters.probes.add_one();
                     self.admit(now);
                 }
                 self.want_message();
@@ -82,15 +112,19 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    /// Why the lane takes no messages, if its service is down. A lane without a session says that it
-    /// is connecting.
-    pub(super) fn service_down(&self) -> Option<&str> {
+    /// The state of a lane whose service is down, and why it takes no messages. A lane without a
+    /// session says that it is connecting.
+    pub(super) fn service_down(&self) -> Option<(ConsumerState, &str)> {
         let tending = &self.tending;
         let connected = match tending.has_let_go {
             true => self.subscription.session.is_some(),
             false => self.subscription.is_live(),
         };
-        (tending.is_down && connected).then_some(tending.reason.as_str())
+        let state = match tending.is_unknown {
+            true => ConsumerState::ServiceUnknown,
+            false => ConsumerState::ServiceDown,
+        };
+        (tending.is_down && connected).then_some((state, tending.reason.as_str()))
     }
 
     /// The lane's queues, with the prefetch of the subscription that it needs now.
@@ -158,6 +192,7 @@ impl<B: Broker> LaneActor<B> {
         } = self.tending;
         self.tending = Tending {
             takes_one,
+            comes_back: has_let_go,
             ..Tending::default()
         };
         if has_let_go {
@@ -185,8 +220,29 @@ impl<B: Broker> LaneActor<B> {
 
     /// If the lane has no message for its probe, it subscribes for one.
     fn want_message(&mut self) {
+        self.tending.needs_message = self.tending.has_let_go && self.has_no_probe();
+    }
+
+    /// Whether a probe is due, and the lane has no message for it.
+    fn has_no_probe(&self) -> bool {
         let starts = &self.lane.starts;
-        let has_none = starts.has_admitted() && starts.waiting() == 0 && self.starting.is_empty();
-        self.tending.needs_message = self.tending.has_let_go && has_none;
+        starts.has_admitted() && starts.waiting() == 0 && self.starting.is_empty()
+    }
+
+    /// Notes since when a probe waits for a message that the broker does not send. Messages that back
+    /// off in the worker are tried too.
+    fn note_lack(&mut self, now: Instant, is_due: bool) {
+        let lacks = is_due
+            && self.has_no_probe()
+            && self.unsettled.open() == 0
+            && self.subscription.is_live();
+        let since = self.tending.lacks_since.unwrap_or(now);
+        self.tending.lacks_since = lacks.then_some(since);
+        let long = LACK.max(self.lane.settings.breaker.probe_cap);
+        let was_unknown = self.tending.is_unknown;
+        self.tending.is_unknown = lacks && now - since >= long;
+        if self.tending.is_unknown && !was_unknown {
+            info!(consumer = %self.lane.name, "the queue is empty, so nobody knows whether the service is back: trying it with the next message");
+        }
     }
 }

@@ -209,6 +209,7 @@ impl<B: Broker> LaneActor<B> {
                 return self.subscribe_later(&error.to_string(), error.needs_people());
             }
         };
+        let same_session = self.subscription.session.is_some();
         match (opened, &mut self.subscription.session) {
             (Opened::Session(session), None) => {
                 let (host, port) = session.server();
@@ -231,7 +232,9 @@ impl<B: Broker> LaneActor<B> {
         }
         self.window_opened();
         self.check_subscription();
-        self.lane.watch.subscribed(&self.lane.name);
+        if !(self.tending.subscribes_for_its_service() && same_session) {
+            self.lane.watch.subscribed(&self.lane.name);
+        }
         self.subscription.backoff.reset();
         self.subscription.opened_at = Instant::now();
         self.subscription.reason = None;

@@ -1,6 +1,10 @@
 //! Dispatch: the handler that a message goes to, with its limits, retry policy and decoding.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, atomic::AtomicU64},
+};
 
 use super::execute::Limits;
 use crate::{
@@ -32,6 +36,17 @@ pub(crate) struct Route {
     pub(crate) limits: Limits,
     pub(crate) retry: RetrySettings,
     pub(crate) decode: Decode,
+    /// If the lane has several routes: what the breaker is told of this one.
+    own: Option<Own>,
+}
+
+/// One of several routes of a lane, for the breaker.
+#[derive(Debug)]
+pub(super) struct Own {
+    /// From 0, different for each route.
+    pub(super) number: usize,
+    /// The attempts of this route that ended well.
+    pub(super) served: AtomicU64,
 }
 
 /// The routes of a lane.
@@ -44,11 +59,17 @@ impl Dispatch {
     /// Makes a route for each handler. All routes of a lane have the same limits, retry policy and
     /// decoding.
     pub(crate) fn new(handlers: Handlers, settings: &ConsumerSettings) -> Self {
-        let route = |handler| Route {
+        let has_several = handlers.all().nth(1).is_some();
+        let mut numbers = 0..;
+        let mut route = |handler| Route {
             handler,
             limits: Limits::of(settings),
             retry: settings.retry.clone(),
             decode: settings.decode,
+            own: numbers.next().filter(|_| has_several).map(|number| Own {
+                number,
+                served: AtomicU64::new(0),
+            }),
         };
         let by_type = handlers.by_type.into_iter();
         Self {
@@ -57,6 +78,14 @@ impl Dispatch {
                 .collect(),
             any: handlers.any.map(route),
         }
+    }
+
+    /// The message's route for the breaker, if the lane has several.
+    pub(super) fn own(&self, message: &Message) -> Option<&Own> {
+        if self.by_type.is_empty() {
+            return None;
+        }
+        self.route(message).ok()?.own.as_ref()
     }
 
     /// The message's route. The ending is `Unroutable` if no handler takes its type.

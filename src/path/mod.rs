@@ -35,7 +35,7 @@ pub(crate) use execute::Limits;
 pub(crate) use lane::{Lane, Live};
 pub(crate) use runner::run_on;
 pub(crate) use service::Service;
-pub(crate) use start_queue::StartQueue;
+pub(crate) use start_queue::{RateLimit, StartQueue};
 
 use dispatch::Route;
 use execute::{Executed, execute};

@@ -56,7 +56,9 @@ pub(super) async fn retry<B: Broker>(
         if charged {
             flight.next_attempt();
         }
-        lane.starts.retake().await
+        let slot = lane.starts.retake();
+        lane.has_used_rate();
+        slot.await
     };
     tokio::select! {
         biased;

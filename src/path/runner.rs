@@ -20,7 +20,10 @@ pub(crate) fn run_on<B: Broker>(lane: &Arc<Lane<B>>) {
 /// Carries deliveries along their paths until none can start.
 async fn carry_all<B: Broker>(lane: Arc<Lane<B>>) {
     let (mut now, mut first) = (Instant::now(), true);
-    while let Some((flight, slot)) = lane.starts.take(mem::take(&mut first), now) {
+    loop {
+        let taken = lane.starts.take(mem::take(&mut first), now);
+        lane.has_used_rate();
+        let Some((flight, slot)) = taken else { return };
         flight.slot.put(slot);
         let waited = carry(&lane, flight).await;
         let began = mem::replace(&mut now, Instant::now());

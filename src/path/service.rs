@@ -47,11 +47,15 @@ impl Service {
         self.calm.load(Ordering::Acquire)
     }
 
-    /// What the lane should do now, and why it takes no messages if it does not.
-    pub(crate) fn stance(&self, now: Instant) -> (Stance, Option<String>) {
-        let mut breaker = lock(&self.breaker);
-        let stance = breaker.stance(now);
-        (stance, breaker.reason(now))
+    /// What the lane should do now.
+    pub(crate) fn stance(&self, now: Instant) -> Stance {
+        lock(&self.breaker).stance(now)
+    }
+
+    /// Why the lane takes no messages; `None` if it does. `lacks_message`: for long there has been no
+    /// message to probe with.
+    pub(crate) fn reason(&self, now: Instant, lacks_message: bool) -> Option<String> {
+        lock(&self.breaker).reason(now, lacks_message)
     }
 }
 
@@ -64,16 +68,23 @@ impl<B: Broker> Lane<B> {
         ending: &Ending,
     ) -> Option<u32> {
         let sign = policy::sign(retry, ending);
+        let route = self.dispatch.own(&flight.message);
+        if let (Some(route), Sign::Well) = (route, sign) {
+            route.served.fetch_add(1, Ordering::Relaxed);
+        }
         if sign == Sign::Nothing || sign == Sign::Well && self.service.is_calm() {
             return None;
         }
         let failure = ending.failure();
+        let served = self.served();
         let evidence = Evidence {
             sign,
             message: identity(flight),
             started: flight.started_at(),
             now: Instant::now(),
-            served: self.served(),
+            served,
+            route: route.map(|route| route.number),
+            served_by_route: route.map_or(served, |route| route.served.load(Ordering::Relaxed)),
             retry_after: failure.as_ref().and_then(|failure| failure.retry_after),
             error: failure.as_ref().map_or("", |failure| &failure.error),
         };
@@ -109,6 +120,14 @@ impl<B: Broker> Lane<B> {
     pub(super) fn use_allowance(self: &std::sync::Arc<Self>) {
         if !self.service.is_calm() && self.starts.pass_on() {
             run_on(self);
+        }
+    }
+
+    /// An attempt has started, or waits to start. If the lane has a fixed rate, the lane must know when
+    /// the rate allows the next start.
+    pub(super) fn has_used_rate(&self) {
+        if self.starts.has_rate() {
+            self.ends.rouse();
         }
     }
 

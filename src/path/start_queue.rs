@@ -16,6 +16,9 @@
 //!   two.
 //! - The lane adds runners when no delivery was taken for a while.
 //! - Deliveries that arrive during that time bring a runner of their own.
+//!
+//! A lane can have a fixed rate ([`RateLimit`]). While it allows no start, runners end as if no slot
+//! were free, and the lane looks again when the rate allows the next start.
 
 use std::{
     collections::VecDeque,
@@ -31,8 +34,10 @@ use crate::{
     lock::lock,
 };
 use order::Fifo;
+pub(crate) use rate::RateLimit;
 
 mod order;
+mod rate;
 
 /// A path that takes this long without waiting is slow.
 const SLOW: Duration = Duration::from_micros(200);
@@ -41,6 +46,8 @@ const SLOW: Duration = Duration::from_micros(200);
 #[derive(Debug)]
 pub(crate) struct StartQueue<R = Arc<Flight>> {
     slots: Arc<Slots>,
+    /// Whether the lane has a fixed rate.
+    has_rate: bool,
     state: Mutex<State<R>>,
 }
 
@@ -53,6 +60,8 @@ struct State<R> {
     /// First attempts start only one by one, as they are [admitted](StartQueue::admit): how many
     /// more may start. `None`: there is no such limit.
     admitted: Option<usize>,
+    /// The lane's fixed rate, for first and further attempts.
+    rate: Option<RateLimit>,
     /// Paths that wait for a slot for a further attempt: each gets its slot by its channel.
     further: VecDeque<oneshot::Sender<Slot>>,
     /// Whether the next slot is for a further attempt, if both kinds wait. First and further
@@ -69,18 +78,24 @@ struct State<R> {
 }
 
 impl<R> StartQueue<R> {
-    pub(crate) fn new(slots: Arc<Slots>) -> Self {
+    pub(crate) fn new(slots: Arc<Slots>, rate: Option<RateLimit>) -> Self {
+        let has_rate = rate.is_some();
         let state = Mutex::new(State {
             first: Fifo::default(),
             held: false,
             admitted: None,
+            rate,
             further: VecDeque::new(),
             further_is_next: true,
             runners: 0,
             coming: 0,
             taken_at: Instant::now(),
         });
-        Self { slots, state }
+        Self {
+            slots,
+            has_rate,
+            state,
+        }
     }
 
     /// Puts deliveries in the queue. True: the caller must start a runner.
@@ -127,7 +142,7 @@ impl<R> StartQueue<R> {
 
     /// A runner takes a delivery and a slot for it, and gives slots to the paths whose turn it is.
     /// `first`: this is the runner's first delivery. `None`: nothing can start, and the runner
-    /// ends.
+    /// ends. If the lane [has a rate](Self::has_rate), the caller must wake the lane.
     pub(crate) fn take(&self, first: bool, now: Instant) -> Option<(R, Slot)> {
         let mut state = self.lock();
         state.coming -= usize::from(first);
@@ -139,33 +154,67 @@ impl<R> StartQueue<R> {
             let further = state.further_is_next || state.first_wanted() == 0;
             state.further_is_next = !further;
             match further.then(|| state.further.pop_front()).flatten() {
-                // If the path no longer waits, the slot is dropped and free again.
-                Some(path) => drop(path.send(slot)),
-                None => return state.pop_first().map(|delivery| (delivery, slot)),
+                Some(path) => {
+                    // If the path no longer waits, the slot is dropped and free again.
+                    if path.send(slot).is_ok() {
+                        state.started();
+                    }
+                }
+                None => {
+                    state.started();
+                    return state.pop_first().map(|delivery| (delivery, slot));
+                }
             }
         }
         state.runners -= 1;
         None
     }
 
-    /// Waits for a slot for a further attempt. First and further attempts take turns.
-    pub(crate) async fn retake(&self) -> Slot {
-        let slot = {
-            let mut state = self.lock();
-            if state.wanted() == 0
-                && let Some(slot) = self.slots.try_take()
-            {
-                return slot;
+    /// Puts a path in the queue that needs a slot for a further attempt, and gives the future of the
+    /// slot. First and further attempts take turns. If the lane [has a rate](Self::has_rate), the
+    /// caller must wake the lane: the rate may be what the path waits for.
+    pub(crate) fn retake(&self) -> impl Future<Output = Slot> + use<R> {
+        let slot = self.take_or_wait();
+        async move {
+            match slot {
+                Ok(slot) => slot,
+                Err(waiting) => match waiting.await {
+                    Ok(slot) => slot,
+                    // This cannot happen: a sender leaves the queue only to send.
+                    Err(_) => pending().await,
+                },
             }
-            let (path, slot) = oneshot::channel();
-            state.further.push_back(path);
-            slot
-        };
-        match slot.await {
-            Ok(slot) => slot,
-            // This cannot happen: a sender leaves the queue only to send.
-            Err(_) => pending().await,
         }
+    }
+
+    fn take_or_wait(&self) -> Result<Slot, oneshot::Receiver<Slot>> {
+        let mut state = self.lock();
+        if state.waiting() == 0
+            && state.rate_allows() > 0
+            && let Some(slot) = self.slots.try_take()
+        {
+            state.started();
+            return Ok(slot);
+        }
+        let (path, slot) = oneshot::channel();
+        state.further.push_back(path);
+        Err(slot)
+    }
+
+    /// Whether the lane has a fixed rate.
+    pub(crate) fn has_rate(&self) -> bool {
+        self.has_rate
+    }
+
+    /// When the lane should look for [missing](Self::missing) runners: `soon` if an attempt can start,
+    /// or when the rate allows the next start. `None`: another event has to come first.
+    pub(crate) fn look_at(&self, soon: Instant) -> Option<Instant> {
+        let state = self.lock();
+        if self.startable(&state) > 0 {
+            return Some(soon);
+        }
+        let rate = state.rate.as_ref()?;
+        (state.waiting() > 0 && state.rate_allows() == 0).then(|| rate.opens_at().max(soon))
     }
 
     /// A runner's path waits for the first time, and keeps the runner. True: the caller must start
@@ -228,11 +277,6 @@ impl<R> StartQueue<R> {
         self.lock().first.len()
     }
 
-    /// Whether an attempt waits although it could start and a slot is free.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.startable(&self.lock()) > 0
-    }
-
     fn startable(&self, state: &State<R>) -> usize {
         state.wanted().min(self.slots.free())
     }
@@ -258,9 +302,30 @@ impl<R> State<R> {
         Some(popped)
     }
 
+    /// The number of slots that first and further attempts could use if there were no rate.
+    fn waiting(&self) -> usize {
+        self.first_wanted() + self.further.len()
+    }
+
     /// The number of slots that first and further attempts could use.
     fn wanted(&self) -> usize {
-        self.first_wanted() + self.further.len()
+        match self.waiting() {
+            0 => 0,
+            waiting => waiting.min(self.rate_allows()),
+        }
+    }
+
+    /// The number of attempts that the rate allows to start now.
+    fn rate_allows(&self) -> usize {
+        let open = |rate: &RateLimit| rate.open(Instant::now());
+        self.rate.as_ref().map_or(usize::MAX, open)
+    }
+
+    /// An attempt starts.
+    fn started(&mut self) {
+        if let Some(rate) = &mut self.rate {
+            rate.start(Instant::now());
+        }
     }
 
     fn add_runners(&mut self, count: usize) {

@@ -101,7 +101,7 @@ fn fixture(outcomes: Vec<Outcome>) -> Fixture {
         drain: CancellationToken::new(),
         hard_stop: CancellationToken::new(),
         runtime: Handle::current(),
-        starts: StartQueue::new(slots),
+        starts: StartQueue::new(slots, None),
         ends: Ends::default(),
         service: Service::new(&BreakerSettings::default()),
         live: Live::default(),

@@ -8,7 +8,7 @@ use std::{
 
 use url::Url;
 
-use super::{HandlerSettings, Problem, Settings, Source};
+use super::{Problem, Settings, Source};
 use crate::{config::KeyPath, handler::HttpHandlerSettings};
 
 impl Settings {
@@ -32,15 +32,8 @@ impl Settings {
             );
         }
         problems.extend(self.broker_in_clear());
-        for (name, consumer) in &self.consumers {
-            let at = KeyPath::of("consumers").key(name);
-            let typed = consumer.types.iter();
-            let typed = typed.map(|(kind, handler)| (at.key("types").key(kind), handler));
-            for (at, handler) in typed.chain([(at.key("handler"), &consumer.handler)]) {
-                if let HandlerSettings::Http(http) = handler {
-                    problems.extend(of_handler(&at, http));
-                }
-            }
+        for (at, http) in self.http_handlers() {
+            problems.extend(of_handler(&at, http));
         }
         problems
     }

@@ -19,7 +19,7 @@ pub use crate::{
         ReconnectSettings, TimeoutSettings, TlsSettings, Topology,
     },
     config::{ConfigError, Problem, Secret, Source, environment},
-    consumer::{AckSettings, ConsumerSettings, ForwardSettings},
+    consumer::{AckSettings, ConsumerSettings, ForwardSettings, InvalidRate, Rate},
     decode::Decode,
     handler::HandlerSettings,
     kubernetes::PodDeletionCostSettings,
@@ -33,6 +33,7 @@ use crate::{
     admin::ServerSettings,
     config::{self, Checked, Findings, KeyPath},
     consumer,
+    handler::{HttpHandlerSettings, proxy_warning},
     telemetry::TelemetrySetup,
 };
 
@@ -212,6 +213,36 @@ impl Settings {
             .chain(exposed)
             .chain(consumers)
             .collect()
+    }
+
+    /// Proxies of the environment that HTTP handlers cannot use, or that are probably not meant for
+    /// them. `variable` reads a variable of the environment.
+    pub fn proxy_warnings(&self, variable: impl Fn(&str) -> Option<String>) -> Vec<Problem> {
+        let handlers = self.http_handlers();
+        let warnings = handlers.filter_map(|(at, http)| {
+            Some(Problem {
+                path: at.key("url").to_string(),
+                source: Source::Code,
+                message: proxy_warning(&http.url, &variable)?,
+            })
+        });
+        warnings.collect()
+    }
+
+    /// The HTTP handlers of all consumers and types.
+    fn http_handlers(&self) -> impl Iterator<Item = (KeyPath, &HttpHandlerSettings)> {
+        self.consumers.iter().flat_map(|(name, consumer)| {
+            let at = KeyPath::of("consumers").key(name);
+            let own = (at.key("handler"), &consumer.handler);
+            let typed = consumer.types.iter();
+            let typed = typed.map(move |(kind, handler)| (at.key("types").key(kind), handler));
+            typed
+                .chain([own])
+                .filter_map(|(at, handler)| match handler {
+                    HandlerSettings::Http(http) => Some((at, http)),
+                    _ => None,
+                })
+        })
     }
 }
 

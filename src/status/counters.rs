@@ -13,6 +13,8 @@ macro_rules! counters {
             handler_stuck,
             /// Handlers that a drain cancelled. Their messages went back to the queue.
             cut_off,
+            /// Probes: messages tried to see whether a service that was down is back.
+            probes,
             /// Retries that waited in the worker.
             inline_retries,
             /// Publishes of retries and dead letters that the broker did not confirm.

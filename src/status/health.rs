@@ -21,7 +21,7 @@ pub struct Readiness {
     pub ready: bool,
     /// True when the service of a consumer is down, or when retries or dead letters of a consumer
     /// wait for the broker. Another worker would meet the same, so this does not make the worker
-    /// unready.
+    /// unready. False while a service was down that no message can be tried with.
     pub degraded: bool,
     /// True when a drain has begun.
     pub draining: bool,
@@ -51,6 +51,10 @@ pub struct ConsumerHealth {
     /// Why the consumer is not consuming. If it is consuming: why some of its retries or dead letters
     /// wait.
     pub reason: Option<String>,
+    /// While the service is down: when the consumer tries the next message. Null while it tries one.
+    #[serde(serialize_with = "as_rfc3339_or_null")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub next_probe_at: Option<SystemTime>,
 }
 
 words! {
@@ -71,6 +75,9 @@ words! {
         /// The service behind the handler is down. The consumer takes nothing but one message at a
         /// time, to see whether the service is back.
         ServiceDown = "service-down",
+        /// The service behind the handler was down when the last message met it, and for a minute the
+        /// queue has had no message to try it with. The next message is tried alone.
+        ServiceUnknown = "service-unknown",
         /// The worker stops: the consumer takes nothing new, and running handlers finish.
         Draining = "draining",
         /// The consumer has ended.
@@ -84,6 +91,7 @@ impl ConsumerHealth {
             state,
             since: clock::now(),
             reason,
+            next_probe_at: None,
         }
     }
 
@@ -92,7 +100,10 @@ impl ConsumerHealth {
     pub(crate) fn is_ready(&self) -> bool {
         matches!(
             self.state,
-            ConsumerState::Consuming | ConsumerState::Paused | ConsumerState::ServiceDown
+            ConsumerState::Consuming
+                | ConsumerState::Paused
+                | ConsumerState::ServiceDown
+                | ConsumerState::ServiceUnknown
         )
     }
 

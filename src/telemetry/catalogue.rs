@@ -113,6 +113,8 @@ instruments! {
         "Handlers that ran on after their timeout or cancellation: they ignore it, or block their thread.";
     PARKED = Counter "lapwing.retries.parked" "{message}" [CONSUMER, RETRY_QUEUE]
         "Retries that wait at RabbitMQ, by the retry queue in which they wait.";
+    PROBES = Counter "lapwing.service.probes" "{probe}" [CONSUMER]
+        "Messages that the worker tried while the service behind the handler was down, to see whether it is back.";
     INLINE = Counter "lapwing.retries.inline" "{message}" [CONSUMER]
         "Retries that waited in the worker, because their delay was short.";
     DEAD_LETTERS = Counter "lapwing.dead_letters" "{message}" [CONSUMER, REASON]
@@ -134,7 +136,7 @@ instruments! {
     CONSUMER_STATE = Gauge "lapwing.consumer.state" "{consumer}" [CONSUMER, STATE]
         "1 for the state in which the consumer is, 0 for all others.";
     SESSIONS = Counter "lapwing.sessions" "{session}" [CONSUMER]
-        "Subscriptions to the queue. Each one after the first means that the subscription was lost, or that the consumer was paused and resumed.";
+        "Subscriptions to the queue. Each one after the first means that the subscription was lost, or that the consumer was paused and resumed. Those for probes of a service do not count.";
     CONNECTIONS = Counter "lapwing.connections" "{connection}" [CONNECTION]
         "Connections to RabbitMQ that were opened, by purpose. Each one after the first of a purpose means that a connection was lost.";
     PUBLISHER_BLOCKED = Gauge "lapwing.publisher.blocked" "{publisher}" []

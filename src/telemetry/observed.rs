@@ -49,7 +49,7 @@ type Report<'a> = &'a dyn AsyncInstrument<u64>;
 type Number = fn(&ObservedConsumer, &ConsumerReport) -> u64;
 
 /// Instruments with one number for each consumer.
-const NUMBERS: [(Instrument, Number); 13] = [
+const NUMBERS: [(Instrument, Number); 14] = [
     (catalogue::DROPPED, |consumer, _| {
         consumer.figures.counted().dropped
     }),
@@ -60,6 +60,7 @@ const NUMBERS: [(Instrument, Number); 13] = [
         report.counts.stale_settles
     }),
     (catalogue::STUCK, |_, report| report.counts.handler_stuck),
+    (catalogue::PROBES, |_, report| report.counts.probes),
     (catalogue::INLINE, |_, report| report.counts.inline_retries),
     (catalogue::PUBLISH_FAILURES, |_, report| {
         report.counts.publish_failures

@@ -27,7 +27,7 @@ use crate::{
     consumer::ConsumerSettings,
     flight::{Extensions, Resources, SCOPE},
     lane::{LaneActor, LaneChannels},
-    path::{Dispatch, Ends, Handlers, Lane, Limits, Live, Service, StartQueue},
+    path::{Dispatch, Ends, Handlers, Lane, Limits, Live, RateLimit, Service, StartQueue},
     state::StateHandle,
     status::{ConsumerReport, ConsumerReports, Figures},
     telemetry::{self, Observed, ObservedConsumer, Signals, Watch},
@@ -173,7 +173,8 @@ impl<B: Broker> Common<B> {
         let name: Arc<str> = name.into();
         let queue: Arc<str> = settings.queue.as_str().into();
         let ladder = settings.ladder();
-        let slots = Arc::clone(&figures.slots);
+        let rate = RateLimit::of(&settings);
+        let starts = StartQueue::new(Arc::clone(&figures.slots), rate);
         Lane {
             watch: Watch::new(figures, self.signals, &name, &queue, &self.worker),
             name,
@@ -191,7 +192,7 @@ impl<B: Broker> Common<B> {
             drain: self.drain.clone(),
             hard_stop: self.hard_stop.clone(),
             runtime: self.runtime.clone(),
-            starts: StartQueue::new(slots),
+            starts,
             ends: Ends::default(),
             live: Live::default(),
         }

@@ -94,12 +94,13 @@ impl WorkerHandle {
         sum
     }
 
-    /// Whether every consumer consumes and holds no message.
+    /// Whether every consumer takes messages, or would take the first one, and holds none.
     fn is_idle(&self) -> bool {
         self.consumers().all(|name| {
             let health = self.health(name);
-            let consumes = health.is_some_and(|health| health.state == ConsumerState::Consuming);
-            consumes && self.report(name).is_ok_and(|report| report.in_flight == 0)
+            let takes = [ConsumerState::Consuming, ConsumerState::ServiceUnknown];
+            let takes = health.is_some_and(|health| takes.contains(&health.state));
+            takes && self.report(name).is_ok_and(|report| report.in_flight == 0)
         })
     }
 }

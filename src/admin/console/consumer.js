@@ -141,6 +141,16 @@ export class ConsumerView {
     say(byId("consumer-reason"), visible(consumer.reason ?? ""));
   }
 
+  /** Facts about probes, for a consumer whose service is or was down. */
+  #probes({ state, counts, next_probe_at: next }) {
+    const isOpen = state === "service-down" || state === "service-unknown";
+    if (!isOpen && counts.probes === 0) return [];
+    const probes = ["Probes so far", count(counts.probes)];
+    if (!isOpen) return [probes];
+    const left = next === null ? null : Math.max(0, -this.store.since(next));
+    return [probes, ["Next probe", left === null ? "runs, or waits for a message" : `in ${duration(Math.ceil(left))}`]];
+  }
+
   #showFacts(consumer) {
     const { rates, latency } = consumer;
     // With a single consumer its rates are those of the worker, which the page shows above.
@@ -156,11 +166,13 @@ export class ConsumerView {
       ["99th percentile", duration(latency.p99_seconds)],
       ["In flight", `${count(consumer.in_flight)} of ${count(consumer.prefetch)}`],
       ["Running", `${count(consumer.running)} of ${count(consumer.concurrency)}`],
+      ...(consumer.rate === null ? [] : [["Rate, at most", consumer.rate]]),
       ["Buffered", count(consumer.buffered)],
       ["Backing off", count(consumer.waiting)],
       ["Queue", visible(consumer.queue)],
       ["Handler", consumer.handler ?? NONE],
       ["Subscriptions so far", count(consumer.counts.sessions)],
+      ...this.#probes(consumer),
     ]);
   }
 }

@@ -146,7 +146,9 @@ export class FailuresView {
     const failures = this.#held ?? now;
     const newer = this.#held ? now.filter((failure) => failure.seq > (failures[0]?.seq ?? -1)).length : 0;
     say(byId("failures-count"), failures.length ? count(failures.length) : "");
+    const oldest = failures.at(-1);
     const notes = [
+      oldest ? `Back to ${clock(new Date(oldest.at))}; the log has all.` : "",
       newer ? `${count(newer)} newer ${newer === 1 ? "failure" : "failures"} not shown.` : "",
       !this.#together && failures.length > SHOWN ? `Only the newest ${SHOWN} are shown.` : "",
     ];

@@ -2,6 +2,8 @@
 
 const DOWN = { connecting: 0, held: 0, stopped: 0, draining: 1 };
 
+const URGENCY = { ...DOWN, "service-down": 1, "service-unknown": 3, paused: 3 };
+
 const FEW = 3; // fewer failures than this never count as failing
 
 /** Whether at least half of a consumer's handler runs in the last minute failed. */
@@ -11,13 +13,13 @@ export function failing({ recent }) {
 
 /** The urgency of a consumer: 0 comes first. */
 export function urgency(consumer) {
-  return DOWN[consumer.state] ?? (consumer.state === "service-down" ? 1 : failing(consumer) ? 2 : consumer.state === "paused" ? 3 : 4);
+  return URGENCY[consumer.state] ?? (failing(consumer) ? 2 : 4);
 }
 
 /** The class of a consumer's mark, which sets shape and colour. */
 export function markOf(consumer) {
   if (consumer.state === "consuming") return failing(consumer) ? "bad" : "good";
-  return { paused: "paused", draining: "note", stopped: "off" }[consumer.state] ?? "bad";
+  return { paused: "paused", draining: "note", "service-unknown": "note", stopped: "off" }[consumer.state] ?? "bad";
 }
 
 function draining(worker) {
@@ -58,6 +60,11 @@ export function verdict(worker, consumers) {
     return { level: "bad", word: "Failing", text, consumers: ill };
   }
   if (!worker.ready) return { level: "bad", word: "Not ready", text: "The worker gives no reason.", consumers: [] };
+  const unknown = consumers.filter((consumer) => consumer.state === "service-unknown");
+  if (unknown.length) {
+    const text = `The service of ${unknown.length} of ${consumersOf(all)} was down when it was last tried. No message has come since.`;
+    return { level: "note", word: "Service unknown", text, consumers: unknown };
+  }
   const paused = consumers.filter((consumer) => consumer.state === "paused");
   if (paused.length) {
     const text = `${consumersOf(all - paused.length)} ${all - paused.length === 1 ? "takes" : "take"} messages, ${paused.length} ${paused.length === 1 ? "is" : "are"} paused on purpose.`;

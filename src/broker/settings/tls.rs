@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::urls::BrokerUrl;
 use crate::{
     config::{Findings, KeyPath},
-    pem,
+    pem::ClientFiles,
 };
 
 /// PEM files for `amqps://` URLs. Without such a URL they are refused.
@@ -49,47 +49,22 @@ impl Default for TlsSettings {
 impl TlsSettings {
     pub(super) fn check(&self, findings: &mut Findings, urls: &[BrokerUrl]) {
         let section = KeyPath::of("broker.tls");
-        let Self {
-            ca_file,
-            system_authorities,
-            cert_file,
-            key_file,
-        } = self;
         // A URL that cannot be parsed may have been meant as `amqps://`.
         let may_use_tls = urls.is_empty()
             || urls
                 .iter()
                 .any(|BrokerUrl { url, .. }| url.as_ref().is_none_or(|url| url.scheme() != "amqp"));
-        let files = [
-            ("ca_file", ca_file),
-            ("cert_file", cert_file),
-            ("key_file", key_file),
-        ];
-        for (key, file) in files {
-            let Some(file) = file else { continue };
-            let path = section.key(key);
-            match key {
-                "key_file" => pem::check_private_key(findings, &path, file),
-                _ => pem::check_certificates(findings, &path, file),
-            }
-            if !may_use_tls {
-                let others = urls.iter().map(|url| url.path.clone());
-                let message = "needs TLS, but no broker URL begins with amqps://";
-                findings.contradiction(path, others, message);
-            }
-        }
-        if !system_authorities && ca_file.is_none() {
-            let message = "is false, so `ca_file` is needed: no server would be trusted";
-            let others = [section.key("ca_file")];
-            findings.contradiction(section.key("system_authorities"), others, message);
-        }
-        let (lone, missing) = match (cert_file, key_file) {
-            (Some(_), None) => ("cert_file", "key_file"),
-            (None, Some(_)) => ("key_file", "cert_file"),
-            _ => return,
+        let plain = (!may_use_tls).then(|| {
+            let paths = urls.iter().map(|url| url.path.clone()).collect();
+            ("needs TLS, but no broker URL begins with amqps://", paths)
+        });
+        let files = ClientFiles {
+            ca: self.ca_file.as_deref(),
+            system_authorities: self.system_authorities,
+            cert: self.cert_file.as_deref(),
+            key: self.key_file.as_deref(),
         };
-        let others = [section.key(missing)];
-        findings.contradiction(section.key(lone), others, format!("needs `{missing}` too"));
+        files.check(findings, &section, plain);
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) struct Tally {
     pub(super) confirmed: u64,
     /// The errors, and how often each occurred.
     pub(super) failed: BTreeMap<String, u64>,
+    /// The bodies that are not the JSON that their content type promises.
+    pub(super) not_json: u64,
     /// The signal that interrupted publishing, if one did.
     pub(super) stopped: Option<&'static str>,
 }
@@ -73,6 +75,11 @@ impl<'a> UnderWay<'a> {
             progress,
             tally: Tally::default(),
         }
+    }
+
+    /// Notes a body that is not the JSON that its content type promises.
+    pub(super) fn is_not_json(&mut self) {
+        self.tally.not_json += 1;
     }
 
     /// Publishes a message as soon as fewer than [`CHANNELS`] publishes run.

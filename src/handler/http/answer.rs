@@ -10,6 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{
     clock,
+    config::redact,
     handler::{Context, results},
     outcome::{Failure, Outcome},
     text::{causes, cut},
@@ -17,6 +18,8 @@ use crate::{
 
 /// The most bytes of an error response that go into the failure.
 const ERROR_SHOWN: usize = 2 * 1024;
+/// The most bytes of the handler's URL that go into the failure.
+const URL_SHOWN: usize = 256;
 /// The most bytes of `Location` that go into the failure.
 const LOCATION_SHOWN: usize = 256;
 /// The most bytes of a response that are read. A connection can be reused only if the body was read
@@ -25,8 +28,23 @@ const READ: usize = 64 * 1024;
 /// The longest wait for a response's body after its head.
 const BODY_LIMIT: Duration = Duration::from_secs(2);
 
-/// The outcome of an attempt, from the response. `via`: the proxy that the request went through.
-pub(super) async fn judge(mut response: Response, context: &Context, via: Option<&str>) -> Outcome {
+/// Where requests go, for people.
+pub(super) struct Target {
+    /// The URL without its secrets.
+    url: String,
+    /// The host and port of the proxy, if requests go through one.
+    via: Option<String>,
+}
+
+impl Target {
+    pub(super) fn new(url: &str, via: Option<String>) -> Self {
+        let url = cut(&redact(url), URL_SHOWN).to_owned();
+        Self { url, via }
+    }
+}
+
+/// The outcome of an attempt, from the response.
+pub(super) async fn judge(mut response: Response, context: &Context, to: &Target) -> Outcome {
     let status = response.status();
     if status.is_success() && context.outbox().wants_result() {
         return result(response, context).await;
@@ -42,14 +60,16 @@ pub(super) async fn judge(mut response: Response, context: &Context, via: Option
         return Outcome::Succeeded;
     }
     let retry_after = retry_after(&response, clock::now());
-    let target = target(status, response.headers());
+    let redirect = redirect(status, response.headers());
     let body = read(&mut response, READ).await;
     let said = said(response.headers(), &body);
+    let via = to.via.as_ref();
     let via = via.map(|proxy| format!(" (by way of the proxy {proxy})"));
     let via = via.unwrap_or_default();
+    let text = format!("HTTP {status}{redirect} from {}{via}", to.url);
     let text = match said.as_str() {
-        "" => format!("HTTP {status}{target}{via}"),
-        said => format!("HTTP {status}{target}{via}: {said}"),
+        "" => text,
+        said => format!("{text}: {said}"),
     };
     let class = match status {
         // Only a proxy answers 407. The service has not seen the request.
@@ -99,7 +119,7 @@ async fn result(mut response: Response, context: &Context) -> Outcome {
 }
 
 /// The failure of a request without an answer.
-pub(super) fn unreachable(error: &reqwest::Error, via: Option<&str>) -> Failure {
+pub(super) fn unreachable(error: &reqwest::Error, to: &Target) -> Failure {
     let class = match error {
         connect if connect.is_connect() => "http-connect",
         late if late.is_timeout() => "http-timeout",
@@ -108,9 +128,11 @@ pub(super) fn unreachable(error: &reqwest::Error, via: Option<&str>) -> Failure 
     // Leave out reqwest's own text, which has the URL and so may have credentials. The causes say
     // what went wrong.
     let cause = std::error::Error::source(error).map(|cause| format!(": {}", causes(cause)));
+    let via = to.via.as_ref();
     let via = via.map(|proxy| format!(" by way of the proxy {proxy}"));
     let text = format!(
-        "request{} failed{}",
+        "request to {}{} failed{}",
+        to.url,
         via.unwrap_or_default(),
         cause.unwrap_or_default()
     );
@@ -150,7 +172,7 @@ fn said(headers: &HeaderMap, body: &[u8]) -> String {
 }
 
 /// Where a redirect leads, without its query, which may be secret.
-fn target(status: StatusCode, headers: &HeaderMap) -> String {
+fn redirect(status: StatusCode, headers: &HeaderMap) -> String {
     let location = headers.get(LOCATION).and_then(|value| value.to_str().ok());
     match location {
         Some(location) if status.is_redirection() => {
@@ -222,7 +244,7 @@ pub(crate) fn fuzz_answer(data: &[u8]) {
     }
     let said = said(&headers, body);
     assert!(said.len() <= ERROR_SHOWN);
-    let _ = target(status, &headers);
+    let _ = redirect(status, &headers);
     for value in headers.values() {
         if let Ok(text) = value.to_str() {
             let _ = parse_retry_after(text.trim(), SystemTime::UNIX_EPOCH);
@@ -268,12 +290,12 @@ mod tests {
     fn a_redirect_names_its_target_without_secrets() {
         let shown = |status: StatusCode, location: &str| {
             let value = location.parse().unwrap();
-            target(status, &HeaderMap::from_iter([(LOCATION, value)]))
+            redirect(status, &HeaderMap::from_iter([(LOCATION, value)]))
         };
-        let redirect = StatusCode::TEMPORARY_REDIRECT;
-        assert_eq!(shown(redirect, "/orders/"), " to /orders/");
+        let moved = StatusCode::TEMPORARY_REDIRECT;
+        assert_eq!(shown(moved, "/orders/"), " to /orders/");
         assert_eq!(
-            shown(redirect, "https://u:s3cret@host/a?token=s3cret"),
+            shown(moved, "https://u:s3cret@host/a?token=s3cret"),
             " to https://***@host/a?***"
         );
         assert_eq!(shown(StatusCode::CREATED, "/orders/1"), "");

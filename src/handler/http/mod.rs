@@ -11,6 +11,7 @@
 mod answer;
 mod connections;
 mod files;
+mod proxy;
 mod request;
 mod settings;
 #[cfg(test)]
@@ -31,6 +32,7 @@ use reqwest::{Response, StatusCode, Url, header::HeaderName};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use answer::fuzz_answer;
+pub(crate) use proxy::warning as proxy_warning;
 pub use settings::{HeaderFile, HttpHandlerSettings};
 
 use super::{Context, Handler, HandlerError, HandlerFuture};
@@ -38,16 +40,28 @@ use crate::{
     clock,
     outcome::{Failure, Outcome},
 };
+use answer::Target;
 use connections::{Connections, Generation, On};
 use request::{Theirs, describe, printable};
 use trace::RequestTrace;
+
+/// The classes of all failures of a consumer with this handler.
+pub(crate) const HTTP_CLASSES: [&str; 8] = [
+    "http",
+    "http-connect",
+    "http-echo",
+    "http-proxy",
+    "http-request",
+    "http-timeout",
+    "panic",
+    "timeout",
+];
 
 /// POSTs messages to a URL, over pooled connections.
 pub struct HttpHandler {
     url: Url,
     connections: Connections,
-    /// The host and port of the proxy, if requests go through one.
-    via: Option<String>,
+    target: Target,
     echo: Option<Echo>,
 }
 
@@ -101,7 +115,7 @@ impl HttpHandler {
         Ok(Self {
             url,
             connections,
-            via,
+            target: Target::new(&settings.url, via),
             echo: settings.echo.then(Echo::new),
         })
     }
@@ -139,12 +153,12 @@ impl HttpHandler {
                 let again = self
                     .after_answer(context, generation, &response, theirs)
                     .await;
-                let outcome = answer::judge(response, context, self.via.as_deref()).await;
+                let outcome = answer::judge(response, context, &self.target).await;
                 Ended { outcome, again }
             }
             Err(error) => {
                 waiting.failed();
-                let failure = answer::unreachable(&error, self.via.as_deref());
+                let failure = answer::unreachable(&error, &self.target);
                 trace.failed(&failure);
                 let again = match error.is_connect() {
                     true => self

@@ -1,14 +1,9 @@
 //! `handler = { kind = "http" }`.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+mod headers;
 
-use reqwest::header::{HeaderName, HeaderValue};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use url::Url;
@@ -17,8 +12,9 @@ use super::HttpHandler;
 use crate::{
     config::{Findings, HOUR, KIND, KeyPath, Secret, Span, redact},
     handler::{Handler, HandlerError, kind::Kind},
-    pem,
+    pem::ClientFiles,
 };
+pub use headers::HeaderFile;
 
 /// The handler POSTs each message to a URL. A status 2xx is a success. The statuses 407, 408, 425,
 /// 429 and 5xx, any other error status with `Retry-After`, connection errors and timeouts are
@@ -63,7 +59,8 @@ use crate::{
 /// separated by commas: names (with all names below them), addresses, and networks such as
 /// `127.0.0.0/8`. The handler compares these with the URL as it is written: `localhost` does not
 /// stand for `127.0.0.1`, and `*` stands for all names, but for no address. The worker reads the
-/// environment at its start. Errors name the proxy. Connections to the broker do not use a proxy.
+/// environment at its start, and warns of proxies and exceptions that cannot work, as `lapwing config
+/// check` does. Errors name the proxy. Connections to the broker do not use a proxy.
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["url"]))]
@@ -119,24 +116,6 @@ pub struct HttpHandlerSettings {
     pub echo: bool,
 }
 
-/// A header whose value is in a file.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct HeaderFile {
-    /// The file. Required.
-    pub file: PathBuf,
-    /// A text before the file's, such as `Bearer ` with its space. Default: none.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub prefix: String,
-}
-
-impl HeaderFile {
-    /// The header's value, from the file's text.
-    pub(super) fn value(&self, text: &str) -> String {
-        format!("{}{}", self.prefix, text.trim())
-    }
-}
-
 fn example_header_files() -> BTreeMap<&'static str, HeaderFile> {
     let token = HeaderFile {
         file: "/run/secrets/token".into(),
@@ -186,20 +165,6 @@ impl fmt::Debug for HttpHandlerSettings {
     }
 }
 
-/// Headers that the handler or the HTTP client writes itself.
-const OWN_HEADERS: [&str; 9] = [
-    "connection",
-    "content-encoding",
-    "content-length",
-    "host",
-    "te",
-    "traceparent",
-    "tracestate",
-    "transfer-encoding",
-    "upgrade",
-];
-const OWN_PREFIX: &str = "lapwing-";
-
 impl Kind for HttpHandlerSettings {
     fn make(&self, _: u16) -> Result<Arc<dyn Handler>, HandlerError> {
         Ok(Arc::new(HttpHandler::new(self)?))
@@ -223,94 +188,18 @@ impl Kind for HttpHandlerSettings {
                 findings.add(at_url.clone(), message);
             }
         }
-        self.check_tls(findings, path, is_plain);
-        self.check_headers(findings, path);
-    }
-}
-
-impl HttpHandlerSettings {
-    fn check_tls(&self, findings: &mut Findings, path: &KeyPath, is_plain: bool) {
-        let files = [
-            ("ca_file", &self.ca_file),
-            ("cert_file", &self.cert_file),
-            ("key_file", &self.key_file),
-        ];
-        for (key, file) in files {
-            let Some(file) = file else { continue };
-            let at = path.key(key);
-            match key {
-                "key_file" => pem::check_private_key(findings, &at, file),
-                _ => pem::check_certificates(findings, &at, file),
-            }
-            if is_plain {
-                let message = "needs TLS, but the URL begins with http://";
-                findings.contradiction(at, [path.key("url")], message);
-            }
-        }
-        if !self.system_authorities && self.ca_file.is_none() {
-            let message = "is false, so `ca_file` is needed: no server would be trusted";
-            findings.contradiction(
-                path.key("system_authorities"),
-                [path.key("ca_file")],
-                message,
-            );
-        }
-        let (lone, missing) = match (&self.cert_file, &self.key_file) {
-            (Some(_), None) => ("cert_file", "key_file"),
-            (None, Some(_)) => ("key_file", "cert_file"),
-            _ => return,
+        let plain = is_plain.then(|| {
+            let message = "needs TLS, but the URL begins with http://";
+            (message, vec![path.key("url")])
+        });
+        let files = ClientFiles {
+            ca: self.ca_file.as_deref(),
+            system_authorities: self.system_authorities,
+            cert: self.cert_file.as_deref(),
+            key: self.key_file.as_deref(),
         };
-        let others = [path.key(missing)];
-        findings.contradiction(path.key(lone), others, format!("needs `{missing}` too"));
-    }
-
-    fn check_headers(&self, findings: &mut Findings, path: &KeyPath) {
-        let mut seen = BTreeSet::new();
-        for (name, value) in &self.headers {
-            let path = path.key("headers").key(name);
-            check_header(findings, &path, name, value.expose(), &mut seen);
-        }
-        for (name, header) in &self.header_files {
-            let path = path.key("header_files").key(name);
-            if header.file.as_os_str().is_empty() {
-                findings.add(path.key("file"), "is required");
-                continue;
-            }
-            let text = findings.text_file(&path.key("file"), &header.file);
-            let value = header.value(&text.unwrap_or_default());
-            check_header(findings, &path, name, &value, &mut seen);
-        }
-    }
-}
-
-fn check_header(
-    findings: &mut Findings,
-    path: &KeyPath,
-    name: &str,
-    value: &str,
-    seen: &mut BTreeSet<String>,
-) {
-    if !seen.insert(name.to_ascii_lowercase()) {
-        findings.add(path.clone(), "is set twice: header names ignore case");
-    }
-    match HeaderName::from_bytes(name.as_bytes()) {
-        Err(_) => findings.add(path.clone(), "is not a header name"),
-        Ok(name) if OWN_HEADERS.contains(&name.as_str()) => {
-            findings.add(path.clone(), "lapwing sets this header itself");
-        }
-        Ok(name) if name.as_str().starts_with(OWN_PREFIX) => {
-            findings.add(
-                path.clone(),
-                "names that begin with `lapwing-` are reserved for lapwing's own headers",
-            );
-        }
-        Ok(_) => {}
-    }
-    if HeaderValue::from_str(value).is_err() {
-        findings.add(
-            path.clone(),
-            "has a value that no header can carry, such as a line break",
-        );
+        files.check(findings, path, plain);
+        headers::check(findings, path, self);
     }
 }
 
@@ -451,41 +340,6 @@ mod tests {
                     &format!("{cert_file}handler.key_file = \"{pem}\""),
                 ),
                 "handler.key_file: ",
-            ),
-        ]);
-    }
-
-    #[test]
-    fn a_header_comes_from_its_setting_or_from_its_file() {
-        let token = file("s3cret\n");
-        let lines = file("two\nlines");
-        let [token, lines] = [&token, &lines].map(|file| file.path().display());
-        let with =
-            |rest: &str| format!("handler.kind = \"http\"\nhandler.url = \"http://a/\"\n{rest}");
-        let of = |file: &str| format!("handler.header_files.a.file = \"{file}\"");
-        let token = of(&token.to_string());
-        Sections::allowed(&[
-            &with(&token),
-            &with(&format!(
-                "{token}\nhandler.header_files.a.prefix = \"Bearer \""
-            )),
-        ]);
-        Sections::refused(&[
-            (
-                &with("handler.header_files.a.prefix = \"x\""),
-                "handler.header_files.a.file: is required",
-            ),
-            (
-                &with(&of("/missing")),
-                "handler.header_files.a.file: cannot read /missing",
-            ),
-            (
-                &with(&of(&lines.to_string())),
-                "handler.header_files.a: has a value that no header can carry",
-            ),
-            (
-                &with(&format!("handler.headers.A = \"x\"\n{token}")),
-                "handler.header_files.a: is set twice",
             ),
         ]);
     }

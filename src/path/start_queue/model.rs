@@ -5,6 +5,7 @@ use std::pin::Pin;
 
 use futures_util::FutureExt;
 use proptest::{prelude::*, sample::Index};
+use tokio::runtime::Builder;
 
 use super::*;
 
@@ -30,18 +31,24 @@ struct Model {
     paths: Vec<Path>,
     /// The lane will look for missing runners.
     look: bool,
+    /// When the lane will look because its rate allows the next start.
+    look_at: Option<Instant>,
 }
 
 impl Model {
-    fn new(slots: usize) -> Self {
+    /// `interval`: the lane has a rate.
+    fn new(slots: usize, interval: Option<Duration>) -> Self {
+        let now = Instant::now();
+        let rate = interval.map(|interval| RateLimit::new(interval, 2, now));
         Self {
-            starts: Arc::new(StartQueue::new(Arc::new(Slots::new(slots)))),
-            now: Instant::now(),
+            starts: Arc::new(StartQueue::new(Arc::new(Slots::new(slots)), rate)),
+            now,
             next: 0,
             due: 0,
             coming: 0,
             paths: Vec::new(),
             look: false,
+            look_at: None,
         }
     }
 
@@ -49,12 +56,33 @@ impl Model {
         let mut runs = (self.next..self.next + count).collect();
         self.next += count;
         self.coming += usize::from(self.starts.put(&mut runs, self.now));
+        self.turn();
+    }
+
+    /// The lane turns.
+    fn turn(&mut self) {
+        let at = self.starts.look_at(Instant::now());
+        self.look_at = self.look_at.into_iter().chain(at).min();
+    }
+
+    /// Time passes. The lane looks when it is due.
+    async fn pass(&mut self, time: Duration) {
+        tokio::time::advance(time).await;
+        if self.look_at.is_some_and(|at| at <= Instant::now()) {
+            self.look_at = None;
+            self.look();
+            self.turn();
+        }
     }
 
     /// A runner looks for a delivery.
     fn take(&mut self, first: bool) {
         self.coming -= usize::from(first);
-        let Some((flight, slot)) = self.starts.take(first, self.now) else {
+        let taken = self.starts.take(first, self.now);
+        if self.starts.has_rate() {
+            self.turn();
+        }
+        let Some((flight, slot)) = taken else {
             return;
         };
         assert_eq!(flight, self.due, "each once and in order");
@@ -90,13 +118,17 @@ impl Model {
     /// A path waits for a slot, or gets it.
     fn retake(&mut self, index: usize) {
         let (starts, path) = (Arc::clone(&self.starts), &mut self.paths[index]);
-        let new = || -> Retake { Box::pin(async move { starts.retake().await }) };
+        let is_new = path.retake.is_none();
+        let new = || -> Retake { Box::pin(starts.retake()) };
         let mut retake = path.retake.take().unwrap_or_else(new);
         match (&mut retake).now_or_never() {
             Some(slot) => path.slot = Some(slot),
             None => path.retake = Some(retake),
         }
         self.pending(index);
+        if is_new && self.starts.has_rate() {
+            self.turn();
+        }
     }
 
     fn step(&mut self, step: u8, pick: Index, count: u32) {
@@ -151,7 +183,11 @@ impl Model {
 
     fn look(&mut self) {
         self.coming += self.starts.missing(self.now + SLOW);
-        self.look = self.starts.is_behind() && self.coming == 0;
+        let now = Instant::now();
+        self.look = self.starts.look_at(now) == Some(now) && self.coming == 0;
+        if self.starts.has_rate() {
+            self.turn();
+        }
     }
 
     fn check(&self, used_before: usize) {
@@ -165,16 +201,23 @@ impl Model {
             self.starts.startable(&state) == 0 || state.runners > 0 || self.look,
             "nobody comes for a free slot"
         );
+        if state.waiting() > 0 && state.rate_allows() == 0 {
+            let opens = state.rate.map(|rate| rate.opens_at());
+            let looks = self.look || self.look_at.is_some() && self.look_at <= opens;
+            assert!(looks, "nobody looks when the rate allows the next start");
+        }
     }
 
     /// Lets all deliveries end. The lane looks only once.
-    fn finish(mut self) {
+    async fn finish(mut self) {
         self.starts.hold(false);
         self.starts.suspend(false);
         self.starts.slots.set_limit(1);
         self.look();
+        self.turn();
         let most = 10 * (self.next as usize + self.paths.len() + self.coming + 1);
         for _ in 0..most {
+            self.pass(Duration::from_secs(1)).await;
             if self.coming > 0 {
                 self.take(true);
             }
@@ -197,14 +240,21 @@ proptest! {
     #[test]
     fn whatever_happens_no_slot_stays_free_while_something_waits_and_none_is_given_twice(
         slots in 1usize..4,
-        steps in prop::collection::vec((0u8..15, any::<Index>(), 1u32..5), 1..150),
+        interval in prop::option::of((1u64..500).prop_map(Duration::from_millis)),
+        steps in prop::collection::vec((0u8..18, any::<Index>(), 1u32..5), 1..150),
     ) {
-        let mut model = Model::new(slots);
-        for (step, pick, count) in steps {
-            let used = model.starts.slots.in_use();
-            model.step(step, pick, count);
-            model.check(used);
-        }
-        model.finish();
+        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.unwrap().block_on(async {
+            let mut model = Model::new(slots, interval);
+            for (step, pick, count) in steps {
+                let used = model.starts.slots.in_use();
+                match step {
+                    15.. => model.pass(Duration::from_millis(40) * count).await,
+                    step => model.step(step, pick, count),
+                }
+                model.check(used);
+            }
+            model.finish().await;
+        });
     }
 }

@@ -14,7 +14,10 @@ fn take(starts: &StartQueue<u32>, first: bool, now: Instant) -> Option<u32> {
 
 /// As [`queue`], with this number of slots.
 fn queue_with(slots: usize, runs: std::ops::Range<u32>) -> (StartQueue<u32>, Instant) {
-    let (starts, now) = (StartQueue::new(Arc::new(Slots::new(slots))), Instant::now());
+    let (starts, now) = (
+        StartQueue::new(Arc::new(Slots::new(slots)), None),
+        Instant::now(),
+    );
     assert!(
         starts.put(&mut runs.collect(), now),
         "nobody is there to take them"
@@ -33,7 +36,7 @@ fn a_slot_that_comes_free_is_taken_by_the_path_that_had_it_or_by_a_runner_for_it
     assert!(!starts.leave(), "no slot is free");
     assert!(!starts.put(&mut vec![5], now));
     assert_eq!(starts.missing(now + SLOW), 0);
-    assert!(!starts.is_behind());
+    assert!(starts.look_at(now).is_none());
 
     drop(first);
     starts.join();
@@ -42,7 +45,7 @@ fn a_slot_that_comes_free_is_taken_by_the_path_that_had_it_or_by_a_runner_for_it
     assert!(!starts.leave());
 
     drop(second);
-    assert!(starts.is_behind());
+    assert!(starts.look_at(now).is_some());
     assert!(starts.pass_on(), "its path goes on without it");
     assert!(!starts.pass_on(), "one comes for it");
     let (delivery, _fourth) = starts.take(true, now).unwrap();
@@ -193,4 +196,34 @@ fn first_and_further_attempts_get_slots_in_turn() {
         assert!(!starts.pass_on(), "no other is free");
         starts.join();
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rate_lets_first_and_further_attempts_start_one_after_the_other() {
+    let interval = Duration::from_millis(100);
+    let now = Instant::now();
+    let rate = RateLimit::new(interval, 2, now);
+    let starts = StartQueue::new(Arc::new(Slots::new(9)), Some(rate));
+    assert!(starts.put(&mut vec![0, 1, 2, 3], now));
+    assert_eq!(take(&starts, true, now), Some(0));
+    assert_eq!(take(&starts, false, now), Some(1));
+    assert_eq!(take(&starts, false, now), None);
+    assert_eq!(starts.missing(now + SLOW), 0);
+    let opens = starts.look_at(now).unwrap();
+    assert_eq!(opens - now, interval);
+
+    let mut further = std::pin::pin!(starts.retake());
+    assert!((&mut further).now_or_never().is_none());
+    tokio::time::sleep_until(opens).await;
+    assert_eq!(starts.missing(opens + SLOW), 1);
+    assert_eq!(take(&starts, true, opens), None, "the rate allowed one");
+    assert!((&mut further).now_or_never().is_some());
+    tokio::time::sleep(interval).await;
+    assert_eq!(starts.missing(opens + SLOW), 1);
+    assert_eq!(take(&starts, true, opens), Some(2));
+    drop(starts.withdraw());
+    assert_eq!(starts.look_at(opens), None, "nothing waits");
+    tokio::time::sleep(interval).await;
+    assert!(starts.retake().now_or_never().is_some());
+    assert!(starts.retake().now_or_never().is_none());
 }

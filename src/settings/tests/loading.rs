@@ -307,6 +307,12 @@ fn syntax_errors_are_listed_with_their_lines_and_never_quoted() {
     }
 }
 
+#[test]
+fn a_key_that_is_set_twice_is_named() {
+    let shown = shown("[broker]\nname = \"a\"\nname = \"b\"\n", &[]);
+    assert_eq!(shown, "FILE, line 3: `name` is set twice");
+}
+
 mod properties {
     use proptest::prelude::*;
 

@@ -22,6 +22,13 @@ fn the_nearest_key_or_word_is_suggested() {
         ("log.format = \"jason\"", Some("\"json\"?")),
         ("log.format = \"xml\"", None),
         ("broker.colour = \"red\"", None),
+        ("broker.uri = \"amqp://a\"", Some("`url`?")),
+        ("consumers.a.workers = 5", Some("`concurrency`?")),
+        ("consumers.a.max_retries = 5", Some("`retry.max_attempts`?")),
+        (
+            "consumers.a.handler = { kind = \"http\", method = \"PUT\" }",
+            None,
+        ),
     ] {
         assert_eq!(suggested(text).as_deref(), suggestion, "{text}");
     }
@@ -42,6 +49,10 @@ fn a_key_one_table_too_far_out_is_shown_its_place() {
         ("orders.queue = \"orders\"", Some("`consumers.orders`?")),
         ("broker.ca_file = \"/x\"", Some("`tls.ca_file`?")),
         ("grace = \"5s\"", Some("`drain.grace`?")),
+        (
+            "consumers.a.handler = { kind = \"log\", timeout = \"5s\" }",
+            Some("`consumers.a.timeout`?"),
+        ),
         ("max_attempts = 5", None),
         ("consumers.a.bindings = [{ max_attempts = 5 }]", None),
     ] {

@@ -100,6 +100,7 @@ fn world(draw: &mut Draw) -> World {
         grace: draw.one_of(&[0, 500, 5000, 25_000]),
         latency: draw.one_of(&[0, 0, 1, 20, 200]),
         breaker: draw.one_of(&[false, true]),
+        rate: draw.one_of(&[0, 0, 5, 100, 2000]),
     }
 }
 

@@ -42,6 +42,9 @@ pub(super) struct World {
     /// Whether a consumer stops while its service is down.
     #[serde(default)]
     pub(super) breaker: bool,
+    /// The most attempts of a consumer in a second; 0: no such limit.
+    #[serde(default)]
+    pub(super) rate: u32,
 }
 
 /// A release of RabbitMQ.

@@ -84,11 +84,12 @@ fn fewer(
 
 /// Makes the world plainer, one setting after the other, and the times rounder.
 fn simplify(best: &mut Script, breaks: &mut impl FnMut(&Script) -> bool) {
-    let changes: [fn(&mut Script); 13] = [
+    let changes: [fn(&mut Script); 14] = [
         |it| it.world.workers = 1,
         |it| it.world.lanes = 1,
         |it| it.world.latency = 0,
         |it| it.world.breaker = false,
+        |it| it.world.rate = 0,
         |it| it.world.concurrency = 1,
         |it| it.world.prefetch = it.world.concurrency,
         |it| it.world.ack_batch = 1,

@@ -6,7 +6,7 @@ use super::script::World;
 use crate::{
     breaker::BreakerSettings,
     broker::{PublishSettings, ReconnectSettings},
-    consumer::{AckSettings, ConsumerSettings},
+    consumer::{AckSettings, ConsumerSettings, Rate},
     retry::RetrySettings,
     worker::{DrainSettings, WorkerSettings},
 };
@@ -55,6 +55,7 @@ impl World {
                     enabled: self.breaker,
                     ..BreakerSettings::default()
                 },
+                rate: Rate::in_a_second(self.rate),
                 ..ConsumerSettings::default()
             };
             settings.consumers.insert(name, consumer);

@@ -95,6 +95,15 @@ async fn a_queue_whose_service_is_down_or_whose_consumer_is_paused_is_not_empty(
     assert_eq!(ends(&kit, limit).await.0, EndedBy::Time);
     kit.drain().await.unwrap();
 
+    // The messages become too old while their service is down.
+    let down = Step::FailWith(Failure::unavailable("down", "no answer"));
+    let kit = Kit::start("retry = { max_age = '1m' }", Handling::new([], down)).await;
+    kit.publish_many(10);
+    let (ended, after) = ends(&kit, EMPTY).await;
+    assert_eq!(ended, EndedBy::Empty);
+    assert!(after < 300_000, "{after}");
+    assert_eq!(kit.drain().await.unwrap().ledger().dead_lettered, 10);
+
     let kit = Kit::start("", Handling::new([], Step::Succeed)).await;
     kit.worker.handle().pause("orders").await.unwrap();
     kit.publish();

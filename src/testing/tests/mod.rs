@@ -20,6 +20,7 @@ mod outcomes;
 mod places;
 mod proof;
 mod publishing;
+mod rates;
 mod results;
 mod retries;
 mod returns;

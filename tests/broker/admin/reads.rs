@@ -127,6 +127,11 @@ async fn failures_and_what_waits_at_the_broker_are_told() {
     );
     assert_eq!(failed["error"].as_str().map(str::len), Some(500));
     assert!(failed["handling_seconds"].is_f64(), "{failed}");
+    for (query, wanted) in [("id=dead&since=1h", 1), ("id=none", 0), ("since=1ms", 0)] {
+        let page = admin.read(&format!("/api/v1/outcomes?{query}")).await;
+        let found = page["outcomes"].as_array().expect("it is a list").len();
+        assert_eq!(found, wanted, "{query}: {page}");
+    }
     let dead = dead.expect("it failed");
     assert_eq!(
         (&dead["type"], &dead["attempt"]),
@@ -174,6 +179,9 @@ async fn what_is_asked_wrongly_is_refused_in_json() {
         ("/api/v1/in-flight?offset=-1", 400),
         ("/api/v1/in-flight?offset=100001", 400),
         ("/api/v1/in-flight?consumer=other", 404),
+        ("/api/v1/in-flight?id=q-00000", 400),
+        ("/api/v1/outcomes?since=yesterday", 400),
+        ("/api/v1/outcomes?until=5m", 400),
         ("/api/v1/outcomes?kind=lost", 400),
         ("/api/v1/outcomes?consumer=other", 404),
         ("/api/v1/consumers/other", 404),

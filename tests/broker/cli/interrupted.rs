@@ -78,7 +78,7 @@ async fn a_signal_while_it_waits_for_a_line_ends_it_with_the_count() {
 #[tokio::test]
 async fn a_signal_in_the_middle_of_a_count_leaves_the_rest_out() {
     let vhost = with_queue().await;
-    let arguments = ["-q", "q", "-n", "1000000000", "--rate", "50", "x"];
+    let arguments = ["-q", "q", "-n", "1000000000", "--rate", "50", "5"];
     let running = Running::start(&vhost, &arguments);
     let ready = async || vhost.ready("q").await;
     wait_until("some are in the queue", DEADLINE, ready, |ready| {
@@ -101,7 +101,7 @@ async fn a_signal_while_it_connects_ends_it() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let silent = silent.expect("a port is free");
     let address = silent.local_addr().expect("it is bound");
-    let mut command = super::lapwing(&["publish", "-q", "q", "x"]);
+    let mut command = super::lapwing(&["publish", "-q", "q", "5"]);
     command
         .env("LAPWING__BROKER__URL", format!("amqp://{address}"))
         .stderr(Stdio::piped());
@@ -125,9 +125,9 @@ async fn own_node_with_a_memory_alarm_is_told_and_waited_for_or_left() {
     let watermark = "set_vm_memory_high_watermark";
     broker.ctl(&[watermark, "0.0000001"]).await;
     // More than the command publishes at a time.
-    let mut waits = Running::start(&vhost, &["-q", "q", "-n", "100", "x"]);
-    let mut left = Running::start(&vhost, &["-q", "q", "-n", "3", "x"]);
-    let mut hurried = Running::start(&vhost, &["-q", "q", "-n", "3", "x"]);
+    let mut waits = Running::start(&vhost, &["-q", "q", "-n", "100", "5"]);
+    let mut left = Running::start(&vhost, &["-q", "q", "-n", "3", "5"]);
+    let mut hurried = Running::start(&vhost, &["-q", "q", "-n", "3", "5"]);
     for running in [&mut waits, &mut left, &mut hurried] {
         assert_eq!(running.line().await, BLOCKED);
     }

@@ -145,7 +145,7 @@ fn full() -> std::fs::File {
 async fn a_terminal_that_takes_nothing_does_not_change_the_result() {
     let vhost = with_queue().await;
     for (queue, code) in [("q", 0), ("nowhere", 1)] {
-        let mut command = publish(&vhost, &["-q", queue, "-n", "10", "x"]);
+        let mut command = publish(&vhost, &["-q", queue, "-n", "10", "5"]);
         command.stdin(Stdio::null()).stdout(full()).stderr(full());
         let exit = within("the command", command.status()).await;
         assert_eq!(exit.expect("it starts").code(), Some(code), "{queue}");
@@ -160,7 +160,7 @@ async fn an_exchange_routes_by_the_routing_key() {
         .declare_exchange("shop", lapin::ExchangeKind::Topic)
         .await;
     vhost.bind("q", "shop", "order.*").await;
-    let arguments = ["--exchange", "shop", "--routing-key", "order.paid", "x"];
+    let arguments = ["--exchange", "shop", "--routing-key", "order.paid", "5"];
     succeeded(&output(&mut publish(&vhost, &arguments)).await, 1);
 
     let got = vhost.drain_all("q").await.pop().expect("it was routed");
@@ -173,15 +173,29 @@ async fn an_exchange_routes_by_the_routing_key() {
         .declare_exchange("all", lapin::ExchangeKind::Fanout)
         .await;
     vhost.bind("q", "all", "").await;
-    succeeded(&output(&mut publish(&vhost, &["-e", "all", "x"])).await, 1);
-    assert_eq!(texts(&vhost).await, ["x"]);
+    succeeded(&output(&mut publish(&vhost, &["-e", "all", "5"])).await, 1);
+    assert_eq!(texts(&vhost).await, ["5"]);
+}
+
+#[tokio::test]
+async fn bodies_that_are_not_the_json_they_are_published_as_are_counted() {
+    let vhost = with_queue().await;
+    let ended = output_of(
+        &mut publish(&vhost, &["-q", "q", "-n", "2"]),
+        "{}\n{\"b\":\nno",
+    )
+    .await;
+    let told = "not JSON, but published as application/json: 2 (--content-type names another type)";
+    assert_eq!(ended.err, format!("{told}\n6 confirmed\n"));
+    let text = ["-q", "q", "--content-type", "text/plain", "not json"];
+    succeeded(&output(&mut publish(&vhost, &text)).await, 1);
 }
 
 #[tokio::test]
 async fn a_count_is_published_at_speed_with_an_id_for_each() {
     let vhost = with_queue().await;
     succeeded(
-        &output(&mut publish(&vhost, &["-q", "q", "-n", "2000", "x"])).await,
+        &output(&mut publish(&vhost, &["-q", "q", "-n", "2000", "5"])).await,
         2000,
     );
 
@@ -194,7 +208,7 @@ async fn a_count_is_published_at_speed_with_an_id_for_each() {
 async fn a_rate_is_the_most_messages_a_second() {
     let vhost = with_queue().await;
     let started = Instant::now();
-    let arguments = ["-q", "q", "--count", "41", "--rate", "20", "x"];
+    let arguments = ["-q", "q", "--count", "41", "--rate", "20", "5"];
     succeeded(&output(&mut publish(&vhost, &arguments)).await, 41);
     let took = started.elapsed();
     // The first message at once, and forty more at twenty a second.
@@ -209,7 +223,7 @@ async fn what_reaches_no_queue_fails_with_the_counts() {
     vhost
         .declare_exchange("shop", lapin::ExchangeKind::Direct)
         .await;
-    let nowhere = output(&mut publish(&vhost, &["-q", "nowhere", "-n", "100", "x"])).await;
+    let nowhere = output(&mut publish(&vhost, &["-q", "nowhere", "-n", "100", "5"])).await;
     assert_eq!(nowhere.code, Some(1));
     let lines: Vec<_> = nowhere.err.lines().collect();
     assert_eq!(lines[0], "0 confirmed, 100 not confirmed:", "{nowhere:?}");
@@ -218,9 +232,9 @@ async fn what_reaches_no_queue_fails_with_the_counts() {
         "{nowhere:?}"
     );
 
-    let unbound = output(&mut publish(&vhost, &["-e", "shop", "-k", "x", "x"])).await;
+    let unbound = output(&mut publish(&vhost, &["-e", "shop", "-k", "x", "5"])).await;
     assert_eq!(unbound.code, Some(1), "{unbound:?}");
-    let no_exchange = output(&mut publish(&vhost, &["-e", "no-such", "-n", "3", "x"])).await;
+    let no_exchange = output(&mut publish(&vhost, &["-e", "no-such", "-n", "3", "5"])).await;
     assert_eq!(no_exchange.code, Some(1), "{no_exchange:?}");
     assert!(
         no_exchange.err.starts_with("0 confirmed, 3 not confirmed:"),
@@ -240,7 +254,7 @@ async fn a_full_queue_that_refuses_is_told() {
     ];
     vhost.declare_with("q", QueueType::Classic, &limits).await;
 
-    let ended = output(&mut publish(&vhost, &["-q", "q", "-n", "20", "x"])).await;
+    let ended = output(&mut publish(&vhost, &["-q", "q", "-n", "20", "5"])).await;
 
     assert_eq!(ended.code, Some(1), "{ended:?}");
     let held = vhost.ready("q").await;
@@ -254,14 +268,14 @@ async fn a_full_queue_that_refuses_is_told() {
 #[tokio::test]
 async fn arguments_that_contradict_are_refused_before_connecting() {
     let refused: [&[&str]; 8] = [
-        &["x"],
-        &["-q", "q", "-e", "shop", "x"],
-        &["-q", "q", "-k", "key", "x"],
-        &["-k", "key", "x"],
-        &["-q", "q", "--file", "f", "x"],
-        &["-q", "q", "-n", "0", "x"],
-        &["-q", "q", "-H", "novalue", "x"],
-        &["-q", "q", "-H", "=v", "x"],
+        &["5"],
+        &["-q", "q", "-e", "shop", "5"],
+        &["-q", "q", "-k", "key", "5"],
+        &["-k", "key", "5"],
+        &["-q", "q", "--file", "f", "5"],
+        &["-q", "q", "-n", "0", "5"],
+        &["-q", "q", "-H", "novalue", "5"],
+        &["-q", "q", "-H", "=v", "5"],
     ];
     for arguments in refused {
         let mut command = lapwing(&["publish"]);
@@ -270,17 +284,17 @@ async fn arguments_that_contradict_are_refused_before_connecting() {
             .env("LAPWING__BROKER__URL", "amqp://127.0.0.1:1");
         let ended = output(&mut command).await;
         assert_eq!(ended.code, Some(2), "{arguments:?}: {ended:?}");
-        if arguments == ["x"] {
+        if arguments == ["5"] {
             for target in ["--queue", "--exchange"] {
                 assert!(ended.err.contains(target), "{ended:?}");
             }
         }
     }
     for arguments in [
-        ["-q", "q", "--rate=0", "x"],
-        ["-q", "q", "--rate=-1", "x"],
-        ["-q", "q", "--rate=1e-300", "x"],
-        ["-q", "", "-n1", "x"],
+        ["-q", "q", "--rate=0", "5"],
+        ["-q", "q", "--rate=-1", "5"],
+        ["-q", "q", "--rate=1e-300", "5"],
+        ["-q", "", "-n1", "5"],
     ] {
         let mut command = lapwing(&["publish"]);
         command
@@ -294,7 +308,7 @@ async fn arguments_that_contradict_are_refused_before_connecting() {
 
 #[tokio::test]
 async fn a_broker_that_is_not_there_is_told_without_the_password() {
-    let mut command = lapwing(&["publish", "-q", "q", "x"]);
+    let mut command = lapwing(&["publish", "-q", "q", "5"]);
     command.env("LAPWING__BROKER__URL", "amqp://me:s3cret@127.0.0.1:1/%2f");
     let ended = output(&mut command).await;
     assert_ne!(ended.code, Some(0));

@@ -1,6 +1,7 @@
 //! Connecting to a broker that is not up yet, refuses, is one of several, speaks TLS or never
 //! answers; and secrets, which change and never appear in the log.
 
+mod idle;
 mod process;
 mod reach;
 mod secrets;

@@ -1,5 +1,8 @@
 //! What the page shows, and how it looks.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::browser::Browser;
 use super::{Console, address};
 use crate::support::{
@@ -103,6 +106,58 @@ async fn texts_of_messages_stay_texts() {
     let elements = "document.querySelectorAll('main :is(img, script, b)').length";
     assert_eq!(browser.eval(elements).await, 0);
     assert_ne!(browser.eval("document.title").await, "owned");
+    console.browser.end().await;
+}
+
+#[tokio::test]
+async fn a_service_that_is_down_is_said_with_its_probes_and_so_is_its_return() {
+    let is_up = Arc::new(AtomicBool::new(false));
+    let up = Arc::clone(&is_up);
+    let server = HttpHandler::answering(move |_| match up.load(Ordering::SeqCst) {
+        true => Reply::ok(),
+        false => Reply::status(503).body("closed for today"),
+    })
+    .await;
+    let hasty = "consumers.q.breaker = { probe = '200ms', probe_cap = '5s' }";
+    let other = "[consumers.other]\nqueue = 'other'\nhandler = { kind = 'log' }";
+    let console = Console::open(server, &format!("{hasty}\n{other}")).await;
+    let browser = &console.browser;
+
+    let ids = console
+        .vhost
+        .publish_many("q", 20, |_| PublishSpec::of("{}"))
+        .await;
+
+    browser.wait_for_text("#verdict", "Service down").await;
+    let down = "The service of 1 of 2 consumers is down. No message is lost.";
+    browser.wait_for_text("#verdict", down).await;
+    for part in ["q service down for", "closed for today"] {
+        browser.wait_for_text("#verdict-details", part).await;
+    }
+    browser
+        .wait_for_text("#consumers-scroll", "service down")
+        .await;
+    browser.eval("location.hash = '#consumer/q'").await;
+    browser
+        .wait_for_text("#consumer-state", "service down")
+        .await;
+    for part in [
+        "HTTP 503 Service Unavailable from http://",
+        "closed for today",
+    ] {
+        browser.wait_for_text("#consumer-reason", part).await;
+    }
+    for part in ["Probes so far", "Next probe"] {
+        browser.wait_for_text("#consumer-facts", part).await;
+    }
+    is_up.store(true, Ordering::SeqCst);
+    console.server.wait_for_success(&ids).await;
+    browser.wait_for_text("#consumer-state", "consuming").await;
+    browser
+        .wait_for("#consumer-facts", "no next probe", |text| {
+            text.contains("Probes so far") && !text.contains("Next probe")
+        })
+        .await;
     console.browser.end().await;
 }
 

@@ -119,12 +119,13 @@ async fn a_long_answer_is_cut_in_the_dead_letter() {
     let dead = setup.dead_letter().await;
 
     let error = dead.header("lapwing-error").as_str().expect("it is text");
+    let beginning = format!("HTTP 400 Bad Request from {}: ", setup.server.url());
     assert!(
-        error.starts_with("HTTP 400 Bad Request: the start \u{e9}\u{e9}"),
+        error.starts_with(&format!("{beginning}the start \u{e9}\u{e9}")),
         "{error}"
     );
     assert!(
-        error.len() <= 2100 && !error.contains("the end"),
+        error.len() <= 2200 && !error.contains("the end"),
         "{} bytes",
         error.len()
     );
@@ -234,7 +235,13 @@ async fn a_status_counts_though_its_body_does_not_end() {
     );
     let dead = stalling.vhost.drain_all("q.dead").await;
     assert_eq!(dead[0].header("lapwing-reason"), "rejected");
-    assert_eq!(dead[0].header("lapwing-error"), "HTTP 400 Bad Request: ab");
+    let error = dead[0].header("lapwing-error").as_str();
+    let error = error.expect("it is text");
+    assert!(
+        error.starts_with("HTTP 400 Bad Request from http://"),
+        "{error}"
+    );
+    assert!(error.ends_with("/: ab"), "{error}");
 }
 
 #[tokio::test]
@@ -255,7 +262,8 @@ async fn a_slow_answer_is_given_up_at_the_consumers_timeout() {
     };
     assert_eq!((first.request.attempt(), second.request.attempt()), (1, 2));
     let waited = second.request.at.duration_since(first.request.at);
-    assert!(waited >= ms(400) && waited < BUSY, "{waited:?}");
+    // A busy machine may see the first request late, but the retry would follow within 10 ms.
+    assert!(waited >= ms(200) && waited < BUSY, "{waited:?}");
     setup
         .server
         .wait_for("the first is given up", DEADLINE, |seen| {

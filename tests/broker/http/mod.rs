@@ -1,7 +1,9 @@
 //! The HTTP handler: its requests, and what it does with the answers.
 
 mod answers;
+mod descriptors;
 mod outage;
+mod rate;
 mod requests;
 mod unreachable;
 

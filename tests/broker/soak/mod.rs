@@ -1,8 +1,10 @@
 //! Random mixes of everything that can happen to a consumer, for a time of your choice: `make
-//! soak`. Afterwards each message must have ended as its handler decided.
+//! soak`. Afterwards each message must have ended as its handler decided. [`services`] does the same to
+//! the services behind HTTP handlers.
 
 mod fate;
 mod load;
+mod services;
 
 use std::collections::BTreeSet;
 use std::future::pending;
@@ -81,9 +83,11 @@ async fn block_publishing(broker: Broker, time: Duration) {
 /// Messages of a consumer that have not ended. All queues are counted together and twice, because
 /// messages move between work queue and retry queues.
 async fn left(vhost: &VHost, consumer: &str) -> u32 {
-    let rung = format!("{consumer}.retry.1s");
+    // The retry queue of a classic queue has another name.
+    let rungs = ["retry.1s", "retry.quorum.1s"].map(|rung| format!("{consumer}.{rung}"));
+    let [quorum, classic] = &rungs;
     let mut left = 0;
-    for queue in [consumer, &rung, consumer, &rung] {
+    for queue in [consumer, quorum, classic, consumer, quorum, classic] {
         // The worker declares a deleted retry queue again when it has a message for it.
         if vhost.exists(queue).await {
             left += vhost.counts(queue).await.total();

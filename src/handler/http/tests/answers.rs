@@ -21,6 +21,50 @@ async fn a_status_counts_however_odd_the_rest_of_its_head_is() {
     }
 }
 
+/// RFC 9112 (6.3) demands that a client discards such a response: nobody knows where it ends, or
+/// whether a proxy has mixed two answers.
+#[tokio::test]
+async fn an_answer_with_two_different_lengths_does_not_count_and_one_said_twice_does() {
+    for (second, counts) in [("0", true), ("5", false)] {
+        let lines = format!("content-length: 0\r\ncontent-length: {second}\r\n");
+        let answer = Say::text(&format!("HTTP/1.1 200 OK\r\n{lines}\r\n"));
+        let server = Server::answering(move |_| answer.clone()).await;
+        match run(&handler(server.url()), plain()).await {
+            Outcome::Succeeded => assert!(counts, "{lines}"),
+            Outcome::Failed(failure) => {
+                assert!(!counts && failure.retryable, "{failure:?}");
+                assert_eq!(failure.class, "http-request");
+                assert!(failure.error.contains("content-length"), "{failure:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn failures_name_the_url_without_its_secrets() {
+    let server = Server::answering(|_| Say::status("503 Full", "")).await;
+    let url = server.url().replace("://", "://user:s3cret@") + "orders?token=s3cret";
+    let address = server.url().replace("http://", "");
+    let shown = format!("http://user:***@{address}orders?***");
+    let failed = failure(&handler(url.clone()), plain()).await;
+    assert_eq!(
+        failed.error,
+        format!("HTTP 503 Service Unavailable from {shown}")
+    );
+    drop(server);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = listener.local_addr().unwrap();
+    drop(listener);
+    let failed = failure(
+        &handler(format!("http://u:s3cret@{closed}/?s3cret")),
+        plain(),
+    )
+    .await;
+    let beginning = format!("request to http://u:***@{closed}/?*** failed: ");
+    assert!(failed.error.starts_with(&beginning), "{failed:?}");
+}
+
 #[tokio::test]
 async fn a_server_that_names_a_time_is_asked_again_whatever_its_status() {
     for status in ["307", "400", "403", "409", "413", "423"] {
@@ -49,7 +93,11 @@ async fn a_redirect_is_refused_with_the_place_it_names() {
     let server = Server::answering(move |_| answer.clone()).await;
     let failure = failure(&handler(server.url()), plain()).await;
     assert!(!failure.retryable);
-    assert_eq!(failure.error, "HTTP 307 Temporary Redirect to /orders/");
+    let url = server.url();
+    assert_eq!(
+        failure.error,
+        format!("HTTP 307 Temporary Redirect to /orders/ from {url}")
+    );
 }
 
 #[tokio::test]

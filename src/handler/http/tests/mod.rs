@@ -2,11 +2,12 @@
 
 mod answers;
 mod connections;
+mod http2;
 mod requests;
 mod server;
 mod tls;
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use tokio::time::timeout;
 

@@ -1,26 +1,18 @@
-//! Certificates, secrets that are rotated, and HTTP/2.
+//! Certificates, and secrets that are rotated.
 
-use std::{
-    convert::Infallible,
-    fs,
-    path::Path,
-    sync::{Arc, atomic::AtomicUsize},
-};
+use std::{fs, path::Path, sync::Arc};
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
 use tempfile::TempDir;
-use tokio::{net::TcpListener, sync::watch};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::handler::HeaderFile;
 
-type Authority = CertifiedIssuer<'static, KeyPair>;
+pub(super) type Authority = CertifiedIssuer<'static, KeyPair>;
 
-fn authority() -> Authority {
+pub(super) fn authority() -> Authority {
     let mut params = CertificateParams::new([]).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
@@ -31,13 +23,16 @@ fn params() -> CertificateParams {
 }
 
 /// A certificate of the authority, and its key, as PEM.
-fn issued(by: &Authority) -> (String, String) {
+pub(super) fn issued(by: &Authority) -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let certificate = params().signed_by(&key, by).unwrap();
     (certificate.pem(), key.serialize_pem())
 }
 
-fn acceptor((certificate, key): &(String, String), clients: Option<&Authority>) -> TlsAcceptor {
+pub(super) fn acceptor(
+    (certificate, key): &(String, String),
+    clients: Option<&Authority>,
+) -> TlsAcceptor {
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
     let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
@@ -60,7 +55,7 @@ fn acceptor((certificate, key): &(String, String), clients: Option<&Authority>) 
     TlsAcceptor::from(Arc::new(config))
 }
 
-fn written(folder: &Path, name: &str, text: &str) -> Option<std::path::PathBuf> {
+pub(super) fn written(folder: &Path, name: &str, text: &str) -> Option<std::path::PathBuf> {
     let file = folder.join(name);
     fs::write(&file, text).unwrap();
     Some(file)
@@ -193,107 +188,4 @@ async fn a_server_that_asks_for_a_certificate_gets_that_of_the_settings() {
     failure(&HttpHandler::new(&without).unwrap(), plain()).await;
     let outcome = run(&HttpHandler::new(&with).unwrap(), plain()).await;
     assert_eq!(outcome, Outcome::Succeeded);
-}
-
-/// A server on HTTP/2 whose first connection stops reading and writing when the test says so.
-struct Stalling {
-    stalls: watch::Sender<bool>,
-    connections: Arc<AtomicUsize>,
-    handler: HttpHandler,
-    _folder: TempDir,
-}
-
-impl Stalling {
-    async fn start() -> Self {
-        let folder = TempDir::new().unwrap();
-        let authority = authority();
-        let mut server = ServerConfig::clone(acceptor(&issued(&authority), None).config());
-        server.alpn_protocols = vec![b"h2".to_vec()];
-        let tls = TlsAcceptor::from(Arc::new(server));
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (stalls, connections) = (watch::Sender::new(false), Arc::<AtomicUsize>::default());
-        let (stalled, count) = (stalls.subscribe(), Arc::clone(&connections));
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                let is_first = count.fetch_add(1, Ordering::SeqCst) == 0;
-                let (tls, mut stalled) = (tls.clone(), stalled.clone());
-                tokio::spawn(async move {
-                    let io = TokioIo::new(tls.accept(stream).await.unwrap());
-                    let answer = service_fn(async |_| {
-                        Ok::<_, Infallible>(hyper::Response::new(String::new()))
-                    });
-                    let mut serving = std::pin::pin!(
-                        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-                            .serve_connection(io, answer)
-                    );
-                    let stall = async {
-                        let stall = stalled.wait_for(|stalled| *stalled && is_first);
-                        drop(stall.await);
-                    };
-                    tokio::select! {
-                        _ = &mut serving => {}
-                        // The connection stays open, but nobody serves it.
-                        () = stall => std::future::pending().await,
-                    }
-                });
-            }
-        });
-        let settings = HttpHandlerSettings {
-            ca_file: written(folder.path(), "ca", &authority.pem()),
-            // The tests let time pass for timers, and not for sockets.
-            connect_timeout: Duration::from_secs(3600),
-            ..settings(format!("https://localhost:{port}/"))
-        };
-        Self {
-            stalls,
-            connections,
-            handler: HttpHandler::new(&settings).unwrap(),
-            _folder: folder,
-        }
-    }
-
-    fn connections(&self) -> usize {
-        self.connections.load(Ordering::SeqCst)
-    }
-}
-
-#[tokio::test]
-async fn a_stalled_connection_of_http_2_is_found_by_ping_and_costs_no_attempt() {
-    let stalling = Stalling::start().await;
-    for _ in 0..2 {
-        assert_eq!(run(&stalling.handler, plain()).await, Outcome::Succeeded);
-    }
-    assert_eq!(stalling.connections(), 1);
-    stalling.stalls.send_replace(true);
-
-    let mut running = stalling.handler.handle(plain());
-    let mut passed = Duration::ZERO;
-    let outcome = loop {
-        if let Ok(outcome) = timeout(Duration::from_millis(10), &mut running).await {
-            break outcome;
-        }
-        // The second connection is real, and needs real time.
-        if stalling.connections() < 2 {
-            pass(Duration::from_secs(1)).await;
-            passed += Duration::from_secs(1);
-        }
-        assert!(passed < Duration::from_secs(60), "not found in a minute");
-    };
-    assert_eq!(outcome, Outcome::Succeeded);
-    assert_eq!(stalling.connections(), 2);
-}
-
-#[tokio::test]
-async fn requests_without_an_answer_end_the_use_of_a_connection() {
-    let stalling = Stalling::start().await;
-    assert_eq!(run(&stalling.handler, plain()).await, Outcome::Succeeded);
-    stalling.stalls.send_replace(true);
-    for _ in 0..2 {
-        let late = timeout(Duration::from_millis(300), stalling.handler.handle(plain())).await;
-        assert!(late.is_err(), "{late:?}");
-    }
-    pass(Duration::from_secs(1)).await;
-    assert_eq!(run(&stalling.handler, plain()).await, Outcome::Succeeded);
-    assert_eq!(stalling.connections(), 2);
 }

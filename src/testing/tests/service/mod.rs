@@ -2,4 +2,5 @@
 
 mod limits;
 mod outages;
+mod routes;
 mod site;

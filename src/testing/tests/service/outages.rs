@@ -153,6 +153,15 @@ async fn a_lane_whose_service_is_down_says_so_and_stays_ready() {
     let up = |it: &crate::Readiness| it.consumers["orders"].state == ConsumerState::Consuming;
     let ready = timeout(60 * SECOND, site.worker.until(up)).await.unwrap();
     assert!(ready.ready && !ready.degraded);
+    sleep(SECOND).await;
+    let report = site.worker.handle().report("orders").unwrap();
+    assert!(report.counts.probes > 3, "{report:?}");
+    assert_eq!(report.counts.sessions, 1, "no subscription was lost");
+    site.worker.broker().disconnect();
+    site.worker.broker().reconnect();
+    sleep(30 * SECOND).await;
+    let report = site.worker.handle().report("orders").unwrap();
+    assert_eq!(report.counts.sessions, 2, "this one was");
     site.finish().await;
 }
 
@@ -317,4 +326,57 @@ async fn a_hung_service_is_an_outage_too() {
     let (dead, _) = site.finish().await;
     assert_eq!(dead, 0);
     assert!(began.elapsed() < 170 * SECOND, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_no_message_can_be_tried_with_makes_no_worker_degraded() {
+    let back = 3_600 * SECOND;
+    let service = Service::down_until(back, MILLI, refused());
+    let mut site = Site::start("retry = { max_age = '1m' }", service.clone()).await;
+    let began = Instant::now();
+    site.publish(10);
+    let state = |it: &crate::Readiness| it.consumers["orders"].state;
+    let down = |it: &crate::Readiness| state(it) == ConsumerState::ServiceDown;
+    timeout(5 * SECOND, site.worker.until(down)).await.unwrap();
+    // All messages become too old, and the queue is empty.
+    let quiet = site.worker.until(|it| !it.degraded);
+    let quiet = timeout(300 * SECOND, quiet).await.unwrap();
+    assert_eq!(site.dead(), 10);
+    assert!(quiet.ready, "{quiet:?}");
+    assert_eq!(state(&quiet), ConsumerState::ServiceUnknown);
+    let reason = quiet.consumers["orders"].reason.as_deref();
+    let wanted = "nothing to probe with; last seen: connection refused";
+    assert_eq!(reason, Some(wanted));
+    sleep(600 * SECOND).await;
+    let later = site.worker.handle().readiness();
+    assert!(later.ready && !later.degraded, "{later:?}");
+    // The next message shows that the service is still down, and how long it is down.
+    site.publish(1);
+    timeout(SECOND, site.worker.until(down)).await.unwrap();
+    let quiet = site
+        .worker
+        .until(|it| state(it) == ConsumerState::ServiceUnknown);
+    timeout(300 * SECOND, quiet).await.unwrap();
+    sleep(back.saturating_sub(began.elapsed())).await;
+    site.publish(100);
+    let up = |it: &crate::Readiness| state(it) == ConsumerState::Consuming;
+    timeout(SECOND, site.worker.until(up)).await.unwrap();
+    let (dead, ledger) = site.finish().await;
+    assert_eq!((dead, ledger.acked), (11, 100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_one_message_waits_for_its_service_the_service_stays_down() {
+    for settings in ["", "breaker = { probe = '10ms', probe_cap = '10ms' }"] {
+        let hour = 3_600 * SECOND;
+        let service = Service::down_until(hour, MILLI, refused());
+        let mut site = Site::start(settings, service).await;
+        site.publish(5);
+        let state = |it: &crate::Readiness| it.consumers["orders"].state;
+        let down = |it: &crate::Readiness| state(it) == ConsumerState::ServiceDown;
+        timeout(5 * SECOND, site.worker.until(down)).await.unwrap();
+        let other = site.worker.until(|it| !down(it));
+        assert!(timeout(hour - 10 * SECOND, other).await.is_err());
+        assert_eq!(site.finish().await.0, 0);
+    }
 }

@@ -1,0 +1,199 @@
+//! Tests of a consumer's settings.
+
+use super::*;
+use crate::config::{
+    from_toml,
+    samples::{Sample, sections},
+};
+
+sections!({ consumers: BTreeMap<String, ConsumerSettings> }, |it, findings| {
+    crate::consumer::check(findings, &it.consumers);
+});
+
+/// A consumer with these further lines.
+fn orders(lines: &str) -> String {
+    format!("[consumers.orders]\nqueue = \"orders\"\n{lines}")
+}
+
+#[track_caller]
+fn orders_refused(cases: &[(&str, &str)]) {
+    for (lines, beginning) in cases {
+        let beginning = format!("consumers.orders.{beginning}");
+        Sections::refused(&[(&orders(lines), &beginning)]);
+    }
+}
+
+#[test]
+fn consumers_are_named_so_that_the_environment_can_name_them() {
+    for name in [
+        "Orders",
+        "1st",
+        "order-paid",
+        "a__b",
+        "a_",
+        "_a",
+        "\"\"",
+        "\"ä\"",
+    ] {
+        let text = format!("[consumers.{name}]\nqueue = \"orders\"");
+        let beginning = format!("consumers.{name}: a consumer's name must");
+        Sections::refused(&[(&text, &beginning)]);
+    }
+    Sections::allowed(&["consumers.a_1_b.queue = \"orders\""]);
+}
+
+#[test]
+fn consumers_keep_their_ranges() {
+    orders_refused(&[
+        ("delivery_limit = 0", "delivery_limit: must be at least 1"),
+        ("concurrency = 0", "concurrency: must be at least 1"),
+        (
+            "concurrency = 65",
+            "concurrency: is 65, must not be above `prefetch` (64)",
+        ),
+        (
+            "prefetch = 31",
+            "concurrency: is 32, must not be above `prefetch` (31)",
+        ),
+        ("timeout = \"0s\"", "timeout: is 0s, must be 1ms to 12h"),
+        ("timeout = \"13h\"", "timeout: is 13h, must be"),
+        (
+            "cancel_grace = \"2h\"",
+            "cancel_grace: is 2h, must be 0s to 1h",
+        ),
+        ("ack.batch = 0", "ack.batch: must be at least 1"),
+        ("ack.delay = \"2s\"", "ack.delay: is 2s, must be 0s to 1s"),
+        (
+            "types.\"\" = { kind = \"log\" }",
+            "types.\"\": must not be empty",
+        ),
+        (
+            "bindings = [{ routing_key = \"a\" }]",
+            "bindings[0].exchange: must not be empty",
+        ),
+        (
+            "bindings = [{ exchange = \"a\", routing_key = \"\\n\" }]",
+            "bindings[0].routing_key: must",
+        ),
+    ]);
+    orders_refused(&[
+        ("rate = \"100\"", "rate: expected a rate from 1 to 1000000"),
+        ("rate = 100", "rate: expected a rate from 1 to 1000000"),
+        ("burst = 5", "burst: needs `rate` too"),
+        (
+            "rate = \"1/s\"\nburst = 0",
+            "burst: is 0, must be 1 to 1000000",
+        ),
+    ]);
+    Sections::allowed(&[&orders("rate = \"100/s\"\nburst = 20")]);
+    // A prefetch of 0 means no limit to the broker; no concurrency fits it either.
+    assert_eq!(
+        Sections::problems(&orders("prefetch = 0\nconcurrency = 0")),
+        [
+            "consumers.orders.concurrency: must be at least 1",
+            "consumers.orders.prefetch: must be at least 1",
+        ]
+    );
+    Sections::allowed(&[
+        &orders("concurrency = 64"),
+        &orders("timeout = \"12h\"\ncancel_grace = \"0s\"\nack.delay = \"0s\"\nack.batch = 1"),
+        &orders("bindings = [{ exchange = \"amq.topic\" }]"),
+    ]);
+}
+
+#[test]
+fn a_queue_has_further_arguments_that_the_worker_does_not_set() {
+    orders_refused(&[
+        (
+            "arguments = { x-queue-type = \"stream\" }",
+            "arguments.x-queue-type: has a setting of its own: `queue_type`",
+        ),
+        (
+            "arguments = { x-dead-letter-exchange = \"dlx\" }",
+            "arguments.x-dead-letter-exchange: is set by the worker",
+        ),
+        (
+            "arguments = { x-overflow = \"drop-head\" }",
+            "arguments.x-overflow: is set by the worker",
+        ),
+        (
+            "arguments = { x-expires = 1000 }",
+            "arguments.x-expires: is not allowed: a queue that expires",
+        ),
+        (
+            "topology = \"attach\"\narguments = { x-max-length = 5 }",
+            "arguments: has no effect",
+        ),
+        (
+            "arguments = { x-max-length = 1.5 }",
+            "arguments.x-max-length: expected true, false, a whole number or a string",
+        ),
+    ]);
+    let arguments =
+        "{ x-single-active-consumer = true, x-max-length = 5, x-overflow = \"reject-publish\" }";
+    let all = orders(&format!(
+        "queue_type = \"classic\"\narguments = {arguments}"
+    ));
+    Sections::allowed(&[&all]);
+    let sections: Sections = from_toml(&all).unwrap();
+    let read = &sections.consumers["orders"].arguments;
+    assert_eq!(read["x-single-active-consumer"], QueueArgument::Bool(true));
+    assert_eq!(read["x-max-length"], QueueArgument::Int(5));
+    assert_eq!(
+        read["x-overflow"],
+        QueueArgument::Text("reject-publish".to_owned())
+    );
+}
+
+#[test]
+fn the_retry_queues_of_a_classic_queue_have_names_that_no_earlier_version_gave() {
+    let first = |lines: &str| {
+        let sections: Sections = from_toml(&orders(lines)).unwrap();
+        let ladder = sections.consumers["orders"].ladder();
+        ladder.rungs().next().map(|rung| rung.queue)
+    };
+    assert_eq!(first("").as_deref(), Some("orders.retry.1s"));
+    let classic = "queue_type = \"classic\"";
+    assert_eq!(first(classic).as_deref(), Some("orders.retry.quorum.1s"));
+    let chosen = format!("{classic}\nretry_queue_prefix = \"later\"");
+    assert_eq!(first(&chosen).as_deref(), Some("later.1s"));
+}
+
+#[test]
+fn a_timeout_above_the_grace_of_a_drain_is_warned_of() {
+    let grace = Duration::from_secs(25);
+    let warnings = |lines: &str| {
+        let sections: Sections = from_toml(&orders(lines)).unwrap();
+        let warnings = sections.consumers["orders"].warnings("orders", grace);
+        warnings.map(|problem| problem.message).collect::<Vec<_>>()
+    };
+    assert!(warnings("").is_empty());
+    let warned = warnings("timeout = \"26s\"");
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    let beginning = "is 26s, above `drain.grace` (25s): ";
+    assert!(warned[0].starts_with(beginning), "{warned:?}");
+}
+
+#[test]
+fn a_timeout_near_the_brokers_own_is_warned_of() {
+    let warning = |lines: &str| {
+        let sections: Sections = from_toml(&orders(lines)).unwrap();
+        let warnings = sections.consumers["orders"].warnings("orders", Duration::from_hours(1));
+        warnings.map(|problem| problem.path).collect::<Vec<_>>()
+    };
+    assert!(warning("timeout = \"29m\"").is_empty());
+    assert_eq!(warning("timeout = \"30m\""), ["consumers.orders.timeout"]);
+    let rule = |class: &str| {
+        let http = "handler = { kind = \"http\", url = \"http://a\" }";
+        format!("{http}\nretry.rules = [{{ class = \"{class}\", action = \"retry\" }}]")
+    };
+    assert!(warning(&rule("http-connect")).is_empty());
+    let at = "consumers.orders.retry.rules[0].class";
+    assert_eq!(warning(&rule("htpp")), [at]);
+    let status = rule("http").replace("class = \"http\"", "status = \"600-699\"");
+    let at = "consumers.orders.retry.rules[0].status";
+    assert_eq!(warning(&status), [at]);
+    assert!(warning(&status.replace("600-", "599-")).is_empty());
+    assert!(warning("rate = \"3/m\"").is_empty());
+    assert_eq!(warning("rate = \"2/m\""), ["consumers.orders.prefetch"]);
+}
