@@ -65,8 +65,9 @@ pub struct ConsumerSettings {
     #[schemars(range(min = 1))]
     pub delivery_limit: u32,
     /// The number of unsettled messages that the broker may hand to this consumer. Too low: handlers
-    /// wait for the broker. Too high: the worker needs more memory, and holds messages that other
-    /// replicas could run. Default: `64`.
+    /// wait for the broker. Too high: the worker needs more memory, holds messages that other replicas
+    /// could run, and the last of them may wait longer than the broker's consumer timeout: `lapwing
+    /// config check` warns where `prefetch / concurrency × timeout` reaches 30 minutes. Default: `64`.
     #[schemars(range(min = 1))]
     pub prefetch: u16,
     /// The number of handlers that run at once; at most `prefetch`. Too low: the queue grows. Too
@@ -238,16 +239,39 @@ impl ConsumerSettings {
                       broker's timeout too, or a long attempt loses its channel and its message \
                       is delivered again";
         let outlives_broker = self.timeout >= BROKER_CONSUMER_TIMEOUT;
+        let waits = self.longest_in_flight();
+        let in_turn = || {
+            format!(
+                "is {} with `concurrency` {} and `timeout` {timeout}: the last message may wait {} for \
+                 its ack, which is not below the broker's default consumer timeout (30min): lower \
+                 `prefetch`",
+                self.prefetch,
+                self.concurrency,
+                format_duration(waits),
+            )
+        };
+        let waits_too_long = !outlives_broker && waits >= BROKER_CONSUMER_TIMEOUT;
         let warnings = [
-            (self.timeout > grace).then_some(cut_off),
-            outlives_broker.then(|| broker.to_owned()),
+            ("timeout", (self.timeout > grace).then_some(cut_off)),
+            ("timeout", outlives_broker.then(|| broker.to_owned())),
+            ("prefetch", waits_too_long.then(in_turn)),
         ];
-        let path = section(name).key("timeout").to_string();
-        warnings.into_iter().flatten().map(move |message| Problem {
-            path: path.clone(),
-            source: Source::Code,
-            message,
+        let section = section(name);
+        let warnings = warnings.into_iter();
+        warnings.filter_map(move |(key, message)| {
+            Some(Problem {
+                path: section.key(key).to_string(),
+                source: Source::Code,
+                message: message?,
+            })
         })
+    }
+
+    /// The longest time between the delivery of a message and its ack, if each attempt takes `timeout`:
+    /// as many attempts one after the other as the prefetch has messages for each handler.
+    fn longest_in_flight(&self) -> Duration {
+        let turns = u32::from(self.prefetch).div_ceil(u32::from(self.concurrency.max(1)));
+        self.timeout.saturating_mul(turns)
     }
 }
 
@@ -465,7 +489,14 @@ mod tests {
             let warnings = sections.consumers["orders"].warnings("orders", Duration::from_hours(1));
             warnings.map(|problem| problem.path).collect::<Vec<_>>()
         };
-        assert!(warning("timeout = \"29m\"").is_empty());
+        assert!(warning("timeout = \"29m\"\nconcurrency = 64").is_empty());
         assert_eq!(warning("timeout = \"30m\""), ["consumers.orders.timeout"]);
+        let in_turn = |prefetch| {
+            warning(&format!(
+                "timeout = \"1m\"\nconcurrency = 2\nprefetch = {prefetch}"
+            ))
+        };
+        assert!(in_turn(58).is_empty());
+        assert_eq!(in_turn(59), ["consumers.orders.prefetch"]);
     }
 }

@@ -3,7 +3,7 @@
 use std::{mem, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
     LaneActor, Request,
@@ -84,8 +84,8 @@ impl<B: Broker> LaneActor<B> {
 
     fn book(&mut self, ended: &Ended, since: Instant) {
         self.under_way -= 1;
-        let (tag, end) = (ended.flight.tag, ended.end);
-        if Some(ended.flight.session) != self.subscription.session_id {
+        let (tag, end) = (ended.flight.tag(), ended.end);
+        if Some(ended.flight.session()) != self.subscription.session_id {
             // The session has died. The lane booked the delivery as stale at that time.
             self.orphans.retain(|one| !Arc::ptr_eq(one, &ended.flight));
             self.lane.watch.stale_end();
@@ -103,9 +103,8 @@ impl<B: Broker> LaneActor<B> {
                 "an internal error stopped the processing of a message, see the log",
             ),
             End::Return => self.give_back(tag, span),
-            End::Stale => {
-                debug!(consumer = %self.lane.name, tag, "session is gone, the broker redelivers")
-            }
+            // The path ended without a decision just before the message was delivered again.
+            End::Stale => self.give_back(tag, span),
             _ => {
                 let open = self.unsettled.finish(tag, Finished { end, span }, since);
                 debug_assert!(open, "a path reports once");

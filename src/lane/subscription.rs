@@ -27,6 +27,8 @@ pub(super) struct Subscription<S: Session> {
     /// Why there is no subscription.
     reason: Option<String>,
     has_subscribed: bool,
+    /// The broker has cancelled the consumer of the session while deliveries were unsettled.
+    is_in_doubt: bool,
 }
 
 /// The request that is under way.
@@ -47,6 +49,8 @@ pub(super) enum Opened<S: Session> {
     Session(Box<S>),
     /// A new subscription of the session that the lane has.
     Subscription(S::Subscription),
+    /// None: the session that the lane has must be replaced.
+    Outlived,
 }
 
 /// The answer to the request under way.
@@ -81,6 +85,7 @@ impl<S: Session> Subscription<S> {
             opened_at: now,
             reason: None,
             has_subscribed: false,
+            is_in_doubt: false,
         }
     }
 
@@ -154,6 +159,12 @@ impl<S: Session> Subscription<S> {
     }
 }
 
+/// Whether the queue does not exist any more.
+async fn is_deleted<B: Broker>(broker: &B, queue: Vec<String>) -> bool {
+    let depths = broker.depths(queue).await;
+    depths.is_ok_and(|found| found.iter().all(|(_, depth)| depth.is_none()))
+}
+
 impl<B: Broker> LaneActor<B> {
     /// Begins to subscribe: on the session's channel if there is one, otherwise with a new session.
     pub(super) fn subscribe(&mut self) {
@@ -165,8 +176,16 @@ impl<B: Broker> LaneActor<B> {
         }
         let opening: Request<_> = match &mut self.subscription.session {
             Some(session) => {
+                let in_doubt = self.subscription.is_in_doubt;
+                let queue = vec![spec.queue.clone()];
+                let broker = self.broker.clone();
                 let subscription = session.subscribe_again(&spec);
-                Box::pin(async move { subscription.await.map(Opened::Subscription) })
+                Box::pin(async move {
+                    if in_doubt && !is_deleted(&broker, queue).await {
+                        return Ok(Opened::Outlived);
+                    }
+                    subscription.await.map(Opened::Subscription)
+                })
             }
             None => {
                 let (lane, mut broker) = (Arc::clone(&self.lane), self.broker.clone());
@@ -217,6 +236,11 @@ impl<B: Broker> LaneActor<B> {
                 self.unsettled = Default::default();
             }
             (Opened::Subscription(subscription), Some(session)) => session.resume(subscription),
+            (Opened::Outlived, _) => {
+                self.leave_session();
+                self.subscription.open_at = Instant::now();
+                return;
+            }
             // The session that the answer belongs to is gone.
             (Opened::Session(_), Some(_)) | (Opened::Subscription(_), None) => return,
         }
@@ -229,6 +253,7 @@ impl<B: Broker> LaneActor<B> {
         self.lane.watch.subscribed(&self.lane.name);
         self.subscription.backoff.reset();
         self.subscription.opened_at = Instant::now();
+        self.subscription.is_in_doubt = false;
         self.subscription.reason = None;
     }
 
@@ -246,19 +271,43 @@ impl<B: Broker> LaneActor<B> {
             .send((self.lane.name.to_string(), result));
     }
 
-    /// The broker has cancelled the consumer. The channel is still open, so deliveries whose
-    /// handlers run can be settled on it.
+    /// The broker has cancelled the consumer: its queue was deleted, or a delivery has waited too long
+    /// for its ack. In the second case RabbitMQ 4.3 keeps the channel open, but has the messages back.
+    /// A late ack there revives the cancelled consumer, and the broker delivers to it although nobody
+    /// takes the deliveries (measured). So unless the queue was deleted, a channel with unsettled
+    /// deliveries is closed. Messages whose handlers run are delivered again, and settled with the outcome
+    /// of that run. The messages of a deleted queue are not delivered again: their copies are published.
     ///
     /// The first attempt follows at once: if the queue was deleted, messages and expired retries have
     /// nowhere to go until it is declared again.
     pub(super) fn consumer_cancelled(&mut self) {
-        let reason = "the broker cancelled the consumer";
+        let reason = self.why_cancelled();
+        let reason = reason.as_str();
+        self.subscription.is_in_doubt = !self.unsettled.is_empty();
         if !self.subscription.was_stable() {
             return self.subscribe_later(reason, false);
         }
         warn!(consumer = %self.lane.name, reason, "not consuming, subscribing again at once");
         self.subscription.reason = Some(reason.to_owned());
         self.subscription.subscribe_now();
+    }
+
+    fn why_cancelled(&self) -> String {
+        /// The shortest consumer timeout that the reason tells of.
+        const LONG: Duration = Duration::from_secs(10);
+        let ages = self
+            .unsettled
+            .flights()
+            .map(|flight| flight.received.elapsed());
+        let oldest = ages.max().filter(|age| *age >= LONG);
+        let because = oldest.map_or_else(String::new, |age| {
+            format!(
+                ": a message has waited {} s for its ack, maybe longer than the broker's \
+                 consumer_timeout",
+                age.as_secs()
+            )
+        });
+        format!("the broker cancelled the consumer{because}")
     }
 
     /// Puts the next attempt to subscribe off. Returns by how much, and whether the reason is new.
@@ -324,9 +373,17 @@ impl<B: Broker> LaneActor<B> {
 
     /// The session has failed: the broker has its unsettled deliveries back.
     pub(super) fn lose_session(&mut self, error: &BrokerError) {
+        if self.leave_session() {
+            self.subscribe_later(&error.to_string(), false);
+        }
+    }
+
+    /// Gives up the session; false if there is none.
+    fn leave_session(&mut self) -> bool {
         let Some(session) = self.subscription.session.take() else {
-            return;
+            return false;
         };
+        self.subscription.is_in_doubt = false;
         if session.is_usable() {
             // A request failed, but the channel is open. Close it, so that the broker gets back its
             // unsettled deliveries: dropping the session does not close it while lapin waits for a
@@ -341,6 +398,6 @@ impl<B: Broker> LaneActor<B> {
         self.orphans
             .extend(self.unsettled.flights().map(Arc::clone));
         self.abandon();
-        self.subscribe_later(&error.to_string(), false);
+        true
     }
 }

@@ -53,10 +53,13 @@ pub(super) async fn retry<B: Broker>(
     let slot = async move {
         sleep_until(until).await;
         drop(place);
+        if !lane.has_place(flight).await {
+            return None;
+        }
         if charged {
             flight.next_attempt();
         }
-        lane.starts.retake().await
+        Some(lane.starts.retake().await)
     };
     tokio::select! {
         biased;
@@ -66,10 +69,13 @@ pub(super) async fn retry<B: Broker>(
             let left = until.saturating_duration_since(Instant::now());
             Some(park(lane, flight, left).await)
         }
-        slot = slot => {
-            flight.slot.put(slot);
-            None
-        }
+        slot = slot => match slot {
+            Some(slot) => {
+                flight.slot.put(slot);
+                None
+            }
+            None => Some(End::Stale),
+        },
     }
 }
 
@@ -158,7 +164,8 @@ async fn publish<B: Broker>(
     let mut turn = None;
     let mut give_up = None;
     loop {
-        if !lane.is_current(flight.session) {
+        // Without a place the broker has the message back, and a copy would be a duplicate.
+        if !lane.has_place(flight).await {
             return End::Stale;
         }
         let publishing = lane.watch.publishing(queue, &flight.message);

@@ -17,6 +17,7 @@ mod limits;
 mod outcomes;
 mod places;
 mod publishing;
+mod redelivered;
 mod retries;
 mod returns;
 mod running;

@@ -271,6 +271,6 @@ async fn copies_are_published_again_with_growing_waits() {
     kit.finished().await;
     let took = began.elapsed();
     let shortest = Duration::from_millis(8 * 50);
-    assert!(shortest <= took && took < 17 * SECOND, "{took:?}");
+    assert!(shortest <= took && took < 60 * SECOND, "{took:?}");
     kit.drain().await.unwrap();
 }

@@ -1,13 +1,10 @@
 //! Faults of the node: stopped, killed, under a memory alarm, with a short consumer timeout.
 
-use std::time::Duration;
-
-use lapwing::{ConsumerState, Readiness};
+use lapwing::{ConsumerReport, ConsumerState, Readiness};
 
 use super::{QUEUE, QUEUES, first_forty_pass, orders, publish};
 use crate::support::{
-    Account, BUSY, Broker, DEADLINE, Gate, HttpHandler, Release, Reply, Request, require,
-    wait_until,
+    Account, BUSY, Broker, DEADLINE, Gate, HttpHandler, Reply, Request, require, vhost, wait_until,
 };
 
 #[tokio::test]
@@ -237,26 +234,64 @@ async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connec
     let before = wait_until(listed, DEADLINE, &connections, |names| names.len() == 2).await;
     let ids = publish(&vhost, "slow", 10).await;
 
-    // The first delivery is never settled: the consumer timeout ends, and the broker delivers
-    // again.
-    let why = worker.not_ready().await;
-    println!("seen as: {why}");
-    worker.ready().await;
-    handler.wait_for_success(&ids).await;
+    // The first delivery is not settled: the consumer timeout ends again and again, and the broker
+    // delivers the message again.
+    let again = |consumer: &ConsumerReport| consumer.counts.sessions >= 3;
+    worker
+        .wait_for_report("two timeouts end", QUEUE, again)
+        .await;
+    handler.wait_for_answered(9, DEADLINE).await;
+    assert_eq!(handler.seen().exchanges.len(), 10, "no message ran twice");
     gate.open();
-    handler.wait_for_answered(11, Duration::from_secs(5)).await;
+    handler.wait_for_success(&ids).await;
+    let done = |consumer: &ConsumerReport| consumer.ledger.acked == 10;
+    worker.wait_for_report("all are acked", QUEUE, done).await;
+    // No consumer that nobody serves is left behind: it would get some of these.
+    let more = publish(&vhost, "more", 40).await;
+    handler.wait_for_success(&more).await;
+    vhost.wait_for_counts(QUEUE, 0, 0, DEADLINE).await;
 
     assert_eq!(connections().await, before, "the connections stayed");
-    let report = worker.drain().await;
-    assert_eq!(report.consumers[QUEUE].counts.sessions, 2, "{report:?}");
-    let ledger = report.ledger();
-    if broker.release() < Release::V4_3 {
-        assert!(ledger.stale >= 1 && ledger.acked == 10, "{ledger:?}");
-    } else {
-        // 4.3 cancels the consumer and keeps the channel open, so the late ack still arrives.
-        assert!(ledger.stale == 0 && ledger.acked == 11, "{ledger:?}");
-    }
+    let ledger = worker.drain().await.ledger();
+    assert!(ledger.stale >= 2 && ledger.acked == 50, "{ledger:?}");
+    let ids = ids.into_iter().chain(more).collect::<Vec<_>>();
     Account::take(&vhost, ids, &handler.seen(), &QUEUES)
         .await
-        .assert_nothing_lost();
+        .assert_exactly_once();
+}
+
+#[tokio::test]
+async fn a_handler_that_outlives_its_connections_runs_once() {
+    let (vhost, gate) = (vhost().await, Gate::default());
+    let handler = HttpHandler::behind(&gate, |_| Reply::ok()).await;
+    let worker = orders(&vhost, &handler).start().await;
+    let ids = publish(&vhost, "slow", 5).await;
+    handler.wait_for_requests(5, DEADLINE).await;
+    for round in 1..=2 {
+        let consuming = async || {
+            let mut listed = vhost.connections().await.into_iter();
+            listed.find(|peer| peer.client_name.ends_with("consume"))
+        };
+        let peer = wait_until("it is listed", DEADLINE, consuming, Option::is_some).await;
+        vhost
+            .close_connection(&peer.expect("waited for").name)
+            .await;
+        let back = |consumer: &ConsumerReport| consumer.ledger.received == 5 + 5 * round;
+        worker.wait_for_report("delivered again", QUEUE, back).await;
+    }
+
+    gate.open();
+
+    handler.wait_for_success(&ids).await;
+    vhost.wait_for_counts(QUEUE, 0, 0, DEADLINE).await;
+    let ledger = worker.drain().await.ledger();
+    assert_eq!(
+        (ledger.acked, ledger.stale, ledger.duplicates),
+        (5, 10, 0),
+        "{ledger:?}"
+    );
+    assert_eq!(handler.seen().exchanges.len(), 5);
+    Account::take(&vhost, ids, &handler.seen(), &QUEUES)
+        .await
+        .assert_exactly_once();
 }
