@@ -129,5 +129,6 @@ install_nextest = CARGO_PROFILE_DEV_DEBUG=0 cargo install --debug --locked --no-
 setup:
 	@scripts/rabbitmq install $(LAPWING_TEST_RELEASE)
 	@scripts/browser install
+	@scripts/runtimes install
 	@scripts/backends install prometheus >/dev/null
 	@command -v cargo-nextest >/dev/null || $(install_nextest)

@@ -2,7 +2,8 @@
 //! ledger), with a handler that does nothing or sleeps.
 //!
 //! `scripts/bench` sets the environment: `AMQP_URL`, `QUEUE`, `PREFETCH`, `CONC` (handlers at
-//! once), `SLEEP_MS`, `HTTP_URL` (of a service, for the HTTP handler), `CONSUMERS` (on queues `QUEUE`, `QUEUE.1`, …). `SAMPLE` is the part of traces
+//! once), `SLEEP_MS`, `HTTP_URL` (of a service, for the HTTP handler), `HANDLER` (settings of another
+//! handler, as JSON), `CONSUMERS` (on queues `QUEUE`, `QUEUE.1`, …). `SAMPLE` is the part of traces
 //! to keep, and turns telemetry on (to `OTEL_EXPORTER_OTLP_ENDPOINT`). `ADMIN` is the admin
 //! server's address. `LATENCY=1` prints how long messages took to their handler.
 
@@ -42,12 +43,18 @@ async fn nap(Json(work): Json<Work>, time: Shared<Duration>) {
     tokio::time::sleep(*time).await;
 }
 
-fn http(url: String) -> HandlerSettings {
-    let settings = HttpHandlerSettings {
-        url,
-        ..HttpHandlerSettings::default()
+/// The handler that the environment names, if it does.
+fn configured() -> Result<Option<HandlerSettings>, serde_json::Error> {
+    if let Ok(settings) = std::env::var("HANDLER") {
+        return serde_json::from_str(&settings).map(Some);
+    }
+    let http = |url| {
+        HandlerSettings::Http(HttpHandlerSettings {
+            url,
+            ..HttpHandlerSettings::default()
+        })
     };
-    HandlerSettings::Http(settings)
+    Ok(std::env::var("HTTP_URL").ok().map(http))
 }
 
 fn env<T: std::str::FromStr>(name: &str, default: T) -> T {
@@ -59,7 +66,7 @@ fn env<T: std::str::FromStr>(name: &str, default: T) -> T {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let queue = env("QUEUE", "bench".to_owned());
     let sleep = env("SLEEP_MS", 0);
-    let service: Option<String> = std::env::var("HTTP_URL").ok();
+    let configured = configured()?;
     let prefetch = env("PREFETCH", 200);
     let mut settings = Settings::default();
     let url: String = env(
@@ -78,7 +85,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             topology: Topology::Attach,
             prefetch,
             concurrency: env("CONC", prefetch).clamp(1, prefetch),
-            handler: service.clone().map_or_else(HandlerSettings::default, http),
+            handler: configured.clone().unwrap_or_default(),
             ..ConsumerSettings::default()
         };
         settings.consumers.insert(name, consumer);
@@ -96,7 +103,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .share(Arc::clone(&times))
         .observe(signals.unwrap_or_default());
     for name in names {
-        worker = match (&service, sleep) {
+        worker = match (&configured, sleep) {
             (Some(_), _) => worker,
             (None, 0) => worker.handler(&name, nothing),
             (None, _) => worker.handler(&name, nap),

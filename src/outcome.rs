@@ -167,13 +167,17 @@ impl Ending {
         })
     }
 
-    /// The attribute `error.type`, if this ending is no success.
+    /// The attribute `error.type`, if this ending is no success: the class of the failure, or the status
+    /// of a server over HTTP, as the conventions for HTTP have it.
     pub(crate) fn error_class(&self) -> Option<Cow<'static, str>> {
         match self {
             Self::Interrupted => Some(self.kind().name().into()),
             // Match successes first: building a `Failure` allocates.
             _ if self.kind().is_routine() => None,
-            _ => self.failure().map(|failure| failure.class),
+            _ => self.failure().map(|failure| match failure.status {
+                Some(status) if failure.class == "http" => status.to_string().into(),
+                _ => failure.class,
+            }),
         }
     }
 

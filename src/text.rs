@@ -15,6 +15,13 @@ pub(crate) fn cut(text: &str, most: usize) -> &str {
     &text[..end]
 }
 
+/// A word as a value of an attribute in telemetry: with underscores, where logs, the API and settings
+/// have hyphens (`timed_out` for `timed-out`).
+#[must_use]
+pub(crate) fn snake_case(word: &str) -> String {
+    word.replace('-', "_")
+}
+
 /// An error's text, with those of all its causes.
 #[must_use]
 pub(crate) fn causes(error: &dyn std::error::Error) -> String {

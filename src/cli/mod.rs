@@ -6,6 +6,7 @@
 mod config;
 mod descriptors;
 mod health;
+mod process;
 mod publish;
 mod run;
 mod signals;
@@ -40,6 +41,9 @@ enum Command {
     Publish(Box<publish::Publish>),
     /// Check the health of the worker on this machine: exit code 0 if healthy, else 1
     Health(health::Health),
+    /// Check a program for the handler of kind `process`
+    #[command(subcommand)]
+    Process(process::Process),
     /// Check or print the settings
     #[command(subcommand)]
     Config(config::Config),
@@ -53,6 +57,10 @@ impl Command {
             Self::Health(health) => {
                 caught.end_process()?;
                 health.run()
+            }
+            Self::Process(process) => {
+                caught.end_process()?;
+                process.run()
             }
             Self::Config(config) => {
                 caught.end_process()?;

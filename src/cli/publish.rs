@@ -12,7 +12,10 @@ use std::{
 use anyhow::{Context as _, bail};
 use clap::{ArgGroup, Args};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lapwing::{Client, NewMessage, Settings, telemetry};
+use lapwing::{
+    Client, NewMessage, Settings,
+    telemetry::{self, TelemetrySetup},
+};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
@@ -99,7 +102,11 @@ impl Publish {
             .build()
             .context("failed to start the runtime")?;
         let settings = self.config.load()?;
-        let telemetry = telemetry::start_quietly(&settings)?;
+        // A publisher is another service than the worker whose configuration it shares: traces then show
+        // which of the two did what.
+        let mut setup = TelemetrySetup::from(&settings);
+        setup.telemetry.service_name.push_str("-publish");
+        let telemetry = telemetry::start_quietly(setup)?;
         let tally = runtime.block_on(self.publish(&settings, caught));
         // A read from a terminal cannot be interrupted.
         runtime.shutdown_background();

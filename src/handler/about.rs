@@ -1,7 +1,8 @@
 //! What a handler outside of the worker is told about a message: the same facts for each kind of
 //! handler, under the same names.
 //!
-//! HTTP sends `lapwing-message-id`, and a command gets `LAPWING_MESSAGE_ID`.
+//! HTTP sends `lapwing-message-id`, a command gets `LAPWING_MESSAGE_ID`, and a co-process gets the
+//! key `message_id`.
 
 use std::borrow::Cow;
 
@@ -27,13 +28,16 @@ pub(super) struct Name {
     pub(super) header: &'static str,
     /// The variable of a program's environment.
     pub(super) variable: &'static str,
+    /// The key in the line of a co-process.
+    pub(super) key: &'static str,
 }
 
 macro_rules! name {
-    ($header:literal, $variable:literal) => {
+    ($header:literal, $variable:literal, $key:literal) => {
         Name {
             header: concat!("lapwing-", $header),
             variable: concat!("LAPWING_", $variable),
+            key: $key,
         }
     };
 }
@@ -69,20 +73,20 @@ pub(super) fn facts(context: &Context) -> impl Iterator<Item = Fact<'_>> {
     let redelivered = Some(Known::Flag(message.redelivered()));
     let text = |text: Option<_>| text.map(Known::Text);
     let number = |number: Option<_>| number.map(Known::Number);
-    let id = name!("message-id", "MESSAGE_ID");
-    let attempt = name!("attempt", "ATTEMPT");
-    let queue = name!("queue", "QUEUE");
-    let exchange = name!("exchange", "EXCHANGE");
-    let key = name!("routing-key", "ROUTING_KEY");
-    let kind = name!("type", "TYPE");
-    let again = name!("redelivered", "REDELIVERED");
-    let correlation = name!("correlation-id", "CORRELATION_ID");
-    let reply_to = name!("reply-to", "REPLY_TO");
-    let app = name!("app-id", "APP_ID");
-    let user = name!("user-id", "USER_ID");
-    let timestamp = name!("timestamp", "TIMESTAMP");
-    let priority = name!("priority", "PRIORITY");
-    let expiration = name!("expiration", "EXPIRATION");
+    let id = name!("message-id", "MESSAGE_ID", "message_id");
+    let attempt = name!("attempt", "ATTEMPT", "attempt");
+    let queue = name!("queue", "QUEUE", "queue");
+    let exchange = name!("exchange", "EXCHANGE", "exchange");
+    let key = name!("routing-key", "ROUTING_KEY", "routing_key");
+    let kind = name!("type", "TYPE", "type");
+    let again = name!("redelivered", "REDELIVERED", "redelivered");
+    let correlation = name!("correlation-id", "CORRELATION_ID", "correlation_id");
+    let reply_to = name!("reply-to", "REPLY_TO", "reply_to");
+    let app = name!("app-id", "APP_ID", "app_id");
+    let user = name!("user-id", "USER_ID", "user_id");
+    let timestamp = name!("timestamp", "TIMESTAMP", "timestamp");
+    let priority = name!("priority", "PRIORITY", "priority");
+    let expiration = name!("expiration", "EXPIRATION", "expiration");
     // The default exchange has an empty name.
     let named = Some(message.exchange()).filter(|name| !name.is_empty());
     let all = [

@@ -10,8 +10,8 @@ use crate::config::{Findings, KIND, KeyPath};
 
 /// The settings of one kind of handler.
 pub(super) trait Kind {
-    /// Makes the handler.
-    fn make(&self) -> Result<Arc<dyn Handler>, HandlerError>;
+    /// Makes the handler of a consumer with this `concurrency`.
+    fn make(&self, concurrency: u16) -> Result<Arc<dyn Handler>, HandlerError>;
 
     /// Adds findings for problems with the settings at `path` that types and ranges cannot express.
     fn check(&self, findings: &mut Findings, path: &KeyPath);

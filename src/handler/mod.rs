@@ -12,6 +12,7 @@ mod http;
 #[macro_use]
 mod kind;
 mod log;
+mod process;
 #[cfg(test)]
 mod samples;
 mod settings;
@@ -22,6 +23,7 @@ pub use extract::{Attempt, Body, FromContext, Headers, Json, Requirements, Share
 pub use function::{FunctionHandler, IntoHandler};
 pub use http::{HeaderFile, HttpHandler, HttpHandlerSettings};
 pub use log::{LogHandler, LogHandlerSettings};
+pub use process::{ProcessCheck, ProcessHandler, ProcessHandlerSettings, check_process};
 
 pub use crate::{
     flight::CancelReason,
@@ -93,6 +95,8 @@ kinds! {
     "http" => Http(HttpHandlerSettings),
     /// Run a program for each message.
     "command" => Command(CommandHandlerSettings),
+    /// Give each message to one of several programs that run on, by lines of JSON.
+    "process" => Process(ProcessHandlerSettings),
     /// Write the message to the log and ack it.
     "log" => Log(LogHandlerSettings),
 }

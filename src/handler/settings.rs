@@ -8,12 +8,13 @@ use super::{Handler, HandlerError, HandlerSettings, Word};
 use crate::config::{Findings, KIND, KeyPath};
 
 impl HandlerSettings {
-    /// The handler that the settings name, or `None`.
+    /// The handler that the settings name, for a consumer with this `concurrency`, or `None`.
     ///
     /// # Errors
     /// When the handler cannot be built, for instance because a certificate file cannot be read.
-    pub fn make(&self) -> Result<Option<Arc<dyn Handler>>, HandlerError> {
-        self.settings().map(super::kind::Kind::make).transpose()
+    pub fn make(&self, concurrency: u16) -> Result<Option<Arc<dyn Handler>>, HandlerError> {
+        let made = self.settings().map(|settings| settings.make(concurrency));
+        made.transpose()
     }
 
     pub(crate) fn check(&self, findings: &mut Findings, path: &KeyPath) {

@@ -35,32 +35,35 @@ pub struct Instrument {
     pub meaning: &'static str,
 }
 
-/// The names of attributes.
+/// The names of attributes. Values have underscores where the API, logs and settings have hyphens:
+/// `timed_out` for the outcome `timed-out`.
 pub mod attributes {
     /// Always `rabbitmq`.
     pub const SYSTEM: &str = "messaging.system";
-    /// `process`, `publish`, `ack` or `nack`.
+    /// `consume`, `process`, `publish`, `ack` or `nack`.
     pub const OPERATION: &str = "messaging.operation.name";
     /// `process`, `send` or `settle`.
     pub const OPERATION_TYPE: &str = "messaging.operation.type";
     /// The queue. A routing key could have many values.
     pub const DESTINATION: &str = "messaging.destination.name";
-    /// The class of the failure.
+    /// The class of the failure. For an answer over HTTP: its status, such as `503`.
     pub const ERROR_TYPE: &str = "error.type";
     /// The name of the consumer.
-    pub const CONSUMER: &str = "lapwing.consumer";
-    /// How a delivery ended: `acked`, `parked`, `dead-lettered`, `returned` or `stale`.
-    pub const END: &str = "lapwing.end";
+    pub const CONSUMER: &str = "consumer";
+    /// How a delivery ended: `acked`, `parked`, `dead_lettered`, `returned` or `stale`.
+    pub const END: &str = "end";
     /// The outcome of a handler run.
-    pub const OUTCOME: &str = "lapwing.outcome";
+    pub const OUTCOME: &str = "outcome";
     /// Why a message was dead-lettered.
-    pub const REASON: &str = "lapwing.reason";
+    pub const REASON: &str = "reason";
     /// The retry queue.
-    pub const RETRY_QUEUE: &str = "lapwing.retry_queue";
+    pub const RETRY_QUEUE: &str = "retry_queue";
     /// The state of the consumer.
-    pub const STATE: &str = "lapwing.state";
+    pub const STATE: &str = "state";
     /// The purpose of a connection: `consume` or `publish`.
-    pub const CONNECTION: &str = "lapwing.connection";
+    pub const CONNECTION: &str = "connection";
+    /// The version of the program.
+    pub const VERSION: &str = "version";
 }
 
 /// The bucket boundaries of every histogram, in seconds. Those up to 10 come from the conventions.
@@ -89,59 +92,61 @@ macro_rules! instruments {
 
 instruments! {
     CONSUMED = Counter "messaging.client.consumed.messages" "{message}" [SYSTEM, OPERATION, DESTINATION, CONSUMER]
-        "Deliveries received.";
+        "Messages that RabbitMQ delivered to the worker. A message counts again each time it is delivered again.";
     SENT = Counter "messaging.client.sent.messages" "{message}" [SYSTEM, OPERATION, DESTINATION, ERROR_TYPE]
-        "Copies published to retry and dead-letter queues, confirmed or not.";
+        "Copies of messages that the worker published to retry queues and dead-letter queues, confirmed by RabbitMQ or not.";
     PROCESS_DURATION = Histogram "messaging.process.duration" "s" [SYSTEM, OPERATION, DESTINATION, CONSUMER, ERROR_TYPE]
-        "Duration of a handler run.";
+        "How long one run of a handler took. A run that failed has error_type.";
     OPERATION_DURATION = Histogram "messaging.client.operation.duration" "s" [SYSTEM, OPERATION, OPERATION_TYPE, DESTINATION, ERROR_TYPE]
-        "Time from a publish to its confirm, and time to write acks.";
+        "How long it took to publish a copy until RabbitMQ confirmed it (publish), and to write acks (ack).";
     SETTLED = Counter "lapwing.deliveries.settled" "{delivery}" [CONSUMER, END]
-        "Deliveries by how they ended. All ends together, plus the deliveries in flight, are the deliveries received.";
+        "Deliveries by how they ended: acked, parked (a retry waits at RabbitMQ), dead_lettered, returned to the queue, or stale (the channel had closed). Their sum, plus the deliveries in flight, is the number of deliveries received.";
     DROPPED = Counter "lapwing.messages.dropped" "{message}" [CONSUMER]
-        "Messages that the handler dropped, and that were acked.";
+        "Messages that the handler did not want. They are acked, and run no more.";
     DUPLICATES = Counter "lapwing.duplicates.suspected" "{message}" [CONSUMER]
-        "Messages that were handled, parked or dead-lettered but could not be acked: they will run again.";
+        "Messages that were done but could not be acked, because their channel had closed. RabbitMQ delivers them again, so they run twice.";
     STALE_SETTLES = Counter "lapwing.settles.stale" "{delivery}" [CONSUMER]
-        "Handler runs that ended too late: their channel had closed, or the consumer had settled their delivery.";
+        "Handler runs that ended too late to count: their channel had closed, or the worker had given up waiting for them.";
     ATTEMPTS = Counter "lapwing.attempts" "{attempt}" [CONSUMER, OUTCOME]
-        "Handler runs by outcome.";
+        "Runs of handlers by how they ended. A message that is retried runs once for each attempt.";
     STUCK = Counter "lapwing.handlers.stuck" "{handler}" [CONSUMER]
-        "Handlers that ignored their cancellation or blocked their thread.";
+        "Handlers that ran on after their timeout or cancellation: they ignore it, or block their thread.";
     PARKED = Counter "lapwing.retries.parked" "{message}" [CONSUMER, RETRY_QUEUE]
-        "Retries parked at the broker, by retry queue.";
+        "Retries that wait at RabbitMQ, by the retry queue in which they wait.";
     INLINE = Counter "lapwing.retries.inline" "{message}" [CONSUMER]
-        "Retries that backed off in the worker.";
+        "Retries that waited in the worker, because their delay was short.";
     DEAD_LETTERS = Counter "lapwing.dead_letters" "{message}" [CONSUMER, REASON]
-        "Messages dead-lettered, by reason.";
+        "Messages that failed for good and went to the dead-letter queue, by reason.";
     PUBLISH_FAILURES = Counter "lapwing.publish.failures" "{message}" [CONSUMER]
-        "Attempts to publish a retry or dead letter that the broker did not confirm.";
+        "Attempts to publish a retry or a dead letter that RabbitMQ did not confirm. The worker tries again, and no message is lost.";
     IN_FLIGHT = Gauge "lapwing.deliveries.in_flight" "{delivery}" [CONSUMER]
-        "Deliveries received and not settled, including those that wait for a handler slot.";
+        "Messages that the worker holds now: delivered by RabbitMQ and not settled yet, whether they wait or run.";
     BUFFERED = Gauge "lapwing.deliveries.buffered" "{delivery}" [CONSUMER]
-        "Deliveries that wait for a handler slot.";
+        "Messages in the worker that wait for a free handler slot.";
     WAITING = Gauge "lapwing.retries.waiting" "{message}" [CONSUMER]
-        "Retries that back off in the worker now.";
+        "Messages in the worker that wait for their next attempt.";
     CONCURRENCY = Gauge "lapwing.consumer.concurrency" "{handler}" [CONSUMER]
-        "The most handlers that run at once.";
+        "The most handlers that may run at once (setting concurrency).";
     PREFETCH = Gauge "lapwing.consumer.prefetch" "{delivery}" [CONSUMER]
-        "The most deliveries that the broker sends to the consumer before they are settled.";
+        "The most messages that RabbitMQ sends to the worker before they are settled (setting prefetch).";
     RUNNING = Gauge "lapwing.handlers.running" "{handler}" [CONSUMER]
-        "Handlers running now.";
+        "Handlers that run now.";
     CONSUMER_STATE = Gauge "lapwing.consumer.state" "{consumer}" [CONSUMER, STATE]
-        "1 for the current state of the consumer, 0 for the other states.";
+        "1 for the state in which the consumer is, 0 for all others.";
     SESSIONS = Counter "lapwing.sessions" "{session}" [CONSUMER]
-        "Subscriptions made. Each one after the first means that the consumer lost its subscription or was resumed.";
+        "Subscriptions to the queue. Each one after the first means that the subscription was lost, or that the consumer was paused and resumed.";
     CONNECTIONS = Counter "lapwing.connections" "{connection}" [CONNECTION]
-        "Connections opened. Each one after the first means that a connection was lost.";
+        "Connections to RabbitMQ that were opened, by purpose. Each one after the first of a purpose means that a connection was lost.";
     PUBLISHER_BLOCKED = Gauge "lapwing.publisher.blocked" "{publisher}" []
-        "1 while retries and dead letters cannot be published: there is no connection, or the broker blocks it.";
+        "1 while the worker cannot publish retries and dead letters: it has no connection, or RabbitMQ blocks it because of a memory or disk alarm.";
     LATENCY = Histogram "lapwing.message.latency" "s" [CONSUMER]
-        "Time from the publish of a message until its handler succeeded or dropped it. Only for messages with a `timestamp_in_ms` header or a `timestamp` property.";
+        "Time from the publish of a message until its handler succeeded: waiting in the queue, all attempts and the delays between them. Only for messages that say when they were published (property timestamp or header timestamp_in_ms).";
     DRAIN_DURATION = Histogram "lapwing.drain.duration" "s" []
-        "Duration of the drain.";
+        "How long the worker took to stop, from the signal until every delivery was settled.";
+    BUILD = Gauge "lapwing.build.info" "{build}" [VERSION]
+        "Always 1. The label has the version of the program that runs.";
     MAILBOX = Gauge "lapwing.state.mailbox" "{command}" []
-        "Commands that wait for the state actor.";
+        "Commands that wait for the state that handlers share.";
 }
 
 #[cfg(test)]

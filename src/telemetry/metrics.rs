@@ -13,13 +13,17 @@ use opentelemetry::{
 };
 
 use super::catalogue::{self, BUCKETS, Instrument, attributes};
-use crate::{lock::lock, outcome::Ending};
+use crate::{lock::lock, outcome::Ending, text::snake_case};
 
-/// The attributes of a handler run.
-pub(super) fn process_attributes(consumer: &Arc<str>, queue: &Arc<str>) -> [KeyValue; 4] {
+/// The attributes of an operation on the messages of a consumer.
+pub(super) fn attributes_of(
+    operation: &'static str,
+    consumer: &Arc<str>,
+    queue: &Arc<str>,
+) -> [KeyValue; 4] {
     [
         KeyValue::new(attributes::SYSTEM, "rabbitmq"),
-        KeyValue::new(attributes::OPERATION, "process"),
+        KeyValue::new(attributes::OPERATION, operation),
         KeyValue::new(attributes::DESTINATION, Arc::clone(queue)),
         KeyValue::new(attributes::CONSUMER, Arc::clone(consumer)),
     ]
@@ -60,7 +64,7 @@ impl ConsumerMetrics {
                 .with_unit(catalogue::SENT.unit)
                 .with_description(catalogue::SENT.meaning)
                 .build(),
-            succeeded: process_attributes(consumer, queue),
+            succeeded: attributes_of("process", consumer, queue),
             errors: ErrorTypes::default(),
         }
     }
@@ -72,7 +76,7 @@ impl ConsumerMetrics {
             return self.process.record(took, &self.succeeded);
         };
         let mut labels = self.succeeded.to_vec();
-        let class = self.errors.bounded(&class);
+        let class = self.errors.bounded(&snake_case(&class));
         labels.push(KeyValue::new(attributes::ERROR_TYPE, class));
         self.process.record(took, &labels);
     }
@@ -93,7 +97,7 @@ impl ConsumerMetrics {
             KeyValue::new(attributes::OPERATION, "publish"),
             KeyValue::new(attributes::DESTINATION, to.to_owned()),
         ];
-        labels.extend(error.map(|class| KeyValue::new(attributes::ERROR_TYPE, class)));
+        labels.extend(error.map(|class| KeyValue::new(attributes::ERROR_TYPE, snake_case(class))));
         self.sent.add(1, &labels);
         labels.push(KeyValue::new(attributes::OPERATION_TYPE, "send"));
         self.operation.record(took.as_secs_f64(), &labels);
@@ -108,7 +112,7 @@ impl ConsumerMetrics {
             KeyValue::new(attributes::DESTINATION, Arc::clone(&self.queue)),
         ];
         if !written {
-            labels.push(KeyValue::new(attributes::ERROR_TYPE, "not-written"));
+            labels.push(KeyValue::new(attributes::ERROR_TYPE, "not_written"));
         }
         self.operation.record(took.as_secs_f64(), &labels);
     }

@@ -7,7 +7,9 @@ mod logs;
 mod metrics;
 mod observed;
 mod otlp;
+mod process;
 mod propagation;
+mod reported;
 mod request;
 mod settings;
 mod spans;
@@ -206,9 +208,16 @@ fn is_of_handlers(target: &str) -> bool {
     !is_exporters(target) && !is_of_library(target)
 }
 
-/// Whether a line is written: of the exporters' lines only warnings and errors.
+/// Whether a line is written: of the exporters' lines only warnings and errors, without those about a
+/// single export that failed, of which [`reported`] tells.
 fn is_shown(line: &tracing::Metadata<'_>) -> bool {
-    !line.target().starts_with("opentelemetry") || *line.level() <= tracing::Level::WARN
+    let is_failed_export = || {
+        ["Export", "HttpClient"]
+            .iter()
+            .any(|word| line.name().contains(word))
+    };
+    !line.target().starts_with("opentelemetry")
+        || (*line.level() <= tracing::Level::WARN && !is_failed_export())
 }
 
 /// Renders the text of `/metrics`. Cheap to clone.
@@ -222,7 +231,7 @@ impl Scrape {
         let Some(registry) = &self.0 else {
             return String::new();
         };
-        let mut text = String::new();
+        let mut text = process::text();
         // The encoder fails only for a family without metrics, and the registry has none.
         if let Err(error) = TextEncoder::new().encode_utf8(&registry.gather(), &mut text) {
             tracing::warn!(%error, "failed to render metrics");

@@ -11,13 +11,14 @@ use tokio::sync::watch;
 
 use super::{
     catalogue::{self, Instrument, Kind, attributes},
-    metrics::process_attributes,
+    metrics::attributes_of,
 };
 use crate::{
     broker::connections_opened,
     outcome::OutcomeKind,
     state::MailboxGauge,
     status::{ConsumerHealth, ConsumerReport, ConsumerState, Figures},
+    text::snake_case,
 };
 
 /// The parts of a worker that the instruments read.
@@ -79,7 +80,7 @@ type Group = fn(&ObservedConsumer, Take<'_>);
 const GROUPS: [(Instrument, &str, Group); 5] = [
     (catalogue::SETTLED, attributes::END, |consumer, take| {
         let ends = consumer.figures.report().ledger.ends().into_iter();
-        ends.for_each(|(end, n)| take(end.into(), n));
+        ends.for_each(|(end, n)| take(snake_case(end).into(), n));
     }),
     (
         catalogue::ATTEMPTS,
@@ -87,7 +88,7 @@ const GROUPS: [(Instrument, &str, Group); 5] = [
         |consumer, take| {
             for kind in OutcomeKind::ALL {
                 let count = consumer.figures.counters.outcome(*kind).get();
-                take(kind.name().into(), count);
+                take(snake_case(kind.name()).into(), count);
             }
         },
     ),
@@ -104,7 +105,7 @@ const GROUPS: [(Instrument, &str, Group); 5] = [
         attributes::REASON,
         |consumer, take| {
             let reasons = consumer.figures.dead_letters();
-            reasons.for_each(|(reason, n)| take(reason.name().into(), n));
+            reasons.for_each(|(reason, n)| take(snake_case(reason.name()).into(), n));
         },
     ),
     (
@@ -113,7 +114,7 @@ const GROUPS: [(Instrument, &str, Group); 5] = [
         |consumer, take| {
             let now = consumer.health.borrow().state;
             for state in ConsumerState::ALL {
-                take(state.name().into(), u64::from(*state == now));
+                take(snake_case(state.name()).into(), u64::from(*state == now));
             }
         },
     ),
@@ -122,10 +123,14 @@ const GROUPS: [(Instrument, &str, Group); 5] = [
 type Other = fn(&Observed, Report<'_>);
 
 /// Instruments that fit neither table above.
-const OTHERS: [(Instrument, Other); 4] = [
+const OTHERS: [(Instrument, Other); 5] = [
+    (catalogue::BUILD, |_, to| {
+        let version = KeyValue::new(attributes::VERSION, env!("CARGO_PKG_VERSION"));
+        to.observe(1, &[version]);
+    }),
     (catalogue::CONSUMED, |all, to| {
         for consumer in &all.consumers {
-            let attributes = process_attributes(&consumer.name, &consumer.queue);
+            let attributes = attributes_of("consume", &consumer.name, &consumer.queue);
             to.observe(consumer.figures.report().ledger.received, &attributes);
         }
     }),

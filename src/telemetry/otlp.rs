@@ -17,6 +17,7 @@ use super::{
     TelemetryError,
     catalogue::{INSTRUMENTS, attributes},
     environment::{Export, Plan, Propagator},
+    reported::Reported,
 };
 
 /// The providers that were started.
@@ -67,7 +68,7 @@ impl Providers {
         if let Some(export) = plan.traces.clone() {
             let builder = SdkTracerProvider::builder()
                 .with_resource(resource.clone())
-                .with_batch_exporter(exporter!(SpanExporter, export)?);
+                .with_batch_exporter(Reported::new("traces", exporter!(SpanExporter, export)?));
             let builder = match plan.sample {
                 // A trace without a parent is sampled by the ratio; else the parent's decision counts.
                 Some(ratio) => builder.with_sampler(Sampler::ParentBased(Box::new(
@@ -82,7 +83,8 @@ impl Providers {
                 .with_resource(resource.clone())
                 .with_view(move |instrument: &Instrument| room(instrument.name(), consumers));
             if let Some(export) = plan.metrics.clone() {
-                builder = builder.with_periodic_exporter(exporter!(MetricExporter, export)?);
+                let exporter = exporter!(MetricExporter, export)?;
+                builder = builder.with_periodic_exporter(Reported::new("metrics", exporter));
             }
             if scraped {
                 let registry = prometheus::Registry::new();
@@ -98,7 +100,7 @@ impl Providers {
         if let Some(export) = plan.logs.clone() {
             let builder = SdkLoggerProvider::builder()
                 .with_resource(resource.clone())
-                .with_batch_exporter(exporter!(LogExporter, export)?);
+                .with_batch_exporter(Reported::new("logs", exporter!(LogExporter, export)?));
             providers.logs = Some(builder.build());
         }
         Ok(providers)

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     broker::PublishError,
     flight::{SCOPE, inject},
+    text::snake_case,
 };
 
 /// The span of publishing a new message. It creates the message's trace context.
@@ -61,7 +62,7 @@ impl PublishTrace {
     pub(crate) fn end(self, published: &Result<(), PublishError>) {
         let span = self.0.span();
         if let Err(error) = published {
-            span.set_attribute(KeyValue::new(ERROR_TYPE, error.class()));
+            span.set_attribute(KeyValue::new(ERROR_TYPE, snake_case(error.class())));
             span.set_status(Status::error(error.to_string()));
         }
         span.end();

@@ -10,8 +10,9 @@
 //!    └─ wait orders                 INTERNAL  the wait for the next attempt
 //! ```
 //!
-//! The next attempt is a sibling, linked to this one. An attempt that is not sampled has only its
-//! ids: neither attributes nor the spans below it are made.
+//! The next attempt is a sibling, linked to this one. If the message came without a trace, the next
+//! attempt is a child of this one. An attempt that is not sampled has only its ids: neither attributes
+//! nor the spans below it are made.
 
 use std::{
     borrow::Cow,
@@ -28,10 +29,9 @@ use opentelemetry::{
 
 use super::{
     TraceParent,
-    catalogue::attributes::{
-        CONSUMER, DESTINATION, ERROR_TYPE, OPERATION, OPERATION_TYPE, OUTCOME, SYSTEM,
-    },
+    catalogue::attributes::{DESTINATION, ERROR_TYPE, OPERATION, OPERATION_TYPE, SYSTEM},
     propagation::{extract, remote},
+    watch::published_at,
 };
 use crate::{
     broker::{HeaderValue, headers::names},
@@ -40,7 +40,15 @@ use crate::{
     lock::lock,
     message::Message,
     outcome::Ending,
+    text::snake_case,
 };
+
+/// The name of the consumer.
+const CONSUMER: &str = "lapwing.consumer";
+/// The outcome of a handler run.
+const OUTCOME: &str = "lapwing.outcome";
+/// The time from the publish of a message until this delivery of it, in seconds.
+const AGE: &str = "lapwing.message.age";
 
 /// A shorter wait for a handler slot gets no span.
 const WORTH_A_SPAN: Duration = Duration::from_millis(1);
@@ -104,12 +112,12 @@ impl ConsumerTraces {
             None => header(&flight.message, names::LAST_ATTEMPT).and_then(parse_traceparent),
         };
         let creation = created.span().span_context().clone();
-        let links = [Some(creation), last.clone()].into_iter().flatten();
-        let links: Vec<_> = links
-            .filter(SpanContext::is_valid)
-            .map(Link::with_context)
-            .collect();
         let parent = match self.parent {
+            // Of a message that came without a trace all attempts are one trace too.
+            TraceParent::Child if !creation.is_valid() => match &last {
+                Some(last) => created.with_remote_span_context(last.clone()),
+                None => created,
+            },
             TraceParent::Child => created,
             TraceParent::Link => {
                 let baggage = created.baggage().iter();
@@ -119,6 +127,13 @@ impl ConsumerTraces {
                 Context::new().with_baggage(baggage)
             }
         };
+        // No link to the span's own parent: Jaeger then draws the span as one that follows from it.
+        let above = parent.span().span_context().span_id();
+        let links = [Some(creation), last.clone()].into_iter().flatten();
+        let links: Vec<_> = links
+            .filter(|span| span.is_valid() && span.span_id() != above)
+            .map(Link::with_context)
+            .collect();
         let mut builder = SpanBuilder::from_name(Cow::Borrowed("process"));
         builder.span_kind = Some(SpanKind::Consumer);
         if !links.is_empty() {
@@ -167,6 +182,10 @@ impl ConsumerTraces {
             "messaging.message.conversation_id",
             message.properties.correlation_id(),
         );
+        // Publisher and worker may have different clocks.
+        let received = clock::now() - flight.received.elapsed();
+        let age = published_at(message).and_then(|at| received.duration_since(at).ok());
+        all.extend(age.map(|age| KeyValue::new(AGE, age.as_secs_f64())));
         self.add_server(&mut all);
         span.set_attributes(all);
     }
@@ -275,7 +294,7 @@ impl ConsumerTraces {
         let parent = remote(attempt.clone());
         let mut span = self.tracer.build_with_context(builder, &parent);
         if !written {
-            fail(&mut span, "not-written", "the channel died");
+            fail(&mut span, "not_written", "the channel died");
         }
         span.end();
     }
@@ -286,9 +305,9 @@ pub(crate) fn attempt_ended(mut trace: AttemptTrace, flight: &Flight, ending: &E
     {
         let span = trace.context.span();
         if span.is_recording() {
-            span.set_attribute(KeyValue::new(OUTCOME, ending.kind().name()));
+            span.set_attribute(KeyValue::new(OUTCOME, snake_case(ending.kind().name())));
             if let Some(class) = ending.error_class() {
-                span.set_attribute(KeyValue::new(ERROR_TYPE, class));
+                span.set_attribute(KeyValue::new(ERROR_TYPE, snake_case(&class)));
             }
             if let Some(failure) = ending.failure() {
                 let text = crate::text::cut(&failure.error, STATUS_ROOM).to_owned();
@@ -311,7 +330,7 @@ pub(crate) fn server(host: impl Into<Value>, port: u16) -> [KeyValue; 2] {
 
 /// Marks a span as failed.
 pub(crate) fn fail(span: &mut impl Span, class: &'static str, text: &str) {
-    span.set_attribute(KeyValue::new(ERROR_TYPE, class));
+    span.set_attribute(KeyValue::new(ERROR_TYPE, snake_case(class)));
     span.set_status(Status::error(text.to_owned()));
 }
 

@@ -297,7 +297,7 @@ impl Watch {
 
 /// When a message was published, if that is known: to the millisecond from RabbitMQ's header
 /// `timestamp_in_ms`, or to the second from the property `timestamp`.
-fn published_at(message: &Message) -> Option<SystemTime> {
+pub(super) fn published_at(message: &Message) -> Option<SystemTime> {
     let millis = message
         .properties
         .header(names::TIMESTAMP_IN_MS)

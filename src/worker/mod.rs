@@ -184,10 +184,13 @@ impl Worker {
             };
             let mut lane = self.handlers.get(name).cloned().unwrap_or_default();
             if lane.any.is_none() {
-                lane.any = consumer.handler.make().map_err(failed)?;
+                lane.any = consumer
+                    .handler
+                    .make(consumer.concurrency)
+                    .map_err(failed)?;
             }
             for (message_type, settings) in &consumer.types {
-                if let Some(handler) = settings.make().map_err(failed)? {
+                if let Some(handler) = settings.make(consumer.concurrency).map_err(failed)? {
                     lane.by_type.entry(message_type.clone()).or_insert(handler);
                 }
             }

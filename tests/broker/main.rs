@@ -19,6 +19,7 @@ mod handlers;
 mod http;
 mod load;
 mod phoenix;
+mod process;
 mod prometheus;
 mod replicas;
 mod republish;

@@ -29,7 +29,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-pub(super) use output::{Kept, Tail, drain, rest};
+pub(super) use output::{Kept, Tail, Take, drain, rest};
 pub(super) use program::{Environment, Limits, PREFIX, Program, check_environment};
 
 /// A program that runs, with its pipes.
@@ -52,7 +52,6 @@ pub(super) struct Ending {
 
 impl Ending {
     /// The program's process id, which is also the id of its group.
-    #[cfg(test)]
     pub(super) fn id(&self) -> Option<u32> {
         self.leader.as_ref().map(|leader| leader.process.id())
     }

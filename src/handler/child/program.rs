@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tokio::net::unix::pipe;
 use tokio_util::task::TaskTracker;
 
@@ -28,7 +27,6 @@ pub(in crate::handler) struct Program {
     arguments: Vec<String>,
     directory: Option<PathBuf>,
     environment: Environment,
-    limits: Limits,
     /// The time between SIGTERM and SIGKILL.
     grace: Duration,
     /// The ends of programs whose handlers have not waited for them.
@@ -67,7 +65,6 @@ impl Program {
             arguments: arguments.to_vec(),
             directory: None,
             environment: Environment::default(),
-            limits: Limits::default(),
             grace: Duration::ZERO,
             ends: TaskTracker::new(),
         })
@@ -83,8 +80,15 @@ impl Program {
         self
     }
 
+    /// With limits, a shell sets them and becomes the program. Its script is fixed: the program's
+    /// file and arguments are its parameters, which it does not read.
     pub(in crate::handler) fn limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
+        if let Some(script) = limits.script() {
+            let program = self.path.display().to_string();
+            let before = ["-c".to_owned(), script, "sh".to_owned(), program];
+            self.arguments.splice(0..0, before);
+            self.path = SHELL.into();
+        }
         self
     }
 
@@ -122,7 +126,6 @@ impl Program {
         );
         // From here on an error ends the program.
         let leader = Leader::new(process);
-        self.limits.apply(leader.group)?;
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err(io::Error::other("the program has no pipes"));
         };
@@ -140,21 +143,19 @@ impl Program {
 }
 
 impl Limits {
-    /// Limits a program that has just started. The limits hold for each process that it starts
-    /// later.
-    fn apply(self, process: Pid) -> io::Result<()> {
-        let limit = |resource, most: Option<u64>, spare: u64| {
-            let Some(current) = most else { return Ok(()) };
-            let limit = Rlimit {
-                current: Some(current),
-                maximum: Some(current.saturating_add(spare)),
-            };
-            prlimit(Some(process), resource, limit).map(drop)
-        };
-        limit(Resource::Data, self.memory, 0)?;
+    /// The script that sets the limits, for itself and so for the program that it becomes. Only the
+    /// process itself can do this before its first step.
+    fn script(self) -> Option<String> {
+        let memory = self
+            .memory
+            .map(|bytes| format!("ulimit -d {}", bytes / 1024));
         // SIGXCPU at the limit, and SIGKILL a second later.
-        limit(Resource::Cpu, self.cpu, 1)?;
-        Ok(())
+        let cpu = self.cpu.map(|seconds| {
+            let last = seconds.saturating_add(1);
+            format!("ulimit -St {seconds} && ulimit -Ht {last}")
+        });
+        let limits: Vec<_> = memory.into_iter().chain(cpu).collect();
+        (!limits.is_empty()).then(|| format!("{} && exec \"$@\"", limits.join(" && ")))
     }
 }
 
@@ -180,6 +181,9 @@ fn is_program(path: &Path) -> io::Result<bool> {
     let about = path.metadata()?;
     Ok(about.is_file() && about.permissions().mode() & 0o111 != 0)
 }
+
+/// The shell that sets limits.
+const SHELL: &str = "/bin/sh";
 
 /// The beginning of the names of variables about the message.
 pub(in crate::handler) const PREFIX: &str = "LAPWING_";

@@ -26,6 +26,16 @@ async fn has_begun(child: &Child) {
         .unwrap();
 }
 
+/// Waits until a process that was killed is gone.
+pub(in crate::handler) async fn gone(process: u32) {
+    let gone = async {
+        while runs(process) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(DEADLINE, gone).await.expect("it was killed");
+}
+
 /// Whether a process runs. A zombie does not.
 pub(in crate::handler) fn runs(process: u32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{process}/stat")) else {

@@ -36,6 +36,10 @@ use crate::{
 /// of a drain ends, the handler sends SIGTERM to the group, and SIGKILL after `kill_after`. An exit
 /// code that follows SIGTERM does not count: the attempt has timed out. When the program has ended,
 /// the handler kills what is left of its group.
+///
+/// To set `memory_mib` and `cpu_seconds`, the handler starts `/bin/sh`, which sets the limits and then
+/// becomes the program. It does not read the program's arguments or the message. Some shells add
+/// variables such as `PWD` to the environment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["argv"]))]
@@ -185,7 +189,7 @@ impl ExitCodes {
 }
 
 impl Kind for CommandHandlerSettings {
-    fn make(&self) -> Result<Arc<dyn Handler>, HandlerError> {
+    fn make(&self, _: u16) -> Result<Arc<dyn Handler>, HandlerError> {
         Ok(Arc::new(CommandHandler::new(self)?))
     }
 

@@ -9,7 +9,10 @@ use super::*;
 use crate::{
     broker::Properties,
     decode::Decode,
-    handler::{child::tests::runs, samples::Sample},
+    handler::{
+        child::tests::{gone, runs},
+        samples::Sample,
+    },
 };
 
 /// The longest wait for something that must happen.
@@ -228,13 +231,7 @@ async fn nothing_of_a_program_is_left_when_it_has_ended() {
     let script = Script::of("sleep 1000 & echo $! > \"$OUT\"; echo broken >&2; exit 1");
     let failure = script.failure(&plain()).await;
     assert_eq!(failure.error, "exit code 1: broken");
-    let id = script.until_left().await.trim().parse().unwrap();
-    let gone = async {
-        while runs(id) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(DEADLINE, gone).await.expect("it is killed");
+    gone(script.until_left().await.trim().parse().unwrap()).await;
 }
 
 #[tokio::test]
@@ -256,7 +253,7 @@ async fn a_run_that_times_out_is_ended_with_its_group_and_its_exit_code_does_not
         panic!("{outcome:?}");
     };
     assert_eq!(failure.class, "cancelled");
-    assert!(!runs(id));
+    gone(id).await;
 }
 
 #[tokio::test]

@@ -195,7 +195,7 @@ const OWN_HEADERS: [&str; 9] = [
 const OWN_PREFIX: &str = "lapwing-";
 
 impl Kind for HttpHandlerSettings {
-    fn make(&self) -> Result<Arc<dyn Handler>, HandlerError> {
+    fn make(&self, _: u16) -> Result<Arc<dyn Handler>, HandlerError> {
         Ok(Arc::new(HttpHandler::new(self)?))
     }
 

@@ -10,6 +10,7 @@ use reqwest::{StatusCode, Url, header::HeaderMap};
 use crate::{
     flight::{SCOPE, inject},
     outcome::Failure,
+    text::snake_case,
 };
 
 const ERROR_TYPE: &str = "error.type";
@@ -62,7 +63,7 @@ impl RequestTrace {
     /// The request failed without an answer.
     pub(super) fn failed(mut self, failure: &Failure) {
         if let Some(context) = self.0.take() {
-            end_failed(&context, failure.class.to_string(), failure.error.clone());
+            end_failed(&context, snake_case(&failure.class), failure.error.clone());
         }
     }
 }

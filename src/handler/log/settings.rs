@@ -18,7 +18,7 @@ use crate::{
 pub struct LogHandlerSettings {}
 
 impl Kind for LogHandlerSettings {
-    fn make(&self) -> Result<Arc<dyn Handler>, HandlerError> {
+    fn make(&self, _: u16) -> Result<Arc<dyn Handler>, HandlerError> {
         Ok(Arc::new(LogHandler))
     }
 

@@ -251,7 +251,7 @@ fn of_retry(trace: &Trace<'_>) {
         first["status_message"],
         "HTTP 500 Internal Server Error: come back"
     );
-    assert_attributes(first, json!({ "error.type": "http" }));
+    assert_attributes(first, json!({ "error.type": "500" }));
     assert_eq!(second["status_code"], "UNSET");
 
     let (parked, wait) = (trace.one("publish q.retry.1s"), trace.one("wait q"));
@@ -284,7 +284,7 @@ fn of_dead_letter(trace: &Trace<'_>) -> String {
     assert_child(process, trace.one("publish q"));
     assert_eq!(process["status_code"], "ERROR");
     assert_eq!(process["status_message"], "HTTP 400 Bad Request");
-    let expected = json!({ "lapwing.outcome": "failed", "error.type": "http" });
+    let expected = json!({ "lapwing.outcome": "failed", "error.type": "400" });
     assert_attributes(process, expected);
     let post = trace.one("POST");
     assert_eq!(post["status_code"], "ERROR");

@@ -26,7 +26,7 @@ async fn rules_are_valid_and_fire_when_they_should() {
 
 /// Without a test in that file nobody would notice a broken alert.
 #[test]
-fn every_alert_is_tested() {
+fn every_alert_is_tested_and_has_a_runbook() {
     let read = |path| std::fs::read_to_string(in_repository(path)).expect("it is there");
     let tests = read("tests/broker/prometheus/rules_test.yml");
     let rules = read(RULES);
@@ -35,8 +35,12 @@ fn every_alert_is_tested() {
         .filter_map(|line| line.split_once("- alert: "));
     let alerts: Vec<_> = alerts.map(|(_, name)| name.trim()).collect();
     assert!(!alerts.is_empty());
+    let runbook = read("docs/failures.md");
     for alert in alerts {
         let fires = format!("alertname=\"{alert}\"");
         assert!(tests.contains(&fires), "{alert}");
+        let link = format!("runbook_url: docs/failures.md#{}\n", alert.to_lowercase());
+        assert!(rules.contains(&link), "{link}");
+        assert!(runbook.contains(&format!("\n### {alert}\n")), "{alert}");
     }
 }

@@ -1,7 +1,7 @@
 //! The test's OpenTelemetry collector: it takes OTLP over gRPC or HTTP and keeps everything. The
 //! messages are those of the official protobuf crate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -46,6 +46,8 @@ pub struct Received {
     pub logs: Vec<LogRecord>,
     /// The last export of each metric.
     pub metrics: BTreeMap<String, Metric>,
+    /// The services that exported spans.
+    pub services: BTreeSet<String>,
     /// The resource of the last export.
     pub resource: Attributes,
 }
@@ -67,6 +69,8 @@ impl Service {
             for of_resource in request.resource_spans {
                 let resource = of_resource.resource.unwrap_or_default();
                 received.resource = attributes(&resource.attributes);
+                let service = received.resource.get("service.name").cloned();
+                received.services.extend(service);
                 let scopes = of_resource.scope_spans.into_iter();
                 received.spans.extend(scopes.flat_map(|scope| scope.spans));
             }

@@ -1,12 +1,13 @@
 //! The export of telemetry: transports, switches, and collectors that are slow or missing.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use tokio::net::TcpListener;
 
 use super::{Setup, export_soon, vhost_with_queue};
 use crate::support::{
     BUSY, Collector, DEADLINE, HttpHandler, PublishSpec, Received, Reply, WorkerProcess, consumer,
+    field, log_message,
 };
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -109,7 +110,8 @@ async fn signals_are_switched_one_by_one() {
 
 /// Runs messages through a worker whose collector is at `endpoint`; the drain must end within the
 /// time that telemetry has for its last exports.
-async fn runs_and_ends_in_time(endpoint: &str) {
+/// Returns the worker after its end.
+async fn runs_and_ends_in_time(endpoint: &str) -> WorkerProcess {
     const MESSAGES: usize = 500;
     const FLUSH: Duration = Duration::from_millis(500);
     let vhost = vhost_with_queue().await;
@@ -134,6 +136,7 @@ async fn runs_and_ends_in_time(endpoint: &str) {
     // The ledger is still the last line.
     let ledger = worker.ledger();
     assert_eq!(ledger.acked, MESSAGES as u64);
+    worker
 }
 
 #[tokio::test]
@@ -141,7 +144,20 @@ async fn a_collector_that_is_gone_costs_its_telemetry_only() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     drop(listener);
-    runs_and_ends_in_time(&format!("http://{address}")).await;
+    let worker = runs_and_ends_in_time(&format!("http://{address}")).await;
+
+    // Each of the three signals was exported many times, and the log tells of it once.
+    let log = worker.log();
+    let lost = "telemetry cannot be exported and is lost; the worker works on";
+    let said = log.iter().filter(|line| log_message(line) == lost);
+    let signals: Vec<_> = said.map(|line| field(line, "signal").to_string()).collect();
+    assert!(!signals.is_empty());
+    let each: BTreeSet<_> = signals.iter().collect();
+    assert_eq!(each.len(), signals.len(), "{signals:?}");
+    let target = |line: &serde_json::Value| line["target"].as_str().map(str::to_owned);
+    let theirs = log.iter().filter_map(target);
+    let theirs: Vec<_> = theirs.filter(|target| target.contains("otlp")).collect();
+    assert!(theirs.is_empty(), "{theirs:?}");
 }
 
 #[tokio::test]

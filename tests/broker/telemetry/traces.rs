@@ -76,11 +76,8 @@ async fn one_trace_runs_from_the_publisher_through_a_parked_retry_to_the_service
     assert_child(first, published);
     assert_child(second, published);
     assert!(published.parent_span_id.is_empty(), "the trace begins here");
-    assert_eq!(links(first), [hex(&published.span_id)]);
-    assert_eq!(
-        links(second),
-        [hex(&published.span_id), hex(&first.span_id)]
-    );
+    assert_eq!(links(first), [""; 0], "none to its own parent");
+    assert_eq!(links(second), [hex(&first.span_id)]);
 
     let parked = seen.only("publish q.retry.1s");
     let wait = seen.only("wait q");
@@ -188,7 +185,12 @@ async fn spans_have_the_kinds_and_attributes_of_the_conventions() {
         let port = attribute(seen.only(name), "server.port");
         assert!(setup.vhost.amqp_url().contains(&format!(":{port}/")));
     }
-    assert_eq!(seen.resource["service.name"], "lapwing");
+    let services: Vec<_> = seen.services.iter().map(String::as_str).collect();
+    assert_eq!(services, ["lapwing", "lapwing-publish"]);
+    let age: f64 = attribute(seen.only("process q"), "lapwing.message.age")
+        .parse()
+        .expect("the wait in the queue, in seconds");
+    assert!((0.0..DEADLINE.as_secs_f64()).contains(&age), "{age}");
     assert!(seen.resource.contains_key("service.version"));
     assert!(seen.resource["service.instance.id"].starts_with("lapwing@"));
 }
@@ -214,7 +216,7 @@ async fn a_dead_letter_carries_its_last_attempt_and_a_retry_what_created_the_mes
         assert_eq!(hex(&attempt.trace_id), &PARENT[3..35]);
         assert_eq!(hex(&attempt.parent_span_id), &PARENT[36..52]);
         assert!(is_error(attempt));
-        assert_eq!(attribute(attempt, "error.type"), "http");
+        assert_eq!(attribute(attempt, "error.type"), "500");
         assert_eq!(attribute(attempt, "lapwing.outcome"), "failed");
         let text = &attempt.status.as_ref().expect("checked above").message;
         assert!(text.contains("out of stock"), "{text}");
@@ -230,6 +232,35 @@ async fn a_dead_letter_carries_its_last_attempt_and_a_retry_what_created_the_mes
     let history = dead.header("lapwing-history").as_str().unwrap_or_default();
     let history: serde_json::Value = serde_json::from_str(history).expect("it is JSON");
     assert_eq!(history[1]["trace"], &PARENT[3..35]);
+}
+
+#[tokio::test]
+async fn all_attempts_of_a_message_that_came_without_a_trace_are_one_trace() {
+    let setup = Setup::new(
+        "[consumers.q.retry]\ndelays = ['10ms', '1s']",
+        |request| match request.attempt() {
+            1 | 2 => Reply::status(500),
+            _ => Reply::ok(),
+        },
+    )
+    .await;
+    setup.vhost.publish_with(PublishSpec::to("q")).await;
+    let all = |received: &Received| has("ack q", 2)(received) && has("wait q", 2)(received);
+    let seen = setup.collector.wait_for("two acks", DEADLINE, all).await;
+
+    // The first retry waited in the worker, the second one at the broker.
+    let [first, second, third] = seen.named("process q")[..] else {
+        panic!("three attempts: {:?}", seen.named("process q"));
+    };
+    assert!(first.parent_span_id.is_empty(), "the trace begins here");
+    assert_child(second, first);
+    assert_child(third, second);
+    for attempt in [first, second, third] {
+        assert_eq!(links(attempt), [""; 0], "none to its own parent");
+    }
+    for wait in seen.named("wait q") {
+        assert_eq!(wait.trace_id, first.trace_id);
+    }
 }
 
 #[tokio::test]
