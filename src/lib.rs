@@ -65,6 +65,9 @@ pub mod retry;
 
 mod dead_letters;
 
+// The tool that reads dead letters and puts them right.
+pub mod letters;
+
 // The actors: one for each consumer of a worker, and one for the state that handlers share.
 mod lane;
 

@@ -80,14 +80,14 @@ mod tests {
         let settings: WorkerSettings = from_toml(SETTINGS).unwrap();
         let worker = Worker::new(settings.clone());
         let liveness = Liveness::new(&settings);
-        assert_eq!(liveness.limit(), Duration::from_secs(1 + 1 + 5));
+        assert_eq!(liveness.limit(), Duration::from_secs(1 + 5 + 5));
         let handle = worker.handle();
         assert_eq!(liveness.look(&handle), []);
         tokio::time::advance(liveness.limit()).await;
         assert_eq!(liveness.look(&handle), []);
         tokio::time::advance(Duration::from_secs(1)).await;
         let dead = liveness.look(&handle);
-        let why = "the loop of the consumer has not run for 8 s".to_owned();
+        let why = "the loop of the consumer has not run for 12 s".to_owned();
         assert_eq!(dead, [("orders".to_owned(), why)]);
         let figures = handle.figures("orders").unwrap();
         figures.turned(Standing::default());

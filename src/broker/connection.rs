@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    BrokerSettings, Redial, Scouting, TimeoutSettings,
+    BrokerSettings, Redial, Scouting, TimeoutSettings, Version,
     dial::{Dial, amqp_uri, tls_config, urls},
     error::{BrokerError, within},
     fault::{self, Cuts, Told},
@@ -98,7 +98,7 @@ impl Link {
             told,
             name: format!("{name} {}", purpose.name()),
             scouting,
-            frame_max: Arc::default(),
+            offers: Arc::default(),
             state: sender,
         };
         (Self { state }, tokio::spawn(supervisor.run(stop)))
@@ -159,6 +159,7 @@ pub(crate) struct Connection {
     socket: Socket,
     blocked: watch::Receiver<bool>,
     gate: Arc<wire::Gate>,
+    offers: Arc<wire::Offers>,
 }
 
 impl fmt::Debug for Connection {
@@ -183,6 +184,11 @@ impl Connection {
             0 => usize::MAX,
             bytes => bytes as usize,
         }
+    }
+
+    /// The broker's version, if the broker has named one.
+    pub(super) fn version(&self) -> Option<Version> {
+        self.offers.version()
     }
 
     /// Whether the broker has blocked publishing (memory or disk alarm).
@@ -211,7 +217,7 @@ struct Supervisor {
     told: Arc<Told>,
     name: String,
     scouting: Scouting,
-    frame_max: Arc<wire::FrameMax>,
+    offers: Arc<wire::Offers>,
     state: watch::Sender<LinkState>,
 }
 
@@ -381,7 +387,7 @@ impl Supervisor {
         url: &str,
     ) -> Result<(Arc<Connection>, watch::Sender<bool>), BrokerError> {
         let (connection, blocked) = self.open(url).await?;
-        if connection.frame_max() >= self.frame_max.offered() {
+        if connection.frame_max() >= self.offers.frame_max() {
             return Ok((connection, blocked));
         }
         self.close(&connection).await;
@@ -389,8 +395,8 @@ impl Supervisor {
     }
 
     async fn open(&self, url: &str) -> Result<(Arc<Connection>, watch::Sender<bool>), BrokerError> {
-        let frame_max = Arc::clone(&self.frame_max);
-        let uri = amqp_uri(url, &self.broker, &frame_max).await?;
+        let offers = Arc::clone(&self.offers);
+        let uri = amqp_uri(url, &self.broker, &offers).await?;
         let tls = tls_config(&self.broker.tls).await?;
         let gate = Arc::default();
         let dial = Dial {
@@ -398,7 +404,7 @@ impl Supervisor {
             tls,
             timeouts: Arc::clone(&self.timeouts),
             gate: Arc::clone(&gate),
-            frame_max,
+            offers: Arc::clone(&offers),
         };
         let properties = ConnectionProperties::default()
             .with_connection_name(self.name.clone().into())
@@ -430,6 +436,7 @@ impl Supervisor {
             socket,
             blocked,
             gate,
+            offers,
         };
         Ok((Arc::new(connection), sender))
     }

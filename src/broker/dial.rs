@@ -49,7 +49,7 @@ pub(super) struct Dial {
     pub(super) tls: OwnedTLSConfig,
     pub(super) timeouts: Arc<TimeoutSettings>,
     pub(super) gate: Arc<wire::Gate>,
-    pub(super) frame_max: Arc<wire::FrameMax>,
+    pub(super) offers: Arc<wire::Offers>,
 }
 
 impl Dial {
@@ -70,7 +70,7 @@ impl Dial {
                 .await
                 .map_err(|_| late("TLS handshake", limit))??;
         }
-        let wire = wire::Wire::new(stream, Arc::clone(&self.gate), Arc::clone(&self.frame_max));
+        let wire = wire::Wire::new(stream, Arc::clone(&self.gate), Arc::clone(&self.offers));
         Ok((AsyncTcpStream::Plain(wire), hang_up))
     }
 
@@ -119,7 +119,7 @@ async fn read(file: &Path) -> Result<String, BrokerError> {
 pub(super) async fn amqp_uri(
     url: &str,
     broker: &BrokerSettings,
-    frame_max: &wire::FrameMax,
+    offers: &wire::Offers,
 ) -> Result<Target, BrokerError> {
     // The text of a parse error can quote the URL, and so the password.
     let unreadable = || BrokerError::Settings("the broker URL cannot be read".to_owned());
@@ -136,7 +136,7 @@ pub(super) async fn amqp_uri(
     // size from the start saves memory: lapin then allocates its buffers of 32 frames once, and only
     // the pages that it uses take memory. Without a size lapin makes its buffers longer after the
     // handshake, and writes zeros to all of them.
-    amqp.query.frame_max = u32::try_from(frame_max.offered()).ok();
+    amqp.query.frame_max = u32::try_from(offers.frame_max()).ok();
     let host = parsed.host_str().unwrap_or("localhost");
     let host = host
         .trim_start_matches('[')
@@ -174,8 +174,8 @@ mod tests {
     async fn frames_are_as_large_as_the_broker_allows() {
         let broker = BrokerSettings::default();
         let url = "amqp://host/%2f?frame_max=8192&channel_max=9";
-        let frame_max = wire::FrameMax::default();
-        let target = amqp_uri(url, &broker, &frame_max).await.unwrap();
+        let offers = wire::Offers::default();
+        let target = amqp_uri(url, &broker, &offers).await.unwrap();
         assert_eq!(target.amqp.query.frame_max, Some(128 * 1024));
         assert_eq!(target.amqp.query.channel_max, Some(9));
     }

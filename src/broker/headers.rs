@@ -43,6 +43,12 @@ pub mod names {
     pub const WORKER: &str = "lapwing-worker";
     /// How often the message was replayed from the dead-letter queue (integer).
     pub const REPLAYS: &str = "lapwing-replays";
+    /// The run of `lapwing dead replay` that published this copy (a UUID). After a run that was
+    /// killed, two copies of a message with the same value are duplicates.
+    pub const REPLAY: &str = "lapwing-replay";
+    /// How an edited dead letter was changed (JSON object of `{at, by, from}`); `from` is a hash of
+    /// the body before.
+    pub const EDITED: &str = "lapwing-edited";
     /// The publisher's `user-id` property. The broker refuses a message whose `user-id` is not the
     /// connection's own user, so a copy carries the value in this header.
     pub const ORIGINAL_USER_ID: &str = "lapwing-original-user-id";

@@ -6,7 +6,12 @@ use tokio::sync::watch;
 
 use super::{
     BrokerError, Link, LinkState, Publication, PublishError, Publisher, QueueSpec, TimeoutSettings,
-    connection::Connection, depths::depths, seam::Broker, session::RabbitSession, topology,
+    Version,
+    connection::Connection,
+    depths::depths,
+    seam::{Broker, Reading},
+    session::RabbitSession,
+    topology,
 };
 
 /// The worker's two connections. Clones share them and are cheap.
@@ -29,6 +34,15 @@ impl Rabbit {
             timeouts,
         }
     }
+
+    /// The consuming connection, or the next failure to get one.
+    async fn connected(&mut self) -> Result<Arc<Connection>, BrokerError> {
+        match self.consuming.connected().await {
+            Some(connected) => connected,
+            // The supervisor has ended, because the program is ending.
+            None => std::future::pending().await,
+        }
+    }
 }
 
 impl Broker for Rabbit {
@@ -43,11 +57,7 @@ impl Broker for Rabbit {
     }
 
     async fn open(&mut self, spec: &QueueSpec, tag: &str) -> Result<RabbitSession, BrokerError> {
-        let connection: Arc<Connection> = match self.consuming.connected().await {
-            Some(connected) => connected?,
-            // The supervisor has ended, because the worker is ending.
-            None => std::future::pending().await,
-        };
+        let connection = self.connected().await?;
         RabbitSession::open(connection, spec, Arc::clone(&self.timeouts), tag).await
     }
 
@@ -99,5 +109,30 @@ impl Broker for Rabbit {
                 }
             }
         }
+    }
+}
+
+impl Reading for Rabbit {
+    async fn look_into(
+        &mut self,
+        queue: &str,
+        prefetch: u16,
+        tag: &str,
+    ) -> Result<RabbitSession, BrokerError> {
+        let connection = self.connected().await?;
+        let timeouts = Arc::clone(&self.timeouts);
+        RabbitSession::read(connection, queue, prefetch, timeouts, tag).await
+    }
+
+    fn version(&self) -> Option<Version> {
+        self.consuming.current()?.version()
+    }
+
+    async fn delivery_limit(&self, queue: &str) -> Result<Option<u64>, BrokerError> {
+        let connection = self.consuming.current();
+        let connection = connection.ok_or_else(|| BrokerError::Lost("not connected".to_owned()))?;
+        let limit = self.timeouts.declare;
+        let asked = topology::delivery_limit(&connection, queue, limit).await?;
+        Ok(asked.or_default(connection.version()))
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Acks, BrokerError, Delivery, Publication, PublishError, QueueSpec};
+use super::{Acks, BrokerError, Delivery, Publication, PublishError, QueueSpec, Version};
 
 /// A connection that consumes and one that publishes. Both are replaced when they are lost. Clones
 /// share them and are cheap.
@@ -58,6 +58,29 @@ pub(crate) trait Broker: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Option<Result<(), BrokerError>>> + Send;
 }
 
+/// What a tool needs that reads a queue which it does not own.
+pub(crate) trait Reading: Broker {
+    /// Waits for the consuming connection, or for the next failure to get one. Then subscribes as
+    /// `tag` to a queue as it is, with this prefetch. Declares and compares nothing.
+    fn look_into(
+        &mut self,
+        queue: &str,
+        prefetch: u16,
+        tag: &str,
+    ) -> impl Future<Output = Result<Self::Session, BrokerError>> + Send;
+
+    /// The broker's version, if there is a connection and the broker has named a version.
+    fn version(&self) -> Option<Version>;
+
+    /// How often a message of the queue may be returned before the broker takes it away, as far as
+    /// the queue's arguments and the broker's release say; a policy cannot be seen. `None`: without
+    /// limit.
+    fn delivery_limit(
+        &self,
+        queue: &str,
+    ) -> impl Future<Output = Result<Option<u64>, BrokerError>> + Send;
+}
+
 /// One live connection, channel and consumer. Requests return futures that do not borrow the
 /// session, so that a lane can wait for them together with other events.
 pub(crate) trait Session: Send + 'static {
@@ -78,7 +101,7 @@ pub(crate) trait Session: Send + 'static {
     fn is_subscribed(&self) -> bool;
 
     /// Writes these acks. `Ok` means that they were written to the socket, because AMQP has no
-    /// reply to an ack. An error means that the channel was closed and that the broker redelivers
+    /// reply to an ack: see [`ask_queue`](Self::ask_queue). An error means that the channel was closed and that the broker redelivers
     /// the messages.
     fn ack(
         &self,
@@ -91,6 +114,17 @@ pub(crate) trait Session: Send + 'static {
         &self,
         returns: Returns,
     ) -> impl Future<Output = (Returns, Result<(), BrokerError>)> + Send + 'static;
+
+    /// Waits for an answer of the channel: everything written on it before has reached the channel's
+    /// process at the broker.
+    fn ask_channel(&self) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static;
+
+    /// Waits for an answer of the queue: the queue has applied everything that was written on the
+    /// channel before. The queue may answer with a message, which must be settled. Only without a
+    /// subscription: some queues close the channel over this question, which answers it too.
+    fn ask_queue(
+        &self,
+    ) -> impl Future<Output = Result<Option<Delivery>, BrokerError>> + Send + 'static;
 
     /// Stops the deliveries and waits for the broker's cancel-ok. Every delivery that arrives
     /// before the end of the stream must still be settled.

@@ -6,7 +6,7 @@ use std::{future::poll_fn, mem, sync::Arc, task::Context, time::Duration};
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
     Channel, Consumer,
-    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions},
     types::FieldTable,
 };
 
@@ -14,7 +14,7 @@ use super::{
     QueueSpec, TimeoutSettings, Topology,
     connection::Connection,
     delivery::{Delivery, Moment},
-    error::{BrokerError, within},
+    error::{BrokerError, reply_code, within},
     headers::short,
     seam::{Returns, Session},
     settle::{self, Acks},
@@ -33,6 +33,7 @@ pub(crate) struct RabbitSession {
     gated: Gated,
     /// When the last delivery arrived that the lane had to wait for.
     woken: Moment,
+    queue: String,
     /// The first subscription's tag. Later subscriptions append a number.
     tag: String,
     subscriptions: u64,
@@ -51,13 +52,25 @@ impl RabbitSession {
         timeouts: Arc<TimeoutSettings>,
         tag: &str,
     ) -> Result<Self, BrokerError> {
+        topology::ensure(&connection, queue, timeouts.declare).await?;
+        Self::read(connection, &queue.queue, queue.prefetch, timeouts, tag).await
+    }
+
+    /// Sets the prefetch and subscribes to a queue as it is.
+    pub(crate) async fn read(
+        connection: Arc<Connection>,
+        queue: &str,
+        prefetch: u16,
+        timeouts: Arc<TimeoutSettings>,
+        tag: &str,
+    ) -> Result<Self, BrokerError> {
         let limit = timeouts.declare;
-        topology::ensure(&connection, queue, limit).await?;
         let channel = connection.channel(limit).await?;
-        set_prefetch(&channel, queue.prefetch, limit).await?;
-        let consumer = subscribe(&channel, &queue.queue, tag, limit).await?;
+        set_prefetch(&channel, prefetch, limit).await?;
+        let consumer = subscribe(&channel, queue, tag, limit).await?;
         Ok(Self {
-            prefetch: queue.prefetch,
+            prefetch,
+            queue: queue.to_owned(),
             gated: connection.gated(),
             woken: Moment::now(),
             connection,
@@ -157,6 +170,38 @@ impl Session for RabbitSession {
         }
     }
 
+    /// Sets the prefetch that is set already. The channel's process answers, and no queue is asked.
+    fn ask_channel(&self) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static {
+        let (channel, prefetch) = (self.channel.clone(), self.prefetch);
+        let limit = self.timeouts.declare;
+        async move {
+            let qos = channel.basic_qos(prefetch, BasicQosOptions { global: false });
+            within(limit, "an answer of the channel", qos).await
+        }
+    }
+
+    fn ask_queue(
+        &self,
+    ) -> impl Future<Output = Result<Option<Delivery>, BrokerError>> + Send + 'static {
+        let (channel, queue) = (self.channel.clone(), self.queue.clone());
+        let limit = self.timeouts.declare;
+        async move {
+            let get = channel.basic_get(short(&queue), BasicGetOptions::default());
+            match tokio::time::timeout(limit, get).await {
+                Ok(Ok(message)) => {
+                    let delivery = message.map(|message| message.delivery);
+                    Ok(delivery.map(|it| Delivery::new(it, Moment::now())))
+                }
+                Ok(Err(error)) if is_answer_of_queue(&error) => Ok(None),
+                Ok(Err(error)) => Err(error.into()),
+                Err(_) => Err(BrokerError::TimedOut {
+                    step: "an answer of the queue",
+                    limit,
+                }),
+            }
+        }
+    }
+
     fn cancel(&mut self) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static {
         self.cancelled = true;
         let (channel, tag) = (self.channel.clone(), self.consumer.tag());
@@ -223,6 +268,17 @@ impl Session for RabbitSession {
 
     fn request_limit(&self) -> Duration {
         self.timeouts.declare
+    }
+}
+
+/// Whether a refused `basic.get` is the answer of the queue. A quorum queue with a single active consumer
+/// applies what it was given before, and refuses. The messages of a queue that does not exist are gone.
+fn is_answer_of_queue(error: &lapin::Error) -> bool {
+    let text = error.to_string();
+    match reply_code(error) {
+        Some(405) => text.contains("single active consumer"),
+        Some(404) => text.contains("no queue"),
+        _ => false,
     }
 }
 

@@ -48,22 +48,43 @@ use tokio::net::TcpStream;
 use tracing::warn;
 
 pub(super) use gate::{Gate, Gated};
-use repair::{HEADER, METHOD, agree_on_frame_max, repair};
+use repair::{HEADER, METHOD, agree_on_frame_max, release, repair};
 
-/// The frame size that the broker has last offered in `connection.tune`, in bytes, up to 1 MiB.
-/// 128 KiB before the first offer.
+use super::Version;
+
+/// What the broker has last said about itself in the handshake.
 #[derive(Debug)]
-pub(super) struct FrameMax(AtomicUsize);
+pub(super) struct Offers {
+    /// The frame size of `connection.tune`, in bytes, up to 1 MiB. 128 KiB before the first offer.
+    frame_max: AtomicUsize,
+    /// The release of `connection.start`, as 1,000 times the major number and the minor number; 0
+    /// before the first.
+    release: AtomicUsize,
+}
 
-impl Default for FrameMax {
+impl Default for Offers {
     fn default() -> Self {
-        Self(AtomicUsize::new(USUAL))
+        Self {
+            frame_max: AtomicUsize::new(USUAL),
+            release: AtomicUsize::new(0),
+        }
     }
 }
 
-impl FrameMax {
-    pub(super) fn offered(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
+impl Offers {
+    pub(super) fn frame_max(&self) -> usize {
+        self.frame_max.load(Ordering::Relaxed)
+    }
+
+    /// The broker's version, if the broker has named one.
+    pub(super) fn version(&self) -> Option<Version> {
+        match self.release.load(Ordering::Relaxed) {
+            0 => None,
+            release => Some(Version {
+                major: u16::try_from(release / 1000).ok()?,
+                minor: u16::try_from(release % 1000).ok()?,
+            }),
+        }
     }
 }
 
@@ -82,7 +103,7 @@ impl Wire {
     pub(super) fn new(
         inner: AsyncTcpStream<Compat<TcpStream>>,
         gate: Arc<Gate>,
-        offered: Arc<FrameMax>,
+        offered: Arc<Offers>,
     ) -> Self {
         let inbox = Inbox {
             offered,
@@ -192,7 +213,7 @@ struct Inbox {
     opaque: bool,
     /// The longest frame, as agreed with the broker, in bytes.
     frame_max: usize,
-    offered: Arc<FrameMax>,
+    offered: Arc<Offers>,
 }
 
 const CHUNK: usize = 64 * 1024;
@@ -291,9 +312,12 @@ impl Inbox {
         let payload = self.ready + FRAME_HEAD;
         let payload = &mut self.data[payload..payload + size];
         repair(kind, payload);
+        if let Some(release) = release(kind, payload) {
+            self.offered.release.store(release, Ordering::Relaxed);
+        }
         if let Some(bytes) = agree_on_frame_max(kind, payload, LONGEST) {
             self.frame_max = bytes;
-            self.offered.0.store(bytes, Ordering::Relaxed);
+            self.offered.frame_max.store(bytes, Ordering::Relaxed);
         }
         let most = self.frame_max.saturating_sub(FRAME_HEAD + FRAME_END);
         if size > most

@@ -73,9 +73,13 @@ fn resolve(at: &str) -> anyhow::Result<SocketAddr> {
 /// The address to ask from this machine. `None` if the server is off, or if its port is 0: then only
 /// the worker's log has the real port.
 fn address((listen, probes): (Listen, Listen)) -> Option<SocketAddr> {
-    let known = |address: &SocketAddr| address.port() != 0;
     let addresses = [probes.address(), listen.address()];
-    let mut address = addresses.into_iter().flatten().find(known)?;
+    addresses.into_iter().find_map(local)
+}
+
+/// How this machine reaches a server that listens at this address.
+pub(super) fn local(address: Option<SocketAddr>) -> Option<SocketAddr> {
+    let mut address = address.filter(|address| address.port() != 0)?;
     if address.ip().is_unspecified() {
         address.set_ip(match address.ip() {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),

@@ -3,9 +3,12 @@
 // These macros panic if the output is closed; `say` does not.
 #![warn(clippy::print_stdout, clippy::print_stderr)]
 
+mod admin;
 mod config;
+mod dead;
 mod descriptors;
 mod health;
+mod print;
 mod process;
 mod publish;
 mod run;
@@ -39,8 +42,18 @@ enum Command {
     Run(ConfigFile),
     /// Publish messages, and wait until the broker confirms each one
     Publish(Box<publish::Publish>),
+    /// Look at dead letters, and put them right: list, groups, show, export, import, replay, edit, drop
+    Dead(Box<dead::Dead>),
     /// Check the health of the worker on this machine: exit code 0 if healthy, else 1
     Health(health::Health),
+    /// Say how a running worker and its consumers are
+    Status(admin::Status),
+    /// Pause consumers of a running worker
+    Pause(admin::Pause),
+    /// Resume paused consumers of a running worker
+    Resume(admin::Resume),
+    /// List the messages that a running worker has
+    InFlight(admin::InFlight),
     /// Check a program for the handler of kind `process`
     #[command(subcommand)]
     Process(process::Process),
@@ -54,9 +67,26 @@ impl Command {
         match self {
             Self::Run(file) => run::run(&file, caught),
             Self::Publish(publish) => publish.run(caught),
+            Self::Dead(dead) => dead.run(caught),
             Self::Health(health) => {
                 caught.end_process()?;
                 health.run()
+            }
+            Self::Status(status) => {
+                caught.end_process()?;
+                status.run()
+            }
+            Self::Pause(pause) => {
+                caught.end_process()?;
+                pause.run()
+            }
+            Self::Resume(resume) => {
+                caught.end_process()?;
+                resume.run()
+            }
+            Self::InFlight(in_flight) => {
+                caught.end_process()?;
+                in_flight.run()
             }
             Self::Process(process) => {
                 caught.end_process()?;

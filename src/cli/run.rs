@@ -21,7 +21,8 @@ pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0   the worker drained, and every delivery is settled
   1   any other error
-  3   the worker drained, but some deliveries are not settled; the broker redelivers them
+  3   the worker drained, but some deliveries are not settled, or the broker has not shown that it
+      has their acks; it redelivers them
   4   the worker drained, but it cancelled handlers at drain.grace or at a second signal; their
       messages are back in their queues, and run again
   69  the broker cannot be reached, and broker.fail_fast is set

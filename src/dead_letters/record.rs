@@ -176,13 +176,6 @@ impl Record {
     }
 
     /// Reads the record of a copy. `None` for a message that is not a copy of ours.
-    #[cfg_attr(
-        not(test),
-        expect(
-            dead_code,
-            reason = "nothing lists dead letters yet; the round trip holds it"
-        )
-    )]
     pub(crate) fn read(properties: &Properties) -> Option<Self> {
         let text = |name| {
             let value = properties.header(name).and_then(HeaderValue::as_str);

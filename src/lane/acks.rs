@@ -12,7 +12,7 @@ use super::{
 use crate::{
     broker::{Acks, Broker, BrokerError, Session},
     path::Ended,
-    status::End,
+    status::{End, Ledger},
 };
 
 /// A finished delivery behind one that is still open waits this many times `ack.delay` before it
@@ -91,6 +91,8 @@ impl<B: Broker> LaneActor<B> {
             self.lane.watch.stale_end();
             if end.is_acked() {
                 self.ledger.duplicates += 1;
+                let before_drain = Some(ended.flight.session) != self.drained;
+                self.handled_for_nothing += u64::from(self.draining && before_drain);
             }
             return;
         }
@@ -180,7 +182,11 @@ impl<B: Broker> LaneActor<B> {
             end
         });
         match result {
-            Ok(()) => ends.for_each(|end| self.ledger.settled(end)),
+            Ok(()) => {
+                let mut written = Ledger::default();
+                ends.for_each(|end| written.settled(end));
+                self.proof.unproven.wrote(written, Instant::now());
+            }
             Err(error) => {
                 warn!(consumer = %self.lane.name, %error, through = acks.through, singles = acks.singles.len(), "failed to write acks, the broker redelivers");
                 ends.for_each(|end| self.ledger.unsettled(end));
@@ -204,13 +210,15 @@ impl<B: Broker> LaneActor<B> {
     /// Books all unsettled deliveries as stale: the broker has them back, because their channel is
     /// gone. Acks that were being written may have reached the broker or not, and count as lost.
     pub(super) fn abandon(&mut self) {
+        let answers = usize::from(self.proof.message.is_some());
+        self.book_unproven();
         let watch = &self.lane.watch;
         let Abandoned {
             finished,
             returning,
             open,
         } = self.unsettled.abandon();
-        self.ledger.stale += (open + returning.len()) as u64;
+        self.ledger.stale += (open + returning.len()).saturating_sub(answers) as u64;
         for span in returning {
             watch.told_broker("nack", span, false);
         }

@@ -67,7 +67,7 @@ impl<B: Broker> LaneActor<B> {
 
     /// Returns a delivery that arrived while the consumer is being cancelled; false for a tag out
     /// of order.
-    fn refuse(&mut self, tag: u64) -> bool {
+    pub(super) fn refuse(&mut self, tag: u64) -> bool {
         let is_next = self.unsettled.push_returning(tag);
         if is_next {
             self.returning.add(tag);

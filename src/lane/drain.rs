@@ -21,6 +21,7 @@ impl<B: Broker> LaneActor<B> {
     pub(super) fn begin_drain(&mut self) {
         self.draining = true;
         self.stale_before_drain = self.ledger.stale;
+        self.drained = self.subscription.session_id;
         self.stop_consuming();
         // The drain takes over from a pause.
         self.pausing.drain(..).for_each(|answer| {
@@ -57,10 +58,12 @@ impl<B: Broker> LaneActor<B> {
             session.close().await;
         }
         self.lane.set_session(None);
+        self.disown_acks();
         // The lane gives up on deliveries that are still unsettled.
         self.abandon();
-        // If the session died during the drain, its deliveries could not be settled either.
-        let left = self.ledger.stale - self.stale_before_drain;
+        // If the session died during the drain, its deliveries could not be settled either. If it had
+        // died before, the drain's work for it was in vain.
+        let left = self.ledger.stale - self.stale_before_drain + self.handled_for_nothing;
         let lane = Arc::clone(&self.lane);
         lane.watch.figures.turned(Standing {
             left,

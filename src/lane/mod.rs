@@ -14,6 +14,7 @@ mod commands;
 mod drain;
 mod keeping;
 mod pace;
+mod proof;
 mod returns;
 mod service;
 mod stuck;
@@ -37,13 +38,14 @@ pub(crate) use commands::{Command, Depths};
 
 use crate::{
     broker::{Broker, BrokerError, Delivery, Redial, Session},
-    flight::Flight,
+    flight::{Flight, SessionId},
     path::Lane,
     status::{ConsumerHealth, ConsumerReport, ConsumerState, Ledger, Standing},
 };
 use acks::Acking;
 use keeping::Keeping;
 use pace::Pace;
+use proof::Proof;
 use returns::Returning;
 use service::Tending;
 use subscription::Subscription;
@@ -80,6 +82,7 @@ pub(crate) struct LaneActor<B: Broker> {
     /// slot.
     under_way: usize,
     acking: Acking,
+    proof: Proof,
     returning: Returning,
     tending: Tending,
     keeping: Keeping,
@@ -92,7 +95,12 @@ pub(crate) struct LaneActor<B: Broker> {
     hard_stopped: Option<Instant>,
     /// `ledger.stale` when the drain began.
     stale_before_drain: u64,
+    /// The session that the lane had when the drain began.
+    drained: Option<SessionId>,
+    /// Messages that were handled in the drain although their session had died before.
+    handled_for_nothing: u64,
     tick_at: Instant,
+    /// Without the acks that are not [proven](proof).
     ledger: Ledger,
     /// The state and its reason as they were last published.
     published: (ConsumerState, Option<String>),
@@ -116,6 +124,7 @@ impl<B: Broker> LaneActor<B> {
             orphans: Vec::new(),
             under_way: 0,
             acking: Acking::new(now),
+            proof: Proof::default(),
             returning: Returning::default(),
             tending: Tending::default(),
             keeping: Keeping::default(),
@@ -125,6 +134,8 @@ impl<B: Broker> LaneActor<B> {
             draining: false,
             hard_stopped: None,
             stale_before_drain: 0,
+            drained: None,
+            handled_for_nothing: 0,
             tick_at: now + TICK,
             ledger: Ledger::default(),
             published: (ConsumerState::Connecting, None),
@@ -145,6 +156,7 @@ impl<B: Broker> LaneActor<B> {
             let now = Instant::now();
             self.begin_flush(now);
             self.begin_return(now);
+            self.prove_acks(now);
             self.tend_service(now);
             if now >= self.tick_at {
                 // The timer is the last branch of the `select!`, which a busy lane may never reach.
@@ -171,6 +183,7 @@ impl<B: Broker> LaneActor<B> {
                 (returns, result) = answer(self.returning.writing.as_mut()) => {
                     self.returned(&returns, result);
                 }
+                answer = self.proof.asking.answer() => self.answered(answer),
                 event = self.subscription.task.answer() => self.subscription_changed(event),
                 () = self.broker.up(), if self.subscription.awaits_connection => {
                     self.subscription.connection_is_up();
@@ -230,8 +243,10 @@ impl<B: Broker> LaneActor<B> {
 
     /// The figures that only this loop knows.
     fn standing(&self) -> Standing {
+        let mut ledger = self.ledger;
+        ledger += self.proof.unproven.sum();
         Standing {
-            ledger: self.ledger,
+            ledger,
             in_flight: self.unsettled.open(),
             buffered: self.lane.starts.waiting(),
             waiting: self.lane.waiting_inline(),
@@ -253,12 +268,18 @@ impl<B: Broker> LaneActor<B> {
             && (self.tending.subscribes() || self.subscription.session.is_none())
     }
 
-    /// Whether everything is settled, or the lane has given up on the rest.
+    /// Whether everything is settled, and the broker has shown it; or the lane has given up on the
+    /// rest.
     fn is_finished(&self) -> bool {
-        let settled = self.unsettled.is_empty()
+        (self.is_settled() && self.is_proven()) || self.has_given_up()
+    }
+
+    /// Whether all acks and nacks are written, and nothing brings new ones.
+    fn is_settled(&self) -> bool {
+        self.unsettled.is_empty()
             && self.acking.writing.is_none()
-            && !self.subscription.may_bring_deliveries();
-        (settled && self.under_way == 0) || self.has_given_up()
+            && !self.subscription.may_bring_deliveries()
+            && self.under_way == 0
     }
 
     fn next_wake(&self) -> Instant {
@@ -266,6 +287,8 @@ impl<B: Broker> LaneActor<B> {
         let times = [
             self.pace.next_wake(),
             self.next_flush(),
+            self.next_question(),
+            self.proof.until,
             self.returning.hold_until,
             self.subscription.stop_by(),
             self.tending.wake_at(),

@@ -7,7 +7,8 @@ use tokio::time::Instant;
 
 use super::{LaneActor, Request};
 use crate::{
-    broker::{Broker, BrokerError, Returns, Session},
+    broker::{Broker, BrokerError, Delivery, Returns, Session},
+    status::{End, Ledger},
     telemetry::AckSpan,
 };
 
@@ -51,6 +52,15 @@ impl<B: Broker> LaneActor<B> {
     pub(super) fn give_back(&mut self, tag: u64, span: Option<Box<AckSpan>>) {
         if self.unsettled.withhold(tag, span) {
             self.returning.add(tag);
+        }
+    }
+
+    /// Returns a message that the queue gave to the lane as the answer to its question. The ledger does
+    /// not count it.
+    pub(super) fn return_unasked(&mut self, message: &Delivery) {
+        self.proof.message = Some(message.tag);
+        if !self.refuse(message.tag) {
+            self.lose_session(&BrokerError::Lost("tag out of order".to_owned()));
         }
     }
 
@@ -121,10 +131,18 @@ impl<B: Broker> LaneActor<B> {
                     let span = self.unsettled.returned(*tag);
                     self.lane.watch.told_broker("nack", span, true);
                 }
-                let count = tags.len() as u64;
                 match returns {
-                    Returns::Reject(_) => self.ledger.dead_lettered += count,
-                    Returns::Single(_) | Returns::Through(_) => self.ledger.returned += count,
+                    Returns::Reject(_) => {
+                        let mut rejected = Ledger::default();
+                        tags.iter().for_each(|_| rejected.settled(End::Rejected));
+                        self.proof.unproven.wrote(rejected, Instant::now());
+                    }
+                    Returns::Single(_) | Returns::Through(_) => {
+                        let answer = self.proof.message.take_if(|tag| tags.contains(tag));
+                        let count = tags.len() - usize::from(answer.is_some());
+                        self.ledger.returned += count as u64;
+                        self.proof.unproven.returned(tags.len());
+                    }
                 }
             }
             // The broker takes the deliveries back when their channel closes.

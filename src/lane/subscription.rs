@@ -169,6 +169,7 @@ impl<B: Broker> LaneActor<B> {
     /// Begins to subscribe: on the session's channel if there is one, otherwise with a new session.
     pub(super) fn subscribe(&mut self) {
         let mut spec = self.queue_spec();
+        self.proof.prefetch = spec.prefetch;
         if self.keeping.renews() && self.subscription.session.is_some() {
             // The queues are as they were a moment ago. If one is missing, it is the reason for this
             // new subscription.
@@ -202,6 +203,7 @@ impl<B: Broker> LaneActor<B> {
         match event {
             Event::Opened(result) => self.opened(result),
             Event::Cancelled(Ok(())) => {
+                self.cancellation_proves();
                 if let Task::Stopping { cancel, .. } = &mut self.subscription.task {
                     *cancel = None;
                 }
@@ -244,6 +246,9 @@ impl<B: Broker> LaneActor<B> {
             // The session that the answer belongs to is gone.
             (Opened::Session(_), Some(_)) | (Opened::Subscription(_), None) => return,
         }
+        self.proof
+            .unproven
+            .subscribed(self.unsettled.next(), self.proof.prefetch);
         if self.draining || self.paused {
             // The drain or the pause began while the request was under way.
             return self.stop_consuming();
@@ -365,6 +370,7 @@ impl<B: Broker> LaneActor<B> {
         // A request to subscribe again on this session goes on: the broker carries it out, and may
         // already send deliveries. `opened` then cancels the consumer.
         if session.is_subscribed() {
+            self.proof.before_cancel = self.proof.unproven.written();
             let by = Instant::now() + session.request_limit() * 2;
             let cancel = Some(Box::pin(session.cancel()) as Request<_>);
             self.subscription.task = Task::Stopping { cancel, by };

@@ -35,6 +35,8 @@ pub(crate) struct Figures {
     scheduled: Vec<Rung>,
     dead_letters: [Counter; Reason::ALL.len()],
     standing: Mutex<Standing>,
+    /// The largest number of each end so far: see [`counted`](Self::counted).
+    counted: Mutex<Ledger>,
     /// Turns of the consumer's loop.
     turns: AtomicU64,
     /// Whether a handler was registered in code.
@@ -71,6 +73,7 @@ impl Figures {
             scheduled: ladder.rungs().collect(),
             dead_letters: Default::default(),
             standing: Mutex::default(),
+            counted: Mutex::default(),
             turns: AtomicU64::new(0),
             registered: AtomicBool::new(false),
         }
@@ -79,6 +82,9 @@ impl Figures {
     /// The lane's loop has turned. Only the lane calls this.
     pub(crate) fn turned(&self, standing: Standing) {
         *lock(&self.standing) = standing;
+        let mut counted = lock(&self.counted);
+        *counted = counted.largest(standing.ledger);
+        drop(counted);
         let turns = self.turns.load(Ordering::Relaxed);
         self.turns.store(turns.wrapping_add(1), Ordering::Relaxed);
     }
@@ -107,6 +113,13 @@ impl Figures {
             counts: self.counters.counts(),
             left: usize::try_from(left).unwrap_or(usize::MAX),
         }
+    }
+
+    /// The ledger for counters, which must not go down. Acks whose channel is lost before the broker
+    /// has shown that it has them become stale in the ledger. Here they stay, until others take their
+    /// place.
+    pub(crate) fn counted(&self) -> Ledger {
+        *lock(&self.counted)
     }
 
     /// Counts an attempt that ended, and records how long its handler ran, if one ran.
@@ -183,6 +196,22 @@ mod tests {
         let counts = report.counts;
         assert_eq!((counts.attempts, counts.timed_out), (2, 1));
         assert_eq!((counts.unroutable, counts.succeeded), (1, 0));
+    }
+
+    #[test]
+    fn a_counter_does_not_go_down_with_the_ledger() {
+        let figures = figures();
+        let turn = |acked, stale| {
+            let mut standing = Standing::default();
+            (standing.ledger.acked, standing.ledger.stale) = (acked, stale);
+            figures.turned(standing);
+            let counted = figures.counted();
+            (counted.acked, counted.stale)
+        };
+        assert_eq!(turn(5, 0), (5, 0));
+        assert_eq!(turn(3, 2), (5, 2));
+        assert_eq!(figures.report().ledger.acked, 3);
+        assert_eq!(turn(6, 2), (6, 2));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The ledger of a consumer: every delivery ends in exactly one of five ways.
 
-use std::ops::AddAssign;
+use std::ops::{AddAssign, SubAssign};
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -20,12 +20,13 @@ pub struct Ledger {
     pub dead_lettered: u64,
     /// Returned to the queue.
     pub returned: u64,
-    /// Not settled before their channel closed. The broker redelivers them.
+    /// Not settled before their channel closed, or acked without anything by which the broker showed
+    /// that it has the ack. The broker redelivers them.
     pub stale: u64,
     /// The part of `acked` that the handler dropped.
     pub dropped: u64,
     /// The part of `stale` that was already handled, parked or dead-lettered. These messages run
-    /// again.
+    /// again, apart from those whose ack has reached the broker without the worker learning of it.
     pub duplicates: u64,
 }
 
@@ -61,6 +62,19 @@ impl AddAssign for Ledger {
         self.stale += other.stale;
         self.dropped += other.dropped;
         self.duplicates += other.duplicates;
+    }
+}
+
+impl SubAssign for Ledger {
+    fn sub_assign(&mut self, other: Self) {
+        self.received -= other.received;
+        self.acked -= other.acked;
+        self.parked -= other.parked;
+        self.dead_lettered -= other.dead_lettered;
+        self.returned -= other.returned;
+        self.stale -= other.stale;
+        self.dropped -= other.dropped;
+        self.duplicates -= other.duplicates;
     }
 }
 
@@ -113,6 +127,26 @@ impl Ledger {
             End::DeadLettered | End::Rejected => self.dead_lettered += 1,
             End::Return | End::Fault => self.returned += 1,
             End::Stale => self.stale += 1,
+        }
+    }
+
+    /// Books deliveries whose acks were written, and may be lost.
+    pub(crate) fn unproven(&mut self, acks: u64) {
+        self.stale += acks;
+        self.duplicates += acks;
+    }
+
+    /// The larger of both numbers, for each number.
+    pub(crate) fn largest(self, other: Self) -> Self {
+        Self {
+            received: self.received.max(other.received),
+            acked: self.acked.max(other.acked),
+            parked: self.parked.max(other.parked),
+            dead_lettered: self.dead_lettered.max(other.dead_lettered),
+            returned: self.returned.max(other.returned),
+            stale: self.stale.max(other.stale),
+            dropped: self.dropped.max(other.dropped),
+            duplicates: self.duplicates.max(other.duplicates),
         }
     }
 

@@ -49,8 +49,12 @@ type Number = fn(&ObservedConsumer, &ConsumerReport) -> u64;
 
 /// Instruments with one number for each consumer.
 const NUMBERS: [(Instrument, Number); 13] = [
-    (catalogue::DROPPED, |_, report| report.ledger.dropped),
-    (catalogue::DUPLICATES, |_, report| report.ledger.duplicates),
+    (catalogue::DROPPED, |consumer, _| {
+        consumer.figures.counted().dropped
+    }),
+    (catalogue::DUPLICATES, |consumer, _| {
+        consumer.figures.counted().duplicates
+    }),
     (catalogue::STALE_SETTLES, |_, report| {
         report.counts.stale_settles
     }),
@@ -79,7 +83,7 @@ type Group = fn(&ObservedConsumer, Take<'_>);
 /// Instruments with several numbers for each consumer, one for each value of a further attribute.
 const GROUPS: [(Instrument, &str, Group); 5] = [
     (catalogue::SETTLED, attributes::END, |consumer, take| {
-        let ends = consumer.figures.report().ledger.ends().into_iter();
+        let ends = consumer.figures.counted().ends().into_iter();
         ends.for_each(|(end, n)| take(snake_case(end).into(), n));
     }),
     (

@@ -22,9 +22,10 @@ pub struct DrainSettings {
     /// process before the worker has settled its messages. Default: `25s`.
     #[serde(with = "Span::<0, DAY>")]
     pub grace: Duration,
-    /// The longest time that the worker gives the broker to apply the last acks before it closes
-    /// the channel. Too low: a quorum queue throws away acks that it has not applied, and finished
-    /// messages run again. Too high: an exit can take this much longer. Default: `1s`.
+    /// The longest time that the worker waits for the queue to show that it has the last acks,
+    /// before it closes the channel. Too low: a quorum queue throws away acks that it has not
+    /// applied, and finished messages run again; the exit code is 3. Too high: if the queue has no
+    /// leader, an exit takes this much longer. Default: `5s`.
     #[serde(with = "Span::<1, MINUTE>")]
     pub settle: Duration,
 }
@@ -33,7 +34,7 @@ impl Default for DrainSettings {
     fn default() -> Self {
         Self {
             grace: Duration::from_secs(25),
-            settle: Duration::from_secs(1),
+            settle: Duration::from_secs(5),
         }
     }
 }

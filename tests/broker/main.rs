@@ -12,6 +12,7 @@ mod command;
 mod connect;
 mod console;
 mod crash;
+mod dead;
 mod delays;
 mod drain;
 mod faults;

@@ -137,18 +137,7 @@ impl Channel {
         };
         known.held += 1;
         let is_taken = known.state == State::Live;
-        let delivery = is_taken.then(|| Delivery {
-            tag: self.last_tag,
-            received: Moment::now(),
-            exchange: String::new(),
-            routing_key: message.routing_key.to_string(),
-            redelivered: message.redelivered,
-            properties: match kind {
-                Type::Quorum => message.delivered_properties(),
-                Type::Classic => message.properties.clone(),
-            },
-            body: message.body.clone(),
-        });
+        let delivery = is_taken.then(|| delivery(self.last_tag, &message, kind));
         let unacked = Unacked {
             subscription,
             queue: queue.to_owned(),
@@ -159,6 +148,20 @@ impl Channel {
         if let Some(delivery) = delivery {
             self.send(Event::Delivery(Box::new(delivery)));
         }
+    }
+
+    /// Gives a message that was asked for: it belongs to no subscription.
+    pub(super) fn give(&mut self, queue: &str, message: Stored, kind: Type) -> Delivery {
+        self.last_tag += 1;
+        let delivery = delivery(self.last_tag, &message, kind);
+        let unacked = Unacked {
+            subscription: 0,
+            queue: queue.to_owned(),
+            message: Some(message),
+            since: Instant::now(),
+        };
+        self.unacked.insert(self.last_tag, unacked);
+        delivery
     }
 
     /// Takes the deliveries that a command settles, oldest first. Fails if its tag is not
@@ -216,5 +219,21 @@ impl Channel {
             };
         }
         late
+    }
+}
+
+/// The delivery of a message of a queue of this type.
+fn delivery(tag: u64, message: &Stored, kind: Type) -> Delivery {
+    Delivery {
+        tag,
+        received: Moment::now(),
+        exchange: String::new(),
+        routing_key: message.routing_key.to_string(),
+        redelivered: message.redelivered,
+        properties: match kind {
+            Type::Quorum => message.delivered_properties(),
+            Type::Classic => message.properties.clone(),
+        },
+        body: message.body.clone(),
     }
 }

@@ -9,7 +9,7 @@ use super::{
     queue::Queue,
     timers::Due,
 };
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, Delivery};
 
 impl Queue {
     /// Puts a consumer at the end of those that the queue serves, unless it waits there already or
@@ -114,6 +114,42 @@ impl Model {
         };
         self.end_subscription((number, live));
         Ok(())
+    }
+
+    /// Gives the next message of the queue that a channel consumes, as the answer to `basic.get`. A
+    /// quorum queue with a single active consumer closes the channel.
+    pub(super) fn get(&mut self, number: u64) -> Result<Option<Delivery>, BrokerError> {
+        self.is_open(number)?;
+        let Some(name) = self.consumed(number).map(str::to_owned) else {
+            return Ok(None);
+        };
+        if self.is_quorum(&name) {
+            self.drop_expired(&name);
+        }
+        let Some(queue) = self.queues.get_mut(&name) else {
+            self.close_channel(number, "NOT_FOUND - no queue (404)");
+            return Ok(None);
+        };
+        if queue.kind == Type::Quorum && queue.limits.single_active {
+            self.close_channel(number, "RESOURCE_LOCKED (405)");
+            return Ok(None);
+        }
+        let (kind, message) = (queue.kind, queue.ready.pop());
+        let channel = self.channels.get_mut(&number);
+        Ok(message.and_then(|message| Some(channel?.give(&name, message, kind))))
+    }
+
+    /// Fails if the channel is closed.
+    pub(super) fn is_open(&self, number: u64) -> Result<(), BrokerError> {
+        let closed = || BrokerError::Lost("channel closed".to_owned());
+        self.channels.get(&number).map(drop).ok_or_else(closed)
+    }
+
+    /// The queue that a channel consumed last.
+    pub(super) fn consumed(&self, number: u64) -> Option<&str> {
+        let subscriptions = &self.channels.get(&number)?.subscriptions;
+        let (_, last) = subscriptions.last_key_value()?;
+        Some(&last.queue)
     }
 
     /// Ends a subscription; its deliveries can still be settled.

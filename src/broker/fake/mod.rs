@@ -55,7 +55,10 @@ pub(crate) use record::Command;
 pub(crate) use script::{Confirm, Fault};
 pub(crate) use session::FakeSession;
 
-use super::{BrokerError, Properties, Publication, PublishError, QueueSpec, seam::Broker};
+use super::{
+    BrokerError, Properties, Publication, PublishError, QueueSpec, Version,
+    seam::{Broker, Reading},
+};
 use crate::lock::lock;
 use channel::{Channel, Event};
 use queue::Queue;
@@ -199,6 +202,20 @@ impl FakeBroker {
         }
     }
 
+    /// A session that subscribes to a queue.
+    fn subscribed(
+        &self,
+        mut model: Changing<'_>,
+        queue: &str,
+        prefetch: u16,
+    ) -> Result<FakeSession, BrokerError> {
+        let (number, events, usable) = model.open_channel(self.worker);
+        model.subscribe(number, queue, prefetch)?;
+        let session = FakeSession::new(self.clone(), number, events, usable);
+        model.deliver(queue);
+        Ok(session)
+    }
+
     fn lock(&self) -> Changing<'_> {
         Changing {
             model: self.read(),
@@ -319,11 +336,7 @@ impl Broker for FakeBroker {
             return Err(refusal);
         }
         model.ensure(spec)?;
-        let (number, events, usable) = model.open_channel(self.worker);
-        model.subscribe(number, &spec.queue, spec.prefetch)?;
-        let session = FakeSession::new(self.clone(), number, events, usable);
-        model.deliver(&spec.queue);
-        Ok(session)
+        self.subscribed(model, &spec.queue, spec.prefetch)
     }
 
     async fn depths(&self, queues: Vec<String>) -> Result<Vec<(String, Option<u32>)>, BrokerError> {
@@ -377,5 +390,36 @@ impl Broker for FakeBroker {
             return None;
         }
         Some(model.restore(spec, queue))
+    }
+}
+
+impl Reading for FakeBroker {
+    async fn look_into(
+        &mut self,
+        queue: &str,
+        prefetch: u16,
+        _tag: &str,
+    ) -> Result<FakeSession, BrokerError> {
+        self.answer_late().await;
+        if !*self.connected.borrow() {
+            return Err(BrokerError::Lost("not connected".to_owned()));
+        }
+        self.subscribed(self.lock(), queue, prefetch)
+    }
+
+    fn version(&self) -> Option<Version> {
+        let (major, minor) = match self.read().release {
+            Release::V3 => (3, 10),
+            Release::V40 => (4, 0),
+            Release::V43 => (4, 3),
+        };
+        Some(Version { major, minor })
+    }
+
+    async fn delivery_limit(&self, queue: &str) -> Result<Option<u64>, BrokerError> {
+        let model = self.read();
+        let limit = model.queues.get(queue);
+        let limit = limit.and_then(|queue| queue.limits.delivery_limit);
+        Ok(limit.and_then(|limit| u64::try_from(limit).ok()))
     }
 }

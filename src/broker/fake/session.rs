@@ -158,11 +158,32 @@ impl Session for FakeSession {
         }
     }
 
+    fn ask_channel(&self) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static {
+        let (broker, number) = (self.broker.clone(), self.number);
+        let answer = async move {
+            broker.until(|it| it.has_arrived(number)).await;
+            broker.read().is_open(number)
+        };
+        within("an answer of the channel", answer)
+    }
+
+    fn ask_queue(
+        &self,
+    ) -> impl Future<Output = Result<Option<Delivery>, BrokerError>> + Send + 'static {
+        let (broker, number) = (self.broker.clone(), self.number);
+        let answer = async move {
+            broker.until(|it| it.has_applied(number)).await;
+            broker.lock().get(number)
+        };
+        within("an answer of the queue", answer)
+    }
+
     fn cancel(&mut self) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static {
         self.cancelled = true;
         let (broker, number) = (self.broker.clone(), self.number);
         let cancel = async move {
             broker.answer_late().await;
+            broker.until(|it| it.has_applied(number)).await;
             broker.lock().cancel(number)
         };
         within("cancelling the consumer", cancel)

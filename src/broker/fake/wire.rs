@@ -14,6 +14,8 @@ use super::{
 };
 use crate::broker::BrokerError;
 
+use super::FakeBroker;
+
 /// The commands of a channel that a quorum queue takes at a time. The channel keeps the rest, and
 /// throws it away when it closes.
 const WINDOW: usize = 32;
@@ -43,6 +45,24 @@ pub(super) struct Held {
     consumer: Consumer,
     pub(super) messages: Vec<Stored>,
     verdict: Verdict,
+}
+
+impl FakeBroker {
+    /// Whether a channel has all commands that were written on it, or is closed.
+    pub(super) fn has_arrived(&self, number: u64) -> bool {
+        let model = self.read();
+        let channel = model.channels.get(&number);
+        channel.is_none_or(|channel| channel.wire.is_empty())
+    }
+
+    /// Whether its queue has applied them too.
+    pub(super) fn has_applied(&self, number: u64) -> bool {
+        let model = self.read();
+        let queue = model.consumed(number).and_then(|it| model.queues.get(it));
+        let has_leader = queue.is_none_or(|queue| !queue.leaderless);
+        drop(model);
+        has_leader && self.has_arrived(number)
+    }
 }
 
 impl Model {

@@ -75,7 +75,8 @@ impl Default for BrokerSettings {
 
 impl BrokerSettings {
     /// This process, for the broker's lists, headers and logs: name, host and process id.
-    pub(crate) fn worker_name(&self) -> String {
+    #[must_use]
+    pub fn worker_name(&self) -> String {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let host = match host.trim() {
             "" => "localhost",

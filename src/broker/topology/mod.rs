@@ -3,6 +3,7 @@
 //! Every check comes before the first declaration, so that a refused start leaves nothing behind.
 
 mod difference;
+mod limit;
 mod look;
 mod plan;
 
@@ -14,6 +15,7 @@ use super::{Binding, QueueSpec, Topology, connection::Connection, error::BrokerE
 pub(super) use difference::joined;
 pub(crate) use difference::lines;
 pub use difference::{Difference, Unfit, Values};
+pub(crate) use limit::delivery_limit;
 use look::{Found, Look};
 pub(super) use plan::{QueuePlan, plan, planned};
 

@@ -38,6 +38,16 @@ impl QueuePlan {
         Self { name, arguments }.text("x-queue-type", queue_type)
     }
 
+    /// The delivery limit of a dead-letter queue. People look at dead letters and put them back,
+    /// which RabbitMQ 3.10 and 4.0 count as redeliveries. At 4.x's default limit of 20 the broker
+    /// would drop them. -1 (no limit) misbehaves on 3.x.
+    pub(in crate::broker) const DEAD_LETTER_LIMIT: i64 = 100_000;
+
+    /// A dead-letter queue.
+    pub(super) fn dead_letters(name: &str) -> Self {
+        Self::new(name, QueueType::Quorum).int("x-delivery-limit", Self::DEAD_LETTER_LIMIT)
+    }
+
     fn text(mut self, key: &str, value: &str) -> Self {
         let value = QueueArgument::Text(value.to_owned());
         self.arguments.insert(key.to_owned(), value);
@@ -97,11 +107,7 @@ pub(in crate::broker) fn plan(spec: &QueueSpec) -> Vec<QueuePlan> {
     work.arguments.extend(further);
     let rungs = spec.ladder.rungs();
     let rungs = rungs.map(|rung| rung_plan(&rung, &spec.queue));
-    // People look at dead letters and put them back, which RabbitMQ 3.10 and 4.0 count as
-    // redeliveries. At 4.x's default limit of 20 the broker would drop them. -1 (no limit)
-    // misbehaves on 3.x.
-    let dead = QueuePlan::new(dead, QueueType::Quorum).int("x-delivery-limit", 100_000);
-    rungs.chain([dead, work]).collect()
+    rungs.chain([QueuePlan::dead_letters(dead), work]).collect()
 }
 
 /// The plan of one queue of a consumer, also of a retry queue outside of its schedule.

@@ -22,6 +22,22 @@ pub(super) fn agree_on_frame_max(frame_type: u8, payload: &mut [u8], most: u32) 
     usize::try_from(bytes).ok()
 }
 
+/// The broker's release, from `connection.start`: 1,000 times the major number and the minor number.
+pub(super) fn release(frame_type: u8, payload: &[u8]) -> Option<usize> {
+    const START: [u8; 4] = [0, 10, 0, 10];
+    const VERSION: &[u8] = b"\x07versionS";
+    if frame_type != METHOD || !payload.starts_with(&START) {
+        return None;
+    }
+    let mut places = payload.windows(VERSION.len());
+    let behind = places.position(|place| place == VERSION)? + VERSION.len();
+    let (length, text) = payload.get(behind..)?.split_first_chunk::<4>()?;
+    let text = text.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    let mut numbers = std::str::from_utf8(text).ok()?.split('.');
+    let mut next = || numbers.next()?.parse::<u16>().ok();
+    Some(usize::from(next()?) * 1000 + usize::from(next()?))
+}
+
 /// Repairs the short strings of a content header, or of the methods that carry a message's routing.
 pub(super) fn repair(frame_type: u8, payload: &mut [u8]) {
     let mut cursor = Cursor { rest: payload };

@@ -44,17 +44,6 @@ impl SimSession {
         self.inner.as_mut().expect("it is there until it is closed")
     }
 
-    fn taken(&self, delivery: &Delivery) {
-        let id = id_of(delivery.properties.message_id());
-        let (process, session) = (self.process.number, self.port.number);
-        let stage = &self.process.stage;
-        stage.delivered(process, session, id, delivery.redelivered);
-        if self.port.is_closed() {
-            // It was on its way when the broker closed the channel.
-            stage.lost_with_channel(id);
-        }
-    }
-
     /// Sorts an event of the stream. An error is kept until the worker may know of it.
     fn seen(
         &mut self,
@@ -62,7 +51,7 @@ impl SimSession {
     ) -> Option<Option<Result<Delivery, BrokerError>>> {
         match event {
             Some(Ok(delivery)) => {
-                self.taken(&delivery);
+                taken(&self.process, &self.port, &delivery);
                 Some(Some(Ok(delivery)))
             }
             Some(Err(error)) => {
@@ -146,12 +135,11 @@ impl Session for SimSession {
             let (stage, of, number) = (process.stage, process.number, port.number);
             let through = acks.through.unwrap_or_default();
             let tags = stage.acks(of, number, through, &acks.singles);
-            stage.lock().tallies[of].acked += tags.len() as u64;
             let written = Written::new(&stage, of, tags.len());
             process.consuming.send(move || {
                 if let Some((_, Ok(()))) = apply.now_or_never() {
                     written.arrived();
-                    stage.acked(number, &tags);
+                    stage.acked(of, number, &tags);
                 }
             });
             (acks, Ok(()))
@@ -179,6 +167,36 @@ impl Session for SimSession {
                 }
             });
             (returns, Ok(()))
+        }
+    }
+
+    fn ask_channel(&self) -> impl Future<Output = Result<(), BrokerError>> + Send + 'static {
+        let (process, port) = (self.process.clone(), Arc::clone(&self.port));
+        let ask = self.inner().ask_channel();
+        async move {
+            let ask = move || ask.now_or_never().unwrap_or_else(|| Err(lost()));
+            process
+                .ask("an answer of the channel", Some(port), ask)
+                .await
+        }
+    }
+
+    fn ask_queue(
+        &self,
+    ) -> impl Future<Output = Result<Option<Delivery>, BrokerError>> + Send + 'static {
+        let (process, port) = (self.process.clone(), Arc::clone(&self.port));
+        let ask = self.inner().ask_queue();
+        async move {
+            let (of, to) = (process.clone(), Arc::clone(&port));
+            let ask = move || ask.now_or_never().unwrap_or_else(|| Err(lost()));
+            let message = process
+                .ask("an answer of the queue", Some(port), ask)
+                .await?;
+            if let Some(message) = &message {
+                taken(&of, &to, message);
+                of.stage.lock().tallies[of.number].answers += 1;
+            }
+            Ok(message)
         }
     }
 
@@ -277,6 +295,17 @@ impl Drop for SimSession {
             process.consuming.tell(process.number, &port);
             drop(inner);
         });
+    }
+}
+
+/// The worker takes a delivery.
+fn taken(process: &Process, port: &Port, delivery: &Delivery) {
+    let id = id_of(delivery.properties.message_id());
+    let stage = &process.stage;
+    stage.delivered(process.number, port.number, id, delivery.redelivered);
+    if port.is_closed() {
+        // It was on its way when the broker closed the channel.
+        stage.lost_with_channel(id);
     }
 }
 

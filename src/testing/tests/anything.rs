@@ -198,7 +198,10 @@ impl Play {
         let ledger = report.ledger();
         assert_eq!(broker.violations(), Vec::<String>::new());
         assert_eq!((ledger.open(), report.left()), (0, 0), "{ledger:?}");
-        assert_eq!(ledger.acked + ledger.dead_lettered, self.published);
+        // The broker may have an ack of a lost session without having shown it.
+        let settled = ledger.acked + ledger.dead_lettered;
+        let all = settled..=settled + ledger.duplicates;
+        assert!(all.contains(&self.published), "{ledger:?}");
         let dead = broker.ready("orders.dead").len() as u64;
         let again = dead - ledger.dead_lettered;
         assert!(again <= ledger.duplicates, "{dead} dead: {ledger:?}");

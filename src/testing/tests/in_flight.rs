@@ -151,6 +151,8 @@ async fn the_name_of_a_delivery_of_an_earlier_session_cancels_nothing() {
     let kit = Kit::start("timeout = '1h'", handling.clone()).await;
     kit.publish();
     kit.finished().await;
+    // The channel answers for the ack.
+    tokio::time::sleep(Duration::from_secs(5)).await;
     kit.publish();
     handling.has_run(2).await;
     let before = only(&kit).await.delivery;

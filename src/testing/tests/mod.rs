@@ -16,6 +16,7 @@ mod lifecycle;
 mod limits;
 mod outcomes;
 mod places;
+mod proof;
 mod publishing;
 mod redelivered;
 mod retries;

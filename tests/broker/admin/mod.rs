@@ -1,6 +1,7 @@
 //! The admin server and the worker's handle: what an operator sees and changes while a worker runs.
 
 mod changes;
+mod commands;
 mod connections;
 mod document;
 mod events;

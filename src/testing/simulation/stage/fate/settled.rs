@@ -69,8 +69,9 @@ impl Stage {
     }
 
     /// The broker carries out acks.
-    pub(crate) fn acked(&self, session: u64, tags: &[u64]) {
+    pub(crate) fn acked(&self, process: usize, session: u64, tags: &[u64]) {
         let mut state = self.lock();
+        state.tallies[process].applied += tags.len() as u64;
         for tag in tags {
             let Some(flight) = state.apply(session, *tag) else {
                 continue;

@@ -1,0 +1,123 @@
+//! Text for a terminal of 80 columns, and JSON.
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    time::SystemTime,
+};
+
+/// The columns of a terminal.
+pub(super) const WIDTH: usize = 80;
+
+/// Standard output. Remembers a failed write instead of ending the work in the middle.
+#[derive(Default)]
+pub(super) struct Out {
+    failed: std::sync::atomic::AtomicBool,
+}
+
+impl Out {
+    /// Writes a line.
+    pub(super) fn line(&self, text: impl Display) {
+        self.bytes(format!("{text}\n").as_bytes());
+    }
+
+    /// Writes bytes.
+    pub(super) fn bytes(&self, bytes: &[u8]) {
+        if !self.is_closed() && io::stdout().write_all(bytes).is_err() {
+            self.failed
+                .store(true, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a write failed: nobody reads any more, or the disk is full.
+    pub(super) fn is_closed(&self) -> bool {
+        self.failed.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// A number with separators: `12,345`.
+pub(super) fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A time to the second, in UTC; `-` if it is not known.
+pub(super) fn time(time: Option<SystemTime>) -> String {
+    time.map_or_else(
+        || "-".to_owned(),
+        |time| humantime::format_rfc3339_seconds(time).to_string(),
+    )
+}
+
+/// The text on one line, without control characters, cut to this many characters.
+pub(super) fn cut(text: &str, most: usize) -> String {
+    let plain: String = text
+        .chars()
+        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .collect();
+    match plain.chars().count() > most {
+        true => plain
+            .chars()
+            .take(most.saturating_sub(1))
+            .chain(['…'])
+            .collect(),
+        false => plain,
+    }
+}
+
+/// Bytes in hexadecimal and as text, 16 in each line.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for (at, row) in bytes.chunks(16).enumerate() {
+        let hex: Vec<_> = row.iter().map(|byte| format!("{byte:02x}")).collect();
+        let seen = |byte: &u8| match byte {
+            0x20..=0x7e => char::from(*byte),
+            _ => '.',
+        };
+        let seen: String = row.iter().map(seen).collect();
+        text.push_str(&format!("{:08x}  {:<47}  {seen}\n", at * 16, hex.join(" ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_separators() {
+        for (number, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1,000"),
+            (1_234_567, "1,234,567"),
+        ] {
+            assert_eq!(count(number), text);
+        }
+    }
+
+    #[test]
+    fn a_text_fits_its_columns_and_cannot_move_the_cursor() {
+        assert_eq!(cut("a\nb\u{1b}[2J", 80), "a b [2J");
+        assert_eq!(cut("äöüß", 3), "äö…");
+        assert_eq!(cut("äöü", 3), "äöü");
+    }
+
+    #[test]
+    fn bytes_are_shown_as_hexadecimal_and_text() {
+        let text = hex(b"\x00AB~\xff and more than a line");
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines[0],
+            "00000000  00 41 42 7e ff 20 61 6e 64 20 6d 6f 72 65 20 74  .AB~. and more t"
+        );
+        assert!(lines[0].len() <= WIDTH);
+    }
+}

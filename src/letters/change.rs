@@ -1,0 +1,240 @@
+//! Taking letters out of the queue, each after its successor was confirmed.
+
+use std::{collections::BTreeMap, ops::ControlFlow};
+
+use futures_util::future::{BoxFuture, FutureExt, join_all};
+use tracing::{info, warn};
+
+use super::{DeadLettersError, Filter, Letter, Looked, desk::Desk, walk::Walk};
+use crate::broker::Reading;
+
+/// The letters of a batch when one ack covers them all. While the acks of a batch are on their way,
+/// the next batch is published: if the connection is lost then, both are there twice.
+const BATCH: usize = 50;
+/// The letters of a batch when each needs an ack of its own. A quorum queue takes about 32 commands
+/// of a channel at a time. The channel keeps the rest, and throws it away when it closes.
+const SINGLES: usize = 32;
+
+/// How far a command is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The letters that were ready at the start.
+    pub total: u32,
+    /// The letters that were read.
+    pub seen: u64,
+    /// The letters that were taken out of the queue.
+    pub changed: u64,
+}
+
+/// Hears of the progress, and may stop the command: it ends after the batch under way.
+pub(super) type Report<'a> = &'a mut (dyn FnMut(Progress) -> ControlFlow<()> + Send);
+
+/// How a change ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changed {
+    /// What was read.
+    pub looked: Looked,
+    /// The letters that left the queue.
+    pub changed: u64,
+    /// The letters that were selected and stayed: why, and how many.
+    pub kept: BTreeMap<String, u64>,
+    /// Whether the command ended before the end of the queue: the report stopped it, or a whole
+    /// batch failed.
+    pub stopped: bool,
+}
+
+impl Changed {
+    fn keep(&mut self, why: String) {
+        *self.kept.entry(why).or_default() += 1;
+    }
+
+    /// The letters that were selected and stayed.
+    #[must_use]
+    pub fn kept(&self) -> u64 {
+        self.kept.values().sum()
+    }
+}
+
+/// What happens to the letters of a change.
+pub(super) trait Change: Sync {
+    /// Which letters the change is about.
+    fn filter(&self) -> &Filter;
+
+    /// The most letters to change.
+    fn most(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// The most letters in a batch.
+    fn batch(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Why a letter that is selected stays where it is.
+    fn refuses(&self, _letter: &Letter) -> Option<String> {
+        None
+    }
+
+    /// Publishes the successor of a letter, and waits for the confirm. An error is the reason why
+    /// the letter stays.
+    fn succeed<'a>(&'a self, letter: &'a Letter) -> BoxFuture<'a, Result<(), String>>;
+}
+
+/// Carries out a change of the whole queue.
+pub(super) async fn change<B: Reading>(
+    desk: &Desk<B>,
+    change: &impl Change,
+    report: Report<'_>,
+) -> Result<Changed, DeadLettersError> {
+    let mut walk = Walk::begin(desk, false).await?;
+    let mut changed = Changed::default();
+    changed.looked.total = walk.total;
+    let through = through(&mut walk, change, &mut changed, report).await;
+    // Also after an error: what was read goes back in its order.
+    let walked = walk.end().await;
+    through?;
+    changed.looked.note(walked?);
+    Ok(changed)
+}
+
+async fn through<B: Reading>(
+    walk: &mut Walk<'_, B>,
+    change: &impl Change,
+    changed: &mut Changed,
+    report: Report<'_>,
+) -> Result<(), DeadLettersError> {
+    loop {
+        let wanted = change.most().saturating_sub(changed.changed);
+        let most = match (wanted, walk.may_end()) {
+            (0, true) => return Ok(()),
+            // Without a filter the next letters are the ones.
+            (1.., true) if change.filter().is_all() => {
+                usize::try_from(wanted).unwrap_or(usize::MAX)
+            }
+            _ => usize::MAX,
+        };
+        let letters = walk.window(most).await?;
+        if letters.is_empty() {
+            return Ok(());
+        }
+        changed.looked.seen += letters.len() as u64;
+        let (chosen, others) = choose(letters, change, changed);
+        walk.keep(others).await?;
+        if take_chosen(walk, chosen, change, changed, report)
+            .await?
+            .is_break()
+        {
+            changed.stopped = true;
+            return Ok(());
+        }
+    }
+}
+
+/// Those of the letters that leave the queue, and the others.
+fn choose(
+    letters: Vec<Letter>,
+    change: &impl Change,
+    changed: &mut Changed,
+) -> (Vec<Letter>, Vec<Letter>) {
+    let (mut chosen, mut others) = (Vec::new(), Vec::new());
+    for letter in letters {
+        let is_wanted = changed.changed + (chosen.len() as u64) < change.most();
+        if !is_wanted || !change.filter().fits(&letter) {
+            others.push(letter);
+            continue;
+        }
+        changed.looked.selected += 1;
+        match change.refuses(&letter) {
+            Some(why) => {
+                changed.keep(why);
+                others.push(letter);
+            }
+            None => chosen.push(letter),
+        }
+    }
+    (chosen, others)
+}
+
+/// Takes these letters out of the queue, batch by batch.
+async fn take_chosen<B: Reading>(
+    walk: &mut Walk<'_, B>,
+    chosen: Vec<Letter>,
+    change: &impl Change,
+    changed: &mut Changed,
+    report: Report<'_>,
+) -> Result<ControlFlow<()>, DeadLettersError> {
+    let mut chosen = chosen.into_iter();
+    let mut end = report(progress(walk, changed));
+    while !chosen.as_slice().is_empty() {
+        if end.is_break() {
+            walk.keep(chosen.collect()).await?;
+            return Ok(end);
+        }
+        let is_alone = walk.holds_nothing();
+        let size = change.batch().min(if is_alone { BATCH } else { SINGLES });
+        let batch: Vec<_> = chosen.by_ref().take(size).collect();
+        let count = batch.len();
+        let succeeded = join_all(batch.iter().map(|letter| change.succeed(letter))).await;
+        let (mut tags, mut failed) = (Vec::new(), Vec::new());
+        for (letter, succeeded) in batch.into_iter().zip(succeeded) {
+            match succeeded {
+                Ok(()) => tags.push(letter.tag),
+                Err(why) => {
+                    changed.keep(why);
+                    failed.push(letter);
+                }
+            }
+        }
+        walk.take(&tags, is_alone && failed.is_empty()).await?;
+        changed.changed += tags.len() as u64;
+        let all_failed = failed.len() == count;
+        walk.keep(failed).await?;
+        end = report(progress(walk, changed));
+        if all_failed {
+            end = ControlFlow::Break(());
+        }
+    }
+    Ok(end)
+}
+
+fn progress<B: Reading>(walk: &Walk<'_, B>, changed: &Changed) -> Progress {
+    Progress {
+        total: walk.total,
+        seen: changed.looked.seen,
+        changed: changed.changed,
+    }
+}
+
+/// Letters that leave the queue without a successor.
+struct Drop<'a>(&'a Filter);
+
+impl Change for Drop<'_> {
+    fn filter(&self) -> &Filter {
+        self.0
+    }
+
+    fn succeed<'a>(&'a self, _: &'a Letter) -> BoxFuture<'a, Result<(), String>> {
+        std::future::ready(Ok(())).boxed()
+    }
+}
+
+pub(super) async fn drop<B: Reading>(
+    desk: &Desk<B>,
+    filter: &Filter,
+    by: &str,
+    report: Report<'_>,
+) -> Result<Changed, DeadLettersError> {
+    let dropped = change(desk, &Drop(filter), report).await;
+    let queue = &desk.queue;
+    match &dropped {
+        Ok(it) => info!(
+            queue,
+            by,
+            dropped = it.changed,
+            ?filter,
+            "dropped dead letters"
+        ),
+        Err(error) => warn!(queue, by, ?filter, %error, "dropping dead letters ended early"),
+    }
+    dropped
+}

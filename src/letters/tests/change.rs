@@ -1,0 +1,208 @@
+use std::collections::BTreeSet;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::broker::fake::{Confirm, Fault};
+
+fn only_ids(ids: impl IntoIterator<Item = u64>) -> Filter {
+    Filter {
+        ids: numbered(ids),
+        ..Filter::default()
+    }
+}
+
+async fn dropped(broker: &FakeBroker, filter: &Filter) -> u64 {
+    let dropped = super::super::change::drop(&desk(broker), filter, "test", &mut go_on).await;
+    dropped.unwrap().changed
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replayed_letter_begins_anew() {
+    for release in RELEASES {
+        let broker = broker(release, kept());
+        send(&broker, 1);
+        let replayed = replay(&broker, &replay_of(Filter::default())).await;
+        assert_eq!((replayed.changed, replayed.kept()), (1, 0));
+        assert!(broker.ready("orders.dead").is_empty());
+        let stored = broker.ready("orders").pop().unwrap();
+        assert_eq!(stored.properties.message_id(), Some("m0"));
+        for gone in [
+            "attempts",
+            "first-seen",
+            "history",
+            "error",
+            "failed-at",
+            "fingerprint",
+        ] {
+            let header = stored.properties.header(&format!("lapwing-{gone}"));
+            assert!(header.is_none(), "{gone} {header:?}");
+        }
+        assert_eq!(stored.number("lapwing-replays"), Some(1));
+        assert_eq!(stored.header("lapwing-replay"), Some("run"));
+        assert_eq!(stored.properties.message_type(), Some("order"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_of_some_letters_leaves_the_others_in_their_order() {
+    for release in RELEASES {
+        for arguments in [
+            kept(),
+            Arguments::of(Type::Quorum),
+            Arguments::of(Type::Classic),
+        ] {
+            let broker = broker(release, arguments);
+            send(&broker, 200);
+            let odd = Filter {
+                matches: vec!["/place/bin=b1".parse().unwrap()],
+                ..Filter::default()
+            };
+            let replayed = replay(&broker, &replay_of(odd)).await;
+            assert_eq!((replayed.changed, replayed.looked.seen), (100, 200));
+            let even = (0..200).filter(|number| number % 2 == 0);
+            assert_eq!(ids(&broker, "orders.dead"), numbered(even), "{release:?}");
+            let at_source = BTreeSet::from_iter(ids(&broker, "orders"));
+            assert_eq!(at_source.len(), 100);
+
+            let limited = Replay {
+                limit: Some(3),
+                ..replay_of(Filter::default())
+            };
+            assert_eq!(replay(&broker, &limited).await.changed, 3);
+            let left = (6..200).filter(|number| number % 2 == 0);
+            assert_eq!(ids(&broker, "orders.dead"), numbered(left), "{release:?}");
+            let old = Filter {
+                before: Some(minute(10)),
+                ..Filter::default()
+            };
+            assert_eq!(dropped(&broker, &old).await, 2);
+            let left = (10..200).filter(|number| number % 2 == 0);
+            assert_eq!(ids(&broker, "orders.dead"), numbered(left), "{release:?}");
+            assert_eq!(broker.unacked(), 0);
+            assert_eq!(broker.violations(), [""; 0]);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_that_goes_round_is_replayed_three_times() {
+    let broker = broker(Release::V43, kept());
+    for (number, replays) in [(0, 2), (1, 3)] {
+        let mut record = record("503", number);
+        if let Copy::Dead(dead) = &mut record.copy {
+            dead.replays = replays;
+        }
+        let properties = dead(&format!("m{number}"), &record);
+        assert!(broker.send("orders.dead", b"{}", properties));
+    }
+    let replayed = replay(&broker, &replay_of(Filter::default())).await;
+    assert_eq!((replayed.changed, replayed.kept()), (1, 1));
+    assert!(
+        replayed.kept.keys().all(|why| why.contains("--force")),
+        "{replayed:?}"
+    );
+    assert_eq!(ids(&broker, "orders.dead"), ["m1"]);
+    let forced = Replay {
+        force: true,
+        ..replay_of(Filter::default())
+    };
+    assert_eq!(replay(&broker, &forced).await.changed, 1);
+    let last = broker.ready("orders").pop().unwrap();
+    assert_eq!(last.number("lapwing-replays"), Some(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_whose_copy_is_not_confirmed_stays() {
+    for confirm in [
+        Confirm::Nack,
+        Confirm::Return,
+        Confirm::NeverWritten,
+        Confirm::Lost,
+    ] {
+        let broker = broker(Release::V43, kept());
+        send(&broker, 3);
+        broker.answer_publishes([Confirm::Ack, confirm]);
+        let replayed = replay(&broker, &replay_of(Filter::default())).await;
+        assert_eq!((replayed.changed, replayed.kept()), (2, 1), "{confirm:?}");
+        assert_eq!(ids(&broker, "orders.dead"), ["m1"], "{confirm:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_to_a_missing_queue_stops_at_the_first_batch() {
+    let broker = broker(Release::V43, kept());
+    send(&broker, 300);
+    let nowhere = Replay {
+        target: Target::Queue("nowhere".to_owned()),
+        ..replay_of(Filter::default())
+    };
+    let replayed = replay(&broker, &nowhere).await;
+    assert!(replayed.stopped && replayed.changed == 0, "{replayed:?}");
+    assert!(replayed.kept() < 300);
+    assert!(
+        replayed.kept.contains_key("there is no queue \"nowhere\""),
+        "{replayed:?}"
+    );
+    assert_eq!(ids(&broker, "orders.dead"), numbered(0..300));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replay_keeps_its_rate() {
+    let broker = broker(Release::V43, kept());
+    send(&broker, 50);
+    let slow = Replay {
+        rate: Some(10.0),
+        ..replay_of(Filter::default())
+    };
+    let began = Instant::now();
+    assert_eq!(replay(&broker, &slow).await.changed, 50);
+    let took = began.elapsed().as_secs_f64();
+    assert!((4.8..6.0).contains(&took), "{took} s");
+}
+
+/// Kills a replay at each of many moments: the future is dropped, and then the broker notices that
+/// the connections are gone.
+#[tokio::test(start_paused = true)]
+async fn a_replay_that_is_killed_loses_nothing_and_doubles_at_most_a_batch() {
+    for release in [Release::V3, Release::V43] {
+        for filter in [
+            Filter::default(),
+            only_ids((0..200).filter(|it| it % 3 != 0)),
+        ] {
+            for moment in (1..40).step_by(6) {
+                let broker = broker(release, kept());
+                send(&broker, 200);
+                broker.set_latency(Duration::from_millis(2));
+                broker.answer_publishes(
+                    (0..200).map(|number| Confirm::AckAfter(Duration::from_millis(number % 5))),
+                );
+                let killed = Duration::from_millis(moment);
+                let replaying = replay_of(filter.clone());
+                let ended = tokio::time::timeout(killed, replay(&broker, &replaying)).await;
+                broker.fail(Fault::ConnectionLost);
+                broker.fail(Fault::PublishingLost);
+                tokio::time::sleep(Duration::from_secs(60)).await;
+
+                let left = ids(&broker, "orders.dead");
+                let mut all: Vec<_> = left.into_iter().chain(ids(&broker, "orders")).collect();
+                let copies = all.len();
+                all.sort();
+                all.dedup();
+                assert_eq!(
+                    all.len(),
+                    200,
+                    "{release:?} at {moment} ms: letters are lost"
+                );
+                let twice = copies - 200;
+                assert!(
+                    twice <= 100,
+                    "{release:?} at {moment} ms: {twice} are there twice"
+                );
+                if let Ok(replayed) = ended {
+                    assert_eq!(twice, 0, "{replayed:?}");
+                }
+            }
+        }
+    }
+}
