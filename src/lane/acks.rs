@@ -91,7 +91,7 @@ impl<B: Broker> LaneActor<B> {
             self.lane.watch.stale_end();
             if end.is_acked() {
                 self.ledger.duplicates += 1;
-                let before_drain = Some(ended.flight.session) != self.drained;
+                let before_drain = Some(ended.flight.session()) != self.drained;
                 self.handled_for_nothing += u64::from(self.draining && before_drain);
             }
             return;
