@@ -18,7 +18,7 @@ SEED ?=
 
 COMPARE_SCRIPTS ?= 2000
 
-.PHONY: help run unit test compare test-4.0 test-4.3 matrix test-backends soak simulate replay lint audit fmt docs chart bench fuzz-api picture clean setup
+.PHONY: help run unit test compare test-4.0 test-4.3 matrix test-backends soak simulate replay lint audit fmt docs chart bench fuzz fuzz-api picture clean setup
 
 help: ## List these targets
 	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -107,6 +107,9 @@ chart: ## Update the chart's README and the snapshots of its manifests
 
 bench: ## Measure the worker against a bare lapin consumer
 	@scripts/bench
+
+fuzz: ## Run the fuzz targets, a minute each; SECONDS=600 for longer
+	@SECONDS_EACH=$(or $(SECONDS),60) scripts/fuzz
 
 fuzz-api: ## Send valid and invalid requests, made from the OpenAPI document, to the API (schemathesis, from PyPI)
 	cargo build

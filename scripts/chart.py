@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Makes helm/lapwing/README.md from README.in.md and the comments of values.yaml: `make chart`.
+"""Makes helm/lapwing/README.md from README.in.md and the comments of values.yaml, and copies the alerts and
+the dashboard into the chart: `make chart`.
 
-With --check it only compares, and fails if the README is not up to date.
+With --check it only compares the README, and fails if it is not up to date.
 """
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -57,6 +59,9 @@ def readme():
 def main():
     file = CHART / "README.md"
     made = readme()
+    if "--check" not in sys.argv:
+        shutil.copyfile(ROOT / "deploy/prometheus/rules.yml", CHART / "files/rules.yml")
+        shutil.copyfile(ROOT / "deploy/grafana/lapwing.json", CHART / "files/dashboard.json")
     if file.read_text() == made:
         return
     if "--check" in sys.argv:

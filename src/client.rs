@@ -7,32 +7,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::{
     broker::{
-        BrokerError, Link, Properties, Publication, PublishError, Publisher, Purpose, Scouting,
+        BrokerError, Link, NewMessage, Publication, PublishError, Publisher, Purpose, Scouting,
         Written,
     },
     chance,
     settings::Settings,
     telemetry::PublishTrace,
 };
-
-/// A message to publish: persistent and mandatory.
-#[derive(Clone, Debug, Default)]
-pub struct NewMessage {
-    /// Empty for the default exchange, which routes to the queue that the routing key names.
-    pub exchange: String,
-    /// The routing key; at most 255 bytes.
-    pub routing_key: String,
-    /// The bytes.
-    pub body: Vec<u8>,
-    /// `message-id`. Without one, the client makes a UUIDv7.
-    pub message_id: Option<String>,
-    /// `content-type`.
-    pub content_type: Option<String>,
-    /// `type`.
-    pub message_type: Option<String>,
-    /// Headers, as text.
-    pub headers: Vec<(String, String)>,
-}
 
 /// Publishes messages and waits for the broker's confirm of each. Clones share one connection and
 /// are cheap. The connection closes with the last clone, or by [`close`](Self::close).
@@ -111,12 +92,7 @@ impl Client {
         id: &str,
         headers: &[(String, String)],
     ) -> Result<(), PublishError> {
-        let properties = Properties::new(
-            id,
-            message.content_type.as_deref(),
-            message.message_type.as_deref(),
-            headers,
-        );
+        let properties = message.properties(id, headers);
         let publication = Publication {
             exchange: &message.exchange,
             routing_key: &message.routing_key,

@@ -100,7 +100,13 @@ mod pem;
 mod text;
 mod words;
 
-pub use client::{Client, NewMessage};
+// The functions that the fuzzer runs.
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
+
+pub use broker::NewMessage;
+pub use client::Client;
 pub use flight::Phase;
 pub use handler::{Context, Handler};
 pub use lane::{CallError, CancelError};
@@ -112,4 +118,6 @@ pub use status::{
     ConsumerHealth, ConsumerReport, ConsumerReports, ConsumerState, DeliveryId, InFlight,
     InFlightPage, InvalidDeliveryId, Ledger, OutcomeRecord, Readiness,
 };
-pub use worker::{ConcurrencyError, Report, RunError, Worker, WorkerHandle, shutdown_signal};
+pub use worker::{
+    ConcurrencyError, EndWhen, EndedBy, Report, RunError, Worker, WorkerHandle, shutdown_signal,
+};

@@ -38,6 +38,10 @@ pub(crate) struct Past {
     pub(crate) first_seen: Option<SystemTime>,
     /// The message must not run before this time.
     pub(crate) not_before: Option<SystemTime>,
+    /// When the message was parked.
+    pub(crate) parked_at: Option<SystemTime>,
+    /// When the message's `expiration` is over: the time that the first delivery decided.
+    pub(crate) expires_at: Option<SystemTime>,
     /// The last attempts, oldest first.
     pub(crate) history: Vec<PastAttempt>,
 }
@@ -72,6 +76,8 @@ impl Past {
             attempts: attempts(properties),
             first_seen: time(names::FIRST_SEEN).filter(|seen| *seen <= now),
             not_before: time(names::NOT_BEFORE),
+            parked_at: time(names::PARKED_AT),
+            expires_at: time(names::EXPIRES_AT),
             history: text(names::HISTORY)
                 .and_then(|json| serde_json::from_str(json).ok())
                 .unwrap_or_default(),
@@ -94,6 +100,28 @@ pub(crate) fn trace_id(properties: &Properties) -> Option<String> {
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.to_owned())
 }
 
+/// When the `expiration` of a message that arrives is over: counted from its publication if the
+/// publisher wrote the time, and from the delivery otherwise.
+fn expiry(properties: &Properties, received: SystemTime) -> Option<SystemTime> {
+    // An expiration of 0 means: to a consumer that waits, or not at all. A consumer has waited.
+    let millis = properties.expiration()?.parse().ok();
+    let millis = millis.filter(|millis: &u64| *millis > 0)?;
+    let expiration = Duration::from_millis(millis);
+    let millis = properties.header(names::TIMESTAMP_IN_MS);
+    let millis = millis.and_then(HeaderValue::as_i64);
+    let millis = millis.and_then(|millis| u64::try_from(millis).ok());
+    let published = match (millis, properties.timestamp()) {
+        (Some(millis), _) => Some(Duration::from_millis(millis)),
+        // The property counts whole seconds: the message may be from the end of its second.
+        (None, Some(seconds)) => Some(Duration::from_secs(seconds.saturating_add(1))),
+        (None, None) => None,
+    };
+    let published = published.and_then(|published| SystemTime::UNIX_EPOCH.checked_add(published));
+    // A publisher's clock may be ahead of ours.
+    let from = published.map_or(received, |published| published.min(received));
+    from.checked_add(expiration)
+}
+
 fn source<'a>(properties: &'a Properties, name: &str, arrived: &'a str) -> &'a str {
     /// The longest exchange name or routing key, in bytes. A publisher can write a longer text into
     /// the header. A copy would carry that text twice and would not fit its frame.
@@ -106,7 +134,10 @@ fn source<'a>(properties: &'a Properties, name: &str, arrived: &'a str) -> &'a s
 
 impl Message {
     pub(crate) fn new(delivery: Delivery, queue: Arc<str>) -> Self {
-        let past = Past::read(&delivery.properties);
+        let mut past = Past::read(&delivery.properties);
+        past.expires_at = past
+            .expires_at
+            .or_else(|| expiry(&delivery.properties, delivery.received.time));
         Self {
             queue,
             exchange: delivery.exchange,
@@ -188,9 +219,35 @@ impl Message {
     }
 
     /// How long until the message may run. Zero, except for delays longer than the longest retry
-    /// queue.
+    /// queue, and for retry queues whose time-to-live a policy shortens. Zero too if the clock is
+    /// behind the time at which the message was parked: then it cannot tell, and the retry queue has
+    /// held the message for its time.
     pub(crate) fn early_by(&self) -> Duration {
-        let left = |time: SystemTime| time.duration_since(clock::now()).ok();
-        self.past.not_before.and_then(left).unwrap_or_default()
+        let Some(not_before) = self.past.not_before else {
+            return Duration::ZERO;
+        };
+        let now = clock::now();
+        match self.past.parked_at {
+            Some(parked_at) if now < parked_at => Duration::ZERO,
+            _ => not_before.duration_since(now).unwrap_or_default(),
+        }
+    }
+
+    /// The trace id of the message's W3C context, if it has a valid one.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn trace_id(&self) -> Option<String> {
+        trace_id(&self.properties)
+    }
+
+    /// How long the publisher's `expiration` has been over; `None` if it is not.
+    pub(crate) fn expired_by(&self) -> Option<Duration> {
+        // Reading the clock costs time, and few messages have an expiration.
+        let expires_at = self.past.expires_at?;
+        clock::now().duration_since(expires_at).ok()
+    }
+
+    /// When the publisher's `expiration` is over, if the message has one.
+    pub(crate) fn expires_at(&self) -> Option<SystemTime> {
+        self.past.expires_at
     }
 }

@@ -72,6 +72,11 @@ pub enum Ending {
         /// The message's type.
         message_type: String,
     },
+    /// The message's own `expiration` was over before a handler could start.
+    Expired {
+        /// How long the expiration has been over.
+        by: Duration,
+    },
 }
 
 /// The table of outcomes: kind, field of the counts, word in logs and metrics. Counters, metrics,
@@ -99,6 +104,8 @@ macro_rules! outcomes {
             Undecodable undecodable "undecodable",
             /// No handler ran, because none is configured for the message's type.
             Unroutable unroutable "unroutable-type",
+            /// No handler ran, because the message's own `expiration` was over.
+            Expired expired "expired",
         }
     };
 }
@@ -141,6 +148,7 @@ impl Ending {
             Self::Undecodable(_) => OutcomeKind::Undecodable,
             Self::Unavailable(_) => OutcomeKind::Unavailable,
             Self::Unroutable { .. } => OutcomeKind::Unroutable,
+            Self::Expired { .. } => OutcomeKind::Expired,
         }
     }
 
@@ -159,6 +167,13 @@ impl Ending {
             Self::Unroutable { message_type } => Failure::permanent(
                 "unroutable-type",
                 format!("no handler for message type {message_type:?}"),
+            ),
+            Self::Expired { by } => Failure::permanent(
+                "expired",
+                format!(
+                    "the message's own expiration was over {} before a handler could start",
+                    crate::text::seconds(*by)
+                ),
             ),
             Self::Handled(
                 Outcome::Succeeded | Outcome::Snoozed { .. } | Outcome::Dropped { .. },
@@ -370,6 +385,7 @@ mod tests {
                 },
                 Some("unroutable-type"),
             ),
+            (Ending::Expired { by: Duration::ZERO }, Some("expired")),
         ];
         let kinds: Vec<_> = endings.iter().map(|(ending, _)| ending.kind()).collect();
         assert_eq!(kinds, OutcomeKind::ALL);

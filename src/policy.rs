@@ -85,6 +85,8 @@ words! {
         Decode = "decode",
         /// No handler is configured for the message's type.
         UnroutableType = "unroutable-type",
+        /// The message's own `expiration` was over before a handler could start.
+        Expired = "expired",
     }
 }
 
@@ -148,7 +150,10 @@ pub(crate) fn sign(retry: &RetrySettings, ending: &Ending) -> Sign {
             false => Sign::Rejected,
         },
         Ending::Panicked { .. } => Sign::Answered,
-        Ending::Interrupted | Ending::Undecodable(_) | Ending::Unroutable { .. } => Sign::Nothing,
+        Ending::Interrupted
+        | Ending::Undecodable(_)
+        | Ending::Unroutable { .. }
+        | Ending::Expired { .. } => Sign::Nothing,
     }
 }
 
@@ -165,6 +170,7 @@ pub fn decide(retry: &RetrySettings, ending: &Ending, facts: impl FnOnce() -> Fa
         Ending::Interrupted => Settlement::Return,
         Ending::Undecodable(_) => dead(Reason::Decode),
         Ending::Unroutable { .. } => dead(Reason::UnroutableType),
+        Ending::Expired { .. } => dead(Reason::Expired),
         Ending::Handled(Outcome::Failed(_))
         | Ending::Unavailable(_)
         | Ending::TimedOut { .. }
@@ -278,6 +284,7 @@ mod tests {
                 },
                 dead(Reason::UnroutableType),
             ),
+            (Ending::Expired { by: hour }, dead(Reason::Expired)),
             (Outcome::Failed(no()).into(), dead(Reason::Rejected)),
             (
                 Outcome::Failed(Failure::retryable("x", "try")).into(),

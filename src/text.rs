@@ -1,6 +1,9 @@
 //! Small functions for text in headers and logs.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime},
+};
 
 /// The start of `text`: at most `most` bytes, ending at a character boundary.
 #[must_use]
@@ -13,6 +16,30 @@ pub(crate) fn cut(text: &str, most: usize) -> &str {
         end -= 1;
     }
     &text[..end]
+}
+
+/// Text of others, for a log line or a terminal: each control character and each character that changes
+/// the direction of the text becomes an escape such as `\n` or `\u{1b}`. So nobody can forge a line, or
+/// hide a part of one.
+#[must_use]
+pub(crate) fn visible(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_hidden) {
+        return Cow::Borrowed(text);
+    }
+    let mut visible = String::with_capacity(text.len() + 16);
+    for letter in text.chars() {
+        match is_hidden(letter) {
+            true => visible.extend(letter.escape_default()),
+            false => visible.push(letter),
+        }
+    }
+    Cow::Owned(visible)
+}
+
+fn is_hidden(letter: char) -> bool {
+    letter.is_control()
+        || matches!(letter,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A word as a value of an attribute in telemetry: with underscores, where logs, the API and settings
@@ -111,6 +138,19 @@ mod tests {
         assert_eq!(cut("äöü", 3), "ä");
         assert_eq!(cut("abc", 3), "abc");
         assert_eq!(cut("", 0), "");
+    }
+
+    #[test]
+    fn text_of_others_cannot_forge_a_line() {
+        assert_eq!(
+            visible("order 17: caf\u{e9}, \u{5d0}"),
+            "order 17: caf\u{e9}, \u{5d0}"
+        );
+        assert!(matches!(visible("plain"), Cow::Borrowed(_)));
+        assert_eq!(
+            visible("x\u{1b}[2J\nFAKE ERROR\r\n\0tail\u{202e}\u{9b}\u{2028}"),
+            r"x\u{1b}[2J\nFAKE ERROR\r\n\u{0}tail\u{202e}\u{9b}\u{2028}"
+        );
     }
 
     #[test]

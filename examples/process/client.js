@@ -2,7 +2,8 @@
 // A co-process for Lapwing's handler of kind `process`. Copy it, and write your own `handle`.
 const readline = require('node:readline')
 
-// Every attempt would fail: the message becomes a dead letter. Any other error is retried.
+// Every attempt would fail: the message becomes a dead letter. So it does if its JSON cannot be read.
+// Any other error is retried.
 class Permanent extends Error {}
 // A service that the work needs is down: the message waits for it, and no attempt is charged.
 class Unavailable extends Error {}

@@ -1,6 +1,7 @@
 <?php // A co-process for Lapwing's handler of kind `process`. Copy it, and write your own `handle`.
 
-// Every attempt would fail: the message becomes a dead letter. Any other error is retried.
+// Every attempt would fail: the message becomes a dead letter. So it does if its JSON cannot be read.
+// Any other error is retried.
 class Permanent extends Exception {}
 // A service that the work needs is down: the message waits for it, and no attempt is charged.
 class Unavailable extends Exception {}

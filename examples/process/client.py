@@ -6,7 +6,8 @@ import sys
 
 
 class Permanent(Exception):
-    """Every attempt would fail: the message becomes a dead letter. Any other error is retried."""
+    """Every attempt would fail: the message becomes a dead letter. A ValueError, such as that of bad JSON,
+    counts as this too. Any other error is retried."""
 
 
 class Unavailable(Exception):

@@ -28,8 +28,8 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Scrape, ServerSettings, console, error::ApiError, events, guard, liveness::Liveness,
-    monitor::Monitor, probes, reads, views, writes,
+    Scrape, ServerSettings, console, error::ApiError, events, guard, hosts::Hosts,
+    liveness::Liveness, monitor::Monitor, probes, reads, refused::Refused, views, writes,
 };
 use crate::{ConsumerState, Ledger, WorkerHandle, text::rfc3339};
 
@@ -43,6 +43,7 @@ pub(super) struct App {
     pub(super) scrape: Scrape,
     pub(super) monitor: Monitor,
     pub(super) liveness: Liveness,
+    pub(super) refused: Refused,
     pub(super) stop: CancellationToken,
     /// The broker's last answer about each consumer's retry and dead-letter queues, and its time.
     pub(super) retry_queues: BTreeMap<String, Mutex<Option<(Instant, views::RetryQueues)>>>,
@@ -71,6 +72,7 @@ impl App {
             scrape,
             monitor: Monitor::default(),
             liveness: Liveness::new(&settings.worker),
+            refused: Refused::default(),
             stop,
             streams: Arc::new(Semaphore::new(STREAMS)),
             state: watch::Sender::new("{}".into()),
@@ -152,7 +154,7 @@ pub(super) fn router(app: &Arc<App>, address: SocketAddr) -> Router {
     let _ = app.document.set(document.to_json().unwrap_or_default());
     let guarded = guard::Guarded {
         app: Arc::clone(app),
-        only_loopback: address.ip().is_loopback(),
+        hosts: Hosts::new(address.ip(), &app.settings.admin),
     };
     finished(
         router

@@ -9,6 +9,7 @@ use std::{
 
 use axum::Router;
 use hyper::{
+    Response,
     body::Incoming,
     server::conn::http1,
     service::{Service, service_fn},
@@ -20,13 +21,15 @@ use hyper_util::{
 use socket2::SockRef;
 use tokio::{
     net::TcpStream,
-    sync::Semaphore,
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, error, warn};
 
-use super::GOODBYE;
+use super::{
+    GOODBYE,
+    guests::{Guest, Guests, Reserve},
+};
 
 /// The longest that the server waits for the head of the next request on a connection.
 const HEAD: Duration = Duration::from_secs(10);
@@ -49,8 +52,8 @@ pub(super) struct Listening {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
-/// Serves at most `most` connections at a time until `stop`. Then open connections get [`GOODBYE`]
-/// to end.
+/// Serves at most `most` connections at a time until `stop`: a further one takes the place of the
+/// idlest. Then open connections get [`GOODBYE`] to end.
 pub(super) async fn serve(
     listening: Listening,
     router: Router,
@@ -61,31 +64,35 @@ pub(super) async fn serve(
         Ok(listener) => listener,
         Err(error) => return error!(%error, "admin server cannot listen"),
     };
-    let places = Arc::new(Semaphore::new(most));
+    let mut guests = Guests::default();
+    let mut reserve = Reserve::default();
+    reserve.keep();
     let open = TaskTracker::new();
     loop {
-        let next = async {
-            // This fails only for a closed semaphore, and nobody closes this one.
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            next = next => next,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
         match accepted {
             Ok((stream, peer)) => {
+                // Not before: a connection that waits needs the descriptor more.
+                reserve.keep();
+                let guest = guests.admit(most);
                 let (router, stop) = (router.clone(), stop.clone());
                 open.spawn(async move {
-                    let _place = place;
-                    connection(stream, Peer(peer), router, stop).await;
+                    tokio::select! {
+                        () = connection(stream, Peer(peer), router, stop, &guest) => {}
+                        () = guest.evicted() => debug!(peer = %peer, "closed the idlest connection to the admin server"),
+                    }
                 });
             }
             Err(error) => {
                 warn!(%error, "admin server cannot accept");
-                // Most likely the process is out of file descriptors: another attempt would fail at
-                // once.
-                sleep(Duration::from_millis(100)).await;
+                // Most likely the process is out of file descriptors.
+                guests.evict();
+                if !reserve.give_up() {
+                    sleep(Duration::from_millis(100)).await;
+                }
             }
         }
     }
@@ -94,7 +101,13 @@ pub(super) async fn serve(
     let _ = timeout(GOODBYE, open.wait()).await;
 }
 
-async fn connection(stream: TcpStream, peer: Peer, router: Router, stop: CancellationToken) {
+async fn connection(
+    stream: TcpStream,
+    peer: Peer,
+    router: Router,
+    stop: CancellationToken,
+    guest: &Arc<Guest>,
+) {
     let socket = SockRef::from(&stream);
     // A connection works without these options, only slower or for longer.
     let _ = socket.set_tcp_nodelay(true);
@@ -102,7 +115,14 @@ async fn connection(stream: TcpStream, peer: Peer, router: Router, stop: Cancell
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        router.call(request)
+        let request = router.call(request);
+        let guest = Arc::clone(guest);
+        async move {
+            let busy = guest.is_asked();
+            let response = request.await;
+            busy.until_end_of(response.as_ref().ok().map(Response::headers));
+            response
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -120,5 +140,40 @@ async fn connection(stream: TcpStream, peer: Peer, router: Router, stop: Cancell
     };
     if let Err(error) = ended {
         debug!(%error, peer = %peer.0, "connection to the admin server");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn silent_connections_keep_no_request_out() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let listening = Listening { listener, address };
+        let router = Router::new().fallback(|| async { "alive" });
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(listening, router, 2, stop.clone()));
+        let mut silent = Vec::new();
+        for _ in 0..8 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let mut asking = TcpStream::connect(address).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        asking.write_all(request).await.unwrap();
+        let mut answer = String::new();
+        asking.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("alive"), "{answer}");
+        // The first ones had to leave.
+        let mut end = Vec::new();
+        silent[0].read_to_end(&mut end).await.unwrap();
+        assert_eq!(end, b"");
+        stop.cancel();
+        drop(silent);
+        serving.await.unwrap();
     }
 }

@@ -24,12 +24,27 @@ pub(super) struct ErrorBody {
 pub(super) struct ApiError {
     status: StatusCode,
     text: String,
+    /// Whether a browser shall ask its user for the token.
+    asks: bool,
 }
 
 impl ApiError {
     pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
         let text = text.into();
-        Self { status, text }
+        Self {
+            status,
+            text,
+            asks: false,
+        }
+    }
+
+    /// The same error, after which a browser asks its user for the token.
+    pub(super) fn for_a_browser(self) -> Self {
+        Self { asks: true, ..self }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
     }
 }
 
@@ -38,7 +53,10 @@ impl IntoResponse for ApiError {
         let error = self.text;
         let mut response = (self.status, Json(ErrorBody { error })).into_response();
         if self.status == StatusCode::UNAUTHORIZED {
-            let scheme = header::HeaderValue::from_static("Bearer");
+            let scheme = header::HeaderValue::from_static(match self.asks {
+                true => "Basic realm=\"Lapwing: the token is the password\", Bearer",
+                false => "Bearer",
+            });
             response
                 .headers_mut()
                 .insert(header::WWW_AUTHENTICATE, scheme);

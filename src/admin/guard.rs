@@ -14,11 +14,10 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use subtle::ConstantTimeEq;
-use tracing::{error, info};
+use tracing::info;
 
-use super::{api::App, connections::Peer, error::ApiError};
-use crate::text::cut;
+use super::{api::App, connections::Peer, error::ApiError, hosts::Hosts, refused::Refused, tokens};
+use crate::{telemetry::AUDIT, text::cut};
 
 /// The longest that the server works on a request after it has read the body. For a stream of
 /// events this is only the time until the stream begins.
@@ -65,12 +64,12 @@ pub(super) async fn secure(mut response: Response) -> Response {
 #[derive(Clone)]
 pub(super) struct Guarded {
     pub(super) app: Arc<App>,
-    /// The server listens at a loopback address. A request that names another host then comes from a
-    /// web page whose DNS name was pointed at this machine (DNS rebinding).
-    pub(super) only_loopback: bool,
+    /// The hosts that a request may name.
+    pub(super) hosts: Hosts,
 }
 
-/// Checks a request, answers it within [`LONGEST`], and logs it if it asks for a change.
+/// Checks a request, and answers it within [`LONGEST`]. Logs each change, and refused requests once a
+/// second.
 pub(super) async fn guard(
     State(guarded): State<Guarded>,
     request: Request,
@@ -78,14 +77,18 @@ pub(super) async fn guard(
 ) -> Response {
     let (parts, body) = request.into_parts();
     let asked = Asked::of(&parts);
-    let response = match guarded.check(&parts).await {
-        Ok(()) => read(parts, body, next).await,
-        Err(refused) => refused.into_response(),
-    };
-    if let Some(asked) = asked {
+    if let Err(refused) = guarded.check(&parts).await {
+        guarded.app.refused.note(&asked, refused.status());
+        // Slows down a client that guesses tokens.
+        tokio::time::sleep(Refused::WAIT).await;
+        return refused.into_response();
+    }
+    let is_change = changes(&parts.method);
+    let response = read(parts, body, next).await;
+    if is_change {
         info!(
-            peer = asked.peer, agent = asked.agent, method = %asked.method, path = asked.path,
-            status = response.status().as_u16(), "admin request",
+            target: AUDIT, peer = asked.peer, agent = asked.agent, method = %asked.method,
+            path = asked.path, status = response.status().as_u16(), "admin request",
         );
     }
     response
@@ -125,31 +128,28 @@ fn changes(method: &Method) -> bool {
     !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
 }
 
-/// A request to change something, for the log.
-struct Asked {
-    peer: String,
-    agent: String,
-    method: Method,
-    path: String,
+/// A request, for the log.
+pub(super) struct Asked {
+    pub(super) peer: String,
+    pub(super) agent: String,
+    pub(super) method: Method,
+    pub(super) path: String,
 }
 
 impl Asked {
-    fn of(request: &Parts) -> Option<Self> {
+    fn of(request: &Parts) -> Self {
         /// The most bytes of a text that the client chose.
         const ROOM: usize = 200;
-        if !changes(&request.method) {
-            return None;
-        }
         let peer = request.extensions.get::<Peer>();
         // The agent is logged only if it is visible ASCII.
         let agent = request.headers.get(header::USER_AGENT);
         let agent = agent.and_then(|agent| agent.to_str().ok());
-        Some(Self {
+        Self {
             peer: peer.map_or_else(String::new, |peer| peer.0.to_string()),
             agent: cut(agent.unwrap_or_default(), ROOM).to_owned(),
             method: request.method.clone(),
             path: cut(request.uri.path(), ROOM).to_owned(),
-        })
+        }
     }
 }
 
@@ -160,17 +160,20 @@ impl Guarded {
         let Some(hosts) = hosts(headers, &request.uri) else {
             return Err(forbidden("the Host header cannot be read"));
         };
-        if self.only_loopback && !hosts.iter().all(is_loopback) {
-            return Err(forbidden("the Host header names another host"));
+        if !hosts.iter().all(|host| self.hosts.allow(host)) {
+            return Err(forbidden(
+                "the Host header names another host (admin.hosts)",
+            ));
         }
         let own = |origin: &HeaderValue| self.is_own(origin, &hosts);
         if !headers.get_all(header::ORIGIN).iter().all(own) {
             return Err(forbidden("the request comes from a page of another origin"));
         }
-        if changes(&request.method) {
-            self.check_token(headers).await?;
+        let admin = &self.app.settings.admin;
+        match changes(&request.method) {
+            true => tokens::check_change(admin, headers).await,
+            false => tokens::check_read(admin, request.uri.path(), headers).await,
         }
-        Ok(())
     }
 
     /// Whether a page of this origin may send requests. Allowed are the origin of the host that the
@@ -187,42 +190,6 @@ impl Guarded {
         let configured = &self.app.settings.admin.origins;
         hosts.first().is_some_and(is_host) || configured.iter().any(|own| own == origin)
     }
-
-    async fn check_token(&self, headers: &HeaderMap) -> Result<(), ApiError> {
-        let admin = &self.app.settings.admin;
-        let wanted = match (&admin.token, &admin.token_file) {
-            (Some(token), _) => token.expose().to_owned(),
-            (None, Some(file)) => match tokio::fs::read_to_string(file).await {
-                Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
-                Err(error) => {
-                    error!(%error, file = %file.display(), "cannot read the token");
-                    let text = "the token cannot be read";
-                    return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text));
-                }
-            },
-            (None, None) => {
-                let text = "nothing can be changed: no token is configured (admin.token)";
-                return Err(ApiError::new(StatusCode::FORBIDDEN, text));
-            }
-        };
-        let given = headers.get(header::AUTHORIZATION).and_then(bearer);
-        let is_right = |given: &[u8]| bool::from(given.ct_eq(wanted.as_bytes()));
-        // The file may have become empty since the start: an empty token matches nothing.
-        if !wanted.is_empty() && given.is_some_and(is_right) {
-            return Ok(());
-        }
-        let text = match given {
-            Some(_) => "the token is wrong",
-            None => "a token is needed (Authorization: Bearer ...)",
-        };
-        Err(ApiError::new(StatusCode::UNAUTHORIZED, text))
-    }
-}
-
-/// The token of an `Authorization` header. The case of the scheme does not matter (RFC 9110).
-fn bearer(header: &HeaderValue) -> Option<&[u8]> {
-    let (scheme, token) = header.as_bytes().split_at_checked("Bearer ".len())?;
-    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
 
 /// The hosts that a request names: in its `Host` headers, and in its target if that is a whole URL,
@@ -235,51 +202,4 @@ fn hosts(headers: &HeaderMap, uri: &Uri) -> Option<Vec<Authority>> {
     }
     hosts.extend(uri.authority().cloned());
     Some(hosts)
-}
-
-fn is_loopback(host: &Authority) -> bool {
-    let name = host.host();
-    let address = name.trim_start_matches('[').trim_end_matches(']');
-    let is_loopback = |address: std::net::IpAddr| address.is_loopback();
-    address.parse().is_ok_and(is_loopback) || name.eq_ignore_ascii_case("localhost")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn loopback_hosts_are_told_from_others() {
-        let is = |host: &str| is_loopback(&Authority::try_from(host).unwrap());
-        for host in [
-            "127.0.0.1",
-            "127.0.0.1:8672",
-            "127.1.2.3",
-            "[::1]:8672",
-            "localhost",
-            "LOCALHOST:1",
-        ] {
-            assert!(is(host), "{host}");
-        }
-        for host in [
-            "evil.example",
-            "localhost.evil.example",
-            "127.0.0.1.evil.example:8672",
-            "10.0.0.1",
-            "[fe80::1]",
-            "0.0.0.0",
-        ] {
-            assert!(!is(host), "{host}");
-        }
-    }
-
-    #[test]
-    fn a_bearer_token_is_taken_as_it_is() {
-        let of = |text: &'static str| bearer(&HeaderValue::from_static(text)).map(<[u8]>::to_vec);
-        assert_eq!(of("Bearer abc"), Some(b"abc".to_vec()));
-        assert_eq!(of("bearer abc "), Some(b"abc ".to_vec()));
-        for text in ["Basic abc", "Bearer", "Bearerabc", ""] {
-            assert_eq!(of(text), None, "{text}");
-        }
-    }
 }

@@ -11,12 +11,16 @@ mod door;
 mod error;
 mod events;
 mod guard;
+mod guests;
+mod hosts;
 mod liveness;
 mod monitor;
 mod probes;
 mod reads;
 mod refusals;
+mod refused;
 mod settings;
+mod tokens;
 mod views;
 mod writes;
 
@@ -155,7 +159,7 @@ impl Drop for Server {
 
 /// Runs both listeners and the monitor until the server stops.
 async fn serve(app: Arc<App>, listener: Option<Door>, probes: Option<Door>) {
-    /// Open connections at most. Further ones wait until the server accepts them.
+    /// Open connections at most. A further one takes the place of the idlest.
     const CONNECTIONS: usize = 128;
     const PROBES: usize = 32;
     let stop = app.stop.clone();

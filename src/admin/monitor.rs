@@ -196,6 +196,7 @@ pub(super) async fn watch(app: Arc<App>) {
         app.note_start();
         app.liveness.look(&app.worker);
         app.tell();
+        app.refused.tell();
     }
 }
 

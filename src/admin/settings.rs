@@ -22,8 +22,8 @@ use crate::{
 #[serde(default, deny_unknown_fields)]
 pub struct AdminSettings {
     /// Where the server listens: an IP address and a port, or `off`. Port 0 stands for any free
-    /// port, which the log shows. Reading needs no token: everybody who can reach the address sees
-    /// ids, errors and settings. Default: `127.0.0.1:8672`.
+    /// port, which the log shows. Without `read_token` everybody who can reach the address sees ids,
+    /// errors and settings. Default: `127.0.0.1:8672`.
     #[schemars(with = "String")]
     pub listen: Listen,
     /// A second address for probes and metrics alone, such as `0.0.0.0:9091`, for orchestrators and
@@ -40,6 +40,23 @@ pub struct AdminSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/run/secrets/lapwing-token")]
     pub token_file: Option<PathBuf>,
+    /// The bearer token for reading the API and the console, with the same rules as `token`. `token`
+    /// allows reading too. A browser asks for a user name and a password: the token is the password,
+    /// and any user name will do. Probes and metrics need no token. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>", example = "...")]
+    pub read_token: Option<Secret>,
+    /// A file that holds the token for reading. It replaces `read_token`; setting both is refused. The
+    /// worker reads the file at each request. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "/run/secrets/lapwing-read-token")]
+    pub read_token_file: Option<PathBuf>,
+    /// Host names by which clients may call the server, such as `lapwing.example.com`. Without them the
+    /// server answers to IP addresses, `localhost`, the hosts of `origins`, and, if `listen` is not a
+    /// loopback address, to names that no public DNS has (without a dot, or ending in `.svc`,
+    /// `.cluster.local`, `.internal` or `.local`). This keeps out web pages whose DNS name points
+    /// at the server. Default: `[]`.
+    pub hosts: Vec<String>,
     /// Origins that may send requests in addition to the server's own, such as
     /// `https://lapwing.example.com`: for a proxy that changes the `Host` header. Default: `[]`.
     pub origins: Vec<String>,
@@ -57,6 +74,9 @@ impl Default for AdminSettings {
             probes: Listen::Off,
             token: None,
             token_file: None,
+            read_token: None,
+            read_token_file: None,
+            hosts: Vec::new(),
             origins: Vec::new(),
             trace_url: None,
         }
@@ -106,17 +126,20 @@ impl AdminSettings {
             let message = "is the address of `listen`, which serves the probes too: leave it out";
             findings.contradiction(section.key("probes"), [section.key("listen")], message);
         }
-        if let Some(secret) = &self.token {
-            token_text(findings, &section.key("token"), secret.expose());
-        }
-        if let Some(file) = &self.token_file {
-            let path = section.key("token_file");
-            if self.token.is_some() {
-                let message = "conflicts with `token`: set one of the two";
-                findings.contradiction(path.clone(), [section.key("token")], message);
-            }
-            if let Some(text) = findings.text_file(&path, file) {
-                token_text(findings, &path, text.trim_end_matches(['\r', '\n']));
+        let (token, file) = (self.token.as_ref(), self.token_file.as_ref());
+        check_token(findings, &section, ["token", "token_file"], token, file);
+        let (token, file) = (self.read_token.as_ref(), self.read_token_file.as_ref());
+        check_token(
+            findings,
+            &section,
+            ["read_token", "read_token_file"],
+            token,
+            file,
+        );
+        for (index, host) in self.hosts.iter().enumerate() {
+            if !is_host(host) {
+                let message = "must be a host name without a port, such as lapwing.example.com";
+                findings.add(section.key("hosts").index(index), message);
             }
         }
         for (index, origin) in self.origins.iter().enumerate() {
@@ -141,24 +164,66 @@ impl AdminSettings {
         let Listen::At(address) = self.listen else {
             return None;
         };
-        (!address.ip().is_loopback()).then(|| Problem {
+        let is_open = self.read_token.is_none() && self.read_token_file.is_none();
+        (is_open && !address.ip().is_loopback()).then(|| Problem {
             path: "admin.listen".to_owned(),
             source: Source::Code,
             message: "is not a loopback address: whoever reaches it can read ids, errors and \
-                      settings without a token; `admin.probes` serves probes and metrics alone"
+                      settings without a token; set `admin.read_token`, or use `admin.probes`, which \
+                      serves probes and metrics alone"
                 .to_owned(),
         })
     }
 }
 
-fn token_text(findings: &mut Findings, path: &KeyPath, token: &str) {
+/// Why a text cannot be a token.
+pub(super) fn token_fault(token: &str) -> Option<String> {
     if !TOKEN_BYTES.contains(&token.len()) {
         let (low, high) = (TOKEN_BYTES.start(), TOKEN_BYTES.end());
-        let message = format!("has {} bytes, must have {low} to {high}", token.len());
-        findings.add(path.clone(), message);
-    } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        findings.add(path.clone(), "must be visible ASCII without spaces");
+        return Some(format!(
+            "has {} bytes, must have {low} to {high}",
+            token.len()
+        ));
     }
+    let is_visible = token.bytes().all(|byte| byte.is_ascii_graphic());
+    (!is_visible).then(|| "must be visible ASCII without spaces".to_owned())
+}
+
+/// Checks a token, or the file that holds it.
+fn check_token(
+    findings: &mut Findings,
+    section: &KeyPath,
+    [key, file_key]: [&str; 2],
+    token: Option<&Secret>,
+    file: Option<&PathBuf>,
+) {
+    let check = |findings: &mut Findings, path: KeyPath, token: &str| {
+        if let Some(fault) = token_fault(token) {
+            findings.add(path, fault);
+        }
+    };
+    if let Some(token) = token {
+        check(findings, section.key(key), token.expose());
+    }
+    if let Some(file) = file {
+        let path = section.key(file_key);
+        if token.is_some() {
+            let message = format!("conflicts with `{key}`: set one of the two");
+            findings.contradiction(path.clone(), [section.key(key)], message);
+        }
+        if let Some(text) = findings.text_file(&path, file) {
+            check(findings, path, text.trim_end_matches(['\r', '\n']));
+        }
+    }
+}
+
+/// Whether this is a host name or an IP address, without a port.
+fn is_host(text: &str) -> bool {
+    let url = Url::parse(&format!("http://{text}/"));
+    url.is_ok_and(|url| {
+        let host = url.host_str().unwrap_or_default();
+        host.eq_ignore_ascii_case(text) && url.port().is_none()
+    })
 }
 
 fn is_origin(text: &str) -> bool {
@@ -285,6 +350,16 @@ mod tests {
                 "admin.origins = [\"https://a\", \"https://a/\"]",
                 "admin.origins[1]: must be scheme, host and port",
             ),
+            (
+                "admin.hosts = [\"a.example.com\", \"b:80\"]",
+                "admin.hosts[1]: must be a host name without a port",
+            ),
+            ("admin.hosts = [\"https://a\"]", "admin.hosts[0]: must be"),
+            ("admin.hosts = [\"\"]", "admin.hosts[0]: must be"),
+            (
+                "admin.read_token = \"short\"",
+                "admin.read_token: has 5 bytes, must have 16 to 1024",
+            ),
             ("admin.origins = [\"*\"]", "admin.origins[0]: must be"),
             ("admin.origins = [\"null\"]", "admin.origins[0]: must be"),
             (
@@ -304,6 +379,7 @@ mod tests {
             "admin.listen = \"off\"",
             "admin.listen = \"[::]:0\"\nadmin.probes = \"[::]:0\"",
             "admin.probes = \"0.0.0.0:9091\"",
+            "admin.hosts = [\"lapwing.example.com\", \"worker\", \"10.0.0.1\", \"[::1]\"]",
             "admin.origins = [\"https://a\", \"http://a.b:8080\", \"http://[::1]:1\"]",
             "admin.trace_url = \"https://jaeger/trace/{trace_id}?x=1\"",
         ]);
@@ -371,5 +447,7 @@ mod tests {
         assert_eq!(warning("admin.probes = \"0.0.0.0:9091\""), None);
         let warned = warning("admin.listen = \"0.0.0.0:8672\"");
         assert_eq!(warned.as_deref(), Some("admin.listen"));
+        let read = "admin.listen = \"0.0.0.0:8672\"\nadmin.read_token = \"sixteen-letters!\"";
+        assert_eq!(warning(read), None);
     }
 }

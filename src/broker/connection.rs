@@ -26,9 +26,11 @@ use tracing::{debug, error, info, warn};
 
 use super::{
     BrokerSettings, Redial, Scouting, TimeoutSettings, Version,
+    copies::Terms,
     dial::{Dial, amqp_uri, tls_config, urls},
     error::{BrokerError, within},
     fault::{self, Cuts, Told},
+    trust::Trust,
     wire,
 };
 use crate::lock::lock;
@@ -159,6 +161,7 @@ pub(crate) struct Connection {
     socket: Socket,
     blocked: watch::Receiver<bool>,
     gate: Arc<wire::Gate>,
+    trust: Arc<Trust>,
     offers: Arc<wire::Offers>,
 }
 
@@ -184,6 +187,20 @@ impl Connection {
             0 => usize::MAX,
             bytes => bytes as usize,
         }
+    }
+
+    /// What the connection demands of a copy.
+    pub(super) fn terms(&self) -> Terms {
+        Terms {
+            frame_max: self.frame_max(),
+            user: self.trust.user(),
+            priorities_delay: self.offers.priorities_delay(),
+        }
+    }
+
+    /// The users whose copies are believed.
+    pub(super) fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// The broker's version, if the broker has named one.
@@ -397,6 +414,8 @@ impl Supervisor {
     async fn open(&self, url: &str) -> Result<(Arc<Connection>, watch::Sender<bool>), BrokerError> {
         let offers = Arc::clone(&self.offers);
         let uri = amqp_uri(url, &self.broker, &offers).await?;
+        let trust = Arc::clone(self.scouting.trust());
+        trust.connecting(&self.broker, &uri.amqp.authority.userinfo.username);
         let tls = tls_config(&self.broker.tls).await?;
         let gate = Arc::default();
         let dial = Dial {
@@ -436,6 +455,7 @@ impl Supervisor {
             socket,
             blocked,
             gate,
+            trust,
             offers,
         };
         Ok((Arc::new(connection), sender))

@@ -10,12 +10,16 @@ use lapin::{
 };
 use tracing::warn;
 
-use super::headers::{PERSISTENT, Properties, names, short};
+use super::{
+    headers::{PERSISTENT, Properties, names, rebuilt, short},
+    trust,
+};
 use crate::chance;
 
-/// Headers that the broker sets and that a copy must not carry (measured): RabbitMQ 3.10 goes on
-/// counting from a client's `x-death`. RabbitMQ 4.0 and 4.3 pass a client's `x-delivery-count`
-/// through, so a copy with this header looks as if it had already failed.
+/// Headers that the broker sets. No copy carries a count (measured): RabbitMQ 4.0 and 4.3 pass a
+/// client's `x-delivery-count` through, so a copy with this header looks as if it had already failed.
+/// A parked copy carries no deaths: RabbitMQ 3.10 goes on counting from a client's `x-death`, and drops
+/// a message that is to go to a queue named there.
 pub(super) fn is_broker_header(name: &str) -> bool {
     matches!(
         name,
@@ -51,25 +55,56 @@ pub(crate) struct CopyHeaders {
     pub(crate) set: Vec<(&'static str, Header)>,
     /// Our headers that the copy must not have.
     pub(crate) remove: &'static [&'static str],
+    /// The copy waits in a retry queue and comes back. So it carries the worker's name, without which
+    /// no worker believes its headers, and keeps apart what would disturb it there.
+    pub(crate) comes_back: bool,
+    /// The copy carries the worker's name for another reason.
+    pub(crate) is_named: bool,
     /// Leave out the properties that the broker may refuse the copy for, such as a `reply-to` that no
     /// longer exists.
     pub(crate) bare: bool,
+}
+
+/// What the connection demands of a copy.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    /// The longest frame, in bytes.
+    pub(super) frame_max: usize,
+    /// The worker's name at the broker.
+    pub(super) user: Option<String>,
+    /// Messages of high priority hold up expired ones of low priority in a queue of the broker.
+    pub(super) priorities_delay: bool,
+}
+
+impl Default for Terms {
+    /// Without limits and without a name.
+    fn default() -> Self {
+        Self {
+            frame_max: usize::MAX,
+            user: None,
+            priorities_delay: true,
+        }
+    }
 }
 
 #[cfg(test)]
 impl CopyHeaders {
     /// The properties of a copy of a message with these properties.
     pub(crate) fn on(&self, original: &Properties) -> Properties {
-        Properties(copy_properties(original, self, usize::MAX))
+        let terms = Terms {
+            user: Some("guest".to_owned()),
+            ..Terms::default()
+        };
+        Properties(copy_properties(original, self, &terms))
     }
 }
 
 /// The copy's properties: the message's own, without those that would misroute or mislabel the
-/// copy, plus ours. Headers are cut so that they fit `frame_max` bytes.
+/// copy, plus ours. Headers are cut so that they fit a frame.
 pub(super) fn copy_properties(
     original: &Properties,
     copy: &CopyHeaders,
-    frame_max: usize,
+    terms: &Terms,
 ) -> BasicProperties {
     let original = &original.0;
     let mut headers = BTreeMap::new();
@@ -77,6 +112,10 @@ pub(super) fn copy_properties(
         let name = match name.as_str() {
             "CC" => short(names::ORIGINAL_CC),
             "BCC" => short(names::ORIGINAL_BCC),
+            death if trust::is_death(death) => match copy.comes_back {
+                true => trust::aside(death),
+                false => name.clone(),
+            },
             broker if is_broker_header(broker) => continue,
             ours if copy.remove.contains(&ours) => continue,
             _ => name.clone(),
@@ -90,23 +129,37 @@ pub(super) fn copy_properties(
         }
     };
     aside(names::ORIGINAL_USER_ID, original.user_id());
-    // An expiration that we set on a retry never gets here: the broker removes it when it
-    // dead-letters the retry. So this expiration is the publisher's.
+    // An expiration that we set on a retry never gets here: it is removed when the retry arrives. So
+    // this expiration is the publisher's.
     aside(names::ORIGINAL_EXPIRATION, original.expiration());
-    let mut ours = Vec::with_capacity(copy.set.len());
     if copy.bare {
         aside(names::ORIGINAL_REPLY_TO, original.reply_to());
     }
+    let mut priority = *original.priority();
+    if ((copy.comes_back && terms.priorities_delay) || copy.bare)
+        && let Some(priority) = priority.take()
+    {
+        let priority = AMQPValue::LongLongInt(priority.into());
+        headers.insert(short(names::ORIGINAL_PRIORITY), priority);
+    }
+    let mut ours = Vec::with_capacity(copy.set.len());
     for (name, value) in &copy.set {
         headers.insert(short(name), value.clone().into());
         ours.push(*name);
     }
 
-    let mut properties = without_headers(original, copy);
+    let user = terms
+        .user
+        .as_deref()
+        .filter(|_| copy.comes_back || copy.is_named)
+        .map(short);
+    let expiration = copy.expiration.map(|millis| short(&millis.to_string()));
+    let mut properties = rebuilt(original, user, expiration, priority, copy.bare);
+    properties = properties.with_delivery_mode(PERSISTENT);
     if properties.message_id().is_none() {
         properties = properties.with_message_id(short(&chance::message_id().to_string()));
     }
-    let room = frame_max.saturating_sub(fixed_len(&properties));
+    let room = terms.frame_max.saturating_sub(fixed_len(&properties));
     let cut = fit(&mut headers, &ours, room);
     if !cut.is_empty() {
         let id = properties.message_id().as_ref().map(ShortString::as_str);
@@ -119,30 +172,10 @@ pub(super) fn copy_properties(
     properties.with_headers(FieldTable::from(headers))
 }
 
-/// All properties except headers, user-id and the old expiration. The copy is persistent.
-fn without_headers(original: &BasicProperties, headers: &CopyHeaders) -> BasicProperties {
-    let mut copy = BasicProperties::default().with_delivery_mode(PERSISTENT);
-    macro_rules! keep {
-        ($($get:ident => $set:ident),*) => {
-            $(if let Some(value) = original.$get().clone() { copy = copy.$set(value); })*
-        };
-    }
-    keep!(
-        content_type => with_content_type,
-        content_encoding => with_content_encoding,
-        correlation_id => with_correlation_id,
-        message_id => with_message_id,
-        timestamp => with_timestamp,
-        kind => with_type,
-        app_id => with_app_id
-    );
-    if !headers.bare {
-        keep!(priority => with_priority, reply_to => with_reply_to, cluster_id => with_cluster_id);
-    }
-    if let Some(milliseconds) = headers.expiration {
-        copy = copy.with_expiration(short(&milliseconds.to_string()));
-    }
-    copy
+/// The most bytes of the content header frame of a message with these properties.
+pub(super) fn length(properties: &BasicProperties) -> usize {
+    let table = properties.headers().as_ref().map(FieldTable::inner);
+    fixed_len(properties) + table.map_or(0, table_len)
 }
 
 /// Bytes of a content header frame without its header table: frame, class, weight, body size,
@@ -157,6 +190,7 @@ fn fixed_len(properties: &BasicProperties) -> usize {
         + text(properties.reply_to())
         + text(properties.expiration())
         + text(properties.message_id())
+        + text(properties.user_id())
         + text(properties.kind())
         + text(properties.app_id())
         + text(properties.cluster_id())

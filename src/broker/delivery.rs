@@ -4,7 +4,10 @@ use std::time::SystemTime;
 
 use tokio::time::Instant;
 
-use super::headers::Properties;
+use super::{
+    headers::Properties,
+    trust::{Rungs, Trust},
+};
 use crate::clock;
 
 /// One hand-over of a message on one channel. It is settled once.
@@ -20,7 +23,7 @@ pub(crate) struct Delivery {
     pub(crate) routing_key: String,
     /// The broker's `redelivered` flag: the broker has delivered the message before.
     pub(crate) redelivered: bool,
-    /// Properties and headers.
+    /// Properties and headers, as far as they are believed.
     pub(crate) properties: Properties,
     /// The body's bytes.
     pub(crate) body: Vec<u8>,
@@ -44,14 +47,23 @@ impl Moment {
 }
 
 impl Delivery {
-    pub(super) fn new(delivery: lapin::message::Delivery, received: Moment) -> Self {
+    /// A message of a consumer with these retry queues, or one that is read as it is.
+    pub(super) fn new(
+        delivery: lapin::message::Delivery,
+        received: Moment,
+        trust: &Trust,
+        rungs: Option<&Rungs>,
+    ) -> Self {
         Self {
             tag: delivery.delivery_tag,
             received,
             exchange: delivery.exchange.into(),
             routing_key: delivery.routing_key.into(),
             redelivered: delivery.redelivered,
-            properties: delivery.properties.into(),
+            properties: match rungs {
+                Some(rungs) => trust.read(rungs, delivery.properties),
+                None => delivery.properties.into(),
+            },
             body: delivery.data,
         }
     }

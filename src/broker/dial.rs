@@ -4,9 +4,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use async_compat::CompatExt;
 use lapin::{
-    tcp::{AsyncTcpStream, OwnedIdentity, OwnedTLSConfig},
+    tcp::{AsyncTcpStream, OwnedIdentity, OwnedTLSConfig, RustlsConnector, RustlsConnectorConfig},
     uri::{AMQPScheme, AMQPUri},
 };
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use socket2::{SockRef, Socket};
 use tokio::{net::TcpStream, time::timeout};
 
@@ -46,7 +47,7 @@ impl Drop for HangUp {
 /// Opens the byte stream of one connection.
 pub(super) struct Dial {
     pub(super) uri: Target,
-    pub(super) tls: OwnedTLSConfig,
+    pub(super) tls: Tls,
     pub(super) timeouts: Arc<TimeoutSettings>,
     pub(super) gate: Arc<wire::Gate>,
     pub(super) offers: Arc<wire::Offers>,
@@ -65,7 +66,12 @@ impl Dial {
         let mut stream = AsyncTcpStream::Plain(tcp.compat());
         if self.uri.amqp.scheme == AMQPScheme::AMQPS {
             let limit = self.timeouts.handshake;
-            let handshake = stream.into_tls(&self.uri.host, self.tls.as_ref());
+            let handshake = async {
+                match &self.tls {
+                    Tls::System(config) => stream.into_tls(&self.uri.host, config.as_ref()).await,
+                    Tls::Own(connector) => stream.into_rustls(connector, &self.uri.host).await,
+                }
+            };
             stream = timeout(limit, handshake)
                 .await
                 .map_err(|_| late("TLS handshake", limit))??;
@@ -146,21 +152,52 @@ pub(super) async fn amqp_uri(
     Ok(Target { amqp, host, port })
 }
 
-pub(super) async fn tls_config(tls: &TlsSettings) -> Result<OwnedTLSConfig, BrokerError> {
-    let cert_chain = match &tls.ca_file {
+/// Whom to trust on a TLS connection, and the client certificate to show.
+pub(super) enum Tls {
+    /// The system's authorities, and those of `ca_file`.
+    System(OwnedTLSConfig),
+    /// Only the authorities of `ca_file`.
+    Own(RustlsConnector),
+}
+
+pub(super) async fn tls_config(tls: &TlsSettings) -> Result<Tls, BrokerError> {
+    let authorities = match &tls.ca_file {
         Some(file) => Some(read(file).await?),
         None => None,
     };
     let identity = match (&tls.cert_file, &tls.key_file) {
-        (Some(cert), Some(key)) => Some(OwnedIdentity::PKCS8 {
-            pem: read(cert).await?.into_bytes(),
-            key: read(key).await?.into_bytes(),
-        }),
+        (Some(cert), Some(key)) => Some((read(cert).await?, read(key).await?)),
         _ => None,
     };
-    Ok(OwnedTLSConfig {
-        identity,
-        cert_chain,
+    if !tls.system_authorities {
+        let connector = own_authorities(&authorities.unwrap_or_default(), identity);
+        return connector
+            .map(Tls::Own)
+            .map_err(|error| BrokerError::Settings(format!("broker.tls: {error}")));
+    }
+    Ok(Tls::System(OwnedTLSConfig {
+        identity: identity.map(|(cert, key)| OwnedIdentity::PKCS8 {
+            pem: cert.into_bytes(),
+            key: key.into_bytes(),
+        }),
+        cert_chain: authorities,
+    }))
+}
+
+fn own_authorities(
+    authorities: &str,
+    identity: Option<(String, String)>,
+) -> Result<RustlsConnector, Box<dyn std::error::Error + Send + Sync>> {
+    let certificates =
+        |pem: &str| CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let authorities = certificates(authorities)?;
+    let config = RustlsConnectorConfig::default().with_parsable_certificates(authorities);
+    Ok(match identity {
+        Some((cert, key)) => {
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes())?;
+            config.connector_with_single_cert(certificates(&cert)?, key)?
+        }
+        None => config.connector_with_no_client_auth()?,
     })
 }
 

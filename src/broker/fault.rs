@@ -256,7 +256,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let silent = listener.local_addr().unwrap().port();
         let url = format!("amqp://127.0.0.1:{silent}");
-        let text = error_within(&url, Duration::from_millis(500)).await;
+        // The limit counts for the connection as well, which on a busy machine takes its time.
+        let text = error_within(&url, Duration::from_secs(3)).await;
         let beginning = format!("127.0.0.1:{silent} accepts connections, but does not answer");
         assert!(text.starts_with(&beginning), "{text}");
     }

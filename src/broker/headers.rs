@@ -19,7 +19,7 @@ pub mod names {
     pub const CRASHES: &str = "lapwing-crashes";
     /// When a worker first received the message (RFC 3339).
     pub const FIRST_SEEN: &str = "lapwing-first-seen";
-    /// The message must not reach a handler before this time (RFC 3339).
+    /// The message must not reach a handler before this time (RFC 3339). Each parked copy has it.
     pub const NOT_BEFORE: &str = "lapwing-not-before";
     /// The last ten attempts (JSON array of `{at, attempt, error, kind, worker, trace}`).
     pub const HISTORY: &str = "lapwing-history";
@@ -52,6 +52,13 @@ pub mod names {
     /// The publisher's `user-id` property. The broker refuses a message whose `user-id` is not the
     /// connection's own user, so a copy carries the value in this header.
     pub const ORIGINAL_USER_ID: &str = "lapwing-original-user-id";
+    /// When the publisher's `expiration` is over (RFC 3339).
+    pub const EXPIRES_AT: &str = "lapwing-expires-at";
+    /// The beginning of the name of each header that keeps what a copy cannot carry in its own place,
+    /// such as another system's `x-death` while the copy is parked: `lapwing-original-x-death`.
+    pub const ORIGINAL: &str = "lapwing-original-";
+    /// The publisher's `priority` property, while the copy is parked (integer).
+    pub const ORIGINAL_PRIORITY: &str = "lapwing-original-priority";
     /// The publisher's `expiration` property.
     pub const ORIGINAL_EXPIRATION: &str = "lapwing-original-expiration";
     /// The publisher's `reply-to`, where the broker refused a copy that has it.
@@ -121,11 +128,10 @@ impl Properties {
         self.0.kind().as_ref().map(ShortString::as_str)
     }
 
-    /// `user-id`: the publisher's, also on a retry.
+    /// `user-id`: the publisher's, also on a retry. The broker has checked it.
     #[must_use]
     pub fn user_id(&self) -> Option<&str> {
-        let own = self.0.user_id().as_ref().map(ShortString::as_str);
-        own.or_else(|| self.header(names::ORIGINAL_USER_ID)?.as_str())
+        self.0.user_id().as_ref().map(ShortString::as_str)
     }
 
     /// `expiration`, in milliseconds as text: the publisher's, also on a retry.
@@ -213,6 +219,13 @@ impl Properties {
 
     pub(super) fn to_amqp(&self) -> BasicProperties {
         self.0.clone()
+    }
+}
+
+impl Properties {
+    /// The same properties with this correlation id.
+    pub(super) fn with_correlation_id(self, id: &str) -> Self {
+        Self(self.0.with_correlation_id(short(id)))
     }
 }
 
@@ -312,6 +325,44 @@ fn to_json(value: &AMQPValue) -> Value {
         }
         integer => json!(HeaderValue(integer).as_i64()),
     }
+}
+
+/// A count in a header. A publisher can write the header too, so anything else counts as 0.
+pub(super) fn count(value: &AMQPValue) -> i64 {
+    HeaderValue(value).as_i64().unwrap_or(0).max(0)
+}
+
+/// The properties without the headers, and with these in place of their own. `bare`: without those that
+/// the broker may refuse a message for.
+pub(super) fn rebuilt(
+    properties: &BasicProperties,
+    user_id: Option<ShortString>,
+    expiration: Option<ShortString>,
+    priority: Option<u8>,
+    bare: bool,
+) -> BasicProperties {
+    let mut rebuilt = BasicProperties::default();
+    macro_rules! set {
+        ($($value:expr => $set:ident),* $(,)?) => {
+            $(if let Some(value) = $value { rebuilt = rebuilt.$set(value); })*
+        };
+    }
+    set!(
+        properties.content_type().clone() => with_content_type,
+        properties.content_encoding().clone() => with_content_encoding,
+        *properties.delivery_mode() => with_delivery_mode,
+        priority => with_priority,
+        properties.correlation_id().clone() => with_correlation_id,
+        properties.reply_to().clone().filter(|_| !bare) => with_reply_to,
+        expiration => with_expiration,
+        properties.message_id().clone() => with_message_id,
+        *properties.timestamp() => with_timestamp,
+        properties.kind().clone() => with_type,
+        user_id => with_user_id,
+        properties.app_id().clone() => with_app_id,
+        properties.cluster_id().clone().filter(|_| !bare) => with_cluster_id,
+    );
+    rebuilt
 }
 
 /// A short string from text that we know to be short. Longer text is cut, because lapin would

@@ -16,9 +16,12 @@ mod error;
 )]
 pub(crate) mod fake;
 mod fault;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 pub mod headers;
 mod links;
 pub(crate) mod log;
+mod new_message;
 mod portable;
 mod publisher;
 mod rabbit;
@@ -29,11 +32,13 @@ mod session;
 mod settings;
 mod settle;
 mod topology;
+mod trust;
 mod version;
 mod wire;
 
 pub use error::BrokerError;
 pub use headers::{HeaderValue, Properties};
+pub use new_message::NewMessage;
 pub use publisher::PublishError;
 pub use settings::{
     Binding, BrokerSettings, BrokerUrls, PublishSettings, QueueArgument, QueueSpec, QueueType,

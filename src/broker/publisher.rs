@@ -22,10 +22,15 @@ use tokio::sync::watch;
 use super::{
     TimeoutSettings,
     connection::{Connection, Link},
-    copies::{CopyHeaders, copy_properties},
+    copies::{CopyHeaders, copy_properties, length},
     error::{BrokerError, within},
     headers::{Properties, short},
+    trust::is_about_the_user,
 };
+
+/// Reply codes of AMQP 0-9-1: content too large, and precondition failed.
+const TOO_LARGE: u16 = 311;
+const PRECONDITION: u16 = 406;
 
 /// Why a publish failed. After [`Unconfirmed`](Self::Unconfirmed) the broker may have the message
 /// all the same. After every other error the broker does not have it.
@@ -71,15 +76,14 @@ impl PublishError {
     }
 
     /// Whether the broker refuses this message, and would take others: 311 content too large, 406
-    /// precondition failed (its size, its `reply-to`).
+    /// precondition failed (its size, its `reply-to`). A copy that names the wrong user says nothing
+    /// about the message.
     pub(crate) fn is_about_the_message(&self) -> bool {
-        matches!(
-            self,
-            Self::Refused {
-                code: 311 | 406,
-                ..
-            }
-        )
+        match self {
+            Self::Refused { code, .. } if *code == TOO_LARGE => true,
+            Self::Refused { code, text } => *code == PRECONDITION && !is_about_the_user(text),
+            _ => false,
+        }
     }
 
     /// The error of a publish that lapin reports.
@@ -200,12 +204,21 @@ impl Publisher {
         // The channel may belong to a later connection, because waiting for a channel takes a
         // while.
         let connection = &channel.connection;
+        let named = connection.trust().user();
         let properties = match &message.properties {
             Written::Copy(original, headers) => {
-                copy_properties(original, headers, connection.frame_max())
+                copy_properties(original, headers, &connection.terms())
             }
             Written::New(properties) => properties.to_amqp(),
         };
+        // The broker ends the connection for a header frame that is too long.
+        if length(&properties) > connection.frame_max() {
+            let text = "the headers do not fit into a frame".to_owned();
+            return Err(PublishError::Refused {
+                code: TOO_LARGE,
+                text,
+            });
+        }
         let confirmed = self.confirmed(&channel, message, properties, connection.blocked());
         // If this future is dropped here, the channel goes back to the pool with a publish under
         // way. `recycle` checks for that.
@@ -213,7 +226,16 @@ impl Publisher {
         if let Err(PublishError::Unconfirmed(_) | PublishError::Refused { .. }) = outcome {
             // A late confirm must not be taken for the confirm of the next publish, so the channel
             // is thrown away.
+            let connection = Arc::clone(connection);
             drop(Object::take(channel));
+            // The copy named another user than the broker knows. With the right one it is not the same
+            // copy.
+            if let Err(PublishError::Refused { code, text }) = &outcome
+                && *code == PRECONDITION
+                && connection.trust().learn(text, named.as_deref())
+            {
+                return Box::pin(self.publish(message)).await;
+            }
         }
         outcome
     }

@@ -8,13 +8,14 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
-use super::BrokerError;
+use super::{BrokerError, trust::Trust};
 
 /// The news that connections share. Clones share it and are cheap.
 #[derive(Clone, Default)]
 pub(crate) struct Scouting {
     turn: Arc<Mutex<()>>,
     news: watch::Sender<News>,
+    trust: Arc<Trust>,
 }
 
 /// The right to try. Dropping it lets another connection try.
@@ -31,6 +32,11 @@ struct News {
 }
 
 impl Scouting {
+    /// The users whose copies the worker believes.
+    pub(super) fn trust(&self) -> &Arc<Trust> {
+        &self.trust
+    }
+
     /// The number of times that the broker took a connection.
     pub(super) fn answers(&self) -> u64 {
         self.news.borrow().answers

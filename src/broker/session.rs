@@ -1,7 +1,7 @@
 //! A session: one live connection, channel and consumer. When one of them fails, the session is
 //! replaced whole.
 
-use std::{future::poll_fn, mem, sync::Arc, task::Context, time::Duration};
+use std::{future::poll_fn, sync::Arc, task::Context, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use lapin::{
@@ -19,6 +19,7 @@ use super::{
     seam::{Returns, Session},
     settle::{self, Acks},
     topology,
+    trust::Rungs,
     wire::Gated,
 };
 
@@ -31,6 +32,8 @@ pub(crate) struct RabbitSession {
     channel: Channel,
     consumer: Consumer,
     gated: Gated,
+    /// `None`: the messages are read as they are.
+    rungs: Option<Rungs>,
     /// When the last delivery arrived that the lane had to wait for.
     woken: Moment,
     queue: String,
@@ -53,7 +56,11 @@ impl RabbitSession {
         tag: &str,
     ) -> Result<Self, BrokerError> {
         topology::ensure(&connection, queue, timeouts.declare).await?;
-        Self::read(connection, &queue.queue, queue.prefetch, timeouts, tag).await
+        let session = Self::read(connection, &queue.queue, queue.prefetch, timeouts, tag);
+        Ok(Self {
+            rungs: Some(Rungs::of(queue)),
+            ..session.await?
+        })
     }
 
     /// Sets the prefetch and subscribes to a queue as it is.
@@ -72,6 +79,7 @@ impl RabbitSession {
             prefetch,
             queue: queue.to_owned(),
             gated: connection.gated(),
+            rungs: None,
             woken: Moment::now(),
             connection,
             channel,
@@ -99,7 +107,11 @@ impl RabbitSession {
         next: Option<lapin::Result<lapin::message::Delivery>>,
     ) -> Option<Result<Delivery, BrokerError>> {
         match next {
-            Some(Ok(delivery)) => Some(Ok(Delivery::new(delivery, self.woken))),
+            Some(Ok(delivery)) => {
+                let trust = self.connection.trust();
+                let delivery = Delivery::new(delivery, self.woken, trust, self.rungs.as_ref());
+                Some(Ok(delivery))
+            }
             Some(Err(error)) => {
                 self.ended = true;
                 Some(Err(error.into()))
@@ -184,13 +196,15 @@ impl Session for RabbitSession {
         &self,
     ) -> impl Future<Output = Result<Option<Delivery>, BrokerError>> + Send + 'static {
         let (channel, queue) = (self.channel.clone(), self.queue.clone());
+        let (connection, rungs) = (Arc::clone(&self.connection), self.rungs.clone());
         let limit = self.timeouts.declare;
         async move {
             let get = channel.basic_get(short(&queue), BasicGetOptions::default());
             match tokio::time::timeout(limit, get).await {
                 Ok(Ok(message)) => {
                     let delivery = message.map(|message| message.delivery);
-                    Ok(delivery.map(|it| Delivery::new(it, Moment::now())))
+                    let (trust, rungs) = (connection.trust(), rungs.as_ref());
+                    Ok(delivery.map(|it| Delivery::new(it, Moment::now(), trust, rungs)))
                 }
                 Ok(Err(error)) if is_answer_of_queue(&error) => Ok(None),
                 Ok(Err(error)) => Err(error.into()),
@@ -223,16 +237,14 @@ impl Session for RabbitSession {
         let tag = format!("{}#{}", self.tag, self.subscriptions);
         let queue = queue.clone();
         let limit = self.timeouts.declare;
-        let is_new = mem::replace(&mut self.prefetch, queue.prefetch) != queue.prefetch;
+        self.prefetch = queue.prefetch;
         async move {
             // The queue may have been deleted. With `none` the worker would not declare it again, and
             // the broker says that it is missing.
             if queue.topology != Topology::None {
                 topology::ensure(&connection, &queue, limit).await?;
             }
-            if is_new {
-                set_prefetch(&channel, queue.prefetch, limit).await?;
-            }
+            set_prefetch(&channel, queue.prefetch, limit).await?;
             let consumer = subscribe(&channel, &queue.queue, &tag, limit).await?;
             Ok(Subscription(consumer))
         }
@@ -276,7 +288,9 @@ impl Session for RabbitSession {
 fn is_answer_of_queue(error: &lapin::Error) -> bool {
     let text = error.to_string();
     match reply_code(error) {
-        Some(405) => text.contains("single active consumer"),
+        // A reply text has at most 255 bytes, so long names cut off "with single active consumer". The
+        // channel itself refuses a queue that was "originally declared on another connection".
+        Some(405) => !text.contains("originally declared"),
         Some(404) => text.contains("no queue"),
         _ => false,
     }

@@ -28,6 +28,10 @@ pub(super) struct Health {
     /// Check the worker whose probes are at this address, instead of the worker on this machine
     #[arg(long, value_name = "HOST:PORT")]
     at: Option<String>,
+    /// Succeed, and say so, if the name in --at has no address: a headless Service of Kubernetes has none
+    /// while no worker runs
+    #[arg(long, requires = "at")]
+    if_any: bool,
 }
 
 impl Health {
@@ -36,7 +40,15 @@ impl Health {
     /// address to ask.
     pub(super) fn run(&self) -> anyhow::Result<ExitCode> {
         let address = match &self.at {
-            Some(at) => Some(resolve(at).with_context(|| at.clone())?),
+            Some(at) => match resolve(at) {
+                Err(error) if self.if_any && names_a_port(at) => {
+                    say(format_args!(
+                        "lapwing: no worker runs at {at}, so none was asked ({error})"
+                    ));
+                    return Ok(ExitCode::SUCCESS);
+                }
+                resolved => Some(resolved.with_context(|| at.clone())?),
+            },
             None => {
                 let file = self.file.config.as_deref();
                 address(AdminSettings::addresses(file, |name| {
@@ -62,6 +74,12 @@ impl Health {
         ));
         Ok(ExitCode::FAILURE)
     }
+}
+
+/// Whether the text ends with a port. Without one it has no address, whatever runs there.
+fn names_a_port(at: &str) -> bool {
+    let port = at.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+    matches!(port, Some(Ok(_)))
 }
 
 /// The first address of a host and a port.
@@ -132,7 +150,8 @@ mod tests {
     fn a_worker_elsewhere_is_found_by_name_and_port() {
         assert_eq!(resolve("127.0.0.1:9091").unwrap().port(), 9091);
         assert!(resolve("localhost:9091").unwrap().ip().is_loopback());
-        assert!(resolve("localhost").is_err());
+        assert!(resolve("localhost").is_err() && !names_a_port("localhost"));
+        assert!(names_a_port("nowhere.invalid:9091"));
     }
 
     #[test]

@@ -37,9 +37,9 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run the worker until SIGTERM or Ctrl-C
+    /// Run the worker until SIGTERM or Ctrl-C, or until one of the limits
     #[command(after_help = run::EXIT_CODES)]
-    Run(ConfigFile),
+    Run(run::Run),
     /// Publish messages, and wait until the broker confirms each one
     Publish(Box<publish::Publish>),
     /// Look at dead letters, and put them right: list, groups, show, export, import, replay, edit, drop
@@ -65,7 +65,7 @@ enum Command {
 impl Command {
     fn run(self, caught: Caught) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Run(file) => run::run(&file, caught),
+            Self::Run(run) => run.run(caught),
             Self::Publish(publish) => publish.run(caught),
             Self::Dead(dead) => dead.run(caught),
             Self::Health(health) => {

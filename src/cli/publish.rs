@@ -190,6 +190,7 @@ impl Publish {
             content_type: Some(self.content_type.clone()),
             message_type: self.message_type.clone(),
             headers: self.header.clone(),
+            ..NewMessage::default()
         }
     }
 

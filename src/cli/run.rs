@@ -1,10 +1,15 @@
 //! `lapwing run`
 
-use std::{process::ExitCode, sync::Arc, time::Instant};
+use std::{
+    process::ExitCode,
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
+use clap::Args;
 use lapwing::{
-    Report, RunError, Settings, Worker, WorkerHandle,
+    EndWhen, Report, RunError, Settings, Worker, WorkerHandle,
     admin::{Server, ServerError},
     kubernetes,
     settings::Schedule,
@@ -31,13 +36,46 @@ Exit codes:
       broker.fail_fast also: the broker refuses the password, the virtual host or a permission.
       Restarting does not help
 
-Codes 0, 3 and 4 follow a signal only. For systemd: SuccessExitStatus=3 4
+Codes 0, 3 and 4 follow a signal or a limit only. For systemd: SuccessExitStatus=3 4
 
 On SIGTERM or Ctrl-C the worker takes no new messages and waits for running handlers, at most
-drain.grace. A second signal cancels them and returns their messages.";
+drain.grace. A second signal cancels them and returns their messages. At a limit (--until-empty,
+--until-ready, --max-messages, --max-time) the worker drains as at SIGTERM. The last line of the log
+says in `ended_by` what ended the worker: `signal`, or the name of the limit.";
 
-/// Runs the worker until it has drained. Returns one of [`EXIT_CODES`].
-pub(super) fn run(file: &ConfigFile, caught: Caught) -> anyhow::Result<ExitCode> {
+#[derive(Args)]
+pub(super) struct Run {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// End when the queues have delivered nothing for 5 s and nothing is in flight. Retries that wait at
+    /// the broker do not count
+    #[arg(long)]
+    until_empty: bool,
+    /// End when every consumer has subscribed, so that all queues exist
+    #[arg(long)]
+    until_ready: bool,
+    /// End after this many messages. Handlers that run then finish too, so there can be more
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_messages: Option<u64>,
+    /// End after this time, such as 90s or 6h
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_time: Option<Duration>,
+}
+
+impl Run {
+    /// Runs the worker until it has drained. Returns one of [`EXIT_CODES`].
+    pub(super) fn run(self, caught: Caught) -> anyhow::Result<ExitCode> {
+        let when = EndWhen {
+            ready: self.until_ready,
+            empty: self.until_empty,
+            messages: self.max_messages,
+            time: self.max_time,
+        };
+        run(&self.file, when, caught)
+    }
+}
+
+fn run(file: &ConfigFile, when: EndWhen, caught: Caught) -> anyhow::Result<ExitCode> {
     let settings = file.load()?;
     settings.require_consumers()?;
     settings.require_handlers()?;
@@ -58,14 +96,15 @@ pub(super) fn run(file: &ConfigFile, caught: Caught) -> anyhow::Result<ExitCode>
         .enable_all()
         .build()
         .context("failed to start the runtime")?;
-    let ended = runtime.block_on(work(settings, &telemetry, caught))?;
+    let ended_by = OnceLock::new();
+    let ended = runtime.block_on(work(settings, &telemetry, caught, when, &ended_by))?;
     // A handler that blocks its thread must not keep the process alive.
     runtime.shutdown_background();
     let until = Instant::now() + flush;
     telemetry.flush(until);
     // The ledger is the last line.
     telemetry.silence_others();
-    let code = tell(&ended);
+    let code = tell(&ended, ended_by.get().copied().unwrap_or_default());
     telemetry.close(until);
     Ok(code)
 }
@@ -95,6 +134,8 @@ async fn work(
     settings: Settings,
     telemetry: &Telemetry,
     caught: Caught,
+    when: EndWhen,
+    ended_by: &OnceLock<&'static str>,
 ) -> anyhow::Result<Result<Report, CannotRun>> {
     let signals = caught.listen().context("failed to listen to signals")?;
     let worker = Worker::new(settings.clone()).observe(telemetry.signals());
@@ -109,14 +150,14 @@ async fn work(
     // This task ends with the runtime.
     let told = kubernetes::keep(worker.handle(), settings.pod_deletion_cost.clone());
     tokio::spawn(told);
-    let shutdown = shutdown_then_hurry(worker.handle(), signals);
+    let shutdown = shutdown_then_hurry(worker.handle(), signals, when, ended_by);
     let ended = worker.run(shutdown).await;
     server.stop().await;
     Ok(ended.map_err(CannotRun::Worker))
 }
 
 /// Logs the result, and returns the exit code.
-fn tell(ended: &Result<Report, CannotRun>) -> ExitCode {
+fn tell(ended: &Result<Report, CannotRun>, ended_by: &str) -> ExitCode {
     let report = match ended {
         Ok(report) => report,
         Err(CannotRun::Admin(error)) => {
@@ -148,6 +189,7 @@ fn tell(ended: &Result<Report, CannotRun>) -> ExitCode {
         duplicates = ledger.duplicates,
         left,
         cut_off,
+        ended_by,
         "drained",
     );
     match (left, cut_off) {
@@ -157,10 +199,26 @@ fn tell(ended: &Result<Report, CannotRun>) -> ExitCode {
     }
 }
 
-/// Ends at the first SIGTERM or SIGINT. A second signal cancels running handlers.
-async fn shutdown_then_hurry(handle: WorkerHandle, mut signals: Signals) {
-    let signal = signals.next().await;
-    info!(signal, "stopping");
+/// Ends at the first signal, or at a limit. A further signal cancels running handlers.
+async fn shutdown_then_hurry(
+    handle: WorkerHandle,
+    mut signals: Signals,
+    when: EndWhen,
+    ended_by: &OnceLock<&'static str>,
+) {
+    let by = tokio::select! {
+        biased;
+        signal = signals.next() => {
+            info!(signal, "stopping");
+            "signal"
+        }
+        limit = handle.end_of_work(&when) => {
+            info!(limit = limit.name(), "stopping");
+            limit.name()
+        }
+    };
+    // This runs once.
+    let _ = ended_by.set(by);
     info!("waiting for running handlers; a second signal cancels them");
     tokio::spawn(async move {
         let signal = signals.next().await;

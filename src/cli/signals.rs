@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT, from the first instruction of `main`.
+//! SIGTERM, SIGINT and SIGHUP, from the first instruction of `main`.
 //!
 //! As process 1 of a container a signal without a handler is ignored, and elsewhere it ends the
 //! process. So `main` installs the handlers before anything else. A handler writes a byte into a
@@ -15,7 +15,7 @@ use std::{
 
 use nix::sys::signal::{SigSet, Signal};
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     flag, low_level,
 };
 use tokio::io::AsyncReadExt;
@@ -24,12 +24,13 @@ use tokio::io::AsyncReadExt;
 pub(crate) struct Caught {
     terminate: UnixStream,
     interrupt: UnixStream,
+    hang_up: UnixStream,
     /// Whether a signal ends the process, as it does without a handler.
     ends: Arc<AtomicBool>,
 }
 
 impl Caught {
-    /// Catches both signals from now on. Unblocks them: a process inherits blocked signals from the
+    /// Catches the signals from now on. Unblocks them: a process inherits blocked signals from the
     /// one that starts it, and would never see them.
     pub(crate) fn new() -> io::Result<Self> {
         let ends = Arc::new(AtomicBool::new(false));
@@ -41,11 +42,15 @@ impl Caught {
             Ok::<_, io::Error>(read)
         };
         let (terminate, interrupt) = (catch(SIGTERM)?, catch(SIGINT)?);
-        let both = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT]);
-        both.thread_unblock()?;
+        // A closed terminal, or a service manager that wants settings to be read again. The worker reads
+        // its settings at the start only, so it drains, and whoever started it starts it again.
+        let hang_up = catch(SIGHUP)?;
+        let all = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
+        all.thread_unblock()?;
         Ok(Self {
             terminate,
             interrupt,
+            hang_up,
             ends,
         })
     }
@@ -54,7 +59,12 @@ impl Caught {
     /// does one that was caught before.
     pub(super) fn end_process(self) -> io::Result<()> {
         self.ends.store(true, Ordering::SeqCst);
-        for (mut caught, signal) in [(self.terminate, SIGTERM), (self.interrupt, SIGINT)] {
+        let all = [
+            (self.terminate, SIGTERM),
+            (self.interrupt, SIGINT),
+            (self.hang_up, SIGHUP),
+        ];
+        for (mut caught, signal) in all {
             if caught.read(&mut [0]).is_ok_and(|bytes| bytes > 0) {
                 low_level::emulate_default_handler(signal)?;
             }
@@ -67,14 +77,16 @@ impl Caught {
         Ok(Signals {
             terminate: tokio::net::UnixStream::from_std(self.terminate)?,
             interrupt: tokio::net::UnixStream::from_std(self.interrupt)?,
+            hang_up: tokio::net::UnixStream::from_std(self.hang_up)?,
         })
     }
 }
 
-/// A listener for both signals.
+/// A listener for the signals.
 pub(super) struct Signals {
     terminate: tokio::net::UnixStream,
     interrupt: tokio::net::UnixStream,
+    hang_up: tokio::net::UnixStream,
 }
 
 impl Signals {
@@ -85,6 +97,7 @@ impl Signals {
         tokio::select! {
             _ = self.terminate.read_u8() => "SIGTERM",
             _ = self.interrupt.read_u8() => "SIGINT",
+            _ = self.hang_up.read_u8() => "SIGHUP",
         }
     }
 }

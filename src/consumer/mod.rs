@@ -1,10 +1,12 @@
 //! The settings of consumers: queue, limits, retry policy and handler.
 
+mod forward;
 mod queues;
 mod settings;
 
 use std::collections::BTreeMap;
 
+pub use forward::ForwardSettings;
 pub(crate) use settings::NAME_PATTERN;
 pub use settings::{AckSettings, ConsumerSettings};
 

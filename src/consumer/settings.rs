@@ -6,6 +6,7 @@ use humantime::format_duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::ForwardSettings;
 use crate::{
     breaker::BreakerSettings,
     broker::{Binding, QueueArgument, QueueSpec, QueueType, Topology, argument_is_ours},
@@ -101,6 +102,8 @@ pub struct ConsumerSettings {
     pub retry: RetrySettings,
     /// What happens when the service behind the handler is down.
     pub breaker: BreakerSettings,
+    /// Where the results of the handler are published.
+    pub forward: ForwardSettings,
 }
 
 impl Default for ConsumerSettings {
@@ -124,6 +127,7 @@ impl Default for ConsumerSettings {
             ack: AckSettings::default(),
             retry: RetrySettings::default(),
             breaker: BreakerSettings::default(),
+            forward: ForwardSettings::default(),
         }
     }
 }
@@ -201,6 +205,8 @@ impl ConsumerSettings {
         self.check_arguments(findings, &section);
         self.retry.check(findings, &section.key("retry"));
         self.breaker.check(findings, &section.key("breaker"));
+        let forward = section.key("forward");
+        self.forward.check(findings, &forward, &self.queue);
         self.handler.check(findings, &section.key("handler"));
         for (message_type, by_type) in &self.types {
             let path = section.key("types").key(message_type);

@@ -6,9 +6,9 @@ use crate::{
     broker::{
         CopyHeaders, Header, HeaderValue, Properties,
         headers::names::{
-            ATTEMPTS, CRASHES, ERROR, ERROR_KIND, FAILED_AT, FINGERPRINT, FIRST_SEEN, HISTORY,
-            LAST_ATTEMPT, NOT_BEFORE, PARKED_AT, REASON, REPLAYS, SOURCE_EXCHANGE, SOURCE_QUEUE,
-            SOURCE_ROUTING_KEY, TRACEPARENT, WORKER,
+            ATTEMPTS, CRASHES, ERROR, ERROR_KIND, EXPIRES_AT, FAILED_AT, FINGERPRINT, FIRST_SEEN,
+            HISTORY, LAST_ATTEMPT, NOT_BEFORE, PARKED_AT, REASON, REPLAYS, SOURCE_EXCHANGE,
+            SOURCE_QUEUE, SOURCE_ROUTING_KEY, TRACEPARENT, WORKER,
         },
     },
     clock,
@@ -53,15 +53,11 @@ pub(crate) fn charge(flight: &Flight, failure: &Failure, worker: &str) {
     });
 }
 
-/// The headers of a copy that stays in a retry queue for `stay`. `not_before` is set if the message
-/// must wait longer than the queue holds it.
-pub(crate) fn parked(
-    flight: &Flight,
-    stay: Duration,
-    not_before: Option<SystemTime>,
-) -> CopyHeaders {
+/// The headers of a copy that stays in a retry queue for `stay`. The message must not run before
+/// `not_before`: the queue may give it back earlier.
+pub(crate) fn parked(flight: &Flight, stay: Duration, not_before: SystemTime) -> CopyHeaders {
     let copy = Copy::Parked(Parked {
-        not_before,
+        not_before: Some(not_before),
         at: clock::now(),
         last_attempt: flight.attempt_traceparent(),
     });
@@ -71,6 +67,8 @@ pub(crate) fn parked(
         expiration: Some(u64::try_from(millis).unwrap_or(u64::MAX)),
         set: Record::of(flight, copy).headers(),
         remove: TRANSIENT,
+        comes_back: true,
+        is_named: true,
         bare: false,
     }
 }
@@ -99,6 +97,8 @@ pub(crate) fn dead_lettered(
         expiration: None,
         set: Record::of(flight, copy).headers(),
         remove: TRANSIENT,
+        comes_back: false,
+        is_named: false,
         bare: false,
     }
 }
@@ -116,6 +116,8 @@ pub(crate) struct Record {
     pub(crate) source_exchange: String,
     /// The routing key that the publisher used.
     pub(crate) source_routing_key: String,
+    /// When the publisher's `expiration` is over, if the message has one.
+    pub(crate) expires_at: Option<SystemTime>,
     /// The purpose of the copy, with the headers of that purpose.
     pub(crate) copy: Copy,
 }
@@ -132,7 +134,8 @@ pub(crate) enum Copy {
 /// The additional headers of a parked copy.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Parked {
-    /// When the message may run, if its retry queue gives it back earlier.
+    /// When the message may run, also if its retry queue gives it back earlier. Older versions wrote
+    /// it for the longest delays only.
     pub(crate) not_before: Option<SystemTime>,
     /// When it was parked.
     pub(crate) at: SystemTime,
@@ -171,6 +174,7 @@ impl Record {
             history,
             source_exchange: message.exchange().to_owned(),
             source_routing_key: message.routing_key().to_owned(),
+            expires_at: message.expires_at(),
             copy,
         }
     }
@@ -213,6 +217,7 @@ impl Record {
             history: past.history,
             source_exchange: text(SOURCE_EXCHANGE)?,
             source_routing_key: text(SOURCE_ROUTING_KEY)?,
+            expires_at: time(EXPIRES_AT),
             copy,
         })
     }
@@ -230,9 +235,13 @@ impl Record {
             let history = serde_json::to_string(&self.history);
             set.extend(history.ok().map(|json| (HISTORY, Header::Text(json))));
         }
+        let expires_at = self.expires_at.map(rfc3339);
+        set.extend(expires_at.map(|time| (EXPIRES_AT, Header::Text(time))));
         match &self.copy {
             Copy::Parked(parked) => {
-                let not_before = parked.not_before.map(rfc3339);
+                // Written in microseconds: in whole milliseconds it would be too early, or too late
+                // by a part of one, and each retry would be parked a second time.
+                let not_before = parked.not_before.map(rfc3339_micros);
                 set.extend(not_before.map(|time| (NOT_BEFORE, Header::Text(time))));
                 // Written in microseconds: a span begins at this time, and must not begin before
                 // the attempt's end.
@@ -292,7 +301,7 @@ mod tests {
     }
 
     fn parked() -> impl Strategy<Value = Copy> {
-        let parts = (option::of(moment(1000)), moment(1), any::<Option<String>>());
+        let parts = (option::of(moment(1)), moment(1), any::<Option<String>>());
         parts.prop_map(|(not_before, at, last_attempt)| {
             Copy::Parked(Parked {
                 not_before,
@@ -329,7 +338,8 @@ mod tests {
         #[test]
         fn a_record_is_read_as_it_was_written(
             attempts in 0..u32::MAX - 1, first_seen in moment(1000), history in attempts(),
-            source in any::<[String; 2]>(), copy in prop_oneof![parked(), dead()],
+            source in any::<[String; 2]>(), expires_at in option::of(moment(1000)),
+            copy in prop_oneof![parked(), dead()],
         ) {
             let [source_exchange, source_routing_key] = source;
             let record = Record {
@@ -338,6 +348,7 @@ mod tests {
                 history,
                 source_exchange,
                 source_routing_key,
+                expires_at,
                 copy,
             };
             let copied = CopyHeaders { set: record.headers(), ..CopyHeaders::default() };

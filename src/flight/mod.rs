@@ -2,6 +2,7 @@
 
 mod cancel;
 mod extensions;
+mod outbox;
 mod phase;
 mod session_id;
 mod slots;
@@ -10,6 +11,7 @@ mod trace;
 pub(crate) use cancel::Cancel;
 pub use cancel::CancelReason;
 pub(crate) use extensions::Extensions;
+pub(crate) use outbox::{HandlerResult, Outbox};
 pub use phase::Phase;
 pub(crate) use session_id::{CurrentSession, SessionId};
 pub(crate) use slots::{Slot, SlotPlace, Slots};
@@ -56,6 +58,8 @@ pub(crate) struct Flight {
     received_at: SystemTime,
     /// The body was checked, and is JSON.
     pub(crate) is_json: AtomicBool,
+    /// What the handler wants published once it has succeeded.
+    pub(crate) outbox: Outbox,
     /// The slot that the handler holds.
     pub(crate) slot: SlotPlace,
     phase: SharedPhase,
@@ -93,6 +97,7 @@ impl Flight {
             received: received.instant,
             received_at: received.time,
             is_json: AtomicBool::new(false),
+            outbox: Outbox::default(),
             slot: SlotPlace::default(),
             phase: SharedPhase::buffered(),
             kept: AtomicBool::new(false),

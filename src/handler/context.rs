@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    flight::{CancelReason, Flight},
+    flight::{CancelReason, Flight, Outbox},
     message::Message,
     state::StateHandle,
 };
@@ -51,6 +51,11 @@ impl Context {
     /// content type.
     pub(crate) fn is_checked_json(&self) -> bool {
         self.flight.is_json.load(Ordering::Relaxed)
+    }
+
+    /// What the handler wants published once it has succeeded.
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.flight.outbox
     }
 
     /// A shared value of the worker, by its type.

@@ -13,6 +13,7 @@ mod http;
 mod kind;
 mod log;
 mod process;
+mod results;
 #[cfg(test)]
 mod samples;
 mod settings;
@@ -21,9 +22,13 @@ pub use command::{CommandHandler, CommandHandlerSettings, CommandOutput, ExitMea
 pub use context::{Cancellation, Context};
 pub use extract::{Attempt, Body, FromContext, Headers, Json, Requirements, Shared};
 pub use function::{FunctionHandler, IntoHandler};
+#[cfg(any(test, fuzzing))]
+pub(crate) use http::fuzz_answer;
 pub use http::{HeaderFile, HttpHandler, HttpHandlerSettings};
 pub use log::{LogHandler, LogHandlerSettings};
 pub use process::{ProcessCheck, ProcessHandler, ProcessHandlerSettings, check_process};
+
+pub use results::Results;
 
 pub use crate::{
     flight::CancelReason,

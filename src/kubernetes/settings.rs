@@ -10,7 +10,7 @@ use crate::config::{Findings, HOUR, KeyPath, SECOND, Span};
 /// Which replica Kubernetes removes first when it scales in: the worker writes the number of its
 /// deliveries in flight into the annotation `controller.kubernetes.io/pod-deletion-cost` of its pod,
 /// so Kubernetes removes the pod that does least. The worker needs the right to patch pods; see
-/// [kubernetes.md](kubernetes.md#which-replica-goes).
+/// [kubernetes.md](kubernetes.md#which-pod-ends-first).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PodDeletionCostSettings {

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     broker::{Acks, Broker, BrokerError, Session},
+    flight::Flight,
     path::Ended,
     status::{End, Ledger},
 };
@@ -124,10 +125,11 @@ impl<B: Broker> LaneActor<B> {
     }
 
     /// Whether acks can be written now. A drain first waits for the broker's cancel-ok. On a
-    /// connection that no longer answers, the ledger would count acks that never reach the broker.
+    /// connection that no longer answers, the ledger would count acks that never reach the broker. On a
+    /// session in doubt the broker may have the messages back, so an ack there settles nothing.
     fn may_flush(&self) -> bool {
         let unsure = self.draining && self.subscription.is_stopping();
-        self.acking.writing.is_none() && !unsure
+        self.acking.writing.is_none() && !unsure && !self.subscription.is_in_doubt
     }
 
     /// Begins to write acks when a batch has finished, when the oldest has waited for `ack.delay`,
@@ -208,8 +210,9 @@ impl<B: Broker> LaneActor<B> {
     }
 
     /// Books all unsettled deliveries as stale: the broker has them back, because their channel is
-    /// gone. Acks that were being written may have reached the broker or not, and count as lost.
-    pub(super) fn abandon(&mut self) {
+    /// gone. Acks that were being written may have reached the broker or not, and count as lost. Returns
+    /// the deliveries that have ended, and whose acks were not written.
+    pub(super) fn abandon(&mut self) -> Vec<(Arc<Flight>, End)> {
         let answers = usize::from(self.proof.message.is_some());
         self.book_unproven();
         let watch = &self.lane.watch;
@@ -224,10 +227,17 @@ impl<B: Broker> LaneActor<B> {
         }
         self.returning = Default::default();
         self.acking.writing = None;
-        let written = mem::take(&mut self.acking.ends);
-        for Finished { end, span } in finished.into_iter().chain(written) {
+        for Finished { end, span } in mem::take(&mut self.acking.ends) {
             watch.told_broker("ack", span, false);
             self.ledger.unsettled(end);
         }
+        self.ledger.stale += finished.len() as u64;
+        let decided = finished
+            .into_iter()
+            .map(|(flight, Finished { end, span })| {
+                watch.told_broker("ack", span, false);
+                (flight, end)
+            });
+        decided.collect()
     }
 }

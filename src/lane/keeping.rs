@@ -14,7 +14,7 @@ use tracing::{error, info};
 use super::LaneActor;
 use crate::broker::Broker;
 
-/// How often the log tells of kept decisions.
+/// How often the log mentions kept decisions.
 const AGAIN: Duration = Duration::from_secs(60);
 
 /// The window of a lane: the prefetch of its subscription, and what is kept.
@@ -30,7 +30,7 @@ pub(super) struct Keeping {
     is_full: bool,
     /// How many decisions are kept and why, for people.
     reason: Option<String>,
-    /// When the log last told of them.
+    /// When the log last mentioned them.
     told: Option<Instant>,
 }
 

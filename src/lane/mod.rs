@@ -262,10 +262,10 @@ impl<B: Broker> LaneActor<B> {
     }
 
     fn wants_subscription(&self) -> bool {
-        self.subscription.is_idle()
-            && !self.draining
+        let takes_new = !self.draining
             && !self.paused
-            && (self.tending.subscribes() || self.subscription.session.is_none())
+            && (self.tending.subscribes() || self.subscription.session.is_none());
+        self.subscription.is_idle() && (takes_new || self.subscription.is_in_doubt)
     }
 
     /// Whether everything is settled, and the broker has shown it; or the lane has given up on the

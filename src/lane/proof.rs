@@ -1,10 +1,11 @@
-//! What the broker has shown about acks. AMQP has no reply to an ack: a written ack may wait in a
-//! socket, in the channel's process, or for a queue without a leader, and is lost with any of them.
+//! What the broker has shown about acks. AMQP has no reply to an ack. A written ack may wait in a
+//! socket, in the channel's process, or for a queue without a leader. If one of them fails, the ack is
+//! lost.
 //!
-//! Three things show more. A delivery shows that the queue has applied acks: the broker never has more
-//! unsettled deliveries outstanding than the prefetch. An answer to the cancellation of a live consumer,
-//! or to a `basic.get`, has passed through the queue behind the acks. Any other answer on the channel
-//! shows only that the channel's process has them.
+//! Three things show that the queue has an ack. A delivery shows that the queue has applied acks: the
+//! broker never has more unsettled deliveries outstanding than the prefetch. An answer to the
+//! cancellation of a live consumer, or to a `basic.get`, has passed through the queue behind the acks.
+//! Any other answer on the channel shows only that the channel's process has them.
 
 use std::{collections::VecDeque, future::pending, time::Duration};
 
@@ -40,11 +41,11 @@ pub(super) struct Unproven {
     sum: Ledger,
     /// Acks written on the session.
     written: u64,
-    /// Of these the channel's process has as many.
+    /// The number of these acks that the channel's process has.
     heard: u64,
     /// Acks written before the current subscription.
     before: u64,
-    /// Deliveries returned since then. They too make room for others.
+    /// Deliveries returned since the current subscription began. They too make room for others.
     returned: u64,
     /// The first tag of the current subscription, and its prefetch.
     first: u64,
@@ -133,7 +134,7 @@ impl Unproven {
         (presumed, self.give_up())
     }
 
-    /// Nothing will prove the rest. Returns how many acks it is.
+    /// Nothing will prove the other acks. Returns their number.
     fn give_up(&mut self) -> u64 {
         count(&std::mem::take(self).sum)
     }
@@ -162,7 +163,7 @@ pub(super) enum Answer {
 }
 
 impl Asking {
-    /// Waits for the answer; forever if nothing was asked.
+    /// Waits for the answer. Without a question this waits without end.
     pub(super) async fn answer(&mut self) -> Answer {
         match self {
             Self::Nothing => pending().await,
@@ -192,8 +193,8 @@ pub(super) struct Proof {
     pub(super) before_cancel: u64,
     /// The prefetch of the subscription that was asked for last.
     pub(super) prefetch: u16,
-    /// The tag of the message that the queue has answered with. The lane only gives it back, so the
-    /// ledger does not count it.
+    /// The tag of the message with which the queue has answered. The lane only returns the message, so
+    /// the ledger does not count it.
     pub(super) message: Option<u64>,
     /// Until when the drain waits for the queue's answer.
     pub(super) until: Option<Instant>,

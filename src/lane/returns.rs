@@ -91,10 +91,12 @@ impl<B: Broker> LaneActor<B> {
     }
 
     /// Begins to write the nacks that are due, unless the lane is held. While the consumer is being
-    /// cancelled the nacks wait too: the broker would deliver the messages to this consumer again.
+    /// cancelled the nacks wait too: the broker would deliver the messages to this consumer again. On a
+    /// session in doubt the broker may have the messages back already.
     pub(super) fn begin_return(&mut self, now: Instant) {
         let waits = self.returning.writing.is_some()
             || self.subscription.is_stopping()
+            || self.subscription.is_in_doubt
             || self.returning.hold_until.is_some_and(|until| until > now);
         let is_empty = self.returning.due.is_empty() && self.returning.rejects.is_empty();
         if is_empty || waits {
@@ -117,6 +119,10 @@ impl<B: Broker> LaneActor<B> {
                 false => Returns::Single(tags),
             }
         };
+        // The first of many nacks may bring deliveries while the last ones are still being written.
+        if !matches!(returns, Returns::Reject(_)) {
+            self.proof.unproven.returned(returns.tags().len());
+        }
         self.acking.wrote_singly(returns.commands());
         self.returning.writing = Some(Box::pin(session.give_back(returns)));
     }
@@ -141,7 +147,6 @@ impl<B: Broker> LaneActor<B> {
                         let answer = self.proof.message.take_if(|tag| tags.contains(tag));
                         let count = tags.len() - usize::from(answer.is_some());
                         self.ledger.returned += count as u64;
-                        self.proof.unproven.returned(tags.len());
                     }
                 }
             }

@@ -10,6 +10,7 @@ use super::{LaneActor, Request};
 use crate::{
     broker::{Broker, BrokerError, Redial, Session, Topology},
     flight::SessionId,
+    path,
 };
 
 /// The lane's session, and the request to subscribe or to cancel the consumer that is under way.
@@ -27,8 +28,9 @@ pub(super) struct Subscription<S: Session> {
     /// Why there is no subscription.
     reason: Option<String>,
     has_subscribed: bool,
-    /// The broker has cancelled the consumer of the session while deliveries were unsettled.
-    is_in_doubt: bool,
+    /// The broker has cancelled the consumer of the session while deliveries were unsettled. Until the
+    /// lane knows why, it settles nothing on this session.
+    pub(super) is_in_doubt: bool,
 }
 
 /// The request that is under way.
@@ -51,6 +53,8 @@ pub(super) enum Opened<S: Session> {
     Subscription(S::Subscription),
     /// None: the session that the lane has must be replaced.
     Outlived,
+    /// None yet: the consumer was cancelled because its queue was deleted.
+    QueueDeleted,
 }
 
 /// The answer to the request under way.
@@ -168,6 +172,9 @@ async fn is_deleted<B: Broker>(broker: &B, queue: Vec<String>) -> bool {
 impl<B: Broker> LaneActor<B> {
     /// Begins to subscribe: on the session's channel if there is one, otherwise with a new session.
     pub(super) fn subscribe(&mut self) {
+        if self.subscription.is_in_doubt {
+            return self.ask_why_cancelled();
+        }
         let mut spec = self.queue_spec();
         self.proof.prefetch = spec.prefetch;
         if self.keeping.renews() && self.subscription.session.is_some() {
@@ -177,16 +184,8 @@ impl<B: Broker> LaneActor<B> {
         }
         let opening: Request<_> = match &mut self.subscription.session {
             Some(session) => {
-                let in_doubt = self.subscription.is_in_doubt;
-                let queue = vec![spec.queue.clone()];
-                let broker = self.broker.clone();
                 let subscription = session.subscribe_again(&spec);
-                Box::pin(async move {
-                    if in_doubt && !is_deleted(&broker, queue).await {
-                        return Ok(Opened::Outlived);
-                    }
-                    subscription.await.map(Opened::Subscription)
-                })
+                Box::pin(async move { subscription.await.map(Opened::Subscription) })
             }
             None => {
                 let (lane, mut broker) = (Arc::clone(&self.lane), self.broker.clone());
@@ -197,6 +196,19 @@ impl<B: Broker> LaneActor<B> {
             }
         };
         self.subscription.task = Task::Opening(opening);
+    }
+
+    /// Looks whether the queue of the cancelled consumer was deleted.
+    fn ask_why_cancelled(&mut self) {
+        let broker = self.broker.clone();
+        let queue = vec![self.queue_spec().queue];
+        let asking: Request<_> = Box::pin(async move {
+            Ok(match is_deleted(&broker, queue).await {
+                true => Opened::QueueDeleted,
+                false => Opened::Outlived,
+            })
+        });
+        self.subscription.task = Task::Opening(asking);
     }
 
     pub(super) fn subscription_changed(&mut self, event: Event<B::Session>) {
@@ -243,6 +255,11 @@ impl<B: Broker> LaneActor<B> {
                 self.subscription.open_at = Instant::now();
                 return;
             }
+            (Opened::QueueDeleted, _) => {
+                self.subscription.is_in_doubt = false;
+                self.subscription.open_at = Instant::now();
+                return;
+            }
             // The session that the answer belongs to is gone.
             (Opened::Session(_), Some(_)) | (Opened::Subscription(_), None) => return,
         }
@@ -258,7 +275,6 @@ impl<B: Broker> LaneActor<B> {
         self.lane.watch.subscribed(&self.lane.name);
         self.subscription.backoff.reset();
         self.subscription.opened_at = Instant::now();
-        self.subscription.is_in_doubt = false;
         self.subscription.reason = None;
     }
 
@@ -349,6 +365,10 @@ impl<B: Broker> LaneActor<B> {
         self.withdraw();
         self.end_hold();
         self.cancel_consumer();
+        if self.subscription.is_in_doubt {
+            // A lane that takes nothing new still has deliveries to settle.
+            self.subscription.open_at = Instant::now();
+        }
     }
 
     /// The stream of the cancelled consumer has ended, or the time to wait for its end is over.
@@ -403,7 +423,12 @@ impl<B: Broker> LaneActor<B> {
         self.lane.set_session(None);
         self.orphans
             .extend(self.unsettled.flights().map(Arc::clone));
-        self.abandon();
+        for (flight, end) in self.abandon() {
+            // Its ack was not written, so the end settles the next delivery of the message.
+            self.under_way += 1;
+            self.orphans.push(Arc::clone(&flight));
+            tokio::spawn(path::end_at_next_place(Arc::clone(&self.lane), flight, end));
+        }
         true
     }
 }

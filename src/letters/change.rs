@@ -1,8 +1,9 @@
 //! Taking letters out of the queue, each after its successor was confirmed.
 
-use std::{collections::BTreeMap, ops::ControlFlow};
+use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt, join_all};
+use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use super::{DeadLettersError, Filter, Letter, Looked, desk::Desk, walk::Walk};
@@ -14,6 +15,9 @@ const BATCH: usize = 50;
 /// The letters of a batch when each needs an ack of its own. A quorum queue takes about 32 commands
 /// of a channel at a time. The channel keeps the rest, and throws it away when it closes.
 const SINGLES: usize = 32;
+
+/// The longest wait between two looks whether the command is stopped.
+const STEP: Duration = Duration::from_millis(100);
 
 /// How far a command is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +74,16 @@ pub(super) trait Change: Sync {
         usize::MAX
     }
 
+    /// The most letters to hold at a time.
+    fn window(&self) -> usize {
+        usize::MAX
+    }
+
+    /// When the next batch may begin; `None`: at once.
+    fn due(&self) -> Option<Instant> {
+        None
+    }
+
     /// Why a letter that is selected stays where it is.
     fn refuses(&self, _letter: &Letter) -> Option<String> {
         None
@@ -105,6 +119,10 @@ async fn through<B: Reading>(
 ) -> Result<(), DeadLettersError> {
     loop {
         let wanted = change.most().saturating_sub(changed.changed);
+        if wanted == 0 {
+            // Before the walk is asked whether it may end: the letter that this may bring counts.
+            walk.prove().await?;
+        }
         let most = match (wanted, walk.may_end()) {
             (0, true) => return Ok(()),
             // Without a filter the next letters are the ones.
@@ -113,7 +131,7 @@ async fn through<B: Reading>(
             }
             _ => usize::MAX,
         };
-        let letters = walk.window(most).await?;
+        let letters = walk.window(most.min(change.window())).await?;
         if letters.is_empty() {
             return Ok(());
         }
@@ -166,6 +184,9 @@ async fn take_chosen<B: Reading>(
     let mut chosen = chosen.into_iter();
     let mut end = report(progress(walk, changed));
     while !chosen.as_slice().is_empty() {
+        if end.is_continue() {
+            end = wait(change.due(), progress(walk, changed), report).await;
+        }
         if end.is_break() {
             walk.keep(chosen.collect()).await?;
             return Ok(end);
@@ -195,6 +216,18 @@ async fn take_chosen<B: Reading>(
         }
     }
     Ok(end)
+}
+
+/// Waits until a batch is due, unless the report stops the command.
+async fn wait(due: Option<Instant>, progress: Progress, report: Report<'_>) -> ControlFlow<()> {
+    let left = || due.map(|due| due.saturating_duration_since(Instant::now()));
+    while let Some(left) = left().filter(|left| !left.is_zero()) {
+        sleep(left.min(STEP)).await;
+        if report(progress).is_break() {
+            return ControlFlow::Break(());
+        }
+    }
+    ControlFlow::Continue(())
 }
 
 fn progress<B: Reading>(walk: &Walk<'_, B>, changed: &Changed) -> Progress {

@@ -11,7 +11,8 @@ use super::Letter;
 pub struct Filter {
     /// Letters with one of these ids.
     pub ids: Vec<String>,
-    /// Letters of one of these groups; the beginning of a group's name is enough.
+    /// Letters of one of these groups; the beginning of a group's name is enough. An empty text is no
+    /// beginning.
     pub groups: Vec<String>,
     /// Letters with one of these reasons.
     pub reasons: Vec<String>,
@@ -36,15 +37,16 @@ impl Filter {
     #[must_use]
     pub fn fits(&self, letter: &Letter) -> bool {
         let summary = &letter.summary;
-        let is_one = |wanted: &[String], is: &str| {
-            wanted.is_empty() || wanted.iter().any(|wanted| wanted == is)
+        let is_one = |wanted: &[String], is: Option<&str>| {
+            wanted.is_empty() || wanted.iter().any(|wanted| Some(wanted.as_str()) == is)
         };
-        let in_group = |group: &String| summary.group.starts_with(group.as_str());
+        let in_group =
+            |group: &String| !group.is_empty() && summary.group.starts_with(group.as_str());
         let since = |since| summary.failed_at.is_some_and(|at| at >= since);
         let before = |before| summary.failed_at.is_some_and(|at| at < before);
-        is_one(&self.ids, &summary.id)
-            && is_one(&self.reasons, &summary.reason)
-            && is_one(&self.types, summary.message_type.as_deref().unwrap_or(""))
+        is_one(&self.ids, Some(&summary.id))
+            && is_one(&self.reasons, Some(&summary.reason))
+            && is_one(&self.types, summary.message_type.as_deref())
             && (self.groups.is_empty() || self.groups.iter().any(in_group))
             && self.since.is_none_or(since)
             && self.before.is_none_or(before)

@@ -98,12 +98,21 @@ struct Running<'a, B> {
     sent: AtomicU64,
 }
 
+/// How long a slow replay may hold a letter, as far as its rate decides. RabbitMQ takes letters back
+/// after its consumer timeout, 30 minutes by default.
+const HELD: f64 = 300.0;
+
 impl<B: Reading> Running<'_, B> {
+    /// When the rate allows the letter with this number.
+    fn due_at(&self, number: u64) -> Option<Instant> {
+        let after = |rate| Duration::from_secs_f64(number as f64 / rate);
+        self.replay.rate.map(|rate| self.began + after(rate))
+    }
+
     async fn publish(&self, letter: &Letter) -> Result<(), String> {
         let number = self.sent.fetch_add(1, Ordering::Relaxed);
-        if let Some(rate) = self.replay.rate {
-            let due = Duration::from_secs_f64(number as f64 / rate);
-            sleep_until(self.began + due).await;
+        if let Some(due) = self.due_at(number) {
+            sleep_until(due).await;
         }
         let replays = i64::from(letter.summary.replays) + 1;
         let headers = CopyHeaders {
@@ -113,6 +122,8 @@ impl<B: Reading> Running<'_, B> {
                 (names::REASON, Header::Text(letter.summary.reason.clone())),
             ],
             remove: OF_THE_PAST,
+            // So the worker believes where the message came from.
+            is_named: true,
             ..CopyHeaders::default()
         };
         let publication = Publication {
@@ -147,6 +158,15 @@ impl<B: Reading> Change for Running<'_, B> {
     fn batch(&self) -> usize {
         let rate = self.replay.rate.map(f64::ceil);
         rate.map_or(usize::MAX, |rate| (rate as usize).max(1))
+    }
+
+    fn window(&self) -> usize {
+        let held = self.replay.rate.map(|rate| rate * HELD);
+        held.map_or(usize::MAX, |held| (held as usize).max(1))
+    }
+
+    fn due(&self) -> Option<Instant> {
+        self.due_at(self.sent.load(Ordering::Relaxed))
     }
 
     fn refuses(&self, letter: &Letter) -> Option<String> {

@@ -3,8 +3,8 @@
 //!
 //! A window is one subscription whose prefetch is the size of the window. So the broker sends no
 //! more than the walk asked for, in the order of the queue, and without a round trip for each
-//! letter, which `basic.get` would cost. The letters of all windows stay unsettled until the end: a
-//! letter that went back earlier would be the next one again.
+//! letter, which `basic.get` would cost. The letters of all windows stay unsettled until the end,
+//! because the broker would deliver a letter that went back earlier next.
 
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use tracing::warn;
 use super::{DeadLettersError, Letter, desk::Desk};
 use crate::{
     broker::{
-        Acks, BrokerError, Delivery, Publication, QueueSpec, QueueType, Reading, Returns, Session,
-        Topology, Version, Written,
+        Acks, BrokerError, Delivery, Publication, PublishError, QueueSpec, QueueType, Reading,
+        Returns, Session, Topology, Version, Written,
     },
     retry::Ladder,
 };
@@ -66,6 +66,9 @@ pub(super) struct Walk<'a, B: Reading> {
     last_was_returned: bool,
     /// The tags that the walk holds, window by window.
     held: Vec<Vec<u64>>,
+    /// Whether the queue may not have applied what was taken. Acks of renewed letters do not count: the
+    /// walk would ask for a proof and get the copy, which costs the copy a delivery.
+    is_unproven: bool,
     renew: bool,
     limit: Option<u64>,
     counts_returns: bool,
@@ -88,6 +91,7 @@ impl<'a, B: Reading> Walk<'a, B> {
             largest: 0,
             last_was_returned: false,
             held: Vec::new(),
+            is_unproven: false,
             renew,
             limit: desk.limit().await?,
             counts_returns: !desk.broker.version().is_some_and(free),
@@ -130,11 +134,34 @@ impl<'a, B: Reading> Walk<'a, B> {
         };
         let largest = deliveries.iter().map(|it| it.body.len()).max();
         self.largest = self.largest.max(largest.unwrap_or(0));
-        self.last_was_returned = deliveries.last().is_some_and(|last| last.redelivered);
         let fits = (ROOM / self.largest.max(1)).clamp(1, LARGEST);
         self.room = fits.min(self.room * 4);
+        Ok(self.read(deliveries))
+    }
+
+    /// The letters of a subscription that has ended.
+    fn read(&mut self, deliveries: Vec<Delivery>) -> Vec<Letter> {
+        self.last_was_returned = deliveries.last().is_some_and(|last| last.redelivered);
         self.held.push(Vec::new());
-        Ok(deliveries.into_iter().map(Letter::read).collect())
+        deliveries.into_iter().map(Letter::read).collect()
+    }
+
+    /// Waits until the queue has applied the acks of what was taken. AMQP has no reply to an ack, and an ack that the
+    /// queue has not applied is lost when the channel closes. But the queue answers the cancellation of
+    /// a consumer behind the acks. The walk keeps a letter that the queue sends to that consumer.
+    ///
+    /// A `basic.get` would show as much. On a queue with a single active consumer it closes the channel,
+    /// and the letters that the walk holds would not go back to their places.
+    pub(super) async fn prove(&mut self) -> Result<(), DeadLettersError> {
+        if !self.is_unproven {
+            return Ok(());
+        }
+        self.subscribe(1).await?;
+        let deliveries = self.deliveries(0).await?;
+        let count = u32::try_from(deliveries.len()).unwrap_or(u32::MAX);
+        self.left = self.left.saturating_sub(count);
+        let letters = self.read(deliveries);
+        self.keep(letters).await
     }
 
     async fn subscribe(&mut self, size: usize) -> Result<(), BrokerError> {
@@ -179,6 +206,7 @@ impl<'a, B: Reading> Walk<'a, B> {
             }
         }
         session.cancel().await?;
+        self.is_unproven = false;
         // What the broker sent before it answered.
         while let Some(more) = session.next().await {
             deliveries.push(more?);
@@ -192,8 +220,8 @@ impl<'a, B: Reading> Walk<'a, B> {
             let left = self.deliveries_left(&letter);
             let is_short = left.is_some_and(|left| left < SHORT);
             // A return would be the last thing that the broker does with such a letter.
-            if left == Some(0) || (self.renew && is_short) {
-                self.renew(letter).await?;
+            let must_renew = left == Some(0) || (self.renew && is_short);
+            if must_renew && self.renew(&letter, left == Some(0)).await? {
                 continue;
             }
             self.walked.short += u64::from(is_short);
@@ -217,7 +245,9 @@ impl<'a, B: Reading> Walk<'a, B> {
     }
 
     /// Replaces a letter by a copy at the end of its queue, which has all its deliveries before it.
-    async fn renew(&mut self, letter: Letter) -> Result<(), DeadLettersError> {
+    /// False: the letter stays, because the broker may have a copy already. A letter that cannot go back
+    /// does not stay: a duplicate is better than no letter.
+    async fn renew(&mut self, letter: &Letter, is_last: bool) -> Result<bool, DeadLettersError> {
         let properties = letter.properties.kept(&[]);
         let publication = Publication {
             exchange: "",
@@ -227,6 +257,10 @@ impl<'a, B: Reading> Walk<'a, B> {
         };
         let mut tries = 1;
         while let Err(error) = self.broker.publish(&publication).await {
+            if matches!(error, PublishError::Unconfirmed(_)) && !is_last {
+                warn!(id = letter.summary.id, %error, "failed to renew a dead letter; the letter stays");
+                return Ok(false);
+            }
             if tries == TRIES {
                 let id = letter.summary.id.clone();
                 return Err(DeadLettersError::NotRenewed { id, error });
@@ -235,9 +269,9 @@ impl<'a, B: Reading> Walk<'a, B> {
             tries += 1;
             sleep(Duration::from_secs(1)).await;
         }
-        self.take(&[letter.tag], false).await?;
+        self.ack(&[letter.tag], false).await?;
         self.walked.renewed += 1;
-        Ok(())
+        Ok(true)
     }
 
     /// Takes letters out of the queue for good. `through`: one ack for everything up to the last of
@@ -247,6 +281,11 @@ impl<'a, B: Reading> Walk<'a, B> {
         tags: &[u64],
         through: bool,
     ) -> Result<(), DeadLettersError> {
+        self.is_unproven |= !tags.is_empty();
+        self.ack(tags, through).await
+    }
+
+    async fn ack(&self, tags: &[u64], through: bool) -> Result<(), DeadLettersError> {
         let Some(session) = self.session.as_ref().filter(|_| !tags.is_empty()) else {
             return Ok(());
         };
@@ -264,8 +303,10 @@ impl<'a, B: Reading> Walk<'a, B> {
         Ok(())
     }
 
-    /// Returns what the walk holds, oldest first, and waits until the broker has it.
+    /// Waits for the queue to apply the acks. Then returns what the walk holds, oldest first, and waits
+    /// until the broker has it.
     pub(super) async fn end(mut self) -> Result<Walked, DeadLettersError> {
+        let proven = self.prove().await;
         let Some(session) = self.session.take() else {
             return Ok(self.walked);
         };
@@ -276,6 +317,7 @@ impl<'a, B: Reading> Walk<'a, B> {
         }
         // Whatever is still unsettled goes back with the channel.
         session.close().await;
+        proven?;
         returned?;
         Ok(self.walked)
     }

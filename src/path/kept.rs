@@ -97,34 +97,28 @@ impl Kept {
     pub(super) fn taken(&self, queue: &str) {
         let mut refusing = lock(&self.refusing);
         let waiting = refusing.remove(queue);
-        if refusing.is_empty() && self.count() == 0 {
-            *lock(&self.why) = None;
-        }
+        self.forget(&refusing);
         drop(refusing);
         if let Some(waiting) = waiting {
             waiting.works.notify_waiters();
         }
     }
 
-    /// Waits until a copy may be tried again, `wait` from now at the earliest: when the queue has
-    /// taken another copy, or when it is this copy's turn.
-    pub(super) async fn turn(&self, queue: &str, wait: Duration) -> Option<OwnedMutexGuard<Turn>> {
-        let earliest = Instant::now() + wait;
-        let refusing = self.refusing(queue);
-        let mut works = pin!(refusing.works.notified());
-        works.as_mut().enable();
-        let turn = async {
-            let turn = Arc::clone(&refusing.turn).lock_owned().await;
-            sleep_until(turn.next.max(earliest)).await;
-            turn
-        };
-        tokio::select! {
-            biased;
-            () = works => {}
-            turn = turn => return Some(turn),
+    /// Forgets the last reply if nothing waits.
+    fn forget(&self, refusing: &HashMap<String, Arc<Refusing>>) {
+        if refusing.is_empty() && self.count() == 0 {
+            *lock(&self.why) = None;
         }
-        sleep_until(earliest).await;
-        None
+    }
+
+    /// A copy for this queue, which may have to wait.
+    pub(super) fn copy<'a>(&'a self, queue: &'a str) -> Waiting<'a> {
+        let (kept, refusing) = (self, None);
+        Waiting {
+            kept,
+            queue,
+            refusing,
+        }
     }
 
     fn refusing(&self, queue: &str) -> Arc<Refusing> {
@@ -145,6 +139,52 @@ impl Kept {
     }
 }
 
+/// A copy that may have to wait for its queue. With the last copy the queue is forgotten: messages can
+/// name queues, so there is no end of names.
+pub(super) struct Waiting<'a> {
+    kept: &'a Kept,
+    queue: &'a str,
+    refusing: Option<Arc<Refusing>>,
+}
+
+impl Waiting<'_> {
+    /// Waits until the copy may be tried again, `wait` from now at the earliest: when the queue has
+    /// taken another copy, or when it is this copy's turn.
+    pub(super) async fn turn(&mut self, wait: Duration) -> Option<OwnedMutexGuard<Turn>> {
+        let earliest = Instant::now() + wait;
+        let refusing = &*self.refusing.insert(self.kept.refusing(self.queue));
+        let mut works = pin!(refusing.works.notified());
+        works.as_mut().enable();
+        let turn = async {
+            let turn = Arc::clone(&refusing.turn).lock_owned().await;
+            sleep_until(turn.next.max(earliest)).await;
+            turn
+        };
+        tokio::select! {
+            biased;
+            () = works => {}
+            turn = turn => return Some(turn),
+        }
+        sleep_until(earliest).await;
+        None
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(mine) = self.refusing.take() else {
+            return;
+        };
+        let mut refusing = lock(&self.kept.refusing);
+        let known = refusing.get(self.queue);
+        // The map has one, and this the other.
+        if known.is_some_and(|known| Arc::ptr_eq(known, &mine)) && Arc::strong_count(&mine) == 2 {
+            refusing.remove(self.queue);
+        }
+        self.kept.forget(&refusing);
+    }
+}
+
 /// A kept decision. Dropping this ends the wait.
 pub(super) struct Keeping<'a> {
     kept: &'a Kept,
@@ -155,5 +195,6 @@ impl Drop for Keeping<'_> {
     fn drop(&mut self) {
         self.flight.set_kept(false);
         self.kept.count.fetch_sub(1, Ordering::AcqRel);
+        self.kept.forget(&lock(&self.kept.refusing));
     }
 }

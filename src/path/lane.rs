@@ -74,6 +74,8 @@ pub(crate) struct Live {
     inline: AtomicUsize,
     /// Decisions that wait for the broker.
     pub(crate) kept: Kept,
+    /// The log has said that a message asks for a reply that this consumer does not send.
+    pub(super) unanswered: AtomicBool,
     /// A path is declaring a queue again.
     restoring: AtomicBool,
 }

@@ -1,12 +1,13 @@
 //! The path of one delivery, from its handler slot to its end.
 //!
-//! [`travel`] is the whole path: `dispatch -> decode check -> execute -> decide -> settle`. Each
+//! [`travel`] is the whole path: `dispatch -> decode check -> execute -> forward -> decide -> settle`. Each
 //! step gives a value and no error. A delivery leaves the path only by an [`End`], so every
 //! delivery is settled.
 
 mod dispatch;
 mod ends;
 mod execute;
+mod forward;
 mod kept;
 mod lane;
 mod republish;
@@ -38,6 +39,7 @@ pub(crate) use start_queue::StartQueue;
 
 use dispatch::Route;
 use execute::{Executed, execute};
+use forward::forward;
 use republish::{dead_letter, park, retry};
 use runner::or_fault;
 
@@ -53,6 +55,17 @@ async fn carry_to_end<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option
     Some(end)
 }
 
+/// Reports the end of a delivery whose session has ended before its ack was written, once this end can
+/// be booked.
+pub(crate) async fn end_at_next_place<B: Broker>(
+    lane: Arc<Lane<B>>,
+    flight: Arc<Flight>,
+    end: End,
+) {
+    lane.has_place(&flight).await;
+    lane.ends.report(Ended { flight, end });
+}
+
 /// Carries a delivery that has a slot to its end. `None`: the handler was stuck, and the lane has
 /// claimed the delivery.
 async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> {
@@ -60,7 +73,13 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
     if !early.is_zero() {
         flight.claim();
         flight.slot.give_back();
-        return Some(Box::pin(park(lane, flight, early)).await);
+        // The clocks of two workers differ by a little, so a little too early is no reason to park the
+        // message again.
+        let terms = retry_settings(lane, &lane.dispatch.route(&flight.message));
+        let waiting = Box::pin(retry(lane, flight, terms, early, false));
+        if let Some(end) = waiting.await {
+            return Some(end);
+        }
     }
     loop {
         // The session has ended: the broker has the delivery back.
@@ -70,16 +89,21 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
         let route = lane.dispatch.route(&flight.message);
         let terms = retry_settings(lane, &route);
         let trace = lane.watch.attempt_began(flight);
-        let ending = match route {
-            Ok(route) => within(trace.as_ref(), handle(lane, flight, route)).await,
-            Err(unroutable) => unroutable,
+        let ending = match (flight.message.expired_by(), route) {
+            (Some(by), _) => Ending::Expired { by },
+            (None, Ok(route)) => within(trace.as_ref(), handle(lane, flight, route)).await,
+            (None, Err(unroutable)) => unroutable,
         };
         flight.slot.give_back();
         if !flight.claim() {
             lane.watch.stale_end();
             return None;
         }
-        let next = within(trace.as_ref(), settle(lane, flight, terms, ending)).await;
+        let settled = async {
+            let ending = forward(lane, flight, terms, ending).await;
+            settle(lane, flight, terms, ending).await
+        };
+        let next = within(trace.as_ref(), settled).await;
         let (after, charged) = match next {
             Next::End(end) => return Some(end),
             Next::Retry { after, charged } => (after, charged),
@@ -131,6 +155,7 @@ fn retry_settings<'a, B: Broker>(
 
 /// Runs the handler, if the body can be decoded as the handler demands.
 async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, route: &Route) -> Ending {
+    flight.outbox.begin(lane.settings.forward.wants_results());
     if route.handler.wants_checked_json() {
         match decode::check(&flight.message, route.decode) {
             Ok(is_json) => flight.is_json.store(is_json, Ordering::Relaxed),

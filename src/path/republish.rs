@@ -28,7 +28,7 @@ const SELDOM: Duration = Duration::from_secs(60);
 
 /// How long a drain tries to publish a copy after the first failure. Then the original goes back to
 /// its queue, which loses nothing, so the drain need not wait longer.
-const DRAIN_BUDGET: Duration = Duration::from_secs(1);
+pub(super) const DRAIN_BUDGET: Duration = Duration::from_secs(1);
 
 /// Retry with backoff. A retry with a short delay waits in the worker, without a handler slot. A
 /// retry with a longer delay waits at the broker. `None`: the delay is over, and the flight has a
@@ -84,9 +84,13 @@ pub(super) async fn park<B: Broker>(lane: &Lane<B>, flight: &Flight, delay: Dura
     const MILLISECOND: Duration = Duration::from_millis(1);
     let delay = delay.clamp(MILLISECOND, LONGEST_DELAY);
     let (rung, stay) = lane.ladder.park(delay);
-    // With a delay beyond the longest rung the copy comes back before its time, and is parked
-    // again. The header has whole milliseconds, so round up: early is worse than late.
-    let not_before = (stay < delay).then(|| clock::now() + delay + MILLISECOND);
+    // The copy comes back before its time if the delay is longer than the longest rung, or if a policy
+    // at the broker shortens the time-to-live of the rung. Then it is parked again.
+    let mut not_before = clock::now() + delay;
+    if stay < delay {
+        // The broker counts whole milliseconds in each of several stays: early is worse than late.
+        not_before += MILLISECOND;
+    }
     let headers = dead_letters::parked(flight, stay, not_before);
     let end = republish(lane, flight, &rung.queue, headers, End::Parked).await;
     if end == End::Parked {
@@ -161,6 +165,7 @@ async fn publish<B: Broker>(
     };
     let mut waits = kept::waits();
     let mut restored = false;
+    let mut waiting = kept.copy(queue);
     let mut turn = None;
     let mut give_up = None;
     loop {
@@ -200,7 +205,7 @@ async fn publish<B: Broker>(
                     sleep(SELDOM).await;
                     None
                 }
-                false => kept.turn(queue, wait).await,
+                false => waiting.turn(wait).await,
             }
         };
         let over = async {
@@ -222,7 +227,7 @@ async fn publish<B: Broker>(
 /// Waits until the worker no longer waits for confirms: at the hard stop, or when a drain has begun
 /// and the broker has blocked publishing. An alarm of the broker can last for hours, so a drain does
 /// not wait for its end.
-async fn given_up<B: Broker>(lane: &Lane<B>) {
+pub(super) async fn given_up<B: Broker>(lane: &Lane<B>) {
     let blocked_in_drain = async {
         lane.drain.cancelled().await;
         lane.blocked().await;

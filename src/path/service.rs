@@ -5,7 +5,7 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
     sync::{
         Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -28,6 +28,9 @@ pub(crate) struct Service {
     /// The breaker neither holds nor slows down the lane. An attempt that ends well then costs one
     /// look at this.
     calm: AtomicBool,
+    /// Attempts that ended well, and whose results are being published. They count as succeeded only
+    /// afterwards.
+    publishing: AtomicU64,
     breaker: Mutex<Breaker>,
 }
 
@@ -35,6 +38,7 @@ impl Service {
     pub(crate) fn new(settings: &BreakerSettings) -> Self {
         Self {
             calm: AtomicBool::new(true),
+            publishing: AtomicU64::new(0),
             breaker: Mutex::new(Breaker::new(settings.clone())),
         }
     }
@@ -88,6 +92,19 @@ impl<B: Broker> Lane<B> {
         }
     }
 
+    /// Tells the breaker of an attempt that ended well, before its results are published. Until the
+    /// value is dropped the attempt counts among those that ended well.
+    pub(super) fn worked(
+        &self,
+        flight: &Flight,
+        retry: &RetrySettings,
+        ending: &Ending,
+    ) -> Worked<'_> {
+        self.service.publishing.fetch_add(1, Ordering::Relaxed);
+        self.judge(flight, retry, ending);
+        Worked(&self.service)
+    }
+
     /// A slow start has freed a slot that no path has given back: starts a runner for it.
     pub(super) fn use_allowance(self: &std::sync::Arc<Self>) {
         if !self.service.is_calm() && self.starts.pass_on() {
@@ -121,7 +138,17 @@ impl<B: Broker> Lane<B> {
             OutcomeKind::Snoozed,
         ];
         let counters = &self.watch.figures.counters;
-        WELL.iter().map(|kind| counters.outcome(*kind).get()).sum()
+        let counted: u64 = WELL.iter().map(|kind| counters.outcome(*kind).get()).sum();
+        counted + self.service.publishing.load(Ordering::Relaxed)
+    }
+}
+
+/// An attempt that ended well, and whose results are being published.
+pub(super) struct Worked<'a>(&'a Service);
+
+impl Drop for Worked<'_> {
+    fn drop(&mut self) {
+        self.0.publishing.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -51,6 +51,11 @@ impl Ladder {
         }
     }
 
+    /// The beginning of the names of all rungs.
+    pub(crate) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// The rungs that the schedule can use, shortest first.
     pub(crate) fn rungs(&self) -> impl Iterator<Item = Rung> + '_ {
         self.lengths.iter().map(|seconds| self.rung(*seconds))

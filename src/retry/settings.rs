@@ -143,8 +143,9 @@ impl RetrySettings {
 pub struct Rule {
     /// The failure's class: `timeout`, `panic`, `http` (a response with an error status),
     /// `http-proxy` (407), `http-connect`, `http-timeout` and `http-request` (no response),
-    /// `http-echo` (an answer to another request), or the class that a Rust handler gave it. Without
-    /// it: any class. All rules but the last need `class` or `status`. Default: none.
+    /// `http-echo` (an answer to another request), a class of the handlers `command` and `process`,
+    /// or the class that the handler itself gave. Without it: any class. All rules but the last need
+    /// `class` or `status`. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub class: Option<String>,
     /// The failure's status, such as `409`, `"500-599"` or `"5xx"`. Without it: any status.

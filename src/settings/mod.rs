@@ -5,6 +5,8 @@
 //! `docs/configuration.md`, `config/default.toml`, the chart's schema and the schema for editors
 //! from these types.
 
+mod exposed;
+
 use std::{collections::BTreeMap, path::Path};
 
 use schemars::JsonSchema;
@@ -17,7 +19,7 @@ pub use crate::{
         ReconnectSettings, TimeoutSettings, TlsSettings, Topology,
     },
     config::{ConfigError, Problem, Secret, Source, environment},
-    consumer::{AckSettings, ConsumerSettings},
+    consumer::{AckSettings, ConsumerSettings, ForwardSettings},
     decode::Decode,
     handler::HandlerSettings,
     kubernetes::PodDeletionCostSettings,
@@ -199,7 +201,9 @@ impl Settings {
         let grace = self.drain.grace;
         let consumers = self.consumers.iter();
         let consumers = consumers.flat_map(|(name, consumer)| consumer.warnings(name, grace));
-        self.admin.warning().into_iter().chain(consumers).collect()
+        let exposed = self.exposed().into_iter();
+        let admin = self.admin.warning().into_iter();
+        admin.chain(exposed).chain(consumers).collect()
     }
 }
 

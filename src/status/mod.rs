@@ -8,6 +8,7 @@ mod health;
 mod in_flight;
 mod ledger;
 mod outcomes;
+mod process;
 mod report;
 
 pub(crate) use counters::{Counters, Counts};
@@ -20,4 +21,5 @@ pub(crate) use ledger::End;
 pub use ledger::Ledger;
 pub use outcomes::OutcomeRecord;
 pub(crate) use outcomes::Outcomes;
+pub(crate) use process::{admin_refused, note_admin_refused};
 pub use report::{ConsumerReport, ConsumerReports};

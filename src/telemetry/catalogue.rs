@@ -94,7 +94,7 @@ instruments! {
     CONSUMED = Counter "messaging.client.consumed.messages" "{message}" [SYSTEM, OPERATION, DESTINATION, CONSUMER]
         "Messages that RabbitMQ delivered to the worker. A message counts again each time it is delivered again.";
     SENT = Counter "messaging.client.sent.messages" "{message}" [SYSTEM, OPERATION, DESTINATION, ERROR_TYPE]
-        "Copies of messages that the worker published to retry queues and dead-letter queues, confirmed by RabbitMQ or not.";
+        "Retries, dead letters and results that the worker published, confirmed by RabbitMQ or not.";
     PROCESS_DURATION = Histogram "messaging.process.duration" "s" [SYSTEM, OPERATION, DESTINATION, CONSUMER, ERROR_TYPE]
         "How long one run of a handler took. A run that failed has error_type.";
     OPERATION_DURATION = Histogram "messaging.client.operation.duration" "s" [SYSTEM, OPERATION, OPERATION_TYPE, DESTINATION, ERROR_TYPE]
@@ -118,7 +118,7 @@ instruments! {
     DEAD_LETTERS = Counter "lapwing.dead_letters" "{message}" [CONSUMER, REASON]
         "Messages that failed for good and went to the dead-letter queue, by reason.";
     PUBLISH_FAILURES = Counter "lapwing.publish.failures" "{message}" [CONSUMER]
-        "Attempts to publish a retry or a dead letter that RabbitMQ did not confirm. The worker tries again, and no message is lost.";
+        "Attempts to publish a retry, a dead letter or a result that RabbitMQ did not confirm. The worker tries again, and no message is lost.";
     IN_FLIGHT = Gauge "lapwing.deliveries.in_flight" "{delivery}" [CONSUMER]
         "Messages that the worker holds now: delivered by RabbitMQ and not settled yet, whether they wait or run.";
     BUFFERED = Gauge "lapwing.deliveries.buffered" "{delivery}" [CONSUMER]
@@ -139,6 +139,10 @@ instruments! {
         "Connections to RabbitMQ that were opened, by purpose. Each one after the first of a purpose means that a connection was lost.";
     PUBLISHER_BLOCKED = Gauge "lapwing.publisher.blocked" "{publisher}" []
         "1 while the worker cannot publish retries and dead letters: it has no connection, or RabbitMQ blocks it because of a memory or disk alarm.";
+    LOG_LINES_DROPPED = Counter "lapwing.log.dropped" "{line}" []
+        "Log lines that were dropped because standard error was read too slowly.";
+    ADMIN_REFUSED = Counter "lapwing.admin.refused" "{request}" []
+        "Requests that the admin server refused: a missing or wrong token, or another host or origin.";
     LATENCY = Histogram "lapwing.message.latency" "s" [CONSUMER]
         "Time from the publish of a message until its handler succeeded: waiting in the queue, all attempts and the delays between them. Only for messages that say when they were published (property timestamp or header timestamp_in_ms).";
     DRAIN_DURATION = Histogram "lapwing.drain.duration" "s" []

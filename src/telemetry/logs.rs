@@ -1,5 +1,8 @@
 //! Log lines on standard error, with the ids of the trace they belong to.
 
+mod dropped;
+mod fields;
+
 use std::{
     fmt,
     io::IsTerminal,
@@ -17,6 +20,9 @@ use tracing_subscriber::{
 };
 
 use super::settings::LogFormat;
+use dropped::SaysDropped;
+pub(super) use dropped::lines_dropped;
+use fields::Visible;
 
 /// If set, only lines of this thread are written.
 static LAST_WORD: OnceLock<ThreadId> = OnceLock::new();
@@ -42,6 +48,7 @@ pub(super) fn layer<S>(
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
+    let writer = SaysDropped::new(writer, format);
     let layer = tracing_subscriber::fmt::layer().with_writer(writer.with_filter(|_| is_written()));
     match format {
         LogFormat::Json => {
@@ -51,7 +58,7 @@ where
         }
         LogFormat::Text => {
             let ansi = std::io::stderr().is_terminal();
-            let layer = layer.with_ansi(ansi).with_target(false);
+            let layer = layer.with_ansi(ansi).with_target(false).fmt_fields(Visible);
             // `with_ansi` of the layer applies only to the layer's own writer. `WithTrace` formats into
             // a writer of its own, so the inner format needs the choice too.
             Box::new(layer.map_event_format(|inner| WithTrace {
@@ -124,6 +131,35 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    /// The lines that this writes.
+    fn lines(format: LogFormat, write: impl FnOnce()) -> String {
+        let written = Written::default();
+        let (writer, guard) = tracing_appender::non_blocking(written.clone());
+        let lines = tracing_subscriber::registry().with(layer(format, writer));
+        tracing::subscriber::with_default(lines, write);
+        drop(guard);
+        String::from_utf8(written.0.lock().expect("no panic").clone()).expect("text")
+    }
+
+    #[test]
+    fn text_of_others_stays_within_its_line() {
+        let evil = "x\u{1b}[2J\nFAKE ERROR injected\r\n\0tail\u{202e}";
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let lines = lines(format, || {
+                tracing::warn!(error = %evil, plain = evil, debug = ?evil, "failed: {evil}");
+            });
+            assert_eq!(lines.lines().count(), 1, "{lines}");
+            let is_hidden = |letter: &char| letter.is_control() && *letter != '\n';
+            assert_eq!(lines.chars().filter(is_hidden).count(), 0, "{lines:?}");
+        }
+        let text = lines(
+            LogFormat::Text,
+            || tracing::warn!(error = %evil, n = 7, "failed"),
+        );
+        let expected = r"failed error=x\u{1b}[2J\nFAKE ERROR injected\r\n\u{0}tail\u{202e} n=7";
+        assert!(text.trim_end().ends_with(expected), "{text}");
     }
 
     fn say(what: &str) {

@@ -87,7 +87,7 @@ pub struct Telemetry {
     warnings: Vec<String>,
     /// The runtime of the gRPC exporters. It is their own, so no handler can block it.
     runtime: Option<tokio::runtime::Runtime>,
-    logs: Option<WorkerGuard>,
+    logs: Option<[WorkerGuard; 2]>,
 }
 
 /// Starts telemetry for the whole process: log lines on standard error, and the exports that
@@ -95,7 +95,8 @@ pub struct Telemetry {
 /// the registry behind [`Scrape`].
 ///
 /// A separate thread writes the log lines, so a slow reader of standard error does not slow the worker
-/// down. If 128,000 lines are not yet written, new lines are dropped. Exporters also have their own
+/// down. If 128,000 lines are not yet written, new lines are dropped, counted, and the log says how many.
+/// Records of changes over the API are never dropped. Exporters also have their own
 /// threads, with bounded queues: if the collector is slow or down, only telemetry is lost.
 ///
 /// # Errors
@@ -160,13 +161,27 @@ fn exporter_runtime() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 /// Installs the subscriber that receives log lines, and spans that handlers create.
-fn subscribe(settings: &LogSettings, providers: &Providers) -> Result<WorkerGuard, TelemetryError> {
+fn subscribe(
+    settings: &LogSettings,
+    providers: &Providers,
+) -> Result<[WorkerGuard; 2], TelemetryError> {
     let filter = EnvFilter::try_new(&settings.filter)?;
+    let filter = match settings.filter.contains(AUDIT) {
+        true => filter,
+        false => filter.add_directive(format!("{AUDIT}=info").parse()?),
+    };
     let wants_library = settings.filter.contains(LIBRARY);
     let (writer, logs) = NonBlockingBuilder::default()
         .lossy(true)
         .thread_name("lapwing-log")
         .finish(std::io::stderr());
+    // A change waits for its record. There are few changes: only who has the token makes one.
+    let (records, audit) = NonBlockingBuilder::default()
+        .lossy(false)
+        .buffered_lines_limit(1024)
+        .thread_name("lapwing-audit")
+        .finish(std::io::stderr());
+    let is_audit = |line: &tracing::Metadata<'_>| line.target() == AUDIT;
     // Do not export what exporters log: exporting a line would produce more lines without end.
     let exported = || filter_fn(|line| !is_exporters(line.target()));
     let bridge = providers.logs.as_ref();
@@ -182,12 +197,19 @@ fn subscribe(settings: &LogSettings, providers: &Providers) -> Result<WorkerGuar
         .with(filter_fn(move |line| {
             wants_library || !is_of_library(line.target())
         }))
-        .with(logs::layer(settings.format, writer).with_filter(filter_fn(is_shown)))
+        .with(
+            logs::layer(settings.format, writer)
+                .with_filter(filter_fn(move |line| is_shown(line) && !is_audit(line))),
+        )
+        .with(logs::layer(settings.format, records).with_filter(filter_fn(is_audit)))
         .with(bridge)
         .with(spans)
         .try_init()?;
-    Ok(logs)
+    Ok([logs, audit])
 }
+
+/// The target of the lines that record changes over the API.
+pub(crate) const AUDIT: &str = "lapwing::audit";
 
 /// The tracer for spans that handlers create with `tracing`.
 fn global_tracer(providers: &Providers) -> opentelemetry_sdk::trace::SdkTracer {

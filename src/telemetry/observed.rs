@@ -11,13 +11,14 @@ use tokio::sync::watch;
 
 use super::{
     catalogue::{self, Instrument, Kind, attributes},
+    logs::lines_dropped,
     metrics::attributes_of,
 };
 use crate::{
     broker::connections_opened,
     outcome::OutcomeKind,
     state::MailboxGauge,
-    status::{ConsumerHealth, ConsumerReport, ConsumerState, Figures},
+    status::{self, ConsumerHealth, ConsumerReport, ConsumerState, Figures},
     text::snake_case,
 };
 
@@ -127,7 +128,7 @@ const GROUPS: [(Instrument, &str, Group); 5] = [
 type Other = fn(&Observed, Report<'_>);
 
 /// Instruments that fit neither table above.
-const OTHERS: [(Instrument, Other); 5] = [
+const OTHERS: [(Instrument, Other); 7] = [
     (catalogue::BUILD, |_, to| {
         let version = KeyValue::new(attributes::VERSION, env!("CARGO_PKG_VERSION"));
         to.observe(1, &[version]);
@@ -145,6 +146,12 @@ const OTHERS: [(Instrument, Other); 5] = [
     }),
     (catalogue::PUBLISHER_BLOCKED, |all, to| {
         to.observe(u64::from(all.publishing.borrow().is_some()), &[]);
+    }),
+    (catalogue::LOG_LINES_DROPPED, |_, to| {
+        to.observe(lines_dropped(), &[]);
+    }),
+    (catalogue::ADMIN_REFUSED, |_, to| {
+        to.observe(status::admin_refused(), &[]);
     }),
     (catalogue::MAILBOX, |all, to| {
         to.observe(all.mailbox.waiting(), &[]);

@@ -2,6 +2,7 @@
 
 mod assembly;
 mod core;
+mod end;
 mod handle;
 mod lifecycle;
 mod report;
@@ -12,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+pub use end::{EndWhen, EndedBy};
 pub use handle::{ConcurrencyError, WorkerHandle};
 pub use report::{Report, RunError};
 pub use settings::{DrainSettings, WorkerSettings};
@@ -240,7 +242,7 @@ async fn drain_at<T>(
     }
 }
 
-/// Ends at SIGTERM or SIGINT (Ctrl-C).
+/// Ends at SIGTERM, SIGINT (Ctrl-C) or SIGHUP.
 ///
 /// # Panics
 /// When called outside of a tokio runtime with I/O.
@@ -248,9 +250,11 @@ pub async fn shutdown_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).expect("SIGTERM can be listened to");
     let mut interrupt = signal(SignalKind::interrupt()).expect("SIGINT can be listened to");
+    let mut hang_up = signal(SignalKind::hangup()).expect("SIGHUP can be listened to");
     tokio::select! {
         biased;
         _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+        _ = hang_up.recv() => tracing::info!(signal = "SIGHUP", "stopping"),
         _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
     }
 }

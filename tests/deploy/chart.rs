@@ -38,6 +38,21 @@ fn manifests_are_those_that_were_reviewed() {
     }
 }
 
+/// A chart cannot read files outside of its folder. `make chart` copies them.
+#[test]
+fn the_charts_rules_and_dashboard_are_those_of_the_repository() {
+    for (copy, original) in [
+        ("rules.yml", "deploy/prometheus/rules.yml"),
+        ("dashboard.json", "deploy/grafana/lapwing.json"),
+    ] {
+        let copy = crate::support::read(&format!("helm/lapwing/files/{copy}"));
+        assert!(
+            copy == crate::support::read(original),
+            "{original}: run `make chart`"
+        );
+    }
+}
+
 #[test]
 fn readme_is_as_the_values_make_it() {
     printed(
@@ -85,7 +100,7 @@ fn notes_tell_the_next_three_commands() {
     ]);
     let text = printed("helm install", output);
     for part in [
-        "orders-lapwing consumes orders. A pod that ends has 44s to drain",
+        "orders-lapwing consumes orders. A pod that ends has 48s to drain",
         "kubectl -n default rollout status deployment/orders-lapwing",
         "helm -n default test orders",
         "kubectl -n default port-forward deployment/orders-lapwing 8672:8672",

@@ -44,6 +44,7 @@ impl Mounted {
             std::fs::create_dir_all(&here).expect("a temporary folder");
             for (file, text) in [
                 ("url", url),
+                ("password", "s3cret"),
                 ("token", "correct-horse-battery-staple"),
                 ("ca.crt", CERTIFICATE),
                 ("tls.crt", CERTIFICATE),

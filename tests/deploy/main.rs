@@ -10,3 +10,4 @@ mod image;
 mod manifests;
 mod refused;
 mod support;
+mod switches;

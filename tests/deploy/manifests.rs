@@ -7,7 +7,7 @@ use crate::support::{cases, objects, python, rendered, rendered_as, the};
 /// The oldest and the newest Kubernetes that the chart supports. Chart.yaml names the oldest.
 const VERSIONS: [&str; 2] = ["1.30", "1.37"];
 
-fn validate(manifests: &str) -> Result<(), String> {
+pub(crate) fn validate(manifests: &str) -> Result<(), String> {
     let arguments = ["validate", VERSIONS[0], VERSIONS[1]];
     let output = python("tests/deploy/objects.py", &arguments, manifests);
     match output.status.success() {

@@ -113,6 +113,37 @@ fn values_that_contradict_one_another() {
         ),
         (
             "minimal",
+            r#"workload="job""#,
+            "workload: job needs keda.enabled",
+        ),
+        (
+            "minimal",
+            r#"broker.credentials.enabled=true"#,
+            "broker.credentials: set broker.existingSecret",
+        ),
+        (
+            "minimal",
+            r#"networkPolicy.enabled=true"#,
+            "networkPolicy: would cut off the handler of config.consumers.orders at orders.default.svc",
+        ),
+        (
+            "minimal",
+            r#"largestBody="2Mi""#,
+            "resources.limits.memory: 64 messages (prefetch) of 2Mi (largestBody) may need 3 times \
+             their size and 32Mi, 416Mi",
+        ),
+        (
+            "minimal",
+            r#"config.consumers.orders.prefetch=5000"#,
+            "resources.limits.memory: 5000 messages",
+        ),
+        (
+            "minimal",
+            r#"ingress.enabled=true"#,
+            "ingress: set ingress.host and admin.expose",
+        ),
+        (
+            "minimal",
             r#"broker.url="""#,
             "broker: set broker.url, or broker.existingSecret",
         ),

@@ -119,9 +119,13 @@ pub(crate) fn objects(case: &str, set: &[&str]) -> Vec<Value> {
     yaml(&rendered(case, set))
 }
 
-/// The only object of this kind.
+/// The only object of this kind, besides those that exist only while a hook of helm runs. The only Pod
+/// is that of `helm test`.
 pub(crate) fn the<'all>(objects: &'all [Value], kind: &str) -> &'all Value {
-    let mut found = objects.iter().filter(|object| object["kind"] == kind);
+    let is_hook = |object: &Value| !object["metadata"]["annotations"]["helm.sh/hook"].is_null();
+    let mut found = objects
+        .iter()
+        .filter(|object| object["kind"] == kind && (kind == "Pod" || !is_hook(object)));
     let first = found.next().unwrap_or_else(|| panic!("no {kind}"));
     assert!(found.next().is_none(), "more than one {kind}");
     first

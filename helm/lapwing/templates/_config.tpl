@@ -10,7 +10,8 @@
 {{- define "lapwing.settings" -}}
 {{- $v := .Values }}
 {{- $settings := deepCopy $v.config }}
-{{- $broker := dict "url_file" (printf "%s/url" (include "lapwing.brokerFolder" .)) }}
+{{- $file := ternary "password" "url" $v.broker.credentials.enabled }}
+{{- $broker := dict (printf "%s_file" $file) (printf "%s/%s" (include "lapwing.brokerFolder" .) $file) }}
 {{- with $v.broker.tls }}
 {{- if .existingSecret }}
 {{- $folder := include "lapwing.tlsFolder" $ }}
@@ -25,6 +26,12 @@
 {{- $_ := set $admin "listen" (printf "%s:%d" (ternary "0.0.0.0" "127.0.0.1" $v.admin.expose) (int $v.ports.admin)) }}
 {{- if include "lapwing.hasToken" . }}
 {{- $_ := set $admin "token_file" (printf "%s/token" (include "lapwing.adminFolder" .)) }}
+{{- end }}
+{{- with $v.ingress }}
+{{- if .enabled }}
+{{- $origin := printf "%s://%s" (ternary "https" "http" (not (empty .tlsSecret))) .host }}
+{{- $_ := set $admin "origins" (append (dig "admin" "origins" list $v.config) $origin | uniq) }}
+{{- end }}
 {{- end }}
 {{- mergeOverwrite $settings (dict "broker" $broker "admin" $admin) | toYaml }}
 {{- end }}
@@ -81,7 +88,7 @@ not used: it writes 64 as 64.0, and the worker refuses 64.0 for a whole number. 
 
 {{/* The worker's defaults of all settings that limit its shutdown, as in config/default.toml. */}}
 {{- define "lapwing.defaults" -}}
-drain: {grace: "25s", settle: "1s"}
+drain: {grace: "25s", settle: "5s"}
 timeouts: {declare: "10s", ack: "5s", close: "2s", telemetry_flush: "2s"}
 consumer: {prefetch: 64, cancel_grace: "1s"}
 {{- end }}

@@ -39,10 +39,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 
 {{- define "lapwing.image" -}}
 {{- with .Values.image }}
+{{- $repository := .repository }}
+{{- with $.Values.global.imageRegistry }}{{ $repository = printf "%s/%s" . $repository }}{{ end }}
 {{- if .digest }}
-{{- printf "%s@%s" .repository .digest }}
+{{- printf "%s@%s" $repository .digest }}
 {{- else }}
-{{- printf "%s:%s" .repository (default $.Chart.AppVersion .tag) }}
+{{- printf "%s:%s" $repository (default $.Chart.AppVersion .tag) }}
 {{- end }}
 {{- end }}
 {{- end }}
@@ -71,6 +73,55 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{/* Not empty if an autoscaler sets the number of replicas. */}}
 {{- define "lapwing.autoscales" -}}
 {{- if or .Values.hpa.enabled .Values.keda.enabled }}yes{{ end }}
+{{- end }}
+
+{{/* Not empty if the release may have no pod, because somebody wants it so. */}}
+{{- define "lapwing.mayBeEmpty" -}}
+{{- if .Values.keda.enabled }}
+{{- if or (eq .Values.workload "job") (eq (int .Values.keda.minReplicas) 0) }}yes{{ end }}
+{{- else if and (not .Values.hpa.enabled) (eq (int .Values.replicaCount) 0) }}yes{{ end }}
+{{- end }}
+
+{{/* A quantity of Kubernetes in bytes: "64Ki" is 65536. Empty for other notations. */}}
+{{- define "lapwing.bytes" -}}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 }}
+{{- $text := . | toString }}
+{{- if regexMatch "^[0-9]+(k|M|G|Ki|Mi|Gi)?$" $text }}
+{{- mul (regexFind "^[0-9]+" $text | int64) (get $units (regexFind "[A-Za-z]*$" $text)) }}
+{{- end }}
+{{- end }}
+
+{{/* The memory that the worker may need: itself, and three times the bodies that it may hold. */}}
+{{- define "lapwing.checkMemory" -}}
+{{- $defaults := (include "lapwing.defaults" . | fromYaml).consumer }}
+{{- $body := include "lapwing.bytes" .Values.largestBody }}
+{{- if not $body }}
+{{- fail (printf "largestBody: %q is no size, such as 64Ki or 2Mi" (toString .Values.largestBody)) }}
+{{- end }}
+{{- $messages := 0 }}
+{{- range .Values.config.consumers }}
+{{- $messages = add $messages (int (default $defaults.prefetch .prefetch)) }}
+{{- end }}
+{{- $need := add 33554432 (mul 3 $messages (int64 $body)) }}
+{{- $limit := include "lapwing.bytes" (dig "limits" "memory" "" .Values.resources) }}
+{{- if and $limit (lt (int64 $limit) $need) }}
+{{- fail (printf "resources.limits.memory: %d messages (prefetch) of %v (largestBody) may need 3 times their size and 32Mi, %dMi; raise the limit, or lower prefetch or largestBody" $messages .Values.largestBody (div (add $need 1048575) 1048576)) }}
+{{- end }}
+{{- end }}
+
+{{/* The NetworkPolicy must not cut off handlers that are not in the pod. */}}
+{{- define "lapwing.checkHandlers" -}}
+{{- $policy := .Values.networkPolicy }}
+{{- if and $policy.enabled (not $policy.handlersTo) (not $policy.extraEgress) }}
+{{- range $name, $consumer := .Values.config.consumers }}
+{{- range concat (list (default dict $consumer.handler)) (values (default dict $consumer.types)) }}
+{{- $url := default "" .url }}
+{{- if and $url (not (regexMatch "^https?://(localhost|127\\.[0-9.]+|\\[::1\\])([:/]|$)" $url)) }}
+{{- fail (printf "networkPolicy: would cut off the handler of config.consumers.%s at %s: set networkPolicy.handlersTo to where it is, or extraEgress" $name (urlParse $url).host) }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end }}
 
 {{/* Checks that the schema cannot express, or whose schema error would print a secret. Each failure
@@ -106,6 +157,17 @@ names the value and what would be right. */}}
 {{- end }}
 {{- if ne (empty $v.broker.tls.certKey) (empty $v.broker.tls.keyKey) }}
 {{- fail "broker.tls: certKey and keyKey belong together, set both or none" }}
+{{- end }}
+{{- if and (eq $v.workload "job") (not $v.keda.enabled) }}
+{{- fail "workload: job needs keda.enabled, because KEDA starts the Jobs" }}
+{{- end }}
+{{- if and $v.broker.credentials.enabled (not $v.broker.existingSecret) }}
+{{- fail "broker.credentials: set broker.existingSecret to the name of the Secret that holds them" }}
+{{- end }}
+{{- include "lapwing.checkMemory" . }}
+{{- include "lapwing.checkHandlers" . }}
+{{- if and $v.ingress.enabled (or (not $v.ingress.host) (not $v.admin.expose)) }}
+{{- fail "ingress: set ingress.host and admin.expose" }}
 {{- end }}
 {{- if eq (int $v.ports.admin) (int $v.ports.probes) }}
 {{- fail "ports: admin and probes must differ" }}
@@ -147,7 +209,7 @@ names the value and what would be right. */}}
 {{- if and $v.admin.expose (not $v.service.enabled) }}
 {{- fail "admin.expose: needs service.enabled" }}
 {{- end }}
-{{- range $v.extraEnv }}
+{{- range include "lapwing.extraEnv" . | fromYamlArray }}
 {{- if regexMatch "^LAPWING__(DRAIN|TIMEOUTS|ADMIN|POD_DELETION_COST)__" .name }}
 {{- fail (printf "extraEnv: %s is to be set by config, from which the pod is made" .name) }}
 {{- end }}

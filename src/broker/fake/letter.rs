@@ -25,6 +25,15 @@ macro_rules! text_properties {
 }
 
 impl Letter {
+    /// A message with these properties.
+    pub(crate) fn of(properties: &Properties) -> Self {
+        let properties = properties.to_amqp();
+        Self {
+            headers: properties.headers().clone().unwrap_or_default(),
+            properties,
+        }
+    }
+
     text_properties! {
         id => with_message_id,
         content_type => with_content_type,
@@ -34,6 +43,13 @@ impl Letter {
         expiration => with_expiration,
         correlation_id => with_correlation_id,
         reply_to => with_reply_to,
+    }
+
+    /// A retry that a worker parked, as the worker finds it when it comes back.
+    #[must_use]
+    pub(crate) fn parked(self) -> Self {
+        let now = crate::text::rfc3339(crate::clock::now());
+        self.user_id("guest").header("lapwing-first-seen", &now)
     }
 
     /// The `priority` property, and `delivery-mode` 1: not persistent.

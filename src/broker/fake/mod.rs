@@ -336,7 +336,9 @@ impl Broker for FakeBroker {
             return Err(refusal);
         }
         model.ensure(spec)?;
-        self.subscribed(model, &spec.queue, spec.prefetch)
+        let mut session = self.subscribed(model, &spec.queue, spec.prefetch)?;
+        session.consumes(spec);
+        Ok(session)
     }
 
     async fn depths(&self, queues: Vec<String>) -> Result<Vec<(String, Option<u32>)>, BrokerError> {

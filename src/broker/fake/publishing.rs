@@ -7,14 +7,16 @@ use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
-    FakeBroker, Model,
+    FakeBroker, Model, Release,
     dead_letters::Placed,
     message::Stored,
     objects::{DEFAULT_EXCHANGE, Permission},
     script::Confirm,
 };
 use crate::broker::{
-    Properties, Publication, PublishError, Written, copies::copy_properties, headers::short,
+    Properties, Publication, PublishError, Written,
+    copies::{Terms, copy_properties},
+    headers::short,
 };
 
 /// The frame size that copies must fit, in bytes: RabbitMQ's default.
@@ -30,7 +32,7 @@ const WRITE_LIMIT: Duration = Duration::from_secs(5);
 const RECONNECTED: Duration = Duration::from_millis(500);
 
 /// The user of the worker's connections.
-const USER: &str = "guest";
+pub(super) const USER: &str = "guest";
 
 /// The pseudo-queue of direct replies.
 const REPLY_TO: &str = "amq.rabbitmq.reply-to";
@@ -69,7 +71,12 @@ impl FakeBroker {
         };
         let properties: Properties = match &message.properties {
             Written::Copy(original, headers) => {
-                copy_properties(original, headers, FRAME_MAX).into()
+                let terms = Terms {
+                    frame_max: FRAME_MAX,
+                    user: Some(USER.to_owned()),
+                    priorities_delay: self.read().release == Release::V40,
+                };
+                copy_properties(original, headers, &terms).into()
             }
             Written::New(properties) => (*properties).clone(),
         };

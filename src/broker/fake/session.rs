@@ -13,9 +13,13 @@ use tokio::sync::mpsc;
 use super::{
     FakeBroker,
     channel::Event,
+    publishing::USER,
     wire::{Settle, Verdict},
 };
-use crate::broker::{Acks, BrokerError, Delivery, QueueSpec, Returns, Session, Topology};
+use crate::broker::{
+    Acks, BrokerError, Delivery, QueueSpec, Returns, Session, Topology,
+    trust::{Rungs, Trust},
+};
 
 /// A lane's session with the fake broker.
 pub(crate) struct FakeSession {
@@ -23,6 +27,9 @@ pub(crate) struct FakeSession {
     number: u64,
     events: mpsc::UnboundedReceiver<Event>,
     usable: Arc<AtomicBool>,
+    trust: Trust,
+    /// `None`: the messages are read as they are.
+    rungs: Option<Rungs>,
     cancelled: bool,
     pub(super) ended: bool,
 }
@@ -39,9 +46,16 @@ impl FakeSession {
             number,
             events,
             usable,
+            trust: Trust::of(USER),
+            rungs: None,
             cancelled: false,
             ended: false,
         }
+    }
+
+    /// The session is a consumer's, and not one that looks into a queue.
+    pub(super) fn consumes(&mut self, spec: &QueueSpec) {
+        self.rungs = Some(Rungs::of(spec));
     }
 
     /// The number of its channel.
@@ -51,7 +65,13 @@ impl FakeSession {
 
     fn seen(&mut self, event: Event) -> Option<Result<Delivery, BrokerError>> {
         match event {
-            Event::Delivery(delivery) => Some(Ok(*delivery)),
+            Event::Delivery(mut delivery) => {
+                if let Some(rungs) = &self.rungs {
+                    let sent = delivery.properties.to_amqp();
+                    delivery.properties = self.trust.read(rungs, sent);
+                }
+                Some(Ok(*delivery))
+            }
             Event::Ended => {
                 self.ended = true;
                 None

@@ -37,6 +37,17 @@ pub struct BrokerSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/run/secrets/rabbitmq-password")]
     pub password_file: Option<PathBuf>,
+    /// The name of the worker's user at the broker, if it is not the one in the URL: with EXTERNAL the
+    /// broker takes the name from the client certificate, with OAuth 2 from a token. Each retry that
+    /// the worker parks carries the name, and the broker checks it. With a wrong name the broker refuses
+    /// the first retry, and the worker learns the name from the refusal. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"worker")]
+    pub user: Option<String>,
+    /// Other users whose parked retries the worker believes: those of other workers on the same
+    /// queues, and the former user after a change. From the retries of all other users the worker takes
+    /// only the number of attempts, the age and the time at which the message expires. Default: `[]`.
+    pub trusted_users: Vec<String>,
     /// The worker's name in the broker's list of connections, in logs and in dead letters. The
     /// worker adds host and process id. Default: `lapwing`.
     pub name: String,
@@ -64,6 +75,8 @@ impl Default for BrokerSettings {
             url: BrokerUrls::parse(urls::LOCAL),
             url_file: None,
             password_file: None,
+            user: None,
+            trusted_users: Vec::new(),
             name: "lapwing".to_owned(),
             heartbeat: Duration::from_secs(10),
             fail_fast: false,
@@ -88,6 +101,12 @@ impl BrokerSettings {
     pub(crate) fn check(&self, findings: &mut Findings, publish: &PublishSettings) {
         let section = KeyPath::of("broker");
         findings.name(section.key("name"), &self.name);
+        if let Some(user) = &self.user {
+            findings.name(section.key("user"), user);
+        }
+        for (index, user) in self.trusted_users.iter().enumerate() {
+            findings.name(section.key("trusted_users").index(index), user);
+        }
         if self.heartbeat.subsec_nanos() > 0 {
             findings.add(section.key("heartbeat"), "must be whole seconds");
         }
@@ -139,9 +158,9 @@ pub struct PublishSettings {
     #[schemars(range(min = 1, max = 1000))]
     pub channels: usize,
     /// After this time without the broker's confirm a retry or dead letter counts as waiting. The
-    /// worker goes on to publish it, and does not run its handler again. Readiness tells the reason.
+    /// worker goes on publishing it, and does not run its handler again. `/readyz` has the reason.
     /// Messages that wait do not fill the prefetch: the consumer takes others, until twice the
-    /// prefetch waits. Too low: a short fault of the broker is reported. Too high: messages that
+    /// prefetch waits. Too low: `/readyz` reports short faults of the broker. Too high: messages that
     /// cannot be settled fill the prefetch for this time. Default: `5s`.
     #[serde(with = "Span::<1, HOUR>")]
     pub budget: Duration,
@@ -235,6 +254,11 @@ mod tests {
             (
                 "broker.name = \"a\\nb\"",
                 "broker.name: must not hold control",
+            ),
+            ("broker.user = \"\"", "broker.user: must not be empty"),
+            (
+                "broker.trusted_users = [\"a\", \"\"]",
+                "broker.trusted_users[1]: must not be empty",
             ),
             (
                 "broker.heartbeat = \"0s\"",

@@ -12,13 +12,17 @@ use crate::{
 };
 
 /// PEM files for `amqps://` URLs. Without such a URL they are refused.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TlsSettings {
-    /// Certificate authorities to trust in addition to the system's. Default: none.
+    /// Certificate authorities to trust, in addition to the system's. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/run/secrets/ca.pem")]
     pub ca_file: Option<PathBuf>,
+    /// Whether to trust the system's certificate authorities too. `false` needs `ca_file`. With `true`
+    /// each of some hundred public authorities could issue a certificate to a false broker.
+    /// Default: `true`.
+    pub system_authorities: bool,
     /// The client certificate, or its chain, for brokers that ask for one. Needs `key_file`.
     /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -31,11 +35,23 @@ pub struct TlsSettings {
     pub key_file: Option<PathBuf>,
 }
 
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self {
+            ca_file: None,
+            system_authorities: true,
+            cert_file: None,
+            key_file: None,
+        }
+    }
+}
+
 impl TlsSettings {
     pub(super) fn check(&self, findings: &mut Findings, urls: &[BrokerUrl]) {
         let section = KeyPath::of("broker.tls");
         let Self {
             ca_file,
+            system_authorities,
             cert_file,
             key_file,
         } = self;
@@ -61,6 +77,11 @@ impl TlsSettings {
                 let message = "needs TLS, but no broker URL begins with amqps://";
                 findings.contradiction(path, others, message);
             }
+        }
+        if !system_authorities && ca_file.is_none() {
+            let message = "is false, so `ca_file` is needed: no server would be trusted";
+            let others = [section.key("ca_file")];
+            findings.contradiction(section.key("system_authorities"), others, message);
         }
         let (lone, missing) = match (cert_file, key_file) {
             (Some(_), None) => ("cert_file", "key_file"),
@@ -105,6 +126,10 @@ mod tests {
             (
                 &with(tls, &["key_file"]),
                 "broker.tls.key_file: needs `cert_file`",
+            ),
+            (
+                "broker.url = \"amqps://a\"\nbroker.tls.system_authorities = false",
+                "broker.tls.system_authorities: is false, so `ca_file` is needed",
             ),
             (
                 "broker.url = \"amqps://a\"\nbroker.tls.ca_file = \"/missing\"",

@@ -52,7 +52,7 @@ fn through(bytes: &[u8], sizes: &[usize]) -> Vec<u8> {
         if taken > 0 {
             continue;
         }
-        if rest.is_empty() {
+        if rest.is_empty() || inbox.too_long.is_some() {
             return out;
         }
         let room = inbox.room();
@@ -79,6 +79,57 @@ fn frames_of_any_length_or_of_more_than_lapin_should_keep_are_not_agreed_on() {
         (4096, 4096),
     ] {
         assert_eq!(through(&tune(offered), &[64]), tune(agreed));
+    }
+}
+
+#[test]
+fn a_frame_that_is_too_long_is_not_waited_for() {
+    let head = |kind: u8, bytes: usize| {
+        let size = u32::try_from(bytes).unwrap().to_be_bytes();
+        [&[kind, 0, 1][..], &size].concat()
+    };
+    let tune = frame(METHOD, &[0, 10, 0, 30, 0, 0, 0, 2, 0, 0, 0, 60]);
+    for kind in [METHOD, HEADER, 3, 8] {
+        let long = [frame(8, b""), head(kind, USUAL)].concat();
+        assert_eq!(
+            through(&long, &[64]),
+            frame(8, b""),
+            "{kind}, before tuning"
+        );
+        let bytes = if kind < 3 { LONGEST_HEADER } else { USUAL };
+        let long = [tune.clone(), head(kind, bytes)].concat();
+        assert_eq!(through(&long, &[64]), tune, "{kind}, after tuning");
+    }
+    let body = [tune.clone(), head(3, USUAL - 8), vec![b'x'; USUAL - 7]].concat();
+    assert_eq!(
+        through(&body, &[4096]).len(),
+        body.len(),
+        "the agreed length"
+    );
+}
+
+#[test]
+fn the_release_is_read_from_the_brokers_first_frame() {
+    let start = |version: &str| {
+        let length = u32::try_from(version.len()).unwrap().to_be_bytes();
+        let entry = [&short(b"version")[..], b"S", &length, version.as_bytes()].concat();
+        frame(
+            METHOD,
+            &[&[0, 10, 0, 10, 0, 9][..], &entry, &[0; 30]].concat(),
+        )
+    };
+    for (version, delay) in [
+        ("3.10.8", false),
+        ("4.0.5", true),
+        ("4.2.0-rc.1", true),
+        ("4.3.6", false),
+        ("odd", true),
+    ] {
+        let mut inbox = Inbox::default();
+        let bytes = start(version);
+        inbox.room()[..bytes.len()].copy_from_slice(&bytes);
+        inbox.arrived(bytes.len());
+        assert_eq!(inbox.offered.priorities_delay(), delay, "{version}");
     }
 }
 

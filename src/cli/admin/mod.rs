@@ -12,8 +12,9 @@ use lapwing::{
     Settings,
     settings::{AdminSettings, environment},
 };
-use reqwest::{Method, RequestBuilder};
+use reqwest::{Method, RequestBuilder, redirect::Policy};
 use serde_json::Value;
+use url::Url;
 
 use super::{ConfigFile, health};
 
@@ -57,14 +58,13 @@ impl Worker {
             .enable_all()
             .build()
             .context("failed to start the runtime")?;
-        let client = reqwest::Client::builder().timeout(LIMIT).build()?;
-        let mut request = client.request(method, &url);
+        let mut request = client()?.request(method, &url);
         if let Some(token) = self.token()? {
             request = request.bearer_auth(token);
         }
         runtime
             .block_on(answer(request))
-            .with_context(|| url.clone())
+            .with_context(|| without_password(&url))
     }
 
     fn base(&self) -> anyhow::Result<String> {
@@ -101,6 +101,23 @@ impl Worker {
             (None, _) => Ok(None),
         }
     }
+}
+
+/// Asks the worker itself: a proxy or another server would get the token.
+fn client() -> reqwest::Result<reqwest::Client> {
+    let client = reqwest::Client::builder().timeout(LIMIT);
+    client.no_proxy().redirect(Policy::none()).build()
+}
+
+/// The URL as errors show it.
+fn without_password(url: &str) -> String {
+    let Ok(mut url) = Url::parse(url) else {
+        return "--at is no address".to_owned();
+    };
+    // Both fail only for a URL that cannot have them.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.to_string()
 }
 
 /// The JSON of an answer; the error's text if it is none of success.
@@ -158,6 +175,37 @@ fn short(seconds: Option<f64>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_show_no_password() {
+        let shown = without_password("http://ops:s3cret@worker:9091/api/v1/status");
+        assert_eq!(shown, "http://worker:9091/api/v1/status");
+        assert!(!without_password("http://ops:s3cret@").contains("s3cret"));
+    }
+
+    #[tokio::test]
+    async fn a_redirect_is_not_followed() {
+        use tokio::{
+            io::{AsyncReadExt, AsyncWriteExt},
+            net::TcpListener,
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serve = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0);
+            let there = format!("http://{address}/elsewhere");
+            let answer = format!(
+                "HTTP/1.1 302 Found\r\nLocation: {there}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            );
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let request = client().unwrap().get(format!("http://{address}/"));
+        let answered = tokio::time::timeout(LIMIT, answer(request));
+        let (answered, ()) = tokio::join!(answered, serve);
+        let error = answered.unwrap().unwrap_err().to_string();
+        assert!(error.starts_with("302"), "{error}");
+    }
 
     #[test]
     fn durations_are_short() {

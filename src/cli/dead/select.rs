@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser as NonEmpty};
 use lapwing::letters::{Filter, Match};
 
 /// Selects letters. A letter is selected if it fits each option that is given.
@@ -10,13 +10,13 @@ use lapwing::letters::{Filter, Match};
 #[command(next_help_heading = "Which letters")]
 pub(super) struct Select {
     /// Letters of this group of `dead groups`; its beginning is enough; can be repeated
-    #[arg(long, short, value_name = "GROUP")]
+    #[arg(long, short, value_name = "GROUP", value_parser = NonEmpty::new())]
     group: Vec<String>,
     /// Letters with this reason: max-attempts, rejected, broker:expired, …; can be repeated
-    #[arg(long, short, value_name = "REASON")]
+    #[arg(long, short, value_name = "REASON", value_parser = NonEmpty::new())]
     reason: Vec<String>,
     /// Letters with this `type` property; can be repeated
-    #[arg(long = "type", short = 't', value_name = "TYPE")]
+    #[arg(long = "type", short = 't', value_name = "TYPE", value_parser = NonEmpty::new())]
     message_type: Vec<String>,
     /// Letters that were dead-lettered in this time or since this time: 10m, 2h,
     /// 2026-11-27T09:00:00Z
@@ -61,6 +61,23 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Probe {
+        #[command(flatten)]
+        _select: Select,
+    }
+
+    /// A script whose variable is empty must not select more than it means.
+    #[test]
+    fn an_empty_text_selects_nothing() {
+        use clap::Parser;
+        for option in ["--group", "--reason", "--type", "--match"] {
+            let parsed = Probe::try_parse_from(["probe", option, ""]);
+            assert!(parsed.is_err(), "{option}");
+        }
+        assert!(Probe::try_parse_from(["probe", "--group", "9f"]).is_ok());
+    }
 
     #[test]
     fn a_time_is_a_date_or_a_duration_ago() {

@@ -2,6 +2,7 @@
 
 use std::{borrow::Cow, collections::VecDeque, io};
 
+use rustix::io::Errno;
 use tokio::net::unix::pipe;
 
 /// The bytes that are read at once.
@@ -29,15 +30,20 @@ pub(in crate::handler) async fn drain(pipe: &pipe::Receiver, into: &mut impl Tak
     }
 }
 
-/// Reads what is in the pipe of a program that has ended.
+/// Reads what is in the pipe of a program that has ended. Asks the descriptor itself: tokio reads only
+/// after the runtime has noticed that the pipe can be read, and the runtime may notice the program's
+/// end first.
 pub(in crate::handler) fn rest(pipe: &pipe::Receiver, into: &mut impl Take) {
     let mut chunk = vec![0; CHUNK];
     let mut read = 0;
-    while let Ok(length @ 1..) = pipe.try_read(&mut chunk) {
-        into.take(&chunk[..length]);
-        read += length;
-        if read >= REST {
-            break;
+    while read < REST {
+        match rustix::io::read(pipe, &mut chunk) {
+            Ok(length @ 1..) => {
+                into.take(&chunk[..length]);
+                read += length;
+            }
+            Err(Errno::INTR) => {}
+            Ok(0) | Err(_) => return,
         }
     }
 }

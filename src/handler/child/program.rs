@@ -10,7 +10,7 @@ use std::{
         unix::{fs::PermissionsExt, process::CommandExt},
     },
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{self, Command, Stdio},
     time::Duration,
 };
 
@@ -118,14 +118,22 @@ impl Program {
         if let Some(directory) = &self.directory {
             command.current_dir(directory);
         }
-        let mut process = command.spawn()?;
+        self.watch(command.spawn()?)
+    }
+
+    /// Takes charge of a process that was started.
+    pub(super) fn watch(&self, mut process: process::Child) -> io::Result<Child> {
         let pipes = (
             process.stdin.take(),
             process.stdout.take(),
             process.stderr.take(),
         );
         // From here on an error ends the program.
-        let leader = Leader::new(process);
+        let ending = Ending {
+            leader: Some(Leader::new(process)),
+            grace: self.grace,
+            ends: self.ends.clone(),
+        };
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
             return Err(io::Error::other("the program has no pipes"));
         };
@@ -133,11 +141,7 @@ impl Program {
             stdin: Some(pipe::Sender::from_owned_fd(OwnedFd::from(stdin))?),
             stdout: pipe::Receiver::from_owned_fd(OwnedFd::from(stdout))?,
             stderr: pipe::Receiver::from_owned_fd(OwnedFd::from(stderr))?,
-            ending: Ending {
-                leader: Some(leader),
-                grace: self.grace,
-                ends: self.ends.clone(),
-            },
+            ending,
         })
     }
 }

@@ -90,6 +90,45 @@ async fn a_program_whose_owner_is_dropped_is_ended() {
     assert!(!runs(id));
 }
 
+/// The runtime may not have noticed yet that the pipe can be read.
+#[tokio::test]
+async fn what_a_program_wrote_before_its_end_is_read_at_once() {
+    let mut child = start(&program("echo said; echo failed >&2"));
+    let process = Pid::from_raw(child.ending.id().unwrap().cast_signed()).unwrap();
+    // Blocks the thread, so that the runtime sees nothing.
+    let ended = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    waitid(WaitId::Pid(process), ended).unwrap();
+    let (mut stdout, mut stderr) = (Tail::most(100), Tail::most(100));
+    rest(&child.stdout, &mut stdout);
+    rest(&child.stderr, &mut stderr);
+    assert_eq!(
+        (stdout.text().as_str(), stderr.text().as_str()),
+        ("said", "failed")
+    );
+    assert!(child.ending.reap().unwrap().success());
+}
+
+#[tokio::test]
+async fn a_program_whose_pipes_cannot_be_watched_is_ended_and_reaped() {
+    use std::process::{ChildStdout, Command, Stdio};
+    let mut command = Command::new("sleep");
+    let piped = command
+        .arg("1000")
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut process = std::os::unix::process::CommandExt::process_group(piped, 0)
+        .spawn()
+        .unwrap();
+    let no_pipe = OwnedFd::from(fs::File::open("/dev/null").unwrap());
+    process.stdout = Some(ChildStdout::from(no_pipe));
+    let id = process.id();
+    let program = program("").grace(DEADLINE);
+    assert!(program.watch(process).is_err());
+    program.ends.close();
+    timeout(DEADLINE, program.ends.wait()).await.unwrap();
+    assert!(!std::path::Path::new(&format!("/proc/{id}")).exists());
+}
+
 /// In a container the worker is process 1, which inherits orphans. A subreaper does too.
 #[tokio::test]
 async fn orphans_that_the_worker_inherits_are_reaped() {

@@ -20,6 +20,7 @@ pub use settings::{CommandHandlerSettings, CommandOutput, ExitMeaning};
 use super::{
     Context, Handler, HandlerError, HandlerFuture, about,
     child::{self, Child, Kept, PREFIX, Program, Tail},
+    results,
 };
 use crate::{
     outcome::{Failure, Outcome},
@@ -75,7 +76,10 @@ impl CommandHandler {
     ) -> (Option<io::Result<ExitStatus>>, Written) {
         let cancellation = context.cancellation();
         let mut written = Written {
-            stdout: Kept::most(SHOWN),
+            stdout: Kept::most(match context.outbox().wants_result() {
+                true => results::LONGEST,
+                false => SHOWN,
+            }),
             stderr: Tail::most(SHOWN),
         };
         let Child {
@@ -136,7 +140,8 @@ impl CommandHandler {
     }
 
     /// The outcome of a program that has ended.
-    fn judge(&self, status: ExitStatus, stderr: &Tail) -> Outcome {
+    fn judge(&self, context: &Context, status: ExitStatus, written: Written) -> Outcome {
+        let Written { stdout, stderr } = written;
         let said = stderr.text();
         let text = match said.as_str() {
             "" => child::how(status),
@@ -153,7 +158,7 @@ impl CommandHandler {
         };
         let failed = |failure: Failure| Outcome::Failed(failure.status(code.into()));
         match self.exit_codes.meaning(code) {
-            ExitMeaning::Succeeded => Outcome::Succeeded,
+            ExitMeaning::Succeeded => results::succeeded(context, stdout.first, stdout.total, None),
             ExitMeaning::Dropped => Outcome::dropped(text),
             ExitMeaning::Retry => failed(Failure::retryable("command", text)),
             ExitMeaning::Permanent => failed(Failure::permanent("command", text)),
@@ -220,7 +225,7 @@ impl Handler for CommandHandler {
             let (status, written) = self.run(&context, child).await;
             self.tell(&context, &written);
             match status {
-                Some(Ok(status)) => self.judge(status, &written.stderr),
+                Some(Ok(status)) => self.judge(&context, status, written),
                 Some(Err(error)) => {
                     let text = format!("failed to wait for the program: {error}");
                     Outcome::Failed(Failure::retryable("command-wait", text))

@@ -18,9 +18,9 @@ use crate::{
 /// The handler runs a program for each message, without a shell. The program gets the message's body
 /// on its standard input. Its exit code is the outcome: 0 succeeds, 65 is a permanent failure, 69
 /// says that a service is unavailable, and all others are retried, 75 included. A program that a
-/// signal ends is retried. The last 4 KiB of its standard error are the error. Rules can match the
-/// class `command` with the exit code as `status`, and the class `command-signal` with the signal's
-/// number.
+/// signal ends is retried. The last 4 KiB of its standard error become the error text. Rules can match
+/// the class `command` with the exit code as `status`, and the class `command-signal` with the
+/// signal's number.
 ///
 /// The environment of the program has nothing but the variables that `env` and `pass_env` name, and
 /// those about the message: `LAPWING_MESSAGE_ID`, `LAPWING_ATTEMPT` (from 1), `LAPWING_QUEUE`,
@@ -34,11 +34,11 @@ use crate::{
 ///
 /// Each program runs in a process group of its own. At the consumer's `timeout`, and when the grace
 /// of a drain ends, the handler sends SIGTERM to the group, and SIGKILL after `kill_after`. An exit
-/// code that follows SIGTERM does not count: the attempt has timed out. When the program has ended,
+/// code that follows SIGTERM does not count. When the program has ended,
 /// the handler kills what is left of its group.
 ///
 /// To set `memory_mib` and `cpu_seconds`, the handler starts `/bin/sh`, which sets the limits and then
-/// becomes the program. It does not read the program's arguments or the message. Some shells add
+/// becomes the program. The shell reads neither the program's arguments nor the message. Some shells add
 /// variables such as `PWD` to the environment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

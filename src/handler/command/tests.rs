@@ -198,6 +198,32 @@ async fn headers_that_are_too_long_are_named() {
 }
 
 #[tokio::test]
+async fn standard_output_is_the_result_if_somebody_takes_it() {
+    for (text, wanted, result) in [
+        ("printf priced", true, Some(&b"priced"[..])),
+        ("printf priced", false, None),
+        ("exit 0", true, Some(b"")),
+    ] {
+        let script = Script::of(text);
+        let sample = plain();
+        let context = sample.context();
+        context.outbox().begin(wanted);
+        assert_eq!(script.run(&sample).await, Outcome::Succeeded);
+        let found = context.outbox().take().result;
+        assert_eq!(
+            found.as_ref().map(|it| it.body.as_slice()),
+            result,
+            "{text}"
+        );
+    }
+    let long = Script::of("head -c 1048577 /dev/zero");
+    let sample = plain();
+    sample.context().outbox().begin(true);
+    let failure = long.failure(&sample).await;
+    assert_eq!((failure.retryable, &*failure.class), (false, "result"));
+}
+
+#[tokio::test]
 async fn a_program_need_not_read_its_input() {
     let body = vec![b'x'; 4 << 20];
     let sample = Sample::with_body(&body);

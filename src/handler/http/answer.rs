@@ -4,13 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use reqwest::{
     Response, StatusCode,
-    header::{CONTENT_ENCODING, HeaderMap, LOCATION, RETRY_AFTER},
+    header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, LOCATION, RETRY_AFTER},
 };
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
     clock,
-    handler::Context,
+    handler::{Context, results},
     outcome::{Failure, Outcome},
     text::{causes, cut},
 };
@@ -28,6 +28,9 @@ const BODY_LIMIT: Duration = Duration::from_secs(2);
 /// The outcome of an attempt, from the response. `via`: the proxy that the request went through.
 pub(super) async fn judge(mut response: Response, context: &Context, via: Option<&str>) -> Outcome {
     let status = response.status();
+    if status.is_success() && context.outbox().wants_result() {
+        return result(response, context).await;
+    }
     if status.is_success() {
         let cancellation = context.cancellation();
         tokio::select! {
@@ -63,6 +66,36 @@ pub(super) async fn judge(mut response: Response, context: &Context, via: Option
     };
     failure.retry_after = retry_after;
     Outcome::Failed(failure.status(status.as_u16()))
+}
+
+/// The outcome of a request whose answer is a result that somebody takes: the whole of it counts.
+async fn result(mut response: Response, context: &Context) -> Outcome {
+    let headers = response.headers();
+    let content_type = headers.get(CONTENT_TYPE);
+    let content_type = content_type.and_then(|value| value.to_str().ok());
+    let content_type = content_type.map(str::to_owned);
+    let cancellation = context.cancellation();
+    let mut body = Vec::new();
+    let read = async {
+        while let Some(chunk) = response.chunk().await? {
+            body.extend_from_slice(&chunk);
+            if body.len() > results::LONGEST {
+                break;
+            }
+        }
+        Ok::<_, reqwest::Error>(())
+    };
+    let read = tokio::select! {
+        biased;
+        read = read => read.map_err(|error| causes(&error)),
+        _ = cancellation.cancelled() => Err("the run was cancelled".to_owned()),
+    };
+    if let Err(error) = read {
+        let text = format!("the body of the answer breaks off: {error}");
+        return Outcome::Failed(Failure::retryable("result", text));
+    }
+    let length = body.len() as u64;
+    results::succeeded(context, body, length, content_type.as_deref())
 }
 
 /// The failure of a request without an answer.
@@ -163,6 +196,41 @@ fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     // Ignore a date in the past. If the clocks differ, a delay of 0 would make all attempts run at
     // once.
     date.duration_since(now).ok()
+}
+
+/// Reads an answer as the handler does: a status of three digits, lines of headers, and a body behind an
+/// empty line.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_answer(data: &[u8]) {
+    use reqwest::header::{HeaderName, HeaderValue};
+    let (status, rest) = data.split_at(data.len().min(3));
+    let Ok(status) = StatusCode::from_bytes(status) else {
+        return;
+    };
+    let end = rest.windows(2).position(|pair| pair == b"\n\n");
+    let (head, body) = rest.split_at(end.unwrap_or(rest.len()));
+    let mut headers = HeaderMap::new();
+    for line in head.split(|byte| *byte == b'\n') {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else {
+            continue;
+        };
+        let name = HeaderName::from_bytes(&line[..colon]);
+        let value = HeaderValue::from_bytes(&line[colon + 1..]);
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.append(name, value);
+        }
+    }
+    let said = said(&headers, body);
+    assert!(said.len() <= ERROR_SHOWN);
+    let _ = target(status, &headers);
+    for value in headers.values() {
+        if let Ok(text) = value.to_str() {
+            let _ = parse_retry_after(text.trim(), SystemTime::UNIX_EPOCH);
+            let printable = super::request::printable(text);
+            let is_control = |byte: &u8| byte.is_ascii_control() && *byte != b'\t';
+            assert!(!printable.as_bytes().iter().any(is_control));
+        }
+    }
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ use std::{
 use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::{Response, StatusCode, Url, header::HeaderName};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use answer::fuzz_answer;
 pub use settings::{HeaderFile, HttpHandlerSettings};
 
 use super::{Context, Handler, HandlerError, HandlerFuture};
@@ -86,7 +88,8 @@ impl HttpHandler {
         let proxy = Matcher::from_env().intercept(&uri);
         let proxy = proxy.as_ref().map(|proxy| proxy.uri());
         let is_tls = |uri: &hyper::Uri| uri.scheme_str() == Some("https");
-        let trust_system = is_tls(&uri) || proxy.is_some_and(is_tls);
+        let trust_system =
+            settings.system_authorities && (is_tls(&uri) || proxy.is_some_and(is_tls));
         let connections =
             Connections::new(settings, trust_system).map_err(|error| failed(&error))?;
         let via = proxy.map(|proxy| {

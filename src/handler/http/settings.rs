@@ -30,9 +30,9 @@ use crate::{
 /// `lapwing-redelivered`, `lapwing-correlation-id`, `lapwing-reply-to`, `lapwing-app-id`,
 /// `lapwing-user-id`, `lapwing-timestamp` (seconds since 1970), `lapwing-priority`,
 /// `lapwing-expiration` (milliseconds), `traceparent` and `tracestate`. A property that the message
-/// does not have has no header. With `decode = "json"` the content type is `application/json` where
-/// the message names none or another one. A `content_encoding` that is a charset (`utf-8`) or `7bit`,
-/// `8bit` or `binary` is not sent: it is no compression.
+/// does not have has no header. With `decode = "json"` the content type is `application/json` if
+/// the message names none or another one. The handler does not send a `content_encoding` that is no
+/// compression: a charset (`utf-8`), `7bit`, `8bit` or `binary`.
 ///
 /// The message's own headers have the names `lapwing-header-NAME`: the first 64, as long as they
 /// fit into 6 KiB, and at most 4 KiB of each value, because servers refuse requests with more.
@@ -41,8 +41,9 @@ use crate::{
 /// attempt.
 ///
 /// The status decides the outcome, as soon as the handler has it. The handler reads at most 64 KiB
-/// of the response's body, for at most 2 s, and keeps 2 KiB for the error. `Retry-After` is a
-/// number of seconds or a date; a date in the past does not count.
+/// of the response's body, for at most 2 s, and keeps 2 KiB for the error. If `forward` takes the
+/// result, a success counts only once its whole body has arrived, of at most 1 MiB. `Retry-After` is
+/// a number of seconds or a date; a date in the past does not count.
 ///
 /// The handler keeps idle connections for 4 s, and replaces all connections after a minute: so it
 /// follows a service that moves to another address. On HTTP/2 it sends a PING each 5 s. If a
@@ -92,11 +93,14 @@ pub struct HttpHandlerSettings {
     /// Default: `5s`.
     #[serde(with = "Span::<1, HOUR>")]
     pub connect_timeout: Duration,
-    /// A PEM file with certificate authorities to trust in addition to the system's, for `https://`.
+    /// A PEM file with certificate authorities to trust, in addition to the system's, for `https://`.
     /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/run/secrets/handler-ca.pem")]
     pub ca_file: Option<PathBuf>,
+    /// Whether to trust the system's certificate authorities too. `false` needs `ca_file`. Default:
+    /// `true`.
+    pub system_authorities: bool,
     /// A PEM file with the client certificate, or its chain, for a server that asks for one. Needs
     /// `key_file`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -158,6 +162,7 @@ impl Default for HttpHandlerSettings {
             header_files: BTreeMap::new(),
             connect_timeout: Duration::from_secs(5),
             ca_file: None,
+            system_authorities: true,
             cert_file: None,
             key_file: None,
             echo: false,
@@ -173,6 +178,7 @@ impl fmt::Debug for HttpHandlerSettings {
             .field("header_files", &self.header_files)
             .field("connect_timeout", &self.connect_timeout)
             .field("ca_file", &self.ca_file)
+            .field("system_authorities", &self.system_authorities)
             .field("cert_file", &self.cert_file)
             .field("key_file", &self.key_file)
             .field("echo", &self.echo)
@@ -240,6 +246,14 @@ impl HttpHandlerSettings {
                 let message = "needs TLS, but the URL begins with http://";
                 findings.contradiction(at, [path.key("url")], message);
             }
+        }
+        if !self.system_authorities && self.ca_file.is_none() {
+            let message = "is false, so `ca_file` is needed: no server would be trusted";
+            findings.contradiction(
+                path.key("system_authorities"),
+                [path.key("ca_file")],
+                message,
+            );
         }
         let (lone, missing) = match (&self.cert_file, &self.key_file) {
             (Some(_), None) => ("cert_file", "key_file"),
@@ -388,6 +402,10 @@ mod tests {
             (
                 &http(&format!("{url}\nhandler.ca_file = \"{pem}\"")),
                 "handler.ca_file: needs TLS",
+            ),
+            (
+                &http("handler.url = \"https://a/\"\nhandler.system_authorities = false"),
+                "handler.system_authorities: is false, so `ca_file` is needed",
             ),
             (
                 &http("handler.url = \"https://a/\"\nhandler.ca_file = \"/missing\""),

@@ -197,7 +197,7 @@ impl Run {
         line.add("attempt", &1);
         fill(&mut line);
         let answer = self.line(Some(line.end())).await?;
-        let outcome = Answer::read(&answer, id)?;
+        let (outcome, _) = Answer::read(&answer, id)?;
         Ok(match outcome {
             Outcome::Succeeded => "succeeded".to_owned(),
             Outcome::Failed(failure) => format!("{failure:?}"),

@@ -27,10 +27,11 @@ use crate::{
 
 /// The most bytes of one line of standard error in the log, and of its end in an error.
 const SHOWN: usize = 4 * 1024;
-/// Co-processes in a row that end by themselves before their first answer. Fewer are started again
-/// at once: their messages may be at fault.
+/// The number of co-processes in a row that end by themselves before their first answer, from which on
+/// the keeper waits before the next start. Before that it starts them at once: their messages may be at
+/// fault.
 const BARREN: u32 = 3;
-/// The wait before the next start after that, and after a start that failed.
+/// The first of these waits, also after a start that failed.
 const BASE: Duration = Duration::from_millis(100);
 /// The longest wait before a start.
 const CAP: Duration = Duration::from_secs(10);

@@ -7,6 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    flight::HandlerResult,
     handler::{
         Context,
         about::{self, Known},
@@ -117,6 +118,9 @@ pub(super) struct Answer {
     status: Option<u16>,
     reason: Option<String>,
     after: Option<f64>,
+    result: Option<String>,
+    result_base64: Option<String>,
+    content_type: Option<String>,
 }
 
 /// The outcomes that a co-process can answer.
@@ -133,9 +137,10 @@ enum Word {
 }
 
 impl Answer {
-    /// Reads the answer to the message with this id. The error says what is wrong with the line.
-    pub(super) fn read(line: &[u8], id: u64) -> Result<Outcome, String> {
-        let answer: Self = serde_json::from_slice(line)
+    /// Reads the answer to the message with this id: the outcome, and the result if there is one. The
+    /// error says what is wrong with the line.
+    pub(super) fn read(line: &[u8], id: u64) -> Result<(Outcome, Option<HandlerResult>), String> {
+        let mut answer: Self = serde_json::from_slice(line)
             .map_err(|error| format!("{} is no answer: {error}", shown(line)))?;
         if answer.id != id {
             let other = answer.id;
@@ -143,7 +148,22 @@ impl Answer {
                 "the answer is for id {other}, but id {id} was asked"
             ));
         }
-        answer.outcome()
+        let result = answer.result()?;
+        Ok((answer.outcome()?, result))
+    }
+
+    fn result(&mut self) -> Result<Option<HandlerResult>, String> {
+        let body = match (self.result.take(), self.result_base64.take()) {
+            (Some(text), _) => text.into_bytes(),
+            (None, Some(encoded)) => STANDARD
+                .decode(encoded)
+                .map_err(|error| format!("`result_base64` is no base64: {error}"))?,
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(HandlerResult {
+            body,
+            content_type: self.content_type.take(),
+        }))
     }
 
     fn outcome(self) -> Result<Outcome, String> {
@@ -194,7 +214,10 @@ mod tests {
 
     #[test]
     fn each_outcome_can_be_answered() {
-        let read = |rest: &str| Answer::read(format!("{{\"id\":7,{rest}}}").as_bytes(), 7);
+        let read = |rest: &str| {
+            let answer = Answer::read(format!("{{\"id\":7,{rest}}}").as_bytes(), 7);
+            answer.map(|(outcome, _)| outcome)
+        };
         let failed = |failure| Ok(Outcome::Failed(failure));
         assert_eq!(
             read("\"outcome\":\"succeeded\",\"more\":[]"),
@@ -224,6 +247,31 @@ mod tests {
         assert_eq!(
             read("\"outcome\":\"undecodable\",\"error\":\"no\""),
             failed(Failure::undecodable("no"))
+        );
+    }
+
+    #[test]
+    fn an_answer_can_have_a_result() {
+        let read = |rest: &str| {
+            let line = format!("{{\"id\":7,\"outcome\":\"succeeded\"{rest}}}");
+            Answer::read(line.as_bytes(), 7).map(|(_, result)| result)
+        };
+        let result = |body: &[u8], content_type: Option<&str>| {
+            Ok(Some(HandlerResult {
+                body: body.to_vec(),
+                content_type: content_type.map(str::to_owned),
+            }))
+        };
+        assert_eq!(read(""), Ok(None));
+        assert_eq!(
+            read(",\"result\":\"{}\",\"content_type\":\"a/b\""),
+            result(b"{}", Some("a/b"))
+        );
+        assert_eq!(read(",\"result_base64\":\"/w==\""), result(b"\xff", None));
+        assert!(
+            read(",\"result_base64\":\"!\"")
+                .unwrap_err()
+                .contains("no base64")
         );
     }
 

@@ -71,8 +71,11 @@ impl ProcessHandler {
         };
         let broken = match answered {
             Ok(answer) => match Answer::read(&answer, id) {
-                Ok(outcome) => {
+                Ok((outcome, result)) => {
                     lease.done();
+                    if let Some(result) = result {
+                        context.outbox().set_result(result);
+                    }
                     return outcome;
                 }
                 Err(error) => Broken::Protocol(error),

@@ -176,8 +176,8 @@ impl CoProcess {
     }
 }
 
-/// A co-process that works on a message. If this is dropped before its answer, the co-process is
-/// ended: nobody knows what it does.
+/// A co-process that works on a message. Dropping this before the answer ends the co-process, because
+/// it may still work on that message.
 pub(super) struct Lease {
     pool: Arc<Pool>,
     process: Option<CoProcess>,

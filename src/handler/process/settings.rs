@@ -21,11 +21,11 @@ use crate::{
 /// clients in several languages. Each co-process has one message at a time, so that a crash names its
 /// message. Its standard error goes to the worker's log, line by line.
 ///
-/// A co-process that ends by itself is started again at once. From the third time in a row on that it
-/// ends without an answer, and when it does not start, the next start has to wait: from 100 ms to
-/// 10 s. The message that it had is retried (class `process-exit`). A co-process that breaks the
-/// protocol is ended, and its message is retried (class `process-protocol`). A line longer than 1 MiB
-/// breaks it. While no co-process starts, the outcome of messages is `unavailable` (class
+/// If a co-process ends by itself, the handler retries its message (class `process-exit`) and starts
+/// the co-process again at once. The handler waits from 100 ms to 10 s before a start if the co-process
+/// has ended without an answer three times in a row, or did not start. If a co-process breaks the
+/// protocol, for instance by a line longer than 1 MiB, the handler ends the co-process and retries its
+/// message (class `process-protocol`). While no co-process starts, messages are `unavailable` (class
 /// `process-start`).
 ///
 /// At the consumer's `timeout`, and when the grace of a drain ends, the handler ends the co-process

@@ -133,21 +133,25 @@ async fn a_co_process_that_breaks_the_protocol_is_replaced_and_its_message_retri
 
 #[tokio::test]
 async fn a_crash_names_its_message_and_says_why() {
-    for (end, said) in [
-        ("echo out of luck >&2; exit 3", "exit code 3: out of luck"),
+    // On a busy machine an end takes its time, by itself or by SIGTERM.
+    let (out_of_luck, a_while) = ("exit code 3: out of luck", Duration::from_secs(3));
+    for (end, kill_after, said) in [
+        ("echo out of luck >&2; exit 3", DEADLINE, out_of_luck),
         // Half a line is no answer.
-        ("printf '{\"id\":1,\"out'; exit 4", "exit code 4"),
-        ("kill -KILL $$", "killed by SIGKILL"),
+        ("printf '{\"id\":1,\"out'; exit 4", DEADLINE, "exit code 4"),
+        ("kill -KILL $$", DEADLINE, "killed by SIGKILL"),
         // It goes on without its output.
         (
             "exec >&-; sleep 1000",
+            a_while,
             "closed its pipes, killed by SIGTERM",
         ),
     ] {
-        let script = Script::of(&format!(
+        let mut script = Script::of(&format!(
             "if [ -e \"$OUT\" ]; then {RIGHT}; else echo >> \"$OUT\"; echo '{{\"ready\":1}}'; \
              read -r line; {end}; fi"
         ));
+        script.settings.kill_after = kill_after;
         let handler = script.start().await;
         let failure = failure(&handler).await;
         assert_eq!(failure.error, format!("the co-process ended: {said}"));

@@ -161,6 +161,62 @@ async fn a_replay_keeps_its_rate() {
     assert!((4.8..6.0).contains(&took), "{took} s");
 }
 
+/// The broker takes letters back that wait for their acks for longer than its consumer timeout.
+#[tokio::test(start_paused = true)]
+async fn a_slow_replay_holds_no_letter_beyond_the_consumer_timeout() {
+    let broker = broker(Release::V43, kept());
+    send(&broker, 400);
+    broker.set_consumer_timeout(Some(Duration::from_secs(30 * 60)));
+    let slow = Replay {
+        rate: Some(0.1),
+        ..replay_of(Filter::default())
+    };
+    assert_eq!(replay(&broker, &slow).await.changed, 400);
+    assert!(broker.ready("orders.dead").is_empty());
+    assert_eq!(broker.ready("orders").len(), 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_replay_can_be_stopped_while_it_waits() {
+    let broker = broker(Release::V43, kept());
+    send(&broker, 3);
+    let slow = Replay {
+        rate: Some(0.001),
+        ..replay_of(Filter::default())
+    };
+    let began = Instant::now();
+    let mut report = |_| match began.elapsed() < Duration::from_secs(10) {
+        true => ControlFlow::Continue(()),
+        false => ControlFlow::Break(()),
+    };
+    let replayed = super::super::replay::replay(&desk(&broker), &slow, &mut report).await;
+    let replayed = replayed.unwrap();
+    assert!(replayed.stopped && replayed.changed == 1, "{replayed:?}");
+    assert!(began.elapsed() < Duration::from_secs(20));
+    assert_eq!(ids(&broker, "orders.dead"), numbered(1..3));
+}
+
+/// A queue without a leader keeps the acks for later, and its channel throws them away when it closes.
+#[tokio::test(start_paused = true)]
+async fn a_change_ends_when_the_queue_has_applied_its_acks() {
+    let broker = broker(Release::V43, kept());
+    send(&broker, 5);
+    let mut report = |_| {
+        broker.fail(Fault::LeaderLost("orders.dead".to_owned()));
+        ControlFlow::Continue(())
+    };
+    let electing = broker.clone();
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        electing.elect("orders.dead");
+    });
+    let all = Filter::default();
+    let dropped = super::super::change::drop(&desk(&broker), &all, "test", &mut report).await;
+    assert_eq!(dropped.unwrap().changed, 5);
+    broker.elect("orders.dead");
+    assert_eq!(ids(&broker, "orders.dead"), [""; 0]);
+}
+
 /// Kills a replay at each of many moments: the future is dropped, and then the broker notices that
 /// the connections are gone.
 #[tokio::test(start_paused = true)]

@@ -1,7 +1,10 @@
 use std::ops::ControlFlow;
 
 use super::*;
-use crate::{broker::fake::Fault, letters::Match};
+use crate::{
+    broker::fake::{Confirm, Fault},
+    letters::Match,
+};
 
 fn all() -> Look {
     Look::default()
@@ -118,6 +121,38 @@ async fn a_letter_that_is_short_of_deliveries_is_renewed_when_that_is_asked_for(
     assert_eq!(seen, numbered(0..2));
 }
 
+/// Without a confirm the copy may exist. Each further one would be a duplicate more.
+#[tokio::test(start_paused = true)]
+async fn a_letter_whose_renewal_is_not_confirmed_stays_and_is_not_copied_again() {
+    for (confirm, copies) in [(Confirm::Lost, 1), (Confirm::NeverWritten, 0)] {
+        let limited = Arguments::of(Type::Quorum).int("x-delivery-limit", 4);
+        let broker = broker(Release::V40, limited);
+        send(&broker, 1);
+        broker.answer_publishes([confirm; 2]);
+        let renew = Look {
+            renew: true,
+            ..all()
+        };
+        let (_, looked) = look(&broker, &renew).await;
+        assert_eq!((looked.short, looked.renewed), (1, 0), "{confirm:?}");
+        assert_eq!(ids(&broker, "orders.dead").len(), 1 + copies, "{confirm:?}");
+        let returned = broker.ready("orders.dead").remove(0);
+        assert_eq!(returned.delivery_count, 1, "the letter itself");
+    }
+}
+
+/// The broker throws such a letter away when it goes back. A duplicate is better than no letter.
+#[tokio::test(start_paused = true)]
+async fn a_letter_without_deliveries_left_is_copied_until_a_copy_is_confirmed() {
+    let limited = Arguments::of(Type::Quorum).int("x-delivery-limit", 0);
+    let broker = broker(Release::V40, limited);
+    send(&broker, 1);
+    broker.answer_publishes([Confirm::NeverWritten, Confirm::NeverWritten]);
+    let (_, looked) = look(&broker, &all()).await;
+    assert_eq!(looked.renewed, 1);
+    assert_eq!(ids(&broker, "orders.dead"), ["m0"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_look_that_is_stopped_returns_what_it_has() {
     let broker = broker(Release::V40, kept());
@@ -192,6 +227,13 @@ async fn each_part_of_a_filter_counts() {
                 ..Filter::default()
             },
             numbered([6]),
+        ),
+        (
+            Filter {
+                groups: vec![String::new()],
+                ..Filter::default()
+            },
+            Vec::new(),
         ),
         (
             Filter {

@@ -45,6 +45,7 @@ fn record(error: &str, at: u64) -> Record {
         }],
         source_exchange: "shop".to_owned(),
         source_routing_key: "order.paid".to_owned(),
+        expires_at: None,
         copy: Copy::Dead(Dead {
             reason: Reason::MaxAttempts,
             error: error.to_owned(),

@@ -323,7 +323,7 @@ fn comment(text: &str) -> String {
     let text = text.replace("[admin.md](admin.md)", "docs/admin.md");
     let text = text.replace("[telemetry.md](telemetry.md)", "docs/telemetry.md");
     let text = text.replace(
-        "[kubernetes.md](kubernetes.md#which-replica-goes)",
+        "[kubernetes.md](kubernetes.md#which-pod-ends-first)",
         "docs/kubernetes.md",
     );
     let mut lines = String::new();

@@ -104,10 +104,15 @@ async fn the_expiration_of_a_retry_is_not_taken_for_the_publishers() {
 
 #[tokio::test(start_paused = true)]
 async fn the_publishers_user_is_moved_aside_and_still_known() {
-    for copy in copies(Letter::default().id("a").user_id("shop"), b"").await {
-        assert_eq!(copy.user_id(), None);
-        assert_eq!(copy.properties.user_id(), Some("shop"));
+    let [first, second, dead] = copies(Letter::default().id("a").user_id("shop"), b"").await;
+    // The broker has checked that the copy is from a worker.
+    for copy in [&first, &second] {
+        assert_eq!(copy.user_id().as_deref(), Some("guest"));
+        assert_eq!(copy.header("lapwing-original-user-id"), Some("shop"));
     }
+    // Any user may put a dead letter back, so it names none.
+    assert_eq!(dead.user_id(), None);
+    assert_eq!(dead.header("lapwing-original-user-id"), Some("shop"));
 }
 
 #[tokio::test(start_paused = true)]

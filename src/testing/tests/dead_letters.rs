@@ -120,6 +120,7 @@ async fn what_is_for_delay_queues_does_not_stay_on_a_dead_letter() {
     let kit = Kit::start("retry.base = '4s'", handling.clone()).await;
     let letter = Letter::default()
         .id("a")
+        .parked()
         .header("lapwing-last-attempt", "x");
     kit.send(letter, b"");
     kit.finished().await;
@@ -152,6 +153,7 @@ async fn counts_of_an_earlier_life_stay_on_a_dead_letter() {
     let kit = Kit::start("", Handling::new([], Step::FailForGood)).await;
     let letter = Letter::default()
         .id("a")
+        .parked()
         .number("lapwing-replays", 2)
         .number("lapwing-crashes", 1)
         .number("lapwing-attempts", 4);

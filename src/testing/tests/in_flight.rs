@@ -33,7 +33,7 @@ async fn cancel(kit: &Kit, delivery: DeliveryId) -> Result<(), CancelError> {
 async fn a_message_at_its_handler_and_one_that_waits_for_a_slot_are_told_apart() {
     let handling = Handling::new([], Step::WaitForGate);
     let kit = Kit::start("concurrency = 1", handling.clone()).await;
-    let letter = Letter::default().id("first").message_type("paid");
+    let letter = Letter::default().id("first").message_type("paid").parked();
     kit.send(letter.number("lapwing-attempts", 2), b"");
     handling.has_run(1).await;
     tokio::time::sleep(2 * SECOND).await;

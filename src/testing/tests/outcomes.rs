@@ -91,7 +91,7 @@ async fn a_message_that_fails_when_it_is_too_old_is_dead_lettered() {
     let handling = Handling::new([], Step::Fail);
     let kit = Kit::start("", handling.clone()).await;
     let long_ago = rfc3339(clock::now() - Duration::from_hours(24));
-    let letter = Letter::default().id("old");
+    let letter = Letter::default().id("old").parked();
     kit.send(letter.header("lapwing-first-seen", &long_ago), b"");
     kit.finished().await;
     assert_eq!(handling.attempts(), [1]);
@@ -117,7 +117,7 @@ async fn the_age_of_a_message_grows_over_its_retries() {
 async fn an_old_message_that_succeeds_is_acked() {
     let kit = Kit::start("", Handling::new([], Step::Succeed)).await;
     let long_ago = rfc3339(clock::now() - Duration::from_hours(48));
-    let letter = Letter::default().id("old");
+    let letter = Letter::default().id("old").parked();
     kit.send(letter.header("lapwing-first-seen", &long_ago), b"");
     kit.finished().await;
     assert_eq!(kit.drain().await.unwrap().ledger().acked, 1);

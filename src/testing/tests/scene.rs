@@ -6,7 +6,11 @@ use super::{
     kit::{Handling, Kit, Step},
     places::Published,
 };
-use crate::{ConsumerState, Report, broker::fake::Fault, testing::TestBroker};
+use crate::{
+    ConsumerState, Report,
+    broker::fake::{Confirm, Fault},
+    testing::TestBroker,
+};
 
 /// Two handlers run at once, and two further messages may wait.
 const SETTINGS: &str = "
@@ -32,7 +36,7 @@ pub(super) enum Situation {
     Consuming,
     /// Two handlers run, a third message was returned.
     Paused,
-    /// A dead letter waits for the end of an alarm. Two handlers run, a fourth message waits.
+    /// The broker refuses a dead letter, again and again. Two handlers run, a fourth message waits.
     Keeping,
     /// Two handlers run, a third message was returned.
     Draining,
@@ -107,10 +111,10 @@ impl Scene {
     async fn keeping() -> Self {
         let handling = Handling::new([Step::FailForGood], Step::WaitForGate);
         let mut kit = Kit::start(SETTINGS, handling).await;
-        kit.broker.fail(Fault::Blocked);
+        kit.broker.answer_publishes([Confirm::Nack; 1_000]);
         let published = Published::to(&kit, 4);
         kit.handling.has_run(3).await;
-        let why = "1 retry or dead letter waits";
+        let why = "1 retry or dead letter waits until the broker takes it: orders.dead: refused";
         kit.until(ConsumerState::Consuming, Some(why)).await;
         Self { kit, published }
     }

@@ -230,7 +230,8 @@ async fn concurrency_is_raised_and_lowered_under_load_and_no_handler_is_cancelle
 async fn a_consumer_with_10_000_messages_in_flight_lists_them_quickly() {
     const N: usize = 10_000;
     let vhost = vhost().await;
-    let changes = "[admin]\nlisten = '127.0.0.1:0'\n\
+    // A queue of RabbitMQ 3.10 needs seconds for thousands of single acks.
+    let changes = "[admin]\nlisten = '127.0.0.1:0'\n[drain]\nsettle = '1m'\n[timeouts]\ndeclare = '1m'\n\
                    [consumers.q]\nconcurrency = 5000\nprefetch = 10000\nqueue_type = 'classic'";
     let settings = consumer(&vhost, "q").with(changes).settings();
     let (gate, notes) = (Gate::default(), Notes::default());

@@ -154,14 +154,16 @@ async fn changes_are_written_down_with_who_asked_and_what_became_of_it() {
         .bearer_auth("wrong-wrong-wrong");
     assert_eq!(answer(request).await.0, 401);
 
-    let asked = |status: u64| {
-        move |line: &Value| log_message(line) == "admin request" && field(line, "status") == status
+    let asked = |message: &'static str, status: u64| {
+        move |line: &Value| log_message(line) == message && field(line, "status") == status
     };
-    let line = worker.wait_for("the pause", DEADLINE, asked(200)).await;
+    let pause = asked("admin request", 200);
+    let line = worker.wait_for("the pause", DEADLINE, pause).await;
     assert_eq!(field(&line, "path"), "/api/v1/consumers/q/pause");
     assert_eq!(field(&line, "method"), "POST");
     assert_eq!(line["level"], "INFO");
-    let line = worker.wait_for("the refusal", DEADLINE, asked(401)).await;
+    let refusal = asked("admin request refused", 401);
+    let line = worker.wait_for("the refusal", DEADLINE, refusal).await;
     assert_eq!(field(&line, "agent"), "curl/8");
     let peer = field(&line, "peer").as_str().expect("it is text");
     assert!(peer.starts_with("127.0.0.1:"), "{peer}");

@@ -42,11 +42,15 @@ fn nonsense() -> Vec<(&'static str, AMQPValue)> {
 
 fn messages() -> Vec<PublishSpec> {
     let good_parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let now = humantime::format_rfc3339_millis(std::time::SystemTime::now()).to_string();
     let by_header = nonsense().into_iter().map(|(name, value)| {
         let spec = PublishSpec::to("orders").body("{}");
         // Headers that are only used together with a traceparent are read too.
         let spec = spec.header("traceparent", good_parent);
         let spec = spec.header("lapwing-last-attempt", good_parent);
+        // As a worker of the same user writes them: otherwise they are not read.
+        let spec = spec.header("lapwing-first-seen", text(&now));
+        let spec = spec.with(|properties| properties.with_user_id("guest".into()));
         spec.header(name, value)
     });
     let by_property = [0, 1, u64::MAX / 1000, u64::MAX].into_iter().map(|time| {

@@ -36,11 +36,14 @@ async fn the_log_handler_shows_messages_and_every_line_of_the_log_is_an_object()
         .publish_with(PublishSpec::to("q").id("binary").body([0xff, 0, b'\n']))
         .await;
 
-    let shown = worker.wait_for_message("message", DEADLINE).await;
-    let binary = |line: &Value| {
-        log_message(line) == "message" && field(line, "id") == &Value::from("binary")
+    // The two handlers run side by side, so either line may be the first.
+    let of = |id: &'static str| {
+        move |line: &Value| log_message(line) == "message" && field(line, "id") == id
     };
-    worker.wait_for("the binary one", DEADLINE, binary).await;
+    let shown = worker.wait_for("order-1", DEADLINE, of("order-1")).await;
+    worker
+        .wait_for("the binary one", DEADLINE, of("binary"))
+        .await;
     let ledger = worker.drain(DEADLINE).await;
 
     assert_eq!((ledger.received, ledger.acked), (2, 2));
@@ -181,4 +184,66 @@ async fn sigint_drains_as_sigterm_does_and_a_second_signal_does_not_wait() {
         .wait_for("it was given up", DEADLINE, |seen| seen.abandoned == 1)
         .await;
     within("the queue", vhost.wait_for_counts("q", 1, 0, DEADLINE)).await;
+}
+
+/// Queues are worked off, and the worker ends without a signal. A retry that waits at the broker stays.
+#[tokio::test]
+async fn a_worker_works_its_queue_off_and_ends() {
+    let vhost = vhost().await;
+    let handler = HttpHandler::answering(|request| match request.message_id() {
+        "fails" => Reply::status(500),
+        _ => Reply::ok(),
+    })
+    .await;
+    let config = consumer(&vhost, "q")
+        .http(&handler)
+        .with("[consumers.q.retry]\ndelays = ['1h']")
+        .toml();
+    let limited = |limits: &[&str]| {
+        WorkerProcess::start_with(&config, |command| {
+            command.args(limits);
+        })
+    };
+    // The first worker makes the queue.
+    let mut first = limited(&["--until-ready"]);
+    let exit = first.exited(DEADLINE).await;
+    assert_eq!(exit.status.code(), Some(0));
+    assert_eq!(ended_by(&first), "until-ready");
+    for n in 0..20 {
+        vhost
+            .publish_with(PublishSpec::to("q").id(&format!("id-{n}")))
+            .await;
+    }
+    vhost.publish_with(PublishSpec::to("q").id("fails")).await;
+
+    let mut worker = limited(&["--until-empty", "--max-time", "1h"]);
+    let exit = worker.exited(DEADLINE).await;
+    assert_eq!(exit.status.code(), Some(0));
+    assert_eq!(ended_by(&worker), "until-empty");
+    let ledger = worker.ledger();
+    assert_eq!((ledger.acked, ledger.parked), (20, 1), "{ledger:?}");
+    vhost.wait_for_counts("q", 0, 0, DEADLINE).await;
+    let log = worker.log();
+    let parked = log
+        .iter()
+        .find(|line| log_message(line) == "message parked for retry");
+    let rung = field(parked.expect("it is logged"), "retry_queue").as_str();
+    let rung = rung.expect("a queue");
+    vhost.wait_for_counts(rung, 1, 0, DEADLINE).await;
+
+    let mut worker = limited(&["--max-time", "1s"]);
+    let exit = worker.exited(DEADLINE).await;
+    assert_eq!(exit.status.code(), Some(0));
+    assert_eq!(ended_by(&worker), "max-time");
+    assert_eq!(worker.ledger().received, 0);
+}
+
+/// What the last line of the log says about the reason of the end.
+fn ended_by(worker: &WorkerProcess) -> String {
+    let log = worker.log();
+    let last = log.last().expect("a ledger");
+    field(last, "ended_by")
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }

@@ -153,7 +153,8 @@ async fn an_edited_letter_has_the_new_body() {
 async fn a_replay_of_ten_thousand_that_is_killed_loses_none() {
     const COUNT: usize = 10_000;
     let vhost = letters(COUNT).await;
-    let mut child = dead(&vhost, &["replay", "--all", "--yes"])
+    // Ten seconds for all: the kill comes in time. The batches are as large as without a rate.
+    let mut child = dead(&vhost, &["replay", "--all", "--yes", "--rate", "1000"])
         .spawn()
         .expect("it starts");
     let moved = async || vhost.ready(QUEUE).await;

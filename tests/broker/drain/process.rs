@@ -9,6 +9,24 @@ use crate::support::{
 };
 
 #[tokio::test]
+async fn sighup_drains_as_sigterm_does() {
+    let vhost = vhost().await;
+    let slow = Duration::from_secs(1);
+    let handler = HttpHandler::answering(move |_| Reply::ok().after(slow)).await;
+    let config = consumer(&vhost, "orders").http(&handler).toml();
+    let mut worker = WorkerProcess::start(&config);
+    worker.wait_for_consumers(&vhost, "orders", 1).await;
+    vhost.publish("orders", "{}").await;
+    handler.wait_for_requests(1, DEADLINE).await;
+
+    worker.signal(rustix::process::Signal::HUP);
+    let exit = worker.exited(DEADLINE).await;
+
+    assert!(exit.status.success(), "{exit:?}");
+    assert_eq!(worker.ledger().acked, 1, "the handler was waited for");
+}
+
+#[tokio::test]
 async fn sigterm_under_load_lets_running_handlers_finish_and_runs_nothing_twice() {
     const SLOW: Duration = Duration::from_millis(1_500);
     let vhost = vhost().await;

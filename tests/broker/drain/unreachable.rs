@@ -10,15 +10,16 @@ use crate::support::{
 const N: usize = 20;
 const RUNNING: usize = 4;
 
-/// Short timeouts for everything that can hang.
+/// Short timeouts for everything that can hang. The grace is much longer: a drain must not need it.
 const CHANGES: &str = "
-    drain = { grace = '600ms', settle = '200ms' }
+    drain = { grace = '30s', settle = '200ms' }
     timeouts = { declare = '1s', ack = '1s', close = '500ms', publish = '1s', confirm = '1s' }
     [consumers.orders]
     prefetch = 20
     concurrency = 4";
 
-/// The longest drain: the grace or a request, then closing a channel and two connections.
+/// The longest drain when the handlers end at once: the cancellation of the consumer, or the shorter
+/// waits for the last acks; then closing a channel and two connections.
 const BOUND: Duration = Duration::from_millis(1_000 + 500 + 2 * 500).saturating_add(BUSY);
 
 /// A worker behind a proxy, with handlers that wait at a gate.
@@ -34,6 +35,11 @@ struct Behind {
 
 impl Behind {
     async fn new() -> Self {
+        Self::with("").await
+    }
+
+    /// As `new`, with more changes to the configuration.
+    async fn with(more: &str) -> Self {
         let vhost = vhost().await;
         let proxy = Proxy::to(&vhost).await;
         let gate = Gate::default();
@@ -42,6 +48,7 @@ impl Behind {
         let config = consumer(&proxy.url(&vhost), "orders")
             .http(&handler)
             .with(&changes)
+            .with(more)
             .toml();
         let worker = WorkerProcess::start_with_admin(&config);
         let admin = Admin::of(&worker).await;
@@ -115,7 +122,11 @@ async fn a_drain_that_hears_nothing_after_its_last_acks_leaves_them() {
 
 #[tokio::test]
 async fn a_drain_gives_a_message_back_that_proves_its_acks() {
-    let mut behind = Behind::new().await;
+    // The broker answers. A busy machine may take its time.
+    let patient = "
+        drain.settle = '30s'
+        timeouts = { declare = '30s', ack = '30s', close = '30s' }";
+    let mut behind = Behind::with(patient).await;
     behind.drain().await;
     behind.gate.open();
     let exit = behind.worker.exited(DEADLINE).await;

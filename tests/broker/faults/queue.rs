@@ -52,11 +52,15 @@ async fn a_deleted_queue_is_waited_for_where_the_worker_may_not_declare_it() {
     vhost.declare(QUEUE, QueueType::Quorum).await;
     vhost.declare_beside(QUEUE).await;
     let handler = slow_handler().await;
-    let none = "[consumers.orders]\ntopology = 'none'";
+    let none = "timeouts.call = '30s'\n[consumers.orders]\ntopology = 'none'";
     let worker = orders(&vhost, &handler).with(none).start().await;
     let mut ids = publish(&vhost, "before", 5).await;
     handler.wait_for_answered(5, DEADLINE).await;
     vhost.wait_for_counts(QUEUE, 0, 0, DEADLINE).await;
+    // An answered pause proves that the broker has the acks.
+    assert_eq!(worker.handle.pause(QUEUE).await, Ok(()));
+    assert_eq!(worker.handle.resume(QUEUE).await, Ok(()));
+    worker.ready().await;
 
     vhost.delete(QUEUE).await;
     let missing = |readiness: &lapwing::Readiness| {
@@ -76,6 +80,7 @@ async fn a_deleted_queue_is_waited_for_where_the_worker_may_not_declare_it() {
     handler.wait_for_success(&ids).await;
     let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.received, ledger.acked), (10, 10), "{ledger:?}");
+    assert_eq!((ledger.stale, ledger.duplicates), (0, 0), "{ledger:?}");
     Account::take(&vhost, ids, &handler.seen(), &QUEUES)
         .await
         .assert_exactly_once();

@@ -82,7 +82,8 @@ pub(super) fn message(id: usize) -> PublishSpec {
             .with_priority(4)
             .with_correlation_id("correlation".into())
             .with_reply_to("answers".into())
-            .with_timestamp(1_700_000_001)
+            // In the future, because the message would else be past its expiration.
+            .with_timestamp(4_102_444_801)
             .with_type("order.placed".into())
             .with_app_id("shop".into())
             .with_cluster_id("west".into())
@@ -131,6 +132,12 @@ fn check_copy(got: &Got) {
     };
     aside("lapwing-original-user-id", "guest");
     aside("lapwing-original-expiration", "3600000");
+    // The end of the message's life, which the worker keeps.
+    assert_eq!(
+        got.header("lapwing-expires-at").is_string(),
+        misrouting,
+        "{name}"
+    );
     let plain = message(id(got) + usize::from(misrouting));
     let expected = plain.id(name).properties;
     let found = got.properties.clone();
@@ -147,6 +154,7 @@ fn check_copy(got: &Got) {
         RECORD.contains(&header)
             || original.headers.contains_key(header)
             || misrouting && header.starts_with("lapwing-original-")
+            || header == "lapwing-expires-at"
     };
     let strangers: Vec<_> = got.headers.keys().filter(|name| !known(name)).collect();
     assert!(strangers.is_empty(), "{name} gained {strangers:?}");

@@ -160,7 +160,8 @@ async fn co_processes_that_are_killed_cost_no_message() {
     }
     vhost.wait_for_counts("q", 0, 0, DEADLINE).await;
     let ledger = worker.drain(DEADLINE).await;
-    assert_eq!((ledger.dead_lettered, ledger.stale), (0, 0), "{ledger:?}");
+    assert_eq!((ledger.acked, ledger.dead_lettered), (N as u64, 0));
+    assert_eq!((ledger.parked, ledger.stale), (0, 0), "{ledger:?}");
     let mut bodies: Vec<_> = client.left().into_iter().map(|(_, body)| body).collect();
     bodies.sort();
     bodies.dedup();

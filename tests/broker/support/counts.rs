@@ -98,6 +98,14 @@ impl VHost {
         wait_until(&what, deadline, observe, |seen| *seen == n).await;
     }
 
+    /// Starts the probe of a new node. On a busy machine that takes longer than a wait for counts.
+    pub(super) async fn prepare_counts(&self) {
+        if self.broker().script_name().is_some() {
+            // After an error the first question tries again.
+            let _started = self.probe().await;
+        }
+    }
+
     /// The counts from the queue's own process. After a start of the node a quorum queue has no
     /// counts until its leader is elected; this waits for the leader.
     async fn probed(&self, queue: &str) -> Counts {

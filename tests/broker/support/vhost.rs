@@ -71,11 +71,13 @@ impl VHost {
         management
             .put(&format!("permissions/{path}/{user}"), &everything)
             .await;
-        Self {
+        let vhost = Self {
             broker,
             name,
             amqp: Mutex::new(None),
-        }
+        };
+        vhost.prepare_counts().await;
+        vhost
     }
 
     /// Its broker.

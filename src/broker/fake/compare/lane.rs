@@ -12,8 +12,8 @@ use crate::broker::{
     Acks, BrokerError, Delivery, Properties, Session, fake::FakeSession, session::RabbitSession,
 };
 
-/// The longest wait for RabbitMQ to show what the model shows.
-pub(super) const SOON: Duration = Duration::from_secs(3);
+/// The longest wait for RabbitMQ to show what the model shows. The machine may be busy.
+pub(super) const SOON: Duration = Duration::from_secs(15);
 
 pub(super) type Told = Result<(), String>;
 

@@ -59,3 +59,42 @@ async fn a_compressed_error_is_not_shown_as_bytes() {
     let failure = failure(&handler(server.url()), plain()).await;
     assert!(failure.error.ends_with(": 3 bytes of gzip"), "{failure:?}");
 }
+
+#[tokio::test]
+async fn an_answer_is_the_result_if_somebody_takes_it_and_only_as_a_whole() {
+    let long = "x".repeat(1024 * 1024 + 1);
+    let whole = |body: &str| {
+        let length = body.len();
+        Say::text(&format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: a/b\r\ncontent-length: {length}\r\n\r\n{body}"
+        ))
+    };
+    let half = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf";
+    for (answer, wanted, wrong) in [
+        (whole("priced"), true, None),
+        (whole("priced"), false, None),
+        (whole(&long), false, None),
+        (whole(&long), true, Some((false, "is longer than"))),
+        (Say::Last(half.into()), true, Some((true, "breaks off"))),
+    ] {
+        let server = Server::answering(move |_| answer.clone()).await;
+        let context = plain();
+        context.outbox().begin(wanted);
+        let outcome = run(&handler(server.url()), context.clone()).await;
+        match wrong {
+            None => assert_eq!(outcome, Outcome::Succeeded),
+            Some((retryable, text)) => {
+                let Outcome::Failed(failure) = outcome else {
+                    panic!("{outcome:?}");
+                };
+                assert_eq!((failure.retryable, &*failure.class), (retryable, "result"));
+                assert!(failure.error.contains(text), "{failure:?}");
+            }
+        }
+        let result = context.outbox().take().result;
+        let result = result.map(|it| (it.body, it.content_type));
+        let taken = wanted && wrong.is_none();
+        let whole = (b"priced".to_vec(), Some("a/b".to_owned()));
+        assert_eq!(result, taken.then_some(whole));
+    }
+}

@@ -36,6 +36,8 @@ impl Asked {
 pub(in super::super) enum Say {
     /// Sends these bytes, and keeps the connection.
     Bytes(Vec<u8>),
+    /// Sends these bytes, and closes the connection.
+    Last(Vec<u8>),
     /// Closes the connection.
     Close,
 }
@@ -145,6 +147,7 @@ async fn serve(
         record.lock().unwrap().push(asked);
         match say {
             Say::Bytes(bytes) => stream.write_all(&bytes).await?,
+            Say::Last(bytes) => return stream.write_all(&bytes).await,
             Say::Close => return Ok(()),
         }
         stream.flush().await?;
