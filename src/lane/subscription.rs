@@ -201,7 +201,7 @@ impl<B: Broker> LaneActor<B> {
     /// Looks whether the queue of the cancelled consumer was deleted.
     fn ask_why_cancelled(&mut self) {
         let broker = self.broker.clone();
-        let queue = vec![self.queue_spec().queue];
+        let queue = vec![self.lane.settings.queue.clone()];
         let asking: Request<_> = Box::pin(async move {
             Ok(match is_deleted(&broker, queue).await {
                 true => Opened::QueueDeleted,
