@@ -275,7 +275,7 @@ fn assert_runs_are_explained(handler: &HttpHandler, messages: usize, ledger: &Le
 /// nearly each message, and most of the prefetch is delivered again each time.
 #[tokio::test]
 async fn own_node_whose_consumer_timeout_is_shorter_than_the_wait_for_a_slot_starts_no_message_twice()
-{
+ {
     const MESSAGES: usize = 24;
     let broker = require!(OwnNode, Broker::own("hasty").await);
     make_impatient(&broker).await;
