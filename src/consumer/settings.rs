@@ -75,6 +75,13 @@ pub struct ConsumerSettings {
     /// high: the services that handlers call are overloaded. Default: `32`.
     #[schemars(range(min = 1))]
     pub concurrency: u16,
+    /// How long no message may come before the worker looks whether the queue has some. If it has, and
+    /// none comes within 5 s, the worker takes a new channel: the old one stands still. After a channel
+    /// that brought nothing it waits twice as long, up to an hour. It does not look if `arguments` give the
+    /// queue a single active consumer. Too low: the broker is asked often. Too high: messages wait that
+    /// long. Default: `1m`.
+    #[serde(with = "Span::<SECOND, HOUR>")]
+    pub idle_check: Duration,
     /// How long one attempt of a handler may take. Keep it well below the broker's consumer timeout
     /// (30 minutes by default); `lapwing config check` warns from 30 minutes on. Too low: slow work
     /// times out, and its retries time out too. Too high: a hung handler keeps its slot for this
@@ -119,6 +126,7 @@ impl Default for ConsumerSettings {
             delivery_limit: 100,
             prefetch: 64,
             concurrency: 32,
+            idle_check: Duration::from_mins(1),
             timeout: Duration::from_secs(20),
             cancel_grace: Duration::from_secs(1),
             decode: Decode::Auto,

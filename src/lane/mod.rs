@@ -10,6 +10,7 @@
 
 mod acks;
 mod arrivals;
+mod cancelled;
 mod commands;
 mod drain;
 mod keeping;
@@ -17,6 +18,7 @@ mod pace;
 mod proof;
 mod returns;
 mod service;
+mod silence;
 mod stuck;
 mod subscription;
 mod unsettled;
@@ -48,6 +50,7 @@ use pace::Pace;
 use proof::Proof;
 use returns::Returning;
 use service::Tending;
+use silence::Silence;
 use subscription::Subscription;
 use unsettled::Unsettled;
 
@@ -86,6 +89,7 @@ pub(crate) struct LaneActor<B: Broker> {
     returning: Returning,
     tending: Tending,
     keeping: Keeping,
+    silence: Silence,
     pace: Pace,
     paused: bool,
     /// Callers that wait until the pause is complete.
@@ -128,6 +132,7 @@ impl<B: Broker> LaneActor<B> {
             returning: Returning::default(),
             tending: Tending::default(),
             keeping: Keeping::default(),
+            silence: Silence::new(now),
             pace: Pace::new(now),
             paused: false,
             pausing: Vec::new(),
@@ -184,6 +189,7 @@ impl<B: Broker> LaneActor<B> {
                     self.returned(&returns, result);
                 }
                 answer = self.proof.asking.answer() => self.answered(answer),
+                found = answer(self.silence.looking.as_mut()) => self.looked(found),
                 event = self.subscription.task.answer() => self.subscription_changed(event),
                 () = self.broker.up(), if self.subscription.awaits_connection => {
                     self.subscription.connection_is_up();
@@ -213,7 +219,8 @@ impl<B: Broker> LaneActor<B> {
         } else if let Some(why) = self.service_down() {
             (ConsumerState::ServiceDown, Some(why))
         } else if self.subscription.is_live() {
-            (ConsumerState::Consuming, self.keeping.reason())
+            let reason = self.keeping.reason().or_else(|| self.silent_because());
+            (ConsumerState::Consuming, reason)
         } else {
             (ConsumerState::Connecting, self.subscription.reason())
         }
@@ -321,6 +328,7 @@ impl<B: Broker> LaneActor<B> {
             self.settle_stuck_handlers();
             self.replace_lost_probe();
             self.tend_kept();
+            self.watch_silence(now);
             self.await_lost_connection();
             if self.subscription.has_dead_channel() {
                 self.lose_session(&BrokerError::Lost("channel lost".to_owned()));

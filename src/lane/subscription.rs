@@ -26,7 +26,7 @@ pub(super) struct Subscription<S: Session> {
     backoff: Redial,
     opened_at: Instant,
     /// Why there is no subscription.
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     has_subscribed: bool,
     /// The broker has cancelled the consumer of the session while deliveries were unsettled. Until the
     /// lane knows why, it settles nothing on this session.
@@ -157,16 +157,10 @@ impl<S: Session> Subscription<S> {
     }
 
     /// Whether the last subscription lasted long enough to ask for the next one at once.
-    fn was_stable(&self) -> bool {
+    pub(super) fn was_stable(&self) -> bool {
         const STABLE: Duration = Duration::from_secs(1);
         self.opened_at.elapsed() >= STABLE
     }
-}
-
-/// Whether the queue does not exist any more.
-async fn is_deleted<B: Broker>(broker: &B, queue: Vec<String>) -> bool {
-    let depths = broker.depths(queue).await;
-    depths.is_ok_and(|found| found.iter().all(|(_, depth)| depth.is_none()))
 }
 
 impl<B: Broker> LaneActor<B> {
@@ -196,19 +190,6 @@ impl<B: Broker> LaneActor<B> {
             }
         };
         self.subscription.task = Task::Opening(opening);
-    }
-
-    /// Looks whether the queue of the cancelled consumer was deleted.
-    fn ask_why_cancelled(&mut self) {
-        let broker = self.broker.clone();
-        let queue = vec![self.lane.settings.queue.clone()];
-        let asking: Request<_> = Box::pin(async move {
-            Ok(match is_deleted(&broker, queue).await {
-                true => Opened::QueueDeleted,
-                false => Opened::Outlived,
-            })
-        });
-        self.subscription.task = Task::Opening(asking);
     }
 
     pub(super) fn subscription_changed(&mut self, event: Event<B::Session>) {
@@ -292,45 +273,6 @@ impl<B: Broker> LaneActor<B> {
             .send((self.lane.name.to_string(), result));
     }
 
-    /// The broker has cancelled the consumer: its queue was deleted, or a delivery has waited too long
-    /// for its ack. In the second case RabbitMQ 4.3 keeps the channel open, but has the messages back.
-    /// A late ack there revives the cancelled consumer, and the broker delivers to it although nobody
-    /// takes the deliveries (measured). So unless the queue was deleted, a channel with unsettled
-    /// deliveries is closed. Messages whose handlers run are delivered again, and settled with the outcome
-    /// of that run. The messages of a deleted queue are not delivered again: their copies are published.
-    ///
-    /// The first attempt follows at once: if the queue was deleted, messages and expired retries have
-    /// nowhere to go until it is declared again.
-    pub(super) fn consumer_cancelled(&mut self) {
-        let reason = self.why_cancelled();
-        let reason = reason.as_str();
-        self.subscription.is_in_doubt = !self.unsettled.is_empty();
-        if !self.subscription.was_stable() {
-            return self.subscribe_later(reason, false);
-        }
-        warn!(consumer = %self.lane.name, reason, "not consuming, subscribing again at once");
-        self.subscription.reason = Some(reason.to_owned());
-        self.subscription.subscribe_now();
-    }
-
-    fn why_cancelled(&self) -> String {
-        /// The shortest consumer timeout that the reason tells of.
-        const LONG: Duration = Duration::from_secs(10);
-        let ages = self
-            .unsettled
-            .flights()
-            .map(|flight| flight.received.elapsed());
-        let oldest = ages.max().filter(|age| *age >= LONG);
-        let because = oldest.map_or_else(String::new, |age| {
-            format!(
-                ": a message has waited {} s for its ack, maybe longer than the broker's \
-                 consumer_timeout",
-                age.as_secs()
-            )
-        });
-        format!("the broker cancelled the consumer{because}")
-    }
-
     /// Puts the next attempt to subscribe off. Returns by how much, and whether the reason is new.
     fn wait_to_subscribe(&mut self, reason: &str) -> (Duration, bool) {
         let wait = self.subscription.backoff.next();
@@ -348,7 +290,7 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    fn subscribe_later(&mut self, reason: &str, loud: bool) {
+    pub(super) fn subscribe_later(&mut self, reason: &str, loud: bool) {
         let (wait, is_news) = self.wait_to_subscribe(reason);
         if !is_news {
             debug!(consumer = %self.lane.name, reason, retry_in = ?wait, "still not consuming");
@@ -414,7 +356,10 @@ impl<B: Broker> LaneActor<B> {
             // A request failed, but the channel is open. Close it, so that the broker gets back its
             // unsettled deliveries: dropping the session does not close it while lapin waits for a
             // cancel-ok.
-            tokio::spawn(session.close());
+            match self.silence.is_suspect {
+                true => tokio::spawn(session.close_or_kill()),
+                false => tokio::spawn(session.close()),
+            };
         }
         self.subscription.task = Task::None;
         self.withdraw();

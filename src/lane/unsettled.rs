@@ -160,9 +160,14 @@ impl<R> Unsettled<R> {
         self.open
     }
 
+    /// Deliveries that are not settled.
+    pub(crate) fn unsettled(&self) -> usize {
+        self.open + self.returning + self.finished.len()
+    }
+
     /// Whether every delivery is settled.
     pub(crate) fn is_empty(&self) -> bool {
-        self.open == 0 && self.returning == 0 && self.finished.is_empty()
+        self.unsettled() == 0
     }
 
     /// Deliveries to be acked.

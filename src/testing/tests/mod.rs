@@ -27,6 +27,7 @@ mod returns;
 mod running;
 mod scene;
 mod service;
+mod silence;
 mod states;
 mod trust;
 mod waits;

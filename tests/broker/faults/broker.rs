@@ -6,7 +6,8 @@ use lapwing::{ConsumerReport, ConsumerState, Ledger, Readiness};
 
 use super::{QUEUE, QUEUES, first_forty_pass, orders, publish};
 use crate::support::{
-    Account, BUSY, Broker, DEADLINE, Gate, HttpHandler, Reply, Request, require, vhost, wait_until,
+    Account, BUSY, Broker, DEADLINE, Gate, HttpHandler, Release, Reply, Request, VHost, require,
+    vhost, wait_until,
 };
 
 #[tokio::test]
@@ -334,4 +335,85 @@ async fn a_handler_that_outlives_its_connections_runs_once() {
     Account::take(&vhost, ids, &handler.seen(), &QUEUES)
         .await
         .assert_exactly_once();
+}
+
+/// Stops the processes of all channels that consume.
+async fn stand_still(broker: &Broker) {
+    let consumes =
+        "proplists:get_value(consumer_count, rabbit_channel:info(C, [consumer_count])) > 0";
+    let each = format!("[sys:suspend(C) || C <- rabbit_channel:list_local(), {consumes}].");
+    broker.ctl(&["eval", &each]).await;
+}
+
+/// The queue gives the process as many messages as the prefetch allows. They come back with the connection.
+#[tokio::test]
+async fn own_node_whose_channel_process_stands_still_delivers_on_a_new_channel() {
+    let broker = require!(OwnNode, Broker::own("still").await);
+    let vhost = broker.vhost().await;
+    let handler = HttpHandler::answering(|_| Reply::ok()).await;
+    let soon = "consumers.orders.idle_check = '1s'";
+    let worker = orders(&vhost, &handler).with(soon).start().await;
+    let mut ids = publish(&vhost, "before", 5).await;
+    handler.wait_for_success(&ids).await;
+    vhost.wait_for_counts(QUEUE, 0, 0, DEADLINE).await;
+
+    stand_still(&broker).await;
+    ids.extend(publish(&vhost, "after", 40).await);
+
+    let silent = |readiness: &Readiness| {
+        let reason = readiness.consumers[QUEUE].reason.as_deref();
+        reason.is_some_and(|why| why.starts_with("no message has come for"))
+    };
+    worker.until("says that nothing comes", silent).await;
+    handler.wait_for_success(&ids).await;
+    worker.ready().await;
+    let ledger = worker.drain().await.ledger();
+    assert_eq!((ledger.acked, ledger.duplicates), (45, 0), "{ledger:?}");
+    Account::take(&vhost, ids, &handler.seen(), &QUEUES)
+        .await
+        .assert_exactly_once();
+}
+
+/// Sets the state of a classic queue, as if its process had died.
+async fn set_state(broker: &Broker, vhost: &VHost, state: &str) {
+    let name = format!(
+        "rabbit_misc:r(<<\"{}\">>, queue, <<\"{QUEUE}\">>)",
+        vhost.name()
+    );
+    let set = format!("fun(Q) -> amqqueue:set_state(Q, {state}) end");
+    let update = match broker.release() {
+        Release::V3_10 => format!(
+            "rabbit_misc:execute_mnesia_transaction(fun() -> rabbit_amqqueue:update({name}, {set}) end)."
+        ),
+        _ => format!("rabbit_db_queue:update({name}, {set})."),
+    };
+    broker.ctl(&["eval", &update]).await;
+}
+
+/// The broker answers 404 about such a queue, as about one that does not exist.
+#[tokio::test]
+async fn own_node_with_a_classic_queue_that_is_down_is_waited_for_at_the_start() {
+    let broker = require!(OwnNode, Broker::own("down").await);
+    let vhost = broker.vhost().await;
+    let handler = HttpHandler::answering(|_| Reply::ok()).await;
+    let classic = |topology: &str| {
+        let lines =
+            format!("consumers.orders = {{ queue_type = 'classic', topology = '{topology}' }}");
+        orders(&vhost, &handler).with(&lines)
+    };
+    classic("declare").start().await.drain().await;
+    for topology in ["verify", "none", "attach", "declare"] {
+        set_state(&broker, &vhost, "crashed").await;
+        let worker = classic(topology).begin();
+        let down = |readiness: &Readiness| {
+            let reason = readiness.consumers[QUEUE].reason.as_deref();
+            reason.is_some_and(|why| why.contains("crashed"))
+        };
+        worker.until("says that the queue is down", down).await;
+
+        set_state(&broker, &vhost, "live").await;
+
+        worker.ready().await;
+        worker.drain().await;
+    }
 }
