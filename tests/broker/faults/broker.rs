@@ -263,6 +263,38 @@ async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connec
         .assert_nothing_lost();
 }
 
+/// On 4.3 the cancelled consumer would stay the active one, and nobody would get a message.
+#[tokio::test]
+async fn own_node_with_a_short_consumer_timeout_does_not_stop_a_single_active_consumer() {
+    let broker = require!(OwnNode, Broker::own("single").await);
+    make_impatient(&broker).await;
+    let vhost = broker.vhost().await;
+    let gate = Gate::default();
+    let first = |request: &Request| request.index == 0;
+    let handler = HttpHandler::holding(&gate, first, |_| Reply::ok()).await;
+    let single = "consumers.orders.arguments.x-single-active-consumer = true";
+    let worker = orders(&vhost, &handler).with(single).start().await;
+    let mut ids = publish(&vhost, "slow", 1).await;
+    handler.wait_for_requests(1, DEADLINE).await;
+
+    for round in 1..=3 {
+        let again = |consumer: &ConsumerReport| consumer.counts.sessions > round;
+        worker.wait_for_report("a timeout ends", QUEUE, again).await;
+        let others = publish(&vhost, &format!("round-{round}"), 20).await;
+        handler.wait_for_success(&others).await;
+        ids.extend(others);
+    }
+    gate.open();
+
+    handler.wait_for_success(&ids).await;
+    vhost.wait_for_counts(QUEUE, 0, 0, DEADLINE).await;
+    let ledger = worker.drain().await.ledger();
+    assert_runs_are_explained(&handler, ids.len(), &ledger);
+    Account::take(&vhost, ids, &handler.seen(), &QUEUES)
+        .await
+        .assert_nothing_lost();
+}
+
 /// A message runs again only if its channel ended while its ack was on its way. The ledger then counts a
 /// duplicate. It also counts acks that the broker has, but has not shown before the channel ended.
 fn assert_runs_are_explained(handler: &HttpHandler, messages: usize, ledger: &Ledger) {
