@@ -149,6 +149,15 @@ impl Message {
         }
     }
 
+    /// Whether this is another delivery of the same message: everything but the broker's counts of its
+    /// deliveries is equal.
+    pub(crate) fn is_delivered_again_by(&self, delivery: &Delivery) -> bool {
+        self.body == delivery.body
+            && self.exchange == delivery.exchange
+            && self.routing_key == delivery.routing_key
+            && self.properties.are_of_the_same(&delivery.properties)
+    }
+
     /// The body's bytes, as published.
     #[must_use]
     pub fn body(&self) -> &[u8] {

@@ -185,7 +185,8 @@ pub(super) struct RetryQueue {
     pub(super) queue: String,
     /// The longest that a message stays in the queue.
     pub(super) delay_seconds: f64,
-    /// The number of messages; null if the queue does not exist or the broker could not be asked.
+    /// The number of messages; null if the queue does not exist or the broker could not be asked. Without
+    /// messages that have expired, and that the work queue has not taken yet.
     pub(super) messages: Option<u32>,
 }
 

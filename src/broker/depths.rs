@@ -7,7 +7,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     connection::Connection,
-    error::{BrokerError, reply_code},
+    error::{BrokerError, says_there_is_no},
     headers::short,
 };
 
@@ -41,7 +41,7 @@ pub(crate) async fn depths(
                 found.push((queue, Some(declared.message_count())));
                 channel = Some(open);
             }
-            Err(error) if reply_code(&error) == Some(404) => found.push((queue, None)),
+            Err(error) if says_there_is_no("queue", &error) => found.push((queue, None)),
             Err(error) => return Err(error.into()),
         }
     }

@@ -34,7 +34,7 @@ pub(super) fn named(error: &lapin::Error, at: &Target) -> BrokerError {
                  port (amqps://)"
             ))
         }
-        ErrorKind::ProtocolError(refusal) if is_refusal(refusal.get_id()) => {
+        ErrorKind::ProtocolError(refusal) if is_refusal(refusal) => {
             let (text, code) = (refusal.get_message(), refusal.get_id());
             let user = &at.amqp.authority.userinfo.username;
             let vhost = &at.amqp.vhost;

@@ -203,6 +203,20 @@ impl Properties {
         Self(inner.with_headers(table))
     }
 
+    /// Whether these properties are equal, apart from the broker's counts of deliveries.
+    pub(crate) fn are_of_the_same(&self, other: &Self) -> bool {
+        fn own(table: Option<&FieldTable>) -> impl Iterator<Item = (&ShortString, &AMQPValue)> {
+            let all = table.into_iter().flat_map(|table| table.inner());
+            all.filter(|(name, _)| {
+                !matches!(name.as_str(), "x-delivery-count" | "x-acquired-count")
+            })
+        }
+        let bare = |it: &Self| it.0.clone().with_headers(FieldTable::default());
+        self.message_id() == other.message_id()
+            && own(self.0.headers().as_ref()).eq(own(other.0.headers().as_ref()))
+            && bare(self) == bare(other)
+    }
+
     pub(super) fn to_amqp(&self) -> BasicProperties {
         self.0.clone()
     }

@@ -142,6 +142,10 @@ pub(crate) trait Session: Send + 'static {
     /// Closes the channel. The broker puts unsettled messages back in their queue.
     fn close(self) -> impl Future<Output = ()> + Send;
 
+    /// Closes the channel. If it does not answer, ends the whole connection: a process that stands still
+    /// holds messages that nobody gets.
+    fn close_or_kill(self) -> impl Future<Output = ()> + Send;
+
     /// Ends the whole connection by shutting its socket down: for a connection that takes no acks
     /// any more.
     fn kill(&self);

@@ -14,7 +14,7 @@ use super::{
     QueueSpec, TimeoutSettings, Topology,
     connection::Connection,
     delivery::{Delivery, Moment},
-    error::{BrokerError, reply_code, within},
+    error::{BrokerError, reply_code, says_there_is_no, within},
     headers::short,
     seam::{Returns, Session},
     settle::{self, Acks},
@@ -100,6 +100,14 @@ impl RabbitSession {
             .basic_qos(prefetch, BasicQosOptions { global: false });
         // A channel that the broker closed has read it too.
         let _ = within(self.timeouts.declare, "setting the prefetch", qos).await;
+    }
+
+    async fn closed(&self) -> Result<(), BrokerError> {
+        if !self.is_usable() {
+            return Ok(());
+        }
+        let close = self.channel.close(200, "done".into());
+        within(self.timeouts.close, "closing the channel", close).await
     }
 
     fn seen(
@@ -257,15 +265,15 @@ impl Session for RabbitSession {
     }
 
     async fn close(self) {
-        if !self.is_usable() {
-            return;
-        }
-        let close = self.channel.close(200, "done".into());
-        if within(self.timeouts.close, "closing the channel", close)
-            .await
-            .is_err()
-        {
+        if self.closed().await.is_err() {
             tracing::debug!("failed to close the channel");
+        }
+    }
+
+    async fn close_or_kill(self) {
+        if let Err(error @ BrokerError::TimedOut { .. }) = self.closed().await {
+            tracing::warn!(%error, "the channel does not answer, ending its connection");
+            self.kill();
         }
     }
 
@@ -291,8 +299,7 @@ fn is_answer_of_queue(error: &lapin::Error) -> bool {
         // A reply text has at most 255 bytes, so long names cut off "with single active consumer". The
         // channel itself refuses a queue that was "originally declared on another connection".
         Some(405) => !text.contains("originally declared"),
-        Some(404) => text.contains("no queue"),
-        _ => false,
+        _ => says_there_is_no("queue", error),
     }
 }
 

@@ -69,8 +69,9 @@ pub struct ConsumerSettings {
     #[schemars(range(min = 1))]
     pub delivery_limit: u32,
     /// The number of unsettled messages that the broker may hand to this consumer. Too low: handlers
-    /// wait for the broker. Too high: the worker needs more memory, and holds messages that other
-    /// replicas could run. Default: `64`.
+    /// wait for the broker. Too high: the worker needs more memory, holds messages that other replicas
+    /// could run, and the last of them may wait longer than the broker's consumer timeout: `lapwing
+    /// config check` warns where `prefetch / concurrency × timeout` reaches 30 minutes. Default: `64`.
     #[schemars(range(min = 1))]
     pub prefetch: u16,
     /// The most bytes of messages that this consumer holds at once. The worker learns the sizes of the
@@ -98,6 +99,13 @@ pub struct ConsumerSettings {
     /// once. Default: `1`.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub burst: u32,
+    /// How long no message may come before the worker looks whether the queue has some. If it has, and
+    /// none comes within 5 s, the worker takes a new channel: the old one stands still. After a channel
+    /// that brought nothing it waits twice as long, up to an hour. It does not look if `arguments` give the
+    /// queue a single active consumer. Too low: the broker is asked often. Too high: messages wait that
+    /// long. Default: `1m`.
+    #[serde(with = "Span::<SECOND, HOUR>")]
+    pub idle_check: Duration,
     /// How long one attempt of a handler may take. Keep it well below the broker's consumer timeout
     /// (30 minutes by default); `lapwing config check` warns from 30 minutes on. Too low: slow work
     /// times out, and its retries time out too. Too high: a hung handler keeps its slot for this
@@ -145,6 +153,7 @@ impl Default for ConsumerSettings {
             concurrency: 32,
             rate: None,
             burst: 1,
+            idle_check: Duration::from_mins(1),
             timeout: Duration::from_secs(20),
             cancel_grace: Duration::from_secs(1),
             decode: Decode::Auto,
@@ -275,9 +284,22 @@ impl ConsumerSettings {
                       broker's timeout too, or a long attempt loses its channel and its message \
                       is delivered again";
         let outlives_broker = self.timeout >= BROKER_CONSUMER_TIMEOUT;
+        let waits = self.longest_in_flight();
+        let in_turn = || {
+            format!(
+                "is {} with `concurrency` {} and `timeout` {timeout}: the last message may wait {} for \
+                 its ack, which is not below the broker's default consumer timeout (30min): lower \
+                 `prefetch`",
+                self.prefetch,
+                self.concurrency,
+                format_duration(waits),
+            )
+        };
+        let waits_too_long = !outlives_broker && waits >= BROKER_CONSUMER_TIMEOUT;
         let warnings = [
             ("timeout", (self.timeout > grace).then_some(cut_off)),
             ("timeout", outlives_broker.then(|| broker.to_owned())),
+            ("prefetch", waits_too_long.then(in_turn)),
             ("prefetch", self.waits_for_its_rate()),
         ];
         let section = section(name);
@@ -334,6 +356,13 @@ impl ConsumerSettings {
                  which is not below the broker's default consumer timeout (30min)"
             )
         })
+    }
+
+    /// The longest time between the delivery of a message and its ack, if each attempt takes `timeout`:
+    /// as many attempts one after the other as the prefetch has messages for each handler.
+    fn longest_in_flight(&self) -> Duration {
+        let turns = u32::from(self.prefetch).div_ceil(u32::from(self.concurrency.max(1)));
+        self.timeout.saturating_mul(turns)
     }
 }
 

@@ -35,6 +35,7 @@ use crate::{
     state::StateHandle,
 };
 use phase::SharedPhase;
+use session_id::Place;
 
 /// The state handle and the extensions that all handlers of a worker share.
 #[derive(Debug)]
@@ -51,10 +52,7 @@ pub(crate) struct Flight {
     pub(crate) resources: Arc<Resources>,
     /// Tells the handler to end.
     pub(crate) cancel: Cancel,
-    /// The session that delivered the message.
-    pub(crate) session: SessionId,
-    /// The delivery tag in that session.
-    pub(crate) tag: u64,
+    place: Place,
     pub(crate) received: Instant,
     /// `received` as wall-clock time, for headers and spans.
     received_at: SystemTime,
@@ -95,8 +93,7 @@ impl Flight {
             message,
             resources,
             cancel: Cancel::default(),
-            session,
-            tag,
+            place: Place::new(session, tag),
             received: received.instant,
             received_at: received.time,
             is_json: AtomicBool::new(false),
@@ -119,6 +116,21 @@ impl Flight {
 
     pub(crate) fn next_attempt(&self) {
         self.attempt.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The session in which the delivery can be settled.
+    pub(crate) fn session(&self) -> SessionId {
+        self.place.session()
+    }
+
+    /// The delivery tag in that session.
+    pub(crate) fn tag(&self) -> u64 {
+        self.place.tag()
+    }
+
+    /// The lane: the broker has delivered the message again, and the flight settles that delivery.
+    pub(crate) fn move_to(&self, session: SessionId, tag: u64) {
+        self.place.set(session, tag);
     }
 
     /// The delivery's phase.

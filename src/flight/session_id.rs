@@ -20,6 +20,38 @@ impl SessionId {
     }
 }
 
+/// Where a delivery can be settled: the number of a session, and the delivery tag in that session. If
+/// the session ends while the delivery is on its path, and the broker delivers the message again, the
+/// lane moves the flight to the place of the new delivery.
+#[derive(Debug)]
+pub(super) struct Place {
+    session: AtomicU64,
+    tag: AtomicU64,
+}
+
+impl Place {
+    pub(super) fn new(SessionId(session): SessionId, tag: u64) -> Self {
+        Self {
+            session: AtomicU64::new(session.get()),
+            tag: AtomicU64::new(tag),
+        }
+    }
+
+    pub(super) fn session(&self) -> SessionId {
+        let number = NonZeroU64::new(self.session.load(Ordering::Acquire));
+        SessionId(number.expect("it is set from a SessionId"))
+    }
+
+    pub(super) fn tag(&self) -> u64 {
+        self.tag.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set(&self, SessionId(session): SessionId, tag: u64) {
+        self.tag.store(tag, Ordering::Relaxed);
+        self.session.store(session.get(), Ordering::Release);
+    }
+}
+
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -45,6 +77,10 @@ impl CurrentSession {
     pub(crate) fn set(&self, session: Option<SessionId>) {
         let number = session.map_or(0, |SessionId(number)| number.get());
         self.0.store(number, Ordering::Release);
+    }
+
+    pub(crate) fn is_some(&self) -> bool {
+        self.0.load(Ordering::Acquire) != 0
     }
 
     pub(crate) fn is(&self, SessionId(number): SessionId) -> bool {

@@ -3,7 +3,7 @@
 use std::{mem, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{
     LaneActor, Request,
@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     broker::{Acks, Broker, BrokerError, Session},
+    flight::Flight,
     path::Ended,
     status::{End, Ledger},
 };
@@ -84,14 +85,14 @@ impl<B: Broker> LaneActor<B> {
 
     fn book(&mut self, ended: &Ended, since: Instant) {
         self.under_way -= 1;
-        let (tag, end) = (ended.flight.tag, ended.end);
-        if Some(ended.flight.session) != self.subscription.session_id {
+        let (tag, end) = (ended.flight.tag(), ended.end);
+        if Some(ended.flight.session()) != self.subscription.session_id {
             // The session has died. The lane booked the delivery as stale at that time.
             self.orphans.retain(|one| !Arc::ptr_eq(one, &ended.flight));
             self.lane.watch.stale_end();
             if end.is_acked() {
                 self.ledger.duplicates += 1;
-                let before_drain = Some(ended.flight.session) != self.drained;
+                let before_drain = Some(ended.flight.session()) != self.drained;
                 self.handled_for_nothing += u64::from(self.draining && before_drain);
             }
             return;
@@ -105,9 +106,8 @@ impl<B: Broker> LaneActor<B> {
                 "an internal error stopped the processing of a message, see the log",
             ),
             End::Return => self.give_back(tag, span),
-            End::Stale => {
-                debug!(consumer = %self.lane.name, tag, "session is gone, the broker redelivers")
-            }
+            // The path ended without a decision just before the message was delivered again.
+            End::Stale => self.give_back(tag, span),
             _ => {
                 let open = self.unsettled.finish(tag, Finished { end, span }, since);
                 debug_assert!(open, "a path reports once");
@@ -125,10 +125,11 @@ impl<B: Broker> LaneActor<B> {
     }
 
     /// Whether acks can be written now. A drain first waits for the broker's cancel-ok. On a
-    /// connection that no longer answers, the ledger would count acks that never reach the broker.
+    /// connection that no longer answers, the ledger would count acks that never reach the broker. On a
+    /// session in doubt the broker may have the messages back, so an ack there settles nothing.
     fn may_flush(&self) -> bool {
         let unsure = self.draining && self.subscription.is_stopping();
-        self.acking.writing.is_none() && !unsure
+        self.acking.writing.is_none() && !unsure && !self.subscription.is_in_doubt
     }
 
     /// Begins to write acks when a batch has finished, when the oldest has waited for `ack.delay`,
@@ -209,8 +210,9 @@ impl<B: Broker> LaneActor<B> {
     }
 
     /// Books all unsettled deliveries as stale: the broker has them back, because their channel is
-    /// gone. Acks that were being written may have reached the broker or not, and count as lost.
-    pub(super) fn abandon(&mut self) {
+    /// gone. Acks that were being written may have reached the broker or not, and count as lost. Returns
+    /// the deliveries that have ended, and whose acks were not written.
+    pub(super) fn abandon(&mut self) -> Vec<(Arc<Flight>, End)> {
         let answers = usize::from(self.proof.message.is_some());
         self.book_unproven();
         let watch = &self.lane.watch;
@@ -225,10 +227,17 @@ impl<B: Broker> LaneActor<B> {
         }
         self.returning = Default::default();
         self.acking.writing = None;
-        let written = mem::take(&mut self.acking.ends);
-        for Finished { end, span } in finished.into_iter().chain(written) {
+        for Finished { end, span } in mem::take(&mut self.acking.ends) {
             watch.told_broker("ack", span, false);
             self.ledger.unsettled(end);
         }
+        self.ledger.stale += finished.len() as u64;
+        let decided = finished
+            .into_iter()
+            .map(|(flight, Finished { end, span })| {
+                watch.told_broker("ack", span, false);
+                (flight, end)
+            });
+        decided.collect()
     }
 }

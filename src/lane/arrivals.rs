@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     broker::{Broker, BrokerError, Delivery, Session},
-    flight::Flight,
+    flight::{Flight, SessionId},
     message::Message,
     path,
     status::End,
@@ -82,6 +82,9 @@ impl<B: Broker> LaneActor<B> {
             return false;
         };
         let tag = delivery.tag;
+        if let Some(flight) = self.first_run_of(&delivery) {
+            return self.resettle(flight, session, tag);
+        }
         let lane = &self.lane;
         let received = delivery.received;
         self.sizes.saw(delivery.body.len());
@@ -104,6 +107,28 @@ impl<B: Broker> LaneActor<B> {
             self.send_off();
         }
         true
+    }
+
+    /// The flight of an earlier delivery of the same message that is still on its path, although its
+    /// session has ended.
+    fn first_run_of(&mut self, delivery: &Delivery) -> Option<Arc<Flight>> {
+        if !delivery.redelivered || self.orphans.is_empty() {
+            return None;
+        }
+        let is_it = |flight: &Arc<Flight>| flight.message.is_delivered_again_by(delivery);
+        let index = self.orphans.iter().position(is_it)?;
+        Some(self.orphans.remove(index))
+    }
+
+    /// Lets a flight settle a new delivery of its message, whose handler then need not run again; false
+    /// for a tag out of order.
+    fn resettle(&mut self, flight: Arc<Flight>, session: SessionId, tag: u64) -> bool {
+        let is_next = self.unsettled.push(tag, Arc::clone(&flight));
+        if is_next {
+            self.lane.move_to(&flight, session, tag);
+            self.lane.watch.resettled(&flight);
+        }
+        is_next
     }
 
     /// Puts new deliveries in the start queue, and adds runners when deliveries there have waited
@@ -138,10 +163,10 @@ impl<B: Broker> LaneActor<B> {
         let waiting = self.lane.starts.withdraw().into_iter();
         for flight in waiting.chain(self.starting.drain(..)) {
             self.under_way -= 1;
-            if Some(flight.session) == self.subscription.session_id
-                && self.unsettled.withhold(flight.tag, None)
+            if Some(flight.session()) == self.subscription.session_id
+                && self.unsettled.withhold(flight.tag(), None)
             {
-                self.returning.add(flight.tag);
+                self.returning.add(flight.tag());
             }
         }
     }

@@ -60,7 +60,7 @@ impl<B: Broker> LaneActor<B> {
         self.lane.set_session(None);
         self.disown_acks();
         // The lane gives up on deliveries that are still unsettled.
-        self.abandon();
+        self.ledger.duplicates += self.abandon().len() as u64;
         // If the session died during the drain, its deliveries could not be settled either. If it had
         // died before, the drain's work for it was in vain.
         let left = self.ledger.stale - self.stale_before_drain + self.handled_for_nothing;

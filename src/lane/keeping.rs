@@ -137,7 +137,7 @@ impl<B: Broker> LaneActor<B> {
     /// The kept decisions among the deliveries from this tag on.
     fn kept_since(&self, tag: u64) -> usize {
         let flights = self.unsettled.flights();
-        let kept = flights.filter(|flight| flight.tag >= tag && flight.is_kept());
+        let kept = flights.filter(|flight| flight.tag() >= tag && flight.is_kept());
         kept.count()
     }
 
@@ -168,7 +168,7 @@ impl<B: Broker> LaneActor<B> {
         let own = self
             .unsettled
             .flights()
-            .filter(|flight| flight.tag >= since)
+            .filter(|flight| flight.tag() >= since)
             .count();
         let own_kept = self.kept_since(since);
         let gains = self.room().min(usual) > prefetch.saturating_sub(own);

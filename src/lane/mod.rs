@@ -10,6 +10,7 @@
 
 mod acks;
 mod arrivals;
+mod cancelled;
 mod commands;
 mod drain;
 mod keeping;
@@ -17,6 +18,7 @@ mod pace;
 mod proof;
 mod returns;
 mod service;
+mod silence;
 mod sizes;
 mod stuck;
 mod subscription;
@@ -50,6 +52,7 @@ use pace::Pace;
 use proof::Proof;
 use returns::Returning;
 use service::Tending;
+use silence::Silence;
 use sizes::Sizes;
 use subscription::Subscription;
 use unsettled::Unsettled;
@@ -90,6 +93,7 @@ pub(crate) struct LaneActor<B: Broker> {
     tending: Tending,
     keeping: Keeping,
     sizes: Sizes,
+    silence: Silence,
     pace: Pace,
     paused: bool,
     /// Callers that wait until the pause is complete.
@@ -134,6 +138,7 @@ impl<B: Broker> LaneActor<B> {
             tending: Tending::default(),
             keeping: Keeping::default(),
             sizes,
+            silence: Silence::new(now),
             pace: Pace::new(now),
             paused: false,
             pausing: Vec::new(),
@@ -190,6 +195,7 @@ impl<B: Broker> LaneActor<B> {
                     self.returned(&returns, result);
                 }
                 answer = self.proof.asking.answer() => self.answered(answer),
+                found = answer(self.silence.looking.as_mut()) => self.looked(found),
                 event = self.subscription.task.answer() => self.subscription_changed(event),
                 () = self.broker.up(), if self.subscription.awaits_connection => {
                     self.subscription.connection_is_up();
@@ -219,7 +225,8 @@ impl<B: Broker> LaneActor<B> {
         } else if let Some((state, why)) = self.service_down() {
             (state, Some(why))
         } else if self.subscription.is_live() || self.awaits_room() {
-            (ConsumerState::Consuming, self.keeping.reason())
+            let reason = self.keeping.reason().or_else(|| self.silent_because());
+            (ConsumerState::Consuming, reason)
         } else {
             (ConsumerState::Connecting, self.subscription.reason())
         }
@@ -273,11 +280,11 @@ impl<B: Broker> LaneActor<B> {
     }
 
     fn wants_subscription(&self) -> bool {
-        self.subscription.is_idle()
-            && !self.draining
+        let takes_new = !self.draining
             && !self.paused
-            && (self.tending.subscribes() || self.subscription.session.is_none())
             && !self.awaits_room()
+            && (self.tending.subscribes() || self.subscription.session.is_none());
+        self.subscription.is_idle() && (takes_new || self.subscription.is_in_doubt)
     }
 
     /// Whether everything is settled, and the broker has shown it; or the lane has given up on the
@@ -333,6 +340,7 @@ impl<B: Broker> LaneActor<B> {
             self.settle_stuck_handlers();
             self.replace_lost_probe();
             self.tend_kept();
+            self.watch_silence(now);
             self.await_lost_connection();
             if self.subscription.has_dead_channel() {
                 self.lose_session(&BrokerError::Lost("channel lost".to_owned()));

@@ -91,10 +91,12 @@ impl<B: Broker> LaneActor<B> {
     }
 
     /// Begins to write the nacks that are due, unless the lane is held. While the consumer is being
-    /// cancelled the nacks wait too: the broker would deliver the messages to this consumer again.
+    /// cancelled the nacks wait too: the broker would deliver the messages to this consumer again. On a
+    /// session in doubt the broker may have the messages back already.
     pub(super) fn begin_return(&mut self, now: Instant) {
         let waits = self.returning.writing.is_some()
             || self.subscription.is_stopping()
+            || self.subscription.is_in_doubt
             || self.returning.hold_until.is_some_and(|until| until > now);
         let is_empty = self.returning.due.is_empty() && self.returning.rejects.is_empty();
         if is_empty || waits {

@@ -10,6 +10,7 @@ use super::{LaneActor, Request};
 use crate::{
     broker::{Broker, BrokerError, Redial, Session, Topology},
     flight::SessionId,
+    path,
 };
 
 /// The lane's session, and the request to subscribe or to cancel the consumer that is under way.
@@ -25,8 +26,11 @@ pub(super) struct Subscription<S: Session> {
     backoff: Redial,
     opened_at: Instant,
     /// Why there is no subscription.
-    reason: Option<String>,
+    pub(super) reason: Option<String>,
     has_subscribed: bool,
+    /// The broker has cancelled the consumer of the session while deliveries were unsettled. Until the
+    /// lane knows why, it settles nothing on this session.
+    pub(super) is_in_doubt: bool,
 }
 
 /// The request that is under way.
@@ -47,6 +51,10 @@ pub(super) enum Opened<S: Session> {
     Session(Box<S>),
     /// A new subscription of the session that the lane has.
     Subscription(S::Subscription),
+    /// None: the session that the lane has must be replaced.
+    Outlived,
+    /// None yet: the consumer was cancelled because its queue was deleted.
+    QueueDeleted,
 }
 
 /// The answer to the request under way.
@@ -81,6 +89,7 @@ impl<S: Session> Subscription<S> {
             opened_at: now,
             reason: None,
             has_subscribed: false,
+            is_in_doubt: false,
         }
     }
 
@@ -148,7 +157,7 @@ impl<S: Session> Subscription<S> {
     }
 
     /// Whether the last subscription lasted long enough to ask for the next one at once.
-    fn was_stable(&self) -> bool {
+    pub(super) fn was_stable(&self) -> bool {
         const STABLE: Duration = Duration::from_secs(1);
         self.opened_at.elapsed() >= STABLE
     }
@@ -157,6 +166,9 @@ impl<S: Session> Subscription<S> {
 impl<B: Broker> LaneActor<B> {
     /// Begins to subscribe: on the session's channel if there is one, otherwise with a new session.
     pub(super) fn subscribe(&mut self) {
+        if self.subscription.is_in_doubt {
+            return self.ask_why_cancelled();
+        }
         let mut spec = self.queue_spec();
         self.proof.prefetch = spec.prefetch;
         if self.keeping.renews() && self.subscription.session.is_some() {
@@ -220,6 +232,16 @@ impl<B: Broker> LaneActor<B> {
                 self.unsettled = Default::default();
             }
             (Opened::Subscription(subscription), Some(session)) => session.resume(subscription),
+            (Opened::Outlived, _) => {
+                self.leave_session();
+                self.subscription.open_at = Instant::now();
+                return;
+            }
+            (Opened::QueueDeleted, _) => {
+                self.subscription.is_in_doubt = false;
+                self.subscription.open_at = Instant::now();
+                return;
+            }
             // The session that the answer belongs to is gone.
             (Opened::Session(_), Some(_)) | (Opened::Subscription(_), None) => return,
         }
@@ -254,21 +276,6 @@ impl<B: Broker> LaneActor<B> {
             .send((self.lane.name.to_string(), result));
     }
 
-    /// The broker has cancelled the consumer. The channel is still open, so deliveries whose
-    /// handlers run can be settled on it.
-    ///
-    /// The first attempt follows at once: if the queue was deleted, messages and expired retries have
-    /// nowhere to go until it is declared again.
-    pub(super) fn consumer_cancelled(&mut self) {
-        let reason = "the broker cancelled the consumer";
-        if !self.subscription.was_stable() {
-            return self.subscribe_later(reason, false);
-        }
-        warn!(consumer = %self.lane.name, reason, "not consuming, subscribing again at once");
-        self.subscription.reason = Some(reason.to_owned());
-        self.subscription.subscribe_now();
-    }
-
     /// Puts the next attempt to subscribe off. Returns by how much, and whether the reason is new.
     fn wait_to_subscribe(&mut self, reason: &str) -> (Duration, bool) {
         let wait = self.subscription.backoff.next();
@@ -286,7 +293,7 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    fn subscribe_later(&mut self, reason: &str, loud: bool) {
+    pub(super) fn subscribe_later(&mut self, reason: &str, loud: bool) {
         let (wait, is_news) = self.wait_to_subscribe(reason);
         if !is_news {
             debug!(consumer = %self.lane.name, reason, retry_in = ?wait, "still not consuming");
@@ -303,6 +310,10 @@ impl<B: Broker> LaneActor<B> {
         self.withdraw();
         self.end_hold();
         self.cancel_consumer();
+        if self.subscription.is_in_doubt {
+            // A lane that takes nothing new still has deliveries to settle.
+            self.subscription.open_at = Instant::now();
+        }
     }
 
     /// The stream of the cancelled consumer has ended, or the time to wait for its end is over.
@@ -333,14 +344,25 @@ impl<B: Broker> LaneActor<B> {
 
     /// The session has failed: the broker has its unsettled deliveries back.
     pub(super) fn lose_session(&mut self, error: &BrokerError) {
+        if self.leave_session() {
+            self.subscribe_later(&error.to_string(), false);
+        }
+    }
+
+    /// Gives up the session; false if there is none.
+    fn leave_session(&mut self) -> bool {
         let Some(session) = self.subscription.session.take() else {
-            return;
+            return false;
         };
+        self.subscription.is_in_doubt = false;
         if session.is_usable() {
             // A request failed, but the channel is open. Close it, so that the broker gets back its
             // unsettled deliveries: dropping the session does not close it while lapin waits for a
             // cancel-ok.
-            tokio::spawn(session.close());
+            match self.silence.is_suspect {
+                true => tokio::spawn(session.close_or_kill()),
+                false => tokio::spawn(session.close()),
+            };
         }
         self.subscription.task = Task::None;
         self.withdraw();
@@ -349,7 +371,12 @@ impl<B: Broker> LaneActor<B> {
         self.lane.set_session(None);
         self.orphans
             .extend(self.unsettled.flights().map(Arc::clone));
-        self.abandon();
-        self.subscribe_later(&error.to_string(), false);
+        for (flight, end) in self.abandon() {
+            // Its ack was not written, so the end settles the next delivery of the message.
+            self.under_way += 1;
+            self.orphans.push(Arc::clone(&flight));
+            tokio::spawn(path::end_at_next_place(Arc::clone(&self.lane), flight, end));
+        }
+        true
     }
 }

@@ -16,7 +16,7 @@ enum Slot<R> {
     /// On its path.
     Open(R),
     /// To be acked.
-    Finished(Finished),
+    Finished(R, Finished),
     /// To be returned. A `multiple` ack stops in front of this slot until the nack is written.
     Returning(Option<Box<AckSpan>>),
     /// Acked or returned.
@@ -33,9 +33,9 @@ pub(crate) struct Finished {
 
 /// The deliveries that were unsettled when the channel died.
 #[derive(Debug, PartialEq)]
-pub(crate) struct Abandoned {
-    /// Deliveries that were to be acked.
-    pub(crate) finished: Vec<Finished>,
+pub(crate) struct Abandoned<R> {
+    /// Deliveries whose acks were not written.
+    pub(crate) finished: Vec<(R, Finished)>,
     /// Deliveries that were to be returned: for each the span of its nack, if its attempt is
     /// traced.
     pub(crate) returning: Vec<Option<Box<AckSpan>>>,
@@ -109,7 +109,9 @@ impl<R> Unsettled<R> {
         let Some(slot @ Slot::Open(_)) = self.slot(tag) else {
             return false;
         };
-        *slot = Slot::Finished(finished);
+        if let Slot::Open(flight) = std::mem::replace(slot, Slot::Settled) {
+            *slot = Slot::Finished(flight, finished);
+        }
         self.open -= 1;
         self.finished.push_back((tag, now));
         true
@@ -158,9 +160,14 @@ impl<R> Unsettled<R> {
         self.open
     }
 
+    /// Deliveries that are not settled.
+    pub(crate) fn unsettled(&self) -> usize {
+        self.open + self.returning + self.finished.len()
+    }
+
     /// Whether every delivery is settled.
     pub(crate) fn is_empty(&self) -> bool {
-        self.open == 0 && self.returning == 0 && self.finished.is_empty()
+        self.unsettled() == 0
     }
 
     /// Deliveries to be acked.
@@ -195,9 +202,9 @@ impl<R> Unsettled<R> {
     /// `patience`: the front may reach the others first.
     pub(crate) fn flush(&mut self, now: Instant, patience: Duration, singles: usize) -> Flush {
         let mut flush = Flush::default();
-        let can_go = |slot: &mut Slot<R>| matches!(slot, Slot::Finished(_) | Slot::Settled);
+        let can_go = |slot: &mut Slot<R>| matches!(slot, Slot::Finished(..) | Slot::Settled);
         while let Some(slot) = self.slots.pop_front_if(can_go) {
-            if let Slot::Finished(finished) = slot {
+            if let Slot::Finished(_, finished) = slot {
                 flush.ends.push(finished);
                 flush.acks.through = Some(self.first);
             }
@@ -212,8 +219,8 @@ impl<R> Unsettled<R> {
                 break;
             }
             self.finished.pop_front();
-            if let Some(slot @ Slot::Finished(_)) = self.slot(tag) {
-                let Slot::Finished(finished) = std::mem::replace(slot, Slot::Settled) else {
+            if let Some(slot @ Slot::Finished(..)) = self.slot(tag) {
+                let Slot::Finished(_, finished) = std::mem::replace(slot, Slot::Settled) else {
                     unreachable!("matched above");
                 };
                 flush.ends.push(finished);
@@ -224,7 +231,7 @@ impl<R> Unsettled<R> {
     }
 
     /// Empties the table when the channel is gone, and gives what was left in it.
-    pub(crate) fn abandon(&mut self) -> Abandoned {
+    pub(crate) fn abandon(&mut self) -> Abandoned<R> {
         let mut left = Abandoned {
             finished: Vec::new(),
             returning: Vec::new(),
@@ -232,7 +239,7 @@ impl<R> Unsettled<R> {
         };
         for slot in std::mem::take(self).slots {
             match slot {
-                Slot::Finished(finished) => left.finished.push(finished),
+                Slot::Finished(flight, finished) => left.finished.push((flight, finished)),
                 Slot::Returning(span) => left.returning.push(span),
                 Slot::Open(_) | Slot::Settled => {}
             }
@@ -317,7 +324,7 @@ mod tests {
         assert_eq!(table.returned(5), span(5));
         assert_eq!(table.returned(5), None, "once");
         let left = Abandoned {
-            finished: vec![traced(4)],
+            finished: vec![((), traced(4))],
             returning: vec![span(6)],
             open: 1,
         };

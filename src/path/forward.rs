@@ -200,7 +200,7 @@ async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, one: Outgoing) -> R
     let ends_connections = message.exchange.is_empty() && place.starts_with(DIRECT);
     // The failures for which the message itself may be the reason.
     let mut by_message = 0;
-    while lane.is_current(flight.session) {
+    while lane.has_place(flight).await {
         let publishing = lane.watch.publishing(label, &flight.message);
         let published = lane.publish(&publication).await;
         lane.watch.published(label, publishing, &published);
@@ -245,8 +245,8 @@ async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, one: Outgoing) -> R
             mine = waiting.turn(wait) => turn = mine,
         }
     }
-    // Without its session the broker delivers the message again. It must not be acked then: the
-    // result is not published.
+    // The broker delivers the message again, to another worker or after this one has ended. The message
+    // must not be acked here: its result is not published.
     Err(Ending::Interrupted)
 }
 

@@ -2,6 +2,8 @@
 //! broker.
 
 use std::{
+    future::pending,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -9,7 +11,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime::Handle;
+use tokio::{
+    runtime::Handle,
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -20,7 +26,7 @@ use super::{
 use crate::{
     broker::{Broker, Publication, PublishError, PublishSettings},
     consumer::ConsumerSettings,
-    flight::{CurrentSession, Resources, SessionId},
+    flight::{CurrentSession, Flight, Resources, SessionId},
     retry::{Ladder, Rung},
     telemetry::Watch,
 };
@@ -62,6 +68,8 @@ pub(crate) struct Lane<B> {
 #[derive(Debug, Default)]
 pub(crate) struct Live {
     session: CurrentSession,
+    /// Notified when the lane has another session, and when a flight has a new place.
+    moved: Notify,
     /// Retries that wait for their delay in the worker.
     inline: AtomicUsize,
     /// Decisions that wait for the broker.
@@ -76,6 +84,48 @@ impl<B: Broker> Lane<B> {
     /// Sets the lane's session, on which deliveries can be settled; `None` when it is lost.
     pub(crate) fn set_session(&self, session: Option<SessionId>) {
         self.live.session.set(session);
+        self.live.moved.notify_waiters();
+    }
+
+    /// Moves a flight whose session has ended to the place of a new delivery of its message.
+    pub(crate) fn move_to(&self, flight: &Flight, session: SessionId, tag: u64) {
+        flight.move_to(session, tag);
+        self.live.moved.notify_waiters();
+    }
+
+    /// Waits until the delivery can be settled: at once, unless its session has ended. Then the
+    /// broker delivers the message again, and the flight waits for that. False: the broker has
+    /// delivered the message to somebody else, or the worker drains.
+    pub(super) async fn has_place(&self, flight: &Flight) -> bool {
+        /// How long after the lane has another session. Messages that go back to their queue are the
+        /// first to be delivered again.
+        const LONGEST: Duration = Duration::from_secs(60);
+        if self.is_current(flight.session()) {
+            return true;
+        }
+        let mut give_up = None;
+        loop {
+            let mut moved = pin!(self.live.moved.notified());
+            moved.as_mut().enable();
+            if self.is_current(flight.session()) {
+                return true;
+            }
+            if self.live.session.is_some() {
+                give_up.get_or_insert_with(|| Instant::now() + LONGEST);
+            }
+            let late = async {
+                match give_up {
+                    Some(time) => sleep_until(time).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.drain.cancelled() => return false,
+                () = moved => {}
+                () = late => return false,
+            }
+        }
     }
 
     /// Whether deliveries of this session can still be settled.

@@ -43,6 +43,29 @@ use forward::forward;
 use republish::{dead_letter, park, retry};
 use runner::or_fault;
 
+/// Carries a delivery that has a slot to its end, and waits until this end can be booked. `None`: the
+/// handler was stuck, and the lane has claimed the delivery.
+async fn carry_to_end<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> {
+    let end = travel(lane, flight).await?;
+    flight.slot.give_back();
+    if end.is_final() {
+        // If the session has ended, the end settles the next delivery of the message.
+        lane.has_place(flight).await;
+    }
+    Some(end)
+}
+
+/// Reports the end of a delivery whose session has ended before its ack was written, once this end can
+/// be booked.
+pub(crate) async fn end_at_next_place<B: Broker>(
+    lane: Arc<Lane<B>>,
+    flight: Arc<Flight>,
+    end: End,
+) {
+    lane.has_place(&flight).await;
+    lane.ends.report(Ended { flight, end });
+}
+
 /// Carries a delivery that has a slot to its end. `None`: the handler was stuck, and the lane has
 /// claimed the delivery.
 async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> {
@@ -60,7 +83,7 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
     }
     loop {
         // The session has ended: the broker has the delivery back.
-        if !lane.is_current(flight.session) {
+        if !lane.is_current(flight.session()) {
             return Some(End::Stale);
         }
         let route = lane.dispatch.route(&flight.message);
@@ -100,12 +123,16 @@ pub(crate) async fn settle_stuck<B: Broker>(
 ) {
     let terms = retry_settings(&lane, &lane.dispatch.route(&flight.message));
     let settled = async {
-        match settle(&lane, &flight, terms, ending).await {
-            Next::End(end) => Some(end),
+        let end = match settle(&lane, &flight, terms, ending).await {
+            Next::End(end) => end,
             // Park the retry, however short its delay. A retry that waits in the worker is not
             // claimed, so the path of the stuck handler would settle it when that handler ends.
-            Next::Retry { after, .. } => Some(park(&lane, &flight, after).await),
+            Next::Retry { after, .. } => park(&lane, &flight, after).await,
+        };
+        if end.is_final() {
+            lane.has_place(&flight).await;
         }
+        Some(end)
     };
     let trace = flight.attempt_trace().map(|trace| trace.context);
     let settled = within(trace.as_ref(), settled);
@@ -183,9 +210,9 @@ async fn settle<B: Broker>(
         Settlement::DeadLetter { reason } => {
             Next::End(Box::pin(dead_letter(lane, flight, ending, reason)).await)
         }
-        // The session has ended: the broker redelivers the original, so a copy would be a
-        // duplicate.
-        Settlement::Retry { .. } | Settlement::Defer { .. } if !lane.is_current(flight.session) => {
+        // The session has ended, and the broker has not delivered the message again to this lane. It
+        // does so to somebody, so a copy would be a duplicate.
+        Settlement::Retry { .. } | Settlement::Defer { .. } if !lane.has_place(flight).await => {
             Next::End(End::Stale)
         }
         // Park it, however short the delay: a retry that waits in the worker runs again while the

@@ -53,12 +53,15 @@ pub(super) async fn retry<B: Broker>(
     let slot = async move {
         sleep_until(until).await;
         drop(place);
+        if !lane.has_place(flight).await {
+            return None;
+        }
         if charged {
             flight.next_attempt();
         }
         let slot = lane.starts.retake();
         lane.has_used_rate();
-        slot.await
+        Some(slot.await)
     };
     tokio::select! {
         biased;
@@ -68,10 +71,13 @@ pub(super) async fn retry<B: Broker>(
             let left = until.saturating_duration_since(Instant::now());
             Some(park(lane, flight, left).await)
         }
-        slot = slot => {
-            flight.slot.put(slot);
-            None
-        }
+        slot = slot => match slot {
+            Some(slot) => {
+                flight.slot.put(slot);
+                None
+            }
+            None => Some(End::Stale),
+        },
     }
 }
 
@@ -165,7 +171,8 @@ async fn publish<B: Broker>(
     let mut turn = None;
     let mut give_up = None;
     loop {
-        if !lane.is_current(flight.session) {
+        // Without a place the broker has the message back, and a copy would be a duplicate.
+        if !lane.has_place(flight).await {
             return End::Stale;
         }
         let publishing = lane.watch.publishing(queue, &flight.message);

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use tokio::time::Instant;
 use tracing::error;
 
-use super::{Ended, Lane, travel};
+use super::{Ended, Lane, carry_to_end};
 use crate::{broker::Broker, flight::Flight, status::End};
 
 /// Starts a runner on the handlers' runtime.
@@ -46,7 +46,7 @@ async fn carry_all<B: Broker>(lane: Arc<Lane<B>>) {
 async fn carry<B: Broker>(lane: &Arc<Lane<B>>, flight: Arc<Flight>) -> bool {
     let mut waited = false;
     let end = {
-        let mut path = pin!(or_fault(&flight, travel(lane, &flight)));
+        let mut path = pin!(or_fault(&flight, carry_to_end(lane, &flight)));
         let step = poll_fn(|cx| {
             let end = path.as_mut().poll(cx);
             if end.is_pending() {
@@ -64,6 +64,7 @@ async fn carry<B: Broker>(lane: &Arc<Lane<B>>, flight: Arc<Flight>) -> bool {
         });
         step.await
     };
+    // A path that panicked still has its slot.
     flight.slot.give_back();
     lane.use_allowance();
     if let Some(end) = end {

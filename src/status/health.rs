@@ -19,9 +19,10 @@ pub struct Readiness {
     /// True when every consumer has a live subscription, was paused by an operator or has a service
     /// that is down, all handlers can work, and no drain has begun.
     pub ready: bool,
-    /// True when the service of a consumer is down, or when retries or dead letters of a consumer
-    /// wait for the broker. Another worker would meet the same, so this does not make the worker
-    /// unready. False while a service was down that no message can be tried with.
+    /// True when the service of a consumer is down, when retries or dead letters of a consumer wait
+    /// for the broker, or when a consumer gets no messages although its queue has some. Another worker
+    /// would meet the same, so this does not make the worker unready. False while a service was down
+    /// that no message can be tried with.
     pub degraded: bool,
     /// True when a drain has begun.
     pub draining: bool,
@@ -49,7 +50,7 @@ pub struct ConsumerHealth {
     #[schema(value_type = String, format = DateTime)]
     pub since: SystemTime,
     /// Why the consumer is not consuming. If it is consuming: why some of its retries or dead letters
-    /// wait.
+    /// wait, or that no message has come although the queue has some.
     pub reason: Option<String>,
     /// While the service is down: when the consumer tries the next message. Null while it tries one.
     #[serde(serialize_with = "as_rfc3339_or_null")]
@@ -107,8 +108,8 @@ impl ConsumerHealth {
         )
     }
 
-    /// Whether the consumer's service is down, or some of its retries or dead letters wait for the
-    /// broker.
+    /// Whether the consumer's service is down, some of its retries or dead letters wait for the
+    /// broker, or no message comes although the queue has some.
     pub(crate) fn is_degraded(&self) -> bool {
         let is_consuming = self.state == ConsumerState::Consuming;
         self.state == ConsumerState::ServiceDown || is_consuming && self.reason.is_some()

@@ -105,8 +105,8 @@ impl InFlight {
         Self {
             consumer: flight.consumer.to_string(),
             delivery: DeliveryId {
-                session: flight.session,
-                tag: flight.tag,
+                session: flight.session(),
+                tag: flight.tag(),
             },
             id: message.id().map(str::to_owned),
             message_type: message.message_type().map(str::to_owned),

@@ -100,6 +100,11 @@ pub(crate) enum End {
 }
 
 impl End {
+    /// Whether the message is settled for good, so that it must not run again.
+    pub(crate) fn is_final(self) -> bool {
+        self.is_acked() || self == Self::Rejected
+    }
+
     /// Whether the delivery is to be acked.
     pub(crate) fn is_acked(self) -> bool {
         match self {

@@ -166,8 +166,20 @@ mod tests {
         tracing::error!("{what}");
     }
 
+    /// Silence is for the whole process, so this test has one of its own: others would write nothing.
     #[test]
     fn the_last_word_is_had_by_who_silenced_the_others() {
+        const NAME: &str =
+            "telemetry::logs::tests::the_last_word_is_had_by_who_silenced_the_others";
+        const ALONE: &str = "LAPWING_TEST_ALONE";
+        if std::env::var_os(ALONE).is_none() {
+            let this = std::env::current_exe().expect("it runs");
+            let mut alone = std::process::Command::new(this);
+            let ended = alone.args(["--exact", NAME]).env(ALONE, "1").output();
+            let ended = ended.expect("it starts");
+            assert!(ended.status.success(), "{ended:?}");
+            return;
+        }
         let written = Written::default();
         let (writer, guard) = tracing_appender::non_blocking(written.clone());
         let lines = tracing_subscriber::registry().with(layer(LogFormat::Json, writer));

@@ -167,7 +167,7 @@ impl ConsumerTraces {
             KeyValue::new("messaging.client.id", Arc::clone(&self.worker)),
             KeyValue::new(
                 "messaging.rabbitmq.message.delivery_tag",
-                i64::try_from(flight.tag).unwrap_or(i64::MAX),
+                i64::try_from(flight.tag()).unwrap_or(i64::MAX),
             ),
             KeyValue::new(CONSUMER, Arc::clone(&self.consumer)),
             KeyValue::new("lapwing.attempt", i64::from(flight.attempt())),

@@ -252,6 +252,12 @@ impl Watch {
         error!(consumer = %flight.consumer, id = flight.message.id(), queue, %error, "the broker refuses each copy of this message: rejected, so that the broker dead-letters it without a record");
     }
 
+    /// The broker has delivered a message again whose first run is still on its path: the message does
+    /// not run a second time.
+    pub(crate) fn resettled(&self, flight: &Flight) {
+        info!(consumer = %flight.consumer, id = flight.message.id(), "message delivered again while its first run goes on: waiting for that run");
+    }
+
     /// Acks were written, or writing them failed.
     pub(crate) fn acks_written(&self, took: Duration, written: bool) {
         if let Some(metrics) = &self.metrics {
@@ -265,7 +271,7 @@ impl Watch {
         let attempt = flight.attempt_trace()?.span_context();
         let span = |attempt| AckSpan {
             attempt,
-            tag: flight.tag,
+            tag: flight.tag(),
             since: clock::now(),
         };
         attempt.is_sampled().then(|| Box::new(span(attempt)))

@@ -6,8 +6,8 @@ use std::time::Duration;
 use lapwing::{Context, Failure, Outcome, OutcomeKind};
 
 use crate::support::{
-    DEADLINE, Gate, HandlerRun, Notes, PublishSpec, QueueType, RunningWorker, consumer, consumers,
-    ms, vhost,
+    Broker, Counts, DEADLINE, Gate, HandlerRun, Notes, PublishSpec, QueueType, RunningWorker,
+    consumer, consumers, ms, require, vhost, wait_until,
 };
 
 /// The time that a due message may wait for a core, beyond the promise of the retry queues.
@@ -390,5 +390,43 @@ async fn backoff_is_scattered_within_its_jitter() {
     assert!(shortest >= ms(300) && longest <= ms(600), "{delays:?}");
     // By chance 30 of 30 delays lie within a quarter of the range once in 10^16 tests.
     assert!(longest - shortest > ms(75), "{delays:?}");
+    worker.drain().await;
+}
+
+/// The retry queue has moved the message when its work queue was missing, and waits for a confirm: 180 s by
+/// default, which is longer than this test waits.
+#[tokio::test]
+async fn own_node_with_a_short_confirm_timeout_moves_soon_what_expired_while_the_work_queue_was_away()
+ {
+    let broker = require!(OwnNode, Broker::own("away").await);
+    let set = "application:set_env(rabbit, dead_letter_worker_publisher_confirm_timeout, 3000).";
+    broker.ctl(&["eval", set]).await;
+    let vhost = broker.vhost().await;
+    let notes = Notes::default();
+    let noting = notes.clone();
+    let handler = move |context: Context| {
+        let notes = noting.clone();
+        async move { fail_once(&notes, &context, ms(2000)).await }
+    };
+    let consumer = consumer(&vhost, "q");
+    let worker = consumer.start_with(handler.clone()).await;
+    vhost
+        .publish_many("q", 1, |_| PublishSpec::of("{}").id("late"))
+        .await;
+    vhost.wait_for_counts("q.retry.2s", 1, 0, DEADLINE).await;
+    worker.drain().await;
+
+    vhost.delete("q").await;
+    let aside = async || vhost.counts("q.retry.2s").await;
+    let waits = Counts {
+        aside: 1,
+        ..Counts::default()
+    };
+    wait_until("it has expired", DEADLINE, aside, |seen| *seen == waits).await;
+    assert_eq!(vhost.ready("q.retry.2s").await, 0, "AMQP does not show it");
+
+    let worker = consumer.start_with(handler).await;
+    let runs = notes.wait_for(2).await;
+    assert_eq!(runs[1].attempt, 2);
     worker.drain().await;
 }

@@ -72,6 +72,8 @@ pub(super) struct Channel {
     last_subscription: u64,
     /// Acks and nacks that the broker has not applied, each with the time at which it does.
     pub(super) wire: VecDeque<(Instant, Settle)>,
+    /// The channel's process stands still: it keeps what the queue sends to it.
+    pub(super) stands_still: bool,
 }
 
 impl Channel {
@@ -89,6 +91,7 @@ impl Channel {
             subscriptions: BTreeMap::new(),
             last_subscription: 0,
             wire: VecDeque::new(),
+            stands_still: false,
         }
     }
 
@@ -136,7 +139,7 @@ impl Channel {
             return;
         };
         known.held += 1;
-        let is_taken = known.state == State::Live;
+        let is_taken = known.state == State::Live && !self.stands_still;
         let delivery = is_taken.then(|| delivery(self.last_tag, &message, kind));
         let unacked = Unacked {
             subscription,

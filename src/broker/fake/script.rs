@@ -31,6 +31,8 @@ pub(crate) enum Fault {
     ConnectionLost,
     /// All consuming channels close; the connection stays.
     ChannelLost,
+    /// The processes of all consuming channels stand still: they keep what the queues send to them.
+    ChannelsStandStill,
     /// The broker cancels the consumers of a queue.
     ConsumerCancelled(String),
     /// A queue is deleted, with its messages; its consumers are cancelled.
@@ -146,6 +148,11 @@ impl FakeBroker {
                 model.cut_channels(self.worker, "connection lost");
             }
             Fault::ChannelLost => model.cut_channels(self.worker, "channel lost"),
+            Fault::ChannelsStandStill => {
+                let channels = model.channels.values_mut();
+                let own = channels.filter(|channel| channel.worker == self.worker);
+                own.for_each(|channel| channel.stands_still = true);
+            }
             Fault::ConsumerCancelled(queue) => model.cancel_consumers(&queue),
             Fault::QueueDeleted(queue) => model.delete(&queue),
             Fault::PublishingLost => model.links(self.worker).publishing = false,

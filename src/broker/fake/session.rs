@@ -241,6 +241,18 @@ impl Session for FakeSession {
         self.broker.lock().close_cleanly(self.number, "closed");
     }
 
+    async fn close_or_kill(self) {
+        let stands_still = {
+            let model = self.broker.read();
+            let channel = model.channels.get(&self.number);
+            channel.is_some_and(|channel| channel.stands_still)
+        };
+        match stands_still {
+            true => self.kill(),
+            false => self.close().await,
+        }
+    }
+
     fn kill(&self) {
         self.broker
             .lock()

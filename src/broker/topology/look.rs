@@ -14,7 +14,7 @@ use super::{
     difference::{NEVER_CREATES, Refusal},
 };
 use crate::broker::{
-    error::{BrokerError, reply_code},
+    error::{BrokerError, reply_code, says_there_is_no},
     headers::short,
 };
 
@@ -210,10 +210,8 @@ impl<'a> Look<'a> {
             passive: true,
             ..QueueDeclareOptions::default()
         };
-        exists(
-            self.declare_as(queue, passive, FieldTable::default())
-                .await?,
-        )
+        let none = FieldTable::default();
+        exists("queue", self.declare_as(queue, passive, none).await?)
     }
 
     /// Whether the exchange exists; `None` if the broker does not let us look.
@@ -233,7 +231,10 @@ impl<'a> Look<'a> {
                 .exchange_declare(exchange, kind, passive, none)
                 .await
         };
-        exists(self.ask("looking for an exchange", request).await?)
+        exists(
+            "exchange",
+            self.ask("looking for an exchange", request).await?,
+        )
     }
 
     /// Binds the queue.
@@ -248,7 +249,7 @@ impl<'a> Look<'a> {
         let Err(error) = self.ask("binding a queue", request).await? else {
             return Ok(());
         };
-        if reply_code(&error) == Some(404) {
+        if says_there_is_no("exchange", &error) {
             let exchange = binding.exchange.clone();
             return Err(BrokerError::Topology(vec![Difference::NoExchange {
                 exchange,
@@ -295,14 +296,13 @@ fn is_missing(text: &str) -> bool {
     text.contains(&format!("invalid arg '{NEVER_CREATES}'"))
 }
 
-/// Reads the answer to a passive declaration. A classic queue whose node is down exists, although
-/// the broker answers 404.
-fn exists<T>(answer: lapin::Result<T>) -> Result<Option<bool>, BrokerError> {
+/// Reads the answer to a passive declaration of this kind of object.
+fn exists<T>(kind: &str, answer: lapin::Result<T>) -> Result<Option<bool>, BrokerError> {
     let Err(error) = answer else {
         return Ok(Some(true));
     };
     match reply_code(&error) {
-        Some(404) if !error.to_string().contains("home node") => Ok(Some(false)),
+        _ if says_there_is_no(kind, &error) => Ok(Some(false)),
         Some(403) => Ok(None),
         _ => Err(error.into()),
     }

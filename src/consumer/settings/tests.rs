@@ -181,8 +181,15 @@ fn a_timeout_near_the_brokers_own_is_warned_of() {
         let warnings = sections.consumers["orders"].warnings("orders", Duration::from_hours(1));
         warnings.map(|problem| problem.path).collect::<Vec<_>>()
     };
-    assert!(warning("timeout = \"29m\"").is_empty());
+    assert!(warning("timeout = \"29m\"\nconcurrency = 64").is_empty());
     assert_eq!(warning("timeout = \"30m\""), ["consumers.orders.timeout"]);
+    let in_turn = |prefetch| {
+        warning(&format!(
+            "timeout = \"1m\"\nconcurrency = 2\nprefetch = {prefetch}"
+        ))
+    };
+    assert!(in_turn(58).is_empty());
+    assert_eq!(in_turn(59), ["consumers.orders.prefetch"]);
     let rule = |class: &str| {
         let http = "handler = { kind = \"http\", url = \"http://a\" }";
         format!("{http}\nretry.rules = [{{ class = \"{class}\", action = \"retry\" }}]")

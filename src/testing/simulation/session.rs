@@ -261,6 +261,10 @@ impl Session for SimSession {
         process.consuming.tell(process.number, &port);
     }
 
+    async fn close_or_kill(self) {
+        self.close().await;
+    }
+
     fn kill(&self) {
         let back = Duration::from_millis(500);
         self.process

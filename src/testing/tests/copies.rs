@@ -148,15 +148,16 @@ async fn what_the_broker_wrote_on_a_message_is_not_copied() {
 
 #[tokio::test(start_paused = true)]
 async fn the_delivery_count_of_a_redelivered_message_is_not_copied() {
-    let handling = Handling::new([Step::Hang], Step::FailForGood);
-    let kit = Kit::start("timeout = '1h'", handling.clone()).await;
-    kit.publish();
+    let handling = Handling::new([Step::WaitForGate], Step::FailForGood);
+    let kit = Kit::start("timeout = '1h'\nconcurrency = 1", handling.clone()).await;
+    kit.publish_many(2);
     handling.has_run(1).await;
+    // The second message, which has not started, is delivered again.
     kit.worker.broker().close_channels();
+    handling.open();
     kit.until_in("orders.dead", 1).await;
     let dead = kit.dead();
     assert!(dead.properties.header("x-delivery-count").is_none());
     assert_eq!(dead.number("lapwing-attempts"), Some(1));
-    kit.worker.handle().stop_now();
     kit.drain().await.unwrap();
 }

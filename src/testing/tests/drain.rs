@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     kit::{Handling, Kit, Step},
     places::Published,
-    scene::{LATE, Scene, Situation},
+    scene::LATE,
     waits::{ack_through, nack, nack_through},
 };
 use crate::{ConsumerState, Report, broker::fake::Fault, clock, testing::TestBroker};
@@ -283,18 +283,18 @@ async fn a_drain_without_a_publishing_connection_gives_up_soon() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_subscription_made_in_a_drain_brings_goes_back() {
-    let mut scene = Scene::set(Situation::Resubscribing).await;
-    scene.kit.begin_drain().await;
-    // The new subscription gets the returned message, and is cancelled too.
-    let nacks =
-        |it: &crate::broker::fake::FakeBroker| it.commands().iter().filter(|it| it.back).count();
-    scene.kit.until_broker(|it| nacks(it) == 2).await;
-    assert_eq!(scene.kit.broker.ready("orders").len(), 1);
-    scene.kit.handling.open();
-    let handling = scene.kit.handling.clone();
-    let report = scene.ends().await;
-    assert_eq!((report.ledger().acked, report.left()), (2, 0));
-    assert_eq!(handling.runs().len(), 2);
+    let mut kit = Kit::start("", Handling::new([], Step::Succeed)).await;
+    kit.broker.answer_after(Duration::from_secs(5));
+    let orders = "orders".to_owned();
+    kit.broker.fail(Fault::ConsumerCancelled(orders));
+    kit.broker.until(|it| it.late_requests() == 1).await;
+    kit.publish();
+    kit.begin_drain().await;
+    let (broker, handling) = (kit.broker.clone(), kit.handling.clone());
+    let report = kit.drain().await.unwrap();
+    assert_eq!(broker.commands(), [nack_through(1)]);
+    assert_eq!((report.ledger().returned, report.left()), (1, 0));
+    assert_eq!(handling.runs().len(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -306,7 +306,6 @@ async fn a_session_that_died_before_the_drain_does_not_count_as_left() {
     kit.until(ConsumerState::Connecting, Some("channel lost"))
         .await;
     kit.handling.open();
-    kit.handling.has_run(2).await;
     kit.finished().await;
     let report = kit.drain().await.unwrap();
     let ledger = report.ledger();

@@ -32,16 +32,17 @@ async fn what_waited_for_a_handler_does_not_run_after_its_session_has_ended() {
     assert_eq!(kit.handling.runs().len(), 1);
     kit.broker.reconnect();
     kit.finished().await;
-    assert_eq!(kit.handling.runs().len(), 3);
+    assert_eq!(kit.handling.runs().len(), 2);
     assert_eq!(kit.drain().await.unwrap().ledger().acked, 2);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waited_for_a_handler_runs_while_a_cancelled_consumer_subscribes_again() {
+async fn what_waited_for_a_handler_is_delivered_again_after_the_broker_cancelled_the_consumer() {
     let scene = Scene::set(Situation::Resubscribing).await;
     scene.kit.handling.open();
+    sleep(LATE / 2).await;
+    assert_eq!(scene.kit.handling.runs().len(), 2);
     scene.kit.handling.has_run(3).await;
-    assert_eq!(scene.kit.broker.late_requests(), 1, "it has subscribed");
     scene.works().await;
 }
 
@@ -64,14 +65,12 @@ async fn a_subscription_whose_answer_is_too_late_holds_no_messages() {
 async fn a_pause_while_the_lane_subscribes_holds() {
     let mut scene = Scene::set(Situation::Resubscribing).await;
     let handle = scene.kit.worker.handle().clone();
-    // The pause is complete when the subscription is made and cancelled. That takes longer than the
-    // call waits.
-    assert_eq!(handle.pause("orders").await, Err(CallError::TimedOut));
+    assert_eq!(handle.pause("orders").await, Ok(()));
     sleep(LATE * 2).await;
     assert_eq!(scene.kit.broker.late_requests(), 0);
     scene.kit.until_state(ConsumerState::Paused).await;
     scene.published.another(&scene.kit);
-    assert_eq!(scene.kit.broker.ready("orders").len(), 2);
+    assert_eq!(scene.kit.broker.ready("orders").len(), 4);
     assert_eq!(handle.resume("orders").await, Ok(()));
     scene.works().await;
 }

@@ -298,27 +298,6 @@ async fn a_parked_message_whose_ack_cannot_be_written_is_a_duplicate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dead_letter_whose_channel_is_lost_before_the_confirm_is_a_duplicate() {
-    let handling = Handling::new([], Step::FailForGood);
-    let kit = Kit::start("", handling.clone()).await;
-    kit.broker.answer_publishes([Confirm::AckAfter(5 * SECOND)]);
-    kit.publish();
-    kit.until_in("orders.dead", 1).await;
-    kit.broker.fail(Fault::ChannelLost);
-    kit.until_in("orders.dead", 2).await;
-    sleep(10 * SECOND).await;
-    kit.finished().await;
-    let expected = Ledger {
-        received: 2,
-        stale: 1,
-        duplicates: 1,
-        dead_lettered: 1,
-        ..Ledger::default()
-    };
-    assert_eq!(kit.drain().await.unwrap().ledger(), expected);
-}
-
-#[tokio::test(start_paused = true)]
 async fn no_copy_is_made_of_a_message_that_the_broker_has_back() {
     let handling = Handling::new([Step::FailForGood, Step::FailForGood], Step::Succeed);
     let kit = Kit::start("", handling.clone()).await;

@@ -60,27 +60,11 @@ async fn handlers_of_a_session_that_died_hold_their_slots() {
     sleep(Duration::from_secs(10)).await;
     assert_eq!(kit.handling.runs().len(), 2);
     let account = kit.account();
-    assert_eq!((account.running, account.buffered), (2, 4));
+    assert_eq!((account.running, account.buffered), (2, 2));
     kit.handling.open();
     kit.finished().await;
     assert_eq!(kit.handling.most_running(), 2);
     kit.drain().await.unwrap();
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_new_subscription_has_a_prefetch_of_its_own_and_no_slots_of_its_own() {
-    let mut kit = busy().await;
-    let orders = "orders".to_owned();
-    kit.broker.fail(Fault::ConsumerCancelled(orders));
-    kit.until(ConsumerState::Connecting, None).await;
-    kit.until_state(ConsumerState::Consuming).await;
-    kit.until_broker(|it| it.unacked() == 8).await;
-    kit.handling.open();
-    kit.finished().await;
-    assert_eq!(kit.broker.most_unacked(), 8);
-    assert_eq!(kit.handling.most_running(), 2);
-    let ledger = kit.drain().await.unwrap().ledger();
-    assert_eq!((ledger.acked, ledger.stale), (20, 0));
 }
 
 #[tokio::test(start_paused = true)]

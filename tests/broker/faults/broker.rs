@@ -1,11 +1,13 @@
 //! Faults of the node: stopped, killed, under a memory alarm, with a short consumer timeout.
 
-use lapwing::{ConsumerState, Readiness};
+use std::time::Duration;
+
+use lapwing::{ConsumerReport, ConsumerState, Ledger, Readiness};
 
 use super::{QUEUE, QUEUES, first_forty_pass, orders, publish};
 use crate::support::{
-    Account, BUSY, Broker, DEADLINE, Gate, HttpHandler, Release, Reply, Request, require,
-    wait_until,
+    Account, BUSY, Broker, DEADLINE, Gate, HttpHandler, Release, Reply, Request, VHost, require,
+    vhost, wait_until,
 };
 
 #[tokio::test]
@@ -235,37 +237,215 @@ async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connec
     let before = wait_until(listed, DEADLINE, &connections, |names| names.len() == 2).await;
     let ids = publish(&vhost, "slow", 10).await;
 
-    // The first delivery is never settled: the consumer timeout ends, and the broker delivers
-    // again.
-    let why = worker.not_ready().await;
-    println!("seen as: {why}");
-    worker.ready().await;
-    handler.wait_for_success(&ids).await;
+    // The first delivery is not settled: the consumer timeout ends again and again, and the broker
+    // delivers the message again.
+    let again = |consumer: &ConsumerReport| consumer.counts.sessions >= 3;
+    worker
+        .wait_for_report("two timeouts end", QUEUE, again)
+        .await;
+    handler.wait_for_answered(9, DEADLINE).await;
+    assert_eq!(handler.seen().exchanges.len(), 10, "no message ran twice");
     gate.open();
-    handler.wait_for_answered(11, DEADLINE).await;
+    handler.wait_for_success(&ids).await;
+    vhost.wait_for_counts(QUEUE, 0, 0, DEADLINE).await;
+    // No consumer that nobody serves is left behind: it would get some of these.
+    let more = publish(&vhost, "more", 40).await;
+    handler.wait_for_success(&more).await;
+    vhost.wait_for_counts(QUEUE, 0, 0, DEADLINE).await;
 
     assert_eq!(connections().await, before, "the connections stayed");
-    if broker.release() < Release::V4_3 {
-        let late = async || worker.report(QUEUE).await.counts.stale_settles;
-        wait_until("the end of the first run is seen", DEADLINE, late, |n| {
-            *n >= 1
-        })
-        .await;
-    }
-    let report = worker.drain().await;
-    assert_eq!(report.consumers[QUEUE].counts.sessions, 2, "{report:?}");
-    let ledger = report.ledger();
-    if broker.release() < Release::V4_3 {
-        // The timeout may end the channel before the worker learns that the broker has the other acks.
-        let settled = ledger.acked + ledger.stale;
-        assert_eq!((ledger.received, settled), (11, 11), "{ledger:?}");
-        assert_eq!(ledger.stale, ledger.duplicates, "{ledger:?}");
-        assert!(ledger.stale >= 1 && ledger.acked >= 1, "{ledger:?}");
-    } else {
-        // 4.3 cancels the consumer and keeps the channel open, so the late ack still arrives.
-        assert!(ledger.stale == 0 && ledger.acked == 11, "{ledger:?}");
-    }
+    let ledger = worker.drain().await.ledger();
+    assert!(ledger.stale >= 2, "{ledger:?}");
+    let ids = ids.into_iter().chain(more).collect::<Vec<_>>();
+    assert_runs_are_explained(&handler, ids.len(), &ledger);
     Account::take(&vhost, ids, &handler.seen(), &QUEUES)
         .await
         .assert_nothing_lost();
+}
+
+/// On 4.3 the cancelled consumer would stay the active one, and nobody would get a message.
+#[tokio::test]
+async fn own_node_with_a_short_consumer_timeout_does_not_stop_a_single_active_consumer() {
+    let broker = require!(OwnNode, Broker::own("single").await);
+    make_impatient(&broker).await;
+    let vhost = broker.vhost().await;
+    let gate = Gate::default();
+    let first = |request: &Request| request.index == 0;
+    let handler = HttpHandler::holding(&gate, first, |_| Reply::ok()).await;
+    let single = "consumers.orders.arguments.x-single-active-consumer = true";
+    let worker = orders(&vhost, &handler).with(single).start().await;
+    let mut ids = publish(&vhost, "slow", 1).await;
+    handler.wait_for_requests(1, DEADLINE).await;
+
+    for round in 1..=3 {
+        let again = |consumer: &ConsumerReport| consumer.counts.sessions > round;
+        worker.wait_for_report("a timeout ends", QUEUE, again).await;
+        let others = publish(&vhost, &format!("round-{round}"), 20).await;
+        handler.wait_for_success(&others).await;
+        ids.extend(others);
+    }
+    gate.open();
+
+    handler.wait_for_success(&ids).await;
+    vhost.wait_for_counts(QUEUE, 0, 0, DEADLINE).await;
+    let ledger = worker.drain().await.ledger();
+    assert_runs_are_explained(&handler, ids.len(), &ledger);
+    Account::take(&vhost, ids, &handler.seen(), &QUEUES)
+        .await
+        .assert_nothing_lost();
+}
+
+/// A message runs again only if its channel ended while its ack was on its way. The ledger then counts a
+/// duplicate. It also counts acks that the broker has, but has not shown before the channel ended.
+fn assert_runs_are_explained(handler: &HttpHandler, messages: usize, ledger: &Ledger) {
+    let runs = handler.seen().exchanges.len() as u64;
+    let again = runs - messages as u64;
+    assert!(again <= ledger.duplicates, "{again} again, {ledger:?}");
+    assert_eq!(ledger.acked + ledger.duplicates, runs, "{ledger:?}");
+}
+
+/// Messages that wait for a slot are too old as well, one after the other. The timeout ends a session with
+/// nearly each message, and most of the prefetch is delivered again each time.
+#[tokio::test]
+async fn own_node_whose_consumer_timeout_is_shorter_than_the_wait_for_a_slot_starts_no_message_twice()
+ {
+    const MESSAGES: usize = 24;
+    let broker = require!(OwnNode, Broker::own("hasty").await);
+    make_impatient(&broker).await;
+    let vhost = broker.vhost().await;
+    let handler = HttpHandler::answering(|_| Reply::ok().after(Duration::from_millis(300))).await;
+    let one_at_a_time = "consumers.orders = { prefetch = 10, concurrency = 1 }";
+    let worker = orders(&vhost, &handler).with(one_at_a_time).start().await;
+
+    let ids = publish(&vhost, "queued", MESSAGES).await;
+
+    handler.wait_for_success(&ids).await;
+    vhost.wait_for_counts(QUEUE, 0, 0, DEADLINE).await;
+    let report = worker.drain().await;
+    let (sessions, ledger) = (report.consumers[QUEUE].counts.sessions, report.ledger());
+    assert!(sessions >= 3, "the timeout has ended: {report:?}");
+    assert_runs_are_explained(&handler, MESSAGES, &ledger);
+    // An ack can be on its way when a channel ends, but hardly ever is.
+    let runs = handler.seen().exchanges.len();
+    assert!(runs <= MESSAGES + 3, "{runs} runs, {ledger:?}");
+    Account::take(&vhost, ids, &handler.seen(), &QUEUES)
+        .await
+        .assert_nothing_lost();
+}
+
+#[tokio::test]
+async fn a_handler_that_outlives_its_connections_runs_once() {
+    let (vhost, gate) = (vhost().await, Gate::default());
+    let handler = HttpHandler::behind(&gate, |_| Reply::ok()).await;
+    let worker = orders(&vhost, &handler).start().await;
+    let ids = publish(&vhost, "slow", 5).await;
+    handler.wait_for_requests(5, DEADLINE).await;
+    for round in 1..=2 {
+        let consuming = async || {
+            let mut listed = vhost.connections().await.into_iter();
+            listed.find(|peer| peer.client_name.ends_with("consume"))
+        };
+        let peer = wait_until("it is listed", DEADLINE, consuming, Option::is_some).await;
+        vhost
+            .close_connection(&peer.expect("waited for").name)
+            .await;
+        let back = |consumer: &ConsumerReport| consumer.ledger.received == 5 + 5 * round;
+        worker.wait_for_report("delivered again", QUEUE, back).await;
+    }
+
+    gate.open();
+
+    handler.wait_for_success(&ids).await;
+    vhost.wait_for_counts(QUEUE, 0, 0, DEADLINE).await;
+    let ledger = worker.drain().await.ledger();
+    assert_eq!(
+        (ledger.acked, ledger.stale, ledger.duplicates),
+        (5, 10, 0),
+        "{ledger:?}"
+    );
+    assert_eq!(handler.seen().exchanges.len(), 5);
+    Account::take(&vhost, ids, &handler.seen(), &QUEUES)
+        .await
+        .assert_exactly_once();
+}
+
+/// Stops the processes of all channels that consume.
+async fn stand_still(broker: &Broker) {
+    let consumes =
+        "proplists:get_value(consumer_count, rabbit_channel:info(C, [consumer_count])) > 0";
+    let each = format!("[sys:suspend(C) || C <- rabbit_channel:list_local(), {consumes}].");
+    broker.ctl(&["eval", &each]).await;
+}
+
+/// The queue gives the process as many messages as the prefetch allows. They come back with the connection.
+#[tokio::test]
+async fn own_node_whose_channel_process_stands_still_delivers_on_a_new_channel() {
+    let broker = require!(OwnNode, Broker::own("still").await);
+    let vhost = broker.vhost().await;
+    let handler = HttpHandler::answering(|_| Reply::ok()).await;
+    let soon = "consumers.orders.idle_check = '1s'";
+    let worker = orders(&vhost, &handler).with(soon).start().await;
+    let mut ids = publish(&vhost, "before", 5).await;
+    handler.wait_for_success(&ids).await;
+    vhost.wait_for_counts(QUEUE, 0, 0, DEADLINE).await;
+
+    stand_still(&broker).await;
+    ids.extend(publish(&vhost, "after", 40).await);
+
+    let silent = |readiness: &Readiness| {
+        let reason = readiness.consumers[QUEUE].reason.as_deref();
+        reason.is_some_and(|why| why.starts_with("no message has come for"))
+    };
+    worker.until("says that nothing comes", silent).await;
+    handler.wait_for_success(&ids).await;
+    worker.ready().await;
+    let ledger = worker.drain().await.ledger();
+    assert_runs_are_explained(&handler, 45, &ledger);
+    Account::take(&vhost, ids, &handler.seen(), &QUEUES)
+        .await
+        .assert_nothing_lost();
+}
+
+/// Sets the state of a classic queue, as if its process had died.
+async fn set_state(broker: &Broker, vhost: &VHost, state: &str) {
+    let name = format!(
+        "rabbit_misc:r(<<\"{}\">>, queue, <<\"{QUEUE}\">>)",
+        vhost.name()
+    );
+    let set = format!("fun(Q) -> amqqueue:set_state(Q, {state}) end");
+    let update = match broker.release() {
+        Release::V3_10 => format!(
+            "rabbit_misc:execute_mnesia_transaction(fun() -> rabbit_amqqueue:update({name}, {set}) end)."
+        ),
+        _ => format!("rabbit_db_queue:update({name}, {set})."),
+    };
+    broker.ctl(&["eval", &update]).await;
+}
+
+/// The broker answers 404 about such a queue, as about one that does not exist.
+#[tokio::test]
+async fn own_node_with_a_classic_queue_that_is_down_is_waited_for_at_the_start() {
+    let broker = require!(OwnNode, Broker::own("down").await);
+    let vhost = broker.vhost().await;
+    let handler = HttpHandler::answering(|_| Reply::ok()).await;
+    let classic = |topology: &str| {
+        let lines =
+            format!("consumers.orders = {{ queue_type = 'classic', topology = '{topology}' }}");
+        orders(&vhost, &handler).with(&lines)
+    };
+    classic("declare").start().await.drain().await;
+    for topology in ["verify", "none", "attach", "declare"] {
+        set_state(&broker, &vhost, "crashed").await;
+        let worker = classic(topology).begin();
+        let down = |readiness: &Readiness| {
+            let reason = readiness.consumers[QUEUE].reason.as_deref();
+            reason.is_some_and(|why| why.contains("crashed"))
+        };
+        worker.until("says that the queue is down", down).await;
+
+        set_state(&broker, &vhost, "live").await;
+
+        worker.ready().await;
+        worker.drain().await;
+    }
 }
