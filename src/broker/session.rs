@@ -11,7 +11,7 @@ use lapin::{
 };
 
 use super::{
-    QueueSpec, TimeoutSettings, Topology,
+    QueueSpec, TimeoutSettings, Tolerance, Topology,
     connection::Connection,
     delivery::{Delivery, Moment},
     error::{BrokerError, reply_code, within},
@@ -37,6 +37,7 @@ pub(crate) struct RabbitSession {
     /// When the last delivery arrived that the lane had to wait for.
     woken: Moment,
     queue: String,
+    tolerance: Tolerance,
     /// The first subscription's tag. Later subscriptions append a number.
     tag: String,
     subscriptions: u64,
@@ -56,9 +57,14 @@ impl RabbitSession {
         tag: &str,
     ) -> Result<Self, BrokerError> {
         topology::ensure(&connection, queue, timeouts.declare).await?;
+        let tolerance = Tolerance {
+            limit: topology::consumed_limit(&connection, queue, timeouts.declare).await?,
+            version: connection.version(),
+        };
         let session = Self::read(connection, &queue.queue, queue.prefetch, timeouts, tag);
         Ok(Self {
             rungs: Some(Rungs::of(queue)),
+            tolerance,
             ..session.await?
         })
     }
@@ -80,6 +86,7 @@ impl RabbitSession {
             queue: queue.to_owned(),
             gated: connection.gated(),
             rungs: None,
+            tolerance: Tolerance::ENDLESS,
             woken: Moment::now(),
             connection,
             channel,
@@ -267,6 +274,10 @@ impl Session for RabbitSession {
         {
             tracing::debug!("failed to close the channel");
         }
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        self.tolerance
     }
 
     fn server(&self) -> (&str, u16) {

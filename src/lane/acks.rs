@@ -105,10 +105,12 @@ impl<B: Broker> LaneActor<B> {
                 "an internal error stopped the processing of a message, see the log",
             ),
             End::Return => self.give_back(tag, span),
+            End::Uncopied => self.uncopied(tag, span),
             End::Stale => {
                 debug!(consumer = %self.lane.name, tag, "session is gone, the broker redelivers")
             }
             _ => {
+                self.returning.copies.ended(end);
                 let open = self.unsettled.finish(tag, Finished { end, span }, since);
                 debug_assert!(open, "a path reports once");
             }

@@ -11,6 +11,7 @@
 mod acks;
 mod arrivals;
 mod commands;
+mod copies;
 mod drain;
 mod keeping;
 mod pace;
@@ -321,6 +322,7 @@ impl<B: Broker> LaneActor<B> {
             self.settle_stuck_handlers();
             self.replace_lost_probe();
             self.tend_kept();
+            self.copy_what_waits(now);
             self.await_lost_connection();
             if self.subscription.has_dead_channel() {
                 self.lose_session(&BrokerError::Lost("channel lost".to_owned()));

@@ -8,7 +8,7 @@ use tracing::{debug, error, warn};
 
 use super::{LaneActor, Request};
 use crate::{
-    broker::{Broker, BrokerError, Redial, Session, Topology},
+    broker::{Broker, BrokerError, Redial, Session, Tolerance, Topology},
     flight::SessionId,
 };
 
@@ -27,6 +27,8 @@ pub(super) struct Subscription<S: Session> {
     /// Why there is no subscription.
     reason: Option<String>,
     has_subscribed: bool,
+    /// How many failed deliveries the queue tolerates. The log has told it.
+    pub(super) tolerance: Option<Tolerance>,
 }
 
 /// The request that is under way.
@@ -81,6 +83,7 @@ impl<S: Session> Subscription<S> {
             opened_at: now,
             reason: None,
             has_subscribed: false,
+            tolerance: None,
         }
     }
 
@@ -213,10 +216,12 @@ impl<B: Broker> LaneActor<B> {
             (Opened::Session(session), None) => {
                 let (host, port) = session.server();
                 self.lane.watch.connected_to(host, port);
+                let tolerance = session.tolerance();
                 self.subscription.session_id = Some(SessionId::next());
                 self.lane.set_session(self.subscription.session_id);
                 self.subscription.session = Some(*session);
                 self.unsettled = Default::default();
+                self.note_tolerance(tolerance);
             }
             (Opened::Subscription(subscription), Some(session)) => session.resume(subscription),
             // The session that the answer belongs to is gone.

@@ -1,0 +1,87 @@
+//! Returns by a copy. Where a return counts as a failed delivery, the broker takes a message away that is
+//! returned too often. So near the queue's delivery limit a message goes back as a copy at the tail of its
+//! queue. The count of the copy begins at 0.
+
+use std::{mem, pin::pin, sync::Arc};
+
+use tokio::time::sleep;
+
+use super::{Ended, Lane, kept, republish::DRAIN_BUDGET, runner::or_fault};
+use crate::{
+    broker::{Broker, Publication, Written},
+    dead_letters,
+    flight::Flight,
+    status::End,
+};
+
+/// Publishes a copy of a message to the tail of its queue until the broker confirms it, and reports
+/// [`End::Copied`]: the original is acked after the confirm. The broker does not confirm it while
+/// publishing is blocked, or while the queue is full. A drain does not wait for that for long, and
+/// [`End::Uncopied`] is reported: the original is returned.
+///
+/// `spare`: the broker keeps the message after that return. Otherwise the copy is the last chance, and a
+/// drain waits for it as long as for a running handler.
+pub(crate) async fn copy_back<B: Broker>(lane: Arc<Lane<B>>, flight: Arc<Flight>, spare: bool) {
+    let copying = async {
+        let mut publishing = pin!(publish(&lane, &flight));
+        let end = tokio::select! {
+            // Look at the confirm first: if the copy is confirmed, the original must not be returned.
+            biased;
+            end = &mut publishing => end,
+            () = given_up(&lane, spare) => {
+                lane.watch.returned_at_limit(&flight, spare);
+                End::Uncopied
+            }
+        };
+        Some(end)
+    };
+    let end = match or_fault(&flight, copying).await {
+        None | Some(End::Fault) => End::Uncopied,
+        Some(end) => end,
+    };
+    lane.ends.report(Ended { flight, end });
+}
+
+async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight) -> End {
+    let queue = &*lane.queue;
+    let mut copy = Publication {
+        exchange: "",
+        routing_key: queue,
+        body: flight.message.body(),
+        properties: Written::Copy(
+            &flight.message.properties,
+            dead_letters::given_back(flight),
+        ),
+    };
+    let mut waits = kept::waits();
+    let mut told = false;
+    loop {
+        if !lane.is_current(flight.session) {
+            return End::Stale;
+        }
+        let publishing = lane.watch.publishing(queue, &flight.message);
+        let published = lane.publish(&copy).await;
+        lane.watch.published(queue, publishing, &published);
+        let Err(failed) = published else {
+            return End::Copied;
+        };
+        if failed.is_about_the_message() && copy.properties.make_bare() {
+            continue;
+        }
+        let wait = waits.next();
+        match mem::replace(&mut told, true) {
+            false => lane.watch.waits_at_limit(flight, &failed),
+            true => lane.watch.not_confirmed(flight, queue, &failed, wait),
+        }
+        sleep(wait).await;
+    }
+}
+
+/// Waits until the copy of a delivery that is being returned is given up.
+async fn given_up<B: Broker>(lane: &Lane<B>, spare: bool) {
+    match spare {
+        true => lane.drain.cancelled().await,
+        false => lane.hard_stop.cancelled().await,
+    }
+    sleep(DRAIN_BUDGET).await;
+}
