@@ -203,6 +203,11 @@ impl Properties {
         Self(inner.with_headers(table))
     }
 
+    /// Whether the broker drops the message from its queue after a time.
+    pub(super) fn expires(&self) -> bool {
+        self.0.expiration().is_some()
+    }
+
     pub(super) fn to_amqp(&self) -> BasicProperties {
         self.0.clone()
     }

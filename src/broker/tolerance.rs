@@ -55,15 +55,16 @@ impl Tolerance {
         self.version.is_none_or(|it| it < Version::RETURNS_FREELY)
     }
 
-    /// The way back for a message with these properties.
+    /// The way back for a message with these properties. A message with an `expiration` goes back as a
+    /// copy without it: the broker drops a message that comes back after that time.
     pub(crate) fn way_back(self, properties: &Properties) -> WayBack {
-        let Some((left, limit)) = self.left(properties) else {
-            return WayBack::Nack;
-        };
-        if self.is_free(properties) || left > Self::reserve(limit) {
-            return WayBack::Nack;
+        match self.left(properties) {
+            Some((left, limit)) if left <= Self::reserve(limit) && !self.is_free(properties) => {
+                WayBack::Copy { spare: left > 0 }
+            }
+            _ if properties.expires() => WayBack::Copy { spare: true },
+            _ => WayBack::Nack,
         }
-        WayBack::Copy { spare: left > 0 }
     }
 
     /// Whether the message may wait for a handler slot. If lost channels have used up a part of the

@@ -25,6 +25,7 @@ mod process;
 mod prometheus;
 mod replicas;
 mod republish;
+mod returns;
 mod same;
 mod semantics;
 mod soak;
