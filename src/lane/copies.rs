@@ -57,8 +57,11 @@ impl Copies {
 impl<B: Broker> LaneActor<B> {
     /// The way back for a delivery of the session.
     pub(super) fn way_back(&self, properties: &Properties) -> WayBack {
-        let tolerance = self.subscription.tolerance;
-        tolerance.map_or(WayBack::Nack, |it| it.way_back(properties))
+        match (self.subscription.tolerance, &self.subscription.session) {
+            (Some(tolerance), Some(_)) => tolerance.way_back(properties),
+            // The broker already has the delivery back.
+            _ => WayBack::Nack,
+        }
     }
 
     /// Learns from a new session what the queue tolerates. The log tells it when it is news.
@@ -87,6 +90,14 @@ impl<B: Broker> LaneActor<B> {
             self.under_way += 1;
             self.returning.copies.under_way += 1;
             tokio::spawn(path::copy_back(Arc::clone(&self.lane), flight, spare));
+        }
+    }
+
+    /// The session is lost, and the broker has back what was to be copied. These deliveries have no path
+    /// that could end.
+    pub(super) fn forget_copies(&mut self) {
+        for (flight, _) in mem::take(&mut self.returning.copies.due) {
+            self.nack(flight.tag, None);
         }
     }
 

@@ -346,6 +346,7 @@ impl<B: Broker> LaneActor<B> {
         }
         self.subscription.task = Task::None;
         self.withdraw();
+        self.forget_copies();
         self.end_hold();
         self.subscription.session_id = None;
         self.lane.set_session(None);

@@ -2,11 +2,15 @@
 //! returned too often. So near the queue's delivery limit a message goes back as a copy at the tail of its
 //! queue. The count of the copy begins at 0.
 
-use std::{mem, pin::pin, sync::Arc};
+use std::{future::pending, mem, pin::pin, sync::Arc};
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
-use super::{Ended, Lane, kept, republish::DRAIN_BUDGET, runner::or_fault};
+use super::{
+    Ended, Lane, kept,
+    republish::{DRAIN_BUDGET, SELDOM},
+    runner::or_fault,
+};
 use crate::{
     broker::{Broker, Publication, Written},
     dead_letters,
@@ -16,22 +20,19 @@ use crate::{
 
 /// Publishes a copy of a message to the tail of its queue until the broker confirms it, and reports
 /// [`End::Copied`]: the original is acked after the confirm. The broker does not confirm it while
-/// publishing is blocked, or while the queue is full. A drain does not wait for that for long, and
+/// publishing is blocked, or while the queue is full. A drain does not wait for that, and
 /// [`End::Uncopied`] is reported: the original is returned.
 ///
 /// `spare`: the broker keeps the message after that return. Otherwise the copy is the last chance, and a
 /// drain waits for it as long as for a running handler.
 pub(crate) async fn copy_back<B: Broker>(lane: Arc<Lane<B>>, flight: Arc<Flight>, spare: bool) {
     let copying = async {
-        let mut publishing = pin!(publish(&lane, &flight));
+        let mut publishing = pin!(publish(&lane, &flight, spare));
         let end = tokio::select! {
             // Look at the confirm first: if the copy is confirmed, the original must not be returned.
             biased;
             end = &mut publishing => end,
-            () = given_up(&lane, spare) => {
-                lane.watch.returned_at_limit(&flight, spare);
-                End::Uncopied
-            }
+            () = given_up(&lane, spare) => End::Uncopied,
         };
         Some(end)
     };
@@ -39,22 +40,24 @@ pub(crate) async fn copy_back<B: Broker>(lane: Arc<Lane<B>>, flight: Arc<Flight>
         None | Some(End::Fault) => End::Uncopied,
         Some(end) => end,
     };
+    if end == End::Uncopied {
+        lane.watch.returned_at_limit(&flight, spare);
+    }
     lane.ends.report(Ended { flight, end });
 }
 
-async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight) -> End {
+async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, spare: bool) -> End {
     let queue = &*lane.queue;
+    let headers = dead_letters::given_back(flight);
     let mut copy = Publication {
         exchange: "",
         routing_key: queue,
         body: flight.message.body(),
-        properties: Written::Copy(
-            &flight.message.properties,
-            dead_letters::given_back(flight),
-        ),
+        properties: Written::Copy(&flight.message.properties, headers),
     };
     let mut waits = kept::waits();
     let mut told = false;
+    let mut give_up = None;
     loop {
         if !lane.is_current(flight.session) {
             return End::Stale;
@@ -65,23 +68,47 @@ async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight) -> End {
         let Err(failed) = published else {
             return End::Copied;
         };
-        if failed.is_about_the_message() && copy.properties.make_bare() {
+        let is_at_fault = failed.is_about_the_message();
+        if is_at_fault && copy.properties.make_bare() {
             continue;
         }
-        let wait = waits.next();
+        let wait = if is_at_fault { SELDOM } else { waits.next() };
         match mem::replace(&mut told, true) {
             false => lane.watch.waits_at_limit(flight, &failed),
             true => lane.watch.not_confirmed(flight, queue, &failed, wait),
         }
-        sleep(wait).await;
+        let over = async {
+            if !spare {
+                pending::<()>().await;
+            }
+            lane.drain.cancelled().await;
+            sleep_until(*give_up.get_or_insert_with(|| Instant::now() + DRAIN_BUDGET)).await;
+        };
+        tokio::select! {
+            biased;
+            () = over => return End::Uncopied,
+            () = sleep(wait) => {}
+        }
     }
 }
 
-/// Waits until the copy of a delivery that is being returned is given up.
+/// Waits until the lane no longer waits for a confirm: shortly after the hard stop, or when a drain has
+/// begun and the broker has blocked publishing.
 async fn given_up<B: Broker>(lane: &Lane<B>, spare: bool) {
-    match spare {
-        true => lane.drain.cancelled().await,
-        false => lane.hard_stop.cancelled().await,
+    let blocked_in_drain = async {
+        if !spare {
+            pending::<()>().await;
+        }
+        lane.drain.cancelled().await;
+        lane.blocked().await;
+    };
+    let stopped = async {
+        lane.hard_stop.cancelled().await;
+        sleep(DRAIN_BUDGET).await;
+    };
+    tokio::select! {
+        biased;
+        () = stopped => {}
+        () = blocked_in_drain => {}
     }
-    sleep(DRAIN_BUDGET).await;
 }
