@@ -21,6 +21,7 @@ pub(crate) mod fuzz;
 pub mod headers;
 mod links;
 pub(crate) mod log;
+mod management;
 mod new_message;
 mod portable;
 mod publisher;

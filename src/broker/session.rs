@@ -57,10 +57,17 @@ impl RabbitSession {
         tag: &str,
     ) -> Result<Self, BrokerError> {
         topology::ensure(&connection, queue, timeouts.declare).await?;
-        let tolerance = Tolerance {
-            limit: topology::consumed_limit(&connection, queue, timeouts.declare).await?,
-            version: connection.version(),
-        };
+        let mut limit = topology::consumed_limit(&connection, queue, timeouts.declare).await?;
+        if let Some(management) = connection.management() {
+            match management.delivery_limit(&queue.queue).await {
+                Ok(in_force) => limit = in_force,
+                Err(error) => {
+                    warn!(queue = queue.queue, %error, "broker.management_url does not tell the delivery limit of the queue: the worker goes by the queue's arguments");
+                }
+            }
+        }
+        let version = connection.version();
+        let tolerance = Tolerance { limit, version };
         let session = Self::read(connection, &queue.queue, queue.prefetch, timeouts, tag);
         Ok(Self {
             rungs: Some(Rungs::of(queue)),

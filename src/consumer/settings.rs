@@ -181,7 +181,7 @@ impl ConsumerSettings {
         let is_as_it_is = matches!(self.topology, Topology::Attach | Topology::None);
         is_as_it_is.then_some(
             "delivery limit: that of the queue's arguments; if they set none, 20 from RabbitMQ 4.0 on. \
-             A policy can set a lower one, which a worker cannot see",
+             A worker sees that of a policy only by broker.management_url",
         )
     }
 

@@ -32,6 +32,7 @@ impl Settings {
             );
         }
         problems.extend(self.broker_in_clear());
+        problems.extend(self.management_in_clear());
         for (name, consumer) in &self.consumers {
             let at = KeyPath::of("consumers").key(name);
             let typed = consumer.types.iter();
@@ -65,6 +66,20 @@ impl Settings {
                 "sends the password to {host} in clear: use amqps://, unless the network is trusted"
             ),
         ))
+    }
+}
+
+impl Settings {
+    fn management_in_clear(&self) -> Option<Problem> {
+        let url = Url::parse(self.broker.management_url.as_deref()?).ok()?;
+        let in_clear = url.scheme() == "http" && !is_local(&url);
+        let host = url.host_str().unwrap_or_default();
+        in_clear.then(|| {
+            problem(
+                &KeyPath::of("broker.management_url"),
+                format!("sends the broker's password to {host} in clear: use https://, unless the network is trusted"),
+            )
+        })
     }
 }
 

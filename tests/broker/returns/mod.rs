@@ -1,14 +1,14 @@
 //! Messages that come back to their queue again and again. Before RabbitMQ 4.3 a return counts against
 //! the delivery limit of the queue, and a lost channel counts on each release.
 
-use std::time::Duration;
-
 use lapin::types::AMQPValue;
 use lapwing::{ConsumerState, Context, Readiness};
+use serde_json::json;
+use url::Url;
 
 use crate::support::{
     Account, Consumers, DEADLINE, Gate, HttpHandler, Notes, Proxy, PublishSpec, QueueType, Release,
-    Reply, RunningWorker, VHost, WorkerProcess, consumer, vhost, wait_until,
+    Reply, RunningWorker, VHost, WorkerProcess, consumer, management::encode, vhost,
 };
 
 const MESSAGES: u32 = 64;
@@ -141,6 +141,35 @@ async fn many_pauses_dead_letter_no_message_of_a_queue_with_a_limit() {
     let worker = behind(&gate, &notes, &orders(&vhost).with(limited)).await;
     let make = |_| PublishSpec::of("{}");
     vhost.publish_many("orders", MESSAGES as usize, make).await;
+    pauses(&vhost, &worker).await;
+    let copied = worker.report("orders").await.ledger.copied;
+    let counts_returns = vhost.broker().release() < Release::V4_3;
+    assert_eq!(copied > 0, counts_returns, "{copied} copies");
+    all_run(&vhost, &gate, &notes, worker).await;
+}
+
+#[tokio::test]
+async fn the_limit_of_a_policy_is_read_from_the_management_api() {
+    let vhost = vhost().await;
+    let policy = json!({
+        "pattern": "^orders$",
+        "definition": { "delivery-limit": 6 },
+        "apply-to": "queues",
+    });
+    let management = vhost.broker().management();
+    let name = encode(vhost.name());
+    management
+        .put(&format!("policies/{name}/limit"), &policy)
+        .await;
+    theirs(&vhost).await;
+    // The worker uses its own user.
+    let node = vhost.broker().node();
+    let mut url: Url = node.management_url.expect("asked above").parse().unwrap();
+    url.set_username("").expect("an http url can lose its user");
+    url.set_password(None).expect("and its password");
+    let changes = format!("broker.management_url = '{url}'");
+    let (gate, notes) = (Gate::default(), Notes::default());
+    let worker = behind(&gate, &notes, &orders(&vhost).with(&changes)).await;
     pauses(&vhost, &worker).await;
     let copied = worker.report("orders").await.ledger.copied;
     let counts_returns = vhost.broker().release() < Release::V4_3;
