@@ -45,7 +45,10 @@ impl Management {
         let unusable = |why: String| BrokerError::Settings(format!("broker.management_url: {why}"));
         let base = Url::parse(url).map_err(|_| unusable("is not a URL".to_owned()))?;
         let mut client = Client::builder().timeout(LIMIT).no_proxy();
-        if let Some(file) = &broker.tls.ca_file {
+        if base.scheme() == "http" {
+            // Otherwise a system without certificate authorities would be refused.
+            client = client.tls_certs_only([]);
+        } else if let Some(file) = &broker.tls.ca_file {
             let pem = super::dial::read(file).await?;
             let authorities = Certificate::from_pem_bundle(pem.as_bytes())
                 .map_err(|error| unusable(error.to_string()))?;
@@ -160,9 +163,10 @@ mod tests {
     async fn api(path: &str) -> Management {
         let answer = |uri: Uri| async move {
             match uri.path() {
-                "/rabbit/api/queues/a%2Fb/q%2F1" => {
-                    (axum::http::StatusCode::OK, r#"{"type":"quorum","arguments":{"x-delivery-limit":6}}"#)
-                }
+                "/rabbit/api/queues/a%2Fb/q%2F1" => (
+                    axum::http::StatusCode::OK,
+                    r#"{"type":"quorum","arguments":{"x-delivery-limit":6}}"#,
+                ),
                 _ => (axum::http::StatusCode::NOT_FOUND, "{}"),
             }
         };

@@ -171,7 +171,9 @@ mod tests {
             ("attach", true),
             ("none", true),
         ] {
-            let text = format!("{SETTINGS}\n[consumers.other]\nqueue = 'other'\nhandler.kind = 'log'\ntopology = '{topology}'");
+            let text = format!(
+                "{SETTINGS}\n[consumers.other]\nqueue = 'other'\nhandler.kind = 'log'\ntopology = '{topology}'"
+            );
             let (_, out, _) = checked(&text);
             let told = "other: delivery limit: that of the queue's arguments; if they set none, 20 from RabbitMQ 4.0 on";
             assert_eq!(out.contains(told), is_told, "{out}");

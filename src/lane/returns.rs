@@ -96,11 +96,12 @@ impl<B: Broker> LaneActor<B> {
     }
 
     /// Returns a message that the queue gave to the lane as the answer to its question. The ledger does
-    /// not count it, unless the message goes back as a copy. The lane makes a copy only if the broker
-    /// would take the message away: the ack of the original makes it ask the queue again.
+    /// not count it, unless the message goes back as a copy. After the ack of the original the lane asks
+    /// the queue again. So a message that comes from the queue for the first time is never copied: it
+    /// may be the copy.
     pub(super) fn return_unasked(&mut self, message: Delivery) {
         let is_next = match self.way_back(&message.properties) {
-            WayBack::Copy { spare: false } => {
+            WayBack::Copy { .. } if message.redelivered => {
                 self.ledger.received += 1;
                 self.refuse(message)
             }

@@ -73,7 +73,10 @@ async fn no_message_is_lost_over_many_restarts() {
     account.assert_exactly_once();
     assert_eq!(account.left_in("orders.dead"), 0);
     let mut attempts = handler.seen().exchanges.into_iter();
-    assert!(attempts.all(|it| it.request.attempt() == 1), "none is charged");
+    assert!(
+        attempts.all(|it| it.request.attempt() == 1),
+        "none is charged"
+    );
 }
 
 fn is_paused(readiness: &Readiness) -> bool {
