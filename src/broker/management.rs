@@ -172,7 +172,7 @@ mod tests {
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}{path}", listener.local_addr().unwrap());
-        tokio::spawn(async { axum::serve(listener, Router::new().fallback(answer)).await });
+        tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
         let broker = BrokerSettings {
             management_url: Some(url),
             ..BrokerSettings::default()

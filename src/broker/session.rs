@@ -9,6 +9,7 @@ use lapin::{
     options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions},
     types::FieldTable,
 };
+use tracing::warn;
 
 use super::{
     QueueSpec, TimeoutSettings, Tolerance, Topology,

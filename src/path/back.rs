@@ -2,7 +2,7 @@
 //! returned too often. So near the queue's delivery limit a message goes back as a copy at the tail of its
 //! queue. The count of the copy begins at 0.
 
-use std::{future::pending, mem, pin::pin, sync::Arc};
+use std::{future::pending, mem, pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -17,6 +17,9 @@ use crate::{
     flight::Flight,
     status::End,
 };
+
+/// The wait between two attempts after the hard stop.
+const LAST_WAIT: Duration = Duration::from_millis(100);
 
 /// Publishes a copy of a message to the tail of its queue until the broker confirms it, and reports
 /// [`End::Copied`]: the original is acked after the confirm. The broker does not confirm it while
@@ -72,7 +75,13 @@ async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, spare: bool) -> End
         if is_at_fault && copy.properties.make_bare() {
             continue;
         }
-        let wait = if is_at_fault { SELDOM } else { waits.next() };
+        // Little time is left after the hard stop.
+        let is_stopped = lane.hard_stop.is_cancelled();
+        let wait = match (is_stopped, is_at_fault) {
+            (true, _) => LAST_WAIT,
+            (false, true) => SELDOM,
+            (false, false) => waits.next(),
+        };
         match mem::replace(&mut told, true) {
             false => lane.watch.waits_at_limit(flight, &failed),
             true => lane.watch.not_confirmed(flight, queue, &failed, wait),
@@ -87,6 +96,7 @@ async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, spare: bool) -> End
         tokio::select! {
             biased;
             () = over => return End::Uncopied,
+            () = lane.hard_stop.cancelled(), if !is_stopped => {}
             () = sleep(wait) => {}
         }
     }

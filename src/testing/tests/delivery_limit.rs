@@ -28,10 +28,12 @@ async fn kit_on(release: Release, settings: &str, handling: Handling) -> Kit {
     kit
 }
 
-/// Pauses and resumes the consumer again and again.
+/// Pauses and resumes the consumer again and again, each time with all messages delivered.
 async fn pauses(kit: &mut Kit, times: usize) {
     let handle = kit.worker.handle().clone();
+    let all = kit.broker.sent().len();
     for _ in 0..times {
+        kit.broker.until(|it| it.unacked() == all).await;
         assert_eq!(handle.pause("orders").await, Ok(()));
         assert_eq!(handle.resume("orders").await, Ok(()));
         kit.until_state(ConsumerState::Consuming).await;
