@@ -59,7 +59,8 @@ async fn messages_that_are_returned_again_and_again_stay() {
         handling.open();
         kit.finished().await;
         let mut done = handling.done();
-        (done.sort(), ids.sort());
+        done.sort();
+        ids.sort();
         assert_eq!(done, ids, "{release:?}");
         assert_eq!(handling.attempts(), [1; 4], "an attempt was charged");
         assert_eq!(kit.broker.ready("orders.dead").len(), 0);
