@@ -220,10 +220,9 @@ impl<'a, B: Reading> Walk<'a, B> {
             let left = self.deliveries_left(&letter);
             let is_short = left.is_some_and(|left| left < SHORT);
             // A return would be the last thing that the broker does with such a letter.
-            if left == Some(0) || (self.renew && is_short) {
-                if self.renew(&letter, left == Some(0)).await? {
-                    continue;
-                }
+            let must_renew = left == Some(0) || (self.renew && is_short);
+            if must_renew && self.renew(&letter, left == Some(0)).await? {
+                continue;
             }
             self.walked.short += u64::from(is_short);
             match self.held.last_mut() {

@@ -137,7 +137,7 @@ impl Session for SimSession {
             let (stage, of, number) = (process.stage, process.number, port.number);
             let through = acks.through.unwrap_or_default();
             let tags = stage.acks(of, number, through, &acks.singles);
-            let written = Written::new(&stage, of, tags.len());
+            let written = Written::new(&stage, of, number, tags.len());
             process.consuming.send(move || {
                 if let Some((_, Ok(()))) = apply.now_or_never() {
                     written.arrived();
@@ -333,14 +333,16 @@ impl Drop for Abandoned {
 struct Written {
     stage: Stage,
     process: usize,
+    session: u64,
     count: usize,
 }
 
 impl Written {
-    fn new(stage: &Stage, process: usize, count: usize) -> Self {
+    fn new(stage: &Stage, process: usize, session: u64, count: usize) -> Self {
         Self {
             stage: stage.clone(),
             process,
+            session,
             count,
         }
     }
@@ -353,7 +355,7 @@ impl Written {
 impl Drop for Written {
     fn drop(&mut self) {
         if self.count > 0 {
-            self.stage.vanished(self.process, self.count);
+            self.stage.vanished(self.process, self.session, self.count);
         }
     }
 }

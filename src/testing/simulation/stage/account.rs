@@ -19,7 +19,7 @@ pub(crate) struct Tally {
     pub(crate) answers: u64,
     /// Acks that the broker has carried out.
     pub(crate) applied: u64,
-    /// Acks of which the broker never heard, although they were written while the process drained.
+    /// Acks of which the broker never heard, on sessions that the process had as its drain began.
     vanished: u64,
     pub(crate) is_draining: bool,
     /// By lane: handlers that run, and how many may.
@@ -46,8 +46,9 @@ impl Tally {
 }
 
 impl Stage {
-    /// Acks were written, and never reach the broker.
-    pub(crate) fn vanished(&self, process: usize, count: usize) {
+    /// Acks were written, and never reach the broker. What the process lost before its drain was
+    /// there again by then, and is not left behind by the drain.
+    pub(crate) fn vanished(&self, process: usize, session: u64, count: usize) {
         let mut state = self.lock();
         state.note(
             Who::Worker(process),
@@ -56,8 +57,8 @@ impl Stage {
             count,
             0,
         );
-        let tally = &mut state.tallies[process];
-        tally.vanished += if tally.is_draining { count as u64 } else { 0 };
+        let is_left = state.tallies[process].is_draining && !state.was_lost_before_drain(session);
+        state.tallies[process].vanished += if is_left { count as u64 } else { 0 };
     }
 
     /// A process has ended by itself: its report must be what the broker and its line have seen.

@@ -64,6 +64,8 @@ pub(crate) struct Deliveries {
     told_up_to: usize,
     /// When the worker learned that the session is lost.
     lost_at: Option<u128>,
+    /// The worker knew that before its drain began.
+    lost_before_drain: bool,
 }
 
 /// A lane looks at its channel at least this often, in milliseconds. Until then a delivery may start

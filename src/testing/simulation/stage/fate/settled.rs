@@ -143,13 +143,20 @@ impl Stage {
             0,
         );
         let now = state.millis();
-        if let Some(deliveries) = state.sessions.get_mut(&session) {
-            deliveries.lost_at = Some(now);
-        }
+        let drains = state.tallies[process].is_draining;
+        let deliveries = state.sessions.entry(session).or_default();
+        deliveries.lost_at = Some(now);
+        deliveries.lost_before_drain = !drains;
     }
 }
 
 impl State {
+    /// Whether the worker knew that the session is lost before its drain began.
+    pub(in super::super) fn was_lost_before_drain(&self, session: u64) -> bool {
+        let deliveries = self.sessions.get(&session);
+        deliveries.is_some_and(|it| it.lost_before_drain)
+    }
+
     fn flight(&self, session: u64, tag: u64) -> Option<Flight> {
         let place = usize::try_from(tag.checked_sub(1)?).ok()?;
         self.sessions.get(&session)?.all.get(place).copied()
