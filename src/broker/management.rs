@@ -1,15 +1,29 @@
 //! What only the management API of the broker shows: the delivery limit that a policy sets.
 
-use std::time::Duration;
+use std::{
+    mem,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use reqwest::{Certificate, Client};
 use serde_json::Value;
+use tokio::{task::AbortHandle, time::sleep};
+use tracing::warn;
 use url::Url;
 
-use super::{BrokerSettings, dial::Target, error::BrokerError, topology::DeliveryLimit};
+use super::{
+    BrokerSettings, Tolerance, connection::Connection, dial::Target, error::BrokerError,
+    topology::DeliveryLimit,
+};
+use crate::lock::lock;
 
 /// The longest that one question may take.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(2);
+/// The time until the next question: a policy can change.
+const AGAIN: Duration = Duration::from_secs(60);
+/// The time until the next question about a queue that is new.
+const SOON: Duration = Duration::from_secs(1);
 
 /// The management API, for one virtual host. It is only read, with the user of the connection.
 pub(super) struct Management {
@@ -70,11 +84,9 @@ impl Management {
         }))
     }
 
-    /// The delivery limit that a queue's arguments and policies set.
-    pub(super) async fn delivery_limit(
-        &self,
-        queue: &str,
-    ) -> Result<DeliveryLimit, ManagementError> {
+    /// The delivery limit that a queue's arguments and policies set; `None` for the first seconds of a
+    /// queue, in which the broker does not show its policies.
+    async fn delivery_limit(&self, queue: &str) -> Result<Option<DeliveryLimit>, ManagementError> {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .map_err(|()| ManagementError::Url)?
@@ -90,23 +102,91 @@ impl Management {
     }
 }
 
-/// The limit of a queue as the API describes it. Of a limit of its own and one of a policy the smaller
-/// counts, and a negative one is none.
-fn limit_of(queue: &Value) -> DeliveryLimit {
+/// What a queue tolerates. With a management API it is kept up to date while this value lives.
+pub(super) struct Watched {
+    tolerance: Arc<Mutex<Tolerance>>,
+    asking: Option<AbortHandle>,
+}
+
+impl Watched {
+    /// A queue that tolerates this, by its arguments. Waits for the first answer of the API.
+    pub(super) async fn new(connection: &Arc<Connection>, queue: &str, first: Tolerance) -> Self {
+        let tolerance = Arc::new(Mutex::new(first));
+        if connection.management().is_none() {
+            let asking = None;
+            return Self { tolerance, asking };
+        }
+        let (connection, queue) = (Arc::clone(connection), queue.to_owned());
+        let mut told = false;
+        let next = ask(&connection, &queue, &tolerance, &mut told).await;
+        let known = Arc::clone(&tolerance);
+        let asking = tokio::spawn(async move {
+            let mut next = next;
+            loop {
+                sleep(next).await;
+                next = ask(&connection, &queue, &known, &mut told).await;
+            }
+        });
+        let asking = Some(asking.abort_handle());
+        Self { tolerance, asking }
+    }
+
+    pub(super) fn tolerance(&self) -> Tolerance {
+        *lock(&self.tolerance)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(asking) = &self.asking {
+            asking.abort();
+        }
+    }
+}
+
+/// Asks the management API once. Returns the time until the next question.
+async fn ask(
+    connection: &Connection,
+    queue: &str,
+    tolerance: &Mutex<Tolerance>,
+    told: &mut bool,
+) -> Duration {
+    let Some(management) = connection.management() else {
+        return AGAIN;
+    };
+    match management.delivery_limit(queue).await {
+        Ok(Some(limit)) => {
+            lock(tolerance).limit = limit;
+            *told = false;
+            AGAIN
+        }
+        Ok(None) => SOON,
+        Err(error) => {
+            if !mem::replace(told, true) {
+                warn!(queue, %error, "broker.management_url does not tell the delivery limit of the queue: the worker goes by what it knows");
+            }
+            AGAIN
+        }
+    }
+}
+
+/// The limit of a queue as the API describes it; `None` if the description has no policies yet. Of a limit
+/// of its own and one of a policy the smaller counts, and a negative one is none.
+fn limit_of(queue: &Value) -> Option<DeliveryLimit> {
     if queue["type"] != "quorum" {
-        return DeliveryLimit::None;
+        return Some(DeliveryLimit::None);
     }
     let own = queue["arguments"]["x-delivery-limit"].as_i64();
-    let policy = queue["effective_policy_definition"]["delivery-limit"].as_i64();
+    let policy = queue.get("effective_policy_definition")?["delivery-limit"].as_i64();
     let limit = match (own, policy) {
         (Some(own), Some(policy)) if own < 0 || policy < 0 => Some(own.max(policy)),
         (Some(own), Some(policy)) => Some(own.min(policy)),
         (own, policy) => own.or(policy),
     };
-    match limit {
+    Some(match limit {
         None => DeliveryLimit::OfTheRelease,
         Some(limit) => u64::try_from(limit).map_or(DeliveryLimit::None, DeliveryLimit::Own),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -144,7 +224,7 @@ mod tests {
             ),
             (
                 json!({"x-delivery-limit": -1}),
-                Value::Null,
+                json!({}),
                 DeliveryLimit::None,
             ),
         ];
@@ -154,9 +234,12 @@ mod tests {
                 "arguments": arguments,
                 "effective_policy_definition": policy,
             });
-            assert_eq!(limit_of(&queue), limit, "{queue}");
+            assert_eq!(limit_of(&queue), Some(limit), "{queue}");
         }
-        assert_eq!(limit_of(&json!({"type": "classic"})), DeliveryLimit::None);
+        let classic = json!({"type": "classic"});
+        assert_eq!(limit_of(&classic), Some(DeliveryLimit::None));
+        let new = json!({"type": "quorum", "arguments": {"x-delivery-limit": 5}});
+        assert_eq!(limit_of(&new), None, "its policies are not shown yet");
     }
 
     /// The management API of a broker whose virtual host and queue need encoding.
@@ -165,7 +248,7 @@ mod tests {
             match uri.path() {
                 "/rabbit/api/queues/a%2Fb/q%2F1" => (
                     axum::http::StatusCode::OK,
-                    r#"{"type":"quorum","arguments":{"x-delivery-limit":6}}"#,
+                    r#"{"type":"quorum","effective_policy_definition":{"delivery-limit":6}}"#,
                 ),
                 _ => (axum::http::StatusCode::NOT_FOUND, "{}"),
             }
@@ -186,7 +269,7 @@ mod tests {
     async fn a_queue_is_asked_for_by_its_name() {
         for path in ["/rabbit", "/rabbit/"] {
             let found = api(path).await.delivery_limit("q/1").await;
-            assert_eq!(found.unwrap(), DeliveryLimit::Own(6));
+            assert_eq!(found.unwrap(), Some(DeliveryLimit::Own(6)));
         }
         let missing = api("").await.delivery_limit("q/1").await.unwrap_err();
         assert_eq!(missing.to_string(), "404 Not Found");

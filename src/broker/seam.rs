@@ -148,7 +148,7 @@ pub(crate) trait Session: Send + 'static {
     /// any more.
     fn kill(&self);
 
-    /// How many failed deliveries of a message the queue tolerates.
+    /// How many failed deliveries of a message the queue tolerates, as far as is known by now.
     fn tolerance(&self) -> Tolerance;
 
     /// The broker's host and port.

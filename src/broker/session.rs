@@ -9,7 +9,6 @@ use lapin::{
     options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions},
     types::FieldTable,
 };
-use tracing::warn;
 
 use super::{
     QueueSpec, TimeoutSettings, Tolerance, Topology,
@@ -17,6 +16,7 @@ use super::{
     delivery::{Delivery, Moment},
     error::{BrokerError, reply_code, within},
     headers::short,
+    management::Watched,
     seam::{Returns, Session},
     settle::{self, Acks},
     topology,
@@ -38,7 +38,8 @@ pub(crate) struct RabbitSession {
     /// When the last delivery arrived that the lane had to wait for.
     woken: Moment,
     queue: String,
-    tolerance: Tolerance,
+    /// `None`: nobody asks.
+    tolerance: Option<Watched>,
     /// The first subscription's tag. Later subscriptions append a number.
     tag: String,
     subscriptions: u64,
@@ -58,21 +59,15 @@ impl RabbitSession {
         tag: &str,
     ) -> Result<Self, BrokerError> {
         topology::ensure(&connection, queue, timeouts.declare).await?;
-        let mut limit = topology::consumed_limit(&connection, queue, timeouts.declare).await?;
-        if let Some(management) = connection.management() {
-            match management.delivery_limit(&queue.queue).await {
-                Ok(in_force) => limit = in_force,
-                Err(error) => {
-                    warn!(queue = queue.queue, %error, "broker.management_url does not tell the delivery limit of the queue: the worker goes by the queue's arguments");
-                }
-            }
-        }
-        let version = connection.version();
-        let tolerance = Tolerance { limit, version };
+        let tolerance = Tolerance {
+            limit: topology::consumed_limit(&connection, queue, timeouts.declare).await?,
+            version: connection.version(),
+        };
+        let tolerance = Watched::new(&connection, &queue.queue, tolerance).await;
         let session = Self::read(connection, &queue.queue, queue.prefetch, timeouts, tag);
         Ok(Self {
             rungs: Some(Rungs::of(queue)),
-            tolerance,
+            tolerance: Some(tolerance),
             ..session.await?
         })
     }
@@ -94,7 +89,7 @@ impl RabbitSession {
             queue: queue.to_owned(),
             gated: connection.gated(),
             rungs: None,
-            tolerance: Tolerance::ENDLESS,
+            tolerance: None,
             woken: Moment::now(),
             connection,
             channel,
@@ -285,7 +280,8 @@ impl Session for RabbitSession {
     }
 
     fn tolerance(&self) -> Tolerance {
-        self.tolerance
+        let watched = self.tolerance.as_ref();
+        watched.map_or(Tolerance::ENDLESS, Watched::tolerance)
     }
 
     fn server(&self) -> (&str, u16) {

@@ -14,7 +14,7 @@ use tracing::{debug, info};
 
 use super::{LaneActor, TICK};
 use crate::{
-    broker::{Broker, Properties, Tolerance, WayBack},
+    broker::{Broker, Properties, Session, Tolerance, WayBack},
     flight::{Flight, Phase},
     path,
     status::End,
@@ -64,7 +64,15 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    /// Learns from a new session what the queue tolerates. The log tells it when it is news.
+    /// A policy can change what the queue tolerates.
+    pub(super) fn look_at_tolerance(&mut self) {
+        let session = self.subscription.session.as_ref();
+        if let Some(tolerance) = session.map(Session::tolerance) {
+            self.note_tolerance(tolerance);
+        }
+    }
+
+    /// Learns from the session what the queue tolerates. The log tells it when it is news.
     pub(super) fn note_tolerance(&mut self, tolerance: Tolerance) {
         if self.subscription.tolerance.replace(tolerance) == Some(tolerance) {
             return;

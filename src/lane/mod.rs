@@ -322,6 +322,7 @@ impl<B: Broker> LaneActor<B> {
             self.settle_stuck_handlers();
             self.replace_lost_probe();
             self.tend_kept();
+            self.look_at_tolerance();
             self.copy_what_waits(now);
             self.await_lost_connection();
             if self.subscription.has_dead_channel() {
