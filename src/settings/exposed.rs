@@ -191,6 +191,12 @@ mod tests {
             assert_eq!(broker(url), Vec::<String>::new(), "{url}");
         }
         assert_eq!(broker("amqp://u:p@rabbit"), ["broker.url"]);
+        let management = |url: &str| warned(&format!("broker.management_url = \"{url}\""));
+        for url in ["https://rabbit:15671", "http://127.0.0.1:15672"] {
+            assert_eq!(management(url), Vec::<String>::new(), "{url}");
+        }
+        let in_clear = management("http://rabbit:15672");
+        assert_eq!(in_clear, ["broker.management_url"]);
         let handler = |rest: &str| {
             warned(&format!(
                 "[consumers.o]\nqueue = \"o\"\nhandler = {{ kind = \"http\", {rest} }}"

@@ -1,5 +1,6 @@
 //! `[broker]`, `[publish]` and `[timeouts]`.
 
+mod management;
 mod queue;
 mod tls;
 mod urls;
@@ -115,7 +116,7 @@ impl BrokerSettings {
         for (index, user) in self.trusted_users.iter().enumerate() {
             findings.name(section.key("trusted_users").index(index), user);
         }
-        urls::management(findings, &section, self.management_url.as_deref());
+        management::check(findings, &section, self.management_url.as_deref());
         if self.heartbeat.subsec_nanos() > 0 {
             findings.add(section.key("heartbeat"), "must be whole seconds");
         }

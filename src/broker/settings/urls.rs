@@ -151,27 +151,6 @@ pub(super) fn check(findings: &mut Findings, broker: &BrokerSettings) -> Vec<Bro
     }
 }
 
-/// Checks the address of the management API.
-pub(super) fn management(findings: &mut Findings, section: &KeyPath, url: Option<&str>) {
-    let Some(url) = url else { return };
-    let parsed = Url::parse(url).ok();
-    let is_http = |url: &Url| matches!(url.scheme(), "http" | "https") && url.has_host();
-    let path = section.key("management_url");
-    match parsed.filter(is_http) {
-        None => findings.add(path, "must be a URL such as http://rabbit:15672"),
-        Some(url) if !url.username().is_empty() || url.password().is_some() => {
-            findings.add(
-                path,
-                "must not hold a user: the worker uses the user and the password of the broker's URL",
-            );
-        }
-        Some(url) if url.query().is_some() || url.fragment().is_some() => {
-            findings.add(path, "must not hold a query or a fragment");
-        }
-        Some(_) => {}
-    }
-}
-
 /// Checks one URL. No message quotes any part of it: in a wrong URL the password can stand
 /// anywhere.
 fn parsed(findings: &mut Findings, path: KeyPath, text: &str) -> BrokerUrl {
