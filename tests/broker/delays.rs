@@ -200,8 +200,9 @@ async fn a_delay_beyond_the_longest_rung_takes_several_hops_that_no_handler_sees
         // A snooze does not count as an attempt: a second attempt would be one too many here.
         assert_eq!([runs[0].attempt, runs[1].attempt], [1, 1]);
         let ledger = report.consumers[queue].ledger;
-        // 2 s, 2 s and the rest.
-        assert_eq!((ledger.parked, ledger.acked), (3, 1), "{ledger:?}");
+        // 2 s, 2 s and the rest. On a busy machine two hops may last until the rest is a short wait.
+        assert!((2..=3).contains(&ledger.parked), "{ledger:?}");
+        assert_eq!(ledger.acked, 1, "{ledger:?}");
         assert_eq!(ledger.dead_lettered, 0);
     }
 }

@@ -23,6 +23,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::management::encode;
 use super::vhost::VHost;
@@ -109,6 +110,10 @@ impl VHost {
     /// The counts from the queue's own process. After a start of the node a quorum queue has no
     /// counts until its leader is elected; this waits for the leader.
     async fn probed(&self, queue: &str) -> Counts {
+        // The first question to a node that was restarted starts its probe.
+        if let Ok(Ok(counts)) = timeout(4 * DEADLINE, self.ask(queue)).await {
+            return counts;
+        }
         let what = format!("queue {queue} tells its counts");
         let ask = async || self.ask(queue).await;
         wait_until(&what, DEADLINE, ask, Result::is_ok)
