@@ -55,9 +55,9 @@ pub fn copies(data: &[u8]) {
             (names::ATTEMPTS, Header::Int(1)),
         ],
         remove: &[names::NOT_BEFORE],
-        bare: false,
         comes_back: true,
         is_named: true,
+        ..CopyHeaders::default()
     };
     let read = fuzz::copied(&original, &parked);
     assert_eq!(read.user_id(), original.user_id());

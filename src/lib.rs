@@ -1,8 +1,8 @@
 //! Lapwing: a RabbitMQ worker that does not lose messages.
 //!
 //! **A message leaves its queue only after its handler succeeded, or after the broker confirmed its
-//! successor: a parked retry or a dead letter.** A crash can make a message run twice, but no crash
-//! loses a message. Handlers must be idempotent.
+//! successor: a parked retry, a dead letter, or a copy in its place.** A crash can make a message run
+//! twice, but no crash loses a message. Handlers must be idempotent.
 //!
 //! ```no_run
 //! use lapwing::{Failure, Settings, Worker, handler::Json, settings::environment};

@@ -30,6 +30,7 @@ use super::{
     dial::{Dial, amqp_uri, tls_config, urls},
     error::{BrokerError, within},
     fault::{self, Cuts, Told},
+    management::Management,
     trust::Trust,
     wire,
 };
@@ -163,6 +164,7 @@ pub(crate) struct Connection {
     gate: Arc<wire::Gate>,
     trust: Arc<Trust>,
     offers: Arc<wire::Offers>,
+    management: Option<Management>,
 }
 
 impl fmt::Debug for Connection {
@@ -201,6 +203,11 @@ impl Connection {
     /// The users whose copies are believed.
     pub(super) fn trust(&self) -> &Trust {
         &self.trust
+    }
+
+    /// The broker's management API, if the settings name it.
+    pub(super) fn management(&self) -> Option<&Management> {
+        self.management.as_ref()
     }
 
     /// The broker's version, if the broker has named one.
@@ -417,6 +424,7 @@ impl Supervisor {
         let trust = Arc::clone(self.scouting.trust());
         trust.connecting(&self.broker, &uri.amqp.authority.userinfo.username);
         let tls = tls_config(&self.broker.tls).await?;
+        let management = Management::of(&self.broker, &uri).await?;
         let gate = Arc::default();
         let dial = Dial {
             uri: uri.clone(),
@@ -457,6 +465,7 @@ impl Supervisor {
             gate,
             trust,
             offers,
+            management,
         };
         Ok((Arc::new(connection), sender))
     }

@@ -55,9 +55,12 @@ pub(crate) struct CopyHeaders {
     pub(crate) set: Vec<(&'static str, Header)>,
     /// Our headers that the copy must not have.
     pub(crate) remove: &'static [&'static str],
-    /// The copy waits in a retry queue and comes back. So it carries the worker's name, without which
-    /// no worker believes its headers, and keeps apart what would disturb it there.
+    /// The copy waits in a retry queue, or in the queue of its message, and comes back. So it carries the
+    /// worker's name, without which no worker believes its headers, and keeps apart what would disturb it
+    /// there.
     pub(crate) comes_back: bool,
+    /// The copy waits in the queue of its message, where its priority counts.
+    pub(crate) keeps_priority: bool,
     /// The copy carries the worker's name for another reason.
     pub(crate) is_named: bool,
     /// Leave out the properties that the broker may refuse the copy for, such as a `reply-to` that no
@@ -136,7 +139,8 @@ pub(super) fn copy_properties(
         aside(names::ORIGINAL_REPLY_TO, original.reply_to());
     }
     let mut priority = *original.priority();
-    if ((copy.comes_back && terms.priorities_delay) || copy.bare)
+    let delays = copy.comes_back && !copy.keeps_priority && terms.priorities_delay;
+    if (delays || copy.bare)
         && let Some(priority) = priority.take()
     {
         let priority = AMQPValue::LongLongInt(priority.into());

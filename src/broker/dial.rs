@@ -115,7 +115,7 @@ pub(super) async fn urls(broker: &BrokerSettings) -> Result<Vec<String>, BrokerE
     Ok(urls)
 }
 
-async fn read(file: &Path) -> Result<String, BrokerError> {
+pub(super) async fn read(file: &Path) -> Result<String, BrokerError> {
     tokio::fs::read_to_string(file)
         .await
         .map_err(|error| BrokerError::Settings(format!("cannot read {}: {error}", file.display())))

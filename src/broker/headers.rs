@@ -217,6 +217,11 @@ impl Properties {
             && bare(self) == bare(other)
     }
 
+    /// Whether the broker drops the message from its queue after a time.
+    pub(super) fn expires(&self) -> bool {
+        self.0.expiration().is_some()
+    }
+
     pub(super) fn to_amqp(&self) -> BasicProperties {
         self.0.clone()
     }

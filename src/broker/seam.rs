@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{Acks, BrokerError, Delivery, Publication, PublishError, QueueSpec, Version};
+use super::{
+    Acks, BrokerError, Delivery, Publication, PublishError, QueueSpec, Tolerance, Version,
+};
 
 /// A connection that consumes and one that publishes. Both are replaced when they are lost. Clones
 /// share them and are cheap.
@@ -149,6 +151,9 @@ pub(crate) trait Session: Send + 'static {
     /// Ends the whole connection by shutting its socket down: for a connection that takes no acks
     /// any more.
     fn kill(&self);
+
+    /// How many failed deliveries of a message the queue tolerates, as far as is known by now.
+    fn tolerance(&self) -> Tolerance;
 
     /// The broker's host and port.
     fn server(&self) -> (&str, u16);

@@ -11,11 +11,12 @@ use lapin::{
 };
 
 use super::{
-    QueueSpec, TimeoutSettings, Topology,
+    QueueSpec, TimeoutSettings, Tolerance, Topology,
     connection::Connection,
     delivery::{Delivery, Moment},
     error::{BrokerError, reply_code, says_there_is_no, within},
     headers::short,
+    management::Watched,
     seam::{Returns, Session},
     settle::{self, Acks},
     topology,
@@ -37,6 +38,8 @@ pub(crate) struct RabbitSession {
     /// When the last delivery arrived that the lane had to wait for.
     woken: Moment,
     queue: String,
+    /// `None`: nobody asks.
+    tolerance: Option<Watched>,
     /// The first subscription's tag. Later subscriptions append a number.
     tag: String,
     subscriptions: u64,
@@ -56,9 +59,15 @@ impl RabbitSession {
         tag: &str,
     ) -> Result<Self, BrokerError> {
         topology::ensure(&connection, queue, timeouts.declare).await?;
+        let tolerance = Tolerance {
+            limit: topology::consumed_limit(&connection, queue, timeouts.declare).await?,
+            version: connection.version(),
+        };
+        let tolerance = Watched::new(&connection, &queue.queue, tolerance).await;
         let session = Self::read(connection, &queue.queue, queue.prefetch, timeouts, tag);
         Ok(Self {
             rungs: Some(Rungs::of(queue)),
+            tolerance: Some(tolerance),
             ..session.await?
         })
     }
@@ -80,6 +89,7 @@ impl RabbitSession {
             queue: queue.to_owned(),
             gated: connection.gated(),
             rungs: None,
+            tolerance: None,
             woken: Moment::now(),
             connection,
             channel,
@@ -275,6 +285,11 @@ impl Session for RabbitSession {
             tracing::warn!(%error, "the channel does not answer, ending its connection");
             self.kill();
         }
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        let watched = self.tolerance.as_ref();
+        watched.map_or(Tolerance::ENDLESS, Watched::tolerance)
     }
 
     fn server(&self) -> (&str, u16) {

@@ -94,6 +94,9 @@ fn check(
                 let _ = writeln!(out, "{name}: a message that keeps failing has {summary}");
                 let _ = writeln!(out, "{name}: delays between the attempts: {delays}");
             }
+            for (name, assumed) in settings.assumed_delivery_limits() {
+                let _ = writeln!(out, "{name}: {assumed}");
+            }
             ExitCode::SUCCESS
         }
     }
@@ -161,6 +164,24 @@ mod tests {
             let warning = format!("warning: {warned}: ");
             let mut lines = complaints.lines();
             assert!(lines.any(|line| line.starts_with(&warning)), "{complaints}");
+        }
+    }
+
+    #[test]
+    fn a_check_says_what_is_assumed_about_the_limit_of_a_queue_that_is_used_as_it_is() {
+        for (topology, is_told) in [
+            ("declare", false),
+            ("verify", false),
+            ("attach", true),
+            ("none", true),
+        ] {
+            let text = format!(
+                "{SETTINGS}\n[consumers.other]\nqueue = 'other'\nhandler.kind = 'log'\ntopology = '{topology}'"
+            );
+            let (_, out, _) = checked(&text);
+            let told = "other: delivery limit: that of the queue's arguments; if they set none, 20 from RabbitMQ 4.0 on";
+            assert_eq!(out.contains(told), is_told, "{out}");
+            assert!(!out.contains("orders: delivery limit"), "{out}");
         }
     }
 

@@ -186,6 +186,7 @@ fn tell(ended: &Result<Report, CannotRun>, ended_by: &str) -> ExitCode {
         parked = ledger.parked,
         dead_lettered = ledger.dead_lettered,
         returned = ledger.returned,
+        copied = ledger.copied,
         stale = ledger.stale,
         dropped = ledger.dropped,
         duplicates = ledger.duplicates,

@@ -63,8 +63,10 @@ pub struct ConsumerSettings {
     #[schemars(example = &"orders.dead")]
     pub dead_letter_queue: Option<String>,
     /// The safety net for messages that crash the worker: after this many redeliveries of a message
-    /// in a quorum queue, RabbitMQ dead-letters it by itself, without Lapwing's error headers. Too
-    /// low: messages that several shutdowns returned end up there. Too high: a message crashes the
+    /// in a quorum queue, RabbitMQ dead-letters it by itself, without Lapwing's error headers. Returned
+    /// messages do not come that far: near the limit they go back as copies at the tail of the queue.
+    /// With `attach` and `none` the arguments of the queue count instead, and RabbitMQ's default of 20
+    /// from 4.0 on. Too low: returned messages lose their place sooner. Too high: a message crashes the
     /// worker this many times. Default: `100`.
     #[schemars(range(min = 1))]
     pub delivery_limit: u32,
@@ -208,6 +210,15 @@ impl ConsumerSettings {
             delivery_limit: self.delivery_limit,
             ladder: self.ladder(),
         }
+    }
+
+    /// What a worker assumes about the delivery limit of a queue that is used as it is, for people.
+    pub(crate) fn assumed_limit(&self) -> Option<&'static str> {
+        let is_as_it_is = matches!(self.topology, Topology::Attach | Topology::None);
+        is_as_it_is.then_some(
+            "delivery limit: that of the queue's arguments; if they set none, 20 from RabbitMQ 4.0 on. \
+             A worker sees that of a policy only by broker.management_url",
+        )
     }
 
     /// The retry queues of this consumer.

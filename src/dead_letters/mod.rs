@@ -2,4 +2,4 @@
 
 mod record;
 
-pub(crate) use record::{Copy, Dead, Record, charge, class, dead_lettered, parked};
+pub(crate) use record::{Copy, Dead, Record, charge, class, dead_lettered, given_back, parked};

@@ -69,7 +69,19 @@ pub(crate) fn parked(flight: &Flight, stay: Duration, not_before: SystemTime) ->
         remove: TRANSIENT,
         comes_back: true,
         is_named: true,
-        bare: false,
+        ..CopyHeaders::default()
+    }
+}
+
+/// The headers of a copy that takes the place of a message at the tail of its queue. It has what the
+/// message has, also the headers of a parked copy, and no attempt is charged.
+pub(crate) fn given_back(flight: &Flight) -> CopyHeaders {
+    CopyHeaders {
+        set: Record::of(flight, Copy::GivenBack).headers(),
+        comes_back: true,
+        is_named: true,
+        keeps_priority: true,
+        ..CopyHeaders::default()
     }
 }
 
@@ -94,12 +106,9 @@ pub(crate) fn dead_lettered(
         traceparent: flight.attempt_traceparent(),
     });
     CopyHeaders {
-        expiration: None,
         set: Record::of(flight, copy).headers(),
         remove: TRANSIENT,
-        comes_back: false,
-        is_named: false,
-        bare: false,
+        ..CopyHeaders::default()
     }
 }
 
@@ -129,6 +138,8 @@ pub(crate) enum Copy {
     Parked(Parked),
     /// The copy is a dead letter.
     Dead(Dead),
+    /// The copy takes the place of the message in its queue.
+    GivenBack,
 }
 
 /// The additional headers of a parked copy.
@@ -238,6 +249,7 @@ impl Record {
         let expires_at = self.expires_at.map(rfc3339);
         set.extend(expires_at.map(|time| (EXPIRES_AT, Header::Text(time))));
         match &self.copy {
+            Copy::GivenBack => {}
             Copy::Parked(parked) => {
                 // Written in microseconds: in whole milliseconds it would be too early, or too late
                 // by a part of one, and each retry would be parked a second time.

@@ -106,9 +106,11 @@ impl<B: Broker> LaneActor<B> {
                 "an internal error stopped the processing of a message, see the log",
             ),
             End::Return => self.give_back(tag, span),
+            End::Uncopied => self.uncopied(tag, span),
             // The path ended without a decision just before the message was delivered again.
             End::Stale => self.give_back(tag, span),
             _ => {
+                self.returning.copies.ended(end);
                 let open = self.unsettled.finish(tag, Finished { end, span }, since);
                 debug_assert!(open, "a path reports once");
             }

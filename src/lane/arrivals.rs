@@ -55,7 +55,7 @@ impl<B: Broker> LaneActor<B> {
         }
         let tag = delivery.tag;
         let is_next = match self.subscription.is_stopping() && !self.keeping.renews() {
-            true => self.refuse(tag),
+            true => self.refuse(delivery),
             false => self.start(delivery),
         };
         if !is_next {
@@ -65,29 +65,34 @@ impl<B: Broker> LaneActor<B> {
         }
     }
 
-    /// Returns a delivery that arrived while the consumer is being cancelled; false for a tag out
-    /// of order.
-    pub(super) fn refuse(&mut self, tag: u64) -> bool {
-        let is_next = self.unsettled.push_returning(tag);
-        if is_next {
-            self.returning.add(tag);
-        }
-        is_next
-    }
-
     /// Adds a delivery to the table, and to those that start at the end of this turn; false for a
     /// tag out of order.
     fn start(&mut self, delivery: Delivery) -> bool {
         let Some(session) = self.subscription.session_id else {
             return false;
         };
-        let tag = delivery.tag;
         if let Some(flight) = self.first_run_of(&delivery) {
-            return self.resettle(flight, session, tag);
+            return self.resettle(flight, session, delivery.tag);
         }
-        let lane = &self.lane;
-        let received = delivery.received;
+        let Some(flight) = self.push(delivery) else {
+            return false;
+        };
+        self.under_way += 1;
+        let tolerance = self.subscription.tolerance;
+        self.returning.copies.watch_wait(&flight, tolerance);
+        self.pace.stirred = true;
+        self.starting.push(flight);
+        if self.starting.len() == TOGETHER {
+            self.send_off();
+        }
+        true
+    }
+
+    /// Adds a delivery to the table; `None` for a tag out of order.
+    pub(super) fn push(&mut self, delivery: Delivery) -> Option<Arc<Flight>> {
+        let session = self.subscription.session_id?;
         self.sizes.saw(delivery.body.len());
+        let (lane, tag, received) = (&self.lane, delivery.tag, delivery.received);
         let message = Message::new(delivery, Arc::clone(&lane.queue));
         let flight = Arc::new(Flight::new(
             Arc::clone(&lane.name),
@@ -97,16 +102,8 @@ impl<B: Broker> LaneActor<B> {
             tag,
             received,
         ));
-        if !self.unsettled.push(tag, Arc::clone(&flight)) {
-            return false;
-        }
-        self.under_way += 1;
-        self.pace.stirred = true;
-        self.starting.push(flight);
-        if self.starting.len() == TOGETHER {
-            self.send_off();
-        }
-        true
+        let is_next = self.unsettled.push(tag, Arc::clone(&flight));
+        is_next.then_some(flight)
     }
 
     /// The flight of an earlier delivery of the same message that is still on its path, although its
@@ -160,13 +157,12 @@ impl<B: Broker> LaneActor<B> {
 
     /// Takes back the deliveries that have not started, and returns them to their queue.
     pub(super) fn withdraw(&mut self) {
-        let waiting = self.lane.starts.withdraw().into_iter();
-        for flight in waiting.chain(self.starting.drain(..)) {
+        let mut waiting: Vec<_> = self.lane.starts.withdraw().into();
+        waiting.append(&mut self.starting);
+        for flight in waiting {
             self.under_way -= 1;
-            if Some(flight.session()) == self.subscription.session_id
-                && self.unsettled.withhold(flight.tag(), None)
-            {
-                self.returning.add(flight.tag());
+            if Some(flight.session()) == self.subscription.session_id {
+                self.give_back(flight.tag(), None);
             }
         }
     }

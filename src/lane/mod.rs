@@ -12,6 +12,7 @@ mod acks;
 mod arrivals;
 mod cancelled;
 mod commands;
+mod copies;
 mod drain;
 mod keeping;
 mod pace;
@@ -341,6 +342,8 @@ impl<B: Broker> LaneActor<B> {
             self.replace_lost_probe();
             self.tend_kept();
             self.watch_silence(now);
+            self.look_at_tolerance();
+            self.copy_what_waits(now);
             self.await_lost_connection();
             if self.subscription.has_dead_channel() {
                 self.lose_session(&BrokerError::Lost("channel lost".to_owned()));

@@ -252,7 +252,7 @@ impl<B: Broker> LaneActor<B> {
             Answer::Queue(upto, Ok(message)) => {
                 self.ledger += self.proof.unproven.proven(upto);
                 if let Some(message) = message {
-                    self.return_unasked(&message);
+                    self.return_unasked(*message);
                 }
             }
             Answer::Channel(_, Err(error)) => self.lose_session(&error),

@@ -1,13 +1,16 @@
 //! Returns: deliveries that go back to their queue or that the broker dead-letters, and the hold of a
 //! lane after an internal error.
+//!
+//! A delivery goes back by a nack. Near the delivery limit of its queue it goes back as a copy, see
+//! [`copies`](super::copies).
 
-use std::mem;
+use std::{mem, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{LaneActor, Request};
+use super::{LaneActor, Request, copies::Copies};
 use crate::{
-    broker::{Broker, BrokerError, Delivery, Returns, Session},
+    broker::{Broker, BrokerError, Delivery, Returns, Session, WayBack},
     status::{End, Ledger},
     telemetry::AckSpan,
 };
@@ -20,6 +23,7 @@ pub(super) struct Returning {
     due: Vec<u64>,
     /// Tags to be rejected. The table marks them as returning too.
     rejects: Vec<u64>,
+    pub(super) copies: Copies,
     pub(super) writing: Option<Request<(Returns, Result<(), BrokerError>)>>,
     /// Until when the lane is held: it takes and returns nothing.
     pub(super) hold_until: Option<Instant>,
@@ -43,23 +47,70 @@ impl Returning {
     }
 
     fn is_empty(&self) -> bool {
-        self.due.is_empty() && self.rejects.is_empty() && self.writing.is_none()
+        let is_written = self.due.is_empty() && self.rejects.is_empty();
+        is_written && self.writing.is_none() && self.copies.is_empty()
     }
 }
 
 impl<B: Broker> LaneActor<B> {
     /// Returns a delivery to its queue.
     pub(super) fn give_back(&mut self, tag: u64, span: Option<Box<AckSpan>>) {
+        let flight = self.unsettled.flight(tag);
+        let way = flight.map(|it| self.way_back(&it.message.properties));
+        match (way, flight) {
+            (Some(WayBack::Copy { spare }), Some(flight)) => {
+                self.returning.copies.add(Arc::clone(flight), spare);
+            }
+            _ => self.nack(tag, span),
+        }
+    }
+
+    /// Returns a delivery by a nack.
+    pub(super) fn nack(&mut self, tag: u64, span: Option<Box<AckSpan>>) {
         if self.unsettled.withhold(tag, span) {
             self.returning.add(tag);
         }
     }
 
+    /// Returns a delivery that arrived while the consumer is being cancelled; false for a tag out
+    /// of order.
+    pub(super) fn refuse(&mut self, delivery: Delivery) -> bool {
+        match self.way_back(&delivery.properties) {
+            WayBack::Nack => self.refuse_by_nack(delivery.tag),
+            WayBack::Copy { spare } => match self.push(delivery) {
+                Some(flight) => {
+                    self.returning.copies.add(flight, spare);
+                    true
+                }
+                None => false,
+            },
+        }
+    }
+
+    fn refuse_by_nack(&mut self, tag: u64) -> bool {
+        let is_next = self.unsettled.push_returning(tag);
+        if is_next {
+            self.returning.add(tag);
+        }
+        is_next
+    }
+
     /// Returns a message that the queue gave to the lane as the answer to its question. The ledger does
-    /// not count it.
-    pub(super) fn return_unasked(&mut self, message: &Delivery) {
-        self.proof.message = Some(message.tag);
-        if !self.refuse(message.tag) {
+    /// not count it, unless the message goes back as a copy. After the ack of the original the lane asks
+    /// the queue again. So a message that comes from the queue for the first time is never copied: it
+    /// may be the copy.
+    pub(super) fn return_unasked(&mut self, message: Delivery) {
+        let is_next = match self.way_back(&message.properties) {
+            WayBack::Copy { .. } if message.redelivered => {
+                self.ledger.received += 1;
+                self.refuse(message)
+            }
+            _ => {
+                self.proof.message = Some(message.tag);
+                self.refuse_by_nack(message.tag)
+            }
+        };
+        if !is_next {
             self.lose_session(&BrokerError::Lost("tag out of order".to_owned()));
         }
     }
@@ -98,8 +149,11 @@ impl<B: Broker> LaneActor<B> {
             || self.subscription.is_stopping()
             || self.subscription.is_in_doubt
             || self.returning.hold_until.is_some_and(|until| until > now);
-        let is_empty = self.returning.due.is_empty() && self.returning.rejects.is_empty();
-        if is_empty || waits {
+        if waits {
+            return;
+        }
+        self.begin_copies();
+        if self.returning.due.is_empty() && self.returning.rejects.is_empty() {
             return;
         }
         let Some(session) = &self.subscription.session else {

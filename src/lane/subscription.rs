@@ -8,7 +8,7 @@ use tracing::{debug, error, warn};
 
 use super::{LaneActor, Request};
 use crate::{
-    broker::{Broker, BrokerError, Redial, Session, Topology},
+    broker::{Broker, BrokerError, Redial, Session, Tolerance, Topology},
     flight::SessionId,
     path,
 };
@@ -31,6 +31,8 @@ pub(super) struct Subscription<S: Session> {
     /// The broker has cancelled the consumer of the session while deliveries were unsettled. Until the
     /// lane knows why, it settles nothing on this session.
     pub(super) is_in_doubt: bool,
+    /// How many failed deliveries the queue tolerates. The log has told it.
+    pub(super) tolerance: Option<Tolerance>,
 }
 
 /// The request that is under way.
@@ -90,6 +92,7 @@ impl<S: Session> Subscription<S> {
             reason: None,
             has_subscribed: false,
             is_in_doubt: false,
+            tolerance: None,
         }
     }
 
@@ -226,10 +229,12 @@ impl<B: Broker> LaneActor<B> {
             (Opened::Session(session), None) => {
                 let (host, port) = session.server();
                 self.lane.watch.connected_to(host, port);
+                let tolerance = session.tolerance();
                 self.subscription.session_id = Some(SessionId::next());
                 self.lane.set_session(self.subscription.session_id);
                 self.subscription.session = Some(*session);
                 self.unsettled = Default::default();
+                self.note_tolerance(tolerance);
             }
             (Opened::Subscription(subscription), Some(session)) => session.resume(subscription),
             (Opened::Outlived, _) => {
@@ -366,6 +371,7 @@ impl<B: Broker> LaneActor<B> {
         }
         self.subscription.task = Task::None;
         self.withdraw();
+        self.forget_copies();
         self.end_hold();
         self.subscription.session_id = None;
         self.lane.set_session(None);

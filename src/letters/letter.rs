@@ -158,7 +158,7 @@ impl Letter {
         let record = Record::read(&self.properties);
         let record = record.and_then(|record| match record.copy.clone() {
             Copy::Dead(dead) => Some((record, dead)),
-            Copy::Parked(_) => None,
+            Copy::Parked(_) | Copy::GivenBack => None,
         });
         match (record, death) {
             (Some((_, dead)), Some(death)) if death.at > Some(dead.failed_at) => {

@@ -4,6 +4,7 @@
 //! step gives a value and no error. A delivery leaves the path only by an [`End`], so every
 //! delivery is settled.
 
+mod back;
 mod dispatch;
 mod ends;
 mod execute;
@@ -29,6 +30,7 @@ use crate::{
     retry::RetrySettings,
     status::End,
 };
+pub(crate) use back::copy_back;
 pub(crate) use dispatch::{Dispatch, Handlers};
 pub(crate) use ends::{Ended, Ends};
 pub(crate) use execute::Limits;

@@ -24,7 +24,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The wait before the next attempt with a copy that the broker refuses because of its message.
 /// Nothing but a change at the broker helps, and each refusal closes a channel.
-const SELDOM: Duration = Duration::from_secs(60);
+pub(super) const SELDOM: Duration = Duration::from_secs(60);
 
 /// How long a drain tries to publish a copy after the first failure. Then the original goes back to
 /// its queue, which loses nothing, so the drain need not wait longer.

@@ -117,6 +117,11 @@ impl<R> StartQueue<R> {
         self.lock().first.take_all()
     }
 
+    /// Takes back those of the deliveries that have not started for which `wanted` is true.
+    pub(crate) fn withdraw_if(&self, wanted: impl Fn(&R) -> bool) -> Vec<R> {
+        self.lock().first.take_if(wanted)
+    }
+
     /// Holds first attempts back, or lets them start again. A caller that lets them start must also
     /// start the runners that are [`missing`](Self::missing).
     pub(crate) fn hold(&self, held: bool) {

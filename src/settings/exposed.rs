@@ -32,6 +32,7 @@ impl Settings {
             );
         }
         problems.extend(self.broker_in_clear());
+        problems.extend(self.management_in_clear());
         for (at, http) in self.http_handlers() {
             problems.extend(of_handler(&at, http));
         }
@@ -58,6 +59,20 @@ impl Settings {
                 "sends the password to {host} in clear: use amqps://, unless the network is trusted"
             ),
         ))
+    }
+}
+
+impl Settings {
+    fn management_in_clear(&self) -> Option<Problem> {
+        let url = Url::parse(self.broker.management_url.as_deref()?).ok()?;
+        let in_clear = url.scheme() == "http" && !is_local(&url);
+        let host = url.host_str().unwrap_or_default();
+        in_clear.then(|| {
+            problem(
+                &KeyPath::of("broker.management_url"),
+                format!("sends the broker's password to {host} in clear: use https://, unless the network is trusted"),
+            )
+        })
     }
 }
 
@@ -169,6 +184,12 @@ mod tests {
             assert_eq!(broker(url), Vec::<String>::new(), "{url}");
         }
         assert_eq!(broker("amqp://u:p@rabbit"), ["broker.url"]);
+        let management = |url: &str| warned(&format!("broker.management_url = \"{url}\""));
+        for url in ["https://rabbit:15671", "http://127.0.0.1:15672"] {
+            assert_eq!(management(url), Vec::<String>::new(), "{url}");
+        }
+        let in_clear = management("http://rabbit:15672");
+        assert_eq!(in_clear, ["broker.management_url"]);
         let handler = |rest: &str| {
             warned(&format!(
                 "[consumers.o]\nqueue = \"o\"\nhandler = {{ kind = \"http\", {rest} }}"

@@ -199,6 +199,12 @@ impl Settings {
         consumers.map(|(name, consumer)| (name.as_str(), Schedule::new(&consumer.retry)))
     }
 
+    /// For each consumer whose queue is used as it is: what its worker assumes about the delivery limit.
+    pub fn assumed_delivery_limits(&self) -> impl Iterator<Item = (&str, &'static str)> {
+        let consumers = self.consumers.iter();
+        consumers.filter_map(|(name, consumer)| Some((name.as_str(), consumer.assumed_limit()?)))
+    }
+
     /// Settings that are allowed but likely to do harm.
     #[must_use]
     pub fn warnings(&self) -> Vec<Problem> {

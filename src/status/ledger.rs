@@ -18,14 +18,17 @@ pub struct Ledger {
     /// Acked after the broker confirmed a copy in the dead-letter queue, or rejected so that the
     /// broker itself moves the message there.
     pub dead_lettered: u64,
-    /// Returned to the queue.
+    /// Returned to the queue, by a nack or as a copy.
     pub returned: u64,
     /// Not settled before their channel closed, or acked without anything by which the broker showed
     /// that it has the ack. The broker redelivers them.
     pub stale: u64,
     /// The part of `acked` that the handler dropped.
     pub dropped: u64,
-    /// The part of `stale` that was already handled, parked or dead-lettered. These messages run
+    /// The part of `returned` that went back as a copy: acked after the broker confirmed the copy at the
+    /// tail of the queue. A nack would have brought the message near the queue's delivery limit.
+    pub copied: u64,
+    /// The part of `stale` that was already handled, parked, dead-lettered or copied. These messages run
     /// again, apart from those whose ack has reached the broker without the worker learning of it.
     pub duplicates: u64,
 }
@@ -61,6 +64,7 @@ impl AddAssign for Ledger {
         self.returned += other.returned;
         self.stale += other.stale;
         self.dropped += other.dropped;
+        self.copied += other.copied;
         self.duplicates += other.duplicates;
     }
 }
@@ -74,6 +78,7 @@ impl SubAssign for Ledger {
         self.returned -= other.returned;
         self.stale -= other.stale;
         self.dropped -= other.dropped;
+        self.copied -= other.copied;
         self.duplicates -= other.duplicates;
     }
 }
@@ -89,8 +94,12 @@ pub(crate) enum End {
     Parked,
     /// The broker confirmed the copy in the dead-letter queue: ack.
     DeadLettered,
-    /// The message goes back to its queue: nack.
+    /// The message goes back to its queue: nack, or ack once a copy is in its place.
     Return,
+    /// The broker confirmed a copy at the tail of the queue, in place of a return: ack.
+    Copied,
+    /// The broker did not confirm that copy: nack.
+    Uncopied,
     /// The broker refuses each copy of the message: reject, so that the broker dead-letters it.
     Rejected,
     /// The path panicked: hold the lane, and nack later.
@@ -108,8 +117,8 @@ impl End {
     /// Whether the delivery is to be acked.
     pub(crate) fn is_acked(self) -> bool {
         match self {
-            Self::Done | Self::Dropped | Self::Parked | Self::DeadLettered => true,
-            Self::Return | Self::Rejected | Self::Fault | Self::Stale => false,
+            Self::Done | Self::Dropped | Self::Parked | Self::DeadLettered | Self::Copied => true,
+            Self::Return | Self::Uncopied | Self::Rejected | Self::Fault | Self::Stale => false,
         }
     }
 }
@@ -125,7 +134,11 @@ impl Ledger {
             }
             End::Parked => self.parked += 1,
             End::DeadLettered | End::Rejected => self.dead_lettered += 1,
-            End::Return | End::Fault => self.returned += 1,
+            End::Return | End::Uncopied | End::Fault => self.returned += 1,
+            End::Copied => {
+                self.returned += 1;
+                self.copied += 1;
+            }
             End::Stale => self.stale += 1,
         }
     }
@@ -146,6 +159,7 @@ impl Ledger {
             returned: self.returned.max(other.returned),
             stale: self.stale.max(other.stale),
             dropped: self.dropped.max(other.dropped),
+            copied: self.copied.max(other.copied),
             duplicates: self.duplicates.max(other.duplicates),
         }
     }

@@ -246,6 +246,25 @@ impl Watch {
         warn!(consumer = %flight.consumer, id = flight.message.id(), queue, %error, "copy not confirmed in the drain: the message goes back to its queue");
     }
 
+    /// The broker does not confirm the copy of a message that goes back near its delivery limit.
+    pub(crate) fn waits_at_limit(&self, flight: &Flight, error: &PublishError) {
+        warn!(consumer = %flight.consumer, id = flight.message.id(), queue = %self.figures.settings.queue, %error, "a message goes back to its queue near the delivery limit: the worker holds it until the broker confirms its copy");
+    }
+
+    /// A drain returns a message whose copy is not confirmed. `spare`: the broker keeps it this time.
+    pub(crate) fn returned_at_limit(&self, flight: &Flight, spare: bool) {
+        let (consumer, id) = (&flight.consumer, flight.message.id());
+        let queue = &self.figures.settings.queue;
+        match spare {
+            true => {
+                warn!(%consumer, id, queue, "copy not confirmed in the drain: the message is returned, which counts against the delivery limit of its queue");
+            }
+            false => {
+                error!(%consumer, id, queue, "copy not confirmed in the drain: the message is returned at the delivery limit of its queue, and the broker dead-letters it, or drops it where the queue has no dead-letter exchange");
+            }
+        }
+    }
+
     /// The broker refuses each copy of this message. The worker rejects the message, and the broker
     /// dead-letters it.
     pub(crate) fn rejected(&self, flight: &Flight, queue: &str, error: &PublishError) {

@@ -26,6 +26,7 @@ mod process;
 mod prometheus;
 mod replicas;
 mod republish;
+mod returns;
 mod same;
 mod semantics;
 mod soak;

@@ -120,7 +120,7 @@ impl Arguments {
         }
     }
 
-    fn int_of(&self, key: &str) -> Option<i64> {
+    pub(super) fn int_of(&self, key: &str) -> Option<i64> {
         match self.0.get(key) {
             Some(QueueArgument::Int(n)) => Some(*n),
             _ => None,

@@ -9,7 +9,7 @@ use super::{
     queue::Queue,
     timers::Due,
 };
-use crate::broker::{BrokerError, Delivery};
+use crate::broker::{BrokerError, Delivery, QueueSpec, topology::DeliveryLimit};
 
 impl Queue {
     /// Puts a consumer at the end of those that the queue serves, unless it waits there already or
@@ -137,6 +137,23 @@ impl Model {
         let (kind, message) = (queue.kind, queue.ready.pop());
         let channel = self.channels.get_mut(&number);
         Ok(message.and_then(|message| Some(channel?.give(&name, message, kind))))
+    }
+
+    /// The delivery limit of a consumer's queue, as a client can see it.
+    pub(super) fn limit_seen(&self, spec: &QueueSpec) -> DeliveryLimit {
+        if let Some(known) = DeliveryLimit::of(spec) {
+            return known;
+        }
+        let Some(queue) = self.queues.get(&spec.queue) else {
+            return DeliveryLimit::OfTheRelease;
+        };
+        match (queue.kind, queue.arguments.int_of("x-delivery-limit")) {
+            (Type::Classic, _) => DeliveryLimit::None,
+            (Type::Quorum, None) => DeliveryLimit::OfTheRelease,
+            (Type::Quorum, Some(limit)) => {
+                u64::try_from(limit).map_or(DeliveryLimit::None, DeliveryLimit::Own)
+            }
+        }
     }
 
     /// Fails if the channel is closed.

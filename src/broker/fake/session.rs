@@ -17,7 +17,7 @@ use super::{
     wire::{Settle, Verdict},
 };
 use crate::broker::{
-    Acks, BrokerError, Delivery, QueueSpec, Returns, Session, Topology,
+    Acks, BrokerError, Delivery, QueueSpec, Reading, Returns, Session, Tolerance, Topology,
     trust::{Rungs, Trust},
 };
 
@@ -30,6 +30,7 @@ pub(crate) struct FakeSession {
     trust: Trust,
     /// `None`: the messages are read as they are.
     rungs: Option<Rungs>,
+    tolerance: Tolerance,
     cancelled: bool,
     pub(super) ended: bool,
 }
@@ -48,6 +49,7 @@ impl FakeSession {
             usable,
             trust: Trust::of(USER),
             rungs: None,
+            tolerance: Tolerance::ENDLESS,
             cancelled: false,
             ended: false,
         }
@@ -56,6 +58,9 @@ impl FakeSession {
     /// The session is a consumer's, and not one that looks into a queue.
     pub(super) fn consumes(&mut self, spec: &QueueSpec) {
         self.rungs = Some(Rungs::of(spec));
+        let limit = self.broker.read().limit_seen(spec);
+        let version = self.broker.version();
+        self.tolerance = Tolerance { limit, version };
     }
 
     /// The number of its channel.
@@ -257,6 +262,10 @@ impl Session for FakeSession {
         self.broker
             .lock()
             .cut_channels(self.broker.worker, "killed");
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        self.tolerance
     }
 
     fn server(&self) -> (&str, u16) {

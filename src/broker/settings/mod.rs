@@ -1,5 +1,6 @@
 //! `[broker]`, `[publish]` and `[timeouts]`.
 
+mod management;
 mod queue;
 mod tls;
 mod urls;
@@ -61,6 +62,13 @@ pub struct BrokerSettings {
     /// code 69 when the broker cannot be reached, 78 when it refuses the worker (password, virtual
     /// host, permission). Default: `false`.
     pub fail_fast: bool,
+    /// The address of RabbitMQ's management API, such as `http://rabbit:15672`. Only this API shows a
+    /// delivery limit that a policy sets for a queue. The worker reads it when it subscribes and once a
+    /// minute, with user and password of the broker's URL; the user needs the tag `management`. Without
+    /// an answer the worker goes by the arguments of the queue, and says so. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = &"http://rabbit:15672")]
+    pub management_url: Option<String>,
     /// The waits between attempts to connect or to subscribe.
     pub reconnect: ReconnectSettings,
     /// Certificates for `amqps://` URLs.
@@ -80,6 +88,7 @@ impl Default for BrokerSettings {
             name: "lapwing".to_owned(),
             heartbeat: Duration::from_secs(10),
             fail_fast: false,
+            management_url: None,
             reconnect: ReconnectSettings::default(),
             tls: TlsSettings::default(),
         }
@@ -107,6 +116,7 @@ impl BrokerSettings {
         for (index, user) in self.trusted_users.iter().enumerate() {
             findings.name(section.key("trusted_users").index(index), user);
         }
+        management::check(findings, &section, self.management_url.as_deref());
         if self.heartbeat.subsec_nanos() > 0 {
             findings.add(section.key("heartbeat"), "must be whole seconds");
         }

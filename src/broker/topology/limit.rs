@@ -1,4 +1,4 @@
-//! The delivery limit of a queue that somebody else declared.
+//! The delivery limit of a queue.
 
 use std::time::Duration;
 
@@ -7,7 +7,9 @@ use super::{
     look::{Found, Look},
     plan::QueuePlan,
 };
-use crate::broker::{Version, connection::Connection, error::BrokerError};
+use crate::broker::{
+    QueueSpec, QueueType, Topology, Version, connection::Connection, error::BrokerError,
+};
 
 /// What the arguments of a queue say about its delivery limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +39,16 @@ impl DeliveryLimit {
         }
     }
 
+    /// The limit of a consumer's queue that the worker has declared, or compared with the settings;
+    /// `None` for a queue that is used as it is.
+    pub(crate) fn of(spec: &QueueSpec) -> Option<Self> {
+        match (spec.topology, spec.queue_type) {
+            (Topology::Attach | Topology::None, _) => None,
+            (_, QueueType::Classic) => Some(Self::None),
+            (_, QueueType::Quorum) => Some(Self::Own(spec.delivery_limit.into())),
+        }
+    }
+
     /// Reads the limit from the differences between the queue and one with [`Self::KEPT`].
     fn read(differences: &[Difference]) -> Self {
         let has = |wanted: &str| {
@@ -54,6 +66,18 @@ impl DeliveryLimit {
             Some(Some(limit)) => limit.parse().map_or(Self::None, Self::Own),
             _ => Self::OfTheRelease,
         }
+    }
+}
+
+/// The delivery limit of a consumer's queue. Asks the broker where the settings do not say it.
+pub(crate) async fn consumed_limit(
+    connection: &Connection,
+    spec: &QueueSpec,
+    limit: Duration,
+) -> Result<DeliveryLimit, BrokerError> {
+    match DeliveryLimit::of(spec) {
+        Some(known) => Ok(known),
+        None => delivery_limit(connection, &spec.queue, limit).await,
     }
 }
 

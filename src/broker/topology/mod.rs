@@ -15,7 +15,7 @@ use super::{Binding, QueueSpec, Topology, connection::Connection, error::BrokerE
 pub(super) use difference::joined;
 pub(crate) use difference::lines;
 pub use difference::{Difference, Unfit, Values};
-pub(crate) use limit::delivery_limit;
+pub(crate) use limit::{DeliveryLimit, consumed_limit, delivery_limit};
 use look::{Found, Look};
 pub(super) use plan::{QueuePlan, plan, planned};
 

@@ -140,6 +140,34 @@ fn a_copy_of_a_trusted_user_is_read_as_the_publisher_wrote_the_message() {
 }
 
 #[test]
+fn a_copy_in_the_place_of_a_message_keeps_its_priority_and_what_other_systems_wrote() {
+    let letter = Letter::default().user_id("shop").transient(7);
+    let original = died(Properties::from(letter).to_amqp(), "theirs");
+    let original = Properties(original);
+    let first_seen = Header::Text("2026-01-01T00:00:00Z".to_owned());
+    let copy = CopyHeaders {
+        set: vec![(names::FIRST_SEEN, first_seen)],
+        comes_back: true,
+        keeps_priority: true,
+        ..CopyHeaders::default()
+    };
+    let terms = Terms {
+        user: Some("worker".to_owned()),
+        ..Terms::default()
+    };
+    let copy = copy_properties(&original, &copy, &terms);
+    assert_eq!(*copy.priority(), Some(7));
+    assert!(!copy.headers().as_ref().unwrap().contains_key(X_DEATH));
+    let copy = Trust::of("worker").read(&rungs(), copy);
+    assert_eq!((copy.user_id(), copy.priority()), (Some("shop"), Some(7)));
+    for name in DEATHS {
+        let value = |of: &Properties| of.header(name).map(|it| it.to_json());
+        assert_eq!(value(&copy), value(&original), "{name}");
+        assert!(value(&copy).is_some(), "{name}");
+    }
+}
+
+#[test]
 fn a_copy_of_another_user_is_believed_where_that_can_only_shorten_its_life() {
     for queue in ["later.2s", "orders.retry.2s", "orders.retry.quorum.2s"] {
         let copy = parked(&Properties::default(), "other", queue);

@@ -36,6 +36,13 @@ impl<R> Fifo<R> {
         self.0.pop_front()
     }
 
+    /// Takes the deliveries for which `wanted` is true, in the order of their arrival.
+    pub(super) fn take_if(&mut self, wanted: impl Fn(&R) -> bool) -> Vec<R> {
+        let (taken, kept) = self.take_all().into_iter().partition(wanted);
+        self.0 = kept;
+        Vec::from(taken)
+    }
+
     /// Takes all deliveries, in the order of their arrival.
     pub(super) fn take_all(&mut self) -> VecDeque<R> {
         mem::take(&mut self.0)

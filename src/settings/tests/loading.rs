@@ -69,7 +69,7 @@ concurrency = 100
     ];
     let expected = r#"
 broker.heartbeat: expected a duration with its unit, such as "500ms", "30s" or "10m", found a whole number (FILE, line 5)
-broker.prefech: unknown key; valid here: url, url_file, password_file, user, trusted_users, name, heartbeat, fail_fast, reconnect, tls (FILE, line 4)
+broker.prefech: unknown key; valid here: url, url_file, password_file, user, trusted_users, name, heartbeat, fail_fast, management_url, reconnect, tls (FILE, line 4)
 broker.url: ends in `/`, which means the virtual host without a name: write `/%2f` for the default virtual host, or nothing (FILE, line 3)
 consumers.mail.concurrency: is 100, must not be above `prefetch` (64) (FILE, line 20)
 consumers.mail.retry.jitter: is 2, must be 0 to 1 (environment variable LAPWING__CONSUMERS__MAIL__RETRY__JITTER)

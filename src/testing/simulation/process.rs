@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     script::Answer,
     session::SimSession,
-    stage::{Stage, id_of},
+    stage::{Stage, Told, id_of},
     wire::{Port, Wire, lost},
 };
 use crate::broker::{
@@ -248,13 +248,18 @@ impl Broker for Process {
         let mut doubt = InDoubt {
             process: self,
             id,
+            to: message.routing_key,
             is_over: false,
         };
         let answer = self.copy(message).await;
         doubt.is_over = true;
-        let in_doubt = matches!(answer, Err(PublishError::Unconfirmed(_)));
+        let told = match &answer {
+            Ok(()) => Told::Confirmed,
+            Err(PublishError::Unconfirmed(_)) => Told::InDoubt,
+            Err(_) => Told::Refused,
+        };
         self.stage
-            .told_of_copy(self.number, id, answer.is_ok(), in_doubt);
+            .told_of_copy(self.number, id, message.routing_key, told);
         answer
     }
 
@@ -283,14 +288,19 @@ impl Broker for Process {
 struct InDoubt<'a> {
     process: &'a Process,
     id: usize,
+    to: &'a str,
     is_over: bool,
 }
 
 impl Drop for InDoubt<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            let Self { process, id, .. } = self;
-            process.stage.told_of_copy(process.number, *id, false, true);
+            let Self {
+                process, id, to, ..
+            } = self;
+            process
+                .stage
+                .told_of_copy(process.number, *id, to, Told::InDoubt);
         }
     }
 }

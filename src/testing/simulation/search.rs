@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Properties that are known to break: see docs/simulation.md. The search goes on behind them.
-const KNOWN: &[&str] = &["a return is not a failure"];
+const KNOWN: &[&str] = &[];
 
 /// How many scripts are played to shrink one.
 const TRIES: usize = 3000;
@@ -152,11 +152,12 @@ fn replay() {
 /// The scripts in a folder, with their file names.
 fn scripts(folder: &str) -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
-    let entries = fs::read_dir(folder).expect("the folder can be read");
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
     let paths = entries.map(|entry| entry.expect("an entry can be read").path());
     let mut paths: Vec<_> = paths.filter(|path| path.is_file()).collect();
     paths.sort();
-    assert!(!paths.is_empty());
     let read = |path| fs::read_to_string(path).expect("a script can be read");
     let named = paths
         .iter()
@@ -167,7 +168,9 @@ fn scripts(folder: &str) -> Vec<(String, String)> {
 /// Scripts that once broke a property. Each is a file, named for what it shows.
 #[test]
 fn scripts_of_old_failures_break_no_property() {
-    for (name, text) in scripts("src/testing/simulation/scripts") {
+    let scripts = scripts("src/testing/simulation/scripts");
+    assert!(!scripts.is_empty());
+    for (name, text) in scripts {
         let played = play(&Script::from_text(&text), KNOWN);
         assert_eq!(played.failure, None, "{name}\n{}", played.log);
     }
@@ -176,7 +179,9 @@ fn scripts_of_old_failures_break_no_property() {
 /// If this fails, a known failure is mended: take its property from `KNOWN`, and its script to the others.
 #[test]
 fn known_failures_still_break_the_property_that_their_script_names() {
-    for (name, text) in scripts("src/testing/simulation/scripts/known") {
+    let scripts = scripts("src/testing/simulation/scripts/known");
+    assert!(scripts.len() >= KNOWN.len(), "each has a script");
+    for (name, text) in scripts {
         let named = text
             .lines()
             .find_map(|line| line.strip_prefix("# breaks: "));

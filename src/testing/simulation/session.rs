@@ -10,7 +10,9 @@ use super::{
     stage::{Stage, id_of},
     wire::{Port, lost},
 };
-use crate::broker::{Acks, BrokerError, Delivery, QueueSpec, Returns, Session, fake::FakeSession};
+use crate::broker::{
+    Acks, BrokerError, Delivery, QueueSpec, Returns, Session, Tolerance, fake::FakeSession,
+};
 
 /// A session with the model of the broker. What it writes travels on the consuming line.
 pub(super) struct SimSession {
@@ -270,6 +272,10 @@ impl Session for SimSession {
         self.process
             .consuming
             .break_for(self.process.number, 0, Duration::ZERO, back);
+    }
+
+    fn tolerance(&self) -> Tolerance {
+        self.inner().tolerance()
     }
 
     fn server(&self) -> (&str, u16) {

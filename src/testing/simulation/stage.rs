@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 pub(super) use account::{Tally, id_of};
-pub(super) use fate::{Deliveries, Fate, How};
+pub(super) use fate::{Deliveries, Fate, How, Told};
 pub(super) use log::{Log, Who};
 
 use super::script::{Script, Step};

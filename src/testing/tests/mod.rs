@@ -7,6 +7,7 @@ mod bodies;
 mod concurrency;
 mod copies;
 mod dead_letters;
+mod delivery_limit;
 mod drain;
 mod end;
 mod expirations;

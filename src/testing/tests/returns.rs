@@ -9,6 +9,7 @@ use crate::{
     broker::fake::{FakeBroker, Release},
     testing::TestBroker,
 };
+
 /// The delivery count of a message after a drain has returned it.
 async fn count_after_return(release: Release) -> u64 {
     let broker = TestBroker::of(FakeBroker::new(release));

@@ -37,8 +37,8 @@ pub fn tail(lines: &[Value]) -> String {
     text
 }
 
-/// The ledger in a log line: how every delivery ended. `None` if it is another line or one of the
-/// five ends is missing.
+/// The ledger in a log line: how every delivery ended. `None` if it is another line or one of these
+/// figures is missing.
 pub fn ledger(line: &Value) -> Option<Ledger> {
     if message(line) != DRAINED {
         return None;
@@ -50,6 +50,7 @@ pub fn ledger(line: &Value) -> Option<Ledger> {
     ledger.parked = figure("parked")?;
     ledger.dead_lettered = figure("dead_lettered")?;
     ledger.returned = figure("returned")?;
+    ledger.copied = figure("copied")?;
     ledger.stale = figure("stale")?;
     Some(ledger)
 }

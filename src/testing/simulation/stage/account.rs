@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{Stage, Who};
-use crate::{Report, broker::fake::FakeBroker};
+use crate::{
+    Report,
+    broker::{Tolerance, fake::FakeBroker},
+};
 
 /// The numbers of one process.
 #[derive(Debug)]
@@ -65,8 +68,8 @@ impl Stage {
         let (ledger, left) = (report.ledger(), report.left());
         state.log.add(format!("{left} left, {ledger:?}"));
         let tally = &state.tallies[process];
-        let acked = ledger.acked + ledger.parked + ledger.dead_lettered;
-        let told = (ledger.received, ledger.returned);
+        let acked = ledger.acked + ledger.parked + ledger.dead_lettered + ledger.copied;
+        let told = (ledger.received, ledger.returned - ledger.copied);
         let seen = (tally.received, tally.returned);
         // The worker may not know of an ack that the broker has carried out, but then it counts the
         // message as one that runs again.
@@ -155,8 +158,10 @@ impl super::State {
             // The broker did it, at its delivery limit.
             None => true,
         };
-        if reason.is_none() && losses <= self.delivery_limit {
-            let limit = self.delivery_limit;
+        let limit = self.delivery_limit;
+        // Returns leave a reserve to lost channels, unless the broker does not take copies.
+        let reserve = Tolerance::reserve(limit.into());
+        if reason.is_none() && u64::from(losses) <= reserve && !fate.uncopied {
             self.fail("a return is not a failure", || {
                 format!(
                     "m{id} is dead at the limit of {limit}, but only {losses} channels were lost"

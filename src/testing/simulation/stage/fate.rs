@@ -5,7 +5,7 @@ mod settled;
 use std::collections::BTreeMap;
 
 use super::{Id, Stage, State, Who};
-use crate::testing::simulation::script::Step;
+use crate::testing::simulation::{play::queue, script::Step};
 
 /// What is known of one message.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub(crate) struct Fate {
     pub(crate) disturbed: bool,
     /// Deliveries that were lost with their channel.
     pub(crate) losses: u32,
+    /// A copy of it that was to go back to its queue was not confirmed.
+    pub(crate) uncopied: bool,
     /// By process: deliveries that may start a run, and runs that may follow one that failed.
     may_run: Vec<(usize, MayRun)>,
 }
@@ -70,6 +72,16 @@ pub(crate) struct Deliveries {
 /// although its session is lost.
 const LOOKS: u128 = 300;
 
+/// What a worker learns of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    Confirmed,
+    /// The broker does not have it.
+    Refused,
+    /// The broker may have it.
+    InDoubt,
+}
+
 /// How a run of a handler ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum How {
@@ -94,6 +106,7 @@ impl Fate {
             instances: 1,
             disturbed: false,
             losses: 0,
+            uncopied: false,
             may_run: Vec::new(),
         }
     }
@@ -254,8 +267,9 @@ impl Stage {
         state.log.add(to);
     }
 
-    /// The worker learns how a publish of a copy ended. `in_doubt`: the broker may have it.
-    pub(crate) fn told_of_copy(&self, process: usize, id: Id, confirmed: bool, in_doubt: bool) {
+    /// The worker learns how a publish of a copy ended.
+    pub(crate) fn told_of_copy(&self, process: usize, id: Id, to: &str, told: Told) {
+        let confirmed = told == Told::Confirmed;
         let mut state = self.lock();
         if state.tallies[process].is_dead {
             return;
@@ -266,7 +280,9 @@ impl Stage {
         };
         state.note(Who::Worker(process), text, id, 0, 0);
         let fate = &mut state.fates[id];
-        fate.disturbed |= in_doubt;
+        let is_back = to == queue(fate.lane);
+        fate.disturbed |= is_back || told == Told::InDoubt;
+        fate.uncopied |= is_back && !confirmed;
         if confirmed {
             let is_alone = !fate.disturbed;
             let may = fate.may_run(process);

@@ -28,8 +28,9 @@ impl Stage {
             .collect();
         let words: Vec<_> = ids.iter().map(|it| format!("m{}", it.id)).collect();
         state.log.add(words.join(" "));
-        for flight in ids {
+        for (flight, tag) in ids.iter().zip(&tags) {
             let may = state.fates[flight.id].may_run(process);
+            may.delivered.retain(|it| *it != (session, *tag));
             if may.copies > 0 {
                 may.copies -= 1;
             } else if !may.succeeded {

@@ -1,0 +1,277 @@
+//! What only the management API of the broker shows: the delivery limit that a policy sets.
+
+use std::{
+    mem,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use reqwest::{Certificate, Client};
+use serde_json::Value;
+use tokio::{task::AbortHandle, time::sleep};
+use tracing::warn;
+use url::Url;
+
+use super::{
+    BrokerSettings, Tolerance, connection::Connection, dial::Target, error::BrokerError,
+    topology::DeliveryLimit,
+};
+use crate::lock::lock;
+
+/// The longest that one question may take.
+const LIMIT: Duration = Duration::from_secs(2);
+/// The time until the next question: a policy can change.
+const AGAIN: Duration = Duration::from_secs(60);
+/// The time until the next question about a queue that is new.
+const SOON: Duration = Duration::from_secs(1);
+
+/// The management API, for one virtual host. It is only read, with the user of the connection.
+pub(super) struct Management {
+    client: Client,
+    base: Url,
+    vhost: String,
+    user: String,
+    password: String,
+}
+
+/// Why the API did not tell a limit.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ManagementError {
+    #[error("the URL cannot be extended")]
+    Url,
+    #[error(transparent)]
+    Request(#[from] reqwest::Error),
+    #[error("{0}")]
+    Refused(reqwest::StatusCode),
+    #[error("the answer is no JSON: {0}")]
+    Unreadable(#[from] serde_json::Error),
+}
+
+impl Management {
+    /// The management API of the broker that a connection goes to, if `broker.management_url` is set.
+    pub(super) async fn of(
+        broker: &BrokerSettings,
+        target: &Target,
+    ) -> Result<Option<Self>, BrokerError> {
+        let Some(url) = &broker.management_url else {
+            return Ok(None);
+        };
+        let unusable = |why: String| BrokerError::Settings(format!("broker.management_url: {why}"));
+        let base = Url::parse(url).map_err(|_| unusable("is not a URL".to_owned()))?;
+        let mut client = Client::builder().timeout(LIMIT).no_proxy();
+        if base.scheme() == "http" {
+            // Otherwise a system without certificate authorities would be refused.
+            client = client.tls_certs_only([]);
+        } else if let Some(file) = &broker.tls.ca_file {
+            let pem = super::dial::read(file).await?;
+            let authorities = Certificate::from_pem_bundle(pem.as_bytes())
+                .map_err(|error| unusable(error.to_string()))?;
+            client = match broker.tls.system_authorities {
+                true => client.tls_certs_merge(authorities),
+                false => client.tls_certs_only(authorities),
+            };
+        }
+        let client = client
+            .build()
+            .map_err(|error| unusable(error.to_string()))?;
+        let user = &target.amqp.authority.userinfo;
+        Ok(Some(Self {
+            client,
+            base,
+            vhost: target.amqp.vhost.clone(),
+            user: user.username.clone(),
+            password: user.password.clone(),
+        }))
+    }
+
+    /// The delivery limit that a queue's arguments and policies set; `None` for the first seconds of a
+    /// queue, in which the broker does not show its policies.
+    async fn delivery_limit(&self, queue: &str) -> Result<Option<DeliveryLimit>, ManagementError> {
+        let mut url = self.base.clone();
+        url.path_segments_mut()
+            .map_err(|()| ManagementError::Url)?
+            .pop_if_empty()
+            .extend(["api", "queues", &self.vhost, queue]);
+        let request = self.client.get(url);
+        let request = request.basic_auth(&self.user, Some(&self.password));
+        let answer = request.send().await?;
+        if !answer.status().is_success() {
+            return Err(ManagementError::Refused(answer.status()));
+        }
+        Ok(limit_of(&serde_json::from_str(&answer.text().await?)?))
+    }
+}
+
+/// What a queue tolerates. With a management API it is kept up to date while this value lives.
+pub(super) struct Watched {
+    tolerance: Arc<Mutex<Tolerance>>,
+    asking: Option<AbortHandle>,
+}
+
+impl Watched {
+    /// A queue that tolerates this, by its arguments. Waits for the first answer of the API.
+    pub(super) async fn new(connection: &Arc<Connection>, queue: &str, first: Tolerance) -> Self {
+        let tolerance = Arc::new(Mutex::new(first));
+        if connection.management().is_none() {
+            let asking = None;
+            return Self { tolerance, asking };
+        }
+        let (connection, queue) = (Arc::clone(connection), queue.to_owned());
+        let mut told = false;
+        let next = ask(&connection, &queue, &tolerance, &mut told).await;
+        let known = Arc::clone(&tolerance);
+        let asking = tokio::spawn(async move {
+            let mut next = next;
+            loop {
+                sleep(next).await;
+                next = ask(&connection, &queue, &known, &mut told).await;
+            }
+        });
+        let asking = Some(asking.abort_handle());
+        Self { tolerance, asking }
+    }
+
+    pub(super) fn tolerance(&self) -> Tolerance {
+        *lock(&self.tolerance)
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if let Some(asking) = &self.asking {
+            asking.abort();
+        }
+    }
+}
+
+/// Asks the management API once. Returns the time until the next question.
+async fn ask(
+    connection: &Connection,
+    queue: &str,
+    tolerance: &Mutex<Tolerance>,
+    told: &mut bool,
+) -> Duration {
+    let Some(management) = connection.management() else {
+        return AGAIN;
+    };
+    match management.delivery_limit(queue).await {
+        Ok(Some(limit)) => {
+            lock(tolerance).limit = limit;
+            *told = false;
+            AGAIN
+        }
+        Ok(None) => SOON,
+        Err(error) => {
+            if !mem::replace(told, true) {
+                warn!(queue, %error, "broker.management_url does not tell the delivery limit of the queue: the worker goes by what it knows");
+            }
+            AGAIN
+        }
+    }
+}
+
+/// The limit of a queue as the API describes it; `None` if the description has no policies yet. Of a limit
+/// of its own and one of a policy the smaller counts, and a negative one is none.
+fn limit_of(queue: &Value) -> Option<DeliveryLimit> {
+    if queue["type"] != "quorum" {
+        return Some(DeliveryLimit::None);
+    }
+    let own = queue["arguments"]["x-delivery-limit"].as_i64();
+    let policy = queue.get("effective_policy_definition")?["delivery-limit"].as_i64();
+    let limit = match (own, policy) {
+        (Some(own), Some(policy)) if own < 0 || policy < 0 => Some(own.max(policy)),
+        (Some(own), Some(policy)) => Some(own.min(policy)),
+        (own, policy) => own.or(policy),
+    };
+    Some(match limit {
+        None => DeliveryLimit::OfTheRelease,
+        Some(limit) => u64::try_from(limit).map_or(DeliveryLimit::None, DeliveryLimit::Own),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, http::Uri};
+    use serde_json::json;
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::broker::{dial::amqp_uri, wire::Offers};
+
+    #[test]
+    fn the_smaller_of_argument_and_policy_counts_and_a_negative_one_is_none() {
+        let cases = [
+            (json!({}), json!([]), DeliveryLimit::OfTheRelease),
+            (
+                json!({"x-delivery-limit": 5}),
+                json!({}),
+                DeliveryLimit::Own(5),
+            ),
+            (
+                json!({}),
+                json!({"delivery-limit": 7}),
+                DeliveryLimit::Own(7),
+            ),
+            (
+                json!({"x-delivery-limit": 5}),
+                json!({"delivery-limit": 7}),
+                DeliveryLimit::Own(5),
+            ),
+            (
+                json!({"x-delivery-limit": -1}),
+                json!({"delivery-limit": 7}),
+                DeliveryLimit::Own(7),
+            ),
+            (
+                json!({"x-delivery-limit": -1}),
+                json!({}),
+                DeliveryLimit::None,
+            ),
+        ];
+        for (arguments, policy, limit) in cases {
+            let queue = json!({
+                "type": "quorum",
+                "arguments": arguments,
+                "effective_policy_definition": policy,
+            });
+            assert_eq!(limit_of(&queue), Some(limit), "{queue}");
+        }
+        let classic = json!({"type": "classic"});
+        assert_eq!(limit_of(&classic), Some(DeliveryLimit::None));
+        let new = json!({"type": "quorum", "arguments": {"x-delivery-limit": 5}});
+        assert_eq!(limit_of(&new), None, "its policies are not shown yet");
+    }
+
+    /// The management API of a broker whose virtual host and queue need encoding.
+    async fn api(path: &str) -> Management {
+        let answer = |uri: Uri| async move {
+            match uri.path() {
+                "/rabbit/api/queues/a%2Fb/q%2F1" => (
+                    axum::http::StatusCode::OK,
+                    r#"{"type":"quorum","effective_policy_definition":{"delivery-limit":6}}"#,
+                ),
+                _ => (axum::http::StatusCode::NOT_FOUND, "{}"),
+            }
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}{path}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, Router::new().fallback(answer)).await });
+        let broker = BrokerSettings {
+            management_url: Some(url),
+            ..BrokerSettings::default()
+        };
+        let target = amqp_uri("amqp://host/a%2Fb", &broker, &Offers::default()).await;
+        let api = Management::of(&broker, &target.unwrap()).await.unwrap();
+        api.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_queue_is_asked_for_by_its_name() {
+        for path in ["/rabbit", "/rabbit/"] {
+            let found = api(path).await.delivery_limit("q/1").await;
+            assert_eq!(found.unwrap(), Some(DeliveryLimit::Own(6)));
+        }
+        let missing = api("").await.delivery_limit("q/1").await.unwrap_err();
+        assert_eq!(missing.to_string(), "404 Not Found");
+    }
+}
