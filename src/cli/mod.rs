@@ -145,3 +145,14 @@ pub(crate) fn main(cli: Cli, caught: io::Result<Caught>) -> ExitCode {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_two_options_of_a_command_have_the_same_letter() {
+        Cli::command().debug_assert();
+    }
+}

@@ -28,7 +28,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    broker::Moment,
+    broker::{Moment, Properties},
     clock,
     lock::lock,
     message::{self, Message, Past},
@@ -53,6 +53,8 @@ pub(crate) struct Flight {
     /// Tells the handler to end.
     pub(crate) cancel: Cancel,
     place: Place,
+    /// The properties of the last delivery, with the broker's counts, if the message was delivered again.
+    redelivered: Mutex<Option<Properties>>,
     pub(crate) received: Instant,
     /// `received` as wall-clock time, for headers and spans.
     received_at: SystemTime,
@@ -94,6 +96,7 @@ impl Flight {
             resources,
             cancel: Cancel::default(),
             place: Place::new(session, tag),
+            redelivered: Mutex::new(None),
             received: received.instant,
             received_at: received.time,
             is_json: AtomicBool::new(false),
@@ -129,8 +132,15 @@ impl Flight {
     }
 
     /// The lane: the broker has delivered the message again, and the flight settles that delivery.
-    pub(crate) fn move_to(&self, session: SessionId, tag: u64) {
+    pub(crate) fn move_to(&self, session: SessionId, tag: u64, properties: Properties) {
+        *lock(&self.redelivered) = Some(properties);
         self.place.set(session, tag);
+    }
+
+    /// Reads the properties of the last delivery: they have the broker's counts of deliveries.
+    pub(crate) fn last_properties<T>(&self, read: impl FnOnce(&Properties) -> T) -> T {
+        let last = lock(&self.redelivered);
+        read(last.as_ref().unwrap_or(&self.message.properties))
     }
 
     /// The delivery's phase.

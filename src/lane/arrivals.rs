@@ -54,9 +54,15 @@ impl<B: Broker> LaneActor<B> {
             return self.ledger.unsettled(End::Stale);
         }
         let tag = delivery.tag;
-        let is_next = match self.subscription.is_stopping() && !self.keeping.renews() {
-            true => self.refuse(delivery),
-            false => self.start(delivery),
+        // A run that goes on settles its message also while the consumer is being cancelled.
+        let session = self.subscription.session_id;
+        let run = session.and_then(|session| Some((session, self.first_run_of(&delivery)?)));
+        let is_next = match run {
+            Some((session, flight)) => self.resettle(flight, session, delivery),
+            None if self.subscription.is_stopping() && !self.keeping.renews() => {
+                self.refuse(delivery)
+            }
+            None => self.start(delivery),
         };
         if !is_next {
             error!(consumer = %self.lane.name, tag, "delivery tag out of order, replacing the session");
@@ -68,12 +74,6 @@ impl<B: Broker> LaneActor<B> {
     /// Adds a delivery to the table, and to those that start at the end of this turn; false for a
     /// tag out of order.
     fn start(&mut self, delivery: Delivery) -> bool {
-        let Some(session) = self.subscription.session_id else {
-            return false;
-        };
-        if let Some(flight) = self.first_run_of(&delivery) {
-            return self.resettle(flight, session, delivery.tag);
-        }
         let Some(flight) = self.push(delivery) else {
             return false;
         };
@@ -119,11 +119,16 @@ impl<B: Broker> LaneActor<B> {
 
     /// Lets a flight settle a new delivery of its message, whose handler then need not run again; false
     /// for a tag out of order.
-    fn resettle(&mut self, flight: Arc<Flight>, session: SessionId, tag: u64) -> bool {
-        let is_next = self.unsettled.push(tag, Arc::clone(&flight));
+    fn resettle(&mut self, flight: Arc<Flight>, session: SessionId, delivery: Delivery) -> bool {
+        let is_next = self.unsettled.push(delivery.tag, Arc::clone(&flight));
         if is_next {
-            self.lane.move_to(&flight, session, tag);
+            let Delivery {
+                tag, properties, ..
+            } = delivery;
+            self.lane.move_to(&flight, session, tag, properties);
             self.lane.watch.resettled(&flight);
+        } else {
+            self.orphans.push(flight);
         }
         is_next
     }

@@ -135,7 +135,7 @@ impl<B: Broker> LaneActor<B> {
             self.under_way -= 1;
             if Some(flight.session()) == self.subscription.session_id {
                 // Where a return is free, a nack would bring the message back at once.
-                let spare = match self.way_back(&flight.message.properties) {
+                let spare = match flight.last_properties(|last| self.way_back(last)) {
                     WayBack::Copy { spare } => spare,
                     WayBack::Nack => true,
                 };

@@ -74,6 +74,12 @@ impl<B: Broker> LaneActor<B> {
         usize::from(self.lane.settings.prefetch).min(self.sizes.allowed())
     }
 
+    /// The most deliveries that the lane holds while decisions are kept: twice the prefetch, if the
+    /// budget has room for it.
+    fn window(&self) -> usize {
+        (2 * self.usual()).min(self.sizes.fitting())
+    }
+
     /// Messages were larger than expected: the lane subscribes again once half of the memory is free.
     pub(super) fn awaits_room(&self) -> bool {
         self.keeping.awaits_room && self.unsettled.open() * 2 > self.usual()
@@ -91,7 +97,7 @@ impl<B: Broker> LaneActor<B> {
         let usual = self.usual();
         match self.lane.live.kept.count() {
             0 => usual,
-            _ => (2 * usual).saturating_sub(self.unsettled.open()),
+            _ => self.window().saturating_sub(self.unsettled.open()),
         }
     }
 
@@ -99,8 +105,9 @@ impl<B: Broker> LaneActor<B> {
     /// take too much of its prefetch.
     pub(super) fn tend_kept(&mut self) {
         let kept = self.lane.live.kept.count();
-        let limit = 2 * self.usual();
-        self.keeping.is_full = kept > 0 && self.kept_since(0) >= limit;
+        let held = self.kept_since(0);
+        let leave_no_room = self.awaits_room() && held * 2 > self.usual();
+        self.keeping.is_full = kept > 0 && (held >= self.window() || leave_no_room);
         self.keeping.reason = (kept > 0).then(|| {
             let why = self.lane.live.kept.why();
             let what = match kept {

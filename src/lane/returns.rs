@@ -56,7 +56,7 @@ impl<B: Broker> LaneActor<B> {
     /// Returns a delivery to its queue.
     pub(super) fn give_back(&mut self, tag: u64, span: Option<Box<AckSpan>>) {
         let flight = self.unsettled.flight(tag);
-        let way = flight.map(|it| self.way_back(&it.message.properties));
+        let way = flight.map(|it| it.last_properties(|last| self.way_back(last)));
         match (way, flight) {
             (Some(WayBack::Copy { spare }), Some(flight)) => {
                 self.returning.copies.add(Arc::clone(flight), spare);

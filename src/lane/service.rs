@@ -65,6 +65,11 @@ impl Tending {
         !self.is_down && !self.has_let_go && !self.takes_one
     }
 
+    /// Whether the subscription is for the message of a probe.
+    pub(super) fn awaits_probe(&self) -> bool {
+        self.takes_one && self.needs_message
+    }
+
     /// Whether the lane subscribes because of its service, and not because a subscription was lost.
     pub(super) fn subscribes_for_its_service(&mut self) -> bool {
         self.takes_one || std::mem::take(&mut self.comes_back)
@@ -118,7 +123,7 @@ impl<B: Broker> LaneActor<B> {
         let tending = &self.tending;
         let connected = match tending.has_let_go {
             true => self.subscription.session.is_some(),
-            false => self.subscription.is_live(),
+            false => self.subscription.is_live() || self.awaits_room(),
         };
         let state = match tending.is_unknown {
             true => ConsumerState::ServiceUnknown,

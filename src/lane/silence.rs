@@ -92,7 +92,7 @@ impl<B: Broker> LaneActor<B> {
         self.subscription.is_live()
             && !self.draining
             && !self.returning.is_held()
-            && self.tending.takes_all()
+            && (self.tending.takes_all() || self.tending.awaits_probe())
             && self.unsettled.unsettled() < usize::from(self.proof.prefetch)
             && !self.is_one_of_many()
     }
@@ -106,6 +106,9 @@ impl<B: Broker> LaneActor<B> {
     /// The lane has counted the messages of its silent queue.
     pub(super) fn looked(&mut self, found: Result<Depths, BrokerError>) {
         self.silence.looking = None;
+        if !self.listens() {
+            return self.silence.begin(Instant::now());
+        }
         let found = match found {
             Ok(found) => found,
             Err(error) => {

@@ -257,9 +257,11 @@ impl<B: Broker> LaneActor<B> {
             // The drain or the pause began while the request was under way.
             return self.stop_consuming();
         }
+        let renewed = self.keeping.renews();
         self.window_opened();
         self.check_subscription();
-        if !(self.tending.subscribes_for_its_service() && same_session) {
+        let for_its_service = self.tending.subscribes_for_its_service();
+        if !(same_session && (renewed || for_its_service)) {
             self.lane.watch.subscribed(&self.lane.name);
         }
         self.subscription.backoff.reset();

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     broker::{Broker, Publication, Written},
     dead_letters,
-    flight::Flight,
+    flight::{Flight, SessionId},
     status::End,
 };
 
@@ -29,8 +29,10 @@ const LAST_WAIT: Duration = Duration::from_millis(100);
 /// `spare`: the broker keeps the message after that return. Otherwise the copy is the last chance, and a
 /// drain waits for it as long as for a running handler.
 pub(crate) async fn copy_back<B: Broker>(lane: Arc<Lane<B>>, flight: Arc<Flight>, spare: bool) {
+    // `spare` is true of the delivery in this session.
+    let session = flight.session();
     let copying = async {
-        let mut publishing = pin!(publish(&lane, &flight, spare));
+        let mut publishing = pin!(publish(&lane, &flight, session, spare));
         let end = tokio::select! {
             // Look at the confirm first: if the copy is confirmed, the original must not be returned.
             biased;
@@ -40,16 +42,28 @@ pub(crate) async fn copy_back<B: Broker>(lane: Arc<Lane<B>>, flight: Arc<Flight>
         Some(end)
     };
     let end = match or_fault(&flight, copying).await {
+        Some(End::Copied) => End::Copied,
+        // The message was delivered again meanwhile: its lane decides anew.
+        _ if flight.session() != session => End::Stale,
         None | Some(End::Fault) => End::Uncopied,
         Some(end) => end,
     };
+    if end == End::Copied {
+        // The ack settles the next delivery, if the broker has the message back.
+        lane.has_place(&flight).await;
+    }
     if end == End::Uncopied {
         lane.watch.returned_at_limit(&flight, spare);
     }
     lane.ends.report(Ended { flight, end });
 }
 
-async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, spare: bool) -> End {
+async fn publish<B: Broker>(
+    lane: &Lane<B>,
+    flight: &Flight,
+    session: SessionId,
+    spare: bool,
+) -> End {
     let queue = &*lane.queue;
     let headers = dead_letters::given_back(flight);
     let mut copy = Publication {
@@ -62,7 +76,7 @@ async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, spare: bool) -> End
     let mut told = false;
     let mut give_up = None;
     loop {
-        if !lane.is_current(flight.session()) {
+        if !lane.is_current(session) {
             return End::Stale;
         }
         let publishing = lane.watch.publishing(queue, &flight.message);

@@ -24,7 +24,7 @@ use super::{
     start_queue::StartQueue,
 };
 use crate::{
-    broker::{Broker, Publication, PublishError, PublishSettings},
+    broker::{Broker, Properties, Publication, PublishError, PublishSettings},
     consumer::ConsumerSettings,
     flight::{CurrentSession, Flight, Resources, SessionId},
     retry::{Ladder, Rung},
@@ -88,8 +88,14 @@ impl<B: Broker> Lane<B> {
     }
 
     /// Moves a flight whose session has ended to the place of a new delivery of its message.
-    pub(crate) fn move_to(&self, flight: &Flight, session: SessionId, tag: u64) {
-        flight.move_to(session, tag);
+    pub(crate) fn move_to(
+        &self,
+        flight: &Flight,
+        session: SessionId,
+        tag: u64,
+        properties: Properties,
+    ) {
+        flight.move_to(session, tag, properties);
         self.live.moved.notify_waiters();
     }
 

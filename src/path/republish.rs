@@ -133,6 +133,10 @@ async fn republish<B: Broker>(
     headers: CopyHeaders,
     confirmed: End,
 ) -> End {
+    // While the broker has the message back, there is no copy that it could confirm.
+    if !lane.has_place(flight).await {
+        return End::Stale;
+    }
     let mut publishing = pin!(publish(lane, flight, queue, headers, confirmed));
     tokio::select! {
         // Look at the confirm first: if the copy is confirmed, the original must not be returned.

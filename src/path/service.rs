@@ -176,7 +176,7 @@ fn identity(flight: &Flight) -> u64 {
     let mut hasher = DefaultHasher::new();
     match flight.message.id() {
         Some(id) => id.hash(&mut hasher),
-        None => (flight.received, flight.tag()).hash(&mut hasher),
+        None => (flight.received, std::ptr::from_ref(flight).addr()).hash(&mut hasher),
     }
     hasher.finish()
 }

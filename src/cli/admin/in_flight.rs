@@ -17,7 +17,7 @@ pub(in crate::cli) struct InFlight {
     #[command(flatten)]
     worker: Worker,
     /// Only those of this consumer
-    #[arg(long, short, value_name = "NAME")]
+    #[arg(long, value_name = "NAME")]
     consumer: Option<String>,
     /// The most messages to list
     #[arg(long, short = 'n', default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=1000))]

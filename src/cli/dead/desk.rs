@@ -35,7 +35,7 @@ pub(super) struct At {
     #[command(flatten)]
     config: ConfigFile,
     /// The dead letters of this consumer [default: the only consumer of the settings]
-    #[arg(long, short, value_name = "NAME")]
+    #[arg(long, value_name = "NAME")]
     consumer: Option<String>,
     /// The letters of this queue
     #[arg(long, short, value_name = "NAME")]

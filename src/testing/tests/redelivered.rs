@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::kit::{Handling, Kit, Step};
 use crate::{
-    ConsumerState, Ledger,
+    ConsumerState, Ledger, Phase,
     broker::fake::{Confirm, FakeBroker, Fault, Letter, Release},
     testing::TestBroker,
 };
@@ -310,4 +310,42 @@ async fn a_consumer_timeout_is_told_and_leaves_no_consumer_that_nobody_serves() 
     kit.finished().await;
     assert_eq!(handling.runs().len(), 61);
     kit.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_whose_message_came_near_the_delivery_limit_gives_it_back_as_a_copy() {
+    let handling = Handling::new([Step::Hang], Step::Succeed);
+    let settings = format!("{LONG}\ndelivery_limit = 4");
+    let mut kit = on(Release::V40, &settings, &handling).await;
+    kit.publish();
+    handling.has_run(1).await;
+    for _ in 0..4 {
+        lose_connection(&mut kit).await;
+        kit.until_broker(|it| it.unacked() == 1).await;
+    }
+    kit.cancel_in(Phase::Handling).await.unwrap();
+    kit.finished().await;
+    let ledger = kit.report().await.ledger;
+    assert_eq!((ledger.copied, ledger.acked), (1, 1), "{ledger:?}");
+    assert_eq!(handling.runs().len(), 2);
+    assert!(kit.ids("orders.dead").is_empty());
+    kit.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_comes_again_while_its_consumer_pauses_is_settled_by_its_run() {
+    let handling = Handling::new([], Step::WaitForGate);
+    let mut kit = on(Release::V43, LONG, &handling).await;
+    kit.publish();
+    handling.has_run(1).await;
+    kit.broker.fail(Fault::ConnectionLost);
+    kit.until(ConsumerState::Connecting, None).await;
+    kit.broker.reconnect();
+    let handle = kit.worker.handle();
+    let (paused, ()) = tokio::join!(handle.pause("orders"), async { handling.open() });
+    paused.expect("it answers");
+    handle.resume("orders").await.expect("it answers");
+    kit.finished().await;
+    assert_eq!(handling.runs().len(), 1);
+    assert_eq!(kit.drain().await.unwrap().ledger().duplicates, 0);
 }

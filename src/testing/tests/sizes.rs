@@ -5,7 +5,10 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::kit::{Handling, Kit, Step};
-use crate::{broker::fake::Letter, status::ConsumerState};
+use crate::{
+    broker::fake::{Confirm, Letter},
+    status::ConsumerState,
+};
 
 /// Four bodies of 100,000 bytes fit.
 const BUDGET: &str = "concurrency = 20\nprefetch = 20\nprefetch_bytes = 420000\ntimeout = '1h'";
@@ -52,6 +55,8 @@ async fn small_messages_fill_the_whole_prefetch_after_a_while() {
     publish(&kit, 30, 10);
     sleep(Duration::from_secs(10)).await;
     assert_eq!(kit.broker.unacked(), 20);
+    let sessions = kit.report().await.counts.sessions;
+    assert_eq!(sessions, 1, "another prefetch is no lost subscription");
     handling.open();
     kit.finished().await;
     let ledger = kit.drain().await.unwrap().ledger();
@@ -99,4 +104,21 @@ async fn a_pause_and_a_drain_end_the_wait_for_memory() {
     sleep(Duration::from_secs(1)).await;
     let report = kit.drain().await.unwrap();
     assert_eq!((report.left(), report.ledger().stale), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn decisions_that_are_kept_do_not_take_more_than_the_budget() {
+    let handling = Handling::new([], Step::FailForGood);
+    let settings = format!("{BUDGET}\n[publish]\nbudget = '1s'");
+    let mut kit = Kit::start(&settings, handling.clone()).await;
+    kit.broker.answer_publishes([Confirm::Nack; 10_000]);
+    for n in 0..24 {
+        kit.send(Letter::default().id(&format!("m{n}")), &[b'x'; 100_000]);
+    }
+    kit.until_state(ConsumerState::Held).await;
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(kit.broker.unacked(), 4);
+    kit.broker.forget_answers();
+    kit.until_in("orders.dead", 24).await;
+    assert_eq!(kit.drain().await.unwrap().ledger().dead_lettered, 24);
 }

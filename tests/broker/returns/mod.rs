@@ -9,6 +9,7 @@ use url::Url;
 use crate::support::{
     Account, Consumers, DEADLINE, Gate, HttpHandler, Notes, Proxy, PublishSpec, QueueType, Release,
     Reply, RunningWorker, VHost, WorkerProcess, consumer, management::encode, vhost, wait_until,
+    within,
 };
 
 const MESSAGES: u32 = 64;
@@ -207,11 +208,21 @@ async fn messages_that_wait_outlive_lost_connections() {
     let consumer = orders(&vhost).quick().with(&changes);
     let worker = behind(&gate, &notes, &consumer).await;
     let make = |_| PublishSpec::of("{}");
-    let ids = vhost.publish_many("orders", 8, make).await;
+    // These two handlers keep their slots. The broker takes their messages away in the end: only a
+    // message that has not started goes back as a copy.
+    vhost.publish_many("orders", 2, make).await;
     notes.wait_for(2).await;
-    // The first two handlers keep their slots, so all messages wait from now on.
+    let ids = vhost.publish_many("orders", 8, make).await;
+    let all_wait = || {
+        wait_until(
+            "all are delivered",
+            DEADLINE,
+            async || vhost.counts("orders").await,
+            |it| it.ready == 0 && it.unacked >= 8,
+        )
+    };
     for lost in 1..=3 * LIMIT {
-        vhost.wait_for_counts("orders", 0, 8, DEADLINE).await;
+        all_wait().await;
         proxy.cut().await;
         let sessions = |report: &lapwing::ConsumerReport| report.counts.sessions > lost;
         worker
@@ -227,7 +238,7 @@ async fn messages_that_wait_outlive_lost_connections() {
                 .await;
         }
     }
-    vhost.wait_for_counts("orders", 0, 8, DEADLINE).await;
+    all_wait().await;
     gate.open();
     let all = |runs: &[crate::support::HandlerRun]| {
         ids.iter().all(|id| runs.iter().any(|run| run.id == *id))
@@ -235,5 +246,12 @@ async fn messages_that_wait_outlive_lost_connections() {
     notes.wait_until("each message runs", all).await;
     vhost.wait_for_counts("orders", 0, 0, DEADLINE).await;
     assert_eq!(vhost.ready("orders.dead").await, 0);
-    worker.drain().await;
+    worker.handle.stop();
+    let ended = within("the drain", worker.running).await;
+    let report = ended.expect("no panic").expect("it ran");
+    assert_eq!(
+        report.left(),
+        2,
+        "the messages that ran each time: {report:?}"
+    );
 }

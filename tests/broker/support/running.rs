@@ -14,7 +14,7 @@ use super::worker_log::assert_adds_up;
 pub struct RunningWorker {
     /// The worker's handle.
     pub handle: WorkerHandle,
-    running: JoinHandle<Result<Report, RunError>>,
+    pub running: JoinHandle<Result<Report, RunError>>,
 }
 
 impl RunningWorker {

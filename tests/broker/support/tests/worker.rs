@@ -16,7 +16,7 @@ fn shell(script: &str) -> WorkerProcess {
 
 #[tokio::test]
 async fn a_worker_is_read_signalled_and_asked_for_its_ledger() {
-    let ledger = r#"{"level":"INFO","fields":{"message":"drained","received":6,"acked":1,"parked":1,"dead_lettered":1,"returned":2,"stale":1}}"#;
+    let ledger = r#"{"level":"INFO","fields":{"message":"drained","received":6,"acked":1,"parked":1,"dead_lettered":1,"returned":2,"copied":1,"stale":1}}"#;
     let mut worker = shell(&format!(
         "trap 'echo \"$LEDGER\" >&2; exit 0' TERM; LEDGER='{ledger}'; \
          echo plain; echo '{{\"message\":\"ready\"}}' >&2; while :; do sleep 0.05; done"
