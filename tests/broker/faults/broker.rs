@@ -28,10 +28,11 @@ async fn own_node_stopped_and_killed_under_load_is_waited_for_and_loses_nothing(
             "stop" => broker.stop().await,
             _ => broker.kill().await,
         }
-        worker.not_ready().await;
-        let down = worker.handle.readiness();
+        let is_down = |readiness: &Readiness| !readiness.ready && readiness.publishing.is_some();
+        let down = worker
+            .until("nothing is consumed, and nothing can be published", is_down)
+            .await;
         assert_eq!(down.consumers[QUEUE].state, ConsumerState::Connecting);
-        assert!(down.publishing.is_some(), "nothing can be published either");
         gate.open();
         broker.start().await;
 
