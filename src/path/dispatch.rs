@@ -3,14 +3,26 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+    },
 };
+
+use tracing::{info, warn};
 
 use super::execute::Limits;
 use crate::{
-    consumer::ConsumerSettings, decode::Decode, handler::Handler, message::Message,
-    outcome::Ending, retry::RetrySettings,
+    consumer::ConsumerSettings,
+    decode::Decode,
+    handler::Handler,
+    message::Message,
+    outcome::{Ending, OutcomeKind},
+    retry::RetrySettings,
 };
+
+/// So many attempts of one route in a row end by their timeout before its messages wait.
+const SILENT: u32 = 5;
 
 /// The handlers of a lane: by message type, and one for all other messages.
 #[derive(Clone, Default)]
@@ -47,6 +59,72 @@ pub(super) struct Own {
     pub(super) number: usize,
     /// The attempts of this route that ended well.
     pub(super) served: AtomicU64,
+    /// The attempts of this route that run.
+    running: AtomicUsize,
+    /// The attempts in a row that ended by their timeout.
+    timed_out: AtomicU32,
+}
+
+impl Own {
+    fn new(number: usize) -> Self {
+        Self {
+            number,
+            served: AtomicU64::new(0),
+            running: AtomicUsize::new(0),
+            timed_out: AtomicU32::new(0),
+        }
+    }
+}
+
+/// An attempt of a route, until this is dropped.
+pub(super) struct Running<'a>(Option<&'a Own>);
+
+impl Running<'_> {
+    /// The attempt has ended like this.
+    pub(super) fn ended(&self, consumer: &str, ending: &Ending) {
+        let Some(own) = self.0 else { return };
+        match ending.kind() {
+            OutcomeKind::TimedOut => {
+                if own.timed_out.fetch_add(1, Ordering::Relaxed) + 1 == SILENT {
+                    warn!(%consumer, "the service for one type of message gives no answer: its messages wait, and one at a time tries it");
+                }
+            }
+            // It says nothing about the service.
+            OutcomeKind::Interrupted => {}
+            _ => {
+                if own.timed_out.swap(0, Ordering::Relaxed) >= SILENT {
+                    info!(%consumer, "the service for one type of message answers again");
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Some(own) = self.0 {
+            own.running.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Route {
+    /// Whether the service behind this route, one of several, gives no answer, and an attempt already
+    /// tries it. More of them would hold the handler slots that messages of other types need.
+    pub(super) fn is_silent(&self) -> bool {
+        self.own.as_ref().is_some_and(|own| {
+            own.timed_out.load(Ordering::Relaxed) >= SILENT
+                && own.running.load(Ordering::Relaxed) > 0
+        })
+    }
+
+    /// An attempt begins.
+    pub(super) fn begin(&self) -> Running<'_> {
+        if let Some(own) = &self.own {
+            own.running.fetch_add(1, Ordering::Relaxed);
+        }
+        Running(self.own.as_ref())
+    }
 }
 
 /// The routes of a lane.
@@ -66,10 +144,7 @@ impl Dispatch {
             limits: Limits::of(settings),
             retry: settings.retry.clone(),
             decode: settings.decode,
-            own: numbers.next().filter(|_| has_several).map(|number| Own {
-                number,
-                served: AtomicU64::new(0),
-            }),
+            own: numbers.next().filter(|_| has_several).map(Own::new),
         };
         let by_type = handlers.by_type.into_iter();
         Self {

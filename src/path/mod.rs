@@ -45,6 +45,9 @@ use forward::forward;
 use republish::{dead_letter, park, retry};
 use runner::or_fault;
 
+/// How long a message waits whose service gives no answer to others.
+const SILENCE: Duration = Duration::from_secs(30);
+
 /// Carries a delivery that has a slot to its end, and waits until this end can be booked. `None`: the
 /// handler was stuck, and the lane has claimed the delivery.
 async fn carry_to_end<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> {
@@ -73,13 +76,10 @@ pub(crate) async fn end_at_next_place<B: Broker>(
 async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> {
     let early = flight.message.early_by();
     if !early.is_zero() {
-        flight.claim();
-        flight.slot.give_back();
         // The clocks of two workers differ by a little, so a little too early is no reason to park the
         // message again.
         let terms = retry_settings(lane, &lane.dispatch.route(&flight.message));
-        let waiting = Box::pin(retry(lane, flight, terms, early, false));
-        if let Some(end) = waiting.await {
+        if let Some(end) = put_off(lane, flight, terms, early).await {
             return Some(end);
         }
     }
@@ -90,6 +90,13 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
         }
         let route = lane.dispatch.route(&flight.message);
         let terms = retry_settings(lane, &route);
+        let is_silent = route.as_ref().is_ok_and(|route| route.is_silent());
+        if is_silent && flight.age() < terms.max_age {
+            match put_off(lane, flight, terms, SILENCE).await {
+                Some(end) => return Some(end),
+                None => continue,
+            }
+        }
         let trace = lane.watch.attempt_began(flight);
         let ending = match (flight.message.expired_by(), route) {
             (Some(by), _) => Ending::Expired { by },
@@ -115,6 +122,19 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
             return Some(end);
         }
     }
+}
+
+/// Puts off an attempt that has a slot and has not begun. `None`: the delay is over, and the flight has a
+/// slot again.
+async fn put_off<B: Broker>(
+    lane: &Lane<B>,
+    flight: &Flight,
+    terms: &RetrySettings,
+    delay: Duration,
+) -> Option<End> {
+    flight.claim();
+    flight.slot.give_back();
+    Box::pin(retry(lane, flight, terms, delay, false)).await
 }
 
 /// Settles a delivery that the lane has claimed from a handler that blocks its thread.
@@ -167,7 +187,12 @@ async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, route: &Route) 
     let Executed {
         ending,
         ignored_cancellation,
-    } = execute(route.handler.as_ref(), flight, route.limits).await;
+    } = {
+        let running = route.begin();
+        let executed = execute(route.handler.as_ref(), flight, route.limits).await;
+        running.ended(&lane.name, &executed.ending);
+        executed
+    };
     if ignored_cancellation {
         lane.watch.ignored_cancellation(flight);
     }

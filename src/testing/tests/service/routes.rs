@@ -42,3 +42,31 @@ async fn while_one_service_is_down_the_other_types_go_on_and_no_attempt_is_charg
     let ledger = worker.drain().await.unwrap().ledger();
     assert_eq!((ledger.open(), ledger.dead_lettered), (0, 0), "{ledger:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn while_one_service_gives_no_answer_the_other_types_go_on() {
+    let settings = "[consumers.orders]\nqueue = 'orders'\ntimeout = '20s'";
+    let invoices = Service::new(|_, now, _| match now < 600 * SECOND {
+        true => (3600 * SECOND, Outcome::Succeeded),
+        false => (MILLI, Outcome::Succeeded),
+    });
+    let mails = Service::new(|_, _, _| (5 * MILLI, Outcome::Succeeded));
+    let worker = Worker::new(Settings::from_toml(settings).unwrap())
+        .handler_for_type("orders", "invoice", invoices.clone())
+        .handler_for_type("orders", "mail", mails.clone());
+    let broker = FakeBroker::new(Release::V43);
+    let mut worker = TestWorker::start_on(worker, &TestBroker::of(broker.clone()));
+    worker.until(|it| it.ready).await;
+    for number in 0..400 {
+        for kind in ["invoice", "mail"] {
+            let id = format!("{kind}-{number}");
+            let letter = Letter::default().id(&id).message_type(kind);
+            assert!(broker.send("orders", b"{}", letter.into()));
+        }
+    }
+    sleep(60 * SECOND).await;
+    assert_eq!(mails.served().len(), 400);
+    worker.finished().await;
+    let ledger = worker.drain().await.unwrap().ledger();
+    assert_eq!((ledger.open(), ledger.dead_lettered), (0, 0), "{ledger:?}");
+}
