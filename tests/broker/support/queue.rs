@@ -1,14 +1,19 @@
 //! Queues of a virtual host: declare, inspect, empty, delete.
 
+use std::time::Duration;
+
 use futures_util::StreamExt;
 use lapin::{
     Consumer,
+    message::Delivery,
     options::{
         BasicCancelOptions, BasicConsumeOptions, ExchangeDeclareOptions, QueueBindOptions,
         QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions,
     },
     types::{AMQPValue, FieldTable},
 };
+
+use tokio::time::timeout;
 
 use super::counts::Counts;
 use super::message::{Got, short};
@@ -174,7 +179,21 @@ impl VHost {
         }
     }
 
-    /// Takes at least `ready` messages with a consumer, and all others that the broker sends until
+    /// The next message; `None` if the queue has none any more, because the rest has expired.
+    async fn next_of(&self, queue: &str, consumer: &mut Consumer) -> Option<Delivery> {
+        for _ in 0..DEADLINE.as_secs() {
+            if let Ok(next) = timeout(Duration::from_secs(1), consumer.next()).await {
+                let next = next.expect("the consumer is ours");
+                return Some(next.expect("the channel is open"));
+            }
+            if self.counts(queue).await.ready == 0 {
+                return None;
+            }
+        }
+        panic!("queue {queue} has messages and gives none out")
+    }
+
+    /// Takes `ready` messages with a consumer, fewer if some expire meanwhile, and all others that the broker sends until
     /// the consumer is cancelled. `basic.get` would cost a round trip and an fsync for each
     /// message.
     async fn take(&self, queue: &str, ready: u32, taken: &mut Vec<Got>) {
@@ -190,11 +209,10 @@ impl VHost {
             .await
             .expect("the queue exists and is not exclusive");
         for _ in 0..ready {
-            let next = within("the next message of a queue that has some", consumer.next()).await;
-            taken.push(Got::new(
-                next.expect("the consumer is ours")
-                    .expect("the channel is open"),
-            ));
+            let Some(next) = self.next_of(queue, &mut consumer).await else {
+                break;
+            };
+            taken.push(Got::new(next));
         }
         let cancelling = channel.basic_cancel(tag, BasicCancelOptions::default());
         within("a cancel", cancelling)
