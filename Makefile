@@ -85,6 +85,7 @@ lint: ## Check format, lints and doc links; licences and shell scripts if the to
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
+	scripts/plant --check
 	@if command -v cargo-deny >/dev/null; then cargo deny check --hide-inclusion-graph bans licenses sources; else echo 'cargo-deny is not installed: skipped'; fi
 	@if command -v shellcheck >/dev/null; then shellcheck -S warning $(shell_scripts); else echo 'shellcheck is not installed: skipped'; fi
 
