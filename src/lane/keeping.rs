@@ -92,13 +92,14 @@ impl<B: Broker> LaneActor<B> {
     }
 
     /// How many more deliveries a new subscription may bring: the window is twice the prefetch while
-    /// decisions are kept.
+    /// decisions are kept. With a budget for bytes, what the old subscription holds takes room.
     fn room(&self) -> usize {
-        let usual = self.usual();
-        match self.lane.live.kept.count() {
-            0 => usual,
-            _ => self.window().saturating_sub(self.unsettled.open()),
-        }
+        let window = match (self.lane.live.kept.count(), self.sizes.budget()) {
+            (0, None) => return self.usual(),
+            (0, Some(_)) => self.usual(),
+            _ => self.window(),
+        };
+        window.saturating_sub(self.unsettled.open())
     }
 
     /// Looks at the kept decisions: tells how many there are, and renews the subscription if they
@@ -179,9 +180,7 @@ impl<B: Broker> LaneActor<B> {
             .count();
         let own_kept = self.kept_since(since);
         let gains = self.room().min(usual) > prefetch.saturating_sub(own);
-        // What the old subscription holds comes on top of what the new one brings.
-        let fits = self.unsettled.open().saturating_add(usual) <= self.sizes.fitting();
-        let is_narrow = kept == 0 && prefetch < usual && fits;
+        let is_narrow = kept == 0 && self.room() > prefetch;
         if is_narrow || gains && own_kept > prefetch / 2 {
             self.cancel_consumer();
             self.keeping.renews = true;

@@ -2,7 +2,7 @@
 //!
 //! AMQP's prefetch counts messages, and RabbitMQ does not implement its limit in bytes. So a lane
 //! with a budget learns the sizes of its messages and sets the prefetch of its subscription by them.
-//! It begins as if each message were large, and doubles its prefetch as long as they are not.
+//! It begins as if each message were large, and raises its prefetch as long as they are not.
 
 /// The size that a message is taken to have before the lane has seen any: RabbitMQ 4.0 and later
 /// refuse larger ones by default (`max_message_size`).
@@ -48,9 +48,9 @@ impl Sizes {
     }
 
     /// As many messages have arrived as the subscription may bring at once, and they were of known
-    /// sizes: the lane trusts that twice as many are no larger.
+    /// sizes: the lane trusts that four times as many are no larger.
     pub(super) fn trust(&mut self, prefetch: usize) {
-        self.trusted = self.trusted.max(prefetch.saturating_mul(2));
+        self.trusted = self.trusted.max(prefetch.saturating_mul(4));
     }
 
     /// How many messages the budget allows, at least 1.
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn small_messages_double_the_number_each_time() {
+    fn small_messages_raise_the_number_fourfold_each_time() {
         let mut sizes = Sizes::new(Some(64 * MIB));
         let mut steps = Vec::new();
         for _ in 0..4 {
@@ -113,7 +113,7 @@ mod tests {
             (0..allowed).for_each(|_| sizes.saw(1000));
             sizes.trust(allowed);
         }
-        assert_eq!(steps, [4, 8, 16, 32]);
+        assert_eq!(steps, [4, 16, 64, 256]);
     }
 
     #[test]
@@ -121,13 +121,13 @@ mod tests {
         let mut sizes = Sizes::new(Some(64 * MIB));
         sizes.trust(1000);
         sizes.saw(1000);
-        assert_eq!(sizes.allowed(), 2000);
+        assert_eq!(sizes.allowed(), 4000);
         sizes.saw(15 << 20);
         assert_eq!(sizes.allowed(), 4);
         (0..PERIOD).for_each(|_| sizes.saw(1000));
         assert_eq!(sizes.allowed(), 4);
         (0..PERIOD).for_each(|_| sizes.saw(1000));
-        assert_eq!(sizes.allowed(), 2000);
+        assert_eq!(sizes.allowed(), 4000);
     }
 
     #[test]

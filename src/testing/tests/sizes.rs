@@ -40,7 +40,7 @@ async fn large_messages_come_a_few_at_a_time() {
     sleep(Duration::from_secs(10)).await;
     assert_eq!(
         kit.broker.unacked(),
-        3,
+        4,
         "the first is known as the others come"
     );
     handling.open();
@@ -55,6 +55,11 @@ async fn small_messages_fill_the_whole_prefetch_after_a_while() {
     publish(&kit, 30, 10);
     sleep(Duration::from_secs(10)).await;
     assert_eq!(kit.broker.unacked(), 20);
+    assert_eq!(
+        kit.broker.most_unacked(),
+        20,
+        "never more than the prefetch"
+    );
     let sessions = kit.report().await.counts.sessions;
     assert_eq!(sessions, 1, "another prefetch is no lost subscription");
     handling.open();
