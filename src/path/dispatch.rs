@@ -4,11 +4,12 @@ use std::{
     collections::BTreeMap,
     fmt,
     sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex,
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::execute::Limits;
@@ -16,6 +17,7 @@ use crate::{
     consumer::ConsumerSettings,
     decode::Decode,
     handler::Handler,
+    lock::lock,
     message::Message,
     outcome::{Ending, OutcomeKind},
     retry::RetrySettings,
@@ -59,10 +61,10 @@ pub(super) struct Own {
     pub(super) number: usize,
     /// The attempts of this route that ended well.
     pub(super) served: AtomicU64,
-    /// The attempts of this route that run.
-    running: AtomicUsize,
     /// The attempts in a row that ended by their timeout.
     timed_out: AtomicU32,
+    /// When an attempt last tried the service that gives no answer.
+    tried: Mutex<Option<Instant>>,
 }
 
 impl Own {
@@ -70,19 +72,32 @@ impl Own {
         Self {
             number,
             served: AtomicU64::new(0),
-            running: AtomicUsize::new(0),
             timed_out: AtomicU32::new(0),
+            tried: Mutex::new(None),
         }
     }
 }
 
-/// An attempt of a route, until this is dropped.
-pub(super) struct Running<'a>(Option<&'a Own>);
+impl Route {
+    /// Whether an attempt may start. If the service behind this route, one of several, gives no answer,
+    /// one attempt in each `timeout` tries it. More of them would hold the handler slots that messages
+    /// of other types need.
+    pub(super) fn may_start(&self, now: Instant) -> bool {
+        let Some(own) = &self.own else { return true };
+        if own.timed_out.load(Ordering::Relaxed) < SILENT {
+            return true;
+        }
+        let mut tried = lock(&own.tried);
+        if tried.is_some_and(|at| now < at + self.limits.timeout) {
+            return false;
+        }
+        *tried = Some(now);
+        true
+    }
 
-impl Running<'_> {
-    /// The attempt has ended like this.
+    /// An attempt has ended like this.
     pub(super) fn ended(&self, consumer: &str, ending: &Ending) {
-        let Some(own) = self.0 else { return };
+        let Some(own) = &self.own else { return };
         match ending.kind() {
             OutcomeKind::TimedOut => {
                 if own.timed_out.fetch_add(1, Ordering::Relaxed) + 1 == SILENT {
@@ -93,37 +108,11 @@ impl Running<'_> {
             OutcomeKind::Interrupted => {}
             _ => {
                 if own.timed_out.swap(0, Ordering::Relaxed) >= SILENT {
+                    *lock(&own.tried) = None;
                     info!(%consumer, "the service for one type of message answers again");
                 }
             }
         }
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        if let Some(own) = self.0 {
-            own.running.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
-
-impl Route {
-    /// Whether the service behind this route, one of several, gives no answer, and an attempt already
-    /// tries it. More of them would hold the handler slots that messages of other types need.
-    pub(super) fn is_silent(&self) -> bool {
-        self.own.as_ref().is_some_and(|own| {
-            own.timed_out.load(Ordering::Relaxed) >= SILENT
-                && own.running.load(Ordering::Relaxed) > 0
-        })
-    }
-
-    /// An attempt begins.
-    pub(super) fn begin(&self) -> Running<'_> {
-        if let Some(own) = &self.own {
-            own.running.fetch_add(1, Ordering::Relaxed);
-        }
-        Running(self.own.as_ref())
     }
 }
 

@@ -21,6 +21,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::time::Instant;
+
 use crate::{
     broker::Broker,
     chance, dead_letters, decode,
@@ -90,15 +92,19 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
         }
         let route = lane.dispatch.route(&flight.message);
         let terms = retry_settings(lane, &route);
-        let is_silent = route.as_ref().is_ok_and(|route| route.is_silent());
-        if is_silent && flight.age() < terms.max_age {
+        let expired = flight.message.expired_by();
+        let is_due = expired.is_some() || flight.age() >= terms.max_age;
+        let may_start = route
+            .as_ref()
+            .map_or(true, |route| route.may_start(Instant::now()));
+        if !is_due && !may_start {
             match put_off(lane, flight, terms, SILENCE).await {
                 Some(end) => return Some(end),
                 None => continue,
             }
         }
         let trace = lane.watch.attempt_began(flight);
-        let ending = match (flight.message.expired_by(), route) {
+        let ending = match (expired, route) {
             (Some(by), _) => Ending::Expired { by },
             (None, Ok(route)) => within(trace.as_ref(), handle(lane, flight, route)).await,
             (None, Err(unroutable)) => unroutable,
@@ -187,12 +193,8 @@ async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, route: &Route) 
     let Executed {
         ending,
         ignored_cancellation,
-    } = {
-        let running = route.begin();
-        let executed = execute(route.handler.as_ref(), flight, route.limits).await;
-        running.ended(&lane.name, &executed.ending);
-        executed
-    };
+    } = execute(route.handler.as_ref(), flight, route.limits).await;
+    route.ended(&lane.name, &ending);
     if ignored_cancellation {
         lane.watch.ignored_cancellation(flight);
     }

@@ -15,23 +15,36 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
 
-#[tokio::test(start_paused = true)]
-async fn while_one_service_is_down_the_other_types_go_on_and_no_attempt_is_charged() {
-    let settings = "[consumers.orders]\nqueue = 'orders'\nretry = { max_attempts = 2 }";
-    let invoices = Service::down_until(600 * SECOND, MILLI, refused());
-    let mails = Service::new(|_, _, _| (5 * MILLI, Outcome::Succeeded));
+/// A worker whose consumer has a handler for each of two types.
+async fn start(settings: &str, invoices: &Service, mails: &Service) -> (TestWorker, FakeBroker) {
     let worker = Worker::new(Settings::from_toml(settings).unwrap())
         .handler_for_type("orders", "invoice", invoices.clone())
         .handler_for_type("orders", "mail", mails.clone());
     let broker = FakeBroker::new(Release::V43);
     let mut worker = TestWorker::start_on(worker, &TestBroker::of(broker.clone()));
     worker.until(|it| it.ready).await;
+    (worker, broker)
+}
+
+fn letter(kind: &str, number: usize) -> Letter {
+    let id = format!("{kind}-{number}");
+    Letter::default().id(&id).message_type(kind)
+}
+
+fn send(broker: &FakeBroker, kind: &str, number: usize) {
+    assert!(broker.send("orders", b"{}", letter(kind, number).into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_one_service_is_down_the_other_types_go_on_and_no_attempt_is_charged() {
+    let settings = "[consumers.orders]\nqueue = 'orders'\nretry = { max_attempts = 2 }";
+    let invoices = Service::down_until(600 * SECOND, MILLI, refused());
+    let mails = Service::new(|_, _, _| (5 * MILLI, Outcome::Succeeded));
+    let (worker, broker) = start(settings, &invoices, &mails).await;
     let began = Instant::now();
     for number in 0..1_200 {
         for kind in ["invoice", "mail"].iter().take(1 + number % 2) {
-            let id = format!("{kind}-{number}");
-            let letter = Letter::default().id(&id).message_type(kind);
-            assert!(broker.send("orders", b"{}", letter.into()));
+            send(&broker, kind, number);
         }
         sleep(SECOND / 4).await;
     }
@@ -51,22 +64,23 @@ async fn while_one_service_gives_no_answer_the_other_types_go_on() {
         false => (MILLI, Outcome::Succeeded),
     });
     let mails = Service::new(|_, _, _| (5 * MILLI, Outcome::Succeeded));
-    let worker = Worker::new(Settings::from_toml(settings).unwrap())
-        .handler_for_type("orders", "invoice", invoices.clone())
-        .handler_for_type("orders", "mail", mails.clone());
-    let broker = FakeBroker::new(Release::V43);
-    let mut worker = TestWorker::start_on(worker, &TestBroker::of(broker.clone()));
-    worker.until(|it| it.ready).await;
+    let (worker, broker) = start(settings, &invoices, &mails).await;
     for number in 0..400 {
         for kind in ["invoice", "mail"] {
-            let id = format!("{kind}-{number}");
-            let letter = Letter::default().id(&id).message_type(kind);
-            assert!(broker.send("orders", b"{}", letter.into()));
+            send(&broker, kind, number);
         }
     }
+    // Its own time to live ends while it waits.
+    let late = letter("invoice", 400).expiration("100000");
+    assert!(broker.send("orders", b"{}", late.into()));
     sleep(60 * SECOND).await;
     assert_eq!(mails.served().len(), 400);
+    for number in 400..550 {
+        send(&broker, "mail", number);
+        sleep(SECOND).await;
+    }
+    assert_eq!(worker.broker().messages("orders.dead").len(), 1);
     worker.finished().await;
     let ledger = worker.drain().await.unwrap().ledger();
-    assert_eq!((ledger.open(), ledger.dead_lettered), (0, 0), "{ledger:?}");
+    assert_eq!((ledger.open(), ledger.dead_lettered), (0, 1), "{ledger:?}");
 }
