@@ -64,9 +64,9 @@ impl Acking {
 impl<B: Broker> LaneActor<B> {
     /// The number of finished deliveries at which acks go out at once.
     pub(super) fn ack_batch(&self) -> usize {
-        let settings = &self.lane.settings;
+        let batch = self.lane.settings.ack.batch;
         // Finished deliveries that wait for their ack must not fill a small prefetch.
-        usize::from(settings.ack.batch.min(settings.prefetch / 2).max(1))
+        usize::from(batch.min(self.proof.prefetch / 2).max(1))
     }
 
     /// Books the ends that paths have reported. `ends` is a buffer: empty before and after.

@@ -54,6 +54,11 @@ impl Keeping {
         self.renews
     }
 
+    /// The first delivery tag of the subscription.
+    pub(super) fn since(&self) -> u64 {
+        self.since
+    }
+
     /// The consumer that is being cancelled gets no successor.
     pub(super) fn stop_renewing(&mut self) {
         self.renews = false;
@@ -66,6 +71,7 @@ impl<B: Broker> LaneActor<B> {
     pub(super) fn next_prefetch(&mut self) -> u16 {
         let room = self.room().min(self.usual()).max(1);
         self.keeping.prefetch = room;
+        self.lane.set_prefetch(self.usual());
         u16::try_from(room).unwrap_or(self.lane.settings.prefetch)
     }
 
@@ -74,8 +80,8 @@ impl<B: Broker> LaneActor<B> {
         usize::from(self.lane.settings.prefetch).min(self.sizes.allowed())
     }
 
-    /// The most deliveries that the lane holds while decisions are kept: twice the prefetch, if the
-    /// budget has room for it.
+    /// The most deliveries that the lane holds while decisions are kept or while its prefetch changes:
+    /// twice the prefetch, if the budget has room for it.
     fn window(&self) -> usize {
         (2 * self.usual()).min(self.sizes.fitting())
     }
@@ -91,15 +97,25 @@ impl<B: Broker> LaneActor<B> {
         self.keeping.stop_renewing();
     }
 
-    /// How many more deliveries a new subscription may bring: the window is twice the prefetch while
-    /// decisions are kept. With a budget for bytes, what the old subscription holds takes room.
+    /// How many more deliveries a new subscription may bring. With a budget for bytes, what the old
+    /// subscription holds takes room.
     fn room(&self) -> usize {
-        let window = match (self.lane.live.kept.count(), self.sizes.budget()) {
-            (0, None) => return self.usual(),
-            (0, Some(_)) => self.usual(),
-            _ => self.window(),
-        };
-        window.saturating_sub(self.unsettled.open())
+        match (self.lane.live.kept.count(), self.sizes.budget()) {
+            (0, None) => self.usual(),
+            _ => self.window().saturating_sub(self.unsettled.open()),
+        }
+    }
+
+    /// Whether there is a subscription, or another one takes its place now or as soon as there is room.
+    pub(super) fn is_fed(&self) -> bool {
+        self.subscription.is_live() || self.awaits_room() || self.is_renewing()
+    }
+
+    /// The consumer is being cancelled, and another one takes its place at once.
+    fn is_renewing(&self) -> bool {
+        self.keeping.renews
+            && self.subscription.session.is_some()
+            && self.subscription.reason().is_none()
     }
 
     /// Looks at the kept decisions: tells how many there are, and renews the subscription if they
@@ -135,7 +151,9 @@ impl<B: Broker> LaneActor<B> {
             self.sizes.trust(prefetch);
         }
         let (usual, largest) = (self.usual(), self.sizes.largest());
-        if usual < prefetch {
+        self.lane.set_prefetch(usual);
+        // The sizes vary a little. An eighth too many is not worth the wait for room.
+        if usual + prefetch / 8 < prefetch {
             info!(%consumer, usual, largest, budget, "messages are large: taking fewer of them at once");
             self.cancel_consumer();
             (self.keeping.renews, self.keeping.awaits_room) = (true, true);
@@ -180,7 +198,7 @@ impl<B: Broker> LaneActor<B> {
             .count();
         let own_kept = self.kept_since(since);
         let gains = self.room().min(usual) > prefetch.saturating_sub(own);
-        let is_narrow = kept == 0 && self.room() > prefetch;
+        let is_narrow = kept == 0 && self.room().min(usual) > prefetch;
         if is_narrow || gains && own_kept > prefetch / 2 {
             self.cancel_consumer();
             self.keeping.renews = true;

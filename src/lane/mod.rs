@@ -225,7 +225,7 @@ impl<B: Broker> LaneActor<B> {
             (ConsumerState::Held, self.keeping.reason())
         } else if let Some((state, why)) = self.service_down() {
             (state, Some(why))
-        } else if self.subscription.is_live() || self.awaits_room() {
+        } else if self.is_fed() {
             let reason = self.keeping.reason().or_else(|| self.silent_because());
             (ConsumerState::Consuming, reason)
         } else {

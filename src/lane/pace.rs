@@ -76,7 +76,7 @@ impl<B: Broker> LaneActor<B> {
             return;
         }
         let expected = taken as u128 * HORIZON.as_micros() / time.as_micros().max(1);
-        let prefetch = u128::from(self.lane.settings.prefetch);
+        let prefetch = u128::from(self.proof.prefetch);
         let there = self.unsettled.open() + self.unsettled.finished();
         if (expected + there as u128) * 4 <= prefetch {
             self.pace.rest_until = Some(now + REST);

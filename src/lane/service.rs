@@ -123,7 +123,7 @@ impl<B: Broker> LaneActor<B> {
         let tending = &self.tending;
         let connected = match tending.has_let_go {
             true => self.subscription.session.is_some(),
-            false => self.subscription.is_live() || self.awaits_room(),
+            false => self.is_fed(),
         };
         let state = match tending.is_unknown {
             true => ConsumerState::ServiceUnknown,

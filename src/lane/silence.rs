@@ -93,7 +93,8 @@ impl<B: Broker> LaneActor<B> {
             && !self.draining
             && !self.returning.is_held()
             && (self.tending.takes_all() || self.tending.awaits_probe())
-            && self.unsettled.unsettled() < usize::from(self.proof.prefetch)
+            && self.unsettled.unsettled_from(self.keeping.since())
+                < usize::from(self.proof.prefetch)
             && !self.is_one_of_many()
     }
 

@@ -165,6 +165,13 @@ impl<R> Unsettled<R> {
         self.open + self.returning + self.finished.len()
     }
 
+    /// Deliveries from this tag on that are not settled.
+    pub(crate) fn unsettled_from(&self, tag: u64) -> usize {
+        let before = usize::try_from(tag.saturating_sub(self.first)).unwrap_or(usize::MAX);
+        let slots = self.slots.iter().skip(before);
+        slots.filter(|slot| !matches!(slot, Slot::Settled)).count()
+    }
+
     /// Whether every delivery is settled.
     pub(crate) fn is_empty(&self) -> bool {
         self.unsettled() == 0

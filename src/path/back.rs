@@ -8,11 +8,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     Ended, Lane, kept,
-    republish::{DRAIN_BUDGET, SELDOM},
+    republish::{DRAIN_BUDGET, SELDOM, blocked_in_drain, copy_of},
     runner::or_fault,
 };
 use crate::{
-    broker::{Broker, Publication, Written},
+    broker::Broker,
     dead_letters,
     flight::{Flight, SessionId},
     status::End,
@@ -66,12 +66,7 @@ async fn publish<B: Broker>(
 ) -> End {
     let queue = &*lane.queue;
     let headers = dead_letters::given_back(flight);
-    let mut copy = Publication {
-        exchange: "",
-        routing_key: queue,
-        body: flight.message.body(),
-        properties: Written::Copy(&flight.message.properties, headers),
-    };
+    let mut copy = copy_of(flight, queue, headers);
     let mut waits = kept::waits();
     let mut told = false;
     let mut give_up = None;
@@ -119,13 +114,6 @@ async fn publish<B: Broker>(
 /// Waits until the lane no longer waits for a confirm: shortly after the hard stop, or when a drain has
 /// begun and the broker has blocked publishing.
 async fn given_up<B: Broker>(lane: &Lane<B>, spare: bool) {
-    let blocked_in_drain = async {
-        if !spare {
-            pending::<()>().await;
-        }
-        lane.drain.cancelled().await;
-        lane.blocked().await;
-    };
     let stopped = async {
         lane.hard_stop.cancelled().await;
         sleep(DRAIN_BUDGET).await;
@@ -133,6 +121,6 @@ async fn given_up<B: Broker>(lane: &Lane<B>, spare: bool) {
     tokio::select! {
         biased;
         () = stopped => {}
-        () = blocked_in_drain => {}
+        () = blocked_in_drain(lane), if spare => {}
     }
 }

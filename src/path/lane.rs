@@ -72,6 +72,8 @@ pub(crate) struct Live {
     moved: Notify,
     /// Retries that wait for their delay in the worker.
     inline: AtomicUsize,
+    /// The prefetch that the budget for bytes allows; 0: that of the settings.
+    prefetch: AtomicUsize,
     /// Decisions that wait for the broker.
     pub(crate) kept: Kept,
     /// The log has said that a message asks for a reply that this consumer does not send.
@@ -142,10 +144,18 @@ impl<B: Broker> Lane<B> {
     /// Takes a place among the retries that wait in the worker, if one is free. At most half of the
     /// prefetch may wait, so that new messages keep coming. In a drain no place is free.
     pub(super) fn wait_inline(&self) -> Option<InlinePlace<'_>> {
-        let most = usize::from(self.settings.prefetch / 2);
+        let most = match self.live.prefetch.load(Ordering::Relaxed) {
+            0 => usize::from(self.settings.prefetch / 2),
+            prefetch => prefetch / 2,
+        };
         let place = InlinePlace(&self.live.inline);
         let before = self.live.inline.fetch_add(1, Ordering::AcqRel);
         (before < most && !self.drain.is_cancelled()).then_some(place)
+    }
+
+    /// The prefetch is this, because of the sizes of messages.
+    pub(crate) fn set_prefetch(&self, prefetch: usize) {
+        self.live.prefetch.store(prefetch, Ordering::Relaxed);
     }
 
     /// The number of retries that wait for their delay in the worker.

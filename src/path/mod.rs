@@ -47,8 +47,8 @@ use forward::forward;
 use republish::{dead_letter, park, retry};
 use runner::or_fault;
 
-/// How long a message waits whose service gives no answer to others.
-const SILENCE: Duration = Duration::from_secs(30);
+/// How long a message waits whose service gives no answer to other messages.
+const NO_ANSWER: Duration = Duration::from_secs(30);
 
 /// Carries a delivery that has a slot to its end, and waits until this end can be booked. `None`: the
 /// handler was stuck, and the lane has claimed the delivery.
@@ -98,7 +98,7 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
             .as_ref()
             .map_or(true, |route| route.may_start(Instant::now()));
         if !is_due && !may_start {
-            match put_off(lane, flight, terms, SILENCE).await {
+            match put_off(lane, flight, terms, NO_ANSWER).await {
                 Some(end) => return Some(end),
                 None => continue,
             }

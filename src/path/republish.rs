@@ -153,6 +153,20 @@ async fn republish<B: Broker>(
     }
 }
 
+/// A copy of a message, to this queue.
+pub(super) fn copy_of<'a>(
+    flight: &'a Flight,
+    queue: &'a str,
+    headers: CopyHeaders,
+) -> Publication<'a> {
+    Publication {
+        exchange: "",
+        routing_key: queue,
+        body: flight.message.body(),
+        properties: Written::Copy(&flight.message.properties, headers),
+    }
+}
+
 /// Publishes a copy, again and again, until the broker confirms it. In a drain, a copy that fails is
 /// given up soon.
 async fn publish<B: Broker>(
@@ -163,12 +177,7 @@ async fn publish<B: Broker>(
     confirmed: End,
 ) -> End {
     let kept = &lane.live.kept;
-    let mut copy = Publication {
-        exchange: "",
-        routing_key: queue,
-        body: flight.message.body(),
-        properties: Written::Copy(&flight.message.properties, headers),
-    };
+    let mut copy = copy_of(flight, queue, headers);
     let mut waits = kept::waits();
     let mut restored = false;
     let mut waiting = kept.copy(queue);
@@ -234,13 +243,15 @@ async fn publish<B: Broker>(
 /// and the broker has blocked publishing. An alarm of the broker can last for hours, so a drain does
 /// not wait for its end.
 pub(super) async fn given_up<B: Broker>(lane: &Lane<B>) {
-    let blocked_in_drain = async {
-        lane.drain.cancelled().await;
-        lane.blocked().await;
-    };
     tokio::select! {
         biased;
         () = lane.hard_stop.cancelled() => {}
-        () = blocked_in_drain => {}
+        () = blocked_in_drain(lane) => {}
     }
+}
+
+/// Waits until a drain has begun and the broker has blocked publishing.
+pub(super) async fn blocked_in_drain<B: Broker>(lane: &Lane<B>) {
+    lane.drain.cancelled().await;
+    lane.blocked().await;
 }

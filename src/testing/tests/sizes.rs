@@ -19,6 +19,13 @@ fn publish(kit: &Kit, count: usize, bytes: usize) {
     }
 }
 
+/// The same with ids, for messages that are parked or dead-lettered.
+fn publish_named(kit: &Kit, count: usize, bytes: usize) {
+    for n in 0..count {
+        kit.send(Letter::default().id(&format!("m{n}")), &vec![b'x'; bytes]);
+    }
+}
+
 /// A worker that has handled 240 small messages. The next ones wait.
 async fn after_small_messages() -> (Kit, Handling) {
     let small = std::iter::repeat_n(Step::Succeed, 240);
@@ -90,25 +97,59 @@ async fn after_small_messages_large_ones_are_held_up_until_half_of_the_memory_is
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pause_and_a_drain_end_the_wait_for_memory() {
-    let (mut kit, handling) = after_small_messages().await;
+async fn a_pause_ends_the_wait_for_memory() {
+    let (kit, handling) = after_small_messages().await;
     publish(&kit, 50, 100_000);
     sleep(Duration::from_secs(60)).await;
-    kit.worker
-        .handle()
-        .pause("orders")
-        .await
-        .expect("it answers");
-    kit.worker
-        .handle()
-        .resume("orders")
-        .await
-        .expect("it answers");
-    kit.until_state(ConsumerState::Consuming).await;
+    let handle = kit.worker.handle();
+    handle.pause("orders").await.expect("it answers");
+    handle.resume("orders").await.expect("it answers");
+    // The new subscription brings one message more, although no memory is free.
+    kit.until_broker(|it| it.unacked() == 21).await;
     handling.open();
+    kit.finished().await;
+    assert_eq!(kit.drain().await.unwrap().ledger().stale, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_the_wait_for_memory() {
+    let (kit, handling) = after_small_messages().await;
+    publish(&kit, 50, 100_000);
+    sleep(Duration::from_secs(60)).await;
+    let broker = kit.worker.broker().clone();
+    let drain = tokio::spawn(kit.drain());
     sleep(Duration::from_secs(1)).await;
-    let report = kit.drain().await.unwrap();
+    handling.open();
+    let report = drain.await.unwrap().unwrap();
     assert_eq!((report.left(), report.ledger().stale), (0, 0));
+    assert_eq!(broker.messages("orders").len(), 30, "it takes no more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_that_is_always_busy_reaches_its_whole_prefetch_and_stays_ready() {
+    let handling = Handling::new([], Step::Take(Duration::from_secs(1)));
+    let kit = Kit::start(BUDGET, handling.clone()).await;
+    kit.broker.answer_after(Duration::from_millis(100));
+    publish(&kit, 2_000, 10);
+    let mut handle = kit.worker.handle().clone();
+    let unready = tokio::spawn(async move { handle.until(|it| !it.ready).await });
+    sleep(Duration::from_secs(30)).await;
+    assert_eq!(handling.running(), 20);
+    assert!(!unready.is_finished());
+    assert!(kit.broker.most_unacked() <= 40, "twice the prefetch");
+    kit.finished().await;
+    kit.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn large_messages_that_wait_in_the_worker_leave_room_for_others() {
+    let handling = Handling::new([], Step::Fail);
+    let retry = "retry = { base = '900ms', jitter = 0, inline_below = '1s' }";
+    let kit = Kit::start(&format!("{BUDGET}\n{retry}"), handling.clone()).await;
+    publish_named(&kit, 24, 100_000);
+    handling.has_run(24).await;
+    assert!(kit.report().await.counts.inline_retries < 12);
+    kit.drain().await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -117,9 +158,7 @@ async fn decisions_that_are_kept_do_not_take_more_than_the_budget() {
     let settings = format!("{BUDGET}\n[publish]\nbudget = '1s'");
     let mut kit = Kit::start(&settings, handling.clone()).await;
     kit.broker.answer_publishes([Confirm::Nack; 10_000]);
-    for n in 0..24 {
-        kit.send(Letter::default().id(&format!("m{n}")), &[b'x'; 100_000]);
-    }
+    publish_named(&kit, 24, 100_000);
     kit.until_state(ConsumerState::Held).await;
     sleep(Duration::from_secs(60)).await;
     assert_eq!(kit.broker.unacked(), 4);
