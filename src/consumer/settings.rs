@@ -89,8 +89,8 @@ pub struct ConsumerSettings {
     /// high: the services that handlers call are overloaded. Default: `32`.
     #[schemars(range(min = 1))]
     pub concurrency: u16,
-    /// The most attempts that this consumer of one worker starts in a time, retries included: `100/s`,
-    /// `30/m` or `1000/h`. For a service with a known limit; several workers share the limit only if
+    /// The most attempts that one worker starts for this consumer in a second, minute or hour, retries
+    /// included: `100/s`, `30/m` or `1000/h`. For a service with a known limit; several workers share the limit only if
     /// each has its part of it. Too low: the queue grows. Too high: the service refuses what is above
     /// its limit. Without it: no limit but `concurrency`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -101,11 +101,11 @@ pub struct ConsumerSettings {
     /// once. Default: `1`.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub burst: u32,
-    /// How long no message may come before the worker looks whether the queue has some. If it has, and
-    /// none comes within 5 s, the worker takes a new channel: the old one stands still. After a channel
-    /// that brought nothing it waits twice as long, up to an hour. It does not look if `arguments` give the
-    /// queue a single active consumer. Too low: the broker is asked often. Too high: messages wait that
-    /// long. Default: `1m`.
+    /// How long the consumer gets no message before the worker counts the messages of its queue. If the
+    /// queue has some, and none comes within 5 s, the worker takes a new channel. After a channel that
+    /// brought no message the worker waits twice as long, up to an hour. It does not count if `arguments`
+    /// give the queue a single active consumer. Too low: the worker asks the broker often. Too high:
+    /// messages wait this long behind a channel that stands still. Default: `1m`.
     #[serde(with = "Span::<SECOND, HOUR>")]
     pub idle_check: Duration,
     /// How long one attempt of a handler may take. Keep it well below the broker's consumer timeout
@@ -217,7 +217,7 @@ impl ConsumerSettings {
         let is_as_it_is = matches!(self.topology, Topology::Attach | Topology::None);
         is_as_it_is.then_some(
             "delivery limit: that of the queue's arguments; if they set none, 20 from RabbitMQ 4.0 on. \
-             A worker sees that of a policy only by broker.management_url",
+             The worker reads the limit of a policy only by broker.management_url",
         )
     }
 

@@ -87,7 +87,7 @@ impl<B: Broker> LaneActor<B> {
         };
         match tolerance.is_assumed() && counts_returns {
             true => {
-                info!(%consumer, %queue, limit, "the queue sets no delivery limit: the worker assumes that of RabbitMQ 4, and sees a policy only by broker.management_url. Near the limit messages go back as copies");
+                info!(%consumer, %queue, limit, "the queue sets no delivery limit: the worker assumes that of RabbitMQ 4. Only broker.management_url shows the limit of a policy");
             }
             false => debug!(%consumer, %queue, limit, counts_returns, "the queue's delivery limit"),
         }

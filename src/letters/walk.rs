@@ -146,9 +146,10 @@ impl<'a, B: Reading> Walk<'a, B> {
         deliveries.into_iter().map(Letter::read).collect()
     }
 
-    /// Waits until the queue has applied the acks of what was taken. AMQP has no reply to an ack, and an ack that the
-    /// queue has not applied is lost when the channel closes. But the queue answers the cancellation of
-    /// a consumer behind the acks. The walk keeps a letter that the queue sends to that consumer.
+    /// Waits until the queue has applied the acks of what was taken. AMQP has no reply to an ack, and an
+    /// ack that the queue has not applied is lost when the channel closes. But the queue answers the
+    /// cancellation of a consumer behind the acks. The walk keeps a letter that the queue sends to that
+    /// consumer.
     ///
     /// A `basic.get` would show as much. On a queue with a single active consumer it closes the channel,
     /// and the letters that the walk holds would not go back to their places.

@@ -101,7 +101,7 @@ impl Route {
         match ending.kind() {
             OutcomeKind::TimedOut => {
                 if own.timed_out.fetch_add(1, Ordering::Relaxed) + 1 == SILENT {
-                    warn!(%consumer, "the service for one type of message gives no answer: its messages wait, and one at a time tries it");
+                    warn!(%consumer, "the service for one type of message gives no answer: its messages wait, and one in each timeout tries it");
                 }
             }
             // It says nothing about the service.

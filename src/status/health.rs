@@ -21,8 +21,8 @@ pub struct Readiness {
     pub ready: bool,
     /// True when the service of a consumer is down, when retries or dead letters of a consumer wait
     /// for the broker, or when a consumer gets no messages although its queue has some. Another worker
-    /// would meet the same, so this does not make the worker unready. False while a service was down
-    /// that no message can be tried with.
+    /// would meet the same, so this does not make the worker unready. False in the state
+    /// `service-unknown`.
     pub degraded: bool,
     /// True when a drain has begun.
     pub draining: bool,

@@ -25,8 +25,8 @@ pub struct Ledger {
     pub stale: u64,
     /// The part of `acked` that the handler dropped.
     pub dropped: u64,
-    /// The part of `returned` that went back as a copy: acked after the broker confirmed the copy at the
-    /// tail of the queue. A nack would have brought the message near the queue's delivery limit.
+    /// The part of `returned` that went back as a copy, near the queue's delivery limit or because the
+    /// message has an `expiration`: acked after the broker confirmed the copy at the tail of the queue.
     pub copied: u64,
     /// The part of `stale` that was already handled, parked, dead-lettered or copied. These messages run
     /// again, apart from those whose ack has reached the broker without the worker learning of it.

@@ -136,7 +136,7 @@ instruments! {
     CONSUMER_STATE = Gauge "lapwing.consumer.state" "{consumer}" [CONSUMER, STATE]
         "1 for the state in which the consumer is, 0 for all others.";
     SESSIONS = Counter "lapwing.sessions" "{session}" [CONSUMER]
-        "Subscriptions to the queue. Each one after the first means that the subscription was lost, or that the consumer was paused and resumed. Those for probes of a service do not count.";
+        "Subscriptions to the queue. Each one after the first means that the subscription was lost, or that the consumer was paused and resumed. New subscriptions on the same channel, for probes of a service or with another prefetch, do not count.";
     CONNECTIONS = Counter "lapwing.connections" "{connection}" [CONNECTION]
         "Connections to RabbitMQ that were opened, by purpose. Each one after the first of a purpose means that a connection was lost.";
     PUBLISHER_BLOCKED = Gauge "lapwing.publisher.blocked" "{publisher}" []

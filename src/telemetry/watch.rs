@@ -248,7 +248,7 @@ impl Watch {
 
     /// The broker does not confirm the copy of a message that goes back near its delivery limit.
     pub(crate) fn waits_at_limit(&self, flight: &Flight, error: &PublishError) {
-        warn!(consumer = %flight.consumer, id = flight.message.id(), queue = %self.figures.settings.queue, %error, "a message goes back to its queue near the delivery limit: the worker holds it until the broker confirms its copy");
+        warn!(consumer = %flight.consumer, id = flight.message.id(), queue = %self.figures.settings.queue, %error, "a message goes back to its queue as a copy, which the broker does not confirm: the worker holds the original until it does");
     }
 
     /// A drain returns a message whose copy is not confirmed. `spare`: the broker keeps it this time.
@@ -257,7 +257,7 @@ impl Watch {
         let queue = &self.figures.settings.queue;
         match spare {
             true => {
-                warn!(%consumer, id, queue, "copy not confirmed in the drain: the message is returned, which counts against the delivery limit of its queue");
+                warn!(%consumer, id, queue, "copy not confirmed in the drain: the message is returned by a nack");
             }
             false => {
                 error!(%consumer, id, queue, "copy not confirmed in the drain: the message is returned at the delivery limit of its queue, and the broker dead-letters it, or drops it where the queue has no dead-letter exchange");

@@ -65,7 +65,8 @@ pub struct BrokerSettings {
     /// The address of RabbitMQ's management API, such as `http://rabbit:15672`. Only this API shows a
     /// delivery limit that a policy sets for a queue. The worker reads it when it subscribes and once a
     /// minute, with user and password of the broker's URL; the user needs the tag `management`. Without
-    /// an answer the worker goes by the arguments of the queue, and says so. Default: none.
+    /// an answer the worker keeps the limit that it knows, at first that of the queue's arguments, and logs
+    /// a warning. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = &"http://rabbit:15672")]
     pub management_url: Option<String>,

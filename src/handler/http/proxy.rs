@@ -1,4 +1,4 @@
-//! The proxy that the environment names, as far as it cannot do what its writer meant.
+//! Warnings about a proxy of the environment that cannot work as written.
 
 use hyper_util::client::proxy::matcher::Matcher;
 use url::{Host, Url};

@@ -22,10 +22,7 @@ const ONE: &str = "
 ";
 
 async fn kit_on(release: Release, settings: &str, handling: Handling) -> Kit {
-    let broker = TestBroker::of(FakeBroker::new(release));
-    let mut kit = Kit::start_on(&broker, &format!("{ONE}\n{settings}"), handling);
-    kit.until_state(ConsumerState::Consuming).await;
-    kit
+    Kit::start_at(release, &format!("{ONE}\n{settings}"), handling).await
 }
 
 /// Pauses and resumes the consumer again and again, each time with all messages delivered.

@@ -19,7 +19,7 @@ use super::account;
 use crate::{
     CancelError, ConsumerReport, ConsumerState, Context, Failure, Handler, Outcome, Phase, Report,
     RunError, Worker,
-    broker::fake::{FakeBroker, Letter, Stored},
+    broker::fake::{FakeBroker, Letter, Release, Stored},
     handler::{CancelReason, HandlerFuture},
     settings::Settings,
     testing::{TestBroker, TestWorker},
@@ -312,6 +312,14 @@ impl Kit {
     /// after it.
     pub(super) async fn start(settings: &str, handling: Handling) -> Self {
         let mut kit = Self::start_on(&TestBroker::new(), settings, handling);
+        kit.until_state(ConsumerState::Consuming).await;
+        kit
+    }
+
+    /// As [`start`](Self::start), on a broker of this release.
+    pub(super) async fn start_at(release: Release, settings: &str, handling: Handling) -> Self {
+        let broker = TestBroker::of(FakeBroker::new(release));
+        let mut kit = Self::start_on(&broker, settings, handling);
         kit.until_state(ConsumerState::Consuming).await;
         kit
     }

@@ -64,7 +64,7 @@ async fn in_no_second_more_attempts_start_than_the_rate_says_and_a_burst_comes_a
     kit.publish_many(20);
     handling.has_run(20).await;
     assert_eq!(most_within(&handling, 50 * MILLI), 8);
-    assert_eq!(took(&handling).as_millis() / 100, 12);
+    assert!(took(&handling).as_millis().abs_diff(1_200) <= 15);
     sleep(10 * SECOND).await;
     kit.publish_many(20);
     handling.has_run(40).await;

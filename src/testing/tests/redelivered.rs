@@ -7,20 +7,13 @@ use tokio::time::sleep;
 use super::kit::{Handling, Kit, Step};
 use crate::{
     ConsumerState, Ledger, Phase,
-    broker::fake::{Confirm, FakeBroker, Fault, Letter, Release},
+    broker::fake::{Confirm, Fault, Letter, Release},
     testing::TestBroker,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: &str = "timeout = '1h'";
 const RELEASES: [Release; 3] = [Release::V3, Release::V40, Release::V43];
-
-async fn on(release: Release, settings: &str, handling: &Handling) -> Kit {
-    let broker = TestBroker::of(FakeBroker::new(release));
-    let mut kit = Kit::start_on(&broker, settings, handling.clone());
-    kit.until_state(ConsumerState::Consuming).await;
-    kit
-}
 
 /// Loses the connection, and gets another one.
 async fn lose_connection(kit: &mut Kit) {
@@ -45,7 +38,7 @@ fn once_stale(end: impl FnOnce(&mut Ledger)) -> Ledger {
 async fn a_handler_that_outlives_its_connections_runs_once_and_its_message_is_acked() {
     for release in RELEASES {
         let handling = Handling::new([], Step::WaitForGate);
-        let mut kit = on(release, LONG, &handling).await;
+        let mut kit = Kit::start_at(release, LONG, handling.clone()).await;
         kit.publish();
         handling.has_run(1).await;
         for _ in 0..3 {
@@ -114,7 +107,7 @@ async fn a_kept_decision_outlives_its_session() {
     for release in RELEASES {
         let handling = Handling::new([], Step::FailForGood);
         let settings = "[publish]\nbudget = '1s'";
-        let mut kit = on(release, settings, &handling).await;
+        let mut kit = Kit::start_at(release, settings, handling.clone()).await;
         kit.broker.answer_publishes([Confirm::Return; 1_000]);
         kit.publish();
         let why = Some("1 retry or dead letter waits");
@@ -254,46 +247,40 @@ async fn a_lane_that_is_paused_just_after_the_broker_cancelled_its_consumer_sett
     assert_eq!(kit.drain().await.unwrap().ledger(), expected);
 }
 
-/// The broker has the ack of each message. The ledger shows an ack as a duplicate if its channel ended
-/// before the broker had shown the ack.
-async fn all_settled(kit: Kit, messages: u64, release: Release) {
-    assert!(kit.broker.everything().is_empty(), "{release:?}");
-    let ledger = kit.drain().await.unwrap().ledger();
-    assert_eq!(ledger.acked + ledger.duplicates, messages, "{release:?}");
+/// Each message runs once although deliveries outlast the consumer timeout, and the broker has the ack of
+/// each. The ledger shows an ack as a duplicate if its channel ended before the broker had shown the ack.
+async fn each_runs_once(settings: &str, first: Option<Step>, limit: Duration, messages: usize) {
+    for release in RELEASES {
+        let handling = Handling::new(first.clone(), Step::Take(2 * SECOND));
+        let kit = Kit::start_at(release, settings, handling.clone()).await;
+        kit.broker.set_consumer_timeout(Some(limit));
+        kit.publish_many(messages);
+        kit.finished().await;
+        assert_eq!(handling.runs().len(), messages, "{release:?}");
+        assert!(kit.broker.everything().is_empty(), "{release:?}");
+        let ledger = kit.drain().await.unwrap().ledger();
+        let settled = ledger.acked + ledger.duplicates;
+        assert_eq!(settled, messages as u64, "{release:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_handler_that_takes_longer_than_the_consumer_timeout_runs_once() {
-    for release in RELEASES {
-        let handling = Handling::new([Step::Take(275 * SECOND)], Step::Take(2 * SECOND));
-        let settings = "timeout = '1h'\nprefetch = 10\nconcurrency = 2";
-        let kit = on(release, settings, &handling).await;
-        kit.broker.set_consumer_timeout(Some(60 * SECOND));
-        kit.publish_many(40);
-        kit.finished().await;
-        assert_eq!(handling.runs().len(), 40, "{release:?}");
-        all_settled(kit, 40, release).await;
-    }
+    let settings = "timeout = '1h'\nprefetch = 10\nconcurrency = 2";
+    let first = Step::Take(275 * SECOND);
+    each_runs_once(settings, Some(first), 60 * SECOND, 40).await;
 }
 
 /// Deliveries that wait for a slot are delivered again after a consumer timeout, and do not run twice.
 #[tokio::test(start_paused = true)]
 async fn what_waits_longer_than_the_consumer_timeout_runs_once() {
-    for release in RELEASES {
-        let handling = Handling::new([], Step::Take(2 * SECOND));
-        let kit = on(release, "prefetch = 10\nconcurrency = 1", &handling).await;
-        kit.broker.set_consumer_timeout(Some(15 * SECOND));
-        kit.publish_many(24);
-        kit.finished().await;
-        assert_eq!(handling.runs().len(), 24, "{release:?}");
-        all_settled(kit, 24, release).await;
-    }
+    each_runs_once("prefetch = 10\nconcurrency = 1", None, 15 * SECOND, 24).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_consumer_timeout_is_told_and_leaves_no_consumer_that_nobody_serves() {
     let handling = Handling::new([Step::Take(100 * SECOND)], Step::Succeed);
-    let mut kit = on(Release::V43, LONG, &handling).await;
+    let mut kit = Kit::start_at(Release::V43, LONG, handling.clone()).await;
     kit.broker.set_consumer_timeout(Some(60 * SECOND));
     kit.publish();
     handling.has_run(1).await;
@@ -316,7 +303,7 @@ async fn a_consumer_timeout_is_told_and_leaves_no_consumer_that_nobody_serves() 
 async fn a_run_whose_message_came_near_the_delivery_limit_gives_it_back_as_a_copy() {
     let handling = Handling::new([Step::Hang], Step::Succeed);
     let settings = format!("{LONG}\ndelivery_limit = 4");
-    let mut kit = on(Release::V40, &settings, &handling).await;
+    let mut kit = Kit::start_at(Release::V40, &settings, handling.clone()).await;
     kit.publish();
     handling.has_run(1).await;
     for _ in 0..4 {
@@ -335,7 +322,7 @@ async fn a_run_whose_message_came_near_the_delivery_limit_gives_it_back_as_a_cop
 #[tokio::test(start_paused = true)]
 async fn a_message_that_comes_again_while_its_consumer_pauses_is_settled_by_its_run() {
     let handling = Handling::new([], Step::WaitForGate);
-    let mut kit = on(Release::V43, LONG, &handling).await;
+    let mut kit = Kit::start_at(Release::V43, LONG, handling.clone()).await;
     kit.publish();
     handling.has_run(1).await;
     kit.broker.fail(Fault::ConnectionLost);

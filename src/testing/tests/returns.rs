@@ -4,18 +4,12 @@ use super::{
     kit::{Handling, Kit, Step},
     waits::nack_through,
 };
-use crate::{
-    ConsumerState,
-    broker::fake::{FakeBroker, Release},
-    testing::TestBroker,
-};
+use crate::{ConsumerState, broker::fake::Release};
 
 /// The delivery count of a message after a drain has returned it.
 async fn count_after_return(release: Release) -> u64 {
-    let broker = TestBroker::of(FakeBroker::new(release));
     let handling = Handling::new([], Step::Hang);
-    let mut kit = Kit::start_on(&broker, "timeout = '1h'", handling.clone());
-    kit.until_state(ConsumerState::Consuming).await;
+    let kit = Kit::start_at(release, "timeout = '1h'", handling.clone()).await;
     kit.publish();
     handling.has_run(1).await;
     let fake = kit.broker.clone();

@@ -245,7 +245,11 @@ async fn own_node_that_closes_only_the_channel_gets_a_new_one_on_the_same_connec
         .wait_for_report("two timeouts end", QUEUE, again)
         .await;
     handler.wait_for_answered(9, DEADLINE).await;
-    assert_eq!(handler.seen().exchanges.len(), 10, "no message ran twice");
+    let seen = handler.seen();
+    let slow = seen.exchanges[0].request.message_id();
+    let runs = seen.exchanges.iter();
+    let runs = runs.filter(|it| it.request.message_id() == slow).count();
+    assert_eq!(runs, 1, "the message that waits too long did not run twice");
     gate.open();
     handler.wait_for_success(&ids).await;
     vhost.wait_for_counts(QUEUE, 0, 0, DEADLINE).await;

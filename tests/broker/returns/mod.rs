@@ -42,6 +42,11 @@ fn is_limited(vhost: &VHost) -> bool {
     release >= Release::V4_0 && release < Release::V4_3
 }
 
+/// Whether a return counts against the delivery limit.
+fn counts_returns(vhost: &VHost) -> bool {
+    vhost.broker().release() < Release::V4_3
+}
+
 #[tokio::test]
 async fn no_message_is_lost_over_many_restarts() {
     let vhost = vhost().await;
@@ -50,13 +55,11 @@ async fn no_message_is_lost_over_many_restarts() {
     let handler = HttpHandler::behind(&gate, |_| Reply::ok()).await;
     let config = orders(&vhost).http(&handler).toml();
     let mut copied = 0;
-    for _ in 0..TIMES {
+    for round in 1..=TIMES {
         let mut worker = WorkerProcess::start(&config);
         vhost.wait_for_counts("orders", 0, MESSAGES, DEADLINE).await;
         handler
-            .wait_for("two handlers run", DEADLINE, |seen| {
-                seen.running == RUNNING as usize
-            })
+            .wait_for_requests(round * RUNNING as usize, DEADLINE)
             .await;
         // The first signal returns what waits, and the second one what runs.
         worker.terminate();
@@ -107,6 +110,20 @@ async fn pauses(vhost: &VHost, worker: &RunningWorker, notes: &Notes) {
     vhost.wait_for_counts("orders", 0, MESSAGES, DEADLINE).await;
 }
 
+/// Pauses the consumer many times: returns go back as copies if `are_copied`, and each message runs once.
+async fn outlives_pauses(
+    vhost: &VHost,
+    gate: &Gate,
+    notes: &Notes,
+    worker: RunningWorker,
+    are_copied: bool,
+) {
+    pauses(vhost, &worker, notes).await;
+    let copied = worker.report("orders").await.ledger.copied;
+    assert_eq!(copied > 0, are_copied, "{copied} copies");
+    all_run(vhost, gate, notes, worker).await;
+}
+
 /// A worker whose handlers wait for the gate.
 async fn behind(gate: &Gate, notes: &Notes, consumer: &Consumers) -> RunningWorker {
     let (gate, notes) = (gate.clone(), notes.clone());
@@ -138,10 +155,7 @@ async fn no_message_is_lost_over_many_pauses() {
     theirs(&vhost).await;
     let (gate, notes) = (Gate::default(), Notes::default());
     let worker = behind(&gate, &notes, &orders(&vhost)).await;
-    pauses(&vhost, &worker, &notes).await;
-    let copied = worker.report("orders").await.ledger.copied;
-    assert_eq!(copied > 0, is_limited(&vhost), "{copied} copies");
-    all_run(&vhost, &gate, &notes, worker).await;
+    outlives_pauses(&vhost, &gate, &notes, worker, is_limited(&vhost)).await;
 }
 
 #[tokio::test]
@@ -152,11 +166,7 @@ async fn many_pauses_dead_letter_no_message_of_a_queue_with_a_limit() {
     let worker = behind(&gate, &notes, &orders(&vhost).with(limited)).await;
     let make = |_| PublishSpec::of("{}");
     vhost.publish_many("orders", MESSAGES as usize, make).await;
-    pauses(&vhost, &worker, &notes).await;
-    let copied = worker.report("orders").await.ledger.copied;
-    let counts_returns = vhost.broker().release() < Release::V4_3;
-    assert_eq!(copied > 0, counts_returns, "{copied} copies");
-    all_run(&vhost, &gate, &notes, worker).await;
+    outlives_pauses(&vhost, &gate, &notes, worker, counts_returns(&vhost)).await;
 }
 
 #[tokio::test]
@@ -186,18 +196,14 @@ async fn the_limit_of_a_policy_is_read_from_the_management_api() {
     let changes = format!("broker.management_url = '{url}'");
     let (gate, notes) = (Gate::default(), Notes::default());
     let worker = behind(&gate, &notes, &orders(&vhost).with(&changes)).await;
-    pauses(&vhost, &worker, &notes).await;
-    let copied = worker.report("orders").await.ledger.copied;
-    let counts_returns = vhost.broker().release() < Release::V4_3;
-    assert_eq!(copied > 0, counts_returns, "{copied} copies");
-    all_run(&vhost, &gate, &notes, worker).await;
+    outlives_pauses(&vhost, &gate, &notes, worker, counts_returns(&vhost)).await;
 }
 
 #[tokio::test]
 async fn messages_that_wait_outlive_lost_connections() {
-    const LIMIT: u64 = 4;
+    const LIMIT: u32 = 4;
     let vhost = vhost().await;
-    let limit = [("x-delivery-limit", AMQPValue::LongLongInt(4))];
+    let limit = [("x-delivery-limit", AMQPValue::LongLongInt(LIMIT.into()))];
     vhost
         .declare_with("orders", QueueType::Quorum, &limit)
         .await;
@@ -213,22 +219,20 @@ async fn messages_that_wait_outlive_lost_connections() {
     vhost.publish_many("orders", 2, make).await;
     notes.wait_for(2).await;
     let ids = vhost.publish_many("orders", 8, make).await;
-    let all_wait = || {
-        wait_until(
-            "all are delivered",
-            DEADLINE,
-            async || vhost.counts("orders").await,
-            |it| it.ready == 0 && it.unacked >= 8,
-        )
+    let all_wait = |session: u64| {
+        let wait = move |report: &lapwing::ConsumerReport| {
+            report.counts.sessions >= session && report.buffered >= 8
+        };
+        worker.wait_for_report("all wait for a slot", "orders", wait)
     };
-    for lost in 1..=3 * LIMIT {
-        all_wait().await;
+    for lost in 1..=u64::from(3 * LIMIT) {
+        all_wait(lost).await;
         proxy.cut().await;
         let sessions = |report: &lapwing::ConsumerReport| report.counts.sessions > lost;
         worker
             .wait_for_report("it subscribes again", "orders", sessions)
             .await;
-        if lost % LIMIT == 0 {
+        if lost % u64::from(LIMIT) == 0 {
             // An ack that was not proven before its connection was cut counts as a duplicate.
             let copied = |report: &lapwing::ConsumerReport| {
                 report.ledger.copied + report.ledger.duplicates >= 2 * lost
@@ -238,7 +242,7 @@ async fn messages_that_wait_outlive_lost_connections() {
                 .await;
         }
     }
-    all_wait().await;
+    all_wait(u64::from(3 * LIMIT) + 1).await;
     gate.open();
     let all = |runs: &[crate::support::HandlerRun]| {
         ids.iter().all(|id| runs.iter().any(|run| run.id == *id))

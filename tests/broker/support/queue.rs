@@ -193,9 +193,9 @@ impl VHost {
         panic!("queue {queue} has messages and gives none out")
     }
 
-    /// Takes `ready` messages with a consumer, fewer if some expire meanwhile, and all others that the broker sends until
-    /// the consumer is cancelled. `basic.get` would cost a round trip and an fsync for each
-    /// message.
+    /// Takes `ready` messages with a consumer, or fewer if some expire meanwhile. Also takes all others
+    /// that the broker sends until the consumer is cancelled. `basic.get` would cost a round trip and an
+    /// fsync for each message.
     async fn take(&self, queue: &str, ready: u32, taken: &mut Vec<Got>) {
         let channel = self.channel().await;
         let options = BasicConsumeOptions {

@@ -39,6 +39,9 @@ pub(crate) struct Fate {
 struct MayRun {
     /// Deliveries that have not started: their sessions and tags.
     delivered: Vec<(u64, u64)>,
+    /// Deliveries that have started. Of several deliveries of one message the first is taken for the one
+    /// that starts; the ack of a run shows which it was.
+    started: Vec<(u64, u64)>,
     /// Runs that may follow one that ended without success: their sessions.
     again: Vec<u64>,
     /// Copies that were confirmed to it, and whose originals it has not acked.
@@ -93,6 +96,19 @@ pub(crate) enum How {
     Cancelled,
 }
 
+impl MayRun {
+    /// The worker acks a delivery, after a run of it or after a copy.
+    fn acked(&mut self, delivery: (u64, u64)) {
+        let was_waiting = self.delivered.contains(&delivery);
+        self.delivered.retain(|it| *it != delivery);
+        self.started.retain(|it| *it != delivery);
+        // This one has run, and not the one that was taken for it.
+        if was_waiting && self.copies == 0 {
+            self.delivered.extend(self.started.pop());
+        }
+    }
+}
+
 impl Fate {
     pub(crate) fn new(lane: usize, plan: Vec<Step>) -> Self {
         Self {
@@ -115,6 +131,7 @@ impl Fate {
     fn withdraw(&mut self, process: usize, of: impl Fn(u64) -> bool) {
         let may = self.may_run(process);
         may.delivered.retain(|(session, _)| !of(*session));
+        may.started.retain(|(session, _)| !of(*session));
         may.again.retain(|session| !of(*session));
     }
 
@@ -181,7 +198,11 @@ impl Stage {
         let may = fate.may_run(process);
         let session = match may.delivered.is_empty() {
             true => may.again.pop(),
-            false => Some(may.delivered.remove(0).0),
+            false => {
+                let delivery = may.delivered.remove(0);
+                may.started.push(delivery);
+                Some(delivery.0)
+            }
         };
         if session.is_none() {
             state.fail("a run has a cause", || {

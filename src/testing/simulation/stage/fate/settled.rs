@@ -30,7 +30,7 @@ impl Stage {
         state.log.add(words.join(" "));
         for (flight, tag) in ids.iter().zip(&tags) {
             let may = state.fates[flight.id].may_run(process);
-            may.delivered.retain(|it| *it != (session, *tag));
+            may.acked((session, *tag));
             if may.copies > 0 {
                 may.copies -= 1;
             } else if !may.succeeded {
