@@ -146,7 +146,9 @@ async fn consume(channel: &Channel) -> lapin::Result<()> {
             Some(delivery) = consumer.next() => {
                 let delivery = delivery?;
                 let work = black_box(serde_json::from_slice::<Work>(&delivery.data).ok());
-                times.took(work.map_or(0, |work| work.n));
+                if times.are_taken() {
+                    times.took(work.map_or(0, |work| work.n));
+                }
                 (done, waiting, tag) = (done + 1, waiting + 1, delivery.delivery_tag);
             }
             _ = tick.tick(), if waiting > 0 => {

@@ -21,6 +21,11 @@ impl Default for Times {
 }
 
 impl Times {
+    /// Whether times are taken.
+    pub(crate) fn are_taken(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Called by the handler with the time of publishing.
     pub(crate) fn took(&self, published: u64) {
         if let Some(times) = &self.0

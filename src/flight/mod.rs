@@ -54,7 +54,7 @@ pub(crate) struct Flight {
     pub(crate) cancel: Cancel,
     place: Place,
     /// The properties of the last delivery, with the broker's counts, if the message was delivered again.
-    redelivered: Mutex<Option<Properties>>,
+    redelivered: Mutex<Option<Box<Properties>>>,
     pub(crate) received: Instant,
     /// `received` as wall-clock time, for headers and spans.
     received_at: SystemTime,
@@ -133,14 +133,14 @@ impl Flight {
 
     /// The lane: the broker has delivered the message again, and the flight settles that delivery.
     pub(crate) fn move_to(&self, session: SessionId, tag: u64, properties: Properties) {
-        *lock(&self.redelivered) = Some(properties);
+        *lock(&self.redelivered) = Some(Box::new(properties));
         self.place.set(session, tag);
     }
 
     /// Reads the properties of the last delivery: they have the broker's counts of deliveries.
     pub(crate) fn last_properties<T>(&self, read: impl FnOnce(&Properties) -> T) -> T {
         let last = lock(&self.redelivered);
-        read(last.as_ref().unwrap_or(&self.message.properties))
+        read(last.as_deref().unwrap_or(&self.message.properties))
     }
 
     /// The delivery's phase.
@@ -227,6 +227,12 @@ impl Flight {
     /// When a worker first saw the message.
     pub(crate) fn first_seen(&self) -> SystemTime {
         self.message.past.first_seen.unwrap_or(self.received_at)
+    }
+
+    /// The [age](Self::age) at a time that was read before: reading a clock costs time.
+    pub(crate) fn age_at(&self, now: Instant) -> Duration {
+        let before = self.received_at.duration_since(self.first_seen());
+        before.unwrap_or_default() + now.saturating_duration_since(self.received)
     }
 
     /// Time since a worker first saw the message.

@@ -21,7 +21,8 @@ pub(crate) struct HandlerResult {
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     wants_result: AtomicBool,
-    content: Mutex<Content>,
+    /// `None`: nothing.
+    content: Mutex<Option<Box<Content>>>,
 }
 
 /// What an attempt left.
@@ -35,7 +36,7 @@ impl Outbox {
     /// An attempt begins: what another one left is forgotten. `wants_result`: the result is published.
     pub(crate) fn begin(&self, wants_result: bool) {
         self.wants_result.store(wants_result, Ordering::Relaxed);
-        *lock(&self.content) = Content::default();
+        *lock(&self.content) = None;
     }
 
     /// Whether somebody takes the result.
@@ -44,14 +45,19 @@ impl Outbox {
     }
 
     pub(crate) fn add(&self, message: NewMessage) {
-        lock(&self.content).messages.push(message);
+        self.with(|content| content.messages.push(message));
     }
 
     pub(crate) fn set_result(&self, result: HandlerResult) {
-        lock(&self.content).result = Some(result);
+        self.with(|content| content.result = Some(result));
     }
 
     pub(crate) fn take(&self) -> Content {
-        std::mem::take(&mut *lock(&self.content))
+        let content = lock(&self.content).take();
+        content.map(|content| *content).unwrap_or_default()
+    }
+
+    fn with(&self, add: impl FnOnce(&mut Content)) {
+        add(lock(&self.content).get_or_insert_default());
     }
 }

@@ -82,11 +82,12 @@ impl Route {
     /// Whether an attempt may start. If the service behind this route, one of several, gives no answer,
     /// one attempt in each `timeout` tries it. More of them would hold the handler slots that messages
     /// of other types need.
-    pub(super) fn may_start(&self, now: Instant) -> bool {
+    pub(super) fn may_start(&self) -> bool {
         let Some(own) = &self.own else { return true };
         if own.timed_out.load(Ordering::Relaxed) < SILENT {
             return true;
         }
+        let now = Instant::now();
         let mut tried = lock(&own.tried);
         if tried.is_some_and(|at| now < at + self.limits.timeout) {
             return false;

@@ -50,10 +50,14 @@ use runner::or_fault;
 /// How long a message waits whose service gives no answer to other messages.
 const NO_ANSWER: Duration = Duration::from_secs(30);
 
-/// Carries a delivery that has a slot to its end, and waits until this end can be booked. `None`: the
-/// handler was stuck, and the lane has claimed the delivery.
-async fn carry_to_end<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> {
-    let end = travel(lane, flight).await?;
+/// Carries a delivery that has got its slot `now` to its end, and waits until this end can be booked.
+/// `None`: the handler was stuck, and the lane has claimed the delivery.
+async fn carry_to_end<B: Broker>(
+    lane: &Lane<B>,
+    flight: &Arc<Flight>,
+    now: Instant,
+) -> Option<End> {
+    let end = travel(lane, flight, now).await?;
     flight.slot.give_back();
     if end.is_final() {
         // If the session has ended, the end settles the next delivery of the message.
@@ -75,7 +79,7 @@ pub(crate) async fn end_at_next_place<B: Broker>(
 
 /// Carries a delivery that has a slot to its end. `None`: the handler was stuck, and the lane has
 /// claimed the delivery.
-async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> {
+async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, mut now: Instant) -> Option<End> {
     let early = flight.message.early_by();
     if !early.is_zero() {
         // The clocks of two workers differ by a little, so a little too early is no reason to park the
@@ -84,6 +88,7 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
         if let Some(end) = put_off(lane, flight, terms, early).await {
             return Some(end);
         }
+        now = Instant::now();
     }
     loop {
         // The session has ended: the broker has the delivery back.
@@ -93,14 +98,15 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
         let route = lane.dispatch.route(&flight.message);
         let terms = retry_settings(lane, &route);
         let expired = flight.message.expired_by();
-        let is_due = expired.is_some() || flight.age() >= terms.max_age;
-        let may_start = route
-            .as_ref()
-            .map_or(true, |route| route.may_start(Instant::now()));
+        let is_due = expired.is_some() || flight.age_at(now) >= terms.max_age;
+        let may_start = route.as_ref().map_or(true, |route| route.may_start());
         if !is_due && !may_start {
             match put_off(lane, flight, terms, NO_ANSWER).await {
                 Some(end) => return Some(end),
-                None => continue,
+                None => {
+                    now = Instant::now();
+                    continue;
+                }
             }
         }
         let trace = lane.watch.attempt_began(flight);
@@ -127,6 +133,7 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>) -> Option<End> 
         if let Some(end) = within(trace.as_ref(), waiting).await {
             return Some(end);
         }
+        now = Instant::now();
     }
 }
 

@@ -25,7 +25,7 @@ async fn carry_all<B: Broker>(lane: Arc<Lane<B>>) {
         lane.has_used_rate();
         let Some((flight, slot)) = taken else { return };
         flight.slot.put(slot);
-        let waited = carry(&lane, flight).await;
+        let waited = carry(&lane, flight, now).await;
         let began = mem::replace(&mut now, Instant::now());
         if waited {
             lane.starts.join();
@@ -42,11 +42,12 @@ async fn carry_all<B: Broker>(lane: Arc<Lane<B>>) {
     }
 }
 
-/// Carries one delivery along its path and reports its end. True: the path had to wait.
-async fn carry<B: Broker>(lane: &Arc<Lane<B>>, flight: Arc<Flight>) -> bool {
+/// Carries one delivery, which has got its slot `now`, along its path and reports its end. True: the path
+/// had to wait.
+async fn carry<B: Broker>(lane: &Arc<Lane<B>>, flight: Arc<Flight>, now: Instant) -> bool {
     let mut waited = false;
     let end = {
-        let mut path = pin!(or_fault(&flight, carry_to_end(lane, &flight)));
+        let mut path = pin!(or_fault(&flight, carry_to_end(lane, &flight, now)));
         let step = poll_fn(|cx| {
             let end = path.as_mut().poll(cx);
             if end.is_pending() {
