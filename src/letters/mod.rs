@@ -8,6 +8,7 @@
 //! at most the letters of the last batch exist twice.
 
 mod archive;
+mod canary;
 mod change;
 mod desk;
 mod edit;
@@ -22,6 +23,7 @@ mod tests;
 mod walk;
 
 pub use archive::{Archived, NotALetter, from_line, to_line};
+pub use canary::{Canaries, Canary, FailedCanary, Waiting};
 pub use change::{Changed, Progress};
 pub use desk::DeadLetters;
 pub use edit::Edit;
