@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 use tokio::time::{Instant, timeout};
 
 use super::{
@@ -32,7 +33,7 @@ impl Canary {
 }
 
 /// How the canaries of a replay ended.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Canaries {
     /// The letters that were replayed first.
     pub sent: u64,
@@ -47,7 +48,7 @@ pub struct Canaries {
 }
 
 /// A canary that did not succeed in its first attempt.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FailedCanary {
     /// The letter's id.
     pub id: String,
@@ -91,7 +92,8 @@ impl Canaries {
 }
 
 /// How far the wait for the canaries is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = WaitForCanaries)]
 pub struct Waiting {
     /// The letters that were replayed first.
     pub sent: u64,

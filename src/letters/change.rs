@@ -3,8 +3,10 @@
 use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt, join_all};
+use serde::Serialize;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
+use utoipa::ToSchema;
 
 use super::{Canaries, DeadLettersError, Filter, Letter, Looked, Waiting, desk::Desk, walk::Walk};
 use crate::broker::Reading;
@@ -20,7 +22,7 @@ const SINGLES: usize = 32;
 pub(super) const STEP: Duration = Duration::from_millis(100);
 
 /// How far a command is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Progress {
     /// The letters that were ready at the start.
     pub total: u32,

@@ -15,7 +15,7 @@ use clap::{ArgGroup, Args};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lapwing::{
     Settings,
-    letters::{Changed, DeadLetters, Looked, Progress},
+    letters::{Changed, DECLARED_LIMIT, DeadLetters, Looked, Progress},
     settings::Topology,
     telemetry,
 };
@@ -44,9 +44,6 @@ pub(super) struct At {
     #[arg(long)]
     pub(super) json: bool,
 }
-
-/// The delivery limit with which a worker declares its dead-letter queue.
-const DECLARED_LIMIT: u64 = 100_000;
 
 impl At {
     /// The queue's name, and its delivery limit if the settings say it.

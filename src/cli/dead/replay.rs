@@ -20,7 +20,8 @@ use crate::cli::{
 #[derive(Args)]
 #[command(after_help = AFTER)]
 #[command(group = ArgGroup::new("selection").required(true).multiple(true).args(
-    ["id", "all", "group", "reason", "message_type", "since", "older_than", "matches"]))]
+    ["id", "all", "group", "reason", "message_type", "since", "older_than", "text",
+     "matches"]))]
 pub(super) struct Replay {
     #[command(flatten)]
     at: At,

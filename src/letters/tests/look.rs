@@ -252,6 +252,13 @@ async fn each_part_of_a_filter_counts() {
         ),
         (
             Filter {
+                text: Some("CARD was".to_owned()),
+                ..Filter::default()
+            },
+            numbered([6]),
+        ),
+        (
+            Filter {
                 matches: matched("/place/bin=b1"),
                 ..Filter::default()
             },

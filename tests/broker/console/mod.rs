@@ -2,6 +2,7 @@
 
 mod browser;
 mod changes;
+mod dead;
 mod many;
 mod page;
 mod picture;
