@@ -16,7 +16,9 @@ use axum::{
 };
 use tracing::info;
 
-use super::{api::App, connections::Peer, dead, error::ApiError, hosts::Hosts, refused::Refused, tokens};
+use super::{
+    api::App, connections::Peer, dead, error::ApiError, hosts::Hosts, refused::Refused, tokens,
+};
 use crate::{telemetry::AUDIT, text::cut};
 
 /// The longest that the server works on a request after it has read the body. For a stream of

@@ -86,7 +86,14 @@ mod tests {
     #[test]
     fn no_header_makes_a_worker_publish_to_a_queue_of_others() {
         let long = format!("lapwing-canary.{} 1", "x".repeat(250));
-        for text in ["orders 1", "", " 1", "lapwing-canary.a", "lapwing-canary.a x", &long] {
+        for text in [
+            "orders 1",
+            "",
+            " 1",
+            "lapwing-canary.a",
+            "lapwing-canary.a x",
+            &long,
+        ] {
             assert_eq!(Canary::read(&with(text)), None, "{text}");
         }
     }

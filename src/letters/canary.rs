@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
 use serde::Serialize;
-use utoipa::ToSchema;
 use tokio::time::{Instant, timeout};
+use utoipa::ToSchema;
 
 use super::{
     DeadLettersError, Progress,

@@ -220,14 +220,24 @@ pub(super) async fn replay<B: Reading>(
     let queue = &desk.queue;
     info!(queue, run, by, target = ?replay.target, canary = ?replay.canary, "replaying dead letters");
     let replayed = match replay.canary {
-        None => run_all(desk, replay, None, report).await.map(|it| it.changed),
+        None => run_all(desk, replay, None, report)
+            .await
+            .map(|it| it.changed),
         Some(canary) => with_canaries(desk, replay, canary, report).await,
     };
     match &replayed {
         Ok(it) => {
             let canaries = it.canaries.as_ref().map(|it| (it.succeeded, it.sent));
             let (replayed, kept) = (it.changed, it.kept());
-            info!(queue, run, by, replayed, kept, ?canaries, "replayed dead letters");
+            info!(
+                queue,
+                run,
+                by,
+                replayed,
+                kept,
+                ?canaries,
+                "replayed dead letters"
+            );
         }
         Err(error) => info!(queue, run, by, %error, "the replay of dead letters ended early"),
     }
@@ -260,7 +270,13 @@ async fn run_all<B: Reading>(
     let changed = change(desk, &running, report).await;
     let (sent, failed) = (running.sent.into_inner(), running.failed.into_inner());
     if changed.is_err() {
-        info!(queue = desk.queue, run = replay.run, sent, failed, "published before the error");
+        info!(
+            queue = desk.queue,
+            run = replay.run,
+            sent,
+            failed,
+            "published before the error"
+        );
     }
     Ok(Ran {
         changed: changed?,
@@ -312,7 +328,9 @@ async fn canaries_first<B: Reading>(
     reports: &mut Reports<B::Session>,
     report: Report<'_>,
 ) -> Result<(Changed, bool), DeadLettersError> {
-    let letters = replay.limit.map_or(canary.letters, |most| most.min(canary.letters));
+    let letters = replay
+        .limit
+        .map_or(canary.letters, |most| most.min(canary.letters));
     let first = Replay {
         limit: Some(letters),
         ..replay.clone()
@@ -329,7 +347,9 @@ async fn canaries_first<B: Reading>(
         changed: changed.changed,
         canaries: None,
     };
-    let (canaries, end) = reports.outcomes(canaries, canary.wait, progress, report).await;
+    let (canaries, end) = reports
+        .outcomes(canaries, canary.wait, progress, report)
+        .await;
     changed.stopped |= end.is_break();
     // Fewer than wanted: no further letter can be replayed.
     let has_more = changed.changed >= letters as u64;

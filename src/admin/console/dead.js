@@ -5,14 +5,14 @@
 // letters, which costs them nothing.
 
 import { askDrop, askEdit, askReplay } from "./dead_dialogs.js";
-import { JobView } from "./dead_job.js";
+import { download, JobView } from "./dead_job.js";
 import { LetterView } from "./dead_letter.js";
 import { letters } from "./dead_parts.js";
 import { causeColumns, letterColumns } from "./dead_tables.js";
 import { byId, h, say, show, Table } from "./dom.js";
 import { clock, count, duration, visible } from "./format.js";
 import { ask, Poll, Refused } from "./stream.js";
-import { change, withToken } from "./token.js";
+import { change } from "./token.js";
 
 const PAGE = 50;
 const CAUSES = 200;
@@ -37,7 +37,7 @@ export class DeadView {
     this.letterView = new LetterView(store);
     this.jobView = new JobView(() => this.#open && live(), (job) => this.#ended(job));
     const choose = (group) => this.#choose(this.#group === group ? "" : group);
-    this.groups = new Table(byId("dead-groups"), "Dead letters by cause, most frequent first", causeColumns(choose));
+    this.groups = new Table(byId("dead-groups"), "Dead letters by cause, most frequent first", causeColumns(choose, (it) => this.#replay(this.#selection(it.group), `The letters of one cause, as far as they are chosen above: ${visible(it.error)}`, it.count, 3)));
     this.letters = new Table(byId("dead-letters"), "Dead letters", letterColumns());
     this.depth = new Poll({
       period: 5000,
@@ -88,7 +88,10 @@ export class DeadView {
     this.#open = opened;
     document.body.classList.toggle("on-dead", opened);
     show(byId("dead"), opened);
-    if (!opened) return false;
+    if (!opened) {
+      if (was) byId("main").focus();
+      return false;
+    }
     this.#wanted = name ? decode(name) : null;
     this.#id = id ? decode(id) : null;
     if (this.store.worker) this.#enter(!was);
@@ -235,8 +238,6 @@ export class DeadView {
     this.#fetchPage();
   }
 
-  // --- What changes something ---
-
   /** Starts a job and follows it. */
   async #start(path, body) {
     const consumer = this.#consumer;
@@ -257,10 +258,10 @@ export class DeadView {
   }
 
   /** The letters that the lists show, for a job. */
-  #selection() {
+  #selection(group = this.#group) {
     const text = byId("dead-text").value.trim();
     const select = {
-      ...(this.#group ? { groups: [this.#group] } : {}),
+      ...(group ? { groups: [group] } : {}),
       ...(text ? { text } : {}),
       ...(this.#since() ? { since: this.#since() } : {}),
       ...(this.#desk?.look?.match.length ? { match: this.#desk.look.match } : {}),
@@ -277,13 +278,13 @@ export class DeadView {
   }
 
   async #replay(selection, what, number, most) {
-    if (!number || this.jobView.isRunning()) return;
+    if (!number || !this.store.worker?.can_change || this.jobView.isRunning()) return;
     const fields = await askReplay({ what, number, most });
     if (fields) await this.#start("replay", { ...selection, ...fields });
   }
 
   async #drop(selection, what, number) {
-    if (!number || this.jobView.isRunning()) return;
+    if (!number || !this.store.worker?.can_change || this.jobView.isRunning()) return;
     if (await askDrop({ what, number })) await this.#start("drop", selection);
   }
 
@@ -294,22 +295,13 @@ export class DeadView {
   }
 
   async #export() {
-    if (!this.#page?.total || this.jobView.isRunning()) return;
+    if (!this.#page?.total || !this.store.worker?.can_change || this.jobView.isRunning()) return;
     const consumer = this.#consumer;
     const { select = {} } = this.#selection();
     say(byId("dead-answer"), "Exporting…");
     try {
-      const blob = await withToken(async (headers) => {
-        const body = JSON.stringify(select);
-        headers["Content-Type"] = "application/json";
-        const answer = await fetch(`api/v1/dead/${encodeURIComponent(consumer)}/export`, { method: "POST", headers, body });
-        if (answer.ok) return answer.blob();
-        throw new Refused(answer.status, (await answer.json().catch(() => ({}))).error ?? answer.statusText);
-      });
-      const link = h("a", { href: URL.createObjectURL(blob), download: `${consumer}.dead.jsonl` });
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
-      say(byId("dead-answer"), `Exported ${count(blob.size)} bytes as ${visible(consumer)}.dead.jsonl.`);
+      const bytes = await download(consumer, select);
+      say(byId("dead-answer"), `Exported ${count(bytes)} bytes as ${visible(consumer)}.dead.jsonl.`);
     } catch (error) {
       say(byId("dead-answer"), visible(error.message));
     }
@@ -324,8 +316,6 @@ export class DeadView {
     }
     this.#load();
   }
-
-  // --- What is shown ---
 
   /** Called with each state: ages grow, and polls may be due. */
   update() {
@@ -354,7 +344,7 @@ export class DeadView {
     say(byId("dead-empty"), "Nobody has looked at these letters since the worker started, or the look is too long ago.");
     this.#showCount();
     if (!lists || !this.#groups || !this.#page) return;
-    this.#showGroups();
+    this.#showGroups(can);
     this.#showLetters(can);
   }
 
@@ -363,17 +353,17 @@ export class DeadView {
     if (!look) return "A look takes the letters from the broker, reads them and returns them to their places. On RabbitMQ before 4.3 it costs each letter one of its deliveries (100,000 in queues that a worker declares). This page never looks by itself.";
     const parts = [];
     if (look.match.length) parts.push(`Only letters with ${visible(look.match.join(", "))}: ${letters(look.letters)} of ${count(look.seen)} read.`);
-    if (look.not_kept) parts.push(`${letters(look.not_kept)} more were read and are not listed: a look keeps 100,000 at most.`);
-    if (look.stopped) parts.push("The look was stopped before the end of the queue.");
+    if (look.seen < look.total) parts.push(`The look read the oldest ${count(look.seen)} of ${letters(look.total)}${look.stopped ? ", and was stopped" : ""}.`);
+    if (look.not_kept) parts.push(`${letters(look.not_kept)} of them are not listed, because memory is limited.`);
     if (look.costs_deliveries) parts.push("On this release a look costs each letter one of its deliveries.");
     if (look.short) parts.push(`${letters(look.short)} have fewer than five deliveries left: lapwing dead list --renew.`);
     return parts.join(" ");
   }
 
-  #showGroups() {
+  #showGroups(can) {
     const { groups, causes, letters: all } = this.#groups;
     const most = Math.max(1, ...groups.flatMap(({ bars }) => bars));
-    this.groups.update(groups.map((group) => ({ ...group, all, most, chosen: group.group === this.#group })), ({ group, reason }) => `${group} ${reason}`, () => byId("dead-groups-title").focus());
+    this.groups.update(groups.map((group) => ({ ...group, all, most, can, chosen: group.group === this.#group })), ({ group, reason }) => `${group} ${reason}`, () => byId("dead-groups-title").focus());
     say(byId("dead-groups-count"), causes > groups.length ? `${count(groups.length)} of ${count(causes)} causes` : `${count(causes)} ${causes === 1 ? "cause" : "causes"}`);
   }
 

@@ -3,8 +3,8 @@
 import { byId, h, say, show, stranger } from "./dom.js";
 import { clock, count, visible, words } from "./format.js";
 import { letters } from "./dead_parts.js";
-import { Poll } from "./stream.js";
-import { change } from "./token.js";
+import { Poll, Refused } from "./stream.js";
+import { change, withToken } from "./token.js";
 
 const DOES = { look: "Looking", show: "Reading a letter", export: "Exporting", replay: "Replaying", edit: "Editing", drop: "Dropping" };
 const DID = { replay: "Replayed", edit: "Edited", drop: "Dropped" };
@@ -118,4 +118,19 @@ function detailsOf({ result }) {
     ? [h("li", { class: "aside" }, lost ? `The wait was cut short: ${visible(lost)}.` : "Does a worker consume the queue? Workers of older versions, and of users that are not trusted (broker.trusted_users), report nothing.")]
     : [];
   return [...kept, ...ill, ...mute, ...why];
+}
+
+/** Exports these letters as a file. Returns its length. */
+export async function download(consumer, select) {
+  const blob = await withToken(async (headers) => {
+    const body = JSON.stringify(select);
+    headers["Content-Type"] = "application/json";
+    const answer = await fetch(`api/v1/dead/${encodeURIComponent(consumer)}/export`, { method: "POST", headers, body });
+    if (answer.ok) return answer.blob();
+    throw new Refused(answer.status, (await answer.json().catch(() => ({}))).error ?? answer.statusText);
+  });
+  const link = h("a", { href: URL.createObjectURL(blob), download: `${consumer}.dead.jsonl` });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+  return blob.size;
 }

@@ -10,6 +10,7 @@ const PATIENCE = 28_000; // ms; the worker may have to read the queue up to the 
 
 export class LetterView {
   #letter = null;
+  #asked = 0; // the number of the last question, as late answers do not count
 
   constructor(store) {
     this.store = store;
@@ -22,12 +23,14 @@ export class LetterView {
 
   close() {
     this.#letter = null;
+    this.#asked += 1;
     show(byId("dead-letter"), false);
   }
 
   /** Reads a letter and shows it. Returns a sentence if that fails. */
   async open(consumer, id) {
     this.#letter = null;
+    const asked = (this.#asked += 1);
     show(byId("dead-letter"), true);
     say(byId("dead-letter-title"), `Reading ${visible(id)}…`);
     for (const part of ["dead-letter-facts", "dead-letter-story", "dead-headers"]) {
@@ -40,9 +43,10 @@ export class LetterView {
     byId("dead-letter-title").focus({ preventScroll: true });
     try {
       const letter = await change("POST", `dead/${encodeURIComponent(consumer)}/show`, { id }, { signal: AbortSignal.timeout(PATIENCE) });
-      this.#show(letter);
+      if (asked === this.#asked) this.#show(letter);
       return "";
     } catch (error) {
+      if (asked !== this.#asked) return "";
       say(byId("dead-letter-title"), visible(id));
       return visible(error.message);
     }

@@ -5,8 +5,8 @@ import { count, percent, visible, words } from "./format.js";
 import { letters, moment, spark } from "./dead_parts.js";
 import { idOf, typeOf } from "./messages.js";
 
-/** The columns of the causes. `choose(group)` is called when a cause is clicked. */
-export function causeColumns(choose) {
+/** The columns of the causes. `choose(group)` is called when a cause is clicked, `replay(cause)` by its button. */
+export function causeColumns(choose, replay) {
   return [
     { title: "Cause", class: "name cause", fill: (cell, it, row) => cause(cell, it, row, choose) },
     { title: "Letters", class: "number", fill: (cell, { count: n }) => say(cell, count(n)) },
@@ -14,13 +14,21 @@ export function causeColumns(choose) {
     { title: "First", class: "time", fill: (cell, { first }) => cell.replaceChildren(moment(first)) },
     { title: "Last", class: "time", fill: (cell, { last }) => cell.replaceChildren(moment(last)) },
     { title: "When", class: "when", fill: when },
+    { title: "Change", class: "action", fill: (cell, it, row) => action(cell, it, row, replay) },
   ];
 }
 
+function action(cell, it, row, replay) {
+  row.cause = it;
+  if (!cell.firstChild) cell.append(h("button", { type: "button", class: "small", onclick: () => replay(row.cause) }, "Replay…"));
+  const name = `Replay the ${letters(it.count)} of ${visible(it.group.slice(0, 8))}`;
+  if (cell.firstChild.getAttribute("aria-label") !== name) cell.firstChild.setAttribute("aria-label", name);
+  cell.firstChild.setAttribute("aria-disabled", String(!it.can));
+}
+
 function cause(cell, it, row, choose) {
-  row.group = it.group;
   if (!cell.firstChild) {
-    const button = h("button", { type: "button", class: "cause", onclick: () => choose(row.group) }, h("span"));
+    const button = h("button", { type: "button", class: "cause", onclick: () => choose(row.cause.group) }, h("span"));
     cell.append(button, h("div", { class: "aside" }, h("span"), h("span", { class: "code" })));
   }
   const [button, about] = cell.children;

@@ -1,11 +1,6 @@
-//! The routes that start and stop jobs. They need the token, also those that only look: a look takes the
-//! letters from the broker and returns them, and it shows their bodies.
+//! The routes that change letters, and the one that stops a job.
 
-use std::{
-    convert::Infallible,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -13,12 +8,10 @@ use axum::{
         FromRequestParts, Path, State,
         rejection::{JsonRejection, PathRejection},
     },
-    http::{StatusCode, header, request::Parts},
-    response::{IntoResponse, Response},
+    http::{StatusCode, request::Parts},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
-use tokio::time::timeout;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -26,7 +19,7 @@ use super::{
     desk::Place,
     job::Job,
     select::{Selection, unusable},
-    views::{self, JobKind, Letter},
+    views::{self, JobKind},
     work::Work,
 };
 use crate::{
@@ -38,12 +31,8 @@ use crate::{
         reads::ConsumerPath,
         refusals::{BadRequest, NoConsumer, Refused},
     },
-    letters::{Canary, Edit, Look, Replay, Target},
-    lock::lock,
+    letters::{Canary, Edit, Replay, Target},
 };
-
-/// The longest that a request waits for one letter.
-const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Who asks: the address of the client.
 pub(super) struct Who(String);
@@ -60,8 +49,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Who {
     }
 }
 
-type Body<T> = Result<Json<T>, JsonRejection>;
-type Started = Result<(StatusCode, Json<views::Job>), ApiError>;
+pub(super) type Body<T> = Result<Json<T>, JsonRejection>;
+/// The answer with a job that has begun.
+pub(super) type Started = Result<(StatusCode, Json<views::Job>), ApiError>;
 
 /// Starts a job.
 pub(super) fn begin(
@@ -71,123 +61,15 @@ pub(super) fn begin(
     Who(by): Who,
     work: Work,
 ) -> Result<Arc<Job>, ApiError> {
-    let figures = app.worker.figures(consumer).ok_or(CallError::NoSuchConsumer)?;
+    let figures = app
+        .worker
+        .figures(consumer)
+        .ok_or(CallError::NoSuchConsumer)?;
     app.dead.start(consumer, Place::of(figures), kind, by, work)
 }
 
-fn started(job: &Job) -> Started {
+pub(super) fn started(job: Arc<Job>) -> Started {
     Ok((StatusCode::ACCEPTED, Json(job.view())))
-}
-
-/// A look at the letters of a consumer.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schema(as = DeadLetterLookRequest)]
-pub(super) struct LookRequest {
-    /// Which letters; all if nothing is given.
-    select: Selection,
-    /// Replace letters with fewer than five deliveries left by a copy at the end of the queue.
-    renew: bool,
-}
-
-/// Look at the dead letters of a consumer
-///
-/// Starts a job that reads the queue once and returns all letters to their places. What the job has seen,
-/// at most 100,000 letters, answers the requests for groups and pages, until the next look. On RabbitMQ
-/// before 4.3 a look costs each letter one delivery of the queue's delivery limit. While it reads, other
-/// programs do not see the letters.
-#[utoipa::path(post, path = "/api/v1/dead/{consumer}/look", tag = "dead letters",
-    params(("consumer" = String, Path, description = "The consumer's name")),
-    request_body = LookRequest,
-    security(("token" = [])),
-    responses((status = 202, description = "The job has begun", body = views::Job),
-        (status = 409, description = "Another job is running", body = ErrorBody),
-        (status = 413, description = "The body is too long", body = ErrorBody),
-        (status = 415, description = "The body is not application/json", body = ErrorBody),
-        (status = 422, description = "The selection cannot be used", body = ErrorBody),
-        (status = 503, description = "The job cannot be started", body = ErrorBody),
-        BadRequest, NoConsumer, Refused),
-)]
-pub(in crate::admin) async fn look(
-    State(app): State<Arc<App>>,
-    who: Who,
-    consumer: ConsumerPath,
-    body: Body<LookRequest>,
-) -> Started {
-    let (Path(name), Json(body)) = (consumer?, body?);
-    let matches = body.select.matches();
-    let look = Look {
-        filter: body.select.filter()?,
-        limit: None,
-        renew: body.renew,
-    };
-    started(&begin(&app, &name, JobKind::Look, who, Work::Look { look, matches })?)
-}
-
-/// Which letter.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = DeadLetterShowRequest)]
-pub(super) struct ShowRequest {
-    /// The letter's id.
-    id: String,
-}
-
-/// Show one dead letter: properties, headers, attempts and body
-///
-/// From the last look, if it has kept the whole letter: then this costs the letter nothing. Otherwise the
-/// worker reads the queue up to the letter, which takes at most 25 s.
-#[utoipa::path(post, path = "/api/v1/dead/{consumer}/show", tag = "dead letters",
-    params(("consumer" = String, Path, description = "The consumer's name")),
-    request_body = ShowRequest,
-    security(("token" = [])),
-    responses((status = 200, description = "The letter", body = Letter),
-        (status = 404, description = "There is no such letter, or no such consumer", body = ErrorBody),
-        (status = 409, description = "Another job is running", body = ErrorBody),
-        (status = 413, description = "The body is too long", body = ErrorBody),
-        (status = 415, description = "The body is not application/json", body = ErrorBody),
-        (status = 422, description = "The body has not the fields that it must have", body = ErrorBody),
-        (status = 502, description = "The queue cannot be read", body = ErrorBody),
-        (status = 503, description = "The job cannot be started", body = ErrorBody),
-        (status = 504, description = "The letter was not found in time", body = ErrorBody),
-        BadRequest, Refused),
-)]
-pub(in crate::admin) async fn show(
-    State(app): State<Arc<App>>,
-    who: Who,
-    consumer: ConsumerPath,
-    body: Body<ShowRequest>,
-) -> Result<Response, ApiError> {
-    let (Path(name), Json(ShowRequest { id })) = (consumer?, body?);
-    let kept = app.dead.snapshot(&name);
-    if let Some(json) = kept.and_then(|snapshot| lock(&snapshot).whole(&id)) {
-        return Ok(as_json(json.to_string()));
-    }
-    let found = Arc::new(Mutex::new(None));
-    let work = Work::Show {
-        id: id.clone(),
-        found: Arc::clone(&found),
-    };
-    let job = begin(&app, &name, JobKind::Show, who, work)?;
-    if timeout(PATIENCE, job.ended()).await.is_err() {
-        job.stop();
-        let text = "the letter was not found in time";
-        return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, text));
-    }
-    if let Some(json) = lock(&found).take() {
-        return Ok(as_json(json));
-    }
-    match job.view().error {
-        Some(error) => Err(ApiError::new(StatusCode::BAD_GATEWAY, error)),
-        None => Err(ApiError::new(
-            StatusCode::NOT_FOUND,
-            format!("no letter of the queue has the id {id:?}"),
-        )),
-    }
-}
-
-fn as_json(json: String) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], json).into_response()
 }
 
 /// A replay.
@@ -229,7 +111,9 @@ impl ReplayRequest {
             return Ok(None);
         };
         if !(1..=Canary::MOST).contains(&letters) || self.canary_wait_seconds > 600 {
-            return Err(unusable("canary must be 1 to 100, and canary_wait_seconds at most 600"));
+            return Err(unusable(
+                "canary must be 1 to 100, and canary_wait_seconds at most 600",
+            ));
         }
         let wait = Duration::from_secs(self.canary_wait_seconds);
         Ok(Some(Canary { letters, wait }))
@@ -275,7 +159,13 @@ pub(in crate::admin) async fn replay(
         run: Uuid::now_v7().to_string(),
         by: who.0.clone(),
     };
-    started(&begin(&app, &name, JobKind::Replay, who, Work::Replay(replay))?)
+    started(begin(
+        &app,
+        &name,
+        JobKind::Replay,
+        who,
+        Work::Replay(replay),
+    )?)
 }
 
 /// The filter of a change. Whoever means all letters says so.
@@ -324,7 +214,7 @@ pub(in crate::admin) async fn drop(
 ) -> Started {
     let (Path(name), Json(body)) = (consumer?, body?);
     let filter = selected(body.select, body.all)?;
-    started(&begin(&app, &name, JobKind::Drop, who, Work::Drop(filter))?)
+    started(begin(&app, &name, JobKind::Drop, who, Work::Drop(filter))?)
 }
 
 /// A new body of a letter.
@@ -379,7 +269,7 @@ pub(in crate::admin) async fn edit(
         body: bytes,
         by: who.0.clone(),
     };
-    started(&begin(&app, &name, JobKind::Edit, who, Work::Edit(edit))?)
+    started(begin(&app, &name, JobKind::Edit, who, Work::Edit(edit))?)
 }
 
 /// Stop a job
@@ -404,5 +294,5 @@ pub(in crate::admin) async fn stop(
     let Path((consumer, job)) = path?;
     let job = app.dead.job(&consumer, &job)?;
     job.stop();
-    started(&job)
+    started(job)
 }

@@ -119,7 +119,9 @@ impl Desks {
         }
         let permit = Arc::clone(&self.jobs).try_acquire_owned();
         let permit = permit.map_err(|_| {
-            busy(format!("{JOBS} jobs for dead letters are running; a further one must wait"))
+            busy(format!(
+                "{JOBS} jobs for dead letters are running; a further one must wait"
+            ))
         })?;
         let id = Uuid::now_v7().to_string();
         let job = Job::new(id, consumer, kind, by, self.stop.child_token());
@@ -133,7 +135,10 @@ impl Desks {
             drop(ends);
         });
         started.map_err(|error| {
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, format!("no thread: {error}"))
+            ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("no thread: {error}"),
+            )
         })?;
         desk.job = Some(Arc::clone(&job));
         Ok(job)
@@ -156,7 +161,10 @@ impl Desks {
         let desk = lock(self.desk(consumer)?);
         let look = desk.seen.as_ref().map(|seen| {
             let letters = lock(&seen.snapshot).len();
-            views::Look { letters, ..seen.look.clone() }
+            views::Look {
+                letters,
+                ..seen.look.clone()
+            }
         });
         Ok((desk.job.as_ref().map(|job| job.view()), look))
     }
@@ -216,7 +224,11 @@ impl Desks {
     pub(in crate::admin) fn forget(&self) {
         for desk in self.desks.values() {
             let mut desk = lock(desk);
-            if desk.seen.as_ref().is_some_and(|seen| seen.read_at.elapsed() > UNREAD) {
+            if desk
+                .seen
+                .as_ref()
+                .is_some_and(|seen| seen.read_at.elapsed() > UNREAD)
+            {
                 desk.seen = None;
             }
         }

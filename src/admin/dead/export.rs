@@ -164,7 +164,13 @@ pub(in crate::admin) async fn export(
     let Json(selection) = body?;
     let filter = selection.filter()?;
     let (lines, pieces) = Lines::channel();
-    begin(&app, &name, JobKind::Export, who, Work::Export { filter, lines })?;
+    begin(
+        &app,
+        &name,
+        JobKind::Export,
+        who,
+        Work::Export { filter, lines },
+    )?;
     let pieces = stream::unfold(pieces, async |mut pieces| {
         let next = pieces.next().await?;
         Some((next, pieces))

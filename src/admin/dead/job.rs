@@ -145,7 +145,14 @@ impl Job {
                 error = now.error, "changed dead letters",
             );
         } else if let Some(error) = &now.error {
-            warn!(consumer, job, ?kind, by, error, "failed to read dead letters");
+            warn!(
+                consumer,
+                job,
+                ?kind,
+                by,
+                error,
+                "failed to read dead letters"
+            );
         }
     }
 }
@@ -176,6 +183,7 @@ pub(super) struct EndsWithThread(pub(super) Arc<Job>);
 
 impl Drop for EndsWithThread {
     fn drop(&mut self) {
-        self.0.end(Err("the job ended unexpectedly; see the log".to_owned()));
+        self.0
+            .end(Err("the job ended unexpectedly; see the log".to_owned()));
     }
 }

@@ -12,6 +12,7 @@ mod changes;
 mod desk;
 mod export;
 mod job;
+mod looks;
 mod reads;
 mod select;
 mod snapshot;
@@ -35,8 +36,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(reads::groups))
         .routes(routes!(reads::letters))
         .routes(routes!(reads::job, changes::stop))
-        .routes(routes!(changes::look))
-        .routes(routes!(changes::show))
+        .routes(routes!(looks::look))
+        .routes(routes!(looks::show))
         .routes(routes!(changes::replay))
         .routes(routes!(changes::edit))
         .routes(routes!(changes::drop))

@@ -34,7 +34,9 @@ use crate::{
 )]
 pub(in crate::admin) async fn desks(State(app): State<Arc<App>>) -> Answer<Desks> {
     let names = app.worker.consumers();
-    let consumers = names.map(|name| view(&app, name)).collect::<Result<_, _>>()?;
+    let consumers = names
+        .map(|name| view(&app, name))
+        .collect::<Result<_, _>>()?;
     Ok(Json(Desks { consumers }))
 }
 

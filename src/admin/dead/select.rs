@@ -14,29 +14,34 @@ use axum::http::StatusCode;
 
 /// Selects letters: a letter must fit each part that is given.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 #[schema(as = DeadLetterSelection)]
 pub(super) struct Selection {
     /// Letters with one of these ids.
+    #[serde(default)]
     ids: Vec<String>,
     /// Letters of one of these groups; the beginning of a group's name is enough.
+    #[serde(default)]
     groups: Vec<String>,
     /// Letters with one of these reasons.
+    #[serde(default)]
     reasons: Vec<String>,
     /// Letters with one of these types.
+    #[serde(default)]
     types: Vec<String>,
     /// Letters that were dead-lettered in this time or since this time.
-    #[serde(deserialize_with = "time")]
+    #[serde(default, deserialize_with = "time")]
     #[schema(value_type = Option<String>, example = "10m")]
     since: Option<SystemTime>,
     /// Letters that were dead-lettered longer ago, or before this time.
-    #[serde(deserialize_with = "time")]
+    #[serde(default, deserialize_with = "time")]
     #[schema(value_type = Option<String>, example = "30d")]
     older_than: Option<SystemTime>,
     /// Letters whose id, type, error, group or source queue contains this text, in upper or lower case.
+    #[serde(default)]
     text: Option<String>,
     /// Letters that have each of these values: `HEADER=VALUE`, or `/JSON/POINTER=VALUE` in the body.
-    #[serde(rename = "match")]
+    #[serde(default, rename = "match")]
     matches: Vec<String>,
 }
 
@@ -99,8 +104,12 @@ impl Selection {
     /// The filter, if its texts can be read and none is empty: an empty text selects nothing by accident.
     pub(super) fn filter(self) -> Result<Filter, ApiError> {
         let lists = [&self.ids, &self.groups, &self.reasons, &self.types];
-        let mut texts = lists.into_iter().flatten().chain(&self.text);
-        if texts.any(String::is_empty) {
+        let has_empty = lists
+            .into_iter()
+            .flatten()
+            .chain(&self.text)
+            .any(String::is_empty);
+        if has_empty {
             return Err(unusable("an empty text selects nothing"));
         }
         let matches = self.matches.iter().map(|text| {

@@ -35,7 +35,10 @@ pub(super) enum Work {
         found: Arc<Mutex<Option<String>>>,
     },
     /// Writes letters as lines of an export.
-    Export { filter: Filter, lines: Lines },
+    Export {
+        filter: Filter,
+        lines: Lines,
+    },
     Replay(Replay),
     Edit(Edit),
     Drop(Filter),

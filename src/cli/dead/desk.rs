@@ -171,7 +171,9 @@ impl Desk {
                 bar.set_length(canaries.sent);
                 bar.set_position(canaries.known);
             } else {
-                bar.set_style(style("{bar:30} {human_pos}/{human_len} letters {per_sec} {eta}"));
+                bar.set_style(style(
+                    "{bar:30} {human_pos}/{human_len} letters {per_sec} {eta}",
+                ));
             }
             if progress.canaries.is_none() && progress.seen >= u64::from(progress.total) {
                 bar.finish_and_clear();

@@ -141,16 +141,25 @@ impl Replay {
             silent,
             lost,
         } = canaries;
-        out.line(format_args!("  {succeeded} of {sent} canaries succeeded; the other letters stay"));
+        out.line(format_args!(
+            "  {succeeded} of {sent} canaries succeeded; the other letters stay"
+        ));
         for it in failed {
             let after = match it.settlement.as_str() {
                 "retry" => ", will be retried",
                 "dead-letter" => ", is a dead letter again",
                 _ => "",
             };
-            out.line(format_args!("  {}: {}{after}", print::cut(&it.id, 36), it.outcome));
+            out.line(format_args!(
+                "  {}: {}{after}",
+                print::cut(&it.id, 36),
+                it.outcome
+            ));
             if !it.error.is_empty() {
-                out.line(format_args!("    {}", print::cut(&it.error, print::WIDTH - 4)));
+                out.line(format_args!(
+                    "    {}",
+                    print::cut(&it.error, print::WIDTH - 4)
+                ));
             }
         }
         if silent.is_empty() {
@@ -160,7 +169,9 @@ impl Replay {
         match lost {
             Some(why) => out.line(format_args!("  the wait was cut short: {why}")),
             None if replayed.stopped => out.line("  the wait was stopped"),
-            None => out.line(format_args!("  no worker reported an outcome within {wait}:")),
+            None => out.line(format_args!(
+                "  no worker reported an outcome within {wait}:"
+            )),
         }
         for id in silent {
             out.line(format_args!("    {}", print::cut(id, print::WIDTH - 4)));

@@ -40,7 +40,11 @@ fn report(broker: &FakeBroker, canary: &Stored, outcome: &str) {
         "number": number, "outcome": outcome, "settlement": "retry", "error": "test: failed", "worker": "w",
     });
     let body = report.to_string();
-    assert!(broker.send(queue, body.as_bytes(), Properties::new("r", None, None, &[])));
+    assert!(broker.send(
+        queue,
+        body.as_bytes(),
+        Properties::new("r", None, None, &[])
+    ));
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,7 +41,12 @@ async fn the_first_outcome_of_a_canary_is_reported() {
         (Step::Succeed, "succeeded", "ack", ""),
         (Step::Drop, "dropped", "ack", ""),
         (Step::Fail, "failed", "retry", "test: failed"),
-        (Step::FailForGood, "failed", "dead-letter", "test: failed for good"),
+        (
+            Step::FailForGood,
+            "failed",
+            "dead-letter",
+            "test: failed for good",
+        ),
         (Step::Snooze(Duration::from_secs(9)), "snoozed", "retry", ""),
     ];
     for (step, outcome, settlement, error) in steps {
@@ -114,7 +119,7 @@ async fn a_report_that_cannot_be_published_holds_up_nothing() {
 /// A delivery that goes back to its queue has had no outcome.
 #[tokio::test(start_paused = true)]
 async fn a_canary_that_was_interrupted_is_reported_when_it_has_run() {
-    let handling = Handling::new([Step::HeedCancellation], Step::Succeed);
+    let handling = Handling::new([Step::Hang], Step::Succeed);
     let kit = start("", handling.clone()).await;
     kit.send(canary(1), b"{}");
     handling.has_run(1).await;

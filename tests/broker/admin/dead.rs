@@ -85,9 +85,15 @@ async fn a_look_is_read_page_by_page_and_by_cause() {
     look(&admin).await;
 
     let desk = admin.read(BASE).await;
-    assert_eq!((&desk["look"]["letters"], &desk["look"]["total"]), (&json!(5), &json!(5)));
+    assert_eq!(
+        (&desk["look"]["letters"], &desk["look"]["total"]),
+        (&json!(5), &json!(5))
+    );
     let groups = admin.read(&format!("{BASE}/groups")).await;
-    assert_eq!((&groups["letters"], &groups["causes"]), (&json!(5), &json!(1)));
+    assert_eq!(
+        (&groups["letters"], &groups["causes"]),
+        (&json!(5), &json!(1))
+    );
     assert_eq!(groups["groups"][0]["error"], "the warehouse is closed");
     let bars = groups["groups"][0]["bars"].as_array().expect("it has bars");
     assert_eq!(bars.iter().filter_map(Value::as_u64).sum::<u64>(), 5);
@@ -96,16 +102,33 @@ async fn a_look_is_read_page_by_page_and_by_cause() {
     for expected in [2, 2, 1] {
         let page = admin.read(&format!("{BASE}/letters?limit=2{cursor}")).await;
         let letters = page["letters"].as_array().expect("it has letters");
-        assert_eq!((letters.len(), &page["total"]), (expected, &json!(5)), "{page}");
-        seen.extend(letters.iter().map(|it| it["id"].as_str().unwrap_or_default().to_owned()));
-        cursor = page["next"].as_str().map_or_else(String::new, |next| format!("&cursor={next}"));
+        assert_eq!(
+            (letters.len(), &page["total"]),
+            (expected, &json!(5)),
+            "{page}"
+        );
+        seen.extend(
+            letters
+                .iter()
+                .map(|it| it["id"].as_str().unwrap_or_default().to_owned()),
+        );
+        cursor = page["next"]
+            .as_str()
+            .map_or_else(String::new, |next| format!("&cursor={next}"));
     }
     // Handlers run side by side, so the letters are in any order.
     seen.sort();
     assert_eq!((seen, cursor.as_str()), (ids.clone(), ""));
     let found = admin.read(&format!("{BASE}/letters?text={}", ids[3])).await;
     assert_eq!(found["letters"][0]["id"], *ids[3]);
-    for (query, status) in [("text=nothing", 200), ("colour=red", 400), ("limit=0", 400), ("since=x", 400), ("cursor=x", 400), ("cursor=x.1", 410)] {
+    for (query, status) in [
+        ("text=nothing", 200),
+        ("colour=red", 400),
+        ("limit=0", 400),
+        ("since=x", 400),
+        ("cursor=x", 400),
+        ("cursor=x.1", 410),
+    ] {
         let (got, told) = admin.get(&format!("{BASE}/letters?{query}")).await;
         assert_eq!(got, status, "{query}: {told}");
     }
@@ -123,9 +146,17 @@ async fn a_look_is_read_page_by_page_and_by_cause() {
     assert_eq!(admin.read(BASE).await["job"]["kind"], "look");
     let (status, _) = post(&admin, "show", &json!({ "id": "nothing" })).await;
     assert_eq!(status, 404);
-    let some = job(&admin, "look", &json!({ "select": { "match": ["tenant=acme"] } })).await;
+    let some = job(
+        &admin,
+        "look",
+        &json!({ "select": { "match": ["tenant=acme"] } }),
+    )
+    .await;
     assert_eq!(some["result"]["selected"], 3);
-    assert_eq!(admin.read(BASE).await["look"]["match"], json!(["tenant=acme"]));
+    assert_eq!(
+        admin.read(BASE).await["look"]["match"],
+        json!(["tenant=acme"])
+    );
     vhost.wait_for_counts(DEAD, 5, 0, DEADLINE).await;
     worker.drain().await;
 }
@@ -139,10 +170,19 @@ async fn letters_are_replayed_after_their_canaries_and_dropped() {
 
     let canary = json!({ "all": true, "canary": 2 });
     let failed = job(&admin, "replay", &canary).await;
-    assert_eq!((&failed["state"], &failed["result"]["changed"]), (&json!("done"), &json!(2)));
+    assert_eq!(
+        (&failed["state"], &failed["result"]["changed"]),
+        (&json!("done"), &json!(2))
+    );
     let canaries = &failed["result"]["canaries"];
-    assert_eq!((&canaries["succeeded"], &canaries["sent"]), (&json!(0), &json!(2)));
-    assert_eq!(canaries["failed"][0]["error"], "test: the warehouse is closed");
+    assert_eq!(
+        (&canaries["succeeded"], &canaries["sent"]),
+        (&json!(0), &json!(2))
+    );
+    assert_eq!(
+        canaries["failed"][0]["error"],
+        "test: the warehouse is closed"
+    );
     let by = failed["by"].as_str().unwrap_or_default();
     assert!(by.starts_with("the API, from 127.0.0.1:"), "{by}");
     // What left the queue has left the look too, without another look.
@@ -198,16 +238,27 @@ async fn a_letter_is_edited_and_exported() {
     let error = late["error"].as_str().unwrap_or_default();
     assert!(error.contains("changed meanwhile"), "{error}");
 
-    let request = admin.request(Method::POST, &format!("{BASE}/export")).bearer_auth(TOKEN);
-    let request = request.header("content-type", "application/json").body("{}");
-    let response = within("the answer", request.send()).await.expect("an answer");
+    let request = admin
+        .request(Method::POST, &format!("{BASE}/export"))
+        .bearer_auth(TOKEN);
+    let request = request
+        .header("content-type", "application/json")
+        .body("{}");
+    let response = within("the answer", request.send())
+        .await
+        .expect("an answer");
     assert_eq!(response.headers()["content-type"], "application/x-ndjson");
-    let lines = within("the lines", response.text()).await.expect("all lines");
+    let lines = within("the lines", response.text())
+        .await
+        .expect("all lines");
     let lines: Vec<Value> = lines
         .lines()
         .map(|line| serde_json::from_str(line).expect("a line is JSON"))
         .collect();
-    let mut exported: Vec<_> = lines.iter().filter_map(|line| line["id"].as_str()).collect();
+    let mut exported: Vec<_> = lines
+        .iter()
+        .filter_map(|line| line["id"].as_str())
+        .collect();
     // The edited letter is the last one now.
     assert_eq!(exported.last(), Some(&ids[0].as_str()));
     assert_eq!(lines[2]["body"]["text"], *text);

@@ -58,16 +58,24 @@ async fn letters_are_looked_at_searched_and_read() {
     fail(&console.vhost, 5).await;
 
     browser.click("#nav-dead").await;
-    browser.wait_for_text("#dead-empty", "Nobody has looked").await;
-    browser.wait_for_text("#dead-count", "5 letters in q.dead now").await;
+    browser
+        .wait_for_text("#dead-empty", "Nobody has looked")
+        .await;
+    browser
+        .wait_for_text("#dead-count", "5 letters in q.dead now")
+        .await;
     let hidden = "document.querySelector('#failures').checkVisibility()";
     assert_eq!(browser.eval(hidden).await, false);
     browser.tab_to("dead-look").await;
     browser.press(&ENTER.to_string()).await;
     console.give_token().await;
     browser.wait_for_text("#dead-as-of", "As of").await;
-    browser.wait_for_text("#dead-groups", "the warehouse is closed").await;
-    browser.wait_for_text("#dead-groups-count", "2 causes").await;
+    browser
+        .wait_for_text("#dead-groups", "the warehouse is closed")
+        .await;
+    browser
+        .wait_for_text("#dead-groups-count", "2 causes")
+        .await;
     assert_eq!(rows(browser, "dead-letters").await, 5);
     let bars = "document.querySelectorAll('#dead-groups svg rect[height]').length";
     assert_eq!(browser.eval(bars).await, 64);
@@ -75,7 +83,9 @@ async fn letters_are_looked_at_searched_and_read() {
     // A cause chooses its letters.
     browser.click("#dead-groups tr:nth-child(2) button").await;
     browser.wait_for_text("#dead-where", "1–1 of 1").await;
-    browser.wait_for_text("#dead-letters", "the card was declined").await;
+    browser
+        .wait_for_text("#dead-letters", "the card was declined")
+        .await;
     browser.click("#dead-all-causes").await;
     wait_for_rows(browser, "dead-letters", 5).await;
     browser.click("#dead-text").await;
@@ -84,21 +94,36 @@ async fn letters_are_looked_at_searched_and_read() {
 
     browser.click("#dead-letters tbody a").await;
     browser.wait_for_text("#dead-letter-title", "q-00002").await;
-    browser.wait_for_text("#dead-body", "\"number\": 2,\n  \"items\": [\n    1,").await;
-    browser.wait_for_text("#dead-letter-story", "Attempt 1").await;
-    browser.wait_for_text("#dead-letter-story", "dead-lettered the message: rejected").await;
+    browser
+        .wait_for_text("#dead-body", "\"number\": 2,\n  \"items\": [\n    1,")
+        .await;
+    browser
+        .wait_for_text("#dead-letter-story", "Attempt 1")
+        .await;
+    browser
+        .wait_for_text("#dead-letter-story", "dead-lettered the message: rejected")
+        .await;
     browser.wait_for_text("#dead-headers", "tenant").await;
-    browser.wait_for_text("#dead-letter-facts", "order.paid").await;
+    browser
+        .wait_for_text("#dead-letter-facts", "order.paid")
+        .await;
     browser.click("#dead-letter-back").await;
     browser.wait_for_text("#dead-where", "1–1 of 1").await;
 
     // A header is looked for in the queue.
     browser.click("#dead-match").await;
     browser.press(&format!("tenant=acme{ENTER}")).await;
-    browser.wait_for_text("#dead-cost", "Only letters with tenant=acme: 1 letter of 5 read").await;
+    browser
+        .wait_for_text(
+            "#dead-cost",
+            "Only letters with tenant=acme: 1 letter of 5 read",
+        )
+        .await;
     console.vhost.wait_for_counts(DEAD, 5, 0, DEADLINE).await;
     browser.click("#dead-back").await;
-    browser.wait_for_text("#failures-title", "Recent failures").await;
+    browser
+        .wait_for_text("#failures-title", "Recent failures")
+        .await;
     console.browser.end().await;
 }
 
@@ -114,11 +139,22 @@ async fn letters_are_replayed_edited_and_dropped() {
 
     // The canary fails: the others stay.
     browser.click("#dead-replay").await;
-    browser.wait_for_text("#dead-replay-what", "All letters of q.dead: 4 letters").await;
-    browser.eval("document.querySelector('#dead-canary').value = 1").await;
+    browser
+        .wait_for_text("#dead-replay-what", "All letters of q.dead: 4 letters")
+        .await;
+    browser
+        .eval("document.querySelector('#dead-canary').value = 1")
+        .await;
     browser.click("#dead-replay-yes").await;
-    browser.wait_for_text("#dead-job-text", "Replayed 1 letter. 0 of 1 canaries succeeded").await;
-    browser.wait_for_text("#dead-job-details", "is a dead letter again").await;
+    browser
+        .wait_for_text(
+            "#dead-job-text",
+            "Replayed 1 letter. 0 of 1 canaries succeeded",
+        )
+        .await;
+    browser
+        .wait_for_text("#dead-job-details", "is a dead letter again")
+        .await;
     browser.wait_for_text("#dead-where", "of 3").await;
     console.vhost.wait_for_counts(DEAD, 4, 0, DEADLINE).await;
     browser.click("#dead-look").await;
@@ -131,14 +167,20 @@ async fn letters_are_replayed_edited_and_dropped() {
     browser.click("#dead-letters tbody a").await;
     browser.wait_for_text("#dead-letter-title", "q-00003").await;
     browser.click("#dead-letter-edit").await;
-    browser.wait_for_text("#dead-edit-note", "Not changed").await;
+    browser
+        .wait_for_text("#dead-edit-note", "Not changed")
+        .await;
     let write = "(field => { field.value = '{\"number\":100'; field.oninput(); })(document.querySelector('#dead-edit-body'))";
     browser.eval(write).await;
-    browser.wait_for_text("#dead-edit-note", "no JSON any more").await;
+    browser
+        .wait_for_text("#dead-edit-note", "no JSON any more")
+        .await;
     browser.eval(&write.replace("100'", "100}'")).await;
     browser.wait_for_text("#dead-edit-note", "changed.").await;
     browser.click("#dead-edit-yes").await;
-    browser.wait_for_text("#dead-job-text", "Edited 1 letter").await;
+    browser
+        .wait_for_text("#dead-job-text", "Edited 1 letter")
+        .await;
     browser.wait_for_text("#dead-body", "\"number\": 100").await;
 
     // And dropped, after somebody has thought twice.
@@ -148,16 +190,22 @@ async fn letters_are_replayed_edited_and_dropped() {
     console.vhost.wait_for_counts(DEAD, 4, 0, DEADLINE).await;
     browser.click("#dead-letter-drop").await;
     browser.click("#dead-drop-yes").await;
-    browser.wait_for_text("#dead-job-text", "Dropped 1 letter").await;
+    browser
+        .wait_for_text("#dead-job-text", "Dropped 1 letter")
+        .await;
     console.vhost.wait_for_counts(DEAD, 3, 0, DEADLINE).await;
 
     // All others are replayed, and succeed.
     is_mended.store(true, Ordering::SeqCst);
     browser.eval("(field => { field.value = ''; field.dispatchEvent(new Event('input')); })(document.querySelector('#dead-text'))").await;
-    browser.wait_for_text("#dead-replay", "Replay 3 letters").await;
+    browser
+        .wait_for_text("#dead-replay", "Replay 3 letters")
+        .await;
     browser.click("#dead-replay").await;
     browser.click("#dead-replay-yes").await;
-    browser.wait_for_text("#dead-job-text", "Replayed 3 letters.").await;
+    browser
+        .wait_for_text("#dead-job-text", "Replayed 3 letters.")
+        .await;
     browser.wait_for_text("#dead-where", "none fits").await;
     console.vhost.wait_for_counts(DEAD, 0, 0, DEADLINE).await;
     console.browser.end().await;
@@ -169,9 +217,14 @@ async fn texts_of_dead_letters_stay_texts() {
     let server = HttpHandler::answering(move |_| Reply::status(422).body(markup)).await;
     let console = Console::open(server, "").await;
     let browser = &console.browser;
-    let spec = PublishSpec::to("q").id("a/b<b>\u{202e}gnp.exe").body(markup);
+    let spec = PublishSpec::to("q")
+        .id("a/b<b>\u{202e}gnp.exe")
+        .body(markup);
     let spec = spec.header("<i>header</i>", markup);
-    console.vhost.publish_with(spec.with(|it| it.with_type("<b>bold</b>".into()))).await;
+    console
+        .vhost
+        .publish_with(spec.with(|it| it.with_type("<b>bold</b>".into())))
+        .await;
     console.vhost.wait_for_counts(DEAD, 1, 0, DEADLINE).await;
     browser.open(&format!("{}#dead", console.url)).await;
     browser.click("#dead-look").await;
@@ -181,7 +234,9 @@ async fn texts_of_dead_letters_stay_texts() {
     }
     browser.click("#dead-letters tbody a").await;
     browser.wait_for_text("#dead-body", "onerror=").await;
-    browser.wait_for_text("#dead-headers", "<i>header</i>").await;
+    browser
+        .wait_for_text("#dead-headers", "<i>header</i>")
+        .await;
     let elements = "document.querySelectorAll('main :is(img, script, b, i)').length";
     assert_eq!(browser.eval(elements).await, 0);
     assert_ne!(browser.eval("document.title").await, "owned");
@@ -202,7 +257,9 @@ async fn the_page_fits_a_phone() {
     let wide = "document.documentElement.scrollWidth";
     assert_eq!(browser.eval(wide).await, 360);
     browser.click("#dead-letters tbody a").await;
-    browser.wait_for_text("#dead-letter-story", "Attempt 1").await;
+    browser
+        .wait_for_text("#dead-letter-story", "Attempt 1")
+        .await;
     assert_eq!(browser.eval(wide).await, 360);
     console.browser.end().await;
 }

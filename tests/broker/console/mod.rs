@@ -3,6 +3,7 @@
 mod browser;
 mod changes;
 mod dead;
+mod dead_picture;
 mod many;
 mod page;
 mod picture;

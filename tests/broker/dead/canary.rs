@@ -64,7 +64,10 @@ async fn canaries_that_nobody_consumes_are_named_after_the_wait() {
     let arguments = [&["replay", "--all", "--yes"][..], &wait].concat();
     let (code, out, err) = run(&vhost, &arguments).await;
     assert_eq!(code, Some(3), "{out}{err}");
-    assert!(out.contains("no worker reported an outcome within 1s:"), "{out}");
+    assert!(
+        out.contains("no worker reported an outcome within 1s:"),
+        "{out}"
+    );
     assert!(out.contains("orders.dead-00001"), "{out}");
     assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
     vhost.wait_for_counts(DEAD, 2, 0, DEADLINE).await;
