@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The size of the first window. Nothing is known about the size of the letters yet.
-const FIRST: usize = 4;
+const FIRST: usize = 8;
 /// The largest window.
 const LARGEST: usize = 2000;
 /// The bytes of bodies that a window may hold.

@@ -60,7 +60,8 @@ async fn a_replay_goes_on_when_its_canaries_have_succeeded() {
                 report(&broker, &canary, "succeeded");
             }
         };
-        let (replayed, ()) = tokio::join!(replay(&broker, &with_canaries(2)), worker);
+        let wanted = with_canaries(2);
+        let (replayed, ()) = tokio::join!(replay(&broker, &wanted), worker);
         assert_eq!((replayed.changed, replayed.kept()), (5, 0));
         assert_eq!(replayed.looked.selected, 5);
         let canaries = replayed.canaries.unwrap();
@@ -87,7 +88,8 @@ async fn a_canary_that_fails_keeps_the_other_letters_where_they_are() {
         assert!(broker.send(REPORTS, br#"{"number":99}"#, other));
         report(&broker, &canaries[2], "succeeded");
     };
-    let (replayed, ()) = tokio::join!(replay(&broker, &with_canaries(3)), worker);
+    let wanted = with_canaries(3);
+    let (replayed, ()) = tokio::join!(replay(&broker, &wanted), worker);
     assert_eq!(replayed.changed, 3);
     let canaries = replayed.canaries.unwrap();
     assert_eq!((canaries.sent, canaries.succeeded), (3, 2));
@@ -111,7 +113,8 @@ async fn a_canary_without_a_report_ends_the_replay_after_its_time() {
         report(&broker, &canaries[1], "succeeded");
     };
     let began = tokio::time::Instant::now();
-    let (replayed, ()) = tokio::join!(replay(&broker, &with_canaries(2)), worker);
+    let wanted = with_canaries(2);
+    let (replayed, ()) = tokio::join!(replay(&broker, &wanted), worker);
     assert!((60..70).contains(&began.elapsed().as_secs()));
     let canaries = replayed.canaries.unwrap();
     assert_eq!((canaries.sent, canaries.succeeded), (2, 1));
@@ -129,7 +132,8 @@ async fn a_wait_whose_connection_breaks_says_so() {
         tokio::time::sleep(Duration::from_secs(5)).await;
         broker.fail(Fault::ConnectionLost);
     };
-    let (replayed, ()) = tokio::join!(replay(&broker, &with_canaries(2)), worker);
+    let wanted = with_canaries(2);
+    let (replayed, ()) = tokio::join!(replay(&broker, &wanted), worker);
     let canaries = replayed.canaries.unwrap();
     assert!(canaries.lost.is_some(), "{canaries:?}");
     assert_eq!(canaries.silent, numbered(0..2));
@@ -193,7 +197,8 @@ async fn a_canary_whose_copy_is_not_confirmed_ends_the_replay() {
             report(&broker, &canary, "succeeded");
         }
     };
-    let (replayed, ()) = tokio::join!(replay(&broker, &with_canaries(2)), worker);
+    let wanted = with_canaries(2);
+    let (replayed, ()) = tokio::join!(replay(&broker, &wanted), worker);
     assert_eq!((replayed.changed, replayed.kept()), (2, 1));
     assert_eq!(ids(&broker, "orders.dead"), numbered([1, 3]));
 }
