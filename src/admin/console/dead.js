@@ -252,7 +252,7 @@ export class DeadView {
   }
 
   #look() {
-    if (this.jobView.isRunning() || !this.store.worker?.can_change) return;
+    if (this.jobView.isBusy() || !this.store.worker?.can_change) return;
     const match = byId("dead-match").value.trim();
     this.#start("look", { select: match ? { match: [match] } : {} });
   }
@@ -278,13 +278,13 @@ export class DeadView {
   }
 
   async #replay(selection, what, number, most) {
-    if (!number || !this.store.worker?.can_change || this.jobView.isRunning()) return;
+    if (!number || !this.store.worker?.can_change || this.jobView.isBusy()) return;
     const fields = await askReplay({ what, number, most });
     if (fields) await this.#start("replay", { ...selection, ...fields });
   }
 
   async #drop(selection, what, number) {
-    if (!number || !this.store.worker?.can_change || this.jobView.isRunning()) return;
+    if (!number || !this.store.worker?.can_change || this.jobView.isBusy()) return;
     if (await askDrop({ what, number })) await this.#start("drop", selection);
   }
 
@@ -295,7 +295,7 @@ export class DeadView {
   }
 
   async #export() {
-    if (!this.#page?.total || !this.store.worker?.can_change || this.jobView.isRunning()) return;
+    if (!this.#page?.total || !this.store.worker?.can_change || this.jobView.isBusy()) return;
     const consumer = this.#consumer;
     const { select = {} } = this.#selection();
     say(byId("dead-answer"), "Exporting…");
@@ -362,8 +362,7 @@ export class DeadView {
 
   #showGroups(can) {
     const { groups, causes, letters: all } = this.#groups;
-    const most = Math.max(1, ...groups.flatMap(({ bars }) => bars));
-    this.groups.update(groups.map((group) => ({ ...group, all, most, can, chosen: group.group === this.#group })), ({ group, reason }) => `${group} ${reason}`, () => byId("dead-groups-title").focus());
+    this.groups.update(groups.map((group) => ({ ...group, all, can, chosen: group.group === this.#group })), ({ group, reason }) => `${group} ${reason}`, () => byId("dead-groups-title").focus());
     say(byId("dead-groups-count"), causes > groups.length ? `${count(groups.length)} of ${count(causes)} causes` : `${count(causes)} ${causes === 1 ? "cause" : "causes"}`);
   }
 

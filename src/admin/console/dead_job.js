@@ -29,6 +29,12 @@ export class JobView {
     byId("dead-stop").addEventListener("click", () => this.#stop());
   }
 
+  /** Whether a job runs, so that another one must wait. Says so. */
+  isBusy() {
+    if (this.isRunning()) say(byId("dead-answer"), "A job is running. Wait for its end, or stop it.");
+    return this.isRunning();
+  }
+
   isRunning() {
     return this.#job?.state === "running";
   }
@@ -36,7 +42,8 @@ export class JobView {
   /** Shows this job of a consumer, or none. */
   follow(consumer, job) {
     this.#consumer = consumer;
-    this.#job = job;
+    // The worker reads one letter because the page asked for it. The page waits for that answer itself.
+    this.#job = job?.kind === "show" ? null : job;
     this.#show();
   }
 
@@ -112,7 +119,7 @@ function detailsOf({ result }) {
   const kept = Object.entries(result.kept).map(([why, n]) => h("li", {}, `${letters(n)} stayed: `, stranger(why)));
   const { failed = [], silent = [], lost } = result.canaries ?? {};
   const after = { retry: ", will be retried", "dead-letter": ", is a dead letter again" };
-  const ill = failed.map((it) => h("li", {}, stranger(it.id, { class: "code" }), `: ${words(it.outcome)}${after[it.settlement] ?? ""} `, stranger(it.error, { class: "error" })));
+  const ill = failed.map((it) => h("li", {}, stranger(it.id, { class: "code" }), `: ${words(it.outcome)}${after[it.settlement] ?? ""}${it.error ? ": " : ""}`, stranger(it.error, { class: "error" })));
   const mute = silent.map((id) => h("li", {}, stranger(id, { class: "code" }), ": no outcome was reported"));
   const why = silent.length
     ? [h("li", { class: "aside" }, lost ? `The wait was cut short: ${visible(lost)}.` : "Does a worker consume the queue? Workers of older versions, and of users that are not trusted (broker.trusted_users), report nothing.")]

@@ -13,11 +13,12 @@ function svg(tag, attributes, ...children) {
   return element;
 }
 
-/** Bars over time, the highest of all rows being `most`. */
-export function spark(bars, most, label) {
+/** Bars over time. Each row has its own scale: it shows when, and the count beside it shows how many. */
+export function spark(bars, label) {
+  const most = Math.max(1, ...bars);
   const [width, height] = [3, 22];
   const parts = bars.map((n, index) => {
-    const high = n ? Math.max(1.5, (n / Math.max(most, 1)) * height) : 0;
+    const high = n ? Math.max(1.5, (n / most) * height) : 0;
     return svg("rect", { x: index * (width + 1), y: height - high, width, height: high });
   });
   const ground = svg("line", { x1: 0, x2: bars.length * (width + 1), y1: height + 0.5, y2: height + 0.5 });
@@ -35,7 +36,7 @@ export function moment(text) {
 
 /** The life of a letter: first seen, each attempt that is known, dead-lettered. */
 export function story({ summary, history }, template) {
-  const begin = summary.first_seen ? Date.parse(summary.first_seen) : null;
+  let before = null;
   const steps = [];
   if (summary.first_seen) steps.push({ at: summary.first_seen, kind: "seen", text: "A worker received the message." });
   const missing = summary.attempts - history.length;
@@ -45,10 +46,14 @@ export function story({ summary, history }, template) {
   for (const past of history) steps.push({ at: past.at, kind: "attempt", past });
   const by = { lapwing: "A worker", broker: "The broker" }[summary.origin] ?? "Somebody";
   steps.push({ at: summary.failed_at, kind: "dead", text: `${by} dead-lettered the message: ${summary.reason}.` });
-  const after = (at) => (begin === null || !at ? "" : `after ${duration(Math.max(0, (Date.parse(at) - begin) / 1000))}`);
+  const later = (at) => {
+    const passed = before && at ? `${duration(Math.max(0, (Date.parse(at) - before) / 1000))} later` : "";
+    before = at ? Date.parse(at) : before;
+    return passed;
+  };
   return h("ol", { class: "dead-story" }, ...steps.map(({ at, kind, text, past }) =>
     h("li", { class: kind },
-      h("div", { class: "when" }, at ? moment(at) : "", " ", h("span", { class: "aside" }, kind === "seen" ? "" : after(at))),
+      h("div", { class: "when" }, at ? moment(at) : "", " ", h("span", { class: "aside" }, later(at))),
       past ? attempt(past, template) : h("p", {}, text))));
 }
 

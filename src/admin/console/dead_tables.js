@@ -40,11 +40,11 @@ function cause(cell, it, row, choose) {
 }
 
 function when(cell, it) {
-  const known = JSON.stringify([it.bars, it.most]);
+  const known = JSON.stringify(it.bars);
   if (cell.dataset.known === known) return;
   cell.dataset.known = known;
   const label = `${letters(it.count)} from ${it.first ?? "an unknown time"} to ${it.last ?? "an unknown time"}`;
-  cell.replaceChildren(spark(it.bars, it.most, label));
+  cell.replaceChildren(spark(it.bars, label));
 }
 
 /** The columns of the letters. */
