@@ -41,7 +41,8 @@ export class DeadView {
     this.letters = new Table(byId("dead-letters"), "Dead letters", letterColumns());
     this.depth = new Poll({
       period: 5000,
-      due: () => this.#open && live() && this.#consumer !== null,
+      // Letters that a job holds do not count as ready.
+      due: () => this.#open && live() && this.#consumer !== null && !this.jobView.isRunning(),
       path: () => `consumers/${encodeURIComponent(this.#consumer)}/retry-queues`,
       answer: ({ dead_letters: { messages } }) => { this.#depth = messages; this.#showCount(); },
     });

@@ -42,8 +42,7 @@ export class JobView {
   /** Shows this job of a consumer, or none. */
   follow(consumer, job) {
     this.#consumer = consumer;
-    // The worker reads one letter because the page asked for it. The page waits for that answer itself.
-    this.#job = job?.kind === "show" ? null : job;
+    this.#job = job;
     this.#show();
   }
 

@@ -1,7 +1,7 @@
 //! The desks: for each consumer the job that runs, and what the last look has seen.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -28,6 +28,8 @@ use crate::{
 
 /// The jobs of all consumers at a time.
 const JOBS: usize = 2;
+/// The jobs of a consumer that are known: the one that runs, and the last ones.
+const KNOWN: usize = 8;
 /// The looks that are kept, of all consumers. A further one takes the place of the oldest.
 const LOOKS: usize = 2;
 /// The bytes that all kept looks may take.
@@ -50,7 +52,8 @@ pub(in crate::admin) struct Desks {
 /// The desk of one consumer.
 #[derive(Default)]
 struct Desk {
-    job: Option<Arc<Job>>,
+    /// The known jobs, oldest first.
+    jobs: VecDeque<Arc<Job>>,
     seen: Option<Seen>,
 }
 
@@ -111,7 +114,7 @@ impl Desks {
     ) -> Result<Arc<Job>, ApiError> {
         let busy = |text: String| ApiError::new(StatusCode::CONFLICT, text);
         let mut desk = lock(self.desk(consumer)?);
-        if let Some(running) = desk.job.as_ref().filter(|job| job.is_running()) {
+        if let Some(running) = desk.jobs.back().filter(|job| job.is_running()) {
             let (id, kind) = (&running.id, running.kind);
             return Err(busy(format!(
                 "another job of this consumer is running: {id} ({kind:?})"
@@ -140,20 +143,24 @@ impl Desks {
                 format!("no thread: {error}"),
             )
         })?;
-        desk.job = Some(Arc::clone(&job));
+        desk.jobs.push_back(Arc::clone(&job));
+        if desk.jobs.len() > KNOWN {
+            desk.jobs.pop_front();
+        }
         Ok(job)
     }
 
-    /// The job with this id: the one that runs, or the last one.
+    /// The job with this id: the one that runs, or one of the last.
     pub(super) fn job(&self, consumer: &str, id: &str) -> Result<Arc<Job>, ApiError> {
-        let job = lock(self.desk(consumer)?).job.clone();
-        job.filter(|job| job.id == id).ok_or_else(|| {
-            let text = "no such job: only the last one of a consumer is known";
+        let desk = lock(self.desk(consumer)?);
+        let job = desk.jobs.iter().find(|job| job.id == id);
+        job.cloned().ok_or_else(|| {
+            let text = "no such job: only the last ones of a consumer are known";
             ApiError::new(StatusCode::NOT_FOUND, text)
         })
     }
 
-    /// The job that runs or the last one, and the last look.
+    /// The job that runs or the last one, apart from those that show one letter; and the last look.
     pub(super) fn state(
         &self,
         consumer: &str,
@@ -166,7 +173,9 @@ impl Desks {
                 ..seen.look.clone()
             }
         });
-        Ok((desk.job.as_ref().map(|job| job.view()), look))
+        let is_work = |job: &&Arc<Job>| job.kind != JobKind::Show;
+        let job = desk.jobs.iter().rev().find(is_work);
+        Ok((job.map(|job| job.view()), look))
     }
 
     /// The last look.

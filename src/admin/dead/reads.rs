@@ -134,7 +134,7 @@ fn place(cursor: &str, look: &str) -> Result<usize, ApiError> {
 
 /// The state of a job
 ///
-/// Only the job that runs and the last one are known.
+/// Only the last eight jobs of a consumer are known.
 #[utoipa::path(get, path = "/api/v1/dead/{consumer}/jobs/{job}", tag = "dead letters",
     params(
         ("consumer" = String, Path, description = "The consumer's name"),

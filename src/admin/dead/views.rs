@@ -28,7 +28,7 @@ pub(super) struct Desk {
     pub(super) queue: String,
     /// What the last look has seen; null if nobody has looked, or the look is too long ago.
     pub(super) look: Option<Look>,
-    /// The job that runs, or the last one; null before the first.
+    /// The job that runs, or the last one, apart from those that show one letter; null before the first.
     pub(super) job: Option<Job>,
 }
 

@@ -292,7 +292,8 @@ async fn a_job_can_be_watched_and_stopped_and_keeps_others_out() {
     assert_eq!(stopped["result"]["changed"], 1, "{stopped}");
     vhost.wait_for_counts(DEAD, 3, 0, DEADLINE).await;
     look(&admin).await;
-    assert_eq!(admin.get(&path).await.0, 404, "only the last job is known");
+    assert_eq!(admin.read(&path).await["state"], "stopped");
+    assert_eq!(admin.get(&format!("{BASE}/jobs/1")).await.0, 404);
     worker.drain().await;
 }
 
