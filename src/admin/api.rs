@@ -28,7 +28,7 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Scrape, ServerSettings, console, error::ApiError, events, guard, hosts::Hosts,
+    Scrape, ServerSettings, console, dead, error::ApiError, events, guard, hosts::Hosts,
     liveness::Liveness, monitor::Monitor, probes, reads, refused::Refused, views, writes,
 };
 use crate::{ConsumerState, Ledger, WorkerHandle, text::rfc3339};
@@ -52,6 +52,7 @@ pub(super) struct App {
     /// The last event `state`. It is made once and shared by all streams.
     pub(super) state: watch::Sender<Arc<str>>,
     pub(super) document: OnceLock<String>,
+    pub(super) dead: Arc<dead::Desks>,
     name: String,
     started_at: SystemTime,
     /// Every consumer has had its first subscription or was paused.
@@ -73,6 +74,7 @@ impl App {
             monitor: Monitor::default(),
             liveness: Liveness::new(&settings.worker),
             refused: Refused::default(),
+            dead: Arc::new(dead::Desks::new(&settings.worker, &stop)),
             stop,
             streams: Arc::new(Semaphore::new(STREAMS)),
             state: watch::Sender::new("{}".into()),
@@ -192,6 +194,7 @@ pub(super) fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(writes::pause))
         .routes(routes!(writes::resume))
         .routes(routes!(writes::cancel))
+        .merge(dead::routes())
 }
 
 fn probe_routes() -> OpenApiRouter<Arc<App>> {

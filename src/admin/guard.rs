@@ -16,7 +16,9 @@ use axum::{
 };
 use tracing::info;
 
-use super::{api::App, connections::Peer, error::ApiError, hosts::Hosts, refused::Refused, tokens};
+use super::{
+    api::App, connections::Peer, dead, error::ApiError, hosts::Hosts, refused::Refused, tokens,
+};
 use crate::{telemetry::AUDIT, text::cut};
 
 /// The longest that the server works on a request after it has read the body. For a stream of
@@ -24,7 +26,7 @@ use crate::{telemetry::AUDIT, text::cut};
 const LONGEST: Duration = Duration::from_secs(30);
 /// The longest that the server waits for the body of a request.
 const BODY_LONGEST: Duration = Duration::from_secs(10);
-/// The most bytes of a request's body. The longest body that the API expects has about 30.
+/// The most bytes of a request's body. Only the new body of a dead letter may be longer.
 const BODY: usize = 16 * 1024;
 
 /// The headers of every answer. A page may use only the console's own scripts and styles. No other
@@ -98,10 +100,11 @@ pub(super) async fn guard(
 async fn read(parts: Parts, body: Body, next: Next) -> Response {
     let refused = |status, text: &str| ApiError::new(status, text).into_response();
     let too_long = || refused(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long");
-    if body.size_hint().lower() > BODY as u64 {
+    let room = dead::room(parts.uri.path()).unwrap_or(BODY);
+    if body.size_hint().lower() > room as u64 {
         return too_long();
     }
-    match tokio::time::timeout(BODY_LONGEST, to_bytes(body, BODY)).await {
+    match tokio::time::timeout(BODY_LONGEST, to_bytes(body, room)).await {
         Ok(Ok(bytes)) => bound(Request::from_parts(parts, bytes.into()), next).await,
         Ok(Err(_)) => too_long(),
         Err(_) => refused(

@@ -7,6 +7,7 @@
 mod api;
 mod connections;
 mod console;
+mod dead;
 mod door;
 mod error;
 mod events;

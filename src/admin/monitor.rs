@@ -197,6 +197,7 @@ pub(super) async fn watch(app: Arc<App>) {
         app.liveness.look(&app.worker);
         app.tell();
         app.refused.tell();
+        app.dead.forget();
     }
 }
 

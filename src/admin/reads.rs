@@ -161,7 +161,7 @@ fn hundred() -> usize {
     100
 }
 
-fn within(
+pub(super) fn within(
     name: &str,
     value: usize,
     range: std::ops::RangeInclusive<usize>,

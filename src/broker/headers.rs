@@ -46,6 +46,10 @@ pub mod names {
     /// The run of `lapwing dead replay` that published this copy (a UUID). After a run that was
     /// killed, two copies of a message with the same value are duplicates.
     pub const REPLAY: &str = "lapwing-replay";
+    /// A canary of `lapwing dead replay --canary` (text `QUEUE NUMBER`): the worker reports the first
+    /// outcome of this message to this queue, under this number. Believed only on a copy that names its
+    /// user.
+    pub const CANARY: &str = "lapwing-canary";
     /// How an edited dead letter was changed (JSON object of `{at, by, from}`); `from` is a hash of
     /// the body before.
     pub const EDITED: &str = "lapwing-edited";

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use lapin::{options::QueueDeclareOptions, types::FieldTable};
 use tokio::sync::watch;
 
 use super::{
@@ -9,6 +10,8 @@ use super::{
     Version,
     connection::Connection,
     depths::depths,
+    error::within,
+    headers::short,
     seam::{Broker, Reading},
     session::RabbitSession,
     topology,
@@ -122,6 +125,21 @@ impl Reading for Rabbit {
         let connection = self.connected().await?;
         let timeouts = Arc::clone(&self.timeouts);
         RabbitSession::read(connection, queue, prefetch, timeouts, tag).await
+    }
+
+    async fn declare_own(&mut self, queue: &str) -> Result<(), BrokerError> {
+        let connection = self.connected().await?;
+        let limit = self.timeouts.declare;
+        let channel = connection.channel(limit).await?;
+        let options = QueueDeclareOptions {
+            exclusive: true,
+            auto_delete: true,
+            ..QueueDeclareOptions::default()
+        };
+        let declare = channel.queue_declare(short(queue), options, FieldTable::default());
+        within(limit, "declaring a queue", declare).await?;
+        let close = channel.close(200, "done".into());
+        within(limit, "closing a channel", close).await
     }
 
     fn version(&self) -> Option<Version> {

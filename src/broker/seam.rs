@@ -71,6 +71,11 @@ pub(crate) trait Reading: Broker {
         tag: &str,
     ) -> impl Future<Output = Result<Self::Session, BrokerError>> + Send;
 
+    /// Waits for the consuming connection, or for the next failure to get one. Then declares a queue that
+    /// only this connection can read. The broker deletes the queue when nobody reads it any more, or when
+    /// the connection ends.
+    fn declare_own(&mut self, queue: &str) -> impl Future<Output = Result<(), BrokerError>> + Send;
+
     /// The broker's version, if there is a connection and the broker has named a version.
     fn version(&self) -> Option<Version>;
 

@@ -277,6 +277,7 @@ fn begin_anew(headers: &mut Headers, is_copy: bool) {
         names::ORIGINAL_USER_ID,
         names::ORIGINAL_CC,
         names::ORIGINAL_BCC,
+        names::CANARY,
     ];
     keep(headers, if is_copy { &kept } else { &kept[..1] });
     headers.insert(short(names::REPLAYS), AMQPValue::LongLongInt(replays));

@@ -6,9 +6,9 @@ use crate::{
     broker::{
         CopyHeaders, Header, HeaderValue, Properties,
         headers::names::{
-            ATTEMPTS, CRASHES, ERROR, ERROR_KIND, EXPIRES_AT, FAILED_AT, FINGERPRINT, FIRST_SEEN,
-            HISTORY, LAST_ATTEMPT, NOT_BEFORE, PARKED_AT, REASON, REPLAYS, SOURCE_EXCHANGE,
-            SOURCE_QUEUE, SOURCE_ROUTING_KEY, TRACEPARENT, WORKER,
+            ATTEMPTS, CANARY, CRASHES, ERROR, ERROR_KIND, EXPIRES_AT, FAILED_AT, FINGERPRINT,
+            FIRST_SEEN, HISTORY, LAST_ATTEMPT, NOT_BEFORE, PARKED_AT, REASON, REPLAYS,
+            SOURCE_EXCHANGE, SOURCE_QUEUE, SOURCE_ROUTING_KEY, TRACEPARENT, WORKER,
         },
     },
     clock,
@@ -32,8 +32,9 @@ pub(crate) fn class(failure: &Failure) -> &str {
     cut(&failure.class, 255)
 }
 
-/// Headers of a parked copy that later copies must not keep.
-const TRANSIENT: &[&str] = &[NOT_BEFORE, PARKED_AT, LAST_ATTEMPT];
+/// Headers of a parked copy that later copies must not keep, and the one of a canary, whose first
+/// outcome has been reported.
+const TRANSIENT: &[&str] = &[NOT_BEFORE, PARKED_AT, LAST_ATTEMPT, CANARY];
 
 /// Charges the attempt that has just failed: counts it and adds it to the history.
 pub(crate) fn charge(flight: &Flight, failure: &Failure, worker: &str) {

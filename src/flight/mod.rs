@@ -67,6 +67,8 @@ pub(crate) struct Flight {
     phase: SharedPhase,
     /// The decision about the message waits, because the broker does not take its copy.
     kept: AtomicBool,
+    /// An attempt of this flight has had an outcome.
+    has_outcome: AtomicBool,
     /// The attempt under way, or the last one.
     attempt: AtomicU32,
     /// When the handler was last started, in microseconds since `received`.
@@ -104,6 +106,7 @@ impl Flight {
             slot: SlotPlace::default(),
             phase: SharedPhase::buffered(),
             kept: AtomicBool::new(false),
+            has_outcome: AtomicBool::new(false),
             attempt: AtomicU32::new(attempt),
             started: AtomicU64::new(0),
             handled: AtomicU64::new(0),
@@ -174,6 +177,11 @@ impl Flight {
     /// Whether the decision about the message waits, because the broker does not take its copy.
     pub(crate) fn is_kept(&self) -> bool {
         self.kept.load(Ordering::Relaxed)
+    }
+
+    /// An attempt has had an outcome: whether it is the first one of this flight.
+    pub(crate) fn is_first_outcome(&self) -> bool {
+        !self.has_outcome.swap(true, Ordering::Relaxed)
     }
 
     /// The handler starts now.

@@ -3,10 +3,12 @@
 use std::{collections::BTreeMap, ops::ControlFlow, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt, join_all};
+use serde::Serialize;
 use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
+use utoipa::ToSchema;
 
-use super::{DeadLettersError, Filter, Letter, Looked, desk::Desk, walk::Walk};
+use super::{Canaries, DeadLettersError, Filter, Letter, Looked, Waiting, desk::Desk, walk::Walk};
 use crate::broker::Reading;
 
 /// The letters of a batch when one ack covers them all. While the acks of a batch are on their way,
@@ -17,10 +19,10 @@ const BATCH: usize = 50;
 const SINGLES: usize = 32;
 
 /// The longest wait between two looks whether the command is stopped.
-const STEP: Duration = Duration::from_millis(100);
+pub(super) const STEP: Duration = Duration::from_millis(100);
 
 /// How far a command is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Progress {
     /// The letters that were ready at the start.
     pub total: u32,
@@ -28,6 +30,8 @@ pub struct Progress {
     pub seen: u64,
     /// The letters that were taken out of the queue.
     pub changed: u64,
+    /// How far the wait for the canaries is; `None` while the replay does not wait for them.
+    pub canaries: Option<Waiting>,
 }
 
 /// Hears of the progress, and may stop the command: it ends after the batch under way.
@@ -45,11 +49,35 @@ pub struct Changed {
     /// Whether the command ended before the end of the queue: the report stopped it, or a whole
     /// batch failed.
     pub stopped: bool,
+    /// The ids of the letters that left the queue.
+    pub ids: Vec<String>,
+    /// How the canaries ended; `None` for a change without canaries.
+    pub canaries: Option<Canaries>,
 }
 
 impl Changed {
     fn keep(&mut self, why: String) {
         *self.kept.entry(why).or_default() += 1;
+    }
+
+    /// Adds what a second change of the same queue did. It has met again what the first one left, so what
+    /// the first one kept does not count.
+    pub(super) fn then(mut self, later: Self) -> Self {
+        let seen = self.looked.seen + later.looked.seen;
+        let selected = self.changed + later.looked.selected;
+        self.ids.extend(later.ids);
+        Self {
+            looked: Looked {
+                total: self.looked.total,
+                seen,
+                selected,
+                ..later.looked
+            },
+            changed: self.changed + later.changed,
+            ids: self.ids,
+            canaries: self.canaries,
+            ..later
+        }
     }
 
     /// The letters that were selected and stayed.
@@ -196,10 +224,13 @@ async fn take_chosen<B: Reading>(
         let batch: Vec<_> = chosen.by_ref().take(size).collect();
         let count = batch.len();
         let succeeded = join_all(batch.iter().map(|letter| change.succeed(letter))).await;
-        let (mut tags, mut failed) = (Vec::new(), Vec::new());
+        let (mut tags, mut ids, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for (letter, succeeded) in batch.into_iter().zip(succeeded) {
             match succeeded {
-                Ok(()) => tags.push(letter.tag),
+                Ok(()) => {
+                    tags.push(letter.tag);
+                    ids.push(letter.summary.id);
+                }
                 Err(why) => {
                     changed.keep(why);
                     failed.push(letter);
@@ -208,6 +239,7 @@ async fn take_chosen<B: Reading>(
         }
         walk.take(&tags, is_alone && failed.is_empty()).await?;
         changed.changed += tags.len() as u64;
+        changed.ids.append(&mut ids);
         let all_failed = failed.len() == count;
         walk.keep(failed).await?;
         end = report(progress(walk, changed));
@@ -235,6 +267,7 @@ fn progress<B: Reading>(walk: &Walk<'_, B>, changed: &Changed) -> Progress {
         total: walk.total,
         seen: changed.looked.seen,
         changed: changed.changed,
+        canaries: None,
     }
 }
 

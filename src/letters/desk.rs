@@ -14,6 +14,9 @@ use crate::broker::{
     Broker, BrokerError, BrokerSettings, Links, Rabbit, Reading, TimeoutSettings, Version,
 };
 
+/// The delivery limit with which a worker declares its dead-letter queue.
+pub const DECLARED_LIMIT: u64 = 100_000;
+
 /// The publishes that a command has under way at a time.
 pub(super) const CHANNELS: usize = 32;
 

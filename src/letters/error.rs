@@ -23,6 +23,12 @@ pub enum DeadLettersError {
         /// The letters that are ready.
         ready: u32,
     },
+    /// The queue for the reports of canaries cannot be used.
+    #[error(
+        "the queue for the reports of canaries, whose name begins with `lapwing-canary.`, cannot be \
+         used: {0}"
+    )]
+    NoReports(BrokerError),
     /// The broker ended the reading: the queue was deleted, or the node left.
     #[error("the broker ended the reading of {0:?}")]
     Ended(String),

@@ -22,8 +22,32 @@ pub struct Filter {
     pub since: Option<SystemTime>,
     /// Letters that were dead-lettered before this time.
     pub before: Option<SystemTime>,
+    /// Letters whose id, type, error, group or source queue contains this text, in upper or lower case.
+    pub text: Option<String>,
     /// Letters whose headers and bodies have all these values.
     pub matches: Vec<Match>,
+}
+
+/// What a filter asks about a letter, apart from its headers and its body.
+pub(crate) struct Facts<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) group: &'a str,
+    pub(crate) reason: &'a str,
+    pub(crate) message_type: Option<&'a str>,
+    pub(crate) kind: &'a str,
+    pub(crate) error: &'a str,
+    pub(crate) source_queue: Option<&'a str>,
+    pub(crate) failed_at: Option<SystemTime>,
+}
+
+impl Facts<'_> {
+    fn contain(&self, text: &str) -> bool {
+        let text = text.to_lowercase();
+        let texts = [self.id, self.group, self.reason, self.kind, self.error];
+        let others = [self.message_type, self.source_queue].into_iter().flatten();
+        let mut all = texts.into_iter().chain(others);
+        all.any(|it| it.to_lowercase().contains(&text))
+    }
 }
 
 impl Filter {
@@ -36,21 +60,26 @@ impl Filter {
     /// Whether the letter is selected. A letter of unknown time fits no time.
     #[must_use]
     pub fn fits(&self, letter: &Letter) -> bool {
-        let summary = &letter.summary;
+        self.selects(&letter.summary.facts()) && self.matches.iter().all(|it| it.fits(letter))
+    }
+
+    /// Whether the letter with these facts is selected, as far as they say. A letter of unknown time fits
+    /// no time.
+    pub(crate) fn selects(&self, facts: &Facts<'_>) -> bool {
         let is_one = |wanted: &[String], is: Option<&str>| {
             wanted.is_empty() || wanted.iter().any(|wanted| Some(wanted.as_str()) == is)
         };
         let in_group =
-            |group: &String| !group.is_empty() && summary.group.starts_with(group.as_str());
-        let since = |since| summary.failed_at.is_some_and(|at| at >= since);
-        let before = |before| summary.failed_at.is_some_and(|at| at < before);
-        is_one(&self.ids, Some(&summary.id))
-            && is_one(&self.reasons, Some(&summary.reason))
-            && is_one(&self.types, summary.message_type.as_deref())
+            |group: &String| !group.is_empty() && facts.group.starts_with(group.as_str());
+        let since = |since| facts.failed_at.is_some_and(|at| at >= since);
+        let before = |before| facts.failed_at.is_some_and(|at| at < before);
+        is_one(&self.ids, Some(facts.id))
+            && is_one(&self.reasons, Some(facts.reason))
+            && is_one(&self.types, facts.message_type)
             && (self.groups.is_empty() || self.groups.iter().any(in_group))
             && self.since.is_none_or(since)
             && self.before.is_none_or(before)
-            && self.matches.iter().all(|wanted| wanted.fits(letter))
+            && self.text.as_ref().is_none_or(|text| facts.contain(text))
     }
 }
 

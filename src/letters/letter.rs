@@ -4,7 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
+use super::filter::Facts;
 use crate::{
     broker::{Delivery, HeaderValue, Properties, headers::names},
     dead_letters::{Copy, Dead, Record},
@@ -13,7 +15,8 @@ use crate::{
 };
 
 /// Who put a message into the dead-letter queue.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[schema(as = DeadLetterOrigin)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
     /// A Lapwing worker: the letter has the whole record.
@@ -26,7 +29,8 @@ pub enum Origin {
 }
 
 /// What a list shows of a letter.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = DeadLetter)]
 pub struct Summary {
     /// The `message-id` property. Without one: `hash:` and a hash of the letter.
     pub id: String,
@@ -46,9 +50,11 @@ pub struct Summary {
     pub replays: u32,
     /// When a worker first received the message.
     #[serde(serialize_with = "as_rfc3339_or_null")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub first_seen: Option<SystemTime>,
     /// When the message was dead-lettered.
     #[serde(serialize_with = "as_rfc3339_or_null")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub failed_at: Option<SystemTime>,
     /// The queue from which the message was dead-lettered.
     pub source_queue: Option<String>,
@@ -67,8 +73,24 @@ pub struct Summary {
     pub trace_id: Option<String>,
 }
 
+impl Summary {
+    pub(crate) fn facts(&self) -> Facts<'_> {
+        Facts {
+            id: &self.id,
+            group: &self.group,
+            reason: &self.reason,
+            message_type: self.message_type.as_deref(),
+            kind: &self.kind,
+            error: &self.error,
+            source_queue: self.source_queue.as_deref(),
+            failed_at: self.failed_at,
+        }
+    }
+}
+
 /// One earlier attempt.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = DeadLetterAttempt)]
 pub struct Attempt {
     /// When it ended (RFC 3339).
     pub at: String,
@@ -149,6 +171,24 @@ impl Letter {
         };
         letter.tell();
         letter
+    }
+
+    /// A letter that nothing explains, with this id and body.
+    #[cfg(test)]
+    pub(crate) fn sample(id: &str, body: &[u8]) -> Self {
+        Self {
+            summary: Summary {
+                id: id.to_owned(),
+                bytes: body.len(),
+                ..unknown()
+            },
+            history: Vec::new(),
+            tag: 0,
+            exchange: String::new(),
+            routing_key: String::new(),
+            properties: Properties::new(id, None, None, &[]),
+            body: body.to_vec(),
+        }
     }
 
     /// Fills in why the message was dead-lettered. After a replay by another program a letter can

@@ -97,6 +97,7 @@ async fn through<B: Reading>(
             total: walk.total,
             seen: looked.seen,
             changed: 0,
+            canaries: None,
         };
         if report(progress) == ControlFlow::Break(()) {
             looked.stopped = true;

@@ -8,6 +8,7 @@
 //! at most the letters of the last batch exist twice.
 
 mod archive;
+mod canary;
 mod change;
 mod desk;
 mod edit;
@@ -22,10 +23,12 @@ mod tests;
 mod walk;
 
 pub use archive::{Archived, NotALetter, from_line, to_line};
+pub use canary::{Canaries, Canary, FailedCanary, Waiting};
 pub use change::{Changed, Progress};
-pub use desk::DeadLetters;
+pub use desk::{DECLARED_LIMIT, DeadLetters};
 pub use edit::Edit;
 pub use error::DeadLettersError;
+pub(crate) use filter::Facts;
 pub use filter::{Filter, Match};
 pub use groups::{Group, Groups};
 pub use letter::{Attempt, Letter, Origin, Summary};

@@ -1,7 +1,11 @@
 //! Replays: letters that begin anew.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -10,12 +14,15 @@ use tokio::time::{Instant, sleep_until};
 use tracing::info;
 
 use super::{
-    Changed, DeadLettersError, Filter, Letter,
+    Canary, Changed, DeadLettersError, Filter, Letter, Progress,
+    canary::Reports,
     change::{Change, Report, change},
     desk::Desk,
 };
-use crate::broker::{
-    CopyHeaders, Header, Publication, PublishError, Reading, Written, headers::names,
+use crate::{
+    broker::{CopyHeaders, Header, Publication, PublishError, Reading, Written, headers::names},
+    dead_letters,
+    lock::lock,
 };
 
 /// A letter that was replayed this often is not replayed again, unless the command is forced: it
@@ -38,6 +45,7 @@ const OF_THE_PAST: &[&str] = &[
     names::WORKER,
     names::PARKED_AT,
     names::LAST_ATTEMPT,
+    names::CANARY,
 ];
 
 /// Where replayed letters go.
@@ -62,6 +70,8 @@ pub struct Replay {
     pub rate: Option<f64>,
     /// Replay letters that were replayed three times and more.
     pub force: bool,
+    /// Replay some letters first, and the others only if these succeed; `None`: all at once.
+    pub canary: Option<Canary>,
     /// The name of this run, which each copy carries.
     pub run: String,
     /// Who replays, for the log.
@@ -96,6 +106,11 @@ struct Running<'a, B> {
     broker: &'a B,
     began: Instant,
     sent: AtomicU64,
+    /// The copies that were not confirmed.
+    failed: AtomicU64,
+    /// If these letters are canaries: the queue for reports, and the letters whose copies are confirmed,
+    /// by their number.
+    canaries: Option<(&'a str, Mutex<BTreeMap<u64, String>>)>,
 }
 
 /// How long a slow replay may hold a letter, as far as its rate decides. RabbitMQ takes letters back
@@ -115,12 +130,17 @@ impl<B: Reading> Running<'_, B> {
             sleep_until(due).await;
         }
         let replays = i64::from(letter.summary.replays) + 1;
+        let mut set = vec![
+            (names::REPLAYS, Header::Int(replays)),
+            (names::REPLAY, Header::Text(self.replay.run.clone())),
+            (names::REASON, Header::Text(letter.summary.reason.clone())),
+        ];
+        if let Some((queue, _)) = &self.canaries {
+            let queue = (*queue).to_owned();
+            set.push(dead_letters::Canary { queue, number }.header());
+        }
         let headers = CopyHeaders {
-            set: vec![
-                (names::REPLAYS, Header::Int(replays)),
-                (names::REPLAY, Header::Text(self.replay.run.clone())),
-                (names::REASON, Header::Text(letter.summary.reason.clone())),
-            ],
+            set,
             remove: OF_THE_PAST,
             // So the worker believes where the message came from.
             is_named: true,
@@ -132,16 +152,29 @@ impl<B: Reading> Running<'_, B> {
             body: &letter.body,
             properties: Written::Copy(&letter.properties, headers),
         };
-        let published = self.broker.publish(&publication).await;
-        published.map_err(|error| match error {
-            PublishError::Returned(_) => {
-                format!("there is no queue {:?}", publication.routing_key)
+        match self.broker.publish(&publication).await {
+            Ok(()) => {
+                if let Some((_, confirmed)) = &self.canaries {
+                    lock(confirmed).insert(number, letter.summary.id.clone());
+                }
+                Ok(())
             }
-            PublishError::Unconfirmed(why) => {
-                format!("not confirmed, so its copy may exist as well: {why}")
+            Err(error) => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                Err(why(error, publication.routing_key))
             }
-            other => other.to_string(),
-        })
+        }
+    }
+}
+
+/// Why a copy was not confirmed, for people.
+fn why(error: PublishError, queue: &str) -> String {
+    match error {
+        PublishError::Returned(_) => format!("there is no queue {queue:?}"),
+        PublishError::Unconfirmed(why) => {
+            format!("not confirmed, so its copy may exist as well: {why}")
+        }
+        other => other.to_string(),
     }
 }
 
@@ -185,29 +218,142 @@ pub(super) async fn replay<B: Reading>(
 ) -> Result<Changed, DeadLettersError> {
     let Replay { run, by, .. } = replay;
     let queue = &desk.queue;
-    info!(queue, run, by, target = ?replay.target, "replaying dead letters");
+    info!(queue, run, by, target = ?replay.target, canary = ?replay.canary, "replaying dead letters");
+    let replayed = match replay.canary {
+        None => run_all(desk, replay, None, report)
+            .await
+            .map(|it| it.changed),
+        Some(canary) => with_canaries(desk, replay, canary, report).await,
+    };
+    match &replayed {
+        Ok(it) => {
+            let canaries = it.canaries.as_ref().map(|it| (it.succeeded, it.sent));
+            let (replayed, kept) = (it.changed, it.kept());
+            info!(
+                queue,
+                run,
+                by,
+                replayed,
+                kept,
+                ?canaries,
+                "replayed dead letters"
+            );
+        }
+        Err(error) => info!(queue, run, by, %error, "the replay of dead letters ended early"),
+    }
+    replayed
+}
+
+/// A replay that has ended.
+struct Ran {
+    changed: Changed,
+    /// Copies were published and not confirmed.
+    has_failed: bool,
+    /// The canaries whose copies are confirmed.
+    canaries: BTreeMap<u64, String>,
+}
+
+async fn run_all<B: Reading>(
+    desk: &Desk<B>,
+    replay: &Replay,
+    reports: Option<&str>,
+    report: Report<'_>,
+) -> Result<Ran, DeadLettersError> {
     let running = Running {
         replay,
         broker: &desk.broker,
         began: Instant::now(),
         sent: AtomicU64::new(0),
+        failed: AtomicU64::new(0),
+        canaries: reports.map(|queue| (queue, Mutex::default())),
     };
     let changed = change(desk, &running, report).await;
-    let replayed = running.sent.load(Ordering::Relaxed);
-    match &changed {
-        Ok(it) => {
-            info!(
-                queue,
-                run,
-                by,
-                replayed = it.changed,
-                kept = it.kept(),
-                "replayed dead letters"
-            );
-        }
-        Err(error) => {
-            info!(queue, run, by, sent = replayed, %error, "the replay of dead letters ended early");
-        }
+    let (sent, failed) = (running.sent.into_inner(), running.failed.into_inner());
+    if changed.is_err() {
+        info!(
+            queue = desk.queue,
+            run = replay.run,
+            sent,
+            failed,
+            "published before the error"
+        );
     }
-    changed
+    Ok(Ran {
+        changed: changed?,
+        has_failed: failed > 0,
+        canaries: running
+            .canaries
+            .map(|(_, confirmed)| std::mem::take(&mut *lock(&confirmed)))
+            .unwrap_or_default(),
+    })
+}
+
+/// Replays the canaries, waits for their outcomes, and replays the others if all have succeeded.
+async fn with_canaries<B: Reading>(
+    desk: &Desk<B>,
+    replay: &Replay,
+    canary: Canary,
+    report: Report<'_>,
+) -> Result<Changed, DeadLettersError> {
+    let mut reports = Reports::listen(&desk.broker, &replay.run).await?;
+    let ended = canaries_first(desk, replay, canary, &mut reports, report).await;
+    reports.close().await;
+    let (changed, goes_on) = ended?;
+    let left = replay
+        .limit
+        .map(|limit| limit.saturating_sub(usize::try_from(changed.changed).unwrap_or(limit)));
+    if !goes_on || left == Some(0) {
+        return Ok(changed);
+    }
+    let others = Replay {
+        limit: left,
+        ..replay.clone()
+    };
+    let before = changed.changed;
+    let mut report = |progress: Progress| {
+        report(Progress {
+            changed: before + progress.changed,
+            ..progress
+        })
+    };
+    let later = run_all(desk, &others, None, &mut report).await?;
+    Ok(changed.then(later.changed))
+}
+
+/// Replays the canaries, and waits for their outcomes. True: the others follow.
+async fn canaries_first<B: Reading>(
+    desk: &Desk<B>,
+    replay: &Replay,
+    canary: Canary,
+    reports: &mut Reports<B::Session>,
+    report: Report<'_>,
+) -> Result<(Changed, bool), DeadLettersError> {
+    let letters = replay
+        .limit
+        .map_or(canary.letters, |most| most.min(canary.letters));
+    let first = Replay {
+        limit: Some(letters),
+        ..replay.clone()
+    };
+    let queue = reports.queue.clone();
+    let Ran {
+        mut changed,
+        has_failed,
+        canaries,
+    } = run_all(desk, &first, Some(&queue), report).await?;
+    let progress = Progress {
+        total: changed.looked.total,
+        seen: changed.looked.seen,
+        changed: changed.changed,
+        canaries: None,
+    };
+    let (canaries, end) = reports
+        .outcomes(canaries, canary.wait, progress, report)
+        .await;
+    changed.stopped |= end.is_break();
+    // Fewer than wanted: no further letter can be replayed.
+    let has_more = changed.changed >= letters as u64;
+    let goes_on = canaries.all_succeeded() && has_more && !has_failed && !changed.stopped;
+    changed.canaries = Some(canaries);
+    Ok((changed, goes_on))
 }

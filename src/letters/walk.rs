@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The size of the first window. Nothing is known about the size of the letters yet.
-const FIRST: usize = 16;
+const FIRST: usize = 8;
 /// The largest window.
 const LARGEST: usize = 2000;
 /// The bytes of bodies that a window may hold.
@@ -62,6 +62,8 @@ pub(super) struct Walk<'a, B: Reading> {
     room: usize,
     /// The largest body so far.
     largest: usize,
+    /// The last window ended because its letters were larger than expected.
+    was_full: bool,
     /// Whether the broker had delivered the last letter before.
     last_was_returned: bool,
     /// The tags that the walk holds, window by window.
@@ -89,6 +91,7 @@ impl<'a, B: Reading> Walk<'a, B> {
             left: total,
             room: FIRST,
             largest: 0,
+            was_full: false,
             last_was_returned: false,
             held: Vec::new(),
             is_unproven: false,
@@ -126,7 +129,7 @@ impl<'a, B: Reading> Walk<'a, B> {
         }
         self.subscribe(size).await?;
         let deliveries = self.deliveries(size).await?;
-        self.left = match deliveries.len() < size {
+        self.left = match deliveries.len() < size && !self.was_full {
             true => 0,
             false => self
                 .left
@@ -188,12 +191,21 @@ impl<'a, B: Reading> Walk<'a, B> {
     async fn deliveries(&mut self, size: usize) -> Result<Vec<Delivery>, DeadLettersError> {
         let ended = || DeadLettersError::Ended(self.desk.queue.clone());
         let session = self.session.as_mut().ok_or_else(ended)?;
-        let mut deliveries = Vec::with_capacity(size);
+        let mut deliveries: Vec<Delivery> = Vec::with_capacity(size);
         let mut since = Instant::now();
+        let mut bytes = 0;
+        self.was_full = false;
         while deliveries.len() < size {
+            // Larger letters follow small ones. The end of the subscription stops them.
+            if bytes > ROOM {
+                self.was_full = true;
+                break;
+            }
             match timeout(QUIET, session.next()).await {
                 Ok(next) => {
-                    deliveries.push(next.ok_or_else(ended)??);
+                    let delivery = next.ok_or_else(ended)??;
+                    bytes += delivery.body.len();
+                    deliveries.push(delivery);
                     since = Instant::now();
                 }
                 Err(_) => match self.desk.depth().await? {

@@ -80,6 +80,8 @@ pub(crate) struct Live {
     pub(super) unanswered: AtomicBool,
     /// A path is declaring a queue again.
     restoring: AtomicBool,
+    /// Reports of canaries under way.
+    pub(super) reports: Arc<AtomicUsize>,
 }
 
 impl<B: Broker> Lane<B> {

@@ -5,6 +5,7 @@
 //! delivery is settled.
 
 mod back;
+mod canary;
 mod dispatch;
 mod ends;
 mod execute;
@@ -234,6 +235,7 @@ async fn settle<B: Broker>(
     };
     let settlement = policy::decide(terms, ending, facts);
     lane.watch.settled(flight, ending, &settlement);
+    canary::report(lane, flight, ending, &settlement);
     match settlement {
         Settlement::Ack => Next::End(match ending.kind() {
             OutcomeKind::Dropped => End::Dropped,

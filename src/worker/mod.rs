@@ -21,6 +21,7 @@ pub use report::{Report, RunError};
 pub use settings::{DrainSettings, MemorySettings, WorkerSettings};
 
 use assembly::Setup;
+pub(crate) use container::limit as memory_limit;
 
 use crate::{
     broker::Broker,

@@ -2,6 +2,7 @@
 
 import { byId, facts, h, mark, say, show, stranger, Table } from "./dom.js";
 import { clock, count, duration, percent, rate, visible, words } from "./format.js";
+import { DeadView } from "./dead.js";
 import { FailuresView } from "./failures.js";
 import { markOf, verdict } from "./health.js";
 import { InFlightView } from "./in_flight.js";
@@ -22,6 +23,7 @@ const consumers = new ConsumersView(store);
 const consumer = new ConsumerView(store, { live, changed: () => render() });
 const failures = new FailuresView(store);
 const inFlight = new InFlightView(store, live);
+const dead = new DeadView(store, live);
 const outcomes = [
   { title: "Handler runs", part: "counts", kinds: RUNS, whole: "attempts" },
   { title: "Deliveries", part: "ledger", kinds: ENDS, whole: "received" },
@@ -102,6 +104,7 @@ function render() {
   consumer.update();
   failures.update();
   inFlight.update();
+  dead.update();
   for (const update of outcomes) update();
 }
 
@@ -120,6 +123,7 @@ function route() {
   const only = store.consumers.size === 1 ? store.consumers.keys().next().value : null;
   const next = wanted ?? only;
   show(document.querySelector(".back"), only === null);
+  byId("nav-dead").href = next === null ? "#dead" : `#dead/${encodeURIComponent(next)}`;
   if (next === scope) return;
   const first = scope === undefined;
   scope = next;
@@ -135,6 +139,7 @@ function route() {
 
 /** `#consumer/NAME` shows one consumer, `#all` shows all. Any other hash is a place on the page. */
 function readAddress() {
+  if (dead.follow(location.hash)) return;
   const [, name] = location.hash.match(/^#consumer\/(.+)$/) ?? [];
   if (name !== undefined) wanted = decode(name);
   else if (location.hash === "#all" || location.hash === "") wanted = null;
@@ -153,6 +158,10 @@ function decode(text) {
 function goTo(event) {
   event.preventDefault();
   const section = event.currentTarget.dataset.goto;
+  if (dead.isOpen()) {
+    history.pushState(null, "", wanted === null ? "#all" : `#consumer/${encodeURIComponent(wanted)}`);
+    readAddress();
+  }
   const heading = byId(section === "consumers" && scope !== null ? "consumer-title" : `${section}-title`);
   heading.scrollIntoView();
   heading.focus({ preventScroll: true });

@@ -35,6 +35,12 @@ const STYLE: &str = "text/css; charset=utf-8";
 const ASSETS: &[Asset] = assets! {
     "app.js" SCRIPT,
     "charts.js" SCRIPT,
+    "dead.js" SCRIPT,
+    "dead_dialogs.js" SCRIPT,
+    "dead_job.js" SCRIPT,
+    "dead_letter.js" SCRIPT,
+    "dead_parts.js" SCRIPT,
+    "dead_tables.js" SCRIPT,
     "dom.js" SCRIPT,
     "failures.js" SCRIPT,
     "format.js" SCRIPT,

@@ -48,14 +48,20 @@ export function setUpToken() {
  *
  * Returns the JSON of the answer, or throws `Refused` with a sentence that says why nothing changed.
  */
-export async function change(method, path, body) {
+export function change(method, path, body, options = {}) {
+  return withToken((headers) => {
+    if (body !== undefined) headers["Content-Type"] = "application/json";
+    return ask(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), ...options });
+  });
+}
+
+/** Calls `send` with the headers of a request that has the token. Otherwise as `change`. */
+export async function withToken(send) {
   let token = sessionStorage.getItem(KEY) ?? (await enquire("Changes need the worker's admin.token."));
   for (;;) {
     if (!token) throw new Refused(0, "Nothing was changed: no token was given.");
     try {
-      const headers = { Authorization: `Bearer ${token}` };
-      if (body !== undefined) headers["Content-Type"] = "application/json";
-      const answer = await ask(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+      const answer = await send({ Authorization: `Bearer ${token}` });
       keep(token);
       return answer;
     } catch (error) {

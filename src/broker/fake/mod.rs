@@ -409,6 +409,15 @@ impl Reading for FakeBroker {
         self.subscribed(self.lock(), queue, prefetch)
     }
 
+    /// The model does not delete the queue: tests look at what is left in it.
+    async fn declare_own(&mut self, queue: &str) -> Result<(), BrokerError> {
+        if !*self.connected.borrow() {
+            return Err(BrokerError::Lost("not connected".to_owned()));
+        }
+        self.declare(queue);
+        Ok(())
+    }
+
     fn version(&self) -> Option<Version> {
         let (major, minor) = match self.read().release {
             Release::V3 => (3, 10),

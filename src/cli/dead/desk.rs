@@ -15,7 +15,7 @@ use clap::{ArgGroup, Args};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lapwing::{
     Settings,
-    letters::{Changed, DeadLetters, Looked, Progress},
+    letters::{Changed, DECLARED_LIMIT, DeadLetters, Looked, Progress},
     settings::Topology,
     telemetry,
 };
@@ -44,9 +44,6 @@ pub(super) struct At {
     #[arg(long)]
     pub(super) json: bool,
 }
-
-/// The delivery limit with which a worker declares its dead-letter queue.
-const DECLARED_LIMIT: u64 = 100_000;
 
 impl At {
     /// The queue's name, and its delivery limit if the settings say it.
@@ -109,6 +106,10 @@ impl At {
     }
 }
 
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the template is valid")
+}
+
 /// True after the first signal. The second one ends the process.
 fn stop_flag(caught: Caught) -> anyhow::Result<Arc<AtomicBool>> {
     let mut signals = caught.listen().context("failed to listen to signals")?;
@@ -160,12 +161,21 @@ impl Desk {
             if !is_shown && io::stderr().is_terminal() {
                 is_shown = true;
                 bar.set_draw_target(ProgressDrawTarget::stderr());
-                let style = "{bar:30} {human_pos}/{human_len} letters {per_sec} {eta}";
-                bar.set_style(ProgressStyle::with_template(style).expect("the template is valid"));
             }
             bar.set_length(progress.total.into());
             bar.set_position(progress.seen);
-            if progress.seen >= u64::from(progress.total) {
+            if let Some(canaries) = progress.canaries {
+                bar.set_style(style(
+                    "{spinner} waiting for the canaries: {human_pos} of {human_len} have an outcome",
+                ));
+                bar.set_length(canaries.sent);
+                bar.set_position(canaries.known);
+            } else {
+                bar.set_style(style(
+                    "{bar:30} {human_pos}/{human_len} letters {per_sec} {eta}",
+                ));
+            }
+            if progress.canaries.is_none() && progress.seen >= u64::from(progress.total) {
                 bar.finish_and_clear();
             }
             match self.is_stopped() || out.is_closed() {

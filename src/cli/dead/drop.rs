@@ -18,7 +18,8 @@ use crate::cli::{
 /// Drop letters for good. Export them first: nothing brings them back.
 #[derive(Args)]
 #[command(group = ArgGroup::new("selection").required(true).multiple(true).args(
-    ["id", "all", "group", "reason", "message_type", "since", "older_than", "matches"]))]
+    ["id", "all", "group", "reason", "message_type", "since", "older_than", "text",
+     "matches"]))]
 pub(super) struct Drop {
     #[command(flatten)]
     at: At,

@@ -1,9 +1,9 @@
 //! `lapwing dead replay`
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::{collections::BTreeMap, process::ExitCode, time::Duration};
 
 use clap::{ArgGroup, Args};
-use lapwing::letters::{self, Letter, Look, Target};
+use lapwing::letters::{self, Canaries, Canary, Changed, Letter, Look, Target};
 use serde_json::json;
 
 use super::{
@@ -20,7 +20,8 @@ use crate::cli::{
 #[derive(Args)]
 #[command(after_help = AFTER)]
 #[command(group = ArgGroup::new("selection").required(true).multiple(true).args(
-    ["id", "all", "group", "reason", "message_type", "since", "older_than", "matches"]))]
+    ["id", "all", "group", "reason", "message_type", "since", "older_than", "text",
+     "matches"]))]
 pub(super) struct Replay {
     #[command(flatten)]
     at: At,
@@ -40,6 +41,14 @@ pub(super) struct Replay {
     /// The most letters to replay [default: all that are selected]
     #[arg(long, short = 'n', value_name = "LETTERS")]
     limit: Option<usize>,
+    /// Replay this many letters first (at most 100), and the others only if each of these succeeds in its
+    /// first attempt
+    #[arg(long, value_name = "LETTERS", value_parser = canary)]
+    canary: Option<usize>,
+    /// The longest wait for the outcomes of the first letters
+    #[arg(long, value_name = "TIME", default_value = "60s", requires = "canary",
+        value_parser = humantime::parse_duration)]
+    canary_wait: Duration,
     /// Say what would be replayed, and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -54,7 +63,23 @@ pub(super) struct Replay {
 const AFTER: &str = "\
 A letter leaves the queue when the broker has confirmed its copy. A replay that is killed loses
 none, and the letters of its last batch (at most 100) may be there twice: such copies have the same
-value in the header lapwing-replay.";
+value in the header lapwing-replay.
+
+With --canary the workers report the first outcome of the first letters to a queue that exists while
+the command waits (its name begins with `lapwing-canary.`). A worker believes only copies of its own
+user or of broker.trusted_users. Exit code 3: not all of the first letters succeeded, and the others
+stay.";
+
+/// The exit code if a canary did not succeed.
+const CANARY_FAILED: u8 = 3;
+
+fn canary(text: &str) -> Result<usize, String> {
+    let letters: usize = text.parse().map_err(|_| "expected a number")?;
+    match (1..=Canary::MOST).contains(&letters) {
+        true => Ok(letters),
+        false => Err(format!("must be 1 to {}", Canary::MOST)),
+    }
+}
 
 fn rate(text: &str) -> Result<f64, String> {
     let rate: f64 = text.parse().map_err(|_| "expected a number")?;
@@ -77,6 +102,10 @@ impl Replay {
             limit: self.limit,
             rate: self.rate,
             force: self.force,
+            canary: self.canary.map(|letters| Canary {
+                letters,
+                wait: self.canary_wait,
+            }),
             run: uuid::Uuid::now_v7().to_string(),
             by: desk.by.clone(),
         };
@@ -86,19 +115,78 @@ impl Replay {
                 plan.tell(desk, &out);
                 return Ok(ExitCode::SUCCESS);
             }
-            if !desk.confirm(&plan.question(desk))? {
+            if !desk.confirm(&plan.question(desk, self.canary))? {
                 return Ok(ExitCode::FAILURE);
             }
         }
         let replayed = desk.letters.replay(&replay, &mut desk.report(&out)).await?;
-        Ok(desk.tell_change(
-            &mut out,
-            "replayed",
-            &replayed,
-            json!({ "run": replay.run }),
-        ))
+        let more = json!({ "run": replay.run, "canaries": replayed.canaries });
+        let code = desk.tell_change(&mut out, "replayed", &replayed, more);
+        let failed = replayed.canaries.as_ref().filter(|it| !it.all_succeeded());
+        let Some(failed) = failed else {
+            return Ok(code);
+        };
+        if !desk.is_json {
+            self.tell_canaries(&out, &replayed, failed);
+        }
+        Ok(ExitCode::from(CANARY_FAILED))
+    }
+
+    /// Names each canary that did not succeed, and why.
+    fn tell_canaries(&self, out: &Out, replayed: &Changed, canaries: &Canaries) {
+        let Canaries {
+            sent,
+            succeeded,
+            failed,
+            silent,
+            lost,
+        } = canaries;
+        out.line(format_args!(
+            "  {succeeded} of {sent} canaries succeeded; the other letters stay"
+        ));
+        for it in failed {
+            let after = match it.settlement.as_str() {
+                "retry" => ", will be retried",
+                "dead-letter" => ", is a dead letter again",
+                _ => "",
+            };
+            out.line(format_args!(
+                "  {}: {}{after}",
+                print::cut(&it.id, 36),
+                it.outcome
+            ));
+            if !it.error.is_empty() {
+                out.line(format_args!(
+                    "    {}",
+                    print::cut(&it.error, print::WIDTH - 4)
+                ));
+            }
+        }
+        if silent.is_empty() {
+            return;
+        }
+        let wait = humantime::format_duration(self.canary_wait);
+        match lost {
+            Some(why) => out.line(format_args!("  the wait was cut short: {why}")),
+            None if replayed.stopped => out.line("  the wait was stopped"),
+            None => out.line(format_args!(
+                "  no worker reported an outcome within {wait}:"
+            )),
+        }
+        for id in silent {
+            out.line(format_args!("    {}", print::cut(id, print::WIDTH - 4)));
+        }
+        if lost.is_none() && !replayed.stopped {
+            out.line(NO_REPORT);
+        }
     }
 }
+
+/// Why reports may be missing.
+const NO_REPORT: &str = "\
+  These letters are in their queue, or a handler still runs. Is a worker running
+  that consumes it? A worker of an older version does not report, nor does one
+  whose user is not the user of this command (broker.trusted_users).";
 
 /// What a replay would do.
 #[derive(Default)]
@@ -150,13 +238,16 @@ impl Plan {
         }
     }
 
-    fn question(&self, desk: &Desk) -> String {
+    fn question(&self, desk: &Desk, canary: Option<usize>) -> String {
         let count = print::count(self.targets.values().sum());
         let targets: Vec<_> = self.targets.keys().map(String::as_str).collect();
         let (queue, targets) = (desk.letters.queue(), targets.join(", "));
-        match targets.is_empty() {
-            true => format!("Replay no letter of {queue}?"),
-            false => format!("Replay {count} letters of {queue} to {targets}?"),
+        match (targets.is_empty(), canary) {
+            (true, _) => format!("Replay no letter of {queue}?"),
+            (false, None) => format!("Replay {count} letters of {queue} to {targets}?"),
+            (false, Some(first)) => {
+                format!("Replay {count} letters of {queue} to {targets}, {first} of them first?")
+            }
         }
     }
 }

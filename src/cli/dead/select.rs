@@ -25,6 +25,9 @@ pub(super) struct Select {
     /// Letters that were dead-lettered longer ago: 30d, or before this time
     #[arg(long, value_name = "TIME", value_parser = time)]
     older_than: Option<SystemTime>,
+    /// Letters whose id, type, error, group or source queue contains this text, in upper or lower case
+    #[arg(long, value_name = "TEXT", value_parser = NonEmpty::new())]
+    text: Option<String>,
     /// Letters with this header, or this value at a place of a JSON body (RFC 6901); can be repeated
     #[arg(long = "match", short, value_name = "HEADER=VALUE|/POINTER=VALUE")]
     matches: Vec<Match>,
@@ -51,6 +54,7 @@ impl Select {
             types: self.message_type.clone(),
             since: self.since,
             before: self.older_than,
+            text: self.text.clone(),
             matches: self.matches.clone(),
         }
     }
@@ -72,7 +76,7 @@ mod tests {
     #[test]
     fn an_empty_text_selects_nothing() {
         use clap::Parser;
-        for option in ["--group", "--reason", "--type", "--match"] {
+        for option in ["--group", "--reason", "--type", "--text", "--match"] {
             let parsed = Probe::try_parse_from(["probe", option, ""]);
             assert!(parsed.is_err(), "{option}");
         }

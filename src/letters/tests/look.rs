@@ -252,6 +252,13 @@ async fn each_part_of_a_filter_counts() {
         ),
         (
             Filter {
+                text: Some("CARD was".to_owned()),
+                ..Filter::default()
+            },
+            numbered([6]),
+        ),
+        (
+            Filter {
                 matches: matched("/place/bin=b1"),
                 ..Filter::default()
             },
@@ -281,4 +288,23 @@ async fn each_part_of_a_filter_counts() {
         assert_eq!(look(&broker, &filter).await.0, wanted, "{filter:?}");
     }
     assert!("=x".parse::<Match>().is_err() && "x".parse::<Match>().is_err());
+}
+
+/// A window is as large as the letters before it allow. Large letters behind many small ones end it early.
+#[tokio::test(start_paused = true)]
+async fn large_letters_behind_small_ones_are_all_seen_in_their_order() {
+    for release in RELEASES {
+        let broker = broker(release, kept());
+        send(&broker, 300);
+        let large = vec![b'x'; 3 * 1024 * 1024];
+        for number in 300..310 {
+            let record = record("503 from the warehouse", number);
+            let properties = dead(&format!("m{number}"), &record);
+            assert!(broker.send("orders.dead", &large, properties));
+        }
+        let (seen, looked) = look(&broker, &all()).await;
+        assert_eq!(seen, numbered(0..310), "{release:?}");
+        assert_eq!(looked.seen, 310);
+        assert_eq!(ids(&broker, "orders.dead"), numbered(0..310), "{release:?}");
+    }
 }

@@ -1,6 +1,7 @@
 //! The tool on the model of the broker. Words of a broker that the model cannot say are tested in
 //! `tests/broker/dead`.
 
+mod canary;
 mod change;
 mod look;
 mod reading;
@@ -158,6 +159,7 @@ fn replay_of(filter: Filter) -> Replay {
         limit: None,
         rate: None,
         force: false,
+        canary: None,
         run: "run".to_owned(),
         by: "test".to_owned(),
     }

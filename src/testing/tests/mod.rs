@@ -4,6 +4,7 @@ mod account;
 mod acks;
 mod anything;
 mod bodies;
+mod canaries;
 mod concurrency;
 mod copies;
 mod dead_letters;

@@ -3,6 +3,7 @@
 mod changes;
 mod commands;
 mod connections;
+mod dead;
 mod document;
 mod events;
 mod handle;

@@ -2,6 +2,8 @@
 
 mod browser;
 mod changes;
+mod dead;
+mod dead_picture;
 mod many;
 mod page;
 mod picture;

@@ -1,5 +1,6 @@
 //! `lapwing dead` on a real broker.
 
+mod canary;
 mod looking;
 mod replaying;
 

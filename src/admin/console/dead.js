@@ -1,0 +1,399 @@
+// The page for dead letters: what the last look has seen, and what can be done about it.
+//
+// A look takes the letters from the broker and returns them, which costs a delivery on some releases. So
+// the page never looks by itself. It shows when somebody looked, and asks the broker only for the number of
+// letters, which costs them nothing.
+
+import { askDrop, askEdit, askReplay } from "./dead_dialogs.js";
+import { download, JobView } from "./dead_job.js";
+import { LetterView } from "./dead_letter.js";
+import { letters } from "./dead_parts.js";
+import { causeColumns, letterColumns } from "./dead_tables.js";
+import { byId, h, say, show, Table } from "./dom.js";
+import { clock, count, duration, visible } from "./format.js";
+import { ask, Poll, Refused } from "./stream.js";
+import { change } from "./token.js";
+
+const PAGE = 50;
+const CAUSES = 200;
+const TYPING = 250; // ms
+
+export class DeadView {
+  #open = false;
+  #consumer = null; // the one that is shown
+  #wanted = null; // the one that the address names
+  #id = null; // the letter that the address names
+  #desk = null;
+  #groups = null;
+  #page = null;
+  #behind = [null]; // the cursors of the pages up to this one
+  #group = "";
+  #newest = true;
+  #depth = null;
+  #asked = 0; // the number of the last question, as late answers do not count
+
+  constructor(store, live) {
+    this.store = store;
+    this.letterView = new LetterView(store);
+    this.jobView = new JobView(() => this.#open && live(), (job) => this.#ended(job));
+    const choose = (group) => this.#choose(this.#group === group ? "" : group);
+    this.groups = new Table(byId("dead-groups"), "Dead letters by cause, most frequent first", causeColumns(choose, (it) => this.#replay(this.#selection(it.group), `The letters of one cause, as far as they are chosen above: ${visible(it.error)}`, it.count, 3)));
+    this.letters = new Table(byId("dead-letters"), "Dead letters", letterColumns());
+    this.depth = new Poll({
+      period: 5000,
+      // Letters that a job holds do not count as ready.
+      due: () => this.#open && live() && this.#consumer !== null && !this.jobView.isRunning(),
+      path: () => `consumers/${encodeURIComponent(this.#consumer)}/retry-queues`,
+      answer: ({ dead_letters: { messages } }) => { this.#depth = messages; this.#showCount(); },
+    });
+    this.#listen();
+  }
+
+  #listen() {
+    const on = (id, event, act) => byId(id).addEventListener(event, act);
+    on("dead-look", "click", () => this.#look());
+    on("dead-consumer", "change", ({ target }) => { location.hash = `#dead/${encodeURIComponent(target.value)}`; });
+    let typing = null;
+    on("dead-text", "input", () => {
+      clearTimeout(typing);
+      typing = setTimeout(() => this.#filtered(), TYPING);
+    });
+    on("dead-since", "change", () => this.#filtered());
+    on("dead-match-form", "submit", (event) => {
+      event.preventDefault();
+      this.#look();
+    });
+    on("dead-all-causes", "click", () => this.#choose(""));
+    on("dead-newest", "click", () => this.#order(true));
+    on("dead-oldest", "click", () => this.#order(false));
+    on("dead-previous", "click", () => this.#turn(-1));
+    on("dead-next", "click", () => this.#turn(1));
+    on("dead-replay", "click", () => this.#replay(this.#selection(), this.#what(), this.#page?.total ?? 0, 3));
+    on("dead-drop", "click", () => this.#drop(this.#selection(), this.#what(), this.#page?.total ?? 0));
+    on("dead-export", "click", () => this.#export());
+    const letter = (act) => () => { if (this.letterView.letter()) act(this.letterView.letter()); };
+    on("dead-letter-replay", "click", letter((it) => this.#replay(only(it), `The letter ${visible(it.summary.id)}.`, 1, it.summary.replays)));
+    on("dead-letter-drop", "click", letter((it) => this.#drop(only(it), `The letter ${visible(it.summary.id)}.`, 1)));
+    on("dead-letter-edit", "click", letter((it) => this.#edit(it)));
+  }
+
+  isOpen() {
+    return this.#open;
+  }
+
+  /** Opens or closes the page as the address says. Returns whether it is open: #dead, #dead/NAME, #dead/NAME/ID. */
+  follow(address) {
+    const [, name, id] = address.match(/^#dead(?:\/([^/]*))?(?:\/(.+))?$/) ?? [];
+    const opened = /^#dead($|\/)/.test(address);
+    const was = this.#open;
+    this.#open = opened;
+    document.body.classList.toggle("on-dead", opened);
+    show(byId("dead"), opened);
+    if (!opened) {
+      if (was) byId("main").focus();
+      return false;
+    }
+    this.#wanted = name ? decode(name) : null;
+    this.#id = id ? decode(id) : null;
+    if (this.store.worker) this.#enter(!was);
+    return true;
+  }
+
+  /** Shows the consumer and the letter that the address names. */
+  #enter(fresh) {
+    const names = [...this.store.consumers.keys()];
+    const most = names.reduce((a, b) => (this.#dead(b) > this.#dead(a) ? b : a), names[0]);
+    const consumer = this.#wanted !== null && this.store.consumers.has(this.#wanted) ? this.#wanted : most;
+    this.#fillSelect(names, consumer);
+    if (fresh) {
+      window.scrollTo(0, 0);
+      byId("dead-title").focus({ preventScroll: true });
+    }
+    const other = consumer !== this.#consumer;
+    this.#consumer = consumer;
+    if (other) {
+      this.#forget();
+      this.depth.tick(true);
+    }
+    if (other || fresh) this.#load();
+    this.#showLetterOrLists();
+  }
+
+  #dead(name) {
+    return this.store.consumers.get(name).ledger.dead_lettered;
+  }
+
+  #fillSelect(names, consumer) {
+    const select = byId("dead-consumer");
+    const known = names.join("\n");
+    if (select.dataset.known !== known) {
+      select.dataset.known = known;
+      select.replaceChildren(...names.map((name) => h("option", { value: name }, visible(name))));
+    }
+    select.value = consumer;
+    show(byId("dead-consumer-label"), names.length > 1);
+  }
+
+  #forget() {
+    this.#desk = this.#groups = this.#page = this.#depth = null;
+    this.#behind = [null];
+    this.#group = "";
+    byId("dead-text").value = "";
+    byId("dead-since").value = "";
+    byId("dead-match").value = "";
+    say(byId("dead-answer"), "");
+    this.jobView.follow(this.#consumer, null);
+  }
+
+  async #showLetterOrLists() {
+    const id = this.#id;
+    if (id === null) {
+      const back = this.letterView.letter();
+      this.letterView.close();
+      this.#show();
+      if (back) byId("dead-letters-title").focus({ preventScroll: true });
+      return;
+    }
+    this.#show();
+    if (this.letterView.letter()?.summary.id === id) return;
+    say(byId("dead-answer"), "");
+    const answer = await this.letterView.open(this.#consumer, id);
+    if (this.#id === id) say(byId("dead-answer"), answer);
+  }
+
+  /** Asks for the last look and job, and then for the letters of the look. */
+  async #load() {
+    const consumer = this.#consumer;
+    const desk = await this.#ask(`dead/${encodeURIComponent(consumer)}`);
+    if (!desk || consumer !== this.#consumer) return;
+    this.#desk = desk;
+    this.jobView.follow(consumer, desk.job);
+    if (desk.look) byId("dead-match").value = desk.look.match[0] ?? "";
+    await this.#filtered();
+  }
+
+  async #ask(path) {
+    try {
+      return await ask(path);
+    } catch (error) {
+      if (!(error instanceof Refused)) throw error;
+      say(byId("dead-answer"), visible(error.message));
+      return null;
+    }
+  }
+
+  #query(more) {
+    const text = byId("dead-text").value.trim();
+    const all = { text, since: this.#since() ?? "", ...more };
+    return new URLSearchParams(Object.entries(all).filter(([, value]) => value !== "" && value !== null)).toString();
+  }
+
+  /** The time of the filter, counted back from the look: so it means the same letters later. */
+  #since() {
+    const seconds = Number(byId("dead-since").value);
+    if (!seconds || !this.#desk?.look) return null;
+    return new Date(Date.parse(this.#desk.look.looked_at) - seconds * 1000).toISOString();
+  }
+
+  /** The filter has changed: groups and the first page. */
+  async #filtered() {
+    if (!this.#desk?.look) {
+      this.#show();
+      return;
+    }
+    const asked = (this.#asked += 1);
+    const base = `dead/${encodeURIComponent(this.#consumer)}`;
+    const groups = await this.#ask(`${base}/groups?${this.#query({ limit: CAUSES })}`);
+    if (asked !== this.#asked || !groups) return;
+    this.#groups = groups;
+    if (this.#group && !groups.groups.some(({ group }) => group === this.#group)) this.#group = "";
+    this.#behind = [null];
+    await this.#fetchPage();
+  }
+
+  async #fetchPage() {
+    const asked = (this.#asked += 1);
+    const query = this.#query({ group: this.#group, limit: PAGE, newest: this.#newest, cursor: this.#behind.at(-1) });
+    const page = await this.#ask(`dead/${encodeURIComponent(this.#consumer)}/letters?${query}`);
+    if (asked !== this.#asked || !page) return;
+    this.#page = page;
+    this.#show();
+  }
+
+  #choose(group) {
+    this.#group = group;
+    this.#behind = [null];
+    this.#fetchPage();
+  }
+
+  #order(newest) {
+    this.#newest = newest;
+    this.#behind = [null];
+    this.#fetchPage();
+  }
+
+  #turn(step) {
+    if (step > 0 && this.#page?.next) this.#behind.push(this.#page.next);
+    else if (step < 0 && this.#behind.length > 1) this.#behind.pop();
+    else return;
+    this.#fetchPage();
+  }
+
+  /** Starts a job and follows it. */
+  async #start(path, body) {
+    const consumer = this.#consumer;
+    say(byId("dead-answer"), "");
+    try {
+      const job = await change("POST", `dead/${encodeURIComponent(consumer)}/${path}`, body);
+      if (consumer === this.#consumer) this.jobView.follow(consumer, job);
+      this.jobView.poll.tick(true);
+    } catch (error) {
+      say(byId("dead-answer"), visible(error.message));
+    }
+  }
+
+  #look() {
+    if (this.jobView.isBusy() || !this.store.worker?.can_change) return;
+    const match = byId("dead-match").value.trim();
+    this.#start("look", { select: match ? { match: [match] } : {} });
+  }
+
+  /** The letters that the lists show, for a job. */
+  #selection(group = this.#group) {
+    const text = byId("dead-text").value.trim();
+    const select = {
+      ...(group ? { groups: [group] } : {}),
+      ...(text ? { text } : {}),
+      ...(this.#since() ? { since: this.#since() } : {}),
+      ...(this.#desk?.look?.match.length ? { match: this.#desk.look.match } : {}),
+    };
+    return Object.keys(select).length ? { select } : { all: true };
+  }
+
+  #what() {
+    const { all } = this.#selection();
+    const queue = visible(this.#desk?.queue ?? "");
+    const seen = letters(this.#page?.total ?? 0);
+    if (all) return `All letters of ${queue}: ${seen} when last looked, and those that have come since.`;
+    return `The letters of ${queue} that are chosen on this page: ${seen} when last looked, and those that have come since.`;
+  }
+
+  async #replay(selection, what, number, most) {
+    if (!number || !this.store.worker?.can_change || this.jobView.isBusy()) return;
+    const fields = await askReplay({ what, number, most });
+    if (fields) await this.#start("replay", { ...selection, ...fields });
+  }
+
+  async #drop(selection, what, number) {
+    if (!number || !this.store.worker?.can_change || this.jobView.isBusy()) return;
+    if (await askDrop({ what, number })) await this.#start("drop", selection);
+  }
+
+  async #edit({ summary: { id }, body }) {
+    if (byId("dead-letter-edit").getAttribute("aria-disabled") === "true") return;
+    const text = await askEdit(id, body.text);
+    if (text !== null) await this.#start("edit", { id, from: body.hash, text });
+  }
+
+  async #export() {
+    if (!this.#page?.total || !this.store.worker?.can_change || this.jobView.isBusy()) return;
+    const consumer = this.#consumer;
+    const { select = {} } = this.#selection();
+    say(byId("dead-answer"), "Exporting…");
+    try {
+      const bytes = await download(consumer, select);
+      say(byId("dead-answer"), `Exported ${count(bytes)} bytes as ${visible(consumer)}.dead.jsonl.`);
+    } catch (error) {
+      say(byId("dead-answer"), visible(error.message));
+    }
+  }
+
+  /** A job has ended: the worker knows which letters are left. */
+  #ended(job) {
+    this.depth.tick(true);
+    if (this.#id !== null && job.state === "done" && job.result.changed) {
+      if (job.kind === "edit") this.letterView.open(this.#consumer, this.#id);
+      else location.hash = `#dead/${encodeURIComponent(this.#consumer)}`;
+    }
+    this.#load();
+  }
+
+  /** Called with each state: ages grow, and polls may be due. */
+  update() {
+    if (!this.#open) return;
+    if (this.#consumer === null) this.#enter(true);
+    this.depth.tick();
+    this.#showCount();
+  }
+
+  #showCount() {
+    const { look } = this.#desk ?? {};
+    say(byId("dead-count"), this.#depth === null ? "" : `${letters(this.#depth)} in ${visible(this.#desk?.queue ?? "the queue")} now`);
+    const age = look ? this.store.since(look.looked_at) : 0;
+    say(byId("dead-as-of"), look ? `As of ${clock(new Date(look.looked_at))}, ${duration(Math.max(0, age))} ago` : "");
+  }
+
+  #show() {
+    const look = this.#desk?.look ?? null;
+    const can = Boolean(this.store.worker?.can_change);
+    say(byId("dead-look"), look ? "Look again" : "Look");
+    byId("dead-look").setAttribute("aria-disabled", String(!can));
+    say(byId("dead-cost"), this.#cost(look, can));
+    const lists = look !== null && this.#id === null;
+    show(byId("dead-lists"), lists);
+    show(byId("dead-empty"), look === null && this.#id === null && this.#desk !== null);
+    say(byId("dead-empty"), "Nobody has looked at these letters since the worker started, or the look is too long ago.");
+    this.#showCount();
+    if (!lists || !this.#groups || !this.#page) return;
+    this.#showGroups(can);
+    this.#showLetters(can);
+  }
+
+  #cost(look, can) {
+    if (!can) return "Read only: the worker has no admin.token configured. Looking needs it too, because a look takes the letters from the broker and shows their bodies.";
+    if (!look) return "A look takes the letters from the broker, reads them and returns them to their places. On RabbitMQ before 4.3 it costs each letter one of its deliveries (100,000 in queues that a worker declares). This page never looks by itself.";
+    const parts = [];
+    if (look.match.length) parts.push(`Only letters with ${visible(look.match.join(", "))}: ${letters(look.letters)} of ${count(look.seen)} read.`);
+    if (look.seen < look.total) parts.push(`The look read the oldest ${count(look.seen)} of ${letters(look.total)}${look.stopped ? ", and was stopped" : ""}.`);
+    if (look.not_kept) parts.push(`${letters(look.not_kept)} of them are not listed, because memory is limited.`);
+    if (look.costs_deliveries) parts.push("On this release a look costs each letter one of its deliveries.");
+    if (look.short) parts.push(`${letters(look.short)} have fewer than five deliveries left: lapwing dead list --renew.`);
+    return parts.join(" ");
+  }
+
+  #showGroups(can) {
+    const { groups, causes, letters: all } = this.#groups;
+    this.groups.update(groups.map((group) => ({ ...group, all, can, chosen: group.group === this.#group })), ({ group, reason }) => `${group} ${reason}`, () => byId("dead-groups-title").focus());
+    say(byId("dead-groups-count"), causes > groups.length ? `${count(groups.length)} of ${count(causes)} causes` : `${count(causes)} ${causes === 1 ? "cause" : "causes"}`);
+  }
+
+  #showLetters(can) {
+    const { letters: rows, total, next } = this.#page;
+    this.letters.update(rows.map((row, index) => ({ ...row, index, consumer: this.#consumer })), ({ id, failed_at: at, index }) => `${id} ${at} ${index}`, () => byId("dead-letters-title").focus());
+    say(byId("dead-letters-count"), count(total));
+    show(byId("dead-all-causes"), this.#group !== "");
+    byId("dead-newest").setAttribute("aria-pressed", String(this.#newest));
+    byId("dead-oldest").setAttribute("aria-pressed", String(!this.#newest));
+    const from = (this.#behind.length - 1) * PAGE;
+    say(byId("dead-where"), rows.length ? `${count(from + 1)}–${count(from + rows.length)} of ${count(total)}` : "none fits");
+    const button = (id, possible) => byId(id).setAttribute("aria-disabled", String(!possible));
+    button("dead-previous", this.#behind.length > 1);
+    button("dead-next", next !== null);
+    for (const id of ["dead-replay", "dead-drop", "dead-export"]) button(id, can && total > 0);
+    say(byId("dead-replay"), total ? `Replay ${letters(total)}…` : "Replay…");
+    say(byId("dead-drop"), total ? `Drop ${letters(total)}…` : "Drop…");
+    show(byId("dead-letters"), rows.length > 0);
+  }
+}
+
+function only({ summary: { id } }) {
+  return { select: { ids: [id] } };
+}
+
+function decode(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}

@@ -1,0 +1,159 @@
+//! The routes that look at letters. They need the token: a look takes the letters from the broker and
+//! returns them, and it shows their bodies.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Json,
+    extract::{Path, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use tokio::time::timeout;
+use utoipa::ToSchema;
+
+use super::{
+    changes::{Body, Started, Who, begin, started},
+    select::Selection,
+    snapshot::MOST,
+    views::{self, JobKind, Letter},
+    work::Work,
+};
+use crate::{
+    admin::{
+        api::App,
+        error::{ApiError, ErrorBody},
+        reads::ConsumerPath,
+        refusals::{BadRequest, NoConsumer, Refused},
+    },
+    letters::Look,
+    lock::lock,
+};
+
+/// The longest that a request waits for one letter.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// A look at the letters of a consumer.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = DeadLetterLookRequest)]
+pub(super) struct LookRequest {
+    /// Which letters; all if nothing is given.
+    #[serde(default)]
+    select: Selection,
+    /// Replace letters with fewer than five deliveries left by a copy at the end of the queue.
+    #[serde(default)]
+    renew: bool,
+}
+
+/// Look at the dead letters of a consumer
+///
+/// Starts a job that reads the queue from its oldest letter on, until 100,000 are selected, and returns all
+/// letters to their places. What the job has seen answers the requests for groups and pages, until the next
+/// look. On RabbitMQ
+/// before 4.3 a look costs each letter one delivery of the queue's delivery limit. While it reads, other
+/// programs do not see the letters.
+#[utoipa::path(post, path = "/api/v1/dead/{consumer}/look", tag = "dead letters",
+    params(("consumer" = String, Path, description = "The consumer's name")),
+    request_body = LookRequest,
+    security(("token" = [])),
+    responses((status = 202, description = "The job has begun", body = views::Job),
+        (status = 409, description = "Another job is running", body = ErrorBody),
+        (status = 413, description = "The body is too long", body = ErrorBody),
+        (status = 415, description = "The body is not application/json", body = ErrorBody),
+        (status = 422, description = "The selection cannot be used", body = ErrorBody),
+        (status = 503, description = "The job cannot be started", body = ErrorBody),
+        BadRequest, NoConsumer, Refused),
+)]
+pub(in crate::admin) async fn look(
+    State(app): State<Arc<App>>,
+    who: Who,
+    consumer: ConsumerPath,
+    body: Body<LookRequest>,
+) -> Started {
+    let (Path(name), Json(body)) = (consumer?, body?);
+    let matches = body.select.matches();
+    let look = Look {
+        filter: body.select.filter()?,
+        // A longer queue is looked at in parts: replay or drop these letters, and look again.
+        limit: Some(MOST),
+        renew: body.renew,
+    };
+    started(begin(
+        &app,
+        &name,
+        JobKind::Look,
+        who,
+        Work::Look { look, matches },
+    )?)
+}
+
+/// Which letter.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = DeadLetterShowRequest)]
+pub(super) struct ShowRequest {
+    /// The letter's id.
+    id: String,
+}
+
+/// Show one dead letter: properties, headers, attempts and body
+///
+/// From the last look, if it has kept the whole letter: then this costs the letter nothing. Otherwise the
+/// worker reads the queue up to the letter, which takes at most 25 s.
+#[utoipa::path(post, path = "/api/v1/dead/{consumer}/show", tag = "dead letters",
+    params(("consumer" = String, Path, description = "The consumer's name")),
+    request_body = ShowRequest,
+    security(("token" = [])),
+    responses((status = 200, description = "The letter", body = Letter),
+        (status = 404, description = "There is no such letter, or no such consumer", body = ErrorBody),
+        (status = 409, description = "Another job is running", body = ErrorBody),
+        (status = 413, description = "The body is too long", body = ErrorBody),
+        (status = 415, description = "The body is not application/json", body = ErrorBody),
+        (status = 422, description = "The body has not the fields that it must have", body = ErrorBody),
+        (status = 502, description = "The queue cannot be read", body = ErrorBody),
+        (status = 503, description = "The job cannot be started", body = ErrorBody),
+        (status = 504, description = "The letter was not found in time", body = ErrorBody),
+        BadRequest, Refused),
+)]
+pub(in crate::admin) async fn show(
+    State(app): State<Arc<App>>,
+    who: Who,
+    consumer: ConsumerPath,
+    body: Body<ShowRequest>,
+) -> Result<Response, ApiError> {
+    let (Path(name), Json(ShowRequest { id })) = (consumer?, body?);
+    let kept = app.dead.snapshot(&name);
+    if let Some(json) = kept.and_then(|snapshot| lock(&snapshot).whole(&id)) {
+        return Ok(as_json(json.to_string()));
+    }
+    let found = Arc::new(Mutex::new(None));
+    let work = Work::Show {
+        id: id.clone(),
+        found: Arc::clone(&found),
+    };
+    let job = begin(&app, &name, JobKind::Show, who, work)?;
+    if timeout(PATIENCE, job.ended()).await.is_err() {
+        job.stop();
+        let text = "the letter was not found in time";
+        return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, text));
+    }
+    if let Some(json) = lock(&found).take() {
+        return Ok(as_json(json));
+    }
+    match job.view().error {
+        Some(error) => Err(ApiError::new(StatusCode::BAD_GATEWAY, error)),
+        None => Err(ApiError::new(
+            StatusCode::NOT_FOUND,
+            format!("no letter of the queue has the id {id:?}"),
+        )),
+    }
+}
+
+fn as_json(json: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], json).into_response()
+}

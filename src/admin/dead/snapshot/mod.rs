@@ -1,0 +1,342 @@
+//! What a look has seen: a letter in a line, and some letters whole.
+//!
+//! Lists, groups and searches are answered from here, so they cost the letters nothing. The size is
+//! bounded, whatever the letters contain.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    mem::size_of,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use super::views::{Group, Groups};
+use crate::{
+    letters::{Facts, Filter, Letter, Origin, Summary},
+    text::{cut, rfc3339},
+};
+
+/// The most letters that a look keeps.
+pub(super) const MOST: usize = 100_000;
+/// The longest text of an error that a line keeps, in bytes. Whole letters keep all of it.
+const ERROR_ROOM: usize = 200;
+/// The longest of the other texts that a line keeps, in bytes.
+const TEXT_ROOM: usize = 255;
+/// The most bytes of letters that are kept whole.
+const WHOLE_ROOM: usize = 8 * 1024 * 1024;
+/// The longest letter that is kept whole, as JSON, in bytes.
+const LONGEST_WHOLE: usize = 64 * 1024;
+/// The bars of a sparkline.
+const BARS: usize = 32;
+
+/// What many letters have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Common {
+    origin: Origin,
+    reason: String,
+    kind: String,
+    group: String,
+    source_queue: Option<String>,
+    source_exchange: Option<String>,
+    source_routing_key: Option<String>,
+    message_type: Option<String>,
+}
+
+impl Common {
+    fn of(summary: &Summary) -> Self {
+        let short = |text: &String| cut(text, TEXT_ROOM).to_owned();
+        Self {
+            origin: summary.origin,
+            reason: short(&summary.reason),
+            kind: short(&summary.kind),
+            group: short(&summary.group),
+            source_queue: summary.source_queue.as_ref().map(short),
+            source_exchange: summary.source_exchange.as_ref().map(short),
+            source_routing_key: summary.source_routing_key.as_ref().map(short),
+            message_type: summary.message_type.as_ref().map(short),
+        }
+    }
+
+    fn size(&self) -> usize {
+        let others = [
+            &self.source_queue,
+            &self.source_exchange,
+            &self.source_routing_key,
+            &self.message_type,
+        ];
+        let others: usize = others.into_iter().flatten().map(String::len).sum();
+        size_of::<Self>() + self.reason.len() + self.kind.len() + self.group.len() + others
+    }
+}
+
+/// A letter in a line.
+#[derive(Clone, Debug)]
+struct Line {
+    /// Its number in the look: its place in the queue.
+    number: usize,
+    id: Box<str>,
+    common: Arc<Common>,
+    error: Arc<str>,
+    attempts: u32,
+    replays: u32,
+    first_seen: Option<SystemTime>,
+    failed_at: Option<SystemTime>,
+    trace_id: Option<Box<str>>,
+    bytes: usize,
+    deliveries: u64,
+    /// The whole letter, as JSON.
+    whole: Option<Arc<str>>,
+}
+
+impl Line {
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            id: &self.id,
+            group: &self.common.group,
+            reason: &self.common.reason,
+            message_type: self.common.message_type.as_deref(),
+            kind: &self.common.kind,
+            error: &self.error,
+            source_queue: self.common.source_queue.as_deref(),
+            failed_at: self.failed_at,
+        }
+    }
+
+    fn summary(&self) -> Summary {
+        let common = self.common.as_ref().clone();
+        Summary {
+            id: self.id.to_string(),
+            origin: common.origin,
+            reason: common.reason,
+            kind: common.kind,
+            error: self.error.to_string(),
+            group: common.group,
+            attempts: self.attempts,
+            replays: self.replays,
+            first_seen: self.first_seen,
+            failed_at: self.failed_at,
+            source_queue: common.source_queue,
+            source_exchange: common.source_exchange,
+            source_routing_key: common.source_routing_key,
+            message_type: common.message_type,
+            bytes: self.bytes,
+            deliveries: self.deliveries,
+            trace_id: self.trace_id.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+/// Letters as a look has seen them, in the order of their queue.
+#[derive(Debug, Default)]
+pub(super) struct Snapshot {
+    lines: Vec<Line>,
+    commons: HashSet<Arc<Common>>,
+    errors: HashSet<Arc<str>>,
+    /// An estimate of the bytes that all this takes.
+    size: usize,
+    /// The bytes of letters that are kept whole.
+    whole: usize,
+    room: usize,
+    /// Letters that the look selected and did not keep.
+    pub(super) not_kept: u64,
+}
+
+impl Snapshot {
+    /// One that takes about this many bytes at most.
+    pub(super) fn with_room(room: usize) -> Self {
+        Self {
+            room,
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Keeps a letter, if there is room. `whole` writes the whole letter as JSON.
+    pub(super) fn add(&mut self, letter: &Letter, whole: impl FnOnce(&Letter) -> String) {
+        if self.lines.len() >= MOST || self.size >= self.room {
+            self.not_kept += 1;
+            return;
+        }
+        let summary = &letter.summary;
+        let common = self.common(summary);
+        let error = self.error(cut(&summary.error, ERROR_ROOM));
+        let id = cut(&summary.id, TEXT_ROOM);
+        let trace = summary.trace_id.as_deref();
+        self.size += size_of::<Line>() + id.len() + trace.map_or(0, str::len);
+        let has_room = self.whole < WHOLE_ROOM && letter.body().len() < LONGEST_WHOLE;
+        let whole = has_room.then(|| whole(letter));
+        let whole = whole.filter(|json| json.len() < LONGEST_WHOLE);
+        self.whole += whole.as_ref().map_or(0, String::len);
+        self.size += whole.as_ref().map_or(0, String::len);
+        self.lines.push(Line {
+            number: self.lines.len(),
+            id: id.into(),
+            common,
+            error,
+            attempts: summary.attempts,
+            replays: summary.replays,
+            first_seen: summary.first_seen,
+            failed_at: summary.failed_at,
+            trace_id: trace.map(Into::into),
+            bytes: summary.bytes,
+            deliveries: summary.deliveries,
+            whole: whole.map(Into::into),
+        });
+    }
+
+    fn common(&mut self, summary: &Summary) -> Arc<Common> {
+        let common = Common::of(summary);
+        if let Some(known) = self.commons.get(&common) {
+            return Arc::clone(known);
+        }
+        self.size += common.size();
+        let common = Arc::new(common);
+        self.commons.insert(Arc::clone(&common));
+        common
+    }
+
+    fn error(&mut self, error: &str) -> Arc<str> {
+        if let Some(known) = self.errors.get(error) {
+            return Arc::clone(known);
+        }
+        self.size += error.len() + 2 * size_of::<Arc<str>>();
+        let error: Arc<str> = error.into();
+        self.errors.insert(Arc::clone(&error));
+        error
+    }
+
+    /// The look has ended: what was needed for adding only goes.
+    pub(super) fn finish(&mut self) {
+        self.commons = HashSet::new();
+        self.errors = HashSet::new();
+        self.lines.shrink_to_fit();
+    }
+
+    /// The whole letter with this id as JSON, if it was kept.
+    pub(super) fn whole(&self, id: &str) -> Option<Arc<str>> {
+        let line = self.lines.iter().find(|line| &*line.id == id)?;
+        line.whole.clone()
+    }
+
+    /// These letters left their queue, each id once for each letter.
+    pub(super) fn remove(&mut self, ids: &[String]) {
+        let mut gone: HashMap<&str, usize> = HashMap::new();
+        for id in ids {
+            *gone.entry(cut(id, TEXT_ROOM)).or_default() += 1;
+        }
+        self.lines.retain(|line| match gone.get_mut(&*line.id) {
+            Some(left @ 1..) => {
+                *left -= 1;
+                false
+            }
+            _ => true,
+        });
+    }
+
+    /// A letter has another body now, of this length. The whole letter that was kept is not the letter.
+    pub(super) fn edited(&mut self, id: &str, bytes: usize) {
+        if let Some(line) = self.lines.iter_mut().find(|line| &*line.id == id) {
+            line.whole = None;
+            line.bytes = bytes;
+        }
+    }
+
+    /// A page of the letters that fit: those behind the letter with this number, and the number of all
+    /// that fit.
+    pub(super) fn page(
+        &self,
+        filter: &Filter,
+        newest: bool,
+        behind: Option<usize>,
+        limit: usize,
+    ) -> (Vec<Summary>, usize, Option<usize>) {
+        let fits = |line: &&Line| filter.selects(&line.facts());
+        let is_behind = |line: &&Line| match (behind, newest) {
+            (None, _) => true,
+            (Some(last), false) => line.number > last,
+            (Some(last), true) => line.number < last,
+        };
+        let (mut all, mut page) = (0, VecDeque::new());
+        let mut more = false;
+        let mut take = |line: &Line| {
+            all += 1;
+            if is_behind(&line) {
+                match page.len() < limit {
+                    true => page.push_back((line.number, line.summary())),
+                    false => more = true,
+                }
+            }
+        };
+        match newest {
+            false => self.lines.iter().filter(fits).for_each(&mut take),
+            true => self.lines.iter().rev().filter(fits).for_each(&mut take),
+        }
+        let last = page.back().map(|(number, _)| *number).filter(|_| more);
+        (page.into_iter().map(|(_, it)| it).collect(), all, last)
+    }
+
+    /// The letters that fit by cause, most frequent first, with the times of their dead-lettering in bars.
+    pub(super) fn groups(&self, filter: &Filter, limit: usize) -> Groups {
+        let chosen: Vec<_> = self
+            .lines
+            .iter()
+            .filter(|it| filter.selects(&it.facts()))
+            .collect();
+        let times = || chosen.iter().filter_map(|line| line.failed_at);
+        let (from, until) = (times().min(), times().max());
+        let bar = |at: SystemTime| {
+            let span = until?.duration_since(from?).ok()?.as_secs_f64();
+            let part = at.duration_since(from?).ok()?.as_secs_f64() / span.max(f64::MIN_POSITIVE);
+            Some(((part * BARS as f64) as usize).min(BARS - 1))
+        };
+        let mut groups: HashMap<(&str, &str), Group> = HashMap::new();
+        for line in &chosen {
+            let key = (line.common.group.as_str(), line.common.reason.as_str());
+            let group = groups.entry(key).or_insert_with(|| first_of(line));
+            group.count += 1;
+            if let Some(at) = line.failed_at {
+                group.note(at);
+                if let Some(bar) = bar(at) {
+                    group.bars[bar] += 1;
+                }
+            }
+        }
+        let total = chosen.len();
+        let causes = groups.len();
+        let mut groups: Vec<_> = groups.into_values().collect();
+        for group in &mut groups {
+            group.share = group.count as f64 / total.max(1) as f64;
+        }
+        groups.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.group.cmp(&b.group)));
+        groups.truncate(limit);
+        Groups {
+            letters: total as u64,
+            causes,
+            from: from.map(rfc3339),
+            until: until.map(rfc3339),
+            groups,
+        }
+    }
+}
+
+fn first_of(line: &Line) -> Group {
+    Group {
+        group: line.common.group.clone(),
+        reason: line.common.reason.clone(),
+        kind: line.common.kind.clone(),
+        error: line.error.to_string(),
+        count: 0,
+        share: 0.0,
+        first: None,
+        last: None,
+        sample: line.id.to_string(),
+        source_queue: line.common.source_queue.clone(),
+        bars: vec![0; BARS],
+    }
+}
+
+#[cfg(test)]
+mod tests;
