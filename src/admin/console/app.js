@@ -7,6 +7,7 @@ import { markOf, verdict } from "./health.js";
 import { InFlightView } from "./in_flight.js";
 import { ConsumerView } from "./consumer.js";
 import { ConsumersView } from "./consumers.js";
+import { Pages, readHash } from "./pages.js";
 import { ENDS, RUNS, Store } from "./store.js";
 import { Stream } from "./stream.js";
 import { setUpToken } from "./token.js";
@@ -16,12 +17,15 @@ const REASONS = 5; // consumers named below the verdict
 const store = new Store();
 let scope; // the consumer that is shown, or null for all; undefined before the first state
 let wanted = null; // the consumer that the address names, or null
+let address = { page: "all", argument: "" }; // what the address names
+let opened = null; // the page that is shown instead of the live view, with its argument
 
 const live = () => stream.live && !document.hidden;
 const consumers = new ConsumersView(store);
 const consumer = new ConsumerView(store, { live, changed: () => render() });
 const failures = new FailuresView(store);
 const inFlight = new InFlightView(store, live);
+const pages = new Pages(byId("main"), store);
 const outcomes = [
   { title: "Handler runs", part: "counts", kinds: RUNS, whole: "attempts" },
   { title: "Deliveries", part: "ledger", kinds: ENDS, whole: "received" },
@@ -97,6 +101,8 @@ function render() {
   route();
   showHealth();
   showFigures();
+  openPage();
+  if (opened !== null) return pages.update();
   show(byId("consumers"), scope === null);
   if (scope === null) consumers.update();
   consumer.update();
@@ -133,26 +139,37 @@ function route() {
   byId(scope === null ? "consumers-title" : "consumer-title").focus({ preventScroll: true });
 }
 
-/** `#consumer/NAME` shows one consumer, `#all` shows all. Any other hash is a place on the page. */
-function readAddress() {
-  const [, name] = location.hash.match(/^#consumer\/(.+)$/) ?? [];
-  if (name !== undefined) wanted = decode(name);
-  else if (location.hash === "#all" || location.hash === "") wanted = null;
-  if (store.worker) render();
+/** Shows the page that the address names, or the live view. */
+function openPage() {
+  const { page, argument } = address;
+  const isPage = page !== "all" && page !== "consumer";
+  const next = isPage ? `${page}/${argument}` : null;
+  if (next === opened) return;
+  opened = next;
+  pages.show(isPage ? page : null, argument);
+  show(byId("live"), !isPage);
+  if (!isPage) byId(scope === null ? "consumers-title" : "consumer-title").focus({ preventScroll: true });
 }
 
-function decode(text) {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text;
+/** A hash that names no page is a place on the page that is shown. */
+function readAddress() {
+  const next = readHash(location.hash);
+  if (next !== null) {
+    address = next;
+    if (next.page === "consumer") wanted = next.argument;
+    if (next.page === "all") wanted = null;
   }
+  render();
 }
 
 /** Links to sections also move the focus. They do not change the address, which names the consumer. */
 function goTo(event) {
   event.preventDefault();
   const section = event.currentTarget.dataset.goto;
+  if (opened !== null) {
+    location.hash = wanted === null ? "#all" : `#consumer/${encodeURIComponent(wanted)}`;
+    readAddress();
+  }
   const heading = byId(section === "consumers" && scope !== null ? "consumer-title" : `${section}-title`);
   heading.scrollIntoView();
   heading.focus({ preventScroll: true });

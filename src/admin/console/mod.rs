@@ -43,6 +43,8 @@ const ASSETS: &[Asset] = assets! {
     "consumer.js" SCRIPT,
     "consumers.js" SCRIPT,
     "messages.js" SCRIPT,
+    "pages.js" SCRIPT,
+    "settings.js" SCRIPT,
     "store.js" SCRIPT,
     "stream.js" SCRIPT,
     "style.css" STYLE,
