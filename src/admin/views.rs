@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    ConsumerHealth, ConsumerReport, Ledger, OutcomeRecord,
+    Backlog, ConsumerHealth, ConsumerReport, Ledger, OutcomeRecord,
     broker::{QueueType, Topology},
     handler::HandlerSettings,
     status::Figures,
@@ -78,6 +78,8 @@ pub(super) struct Consumer {
     pub(super) max_attempts: u32,
     #[serde(flatten)]
     pub(super) report: ConsumerReport,
+    /// Whether the consumer keeps up with its queue.
+    pub(super) backlog: Backlog,
     /// Rates over the last ten seconds.
     pub(super) rates: Rates,
     /// How long the handler runs of the last minute took.
@@ -110,6 +112,7 @@ impl Consumer {
             timeout_seconds: settings.timeout.as_secs_f64(),
             max_attempts: settings.retry.attempts(),
             report: figures.report(),
+            backlog: figures.looks.backlog(),
             rates,
             latency,
         }
@@ -159,12 +162,15 @@ pub(super) struct History {
     pub(super) succeeded: Vec<u64>,
     /// Handler runs that failed, timed out or panicked within each step.
     pub(super) failed: Vec<u64>,
-    /// The median duration of the handler runs that ended in each step; null if none ended.
+    /// The median duration of the handler runs that ended in the 30 seconds up to the end of each step;
+    /// null if none ended.
     pub(super) p50_seconds: Vec<Option<f64>>,
-    /// The 95th percentile of the handler runs that ended in each step; null if none ended.
+    /// The 95th percentile of the same runs.
     pub(super) p95_seconds: Vec<Option<f64>>,
     /// Messages in flight at the end of each step.
     pub(super) in_flight: Vec<usize>,
+    /// Messages that waited in the queue when the worker last counted them; null if it could not.
+    pub(super) ready: Vec<Option<u32>>,
 }
 
 /// The depth of a consumer's retry queues and of its dead-letter queue.

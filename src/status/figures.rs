@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    ConsumerReport, Counters, Durations, Ledger,
+    ConsumerReport, Counters, Durations, Ledger, Looks,
     counters::Counter,
     outcomes::{ConsumerOutcomes, Outcomes},
 };
@@ -27,6 +27,8 @@ pub(crate) struct Figures {
     pub(crate) counters: Counters,
     /// The durations of handler runs.
     pub(crate) durations: Durations,
+    /// The looks at the consumer's queue.
+    pub(crate) looks: Looks,
     /// The last outcomes, for people.
     pub(crate) outcomes: ConsumerOutcomes,
     /// Retries parked, by retry queue.
@@ -65,6 +67,7 @@ impl Figures {
             slots: Arc::new(Slots::new(settings.concurrency.into())),
             counters: Counters::default(),
             durations: Durations::default(),
+            looks: Looks::default(),
             outcomes: outcomes.consumer(name),
             parked: ladder
                 .all()

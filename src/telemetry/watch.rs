@@ -93,6 +93,19 @@ impl Watch {
         self.figures.counters.sessions.add_one();
     }
 
+    /// A message has arrived: notes when it was published, from which the age of the messages behind it
+    /// follows. False if the message tells nothing of this, because it has been in the queue before.
+    pub(crate) fn arrived(&self, message: &Message) -> bool {
+        let is_replay = || message.properties.header(names::REPLAYS).is_some();
+        if message.redelivered || message.past.first_seen.is_some() || is_replay() {
+            return false;
+        }
+        if let Some(published) = published_at(message) {
+            self.figures.looks.published(published);
+        }
+        true
+    }
+
     /// An attempt begins. Keep the returned context attached until the delivery has been settled or
     /// its retry has been arranged.
     pub(crate) fn attempt_began(&self, flight: &Flight) -> Option<Context> {

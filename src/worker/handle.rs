@@ -19,7 +19,7 @@ use crate::{
     outcome::OutcomeKind,
     path::Handlers,
     status::{
-        ConsumerHealth, ConsumerReport, ConsumerState, DeliveryId, Figures, InFlight, InFlightPage,
+        Backlog, ConsumerHealth, ConsumerReport, ConsumerState, DeliveryId, Figures, InFlight, InFlightPage,
         OutcomeRecord, Outcomes, Readiness, Window,
     },
 };
@@ -70,6 +70,14 @@ pub(super) struct Calls {
     pub(super) hard_stop: CancellationToken,
     /// The time at which a drain that has begun cancels handlers.
     pub(super) drain_ends: Arc<OnceLock<SystemTime>>,
+}
+
+impl Calls {
+    /// The figures of all consumers.
+    pub(super) fn figures(&self) -> Vec<Arc<Figures>> {
+        let consumers = self.consumers.values();
+        consumers.map(|(_, figures)| Arc::clone(figures)).collect()
+    }
 }
 
 /// A consumer's name, and the result of its attempt to subscribe.
@@ -185,6 +193,15 @@ impl WorkerHandle {
     pub fn report(&self, consumer: &str) -> Result<ConsumerReport, CallError> {
         let figures = self.figures(consumer).ok_or(CallError::NoSuchConsumer)?;
         Ok(figures.report())
+    }
+
+    /// Whether a consumer keeps up with its queue, as of the last time that the worker counted it.
+    ///
+    /// # Errors
+    /// When there is no such consumer.
+    pub fn backlog(&self, consumer: &str) -> Result<Backlog, CallError> {
+        let figures = self.figures(consumer).ok_or(CallError::NoSuchConsumer)?;
+        Ok(figures.looks.backlog())
     }
 
     /// Pauses a consumer: it takes nothing new, and returns messages that have not started. Running

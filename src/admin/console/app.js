@@ -1,9 +1,9 @@
 // Lapwing's console: connects the stream of events and the page's address to the views.
 
-import { byId, facts, h, mark, say, show, stranger, Table } from "./dom.js";
-import { clock, count, duration, percent, rate, visible, words } from "./format.js";
+import { byId, groups, h, mark, say, show, stranger, Table } from "./dom.js";
+import { change, clock, count, duration, percent, rate, visible, words } from "./format.js";
 import { FailuresView } from "./failures.js";
-import { markOf, verdict } from "./health.js";
+import { behind, failing, markOf, verdict } from "./health.js";
 import { InFlightView } from "./in_flight.js";
 import { ConsumerView } from "./consumer.js";
 import { ConsumersView } from "./consumers.js";
@@ -52,7 +52,10 @@ function outcomesTable({ title, part, kinds, whole }) {
   };
 }
 
-function whyOf({ state, since, reason, rates }) {
+function whyOf(consumer) {
+  const { state, since, reason, rates, backlog } = consumer;
+  if (behind(consumer) && !failing(consumer)) return `${count(backlog.ready)} wait, ${change(backlog.growth)}`;
+  if (state === "paused") return `paused for ${duration(store.since(since))}`;
   if (state === "consuming") return `${rate(rates.failed)} failed, ${rate(rates.succeeded)} succeeded`;
   return `${words(state)} for ${duration(store.since(since))}${reason ? `: ${visible(reason)}` : ""}`;
 }
@@ -81,16 +84,28 @@ function showHealth() {
 function showFigures() {
   const { worker } = store;
   const sum = (pick) => [...store.consumers.values()].reduce((all, each) => all + pick(each), 0);
-  facts(byId("figures"), [
-    ["Received", rate(sum(({ rates }) => rates.received))],
-    ["Succeeded", rate(sum(({ rates }) => rates.succeeded))],
-    ["Failed", rate(sum(({ rates }) => rates.failed))],
-    ["In flight", count(worker.in_flight)],
-    ["Running", count(sum(({ running }) => running))],
-    ["Backing off", count(sum(({ waiting }) => waiting))],
-    ["Parked", count(worker.totals.parked)],
-    ["Dead-lettered", count(worker.totals.dead_lettered)],
-    ["Publishing", worker.publishing === null ? "works" : "not possible", worker.publishing === null ? "" : "bad"],
+  // A queue that cannot be counted leaves the sum unknown.
+  const known = (pick) => [...store.consumers.values()].reduce((all, { backlog }) => (all === null || pick(backlog) === null ? null : all + pick(backlog)), 0);
+  groups(byId("figures"), [
+    ["Now", [
+      ["Ready in queues", count(known(({ ready }) => ready))],
+      ["In flight", count(worker.in_flight)],
+      ["Running", count(sum(({ running }) => running))],
+      ["Backing off", count(sum(({ waiting }) => waiting))],
+      ["Dead letters", count(known(({ dead_letters: dead }) => dead))],
+    ]],
+    ["Over the last 10\u202fs", [
+      ["Received", rate(sum(({ rates }) => rates.received))],
+      ["Succeeded", rate(sum(({ rates }) => rates.succeeded))],
+      ["Failed", rate(sum(({ rates }) => rates.failed))],
+    ]],
+    ["Since the start", [
+      ["Retries parked", count(worker.totals.parked)],
+      ["Dead-lettered", count(worker.totals.dead_lettered)],
+    ]],
+    ["Retries and dead letters", [
+      ["Publishing", worker.publishing === null ? "works" : "not possible", worker.publishing === null ? "" : "bad"],
+    ]],
   ]);
   say(byId("worker-name"), visible(worker.name));
   say(byId("worker-about"), `${worker.version}, up ${duration(store.since(worker.started_at))}`);

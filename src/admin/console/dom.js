@@ -53,6 +53,16 @@ export function facts(list, pairs) {
   });
 }
 
+/** Fills a place with groups of facts: `[title, pairs]` for each. The elements are kept as those of `facts`. */
+export function groups(place, all) {
+  const wanted = all.map(([title]) => title).join("\n");
+  if (place.dataset.groups !== wanted) {
+    place.dataset.groups = wanted;
+    place.replaceChildren(...all.map(([title]) => h("section", { class: "facts" }, h("h3", {}, title), h("dl"))));
+  }
+  all.forEach(([, pairs], index) => facts(place.children[index].lastChild, pairs));
+}
+
 /**
  * A table whose rows are kept by key, so that focus and selection survive an update.
  *

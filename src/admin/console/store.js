@@ -9,7 +9,7 @@ const FINE = new Set(["succeeded", "dropped", "snoozed", "interrupted"]);
 /** The outcomes of handler runs that a consumer counts. */
 export const RUNS = [
   ["succeeded", "Succeeded"],
-  ["failed", "Failed"],
+  ["failed", "Failed with an error"],
   ["unavailable", "Service unavailable"],
   ["timed_out", "Timed out"],
   ["panicked", "Panicked"],
