@@ -19,9 +19,9 @@ use super::{
     api::App,
     error::ApiError,
     refusals::{BadRequest, NoConsumer, Silent},
-    views::{Consumer, Consumers, Depth, History, OutcomeList, RetryQueue, RetryQueues, Worker},
+    views::{Consumer, Consumers, Depth, History, RetryQueue, RetryQueues, Worker},
 };
-use crate::{CallError, InFlightPage, OutcomeKind, clock, status::Figures};
+use crate::{CallError, InFlightPage, status::Figures};
 
 pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 pub(super) type ConsumerPath = Result<Path<String>, PathRejection>;
@@ -59,7 +59,7 @@ pub(super) fn consumer_answer(app: &App, name: &str) -> Answer<Consumer> {
 }
 
 /// The figures of a consumer; an error if there is no such consumer.
-fn figures<'a>(app: &'a App, consumer: &str) -> Result<&'a Figures, CallError> {
+pub(super) fn figures<'a>(app: &'a App, consumer: &str) -> Result<&'a Figures, CallError> {
     app.worker
         .figures(consumer)
         .ok_or(CallError::NoSuchConsumer)
@@ -157,11 +157,11 @@ pub(super) struct InFlightQuery {
     offset: usize,
 }
 
-fn hundred() -> usize {
+pub(super) fn hundred() -> usize {
     100
 }
 
-fn within(
+pub(super) fn within(
     name: &str,
     value: usize,
     range: std::ops::RangeInclusive<usize>,
@@ -188,56 +188,6 @@ pub(super) async fn in_flight(
     let consumer = query.consumer.as_deref();
     let page = app.worker.in_flight(consumer, query.offset, query.limit);
     Ok(Json(page.await?))
-}
-
-/// Selects outcomes.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct OutcomesQuery {
-    /// Only outcomes of this consumer.
-    consumer: Option<String>,
-    /// Only outcomes of this kind.
-    kind: Option<OutcomeKind>,
-    /// Only outcomes of the message with this `message-id`.
-    id: Option<String>,
-    /// Only outcomes of this last time, such as `10m`.
-    #[serde(default, with = "humantime_serde::option")]
-    #[param(value_type = Option<String>, example = "10m")]
-    since: Option<Duration>,
-    /// The most entries to return, 1 to 1000.
-    #[serde(default = "hundred")]
-    #[param(default = 100, minimum = 1, maximum = 1000)]
-    limit: usize,
-}
-
-/// The last outcomes, newest first
-///
-/// The worker keeps the last 500 failures of each consumer, and its last 100 other outcomes. It
-/// records every failure, and at most five other outcomes a second.
-#[utoipa::path(get, path = "/api/v1/outcomes", tag = "messages", params(OutcomesQuery),
-    responses((status = 200, description = "The outcomes", body = OutcomeList), BadRequest, NoConsumer),
-)]
-pub(super) async fn outcomes(
-    State(app): State<Arc<App>>,
-    query: Result<Query<OutcomesQuery>, QueryRejection>,
-) -> Answer<OutcomeList> {
-    let Query(query) = query?;
-    within("limit", query.limit, 1..=1000)?;
-    let consumer = query.consumer.as_deref();
-    if let Some(consumer) = consumer {
-        figures(&app, consumer)?;
-    }
-    let mut outcomes = app.worker.outcomes(consumer, query.kind, usize::MAX);
-    let from = query
-        .since
-        .and_then(|since| clock::now().checked_sub(since));
-    outcomes.retain(|outcome| {
-        let is_wanted = |id: &String| outcome.id.as_ref() == Some(id);
-        from.is_none_or(|from| outcome.at >= from) && query.id.as_ref().is_none_or(is_wanted)
-    });
-    outcomes.truncate(query.limit);
-    Ok(Json(outcomes.into()))
 }
 
 /// The settings in force, secrets hidden

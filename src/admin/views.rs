@@ -41,6 +41,8 @@ pub(super) struct Worker {
     pub(super) publishing: Option<String>,
     /// Whether a token is configured. Without one the API changes nothing.
     pub(super) can_change: bool,
+    /// Whether a pause outlasts a restart: `admin.pause_file` is set.
+    pub(super) keeps_pauses: bool,
     /// The URL of a trace, with `{trace_id}` for its id; null if none is configured.
     pub(super) trace_url: Option<String>,
     /// Messages in flight.

@@ -126,6 +126,7 @@ impl<B: Broker> LaneActor<B> {
     ) -> Self {
         let now = Instant::now();
         let sizes = Sizes::new(lane.settings.prefetch_bytes);
+        let paused = lane.watch.figures.begins_paused();
         Self {
             lane,
             broker,
@@ -144,7 +145,7 @@ impl<B: Broker> LaneActor<B> {
             silence: Silence::new(now),
             samples_wait: true,
             pace: Pace::new(now),
-            paused: false,
+            paused,
             pausing: Vec::new(),
             draining: false,
             hard_stopped: None,
