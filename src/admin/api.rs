@@ -55,6 +55,8 @@ pub(super) struct App {
     pub(super) document: OnceLock<String>,
     /// The failures that are kept in a file, if the settings name one.
     pub(super) archive: Option<Arc<Archive>>,
+    /// Lets one search at a time read that file.
+    pub(super) reading: Mutex<()>,
     /// The pauses that outlast the process.
     pub(super) pauses: Pauses,
     pub(super) started_at: SystemTime,
@@ -74,6 +76,7 @@ impl App {
         let started_at = SystemTime::now();
         Self {
             archive: Archive::new(&settings.admin, started_at).map(Arc::new),
+            reading: Mutex::default(),
             pauses: Pauses::read(settings.admin.pause_file.clone()),
             retry_queues: consumers.map(|name| (name, Mutex::default())).collect(),
             worker,

@@ -10,6 +10,7 @@ use axum::{
     },
     http::StatusCode,
 };
+use futures_util::future::join_all;
 use serde::Deserialize;
 use tracing::info;
 use utoipa::ToSchema;
@@ -19,14 +20,14 @@ use super::{
     error::{ApiError, ErrorBody},
     reads::{Answer, ConsumerPath, consumer_answer},
     refusals::{BadRequest, NoConsumer, Refused, Silent},
-    views::{Cancelled, Consumer},
+    views::{Cancelled, Consumer, Consumers},
 };
 use crate::DeliveryId;
 
 /// Pause a consumer
 ///
 /// The consumer takes no new messages and returns those that have not started. Running handlers
-/// finish. The pause lasts until the consumer is resumed or the process ends.
+/// finish. The pause lasts until the consumer is resumed or, without `admin.pause_file`, the process ends.
 #[utoipa::path(post, path = "/api/v1/consumers/{consumer}/pause", tag = "changes",
     params(("consumer" = String, Path, description = "The consumer's name")),
     security(("token" = [])),
@@ -35,6 +36,7 @@ use crate::DeliveryId;
 pub(super) async fn pause(State(app): State<Arc<App>>, consumer: ConsumerPath) -> Answer<Consumer> {
     let Path(name) = consumer?;
     app.worker.pause(&name).await?;
+    keep(&app, [name.clone()], true).await?;
     consumer_answer(&app, &name)
 }
 
@@ -50,7 +52,72 @@ pub(super) async fn resume(
 ) -> Answer<Consumer> {
     let Path(name) = consumer?;
     app.worker.resume(&name).await?;
+    keep(&app, [name.clone()], false).await?;
     consumer_answer(&app, &name)
+}
+
+/// Notes a pause or its end in `admin.pause_file`.
+async fn keep(
+    app: &App,
+    consumers: impl IntoIterator<Item = String>,
+    paused: bool,
+) -> Result<(), ApiError> {
+    let kept = app.pauses.note(consumers, paused).await;
+    kept.map_err(|error| {
+        let (done, next) = match paused {
+            true => ("paused", "take messages"),
+            false => ("resumed", "be paused"),
+        };
+        let text = format!(
+            "{done}, but a restart makes the consumers {next} again: admin.pause_file cannot be written: {error}"
+        );
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, text)
+    })
+}
+
+/// Pause all consumers
+///
+/// As for one consumer. The answer comes when all are paused.
+#[utoipa::path(post, path = "/api/v1/pause", tag = "changes",
+    security(("token" = [])),
+    responses((status = 200, description = "The consumers after the change", body = Consumers), Refused, Silent),
+)]
+pub(super) async fn pause_all(State(app): State<Arc<App>>) -> Answer<Consumers> {
+    change_all(&app, true).await
+}
+
+/// Resume all consumers
+#[utoipa::path(post, path = "/api/v1/resume", tag = "changes",
+    security(("token" = [])),
+    responses((status = 200, description = "The consumers after the change", body = Consumers), Refused, Silent),
+)]
+pub(super) async fn resume_all(State(app): State<Arc<App>>) -> Answer<Consumers> {
+    change_all(&app, false).await
+}
+
+/// Pauses or resumes all consumers at once. One that does not answer does not stop the others.
+async fn change_all(app: &App, paused: bool) -> Answer<Consumers> {
+    let change = async |name: &str| {
+        let changed = match paused {
+            true => app.worker.pause(name).await,
+            false => app.worker.resume(name).await,
+        };
+        (name.to_owned(), changed)
+    };
+    let changes = join_all(app.worker.consumers().map(change)).await;
+    let (changed, silent): (Vec<_>, Vec<_>) =
+        changes.into_iter().partition(|(_, changed)| changed.is_ok());
+    keep(app, changed.into_iter().map(|(name, _)| name), paused).await?;
+    if silent.is_empty() {
+        let consumers = app.consumers();
+        return Ok(Json(Consumers { consumers }));
+    }
+    let why = silent.iter().filter_map(|(name, changed)| {
+        let error = changed.as_ref().err()?;
+        Some(format!("{name}: {error}"))
+    });
+    let why = why.collect::<Vec<_>>().join("; ");
+    Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, why))
 }
 
 /// A change of a consumer.
