@@ -105,9 +105,9 @@ impl Archive {
         Ok(())
     }
 
-    /// When the oldest failure in the files was; `None` if there is none. Reads the beginning of a file, so
-    /// it blocks.
-    pub(super) fn begins(&self) -> Option<String> {
+    /// Since when the files have all failures, in a process that began at `started`. Reads the beginning of a
+    /// file, so it blocks.
+    pub(super) fn complete_since(&self, started: String) -> String {
         /// No line is longer.
         const LONGEST: u64 = 64 * 1024;
         let first = |file: &Path| {
@@ -118,7 +118,11 @@ impl Archive {
             let line = lines.find_map(|line| serde_json::from_slice::<Value>(line).ok())?;
             Some(line["at"].as_str()?.to_owned())
         };
-        first(&self.older).or_else(|| first(&self.file))
+        // Without an older file nothing was ever removed.
+        first(&self.older).unwrap_or_else(|| {
+            let oldest = first(&self.file);
+            oldest.map_or_else(|| started.clone(), |oldest| oldest.min(started.clone()))
+        })
     }
 }
 

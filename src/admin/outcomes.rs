@@ -1,6 +1,7 @@
 //! The search among the last outcomes.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -172,14 +173,13 @@ pub(super) async fn search(app: Arc<App>, query: OutcomesQuery) -> Result<Outcom
     let reading = app.reading.lock().await;
     let page = tokio::task::spawn_blocking(move || {
         let mut found: Vec<Value> = Vec::new();
-        let oldest = held.iter().rev().find(|record| record.kind.is_failure());
-        let oldest = oldest.map_or(u64::MAX, |record| record.seq);
+        let numbers: HashSet<u64> = held.iter().map(|record| record.seq).collect();
         for record in held.iter().filter(|record| query.fits(&Facts::of(record))) {
             found.push(as_json(record));
         }
-        // The store has all failures from the oldest on that it holds.
         let is_held = |line: &Value| {
-            archive.is_of_this_run(line) && line["seq"].as_u64().is_some_and(|seq| seq >= oldest)
+            let number = line["seq"].as_u64();
+            archive.is_of_this_run(line) && number.is_some_and(|seq| numbers.contains(&seq))
         };
         let mut of_file = 0;
         archive.newest_first(|mut line| {
@@ -197,11 +197,10 @@ pub(super) async fn search(app: Arc<App>, query: OutcomesQuery) -> Result<Outcom
         found.sort_by(|a, b| b["at"].as_str().cmp(&a["at"].as_str()));
         let has_more = found.len() > query.limit;
         found.truncate(query.limit);
-        let begins = archive.begins().unwrap_or_else(|| started_at.clone());
         Ok::<_, std::io::Error>(OutcomePage {
             outcomes: found,
             has_more,
-            failures_since: begins.min(started_at),
+            failures_since: archive.complete_since(started_at),
         })
     });
     let page = page.await;

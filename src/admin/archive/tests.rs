@@ -38,7 +38,9 @@ fn ids(archive: &Archive) -> Vec<String> {
 fn failures_of_an_earlier_process_are_found_and_told_from_those_of_this_one() {
     let folder = tempfile::tempdir().unwrap();
     let (before, mut writer) = archive(&folder, 65_536, 1);
-    assert_eq!((ids(&before), before.begins()), (vec![], None));
+    let started = "1970-01-01T00:00:05.000Z";
+    assert_eq!(ids(&before), [""; 0]);
+    assert_eq!(before.complete_since(started.to_owned()), started);
     // Newest first, as the store gives them. A success is no failure.
     writer.append(vec![
         record(3, OutcomeKind::TimedOut),
@@ -56,7 +58,8 @@ fn failures_of_an_earlier_process_are_found_and_told_from_those_of_this_one() {
     };
     now.newest_first(take).unwrap();
     assert_eq!(own, [true, false, false]);
-    assert_eq!(now.begins().as_deref(), Some("1970-01-01T00:00:00.000Z"));
+    let since = now.complete_since(started.to_owned());
+    assert_eq!(since, "1970-01-01T00:00:00.000Z");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 // Lapwing's console: connects the stream of events and the page's address to the views.
 
+import { readHash, to } from "./address.js";
 import { byId, groups, h, mark, say, show, stranger, Table } from "./dom.js";
 import { change, clock, count, duration, percent, rate, visible, words } from "./format.js";
 import { FailuresView } from "./failures.js";
@@ -7,7 +8,7 @@ import { behind, failing, markOf, verdict } from "./health.js";
 import { InFlightView } from "./in_flight.js";
 import { ConsumerView } from "./consumer.js";
 import { ConsumersView } from "./consumers.js";
-import { Pages, readHash } from "./pages.js";
+import { Pages } from "./pages.js";
 import { ENDS, RUNS, Store } from "./store.js";
 import { Stream } from "./stream.js";
 import { setUpToken } from "./token.js";
@@ -228,6 +229,11 @@ const stream = new Stream({
   lost: () => showContact(),
 });
 
+byId("find").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const id = byId("find-id").value.trim();
+  if (id) location.hash = to("message", id);
+});
 setUpToken();
 setInterval(() => { if (!stream.live) showContact(); }, 1000);
 window.addEventListener("hashchange", readAddress);

@@ -4,7 +4,7 @@ import { Chart, CHARTS } from "./charts.js";
 import { byId, groups, h, mark, say, show, stranger, Table } from "./dom.js";
 import { change as growth, count, duration, NONE, percent, rate, visible } from "./format.js";
 import { behind, failing, markOf, stateOf, whyBehind } from "./health.js";
-import { hasPage, to } from "./pages.js";
+import { hasPage, to } from "./address.js";
 import { Poll } from "./stream.js";
 import { change } from "./token.js";
 

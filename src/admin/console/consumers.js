@@ -4,7 +4,7 @@ import { Spark } from "./charts.js";
 import { byId, h, mark, say, show, stranger, Table } from "./dom.js";
 import { change, count, duration, rate, visible } from "./format.js";
 import { behind, failing, markOf, stateOf, urgency } from "./health.js";
-import { hasPage, to } from "./pages.js";
+import { hasPage, to } from "./address.js";
 import { ask } from "./stream.js";
 
 const ORDER_HOLDS = 5000; // ms between changes of order, so that rows do not move under the pointer

@@ -8,41 +8,19 @@
 // - `close()`, if it has one: another page is shown.
 // The section has the id `page-NAME`. Its first `<h2>` gets the focus when the page is opened.
 
+import { NAMES } from "./address.js";
 import { h, show } from "./dom.js";
+import { FailuresPage } from "./search.js";
+import { MessagePage } from "./message.js";
 import { SettingsPage } from "./settings.js";
 
 const PAGES = {
+  failures: FailuresPage,
+  message: MessagePage,
   settings: SettingsPage,
 };
 
-/** The address of a page. */
-export function to(name, argument = "") {
-  return `#/${name}${argument === "" ? "" : `/${encodeURIComponent(argument)}`}`;
-}
-
-/** Whether there is a page of this name. */
-export function hasPage(name) {
-  return Object.hasOwn(PAGES, name);
-}
-
-function decode(text) {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text;
-  }
-}
-
-/**
- * What a hash names: `{ page, argument }`. The page is "all", "consumer", or the name of an entry of PAGES;
- * `null` for any other hash, which is a place on the page that is shown.
- */
-export function readHash(hash) {
-  if (hash === "" || hash === "#all" || hash === "#/") return { page: "all", argument: "" };
-  const [, name, argument = ""] = hash.match(/^#\/?([a-z]+)\/(.*)$/) ?? hash.match(/^#\/([a-z]+)$/) ?? [];
-  if (name === "consumer" && argument) return { page: name, argument: decode(argument) };
-  return hash.startsWith("#/") && hasPage(name) ? { page: name, argument: decode(argument) } : null;
-}
+for (const name of Object.keys(PAGES)) NAMES.add(name);
 
 /** Shows the pages, one at a time. Each is made when it is opened first. */
 export class Pages {
