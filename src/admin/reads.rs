@@ -17,7 +17,7 @@ use utoipa::IntoParams;
 
 use super::{
     api::App,
-    error::ApiError,
+    error::{ApiError, NoQuery},
     refusals::{BadRequest, NoConsumer, Silent},
     views::{Consumer, Consumers, Depth, History, RetryQueue, RetryQueues, Worker},
 };
@@ -27,14 +27,14 @@ pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 pub(super) type ConsumerPath = Result<Path<String>, PathRejection>;
 
 /// The worker as a whole
-#[utoipa::path(get, path = "/api/v1/worker", tag = "state", responses((status = 200, description = "The worker", body = Worker)))]
-pub(super) async fn worker(State(app): State<Arc<App>>) -> Json<Worker> {
+#[utoipa::path(get, path = "/api/v1/worker", tag = "state", responses((status = 200, description = "The worker", body = Worker), BadRequest))]
+pub(super) async fn worker(_: NoQuery, State(app): State<Arc<App>>) -> Json<Worker> {
     Json(app.worker())
 }
 
 /// All consumers
-#[utoipa::path(get, path = "/api/v1/consumers", tag = "state", responses((status = 200, description = "The consumers", body = Consumers)))]
-pub(super) async fn consumers(State(app): State<Arc<App>>) -> Json<Consumers> {
+#[utoipa::path(get, path = "/api/v1/consumers", tag = "state", responses((status = 200, description = "The consumers", body = Consumers), BadRequest))]
+pub(super) async fn consumers(_: NoQuery, State(app): State<Arc<App>>) -> Json<Consumers> {
     Json(Consumers {
         consumers: app.consumers(),
     })
@@ -43,9 +43,9 @@ pub(super) async fn consumers(State(app): State<Arc<App>>) -> Json<Consumers> {
 /// One consumer
 #[utoipa::path(get, path = "/api/v1/consumers/{consumer}", tag = "state",
     params(("consumer" = String, Path, description = "The consumer's name")),
-    responses((status = 200, description = "The consumer", body = Consumer), NoConsumer),
+    responses((status = 200, description = "The consumer", body = Consumer), BadRequest, NoConsumer),
 )]
-pub(super) async fn consumer(
+pub(super) async fn consumer(_: NoQuery, 
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
 ) -> Answer<Consumer> {
@@ -68,9 +68,9 @@ pub(super) fn figures<'a>(app: &'a App, consumer: &str) -> Result<&'a Figures, C
 /// The last five minutes of a consumer, second by second
 #[utoipa::path(get, path = "/api/v1/consumers/{consumer}/history", tag = "state",
     params(("consumer" = String, Path, description = "The consumer's name")),
-    responses((status = 200, description = "The history of the consumer", body = History), NoConsumer),
+    responses((status = 200, description = "The history of the consumer", body = History), BadRequest, NoConsumer),
 )]
-pub(super) async fn history(
+pub(super) async fn history(_: NoQuery, 
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
 ) -> Answer<History> {
@@ -84,9 +84,9 @@ pub(super) async fn history(
 /// The worker asks the broker, at most every two seconds.
 #[utoipa::path(get, path = "/api/v1/consumers/{consumer}/retry-queues", tag = "state",
     params(("consumer" = String, Path, description = "The consumer's name")),
-    responses((status = 200, description = "The queues of the consumer", body = RetryQueues), NoConsumer),
+    responses((status = 200, description = "The queues of the consumer", body = RetryQueues), BadRequest, NoConsumer),
 )]
-pub(super) async fn retry_queues(
+pub(super) async fn retry_queues(_: NoQuery, 
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
 ) -> Answer<RetryQueues> {
@@ -195,17 +195,17 @@ pub(super) async fn in_flight(
 /// The settings as `lapwing config show` prints them. A concurrency that was changed by the API does
 /// not appear here.
 #[utoipa::path(get, path = "/api/v1/config", tag = "state",
-    responses((status = 200, description = "The settings", body = serde_json::Value)),
+    responses((status = 200, description = "The settings", body = serde_json::Value), BadRequest),
 )]
-pub(super) async fn config(State(app): State<Arc<App>>) -> Json<serde_json::Value> {
+pub(super) async fn config(_: NoQuery, State(app): State<Arc<App>>) -> Json<serde_json::Value> {
     Json(app.settings.shown.clone())
 }
 
 /// The OpenAPI document of this API
 #[utoipa::path(get, path = "/api/v1/openapi.json", tag = "state",
-    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value)),
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value), BadRequest),
 )]
-pub(super) async fn document(State(app): State<Arc<App>>) -> impl IntoResponse {
+pub(super) async fn document(_: NoQuery, State(app): State<Arc<App>>) -> impl IntoResponse {
     let document = app.document.get().cloned().unwrap_or_default();
     ([(header::CONTENT_TYPE, "application/json")], document)
 }

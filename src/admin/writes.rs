@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 
 use super::{
     api::App,
-    error::{ApiError, ErrorBody},
+    error::{ApiError, ErrorBody, NoQuery},
     reads::{Answer, ConsumerPath, consumer_answer},
     refusals::{BadRequest, NoConsumer, Refused, Silent},
     views::{Cancelled, Consumer, Consumers},
@@ -31,9 +31,9 @@ use crate::DeliveryId;
 #[utoipa::path(post, path = "/api/v1/consumers/{consumer}/pause", tag = "changes",
     params(("consumer" = String, Path, description = "The consumer's name")),
     security(("token" = [])),
-    responses((status = 200, description = "The consumer after the change", body = Consumer), NoConsumer, Refused, Silent),
+    responses((status = 200, description = "The consumer after the change", body = Consumer), BadRequest, NoConsumer, Refused, Silent),
 )]
-pub(super) async fn pause(State(app): State<Arc<App>>, consumer: ConsumerPath) -> Answer<Consumer> {
+pub(super) async fn pause(_: NoQuery, State(app): State<Arc<App>>, consumer: ConsumerPath) -> Answer<Consumer> {
     let Path(name) = consumer?;
     app.worker.pause(&name).await?;
     keep(&app, [name.clone()], true).await?;
@@ -44,9 +44,9 @@ pub(super) async fn pause(State(app): State<Arc<App>>, consumer: ConsumerPath) -
 #[utoipa::path(post, path = "/api/v1/consumers/{consumer}/resume", tag = "changes",
     params(("consumer" = String, Path, description = "The consumer's name")),
     security(("token" = [])),
-    responses((status = 200, description = "The consumer after the change", body = Consumer), NoConsumer, Refused, Silent),
+    responses((status = 200, description = "The consumer after the change", body = Consumer), BadRequest, NoConsumer, Refused, Silent),
 )]
-pub(super) async fn resume(
+pub(super) async fn resume(_: NoQuery, 
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
 ) -> Answer<Consumer> {
@@ -80,18 +80,18 @@ async fn keep(
 /// As for one consumer. The answer comes when all are paused.
 #[utoipa::path(post, path = "/api/v1/pause", tag = "changes",
     security(("token" = [])),
-    responses((status = 200, description = "The consumers after the change", body = Consumers), Refused, Silent),
+    responses((status = 200, description = "The consumers after the change", body = Consumers), BadRequest, Refused, Silent),
 )]
-pub(super) async fn pause_all(State(app): State<Arc<App>>) -> Answer<Consumers> {
+pub(super) async fn pause_all(_: NoQuery, State(app): State<Arc<App>>) -> Answer<Consumers> {
     change_all(&app, true).await
 }
 
 /// Resume all consumers
 #[utoipa::path(post, path = "/api/v1/resume", tag = "changes",
     security(("token" = [])),
-    responses((status = 200, description = "The consumers after the change", body = Consumers), Refused, Silent),
+    responses((status = 200, description = "The consumers after the change", body = Consumers), BadRequest, Refused, Silent),
 )]
-pub(super) async fn resume_all(State(app): State<Arc<App>>) -> Answer<Consumers> {
+pub(super) async fn resume_all(_: NoQuery, State(app): State<Arc<App>>) -> Answer<Consumers> {
     change_all(&app, false).await
 }
 
@@ -143,7 +143,7 @@ pub(super) struct Change {
         (status = 422, description = "The concurrency is not between 1 and the prefetch", body = ErrorBody),
         BadRequest, NoConsumer, Refused, Silent),
 )]
-pub(super) async fn change(
+pub(super) async fn change(_: NoQuery, 
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
     change: Result<Json<Change>, JsonRejection>,
@@ -166,12 +166,12 @@ pub(super) async fn change(
         ("delivery" = String, Path, description = "The delivery, such as 3-17"),
     ),
     security(("token" = [])),
-    responses((status = 200, description = "The handler was cancelled", body = Cancelled),
+    responses((status = 200, description = "The handler was cancelled", body = Cancelled), BadRequest,
         (status = 404, description = "The message is not in flight, or there is no such consumer", body = ErrorBody),
         (status = 409, description = "The handler of this message is not running", body = ErrorBody),
         Refused, Silent),
 )]
-pub(super) async fn cancel(
+pub(super) async fn cancel(_: NoQuery, 
     State(app): State<Arc<App>>,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Answer<Cancelled> {

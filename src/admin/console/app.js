@@ -22,7 +22,7 @@ let address = { page: "all", argument: "" }; // what the address names
 let opened = null; // the page that is shown instead of the live view, with its argument
 
 const live = () => stream.live && !document.hidden;
-const consumers = new ConsumersView(store);
+const consumers = new ConsumersView(store, { changed: () => render() });
 const consumer = new ConsumerView(store, { live, changed: () => render() });
 const failures = new FailuresView(store);
 const inFlight = new InFlightView(store, live);

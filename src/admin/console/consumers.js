@@ -6,6 +6,7 @@ import { change, count, duration, rate, visible } from "./format.js";
 import { behind, failing, markOf, stateOf, urgency } from "./health.js";
 import { hasPage, to } from "./address.js";
 import { ask } from "./stream.js";
+import { change as request } from "./token.js";
 
 const ORDER_HOLDS = 5000; // ms between changes of order, so that rows do not move under the pointer
 const SPARK_EVERY = 5000; // ms; one pixel of a spark covers more than a second
@@ -42,8 +43,9 @@ export class ConsumersView {
   #visible = new Set();
   #sparks = new WeakMap();
 
-  constructor(store) {
+  constructor(store, { changed }) {
     this.store = store;
+    this.changed = changed;
     this.filter = byId("consumers-filter");
     this.select = byId("consumers-sort");
     for (const [name, { title }] of Object.entries(ORDERS)) this.select.append(h("option", { value: name }, title));
@@ -58,6 +60,41 @@ export class ConsumersView {
       this.#drawSparks();
     }, { root: null, rootMargin: "50px" });
     this.#headings();
+    this.#controls();
+  }
+
+  #controls() {
+    const dialog = byId("pause-dialog");
+    byId("pause-all").addEventListener("click", () => {
+      say(byId("pause-lasts"), this.#lasts());
+      dialog.showModal();
+    });
+    dialog.addEventListener("close", () => {
+      if (dialog.returnValue === "yes") this.#changeAll("pause", "All consumers are paused. Running handlers finish.");
+      dialog.returnValue = "";
+    });
+    byId("resume-all").addEventListener("click", ({ detail }) => {
+      if (detail <= 1) this.#changeAll("resume", "All consumers are resumed.");
+    });
+  }
+
+  #lasts() {
+    return this.store.worker?.keeps_pauses
+      ? "The pause lasts until somebody resumes the consumers, also across a restart."
+      : "The pause ends with the process: after a restart the consumers take messages again.";
+  }
+
+  async #changeAll(what, done) {
+    const answer = byId("consumers-answer");
+    say(answer, "");
+    try {
+      const { consumers } = await request("POST", what);
+      for (const consumer of consumers) this.store.replace(consumer);
+      say(answer, done);
+      this.changed();
+    } catch (error) {
+      say(answer, visible(error.message));
+    }
   }
 
   #columns() {
@@ -183,6 +220,10 @@ export class ConsumersView {
     show(byId("consumers-scroll"), consumers.length > 0);
     show(byId("consumers-empty"), consumers.length === 0);
     say(byId("consumers-empty"), `No consumer matches “${this.filter.value.trim()}”.`);
+    const paused = all.filter(({ state }) => state === "paused").length;
+    show(byId("consumers-controls"), Boolean(this.store.worker?.can_change));
+    show(byId("pause-all"), paused < all.length);
+    show(byId("resume-all"), paused > 0);
     this.#drawSparks();
   }
 }

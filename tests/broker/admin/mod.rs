@@ -1,11 +1,13 @@
 //! The admin server and the worker's handle: what an operator sees and changes while a worker runs.
 
+mod backlog;
 mod changes;
 mod commands;
 mod connections;
 mod document;
 mod events;
 mod handle;
+mod kept;
 mod probes;
 mod process;
 mod reads;

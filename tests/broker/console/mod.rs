@@ -1,9 +1,11 @@
 //! The operator's console, in a real browser.
 
+mod backlog;
 mod browser;
 mod changes;
 mod many;
 mod page;
+mod pages;
 mod picture;
 
 use self::browser::Browser;
