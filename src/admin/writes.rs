@@ -97,14 +97,14 @@ pub(super) async fn resume_all(_: NoQuery, State(app): State<Arc<App>>) -> Answe
 
 /// Pauses or resumes all consumers at once. One that does not answer does not stop the others.
 async fn change_all(app: &App, paused: bool) -> Answer<Consumers> {
-    let change = async |name: &str| {
+    let changes = app.worker.consumers().map(|name| async move {
         let changed = match paused {
             true => app.worker.pause(name).await,
             false => app.worker.resume(name).await,
         };
         (name.to_owned(), changed)
-    };
-    let changes = join_all(app.worker.consumers().map(change)).await;
+    });
+    let changes = join_all(changes).await;
     let (changed, silent): (Vec<_>, Vec<_>) =
         changes.into_iter().partition(|(_, changed)| changed.is_ok());
     keep(app, changed.into_iter().map(|(name, _)| name), paused).await?;

@@ -226,9 +226,10 @@ impl Kept {
             return (Load::KeepingUp, None);
         }
         let free = self.counted.iter().filter(|look| look.limit.is_none());
+        let free = free.count();
         let last = self.counted.iter().rev().find_map(|look| look.limit);
         match last {
-            Some(limit) if free.count() <= DIPS => (Load::AtLimit, Some(limit)),
+            Some(limit) if free <= DIPS => (Load::AtLimit, Some(limit)),
             _ => (Load::Growing, None),
         }
     }

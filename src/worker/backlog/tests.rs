@@ -3,7 +3,7 @@ use tokio::{task::JoinHandle, time::sleep};
 use super::*;
 use crate::{
     broker::{
-        Properties,
+        Properties, Session,
         fake::{FakeBroker, Fault, Release},
     },
     consumer::ConsumerSettings,
@@ -27,9 +27,9 @@ impl Scene {
             ..ConsumerSettings::default()
         };
         let broker = FakeBroker::new(Release::V43);
-        // Declares the queues. The consumer is gone before a message comes.
-        let opened = broker.clone().open(&settings.queue_spec(), "tag").await;
-        drop(opened.unwrap());
+        // Declares the queues. The subscription ends before a message comes.
+        let session = broker.clone().open(&settings.queue_spec(), "tag").await;
+        session.unwrap().close().await;
         let figures = Arc::new(Figures::new("orders", &settings, &Outcomes::default()));
         let watch = tokio::spawn(watch(broker.clone(), vec![Arc::clone(&figures)]));
         Self {
@@ -109,7 +109,7 @@ async fn a_queue_that_cannot_be_counted_is_unknown_with_the_reason() {
     sleep(STEP).await;
     assert_eq!(scene.backlog().ready, Some(3));
     scene.broker.fail(Fault::QueueDeleted("orders.dead".to_owned()));
-    sleep(STEP).await;
+    sleep(STEP * 2).await;
     let backlog = scene.backlog();
     assert_eq!((backlog.ready, backlog.dead_letters), (Some(3), None));
     let why = "queue `orders.dead` does not exist";

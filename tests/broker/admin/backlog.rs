@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{commands::run, gated, settings, start_both};
 use crate::support::{
     ADMIN, Admin, DEADLINE, Gate, Notes, PublishSpec, QueueType, Release, RunningWorker, TOKEN,
-    VHost, consumer, encode, vhost, wait_until,
+    VHost, consumer, management::encode, vhost, wait_until,
 };
 
 const PATH: &str = "/api/v1/consumers/q";
