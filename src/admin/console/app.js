@@ -163,7 +163,7 @@ function openPage() {
   if (next === opened) return;
   opened = next;
   pages.show(isPage ? page : null, argument);
-  show(byId("live"), !isPage);
+  for (const part of [byId("live"), byId("figures"), byId("legend")]) show(part, !isPage);
   if (!isPage) byId(scope === null ? "consumers-title" : "consumer-title").focus({ preventScroll: true });
 }
 

@@ -2,8 +2,8 @@
 
 import { Chart, CHARTS } from "./charts.js";
 import { byId, groups, h, mark, say, show, stranger, Table } from "./dom.js";
-import { change as growth, count, duration, NONE, percent, rate, visible } from "./format.js";
-import { behind, failing, markOf, stateOf, whyBehind } from "./health.js";
+import { change as growth, count, duration, NONE, percent, rate, visible, words } from "./format.js";
+import { behind, failing, markOf, whyBehind } from "./health.js";
 import { hasPage, to } from "./address.js";
 import { Poll } from "./stream.js";
 import { change } from "./token.js";
@@ -144,7 +144,7 @@ export class ConsumerView {
       isPaused ? ", on purpose" : "",
       failing(consumer) ? "; most of its handler runs fail" : "",
     ];
-    say(place.children[1], stateOf(consumer));
+    say(place.children[1], behind(consumer) ?? words(consumer.state));
     // A consumer consumes for longer than it has been behind.
     say(place.children[2], behind(consumer) ? "" : notes.join(""));
     const reason = isPaused ? "" : consumer.reason ?? "";

@@ -47,8 +47,9 @@ export function facts(list, pairs) {
   }
   pairs.forEach(([, text, kind], index) => {
     const value = list.children[index].lastChild;
-    if (text instanceof Node) value.replaceChildren(text);
-    else say(value, text);
+    // An equal element stays, and with it the focus.
+    if (!(text instanceof Node)) say(value, text);
+    else if (!value.firstChild?.isEqualNode(text)) value.replaceChildren(text);
     value.className = kind ?? "";
   });
 }
