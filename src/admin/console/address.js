@@ -13,9 +13,9 @@ export function toFailures(wanted) {
   return to("failures", new URLSearchParams(wanted).toString());
 }
 
-/** Whether there is a page of this name. */
-export function hasPage(name) {
-  return NAMES.has(name);
+/** The address of a consumer's dead letters, or `null` if the console has no page for them. */
+export function toDead(consumer) {
+  return document.getElementById("dead") ? `#dead/${encodeURIComponent(consumer)}` : null;
 }
 
 function decode(text) {
@@ -34,5 +34,5 @@ export function readHash(hash) {
   if (hash === "" || hash === "#all" || hash === "#/") return { page: "all", argument: "" };
   const [, name, argument = ""] = hash.match(/^#\/?([a-z]+)\/(.*)$/) ?? hash.match(/^#\/([a-z]+)$/) ?? [];
   if (name === "consumer" && argument) return { page: name, argument: decode(argument) };
-  return hash.startsWith("#/") && hasPage(name) ? { page: name, argument: decode(argument) } : null;
+  return hash.startsWith("#/") && NAMES.has(name) ? { page: name, argument: decode(argument) } : null;
 }

@@ -4,7 +4,7 @@ import { Chart, CHARTS } from "./charts.js";
 import { byId, groups, h, mark, say, show, stranger, Table } from "./dom.js";
 import { change as growth, count, duration, NONE, percent, rate, visible, words } from "./format.js";
 import { behind, failing, markOf, whyBehind } from "./health.js";
-import { hasPage, to } from "./address.js";
+import { toDead } from "./address.js";
 import { Poll } from "./stream.js";
 import { change } from "./token.js";
 
@@ -168,6 +168,7 @@ export class ConsumerView {
   #showFacts(consumer) {
     const { rates, latency, backlog } = consumer;
     const dead = backlog.dead_letters;
+    const deadPage = dead ? toDead(consumer.name) : null;
     groups(byId("consumer-facts"), [
       ["In the queue, now", [
         ["Queue", visible(consumer.queue)],
@@ -175,7 +176,7 @@ export class ConsumerView {
         ["Growth, 1 min", growth(backlog.growth)],
         ["Empty in", backlog.growth > 0 ? "grows" : duration(backlog.drain_seconds)],
         ["Oldest, at most", this.#oldest(backlog)],
-        ["Dead letters", dead && hasPage("dead") ? h("a", { href: to("dead", consumer.name) }, count(dead)) : count(dead)],
+        ["Dead letters", deadPage ? h("a", { href: deadPage }, count(dead)) : count(dead)],
       ]],
       ["In this worker, now", [
         ["In flight", `${count(consumer.in_flight)} of ${count(consumer.prefetch)}`],

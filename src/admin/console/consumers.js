@@ -4,7 +4,7 @@ import { Spark } from "./charts.js";
 import { byId, h, mark, say, show, stranger, Table } from "./dom.js";
 import { change, count, duration, rate, visible } from "./format.js";
 import { behind, failing, markOf, stateOf, urgency } from "./health.js";
-import { hasPage, to } from "./address.js";
+import { toDead } from "./address.js";
 import { ask } from "./stream.js";
 import { change as request } from "./token.js";
 
@@ -126,8 +126,9 @@ export class ConsumersView {
 
   /** The dead letters that wait now, as a link to their page. */
   #dead(cell, { name, backlog: { dead_letters: dead } }) {
-    if (!dead || !hasPage("dead")) return say(cell, count(dead));
-    if (!cell.firstElementChild) cell.replaceChildren(h("a", { href: to("dead", name) }));
+    const page = dead ? toDead(name) : null;
+    if (page === null) return say(cell, count(dead));
+    if (!cell.firstElementChild) cell.replaceChildren(h("a", { href: page }));
     return say(cell.firstElementChild, count(dead));
   }
 

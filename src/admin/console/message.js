@@ -1,6 +1,6 @@
 // The page of one message: where it is, and where it spent its time, as far as this worker knows.
 
-import { hasPage, to } from "./address.js";
+import { toDead } from "./address.js";
 import { facts, h, say, show, stranger, Table } from "./dom.js";
 import { errorOf, kindOf, once, settlement } from "./failures.js";
 import { clock, count, duration, NONE, visible, words } from "./format.js";
@@ -132,7 +132,8 @@ export class MessagePage {
     const ends = { ack: "It was acked: it is done.", "dead-letter": "It is a dead letter.", return: "It went back to its queue." };
     const parked = queue ? `Its next attempt waits in retry queue ${visible(queue)}, and any worker may get it.` : "Its next attempt is due, here or in another worker.";
     say(this.where, `Not in flight in this worker. ${ends[what] ?? parked}${silent}`);
-    if (what === "dead-letter" && hasPage("dead")) this.where.append(" ", h("a", { href: to("dead", consumer) }, "Dead letters of this consumer"));
+    const page = what === "dead-letter" ? toDead(consumer) : null;
+    if (page) this.where.append(" ", h("a", { href: page }, "Dead letters of this consumer"));
     return undefined;
   }
 
