@@ -40,7 +40,8 @@ export class MessagePage {
   constructor(place, store) {
     this.store = store;
     this.title = h("h2", { tabindex: "-1" });
-    this.where = h("p", { class: "where", role: "status" });
+    this.where = h("span");
+    this.link = h("a");
     this.flights = h("div");
     this.bar = h("div", { class: "spent", role: "img" });
     this.key = h("p", { class: "note" });
@@ -48,7 +49,7 @@ export class MessagePage {
     this.past = h("div", { class: "scroll", role: "group", "aria-label": "Earlier attempts", tabindex: "0" });
     this.note = h("p", { class: "note" });
     place.classList.add("message-page", "failures");
-    place.append(this.title, this.where, this.flights, this.bar, this.key, this.runs, this.past, this.note);
+    place.append(this.title, h("p", { class: "where", role: "status" }, this.where, " ", this.link), this.flights, this.bar, this.key, this.runs, this.past, this.note);
     this.table = new Table(this.runs, "Handler runs of the message in this worker, newest first", this.#columns());
     this.history = new Table(this.past, "Earlier attempts, from the headers of the message", this.#pastColumns());
     this.poll = new Poll({
@@ -91,6 +92,7 @@ export class MessagePage {
   open(argument) {
     this.#id = argument;
     this.title.replaceChildren("Message ", argument ? stranger(argument, { class: "code" }) : "");
+    show(this.link, false);
     say(this.where, argument ? "Asking the worker." : "Give the id of a message above.");
     this.flights.replaceChildren();
     this.table.update([], () => "");
@@ -125,16 +127,23 @@ export class MessagePage {
     const silent = unanswered.length ? ` ${unanswered.map(visible).join(", ")} gave no answer.` : "";
     if (flights.length) {
       const [{ consumer, phase, age_seconds: age }] = flights;
-      return say(this.where, `In flight in consumer ${visible(consumer)} for ${duration(age)}: ${words(phase)}.${silent}`);
+      show(this.link, false);
+      say(this.where, `In flight in consumer ${visible(consumer)} for ${duration(age)}: ${words(phase)}.${silent}`);
+      return;
     }
-    if (!last) return say(this.where, `Not in flight in this worker, and no outcome of it is known here.${silent}`);
+    if (!last) {
+      say(this.where, `Not in flight in this worker, and no outcome of it is known here.${silent}`);
+      return;
+    }
     const { consumer, settlement: what, retry_queue: queue } = last;
     const ends = { ack: "It was acked: it is done.", "dead-letter": "It is a dead letter.", return: "It went back to its queue." };
     const parked = queue ? `Its next attempt waits in retry queue ${visible(queue)}, and any worker may get it.` : "Its next attempt is due, here or in another worker.";
     say(this.where, `Not in flight in this worker. ${ends[what] ?? parked}${silent}`);
     const page = what === "dead-letter" ? toDead(consumer) : null;
-    if (page) this.where.append(" ", h("a", { href: page }, "Dead letters of this consumer"));
-    return undefined;
+    show(this.link, page !== null);
+    if (page === null) return;
+    this.link.href = page;
+    say(this.link, "Dead letters of this consumer");
   }
 
   #showFlights(flights) {
