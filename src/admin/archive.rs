@@ -61,7 +61,7 @@ pub(super) fn start(app: &Arc<App>) -> io::Result<Option<JoinHandle<()>>> {
             if is_last {
                 return;
             }
-            thread::sleep(LOOK);
+            thread::park_timeout(LOOK);
         }
     };
     let thread = thread::Builder::new().name("lapwing-failures".to_owned());
@@ -157,7 +157,8 @@ impl Writer {
     /// Appends the failures among these outcomes, which are in the order newest first. After an error the
     /// next call gets the same outcomes again, as far as the store still has them.
     fn append(&mut self, outcomes: Vec<Arc<OutcomeRecord>>) {
-        let file = self.archive.file.display();
+        let archive = Arc::clone(&self.archive);
+        let file = archive.file.display();
         for outcome in outcomes.into_iter().rev() {
             if outcome.kind.is_failure()
                 && let Err(error) = self.write(&outcome)

@@ -107,7 +107,8 @@ fn event(name: &str, json: &str) -> Event {
     (status = 200, description = "The events", body = String, content_type = "text/event-stream"),
     (status = 503, description = "There are already 32 streams", body = ErrorBody),
 ))]
-pub(super) async fn events(_: NoQuery, 
+pub(super) async fn events(
+    _: NoQuery,
     State(app): State<Arc<App>>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     let place = Arc::clone(&app.streams).try_acquire_owned();

@@ -245,7 +245,10 @@ mod tests {
         let line = serde_json::to_value(&record).unwrap();
         let cases = [
             ("", true),
-            ("consumer=orders&kind=timed-out&id=order-1&type=order.paid", true),
+            (
+                "consumer=orders&kind=timed-out&id=order-1&type=order.paid",
+                true,
+            ),
             ("class=timeout&cause=00c0ffee", true),
             ("consumer=other", false),
             ("kind=failed", false),
@@ -278,13 +281,24 @@ mod tests {
         for kind in OutcomeKind::ALL {
             let record = OutcomeRecord::sample(*kind, SettlementKind::Retry);
             let is_fine = ["succeeded", "dropped", "snoozed", "interrupted"].contains(&kind.name());
-            assert_eq!(wanted.fits(&Facts::of(&record)), !is_fine, "{}", kind.name());
+            assert_eq!(
+                wanted.fits(&Facts::of(&record)),
+                !is_fine,
+                "{}",
+                kind.name()
+            );
         }
     }
 
     #[test]
     fn what_a_search_does_not_know_is_refused() {
-        for text in ["since=yesterday", "until=", "kind=lost", "tpye=order", "since=1e9years"] {
+        for text in [
+            "since=yesterday",
+            "until=",
+            "kind=lost",
+            "tpye=order",
+            "since=1e9years",
+        ] {
             assert!(query(text).is_err(), "{text}");
         }
     }

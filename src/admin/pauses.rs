@@ -51,9 +51,15 @@ impl Pauses {
 
     /// Lets the consumers of the file begin paused.
     pub(super) fn apply(&self, worker: &WorkerHandle) {
-        for name in worker.consumers().filter(|name| self.before.contains(*name)) {
+        for name in worker
+            .consumers()
+            .filter(|name| self.before.contains(*name))
+        {
             worker.begin_paused(name);
-            info!(consumer = name, "paused since before the start of the worker, as admin.pause_file says");
+            info!(
+                consumer = name,
+                "paused since before the start of the worker, as admin.pause_file says"
+            );
         }
     }
 
@@ -125,10 +131,9 @@ mod tests {
 
         let second = Pauses::read(file.clone());
         assert_eq!(names(&second), ["gone", "orders"]);
-        let settings: WorkerSettings = from_toml(
-            "[consumers.orders]\nqueue = 'orders'\n[consumers.mails]\nqueue = 'mails'",
-        )
-        .unwrap();
+        let settings: WorkerSettings =
+            from_toml("[consumers.orders]\nqueue = 'orders'\n[consumers.mails]\nqueue = 'mails'")
+                .unwrap();
         let worker = Worker::new(settings).handle();
         second.apply(&worker);
         let begins_paused = |name| worker.figures(name).is_some_and(|it| it.begins_paused());
@@ -138,7 +143,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_cannot_be_read_pauses_nothing_and_one_that_cannot_be_written_is_an_error() {
+    async fn a_file_that_cannot_be_read_pauses_nothing_and_one_that_cannot_be_written_is_an_error()
+    {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("paused.json");
         for text in ["", "{", "{\"paused\":3}", "[]"] {

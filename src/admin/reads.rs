@@ -45,7 +45,8 @@ pub(super) async fn consumers(_: NoQuery, State(app): State<Arc<App>>) -> Json<C
     params(("consumer" = String, Path, description = "The consumer's name")),
     responses((status = 200, description = "The consumer", body = Consumer), BadRequest, NoConsumer),
 )]
-pub(super) async fn consumer(_: NoQuery, 
+pub(super) async fn consumer(
+    _: NoQuery,
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
 ) -> Answer<Consumer> {
@@ -70,7 +71,8 @@ pub(super) fn figures<'a>(app: &'a App, consumer: &str) -> Result<&'a Figures, C
     params(("consumer" = String, Path, description = "The consumer's name")),
     responses((status = 200, description = "The history of the consumer", body = History), BadRequest, NoConsumer),
 )]
-pub(super) async fn history(_: NoQuery, 
+pub(super) async fn history(
+    _: NoQuery,
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
 ) -> Answer<History> {
@@ -86,7 +88,8 @@ pub(super) async fn history(_: NoQuery,
     params(("consumer" = String, Path, description = "The consumer's name")),
     responses((status = 200, description = "The queues of the consumer", body = RetryQueues), BadRequest, NoConsumer),
 )]
-pub(super) async fn retry_queues(_: NoQuery, 
+pub(super) async fn retry_queues(
+    _: NoQuery,
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
 ) -> Answer<RetryQueues> {

@@ -33,7 +33,11 @@ use crate::DeliveryId;
     security(("token" = [])),
     responses((status = 200, description = "The consumer after the change", body = Consumer), BadRequest, NoConsumer, Refused, Silent),
 )]
-pub(super) async fn pause(_: NoQuery, State(app): State<Arc<App>>, consumer: ConsumerPath) -> Answer<Consumer> {
+pub(super) async fn pause(
+    _: NoQuery,
+    State(app): State<Arc<App>>,
+    consumer: ConsumerPath,
+) -> Answer<Consumer> {
     let Path(name) = consumer?;
     app.worker.pause(&name).await?;
     keep(&app, [name.clone()], true).await?;
@@ -46,7 +50,8 @@ pub(super) async fn pause(_: NoQuery, State(app): State<Arc<App>>, consumer: Con
     security(("token" = [])),
     responses((status = 200, description = "The consumer after the change", body = Consumer), BadRequest, NoConsumer, Refused, Silent),
 )]
-pub(super) async fn resume(_: NoQuery, 
+pub(super) async fn resume(
+    _: NoQuery,
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
 ) -> Answer<Consumer> {
@@ -105,8 +110,9 @@ async fn change_all(app: &App, paused: bool) -> Answer<Consumers> {
         (name.to_owned(), changed)
     });
     let changes = join_all(changes).await;
-    let (changed, silent): (Vec<_>, Vec<_>) =
-        changes.into_iter().partition(|(_, changed)| changed.is_ok());
+    let (changed, silent): (Vec<_>, Vec<_>) = changes
+        .into_iter()
+        .partition(|(_, changed)| changed.is_ok());
     keep(app, changed.into_iter().map(|(name, _)| name), paused).await?;
     if silent.is_empty() {
         let consumers = app.consumers();
@@ -143,7 +149,8 @@ pub(super) struct Change {
         (status = 422, description = "The concurrency is not between 1 and the prefetch", body = ErrorBody),
         BadRequest, NoConsumer, Refused, Silent),
 )]
-pub(super) async fn change(_: NoQuery, 
+pub(super) async fn change(
+    _: NoQuery,
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
     change: Result<Json<Change>, JsonRejection>,
@@ -171,7 +178,8 @@ pub(super) async fn change(_: NoQuery,
         (status = 409, description = "The handler of this message is not running", body = ErrorBody),
         Refused, Silent),
 )]
-pub(super) async fn cancel(_: NoQuery, 
+pub(super) async fn cancel(
+    _: NoQuery,
     State(app): State<Arc<App>>,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Answer<Cancelled> {

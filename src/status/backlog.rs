@@ -12,12 +12,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
-use crate::{
-    clock,
-    lock::lock,
-    text::as_rfc3339_or_null,
-    words::words,
-};
+use crate::{clock, lock::lock, text::as_rfc3339_or_null, words::words};
 
 /// The looks that are kept. Growth is measured between the first and the last of them.
 const LOOKS: usize = 13;
@@ -252,7 +247,10 @@ impl Kept {
             let age = now.saturating_duration_since(at);
             (age, Some(OldestFrom::EmptyQueue))
         });
-        published.into_iter().chain(empty).min_by_key(|(age, _)| *age)
+        published
+            .into_iter()
+            .chain(empty)
+            .min_by_key(|(age, _)| *age)
     }
 }
 
@@ -355,7 +353,10 @@ mod tests {
         assert_eq!(looks.backlog().oldest_seconds, None, "nothing is known");
         look(&looks, 0, None).await;
         let backlog = looks.backlog();
-        assert_eq!((backlog.oldest_seconds, backlog.oldest_from), (Some(0.0), None));
+        assert_eq!(
+            (backlog.oldest_seconds, backlog.oldest_from),
+            (Some(0.0), None)
+        );
         look(&looks, 9, None).await;
         let oldest = |looks: &Looks| {
             let backlog = looks.backlog();

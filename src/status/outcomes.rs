@@ -144,8 +144,7 @@ impl Outcomes {
     ) -> Vec<Arc<OutcomeRecord>> {
         // A ring has its outcomes in their order.
         let is_new = |record: &&Arc<OutcomeRecord>| record.seq > after;
-        let wanted =
-            |record: &&Arc<OutcomeRecord>| kind.is_none_or(|kind| record.kind == kind);
+        let wanted = |record: &&Arc<OutcomeRecord>| kind.is_none_or(|kind| record.kind == kind);
         let mut found = Vec::new();
         {
             let kept = self.lock();

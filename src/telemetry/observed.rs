@@ -44,9 +44,13 @@ impl ObservedConsumer {
     }
 }
 
+type Known = fn(&Backlog) -> Option<u64>;
+
 /// Instruments about the queue of each consumer; `None` if the number is not known.
-const COUNTED: [(Instrument, fn(&Backlog) -> Option<u64>); 4] = [
-    (catalogue::QUEUE_READY, |backlog| backlog.ready.map(u64::from)),
+const COUNTED: [(Instrument, Known); 4] = [
+    (catalogue::QUEUE_READY, |backlog| {
+        backlog.ready.map(u64::from)
+    }),
     (catalogue::QUEUE_OLDEST, |backlog| {
         let oldest = backlog.oldest_seconds.map(Duration::from_secs_f64);
         oldest.map(|oldest| oldest.as_secs())

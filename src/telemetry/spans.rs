@@ -183,7 +183,9 @@ impl ConsumerTraces {
         );
         // Publisher and worker may have different clocks.
         let received = clock::now() - flight.received.elapsed();
-        let age = message.published_at().and_then(|at| received.duration_since(at).ok());
+        let age = message
+            .published_at()
+            .and_then(|at| received.duration_since(at).ok());
         all.extend(age.map(|age| KeyValue::new(AGE, age.as_secs_f64())));
         self.add_server(&mut all);
         span.set_attributes(all);

@@ -58,7 +58,12 @@ async fn look_again<B: Broker>(mut broker: B, figures: &Figures, share: Duration
         let has_failed = look.ready.is_err() || look.dead_letters.is_err();
         let is_refused = has_failed && broker.is_up();
         figures.looks.add(look);
-        sleep(if is_refused { every.max(REFUSED) } else { every }).await;
+        sleep(if is_refused {
+            every.max(REFUSED)
+        } else {
+            every
+        })
+        .await;
     }
 }
 

@@ -66,7 +66,10 @@ fn failures_of_an_earlier_process_are_found_and_told_from_those_of_this_one() {
 fn a_line_that_a_crash_has_torn_costs_that_line_alone() {
     let folder = tempfile::tempdir().unwrap();
     let (archive_, mut writer) = archive(&folder, 65_536, 1);
-    writer.append(vec![record(2, OutcomeKind::Failed), record(1, OutcomeKind::Failed)]);
+    writer.append(vec![
+        record(2, OutcomeKind::Failed),
+        record(1, OutcomeKind::Failed),
+    ]);
     let text = std::fs::read(&archive_.file).unwrap();
     for cut in 1..20 {
         std::fs::write(&archive_.file, &text[..text.len() - cut]).unwrap();
@@ -75,7 +78,10 @@ fn a_line_that_a_crash_has_torn_costs_that_line_alone() {
         let whole = if cut == 1 { 3 } else { 2 };
         let found = ids(&archive_);
         assert_eq!(found.len(), whole, "{cut}: {found:?}");
-        assert_eq!((found[0].as_str(), found[whole - 1].as_str()), ("order-3", "order-1"));
+        assert_eq!(
+            (found[0].as_str(), found[whole - 1].as_str()),
+            ("order-3", "order-1")
+        );
     }
 }
 

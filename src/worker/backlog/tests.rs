@@ -108,7 +108,9 @@ async fn a_queue_that_cannot_be_counted_is_unknown_with_the_reason() {
     scene.broker.reconnect();
     sleep(STEP).await;
     assert_eq!(scene.backlog().ready, Some(3));
-    scene.broker.fail(Fault::QueueDeleted("orders.dead".to_owned()));
+    scene
+        .broker
+        .fail(Fault::QueueDeleted("orders.dead".to_owned()));
     sleep(STEP * 2).await;
     let backlog = scene.backlog();
     assert_eq!((backlog.ready, backlog.dead_letters), (Some(3), None));

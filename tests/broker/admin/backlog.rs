@@ -40,7 +40,10 @@ async fn a_consumer_whose_queue_grows_while_its_slots_are_busy_is_at_its_limit()
     assert!(backlog["ready"].as_u64() > Some(5), "{backlog}");
     assert!(backlog["growth"].as_f64() > Some(0.0), "{backlog}");
     assert_eq!(backlog["drain_seconds"], Value::Null);
-    assert_eq!((&backlog["dead_letters"], &backlog["error"]), (&json!(0), &Value::Null));
+    assert_eq!(
+        (&backlog["dead_letters"], &backlog["error"]),
+        (&json!(0), &Value::Null)
+    );
     // No message has a timestamp. The queue was empty when the worker counted it first.
     assert_eq!(backlog["oldest_from"], "empty-queue", "{backlog}");
     assert_eq!(at_limit["state"], "consuming");
@@ -49,7 +52,10 @@ async fn a_consumer_whose_queue_grows_while_its_slots_are_busy_is_at_its_limit()
     assert!(last.is_some_and(|last| last.as_u64() > Some(5)), "{ready}");
     let (code, out, err) = run(&admin, &["status"], TOKEN).await;
     assert_eq!(code, Some(0), "{err}");
-    assert!(out.contains("at its limit") && out.contains("all handler slots"), "{out}");
+    assert!(
+        out.contains("at its limit") && out.contains("all handler slots"),
+        "{out}"
+    );
     assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
 
     gate.open();
@@ -57,7 +63,10 @@ async fn a_consumer_whose_queue_grows_while_its_slots_are_busy_is_at_its_limit()
     let done = |it: &Value| it["backlog"]["ready"] == 0 && it["backlog"]["load"] == "keeping-up";
     let done = wait_until("the queue is empty", DEADLINE, look, done).await;
     let backlog = &done["backlog"];
-    assert_eq!((&backlog["drain_seconds"], &backlog["oldest_seconds"]), (&json!(0.0), &json!(0.0)));
+    assert_eq!(
+        (&backlog["drain_seconds"], &backlog["oldest_seconds"]),
+        (&json!(0.0), &json!(0.0))
+    );
     worker.drain().await;
 }
 
@@ -65,12 +74,16 @@ async fn a_consumer_whose_queue_grows_while_its_slots_are_busy_is_at_its_limit()
 async fn the_age_of_the_oldest_comes_from_the_timestamps_of_deliveries() {
     let vhost = vhost().await;
     let (notes, gate) = (Notes::default(), Gate::default());
-    let changes = "[consumers.q]\nprefetch = 1\nconcurrency = 1\nbacklog_check = '1s'\ntopology = 'attach'";
+    let changes =
+        "[consumers.q]\nprefetch = 1\nconcurrency = 1\nbacklog_check = '1s'\ntopology = 'attach'";
     let settings = settings(&vhost, changes);
     vhost.declare("q", QueueType::Quorum).await;
     let hour = Duration::from_secs(3600);
     let ago = std::time::SystemTime::now() - hour;
-    let ago = ago.duration_since(std::time::SystemTime::UNIX_EPOCH).expect("it is later").as_secs();
+    let ago = ago
+        .duration_since(std::time::SystemTime::UNIX_EPOCH)
+        .expect("it is later")
+        .as_secs();
     let old = |_| PublishSpec::of("x").with(|properties| properties.with_timestamp(ago));
     vhost.publish_many("q", 3, old).await;
     let worker = Worker::new(settings.clone()).handler("q", gated(&notes, &gate));
@@ -120,7 +133,10 @@ async fn a_user_that_may_not_count_is_told_so_and_consumes_all_the_same() {
     let backlog = wait_until("the worker has looked", DEADLINE, look, counted).await;
     let error = backlog["error"].as_str().unwrap_or_default();
     if vhost.broker().release() >= Release::V4_3 {
-        assert_eq!((&backlog["load"], &backlog["ready"]), (&json!("unknown"), &Value::Null));
+        assert_eq!(
+            (&backlog["load"], &backlog["ready"]),
+            (&json!("unknown"), &Value::Null)
+        );
         for part in ["cannot count the messages of queue `q`", "ACCESS_REFUSED"] {
             assert!(error.contains(part), "{backlog}");
         }
@@ -131,5 +147,9 @@ async fn a_user_that_may_not_count_is_told_so_and_consumes_all_the_same() {
     let acked = |report: &lapwing::ConsumerReport| report.ledger.acked == 3;
     worker.wait_for_report("3 are acked", "q", acked).await;
     worker.drain().await;
-    vhost.broker().management().delete(&format!("users/{name}")).await;
+    vhost
+        .broker()
+        .management()
+        .delete(&format!("users/{name}"))
+        .await;
 }

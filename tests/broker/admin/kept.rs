@@ -40,15 +40,21 @@ async fn pauses_and_failures_outlast_a_worker_that_is_killed() {
     wait_until("it has failed", DEADLINE, look, |ids| ids == &["before"]).await;
     let written = async || std::fs::read_to_string(folder.path().join("failures.jsonl"));
     let whole = |text: &std::io::Result<String>| text.as_ref().is_ok_and(|it| it.ends_with('\n'));
-    wait_until("the failure is kept", DEADLINE, written, whole).await;
+    let kept = wait_until("the failure is kept", DEADLINE, written, whole).await;
+    assert!(kept.is_ok_and(|kept| kept.contains("before")));
     let began = admin.read("/api/v1/worker").await["started_at"].take();
     let (status, paused) = admin.post("/api/v1/pause").await;
-    assert_eq!((status, &paused["consumers"][0]["state"]), (200, &json!("paused")));
+    assert_eq!(
+        (status, &paused["consumers"][0]["state"]),
+        (200, &json!("paused"))
+    );
     first.kill();
     first.exited(DEADLINE).await;
 
     let (second, admin) = start(&vhost, &server, path).await;
-    let about = admin.until("/api/v1/consumers/q", |(_, it)| it["state"] == "paused").await;
+    let about = admin
+        .until("/api/v1/consumers/q", |(_, it)| it["state"] == "paused")
+        .await;
     assert_eq!(about.1["counts"]["sessions"], 0, "it has not subscribed");
     assert_eq!(admin.get("/readyz").await.0, 200);
     assert_eq!(failed(&admin).await, ["before"]);
@@ -83,7 +89,9 @@ async fn a_pause_that_cannot_be_kept_is_made_and_said() {
     let all = admin.request(Method::POST, "/api/v1/resume");
     let (status, _) = answer(all).await;
     assert_eq!(status, 401, "without a token");
-    let all = admin.request(Method::POST, "/api/v1/resume?x=1").bearer_auth(TOKEN);
+    let all = admin
+        .request(Method::POST, "/api/v1/resume?x=1")
+        .bearer_auth(TOKEN);
     assert_eq!(answer(all).await.0, 400);
     worker.drain(DEADLINE).await;
 }

@@ -142,9 +142,7 @@ async fn failures_and_what_waits_at_the_broker_are_told() {
     }
     assert_eq!(failed["retry_queue"], "q.retry.64s");
     let cause = failed["cause"].as_str().expect("it has a cause");
-    let same = admin
-        .read(&format!("/api/v1/outcomes?cause={cause}"))
-        .await;
+    let same = admin.read(&format!("/api/v1/outcomes?cause={cause}")).await;
     assert_eq!(same["outcomes"].as_array().map(Vec::len), Some(1), "{same}");
     assert_eq!(same["has_more"], false);
     let started = admin.read("/api/v1/worker").await["started_at"].take();

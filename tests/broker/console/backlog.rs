@@ -25,7 +25,9 @@ async fn a_consumer_at_its_limit_comes_before_the_healthy_ones_with_its_figures(
         let first = "#consumers-scroll tbody tr:first-child";
         browser.wait_for_text(first, "at its limit").await;
         browser.eval("location.hash = '#consumer/q'").await;
-        browser.wait_for_text("#consumer-state", "at its limit").await;
+        browser
+            .wait_for_text("#consumer-state", "at its limit")
+            .await;
         let why = "All its handler slots are busy, and its queue grows.";
         browser.wait_for_text("#consumer-reason", why).await;
         for part in ["Growth, 1 min+", "Empty ingrows", "Dead letters0"] {
