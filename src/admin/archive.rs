@@ -75,7 +75,7 @@ impl Archive {
         Some(Self {
             older: beside(&file),
             file,
-            most: settings.failures_file_bytes / 2,
+            most: u64::from(settings.failures_file_mib) * 1024 * 1024 / 2,
             run: rfc3339_micros(started),
         })
     }

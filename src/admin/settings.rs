@@ -76,11 +76,11 @@ pub struct AdminSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/var/lib/lapwing/failures.jsonl")]
     pub failures_file: Option<PathBuf>,
-    /// The most bytes that `failures_file` and the older file beside it (`failures.jsonl.1`) may have
-    /// together. A failure takes about half a kilobyte. Too low: the failures do not reach back far. Too
-    /// high: a search reads all of them. Default: `16777216` (16 MiB).
-    #[schemars(range(min = 65_536, max = 1_073_741_824))]
-    pub failures_file_bytes: u64,
+    /// The most that `failures_file` and the older file beside it (`failures.jsonl.1`) may have together, in
+    /// MiB. A failure takes about half a KiB. Too low: the failures do not reach back far. Too high: a
+    /// search takes long, because it reads both files. Default: `16`.
+    #[schemars(range(min = 1, max = 1024))]
+    pub failures_file_mib: u16,
 }
 
 impl Default for AdminSettings {
@@ -97,7 +97,7 @@ impl Default for AdminSettings {
             trace_url: None,
             pause_file: None,
             failures_file: None,
-            failures_file_bytes: 16 * 1024 * 1024,
+            failures_file_mib: 16,
         }
     }
 }
@@ -325,8 +325,8 @@ mod tests {
                 "admin.trace_url: must be",
             ),
             (
-                "admin.failures_file_bytes = 1000",
-                "admin.failures_file_bytes: ",
+                "admin.failures_file_mib = 1025",
+                "admin.failures_file_mib: is 1025, must be 1 to 1024",
             ),
             (
                 "admin.pause_file = \"/a\"\nadmin.failures_file = \"/a\"",
@@ -341,7 +341,7 @@ mod tests {
             "admin.listen = \"off\"",
             "admin.listen = \"[::]:0\"\nadmin.probes = \"[::]:0\"",
             "admin.probes = \"0.0.0.0:9091\"",
-            "admin.failures_file_bytes = 65536",
+            "admin.failures_file_mib = 1024",
             "admin.hosts = [\"lapwing.example.com\", \"worker\", \"10.0.0.1\", \"[::1]\"]",
             "admin.origins = [\"https://a\", \"http://a.b:8080\", \"http://[::1]:1\"]",
             "admin.trace_url = \"https://jaeger/trace/{trace_id}?x=1\"",

@@ -14,11 +14,12 @@ fn record(seq: u64, kind: OutcomeKind) -> Arc<OutcomeRecord> {
 fn archive(folder: &TempDir, most: u64, run: u64) -> (Arc<Archive>, Writer) {
     let settings = AdminSettings {
         failures_file: Some(folder.path().join("failures.jsonl")),
-        failures_file_bytes: most,
         ..AdminSettings::default()
     };
     let started = SystemTime::UNIX_EPOCH + Duration::from_secs(run);
-    let archive = Arc::new(Archive::new(&settings, started).unwrap());
+    let mut archive = Archive::new(&settings, started).unwrap();
+    archive.most = most / 2;
+    let archive = Arc::new(archive);
     let writer = Writer::new(Arc::clone(&archive));
     (archive, writer)
 }
