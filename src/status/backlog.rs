@@ -3,7 +3,7 @@
 //! published.
 
 use std::{
-    collections::VecDeque,
+    collections::{VecDeque, vec_deque},
     sync::Mutex,
     time::{Duration, SystemTime},
 };
@@ -16,7 +16,7 @@ use crate::{clock, lock::lock, text::as_rfc3339_or_null, words::words};
 
 /// The looks that are kept. Growth is measured between the first and the last of them.
 const LOOKS: usize = 13;
-/// The looks that it takes to say whether a queue grows.
+/// The looks that it takes to say whether a queue grows. It grows only if none of them found it empty.
 const ENOUGH: usize = 6;
 /// A change of this part of the queue, or less, does not count as growth.
 const NOISE: f64 = 0.01;
@@ -192,15 +192,23 @@ impl Kept {
         self.counted.drain(..spare);
         // A queue that was seen to grow counts as growing until it clearly shrinks: a queue that stays
         // about the same would change its state all the time.
-        let (Some(first), Some(last)) = (self.counted.front(), self.counted.back()) else {
+        let grows = self.grows;
+        self.grows = false;
+        let mut filled = self.since_empty();
+        if filled.len() < ENOUGH {
             return;
-        };
-        let noise = (f64::from(first.ready) * NOISE).max(1.0);
-        let change = f64::from(last.ready) - f64::from(first.ready);
-        let is_ever_empty = self.counted.iter().any(|counted| counted.ready == 0);
-        self.grows = self.counted.len() >= ENOUGH
-            && !is_ever_empty
-            && (change > noise || self.grows && change >= -noise);
+        }
+        if let (Some(first), Some(last)) = (filled.next(), filled.next_back()) {
+            let noise = (f64::from(first.ready) * NOISE).max(1.0);
+            let change = f64::from(last.ready) - f64::from(first.ready);
+            self.grows = change > noise || grows && change >= -noise;
+        }
+    }
+
+    /// The looks since the queue was last seen empty.
+    fn since_empty(&self) -> vec_deque::Iter<'_, Counted> {
+        let empty = self.counted.iter().rposition(|look| look.ready == 0);
+        self.counted.range(empty.map_or(0, |empty| empty + 1)..)
     }
 
     /// Messages that the queue gained each second.
@@ -220,9 +228,9 @@ impl Kept {
         if !self.grows {
             return (Load::KeepingUp, None);
         }
-        let free = self.counted.iter().filter(|look| look.limit.is_none());
+        let free = self.since_empty().filter(|look| look.limit.is_none());
         let free = free.count();
-        let last = self.counted.iter().rev().find_map(|look| look.limit);
+        let last = self.since_empty().rev().find_map(|look| look.limit);
         match last {
             Some(limit) if free <= DIPS => (Load::AtLimit, Some(limit)),
             _ => (Load::Growing, None),
@@ -324,6 +332,17 @@ mod tests {
     async fn a_queue_that_is_empty_from_time_to_time_does_not_grow() {
         let looks = looks([0, 3, 9, 0, 4, 12, 30, 40], BUSY).await;
         assert_eq!(looks.backlog().load, Load::KeepingUp);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_before_the_queue_was_empty_does_not_count() {
+        let looks = looks([5, 0, 0, 0, 0, 0, 0], None).await;
+        assert_eq!(looks.backlog().load, Load::KeepingUp);
+        for count in 1..=6 {
+            assert_ne!(looks.backlog().load, Load::AtLimit, "{count}");
+            look(&looks, 10 * count, BUSY).await;
+        }
+        assert_eq!(looks.backlog().load, Load::AtLimit);
     }
 
     #[tokio::test(start_paused = true)]
