@@ -115,8 +115,8 @@ pub use outcome::{Ending, Failure, Outcome, OutcomeKind};
 pub use policy::SettlementKind;
 pub use settings::Settings;
 pub use status::{
-    ConsumerHealth, ConsumerReport, ConsumerReports, ConsumerState, DeliveryId, InFlight,
-    InFlightPage, InvalidDeliveryId, Ledger, OutcomeRecord, Readiness,
+    Backlog, ConsumerHealth, ConsumerReport, ConsumerReports, ConsumerState, DeliveryId, InFlight,
+    InFlightPage, InvalidDeliveryId, Ledger, Limit, Load, OldestFrom, OutcomeRecord, Readiness,
 };
 pub use worker::{
     ConcurrencyError, EndWhen, EndedBy, Report, RunError, Worker, WorkerHandle, shutdown_signal,

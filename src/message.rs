@@ -149,6 +149,17 @@ impl Message {
         }
     }
 
+    /// When the message was published, if that is known: to the millisecond from RabbitMQ's header
+    /// `timestamp_in_ms`, or to the second from the property `timestamp`.
+    pub(crate) fn published_at(&self) -> Option<SystemTime> {
+        let millis = self.properties.header(names::TIMESTAMP_IN_MS);
+        let millis = millis.and_then(HeaderValue::as_i64);
+        let millis = millis.and_then(|millis| u64::try_from(millis).ok());
+        let seconds = || self.properties.timestamp().map(Duration::from_secs);
+        let since_epoch = millis.map(Duration::from_millis).or_else(seconds)?;
+        SystemTime::UNIX_EPOCH.checked_add(since_epoch)
+    }
+
     /// Whether this is another delivery of the same message: everything but the broker's counts of its
     /// deliveries is equal.
     pub(crate) fn is_delivered_again_by(&self, delivery: &Delivery) -> bool {

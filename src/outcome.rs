@@ -131,6 +131,11 @@ impl OutcomeKind {
     pub(crate) fn is_routine(self) -> bool {
         matches!(self, Self::Succeeded | Self::Dropped | Self::Snoozed)
     }
+
+    /// Whether the outcome is a failure. An interrupted run is none: it does not count.
+    pub(crate) fn is_failure(self) -> bool {
+        !self.is_routine() && self != Self::Interrupted
+    }
 }
 
 impl Ending {

@@ -28,8 +28,9 @@ use utoipa::{
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    Scrape, ServerSettings, console, dead, error::ApiError, events, guard, hosts::Hosts,
-    liveness::Liveness, monitor::Monitor, probes, reads, refused::Refused, views, writes,
+    Scrape, ServerSettings, archive::Archive, console, dead, error::ApiError, events, guard,
+    hosts::Hosts, liveness::Liveness, message, monitor::Monitor, outcomes, pauses::Pauses, probes,
+    reads, refused::Refused, views, writes,
 };
 use crate::{ConsumerState, Ledger, WorkerHandle, text::rfc3339};
 
@@ -53,8 +54,14 @@ pub(super) struct App {
     pub(super) state: watch::Sender<Arc<str>>,
     pub(super) document: OnceLock<String>,
     pub(super) dead: Arc<dead::Desks>,
+    /// The failures that are kept in a file, if the settings name one.
+    pub(super) archive: Option<Arc<Archive>>,
+    /// Lets one search at a time read that file.
+    pub(super) reading: Mutex<()>,
+    /// The pauses that outlast the process.
+    pub(super) pauses: Pauses,
+    pub(super) started_at: SystemTime,
     name: String,
-    started_at: SystemTime,
     /// Every consumer has had its first subscription or was paused.
     started: AtomicBool,
 }
@@ -67,7 +74,11 @@ impl App {
         stop: CancellationToken,
     ) -> Self {
         let consumers = worker.consumers().map(str::to_owned);
+        let started_at = SystemTime::now();
         Self {
+            archive: Archive::new(&settings.admin, started_at).map(Arc::new),
+            reading: Mutex::default(),
+            pauses: Pauses::read(settings.admin.pause_file.clone()),
             retry_queues: consumers.map(|name| (name, Mutex::default())).collect(),
             worker,
             scrape,
@@ -81,7 +92,7 @@ impl App {
             document: OnceLock::new(),
             name: settings.worker.broker.worker_name(),
             settings,
-            started_at: SystemTime::now(),
+            started_at,
             started: AtomicBool::new(false),
         }
     }
@@ -143,6 +154,7 @@ impl App {
             drain_ends_at: readiness.drain_ends_at.map(rfc3339),
             publishing: readiness.publishing,
             can_change: self.settings.admin.can_change(),
+            keeps_pauses: self.settings.admin.pause_file.is_some(),
             trace_url: self.settings.admin.trace_url.clone(),
             in_flight,
             totals,
@@ -187,10 +199,13 @@ pub(super) fn api() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(reads::history))
         .routes(routes!(reads::retry_queues))
         .routes(routes!(reads::in_flight))
-        .routes(routes!(reads::outcomes))
+        .routes(routes!(outcomes::outcomes))
+        .routes(routes!(message::message))
         .routes(routes!(reads::config))
         .routes(routes!(reads::document))
         .routes(routes!(events::events))
+        .routes(routes!(writes::pause_all))
+        .routes(routes!(writes::resume_all))
         .routes(routes!(writes::pause))
         .routes(routes!(writes::resume))
         .routes(routes!(writes::cancel))

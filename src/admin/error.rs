@@ -2,8 +2,11 @@
 
 use axum::{
     Json,
-    extract::rejection::{JsonRejection, PathRejection, QueryRejection},
-    http::{StatusCode, header},
+    extract::{
+        FromRequestParts,
+        rejection::{JsonRejection, PathRejection, QueryRejection},
+    },
+    http::{StatusCode, header, request::Parts},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -94,6 +97,25 @@ impl From<ConcurrencyError> for ApiError {
             ConcurrencyError::OutOfRange { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         };
         Self::new(status, error.to_string())
+    }
+}
+
+/// A request without parameters. One that has some is refused: a parameter that is ignored would give an
+/// answer to another question.
+#[derive(Debug)]
+pub(super) struct NoQuery;
+
+impl<S: Sync> FromRequestParts<S> for NoQuery {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        match parts.uri.query() {
+            None | Some("") => Ok(Self),
+            Some(_) => {
+                let text = "this path takes no parameters";
+                Err(ApiError::new(StatusCode::BAD_REQUEST, text))
+            }
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::{
     api::App,
-    error::{ApiError, ErrorBody},
+    error::{ApiError, ErrorBody, NoQuery},
     views::{self, OutcomeList},
 };
 
@@ -108,6 +108,7 @@ fn event(name: &str, json: &str) -> Event {
     (status = 503, description = "There are already 32 streams", body = ErrorBody),
 ))]
 pub(super) async fn events(
+    _: NoQuery,
     State(app): State<Arc<App>>,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiError> {
     let place = Arc::clone(&app.streams).try_acquire_owned();

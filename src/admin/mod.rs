@@ -5,6 +5,7 @@
 //! counters that the consumers keep anyway. docs/admin.md describes probes and API.
 
 mod api;
+mod archive;
 mod connections;
 mod console;
 mod dead;
@@ -14,8 +15,12 @@ mod events;
 mod guard;
 mod guests;
 mod hosts;
+mod listen;
 mod liveness;
+mod message;
 mod monitor;
+mod outcomes;
+mod pauses;
 mod probes;
 mod reads;
 mod refusals;
@@ -30,7 +35,8 @@ use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-pub use settings::{AdminSettings, Listen, ServerSettings};
+pub use listen::Listen;
+pub use settings::{AdminSettings, ServerSettings};
 
 use crate::WorkerHandle;
 use api::App;
@@ -117,10 +123,16 @@ impl Server {
             .build()
             .map_err(ServerError::Thread)?;
         let app = Arc::new(App::new(settings, worker, scrape, server.stop.clone()));
+        app.pauses.apply(&app.worker);
+        let archiving = archive::start(&app).map_err(ServerError::Thread)?;
         std::thread::Builder::new()
             .name("lapwing-admin".to_owned())
             .spawn(move || {
                 runtime.block_on(serve(app, listener, probes));
+                if let Some(archiving) = archiving {
+                    // The server's stop waits for a bounded time only, so a file that hangs delays nothing.
+                    let _ = archiving.join();
+                }
                 // Reading the token file may hang: do not wait for it.
                 runtime.shutdown_background();
                 // The receiver may be gone: `stop` waits only for a short time.

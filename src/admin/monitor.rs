@@ -27,19 +27,65 @@ const STEPS: usize = 300;
 const RATES: usize = 10;
 /// The number of steps over which latencies are computed.
 const LATENCY: usize = 60;
+/// The number of steps over which the percentiles of the history are computed. Those of a single second
+/// jump about if few handlers end in it.
+const SMOOTH: usize = 30;
 
 /// The history of one consumer.
-#[derive(Default)]
 struct ConsumerMonitor {
     /// Its report at the last look.
     report: Option<ConsumerReport>,
     /// All handler durations up to the last look.
     durations: Tally,
-    /// The durations that each of the last [`LATENCY`] steps added.
+    /// The durations of the last [`LATENCY`] steps.
+    minute: Window,
+    /// The durations of the last [`SMOOTH`] steps.
+    recent: Window,
+    steps: VecDeque<Step>,
+}
+
+impl Default for ConsumerMonitor {
+    fn default() -> Self {
+        Self {
+            report: None,
+            durations: Tally::default(),
+            minute: Window::new(LATENCY),
+            recent: Window::new(SMOOTH),
+            steps: VecDeque::new(),
+        }
+    }
+}
+
+/// The durations of the last steps.
+struct Window {
+    /// The number of steps.
+    most: usize,
+    /// The durations that each step added.
     added: VecDeque<Added>,
     /// The sum of `added`.
-    window: Tally,
-    steps: VecDeque<Step>,
+    sum: Tally,
+}
+
+impl Window {
+    fn new(most: usize) -> Self {
+        Self {
+            most,
+            added: VecDeque::new(),
+            sum: Tally::default(),
+        }
+    }
+
+    /// Adds what so many steps have added.
+    fn push(&mut self, added: &Added, steps: usize) {
+        self.sum.add(added);
+        self.added.push_back(added.clone());
+        self.added.extend((1..steps).map(|_| Added::default()));
+        while self.added.len() > self.most {
+            if let Some(old) = self.added.pop_front() {
+                self.sum.subtract(&old);
+            }
+        }
+    }
 }
 
 /// What happened within a step.
@@ -51,6 +97,15 @@ struct Step {
     p50: Option<f64>,
     p95: Option<f64>,
     in_flight: usize,
+    ready: Option<u32>,
+}
+
+/// The figures of a consumer at a look.
+struct Now<'a> {
+    report: ConsumerReport,
+    durations: &'a Durations,
+    /// The messages that were ready in its queue when they were last counted.
+    ready: Option<u32>,
 }
 
 /// The history of all consumers.
@@ -97,10 +152,11 @@ impl Monitor {
             p50_seconds: each(steps, |step| step.p50),
             p95_seconds: each(steps, |step| step.p95),
             in_flight: each(steps, |step| step.in_flight),
+            ready: each(steps, |step| step.ready),
         }
     }
 
-    fn add(&self, consumer: &str, report: ConsumerReport, durations: &Durations, steps: usize) {
+    fn add(&self, consumer: &str, now: Now<'_>, steps: usize) {
         let mut kept = self.lock();
         kept.until = Some(SystemTime::now());
         if !kept.consumers.contains_key(consumer) {
@@ -108,7 +164,7 @@ impl Monitor {
                 .insert(consumer.to_owned(), ConsumerMonitor::default());
         }
         if let Some(consumer) = kept.consumers.get_mut(consumer) {
-            consumer.add(report, durations, steps);
+            consumer.add(now, steps);
         }
     }
 }
@@ -116,7 +172,12 @@ impl Monitor {
 impl ConsumerMonitor {
     /// Adds what happened since the last look, `steps` steps ago. The first look adds nothing: it
     /// only gives the numbers to subtract from the next ones.
-    fn add(&mut self, report: ConsumerReport, durations: &Durations, steps: usize) {
+    fn add(&mut self, now: Now<'_>, steps: usize) {
+        let Now {
+            report,
+            durations,
+            ready,
+        } = now;
         let added = durations.since(&mut self.durations);
         let in_flight = report.in_flight;
         let Some(before) = self.report.replace(report.clone()) else {
@@ -138,26 +199,22 @@ impl ConsumerMonitor {
             let (step, steps) = (step as u64, steps as u64);
             all * (step + 1) / steps - all * step / steps
         };
+        self.minute.push(&added, steps);
+        self.recent.push(&added, steps);
+        let [p50, p95] = [0.5, 0.95].map(|part| self.recent.sum.quantile(part));
         for step in 0..steps {
             self.steps.push_back(Step {
                 received: part(received, step),
                 succeeded: part(succeeded, step),
                 failed: part(failed, step),
-                p50: added.quantile(0.5),
-                p95: added.quantile(0.95),
+                p50,
+                p95,
                 in_flight,
+                ready,
             });
         }
         let spare = self.steps.len().saturating_sub(STEPS);
         self.steps.drain(..spare);
-        self.window.add(&added);
-        self.added.push_back(added);
-        self.added.extend((1..steps).map(|_| Added::default()));
-        while self.added.len() > LATENCY {
-            if let Some(old) = self.added.pop_front() {
-                self.window.subtract(&old);
-            }
-        }
     }
 
     fn pace(&self) -> (Rates, Latency) {
@@ -170,9 +227,9 @@ impl ConsumerMonitor {
             failed: rate(|step| step.failed),
         };
         let latency = Latency {
-            p50_seconds: self.window.quantile(0.5),
-            p95_seconds: self.window.quantile(0.95),
-            p99_seconds: self.window.quantile(0.99),
+            p50_seconds: self.minute.sum.quantile(0.5),
+            p95_seconds: self.minute.sum.quantile(0.95),
+            p99_seconds: self.minute.sum.quantile(0.99),
         };
         (rates, latency)
     }
@@ -210,8 +267,12 @@ fn steps_between(last: Instant, now: Instant) -> usize {
 fn look(app: &App, steps: usize) {
     for name in app.worker.consumers() {
         if let Some(figures) = app.worker.figures(name) {
-            let report = figures.report();
-            app.monitor.add(name, report, &figures.durations, steps);
+            let now = Now {
+                report: figures.report(),
+                durations: &figures.durations,
+                ready: figures.looks.backlog().ready,
+            };
+            app.monitor.add(name, now, steps);
         }
     }
 }
@@ -230,22 +291,32 @@ mod tests {
         report
     }
 
+    fn look(monitor: &Monitor, report: ConsumerReport, durations: &Durations, steps: usize) {
+        let now = Now {
+            report,
+            durations,
+            ready: Some(5),
+        };
+        monitor.add("a", now, steps);
+    }
+
     #[test]
     fn steps_are_differences_and_a_late_look_is_spread_over_its_steps() {
         let monitor = Monitor::default();
         let durations = Durations::default();
-        monitor.add("a", report(100, 0), &durations, 1);
+        look(&monitor, report(100, 0), &durations, 1);
         assert_eq!(monitor.history("a").received, [0; 0]);
         durations.record(Duration::from_millis(10));
-        monitor.add("a", report(107, 2), &durations, 1);
-        monitor.add("a", report(117, 2), &durations, 4);
+        look(&monitor, report(107, 2), &durations, 1);
+        look(&monitor, report(117, 2), &durations, 4);
 
         let history = monitor.history("a");
         assert_eq!(history.received, [7, 2, 3, 2, 3]);
         assert_eq!(history.succeeded, [5, 2, 3, 2, 3]);
         assert_eq!(history.failed, [2, 0, 0, 0, 0]);
         assert_eq!(history.in_flight, [3; 5]);
-        assert!(history.p50_seconds[0].is_some() && history.p95_seconds[1].is_none());
+        assert_eq!(history.ready, [Some(5); 5]);
+        assert!(history.p50_seconds[0].is_some() && history.p95_seconds[4].is_some());
         let (rates, latency) = monitor.pace("a");
         assert!((rates.received - 17.0 / 5.0).abs() < 1e-9, "{rates:?}");
         assert!((rates.failed - 2.0 / 5.0).abs() < 1e-9, "{rates:?}");
@@ -258,13 +329,27 @@ mod tests {
     }
 
     #[test]
+    fn percentiles_are_those_of_half_a_minute() {
+        let (monitor, durations) = (Monitor::default(), Durations::default());
+        look(&monitor, report(0, 0), &durations, 1);
+        durations.record(Duration::from_secs(1));
+        for received in 1..=40 {
+            look(&monitor, report(received, 0), &durations, 1);
+        }
+        let p50 = monitor.history("a").p50_seconds;
+        let known = p50.iter().filter(|p50| p50.is_some()).count();
+        assert_eq!((p50.len(), known), (40, SMOOTH));
+        assert!(p50[SMOOTH - 1].is_some() && p50[SMOOTH].is_none());
+    }
+
+    #[test]
     fn what_is_old_is_forgotten() {
         let monitor = Monitor::default();
         let durations = Durations::default();
-        monitor.add("a", report(0, 0), &durations, 1);
+        look(&monitor, report(0, 0), &durations, 1);
         durations.record(Duration::from_secs(1));
         for received in 1..=STEPS as u64 + 50 {
-            monitor.add("a", report(received, 0), &durations, 1);
+            look(&monitor, report(received, 0), &durations, 1);
         }
         let history = monitor.history("a");
         assert_eq!(history.received.len(), STEPS);

@@ -17,24 +17,24 @@ use utoipa::IntoParams;
 
 use super::{
     api::App,
-    error::ApiError,
+    error::{ApiError, NoQuery},
     refusals::{BadRequest, NoConsumer, Silent},
-    views::{Consumer, Consumers, Depth, History, OutcomeList, RetryQueue, RetryQueues, Worker},
+    views::{Consumer, Consumers, Depth, History, RetryQueue, RetryQueues, Worker},
 };
-use crate::{CallError, InFlightPage, OutcomeKind, clock, status::Figures};
+use crate::{CallError, InFlightPage, status::Figures};
 
 pub(super) type Answer<T> = Result<Json<T>, ApiError>;
 pub(super) type ConsumerPath = Result<Path<String>, PathRejection>;
 
 /// The worker as a whole
-#[utoipa::path(get, path = "/api/v1/worker", tag = "state", responses((status = 200, description = "The worker", body = Worker)))]
-pub(super) async fn worker(State(app): State<Arc<App>>) -> Json<Worker> {
+#[utoipa::path(get, path = "/api/v1/worker", tag = "state", responses((status = 200, description = "The worker", body = Worker), BadRequest))]
+pub(super) async fn worker(_: NoQuery, State(app): State<Arc<App>>) -> Json<Worker> {
     Json(app.worker())
 }
 
 /// All consumers
-#[utoipa::path(get, path = "/api/v1/consumers", tag = "state", responses((status = 200, description = "The consumers", body = Consumers)))]
-pub(super) async fn consumers(State(app): State<Arc<App>>) -> Json<Consumers> {
+#[utoipa::path(get, path = "/api/v1/consumers", tag = "state", responses((status = 200, description = "The consumers", body = Consumers), BadRequest))]
+pub(super) async fn consumers(_: NoQuery, State(app): State<Arc<App>>) -> Json<Consumers> {
     Json(Consumers {
         consumers: app.consumers(),
     })
@@ -43,9 +43,10 @@ pub(super) async fn consumers(State(app): State<Arc<App>>) -> Json<Consumers> {
 /// One consumer
 #[utoipa::path(get, path = "/api/v1/consumers/{consumer}", tag = "state",
     params(("consumer" = String, Path, description = "The consumer's name")),
-    responses((status = 200, description = "The consumer", body = Consumer), NoConsumer),
+    responses((status = 200, description = "The consumer", body = Consumer), BadRequest, NoConsumer),
 )]
 pub(super) async fn consumer(
+    _: NoQuery,
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
 ) -> Answer<Consumer> {
@@ -59,7 +60,7 @@ pub(super) fn consumer_answer(app: &App, name: &str) -> Answer<Consumer> {
 }
 
 /// The figures of a consumer; an error if there is no such consumer.
-fn figures<'a>(app: &'a App, consumer: &str) -> Result<&'a Figures, CallError> {
+pub(super) fn figures<'a>(app: &'a App, consumer: &str) -> Result<&'a Figures, CallError> {
     app.worker
         .figures(consumer)
         .ok_or(CallError::NoSuchConsumer)
@@ -68,9 +69,10 @@ fn figures<'a>(app: &'a App, consumer: &str) -> Result<&'a Figures, CallError> {
 /// The last five minutes of a consumer, second by second
 #[utoipa::path(get, path = "/api/v1/consumers/{consumer}/history", tag = "state",
     params(("consumer" = String, Path, description = "The consumer's name")),
-    responses((status = 200, description = "The history of the consumer", body = History), NoConsumer),
+    responses((status = 200, description = "The history of the consumer", body = History), BadRequest, NoConsumer),
 )]
 pub(super) async fn history(
+    _: NoQuery,
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
 ) -> Answer<History> {
@@ -84,9 +86,10 @@ pub(super) async fn history(
 /// The worker asks the broker, at most every two seconds.
 #[utoipa::path(get, path = "/api/v1/consumers/{consumer}/retry-queues", tag = "state",
     params(("consumer" = String, Path, description = "The consumer's name")),
-    responses((status = 200, description = "The queues of the consumer", body = RetryQueues), NoConsumer),
+    responses((status = 200, description = "The queues of the consumer", body = RetryQueues), BadRequest, NoConsumer),
 )]
 pub(super) async fn retry_queues(
+    _: NoQuery,
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
 ) -> Answer<RetryQueues> {
@@ -157,7 +160,7 @@ pub(super) struct InFlightQuery {
     offset: usize,
 }
 
-fn hundred() -> usize {
+pub(super) fn hundred() -> usize {
     100
 }
 
@@ -190,72 +193,22 @@ pub(super) async fn in_flight(
     Ok(Json(page.await?))
 }
 
-/// Selects outcomes.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct OutcomesQuery {
-    /// Only outcomes of this consumer.
-    consumer: Option<String>,
-    /// Only outcomes of this kind.
-    kind: Option<OutcomeKind>,
-    /// Only outcomes of the message with this `message-id`.
-    id: Option<String>,
-    /// Only outcomes of this last time, such as `10m`.
-    #[serde(default, with = "humantime_serde::option")]
-    #[param(value_type = Option<String>, example = "10m")]
-    since: Option<Duration>,
-    /// The most entries to return, 1 to 1000.
-    #[serde(default = "hundred")]
-    #[param(default = 100, minimum = 1, maximum = 1000)]
-    limit: usize,
-}
-
-/// The last outcomes, newest first
-///
-/// The worker keeps the last 500 failures of each consumer, and its last 100 other outcomes. It
-/// records every failure, and at most five other outcomes a second.
-#[utoipa::path(get, path = "/api/v1/outcomes", tag = "messages", params(OutcomesQuery),
-    responses((status = 200, description = "The outcomes", body = OutcomeList), BadRequest, NoConsumer),
-)]
-pub(super) async fn outcomes(
-    State(app): State<Arc<App>>,
-    query: Result<Query<OutcomesQuery>, QueryRejection>,
-) -> Answer<OutcomeList> {
-    let Query(query) = query?;
-    within("limit", query.limit, 1..=1000)?;
-    let consumer = query.consumer.as_deref();
-    if let Some(consumer) = consumer {
-        figures(&app, consumer)?;
-    }
-    let mut outcomes = app.worker.outcomes(consumer, query.kind, usize::MAX);
-    let from = query
-        .since
-        .and_then(|since| clock::now().checked_sub(since));
-    outcomes.retain(|outcome| {
-        let is_wanted = |id: &String| outcome.id.as_ref() == Some(id);
-        from.is_none_or(|from| outcome.at >= from) && query.id.as_ref().is_none_or(is_wanted)
-    });
-    outcomes.truncate(query.limit);
-    Ok(Json(outcomes.into()))
-}
-
 /// The settings in force, secrets hidden
 ///
 /// The settings as `lapwing config show` prints them. A concurrency that was changed by the API does
 /// not appear here.
 #[utoipa::path(get, path = "/api/v1/config", tag = "state",
-    responses((status = 200, description = "The settings", body = serde_json::Value)),
+    responses((status = 200, description = "The settings", body = serde_json::Value), BadRequest),
 )]
-pub(super) async fn config(State(app): State<Arc<App>>) -> Json<serde_json::Value> {
+pub(super) async fn config(_: NoQuery, State(app): State<Arc<App>>) -> Json<serde_json::Value> {
     Json(app.settings.shown.clone())
 }
 
 /// The OpenAPI document of this API
 #[utoipa::path(get, path = "/api/v1/openapi.json", tag = "state",
-    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value)),
+    responses((status = 200, description = "OpenAPI 3.1", body = serde_json::Value), BadRequest),
 )]
-pub(super) async fn document(State(app): State<Arc<App>>) -> impl IntoResponse {
+pub(super) async fn document(_: NoQuery, State(app): State<Arc<App>>) -> impl IntoResponse {
     let document = app.document.get().cloned().unwrap_or_default();
     ([(header::CONTENT_TYPE, "application/json")], document)
 }

@@ -1,16 +1,15 @@
 //! `[admin]`.
 
 use std::{
-    fmt,
-    net::{AddrParseError, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
-    str::FromStr,
 };
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::Listen;
 use crate::{
     config::{Findings, KeyPath, Problem, Secret, Source, text_in},
     worker::WorkerSettings,
@@ -65,6 +64,23 @@ pub struct AdminSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "http://127.0.0.1:16686/trace/{trace_id}")]
     pub trace_url: Option<String>,
+    /// A file in which the worker notes which consumers are paused, so that a pause made by the API, the
+    /// console or `lapwing pause` outlasts a restart. Each worker needs a file of its own. The folder must
+    /// exist. Without it: a pause ends with the process. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "/var/lib/lapwing/paused.json")]
+    pub pause_file: Option<PathBuf>,
+    /// A file in which the worker keeps its failures, so that the console and the API have those of before
+    /// a restart too. Each worker needs a file of its own. The folder must exist. Without it: the last 500
+    /// failures of each consumer, until the process ends. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "/var/lib/lapwing/failures.jsonl")]
+    pub failures_file: Option<PathBuf>,
+    /// The most that `failures_file` and the older file beside it (`failures.jsonl.1`) may have together, in
+    /// MiB. A failure takes about half a KiB. Too low: the failures do not reach back far. Too high: a
+    /// search takes long, because it reads both files. Default: `16`.
+    #[schemars(range(min = 1, max = 1024))]
+    pub failures_file_mib: u16,
 }
 
 impl Default for AdminSettings {
@@ -79,6 +95,9 @@ impl Default for AdminSettings {
             hosts: Vec::new(),
             origins: Vec::new(),
             trace_url: None,
+            pause_file: None,
+            failures_file: None,
+            failures_file_mib: 16,
         }
     }
 }
@@ -147,6 +166,10 @@ impl AdminSettings {
                 let message = "must be scheme, host and port, such as https://lapwing.example.com";
                 findings.add(section.key("origins").index(index), message);
             }
+        }
+        if self.pause_file.is_some() && self.pause_file == self.failures_file {
+            let others = [section.key("failures_file")];
+            findings.contradiction(section.key("pause_file"), others, "is the same file");
         }
         if self
             .trace_url
@@ -255,75 +278,6 @@ pub struct ServerSettings {
     pub shown: serde_json::Value,
 }
 
-/// Where a server listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listen {
-    /// Nowhere.
-    Off,
-    /// At this address. Port 0 is any free port.
-    At(SocketAddr),
-}
-
-impl Listen {
-    /// The address, where there is one.
-    #[must_use]
-    pub fn address(self) -> Option<SocketAddr> {
-        match self {
-            Self::Off => None,
-            Self::At(address) => Some(address),
-        }
-    }
-}
-
-const OFF: &str = "off";
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Off => f.write_str(OFF),
-            Self::At(address) => address.fmt(f),
-        }
-    }
-}
-
-impl FromStr for Listen {
-    type Err = AddrParseError;
-
-    fn from_str(text: &str) -> Result<Self, AddrParseError> {
-        match text {
-            OFF => Ok(Self::Off),
-            address => address.parse().map(Self::At),
-        }
-    }
-}
-
-impl Serialize for Listen {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Listen {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_str(Written)
-    }
-}
-
-struct Written;
-
-impl de::Visitor<'_> for Written {
-    type Value = Listen;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an IP address with a port, such as \"127.0.0.1:8672\", or \"off\"")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Listen, E> {
-        let listen = text.parse();
-        listen.map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -371,6 +325,14 @@ mod tests {
                 "admin.trace_url: must be",
             ),
             (
+                "admin.failures_file_mib = 1025",
+                "admin.failures_file_mib: is 1025, must be 1 to 1024",
+            ),
+            (
+                "admin.pause_file = \"/a\"\nadmin.failures_file = \"/a\"",
+                "admin.pause_file: is the same file",
+            ),
+            (
                 "admin.trace_url = \"javascript:{trace_id}\"",
                 "admin.trace_url: must be",
             ),
@@ -379,6 +341,7 @@ mod tests {
             "admin.listen = \"off\"",
             "admin.listen = \"[::]:0\"\nadmin.probes = \"[::]:0\"",
             "admin.probes = \"0.0.0.0:9091\"",
+            "admin.failures_file_mib = 1024",
             "admin.hosts = [\"lapwing.example.com\", \"worker\", \"10.0.0.1\", \"[::1]\"]",
             "admin.origins = [\"https://a\", \"http://a.b:8080\", \"http://[::1]:1\"]",
             "admin.trace_url = \"https://jaeger/trace/{trace_id}?x=1\"",

@@ -8,9 +8,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::{
-    ConsumerHealth, ConsumerReport, Ledger, OutcomeRecord,
+    Backlog, ConsumerHealth, ConsumerReport, InFlight, Ledger, OutcomeRecord,
     broker::{QueueType, Topology},
     handler::HandlerSettings,
+    message::PastAttempt,
     status::Figures,
 };
 
@@ -41,6 +42,8 @@ pub(super) struct Worker {
     pub(super) publishing: Option<String>,
     /// Whether a token is configured. Without one the API changes nothing.
     pub(super) can_change: bool,
+    /// Whether a pause outlasts a restart: `admin.pause_file` is set.
+    pub(super) keeps_pauses: bool,
     /// The URL of a trace, with `{trace_id}` for its id; null if none is configured.
     pub(super) trace_url: Option<String>,
     /// Messages in flight.
@@ -78,6 +81,8 @@ pub(super) struct Consumer {
     pub(super) max_attempts: u32,
     #[serde(flatten)]
     pub(super) report: ConsumerReport,
+    /// Whether the consumer keeps up with its queue.
+    pub(super) backlog: Backlog,
     /// Rates over the last ten seconds.
     pub(super) rates: Rates,
     /// How long the handler runs of the last minute took.
@@ -110,6 +115,7 @@ impl Consumer {
             timeout_seconds: settings.timeout.as_secs_f64(),
             max_attempts: settings.retry.attempts(),
             report: figures.report(),
+            backlog: figures.looks.backlog(),
             rates,
             latency,
         }
@@ -159,12 +165,15 @@ pub(super) struct History {
     pub(super) succeeded: Vec<u64>,
     /// Handler runs that failed, timed out or panicked within each step.
     pub(super) failed: Vec<u64>,
-    /// The median duration of the handler runs that ended in each step; null if none ended.
+    /// The median duration of the handler runs that ended in the 30 seconds up to the end of each step;
+    /// null if none ended.
     pub(super) p50_seconds: Vec<Option<f64>>,
-    /// The 95th percentile of the handler runs that ended in each step; null if none ended.
+    /// The 95th percentile of the same runs.
     pub(super) p95_seconds: Vec<Option<f64>>,
     /// Messages in flight at the end of each step.
     pub(super) in_flight: Vec<usize>,
+    /// Messages that waited in the queue when the worker last counted them; null if it could not.
+    pub(super) ready: Vec<Option<u32>>,
 }
 
 /// The depth of a consumer's retry queues and of its dead-letter queue.
@@ -222,6 +231,85 @@ impl From<Vec<Arc<OutcomeRecord>>> for OutcomeList {
     fn from(outcomes: Vec<Arc<OutcomeRecord>>) -> Self {
         Self {
             outcomes: outcomes.into_iter().map(Record).collect(),
+        }
+    }
+}
+
+/// Outcomes that a search has found, newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct OutcomePage {
+    /// The outcomes.
+    #[schema(value_type = Vec<OutcomeRecord>)]
+    pub(super) outcomes: Vec<serde_json::Value>,
+    /// Whether there are more than `limit`.
+    pub(super) has_more: bool,
+    /// The worker has all failures since this time. It has forgotten those before, and the log has them.
+    #[schema(format = DateTime)]
+    pub(super) failures_since: String,
+}
+
+/// What the worker knows about a message.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct MessageStory {
+    /// The `message-id` property.
+    pub(super) id: String,
+    /// Where the message is in flight: empty if it is not in this worker.
+    pub(super) in_flight: Vec<FlightStory>,
+    /// Consumers that did not answer in time. The message may be there.
+    pub(super) unanswered: Vec<String>,
+    /// The outcomes of its handler runs, newest first. Every failure is kept, and few other outcomes.
+    #[schema(value_type = Vec<OutcomeRecord>)]
+    pub(super) outcomes: Vec<serde_json::Value>,
+    /// The worker has all failures since this time.
+    #[schema(format = DateTime)]
+    pub(super) failures_since: String,
+}
+
+/// A message in flight, with its past.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct FlightStory {
+    #[serde(flatten)]
+    pub(super) message: InFlight,
+    /// When the worker received the delivery.
+    #[schema(format = DateTime)]
+    pub(super) received_at: String,
+    /// When a worker first received the message.
+    #[schema(format = DateTime)]
+    pub(super) first_seen_at: String,
+    /// When the message was published, if it says so.
+    #[schema(format = DateTime)]
+    pub(super) published_at: Option<String>,
+    /// The last attempts, oldest first, in this worker and in others.
+    pub(super) history: Vec<PastRun>,
+}
+
+/// An earlier attempt, as a header of the message has it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct PastRun {
+    /// When the attempt ended.
+    #[schema(format = DateTime)]
+    at: String,
+    /// The number of the attempt, from 1.
+    attempt: u32,
+    /// The failure's class.
+    class: String,
+    /// The failure's text.
+    error: String,
+    /// The worker that ran the attempt.
+    worker: String,
+    /// The id of the trace, if the attempt was traced.
+    trace_id: Option<String>,
+}
+
+impl From<PastAttempt> for PastRun {
+    fn from(past: PastAttempt) -> Self {
+        Self {
+            at: past.at,
+            attempt: past.attempt,
+            class: past.kind,
+            error: past.error,
+            worker: past.worker,
+            trace_id: past.trace,
         }
     }
 }

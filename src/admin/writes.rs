@@ -10,31 +10,37 @@ use axum::{
     },
     http::StatusCode,
 };
+use futures_util::future::join_all;
 use serde::Deserialize;
 use tracing::info;
 use utoipa::ToSchema;
 
 use super::{
     api::App,
-    error::{ApiError, ErrorBody},
+    error::{ApiError, ErrorBody, NoQuery},
     reads::{Answer, ConsumerPath, consumer_answer},
     refusals::{BadRequest, NoConsumer, Refused, Silent},
-    views::{Cancelled, Consumer},
+    views::{Cancelled, Consumer, Consumers},
 };
 use crate::DeliveryId;
 
 /// Pause a consumer
 ///
 /// The consumer takes no new messages and returns those that have not started. Running handlers
-/// finish. The pause lasts until the consumer is resumed or the process ends.
+/// finish. The pause lasts until the consumer is resumed or, without `admin.pause_file`, the process ends.
 #[utoipa::path(post, path = "/api/v1/consumers/{consumer}/pause", tag = "changes",
     params(("consumer" = String, Path, description = "The consumer's name")),
     security(("token" = [])),
-    responses((status = 200, description = "The consumer after the change", body = Consumer), NoConsumer, Refused, Silent),
+    responses((status = 200, description = "The consumer after the change", body = Consumer), BadRequest, NoConsumer, Refused, Silent),
 )]
-pub(super) async fn pause(State(app): State<Arc<App>>, consumer: ConsumerPath) -> Answer<Consumer> {
+pub(super) async fn pause(
+    _: NoQuery,
+    State(app): State<Arc<App>>,
+    consumer: ConsumerPath,
+) -> Answer<Consumer> {
     let Path(name) = consumer?;
     app.worker.pause(&name).await?;
+    keep(&app, [name.clone()], true).await?;
     consumer_answer(&app, &name)
 }
 
@@ -42,15 +48,82 @@ pub(super) async fn pause(State(app): State<Arc<App>>, consumer: ConsumerPath) -
 #[utoipa::path(post, path = "/api/v1/consumers/{consumer}/resume", tag = "changes",
     params(("consumer" = String, Path, description = "The consumer's name")),
     security(("token" = [])),
-    responses((status = 200, description = "The consumer after the change", body = Consumer), NoConsumer, Refused, Silent),
+    responses((status = 200, description = "The consumer after the change", body = Consumer), BadRequest, NoConsumer, Refused, Silent),
 )]
 pub(super) async fn resume(
+    _: NoQuery,
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
 ) -> Answer<Consumer> {
     let Path(name) = consumer?;
     app.worker.resume(&name).await?;
+    keep(&app, [name.clone()], false).await?;
     consumer_answer(&app, &name)
+}
+
+/// Notes a pause or its end in `admin.pause_file`.
+async fn keep(
+    app: &App,
+    consumers: impl IntoIterator<Item = String>,
+    paused: bool,
+) -> Result<(), ApiError> {
+    let kept = app.pauses.note(consumers, paused).await;
+    kept.map_err(|error| {
+        let (done, next) = match paused {
+            true => ("paused", "take messages"),
+            false => ("resumed", "be paused"),
+        };
+        let text = format!(
+            "{done}, but a restart makes the consumers {next} again: admin.pause_file cannot be written: {error}"
+        );
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, text)
+    })
+}
+
+/// Pause all consumers
+///
+/// As for one consumer. The answer comes when all are paused.
+#[utoipa::path(post, path = "/api/v1/pause", tag = "changes",
+    security(("token" = [])),
+    responses((status = 200, description = "The consumers after the change", body = Consumers), BadRequest, Refused, Silent),
+)]
+pub(super) async fn pause_all(_: NoQuery, State(app): State<Arc<App>>) -> Answer<Consumers> {
+    change_all(&app, true).await
+}
+
+/// Resume all consumers
+#[utoipa::path(post, path = "/api/v1/resume", tag = "changes",
+    security(("token" = [])),
+    responses((status = 200, description = "The consumers after the change", body = Consumers), BadRequest, Refused, Silent),
+)]
+pub(super) async fn resume_all(_: NoQuery, State(app): State<Arc<App>>) -> Answer<Consumers> {
+    change_all(&app, false).await
+}
+
+/// Pauses or resumes all consumers at once. One that does not answer does not stop the others.
+async fn change_all(app: &App, paused: bool) -> Answer<Consumers> {
+    let changes = app.worker.consumers().map(|name| async move {
+        let changed = match paused {
+            true => app.worker.pause(name).await,
+            false => app.worker.resume(name).await,
+        };
+        (name.to_owned(), changed)
+    });
+    let changes = join_all(changes).await;
+    let (changed, silent): (Vec<_>, Vec<_>) = changes
+        .into_iter()
+        .partition(|(_, changed)| changed.is_ok());
+    keep(app, changed.into_iter().map(|(name, _)| name), paused).await?;
+    if silent.is_empty() {
+        let consumers = app.consumers();
+        return Ok(Json(Consumers { consumers }));
+    }
+    let why = silent.iter().filter_map(|(name, changed)| {
+        let error = changed.as_ref().err()?;
+        Some(format!("{name}: {error}"))
+    });
+    let why = why.collect::<Vec<_>>().join("; ");
+    Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, why))
 }
 
 /// A change of a consumer.
@@ -77,6 +150,7 @@ pub(super) struct Change {
         BadRequest, NoConsumer, Refused, Silent),
 )]
 pub(super) async fn change(
+    _: NoQuery,
     State(app): State<Arc<App>>,
     consumer: ConsumerPath,
     change: Result<Json<Change>, JsonRejection>,
@@ -99,12 +173,13 @@ pub(super) async fn change(
         ("delivery" = String, Path, description = "The delivery, such as 3-17"),
     ),
     security(("token" = [])),
-    responses((status = 200, description = "The handler was cancelled", body = Cancelled),
+    responses((status = 200, description = "The handler was cancelled", body = Cancelled), BadRequest,
         (status = 404, description = "The message is not in flight, or there is no such consumer", body = ErrorBody),
         (status = 409, description = "The handler of this message is not running", body = ErrorBody),
         Refused, Silent),
 )]
 pub(super) async fn cancel(
+    _: NoQuery,
     State(app): State<Arc<App>>,
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Answer<Cancelled> {

@@ -108,6 +108,12 @@ pub struct ConsumerSettings {
     /// messages wait this long behind a channel that stands still. Default: `1m`.
     #[serde(with = "Span::<SECOND, HOUR>")]
     pub idle_check: Duration,
+    /// How often the worker counts the messages that wait in the queue and in the dead-letter queue, for
+    /// the console, `lapwing status` and metrics. RabbitMQ 4.3 asks for the permission to configure a queue
+    /// before it tells the count. A worker with more than a hundred consumers counts less often. Too low:
+    /// the worker asks the broker often. Too high: it takes long to see that a queue grows. Default: `5s`.
+    #[serde(with = "Span::<SECOND, HOUR>")]
+    pub backlog_check: Duration,
     /// How long one attempt of a handler may take. Keep it well below the broker's consumer timeout
     /// (30 minutes by default); `lapwing config check` warns from 30 minutes on. Too low: slow work
     /// times out, and its retries time out too. Too high: a hung handler keeps its slot for this
@@ -156,6 +162,7 @@ impl Default for ConsumerSettings {
             rate: None,
             burst: 1,
             idle_check: Duration::from_mins(1),
+            backlog_check: Duration::from_secs(5),
             timeout: Duration::from_secs(20),
             cancel_grace: Duration::from_secs(1),
             decode: Decode::Auto,

@@ -243,6 +243,21 @@ impl Flight {
         before.unwrap_or_default() + now.saturating_duration_since(self.received)
     }
 
+    /// When the worker received the delivery.
+    pub(crate) fn received_at(&self) -> SystemTime {
+        self.received_at
+    }
+
+    /// How long the message was at the broker before its delivery: since it was parked, or since it was
+    /// published if this is its first delivery. `None`: the message does not say so.
+    pub(crate) fn queued(&self) -> Option<Duration> {
+        let message = &self.message;
+        let is_first = !message.redelivered && message.past.first_seen.is_none();
+        let published = || message.published_at().filter(|_| is_first);
+        let since = message.past.parked_at.or_else(published)?;
+        Some(self.received_at.duration_since(since).unwrap_or_default())
+    }
+
     /// Time since a worker first saw the message.
     pub(crate) fn age(&self) -> Duration {
         clock::now()

@@ -94,6 +94,9 @@ impl<B: Broker> LaneActor<B> {
         self.sizes.saw(delivery.body.len());
         let (lane, tag, received) = (&self.lane, delivery.tag, delivery.received);
         let message = Message::new(delivery, Arc::clone(&lane.queue));
+        if self.samples_wait {
+            self.samples_wait = !lane.watch.arrived(&message);
+        }
         let flight = Arc::new(Flight::new(
             Arc::clone(&lane.name),
             message,

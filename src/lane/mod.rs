@@ -95,6 +95,8 @@ pub(crate) struct LaneActor<B: Broker> {
     keeping: Keeping,
     sizes: Sizes,
     silence: Silence,
+    /// The next message that arrives shows how long the queue's messages wait. True again at each tick.
+    samples_wait: bool,
     pace: Pace,
     paused: bool,
     /// Callers that wait until the pause is complete.
@@ -124,6 +126,7 @@ impl<B: Broker> LaneActor<B> {
     ) -> Self {
         let now = Instant::now();
         let sizes = Sizes::new(lane.settings.prefetch_bytes);
+        let paused = lane.watch.figures.begins_paused();
         Self {
             lane,
             broker,
@@ -140,8 +143,9 @@ impl<B: Broker> LaneActor<B> {
             keeping: Keeping::default(),
             sizes,
             silence: Silence::new(now),
+            samples_wait: true,
             pace: Pace::new(now),
-            paused: false,
+            paused,
             pausing: Vec::new(),
             draining: false,
             hard_stopped: None,
@@ -338,6 +342,7 @@ impl<B: Broker> LaneActor<B> {
             // An operator may have raised the limit of slots.
             self.pace.start_at(now);
             self.lane.watch.figures.outcomes.tick();
+            self.samples_wait = true;
             self.settle_stuck_handlers();
             self.replace_lost_probe();
             self.tend_kept();

@@ -10,12 +10,16 @@ use std::{
 };
 
 use super::{
-    ConsumerReport, Counters, Durations, Ledger,
+    ConsumerReport, Counters, Durations, Ledger, Looks,
     counters::Counter,
     outcomes::{ConsumerOutcomes, Outcomes},
 };
 use crate::{
-    consumer::ConsumerSettings, flight::Slots, lock::lock, outcome::OutcomeKind, policy::Reason,
+    consumer::ConsumerSettings,
+    flight::{Flight, Slots},
+    lock::lock,
+    outcome::{Ending, OutcomeKind},
+    policy::{Reason, Settlement},
     retry::Rung,
 };
 
@@ -27,6 +31,8 @@ pub(crate) struct Figures {
     pub(crate) counters: Counters,
     /// The durations of handler runs.
     pub(crate) durations: Durations,
+    /// The looks at the consumer's queue.
+    pub(crate) looks: Looks,
     /// The last outcomes, for people.
     pub(crate) outcomes: ConsumerOutcomes,
     /// Retries parked, by retry queue.
@@ -41,6 +47,8 @@ pub(crate) struct Figures {
     turns: AtomicU64,
     /// Whether a handler was registered in code.
     registered: AtomicBool,
+    /// Whether the consumer begins paused.
+    begins_paused: AtomicBool,
 }
 
 /// The figures that only the lane's loop knows, as of its last turn.
@@ -65,6 +73,7 @@ impl Figures {
             slots: Arc::new(Slots::new(settings.concurrency.into())),
             counters: Counters::default(),
             durations: Durations::default(),
+            looks: Looks::default(),
             outcomes: outcomes.consumer(name),
             parked: ladder
                 .all()
@@ -76,6 +85,7 @@ impl Figures {
             counted: Mutex::default(),
             turns: AtomicU64::new(0),
             registered: AtomicBool::new(false),
+            begins_paused: AtomicBool::new(false),
         }
     }
 
@@ -130,6 +140,26 @@ impl Figures {
         }
     }
 
+    /// Keeps an outcome for people, if it is a failure or few others were kept.
+    pub(crate) fn note(&self, flight: &Flight, ending: &Ending, settlement: &Settlement) {
+        let rung = |settlement: &Settlement| self.retry_queue(settlement);
+        self.outcomes.note(flight, ending, settlement, rung);
+    }
+
+    /// The retry queue in which a message waits for its next attempt, if it waits at the broker.
+    fn retry_queue(&self, settlement: &Settlement) -> Option<String> {
+        let delay = match settlement {
+            Settlement::Retry { after, .. } if *after < self.settings.retry.inline_below => {
+                return None;
+            }
+            Settlement::Retry { after, .. } | Settlement::Defer { after } => *after,
+            _ => return None,
+        };
+        let rungs = self.parked.iter().map(|(rung, _)| rung);
+        let fits = rungs.clone().find(|rung| rung.length >= delay);
+        Some(fits.or_else(|| rungs.last())?.queue.clone())
+    }
+
     /// Counts a message parked in this retry queue.
     pub(crate) fn parked(&self, queue: &str) {
         let found = self.parked.iter().find(|(rung, _)| rung.queue == queue);
@@ -152,6 +182,16 @@ impl Figures {
     pub(crate) fn dead_letters(&self) -> impl Iterator<Item = (Reason, u64)> {
         let counts = self.dead_letters.iter().map(Counter::get);
         Reason::ALL.iter().copied().zip(counts)
+    }
+
+    /// The consumer begins paused: the pause outlasts the process before.
+    pub(crate) fn begin_paused(&self) {
+        self.begins_paused.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the consumer begins paused.
+    pub(crate) fn begins_paused(&self) -> bool {
+        self.begins_paused.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_registered(&self) {

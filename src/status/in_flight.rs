@@ -69,6 +69,9 @@ pub struct InFlight {
     pub phase: Phase,
     /// Time since the worker received the delivery.
     pub age_seconds: f64,
+    /// How long the message was at the broker before this delivery: since it was parked, or since it was
+    /// published if this is its first delivery. Nothing if the message does not say so.
+    pub queued_seconds: Option<f64>,
     /// Time since the handler started; nothing while no handler runs.
     pub handling_seconds: Option<f64>,
     /// The number of the attempt, from 1.
@@ -113,6 +116,7 @@ impl InFlight {
             routing_key: message.routing_key().to_owned(),
             phase: flight.phase(),
             age_seconds: age.as_secs_f64(),
+            queued_seconds: flight.queued().map(|queued| queued.as_secs_f64()),
             // `handling_for` reads the clock after `now`, so it could exceed the age.
             handling_seconds: flight
                 .handling_for()

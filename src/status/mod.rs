@@ -1,6 +1,7 @@
 //! Reports of a consumer: figures, state, outcomes, messages in flight. Lanes and paths write them,
 //! telemetry exports them, and the admin server serves them.
 
+mod backlog;
 mod counters;
 mod durations;
 mod figures;
@@ -11,6 +12,8 @@ mod outcomes;
 mod process;
 mod report;
 
+pub use backlog::{Backlog, Limit, Load, OldestFrom};
+pub(crate) use backlog::{Look, Looks};
 pub(crate) use counters::{Counters, Counts};
 pub(crate) use durations::{Added, Durations, Tally};
 pub(crate) use figures::{Figures, Standing};

@@ -18,7 +18,7 @@ use crate::{
     lock::lock,
     outcome::{Ending, OutcomeKind},
     policy::{Settlement, SettlementKind},
-    text::{as_rfc3339, cut},
+    text::{as_rfc3339, cut, fingerprint},
 };
 
 /// The most failures kept for each consumer.
@@ -68,6 +68,20 @@ pub struct OutcomeRecord {
     pub status: Option<u16>,
     /// The failure's text, or why the message was dropped; at most 500 bytes.
     pub error: Option<String>,
+    /// The cause of a failure, as `lapwing dead groups` names it: a hash of its class and its text.
+    /// Failures that differ only in numbers and ids have the same cause.
+    pub cause: Option<String>,
+    /// The retry queue in which the next attempt waits, if it waits at the broker.
+    pub retry_queue: Option<String>,
+    /// When the worker received the delivery.
+    #[serde(serialize_with = "as_rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub received_at: SystemTime,
+    /// How long the message was at the broker before this delivery: since it was parked, or since it was
+    /// published if this is its first delivery. Nothing if the message does not say so.
+    #[serde(rename = "queued_seconds", serialize_with = "as_seconds")]
+    #[schema(value_type = Option<f64>)]
+    pub queued: Option<Duration>,
     /// How long the handler ran; nothing if no handler ran.
     #[serde(rename = "handling_seconds", serialize_with = "as_seconds")]
     #[schema(value_type = Option<f64>)]
@@ -95,6 +109,8 @@ struct Kept {
 #[derive(Debug, Default)]
 struct Rings {
     failures: VecDeque<Arc<OutcomeRecord>>,
+    /// Failures have been pushed out of `failures`.
+    is_cut: bool,
     others: VecDeque<Arc<OutcomeRecord>>,
 }
 
@@ -126,9 +142,9 @@ impl Outcomes {
         kind: Option<OutcomeKind>,
         most: usize,
     ) -> Vec<Arc<OutcomeRecord>> {
-        let wanted = |record: &&Arc<OutcomeRecord>| {
-            record.seq > after && kind.is_none_or(|kind| record.kind == kind)
-        };
+        // A ring has its outcomes in their order.
+        let is_new = |record: &&Arc<OutcomeRecord>| record.seq > after;
+        let wanted = |record: &&Arc<OutcomeRecord>| kind.is_none_or(|kind| record.kind == kind);
         let mut found = Vec::new();
         {
             let kept = self.lock();
@@ -137,13 +153,26 @@ impl Outcomes {
                 consumers.filter(|(name, _)| consumer.is_none_or(|consumer| consumer == *name))
             {
                 for ring in [&rings.failures, &rings.others] {
-                    found.extend(ring.iter().rev().filter(wanted).take(most).cloned());
+                    let new = ring.iter().rev().take_while(is_new);
+                    found.extend(new.filter(wanted).take(most).cloned());
                 }
             }
         }
         found.sort_unstable_by_key(|record| std::cmp::Reverse(record.seq));
         found.truncate(most);
         found
+    }
+
+    /// The time since which the store has all failures, of one consumer or of all; `None` if it has all since
+    /// the worker started.
+    pub(crate) fn complete_since(&self, consumer: Option<&str>) -> Option<SystemTime> {
+        let kept = self.lock();
+        let consumers = kept.consumers.iter();
+        let wanted =
+            consumers.filter(|(name, _)| consumer.is_none_or(|consumer| consumer == *name));
+        let cut = wanted.filter(|(_, rings)| rings.is_cut);
+        cut.filter_map(|(_, rings)| Some(rings.failures.front()?.at))
+            .max()
     }
 
     fn keep(&self, mut record: OutcomeRecord) {
@@ -166,6 +195,7 @@ impl Outcomes {
         let spare = (ring.len() + 1).saturating_sub(most);
         ring.drain(..spare);
         ring.push_back(Arc::new(record));
+        rings.is_cut |= spare > 0 && !is_routine;
     }
 }
 
@@ -198,11 +228,19 @@ impl ConsumerOutcomes {
                 .is_ok()
     }
 
-    /// Keeps every failure, and a few of the other outcomes each second.
-    pub(crate) fn note(&self, flight: &Flight, ending: &Ending, settlement: &Settlement) {
+    /// Keeps every failure, and a few of the other outcomes each second. `rung` gives the retry queue for a
+    /// delay.
+    pub(crate) fn note(
+        &self,
+        flight: &Flight,
+        ending: &Ending,
+        settlement: &Settlement,
+        rung: impl FnOnce(&Settlement) -> Option<String>,
+    ) {
         if !ending.kind().is_routine() || self.has_token() {
-            self.all
-                .keep(record(&self.consumer, flight, ending, settlement));
+            let mut record = record(&self.consumer, flight, ending, settlement);
+            record.retry_queue = rung(settlement);
+            self.all.keep(record);
         }
     }
 }
@@ -238,8 +276,42 @@ fn record(
             .map(|failure| dead_letters::class(failure).to_owned()),
         status: failure.as_ref().and_then(|failure| failure.status),
         error: error.map(|error| cut(error, ERROR_ROOM).to_owned()),
+        cause: failure
+            .as_ref()
+            .map(|failure| fingerprint(&failure.class, &failure.error)),
+        retry_queue: None,
+        received_at: flight.received_at(),
+        queued: flight.queued(),
         handling: flight.handled_for(),
         trace_id: flight.trace_id(),
+    }
+}
+
+#[cfg(test)]
+impl OutcomeRecord {
+    /// A record for tests.
+    pub(crate) fn sample(kind: OutcomeKind, settlement: SettlementKind) -> Self {
+        Self {
+            seq: 0,
+            at: SystemTime::UNIX_EPOCH,
+            consumer: "orders".to_owned(),
+            id: None,
+            message_type: None,
+            attempt: 1,
+            kind,
+            settlement,
+            retry: Some(Duration::from_millis(1500)),
+            reason: None,
+            class: None,
+            status: None,
+            error: None,
+            cause: None,
+            retry_queue: None,
+            received_at: SystemTime::UNIX_EPOCH,
+            queued: None,
+            handling: None,
+            trace_id: None,
+        }
     }
 }
 
@@ -248,23 +320,9 @@ mod tests {
     use super::*;
 
     fn kept(consumer: &str, kind: OutcomeKind) -> OutcomeRecord {
-        OutcomeRecord {
-            seq: 0,
-            at: SystemTime::UNIX_EPOCH,
-            consumer: consumer.to_owned(),
-            id: None,
-            message_type: None,
-            attempt: 1,
-            kind,
-            settlement: SettlementKind::Ack,
-            retry: Some(Duration::from_millis(1500)),
-            reason: None,
-            class: None,
-            status: None,
-            error: None,
-            handling: None,
-            trace_id: None,
-        }
+        let mut record = OutcomeRecord::sample(kind, SettlementKind::Ack);
+        consumer.clone_into(&mut record.consumer);
+        record
     }
 
     #[test]
@@ -286,6 +344,26 @@ mod tests {
         assert_eq!(outcomes.after(0, None, succeeded, 9).len(), 1);
         assert_eq!(outcomes.after(seqs[3], None, None, 9).len(), 3);
         assert_eq!(outcomes.after(0, None, None, 7).len(), 7);
+    }
+
+    #[test]
+    fn the_store_says_since_when_it_has_all_failures() {
+        let outcomes = Outcomes::default();
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let keep = |consumer: &str, kind, seconds| {
+            let mut record = kept(consumer, kind);
+            record.at = at(seconds);
+            outcomes.keep(record);
+        };
+        for seconds in 0..FAILURES as u64 {
+            keep("a", OutcomeKind::Failed, seconds);
+            keep("b", OutcomeKind::Succeeded, seconds);
+        }
+        assert_eq!(outcomes.complete_since(None), None);
+        keep("a", OutcomeKind::Failed, 1000);
+        assert_eq!(outcomes.complete_since(None), Some(at(1)));
+        assert_eq!(outcomes.complete_since(Some("a")), Some(at(1)));
+        assert_eq!(outcomes.complete_since(Some("b")), None);
     }
 
     #[test]

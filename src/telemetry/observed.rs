@@ -1,7 +1,7 @@
 //! The observable instruments of the [catalogue](super::catalogue). Their values are existing counters,
 //! read when metrics are collected, so they add no work for a message.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use opentelemetry::{
     KeyValue, Value,
@@ -18,7 +18,7 @@ use crate::{
     broker::connections_opened,
     outcome::OutcomeKind,
     state::MailboxGauge,
-    status::{self, ConsumerHealth, ConsumerReport, ConsumerState, Figures},
+    status::{self, Backlog, ConsumerHealth, ConsumerReport, ConsumerState, Figures, Load},
     text::snake_case,
 };
 
@@ -43,6 +43,25 @@ impl ObservedConsumer {
         KeyValue::new(attributes::CONSUMER, Arc::clone(&self.name))
     }
 }
+
+type Known = fn(&Backlog) -> Option<u64>;
+
+/// Instruments about the queue of each consumer; `None` if the number is not known.
+const COUNTED: [(Instrument, Known); 4] = [
+    (catalogue::QUEUE_READY, |backlog| {
+        backlog.ready.map(u64::from)
+    }),
+    (catalogue::QUEUE_OLDEST, |backlog| {
+        let oldest = backlog.oldest_seconds.map(Duration::from_secs_f64);
+        oldest.map(|oldest| oldest.as_secs())
+    }),
+    (catalogue::DEAD_LETTERS_NOW, |backlog| {
+        backlog.dead_letters.map(u64::from)
+    }),
+    (catalogue::AT_LIMIT, |backlog| {
+        Some(u64::from(backlog.load == Load::AtLimit))
+    }),
+];
 
 type Report<'a> = &'a dyn AsyncInstrument<u64>;
 
@@ -169,6 +188,15 @@ pub(crate) fn observe(meter: &Meter, observed: Observed) {
                     number(consumer, &consumer.figures.report()),
                     &[consumer.label()],
                 );
+            }
+        });
+    }
+    for (instrument, number) in COUNTED {
+        register(meter, &instrument, &observed, move |all, to| {
+            for consumer in &all.consumers {
+                if let Some(number) = number(&consumer.figures.looks.backlog()) {
+                    to.observe(number, &[consumer.label()]);
+                }
             }
         });
     }

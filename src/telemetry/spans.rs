@@ -31,7 +31,6 @@ use super::{
     TraceParent,
     catalogue::attributes::{DESTINATION, ERROR_TYPE, OPERATION, OPERATION_TYPE, SYSTEM},
     propagation::{extract, remote},
-    watch::published_at,
 };
 use crate::{
     broker::{HeaderValue, headers::names},
@@ -184,7 +183,9 @@ impl ConsumerTraces {
         );
         // Publisher and worker may have different clocks.
         let received = clock::now() - flight.received.elapsed();
-        let age = published_at(message).and_then(|at| received.duration_since(at).ok());
+        let age = message
+            .published_at()
+            .and_then(|at| received.duration_since(at).ok());
         all.extend(age.map(|age| KeyValue::new(AGE, age.as_secs_f64())));
         self.add_server(&mut all);
         span.set_attributes(all);

@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{ConsumerMetrics, ConsumerTraces, SCOPE, Signals, attempt_ended, fail};
 use crate::{
-    broker::{HeaderValue, PublishError, headers::names},
+    broker::{PublishError, headers::names},
     clock,
     flight::{CancelReason, Flight},
     message::Message,
@@ -93,6 +93,19 @@ impl Watch {
         self.figures.counters.sessions.add_one();
     }
 
+    /// A message has arrived: notes when it was published, from which the age of the messages behind it
+    /// follows. False if the message tells nothing of this, because it has been in the queue before.
+    pub(crate) fn arrived(&self, message: &Message) -> bool {
+        let is_replay = || message.properties.header(names::REPLAYS).is_some();
+        if message.redelivered || message.past.first_seen.is_some() || is_replay() {
+            return false;
+        }
+        if let Some(published) = message.published_at() {
+            self.figures.looks.published(published);
+        }
+        true
+    }
+
     /// An attempt begins. Keep the returned context attached until the delivery has been settled or
     /// its retry has been arranged.
     pub(crate) fn attempt_began(&self, flight: &Flight) -> Option<Context> {
@@ -144,13 +157,13 @@ impl Watch {
 
     /// The policy has decided what follows an attempt.
     pub(crate) fn settled(&self, flight: &Flight, ending: &Ending, settlement: &Settlement) {
-        self.figures.outcomes.note(flight, ending, settlement);
+        self.figures.note(flight, ending, settlement);
         if *settlement != Settlement::Ack {
             return;
         }
         debug!(consumer = %flight.consumer, id = flight.message.id(), attempt = flight.attempt(), outcome = ending.kind().name(), "message acked");
         if let Some(metrics) = &self.metrics
-            && let Some(published) = published_at(&flight.message)
+            && let Some(published) = flight.message.published_at()
         {
             metrics.done(published.elapsed().unwrap_or_default());
         }
@@ -312,17 +325,4 @@ impl Watch {
             traces.settled(operation, &attempt, tag, since, written);
         }
     }
-}
-
-/// When a message was published, if that is known: to the millisecond from RabbitMQ's header
-/// `timestamp_in_ms`, or to the second from the property `timestamp`.
-pub(super) fn published_at(message: &Message) -> Option<SystemTime> {
-    let millis = message
-        .properties
-        .header(names::TIMESTAMP_IN_MS)
-        .and_then(HeaderValue::as_i64)
-        .and_then(|millis| u64::try_from(millis).ok())
-        .map(Duration::from_millis);
-    let seconds = || message.properties.timestamp().map(Duration::from_secs);
-    SystemTime::UNIX_EPOCH.checked_add(millis.or_else(seconds)?)
 }

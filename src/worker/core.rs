@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Report, RunError, assembly::Setup};
+use super::{Report, RunError, assembly::Setup, backlog};
 use crate::{broker::Links, state};
 
 /// Runs the worker on a runtime of this thread, until the worker has ended.
@@ -26,7 +26,9 @@ async fn work(setup: Setup) -> Result<Report, RunError> {
     let worker = settings.broker.worker_name();
     let links = Links::start(&Arc::new(settings.broker.clone()), &timeouts, &worker);
     let broker = links.broker(settings.publish.channels, &timeouts);
+    let watching = tokio::spawn(backlog::watch(broker.clone(), setup.calls.figures()));
     let result = setup.run(broker, state).await;
+    watching.abort();
     links.close(timeouts.close).await;
     result
 }

@@ -1,5 +1,7 @@
 //! The handle of a worker, which reads and controls the worker while it runs.
 
+mod flights;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, OnceLock},
@@ -19,8 +21,8 @@ use crate::{
     outcome::OutcomeKind,
     path::Handlers,
     status::{
-        ConsumerHealth, ConsumerReport, ConsumerState, DeliveryId, Figures, InFlight, InFlightPage,
-        OutcomeRecord, Outcomes, Readiness, Window,
+        Backlog, ConsumerHealth, ConsumerReport, ConsumerState, DeliveryId, Figures, OutcomeRecord,
+        Outcomes, Readiness,
     },
 };
 
@@ -70,6 +72,14 @@ pub(super) struct Calls {
     pub(super) hard_stop: CancellationToken,
     /// The time at which a drain that has begun cancels handlers.
     pub(super) drain_ends: Arc<OnceLock<SystemTime>>,
+}
+
+impl Calls {
+    /// The figures of all consumers.
+    pub(super) fn figures(&self) -> Vec<Arc<Figures>> {
+        let consumers = self.consumers.values();
+        consumers.map(|(_, figures)| Arc::clone(figures)).collect()
+    }
 }
 
 /// A consumer's name, and the result of its attempt to subscribe.
@@ -187,6 +197,15 @@ impl WorkerHandle {
         Ok(figures.report())
     }
 
+    /// Whether a consumer keeps up with its queue, as of the last time that the worker counted it.
+    ///
+    /// # Errors
+    /// When there is no such consumer.
+    pub fn backlog(&self, consumer: &str) -> Result<Backlog, CallError> {
+        let figures = self.figures(consumer).ok_or(CallError::NoSuchConsumer)?;
+        Ok(figures.looks.backlog())
+    }
+
     /// Pauses a consumer: it takes nothing new, and returns messages that have not started. Running
     /// handlers finish. Returns when the broker has cancelled the consumer and those messages are
     /// returned.
@@ -227,60 +246,11 @@ impl WorkerHandle {
         Ok(())
     }
 
-    /// Messages in flight, of one consumer or of all, oldest first: skips `offset` messages, and
-    /// returns at most `limit`. The consumer takes about 100 ns for each of `offset + limit`
-    /// messages, and does nothing else meanwhile.
-    ///
-    /// # Errors
-    /// When there is no such consumer, or when it does not answer. Without a consumer's name there
-    /// is no error: the page names the consumers that did not answer.
-    pub async fn in_flight(
-        &self,
-        consumer: Option<&str>,
-        offset: usize,
-        limit: usize,
-    ) -> Result<InFlightPage, CallError> {
-        if let Some(consumer) = consumer {
-            let window = self.window(consumer, offset, limit).await?;
-            let now = Instant::now();
-            let runs = window.runs.iter();
-            return Ok(InFlightPage {
-                total: window.total,
-                messages: runs.map(|run| InFlight::of(run, now)).collect(),
-                unanswered: Vec::new(),
-            });
+    /// Lets a consumer begin paused. Has no effect once the worker runs.
+    pub(crate) fn begin_paused(&self, consumer: &str) {
+        if let Some(figures) = self.figures(consumer) {
+            figures.begin_paused();
         }
-        let most = offset.saturating_add(limit);
-        let ask = async |name| (name, self.window(name, 0, most).await);
-        let names = self.consumers.keys().map(String::as_str);
-        let mut page = InFlightPage::default();
-        let mut all = Vec::new();
-        for (name, window) in futures_util::future::join_all(names.map(ask)).await {
-            match window {
-                Ok(window) => {
-                    page.total += window.total;
-                    all.extend(window.runs);
-                }
-                Err(_) => page.unanswered.push(name.to_owned()),
-            }
-        }
-        // A stable sort keeps each consumer's own order.
-        all.sort_by_key(|run| run.received);
-        let page_of = all.iter().skip(offset).take(limit);
-        let now = Instant::now();
-        page.messages = page_of.map(|run| InFlight::of(run, now)).collect();
-        Ok(page)
-    }
-
-    /// A consumer's messages in flight, oldest first: skips `skip` messages, and gives at most
-    /// `limit`.
-    async fn window(&self, consumer: &str, skip: usize, limit: usize) -> Result<Window, CallError> {
-        let ask = |answer| Command::InFlight {
-            skip,
-            limit,
-            answer,
-        };
-        self.call(consumer, ask).await
     }
 
     /// Cancels the handler of a message in flight. The outcome is `Interrupted`: the message goes

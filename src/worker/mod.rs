@@ -1,6 +1,7 @@
 //! A worker: starts its lanes, supervises them, and shuts them down gracefully.
 
 mod assembly;
+mod backlog;
 mod container;
 mod core;
 mod end;

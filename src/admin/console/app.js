@@ -1,13 +1,15 @@
 // Lapwing's console: connects the stream of events and the page's address to the views.
 
-import { byId, facts, h, mark, say, show, stranger, Table } from "./dom.js";
-import { clock, count, duration, percent, rate, visible, words } from "./format.js";
+import { readHash, to } from "./address.js";
+import { byId, groups, h, mark, say, show, stranger, Table } from "./dom.js";
+import { change, clock, count, duration, percent, rate, visible, words } from "./format.js";
 import { DeadView } from "./dead.js";
 import { FailuresView } from "./failures.js";
-import { markOf, verdict } from "./health.js";
+import { behind, failing, markOf, verdict } from "./health.js";
 import { InFlightView } from "./in_flight.js";
 import { ConsumerView } from "./consumer.js";
 import { ConsumersView } from "./consumers.js";
+import { Pages } from "./pages.js";
 import { ENDS, RUNS, Store } from "./store.js";
 import { Stream } from "./stream.js";
 import { setUpToken } from "./token.js";
@@ -17,13 +19,16 @@ const REASONS = 5; // consumers named below the verdict
 const store = new Store();
 let scope; // the consumer that is shown, or null for all; undefined before the first state
 let wanted = null; // the consumer that the address names, or null
+let address = { page: "all", argument: "" }; // what the address names
+let opened = null; // the page that is shown instead of the live view, with its argument
 
 const live = () => stream.live && !document.hidden;
-const consumers = new ConsumersView(store);
+const consumers = new ConsumersView(store, { changed: () => render() });
 const consumer = new ConsumerView(store, { live, changed: () => render() });
 const failures = new FailuresView(store);
 const inFlight = new InFlightView(store, live);
 const dead = new DeadView(store, live);
+const pages = new Pages(byId("main"), store);
 const outcomes = [
   { title: "Handler runs", part: "counts", kinds: RUNS, whole: "attempts" },
   { title: "Deliveries", part: "ledger", kinds: ENDS, whole: "received" },
@@ -50,7 +55,10 @@ function outcomesTable({ title, part, kinds, whole }) {
   };
 }
 
-function whyOf({ state, since, reason, rates }) {
+function whyOf(consumer) {
+  const { state, since, reason, rates, backlog } = consumer;
+  if (behind(consumer) && !failing(consumer)) return `${count(backlog.ready)} wait, ${change(backlog.growth)}`;
+  if (state === "paused") return `paused for ${duration(store.since(since))}`;
   if (state === "consuming") return `${rate(rates.failed)} failed, ${rate(rates.succeeded)} succeeded`;
   return `${words(state)} for ${duration(store.since(since))}${reason ? `: ${visible(reason)}` : ""}`;
 }
@@ -79,16 +87,28 @@ function showHealth() {
 function showFigures() {
   const { worker } = store;
   const sum = (pick) => [...store.consumers.values()].reduce((all, each) => all + pick(each), 0);
-  facts(byId("figures"), [
-    ["Received", rate(sum(({ rates }) => rates.received))],
-    ["Succeeded", rate(sum(({ rates }) => rates.succeeded))],
-    ["Failed", rate(sum(({ rates }) => rates.failed))],
-    ["In flight", count(worker.in_flight)],
-    ["Running", count(sum(({ running }) => running))],
-    ["Backing off", count(sum(({ waiting }) => waiting))],
-    ["Parked", count(worker.totals.parked)],
-    ["Dead-lettered", count(worker.totals.dead_lettered)],
-    ["Publishing", worker.publishing === null ? "works" : "not possible", worker.publishing === null ? "" : "bad"],
+  // A queue that cannot be counted leaves the sum unknown.
+  const known = (pick) => [...store.consumers.values()].reduce((all, { backlog }) => (all === null || pick(backlog) === null ? null : all + pick(backlog)), 0);
+  groups(byId("figures"), [
+    ["Now", [
+      ["Ready in queues", count(known(({ ready }) => ready))],
+      ["In flight", count(worker.in_flight)],
+      ["Running", count(sum(({ running }) => running))],
+      ["Backing off", count(sum(({ waiting }) => waiting))],
+      ["Dead letters", count(known(({ dead_letters: dead }) => dead))],
+    ]],
+    ["Over the last 10\u202fs", [
+      ["Received", rate(sum(({ rates }) => rates.received))],
+      ["Succeeded", rate(sum(({ rates }) => rates.succeeded))],
+      ["Failed", rate(sum(({ rates }) => rates.failed))],
+    ]],
+    ["Since the start", [
+      ["Retries parked", count(worker.totals.parked)],
+      ["Dead-lettered", count(worker.totals.dead_lettered)],
+    ]],
+    ["Retries and dead letters", [
+      ["Publishing", worker.publishing === null ? "works" : "not possible", worker.publishing === null ? "" : "bad"],
+    ]],
   ]);
   say(byId("worker-name"), visible(worker.name));
   say(byId("worker-about"), `${worker.version}, up ${duration(store.since(worker.started_at))}`);
@@ -99,12 +119,14 @@ function render() {
   route();
   showHealth();
   showFigures();
+  openPage();
+  dead.update();
+  if (opened !== null) return pages.update();
   show(byId("consumers"), scope === null);
   if (scope === null) consumers.update();
   consumer.update();
   failures.update();
   inFlight.update();
-  dead.update();
   for (const update of outcomes) update();
 }
 
@@ -137,29 +159,36 @@ function route() {
   byId(scope === null ? "consumers-title" : "consumer-title").focus({ preventScroll: true });
 }
 
-/** `#consumer/NAME` shows one consumer, `#all` shows all. Any other hash is a place on the page. */
-function readAddress() {
-  if (dead.follow(location.hash)) return;
-  const [, name] = location.hash.match(/^#consumer\/(.+)$/) ?? [];
-  if (name !== undefined) wanted = decode(name);
-  else if (location.hash === "#all" || location.hash === "") wanted = null;
-  if (store.worker) render();
+/** Shows the page that the address names, or the live view. */
+function openPage() {
+  const { page, argument } = address;
+  const isPage = page !== "all" && page !== "consumer";
+  const next = isPage ? `${page}/${argument}` : null;
+  if (next === opened) return;
+  opened = next;
+  pages.show(isPage ? page : null, argument);
+  for (const part of [byId("live"), byId("figures"), byId("legend")]) show(part, !isPage);
+  if (!isPage) byId(scope === null ? "consumers-title" : "consumer-title").focus({ preventScroll: true });
 }
 
-function decode(text) {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text;
+/** A hash that names no page is a place on the page that is shown. */
+function readAddress() {
+  if (dead.follow(location.hash)) return;
+  const next = readHash(location.hash);
+  if (next !== null) {
+    address = next;
+    if (next.page === "consumer") wanted = next.argument;
+    if (next.page === "all") wanted = null;
   }
+  render();
 }
 
 /** Links to sections also move the focus. They do not change the address, which names the consumer. */
 function goTo(event) {
   event.preventDefault();
   const section = event.currentTarget.dataset.goto;
-  if (dead.isOpen()) {
-    history.pushState(null, "", wanted === null ? "#all" : `#consumer/${encodeURIComponent(wanted)}`);
+  if (opened !== null || dead.isOpen()) {
+    location.hash = wanted === null ? "#all" : `#consumer/${encodeURIComponent(wanted)}`;
     readAddress();
   }
   const heading = byId(section === "consumers" && scope !== null ? "consumer-title" : `${section}-title`);
@@ -205,6 +234,11 @@ const stream = new Stream({
   lost: () => showContact(),
 });
 
+byId("find").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const id = byId("find-id").value.trim();
+  if (id) location.hash = to("message", id);
+});
 setUpToken();
 setInterval(() => { if (!stream.live) showContact(); }, 1000);
 window.addEventListener("hashchange", readAddress);

@@ -27,12 +27,14 @@ const LINES = {
   p50_seconds: { title: "median", colour: "--muted", width: 1.5 },
   p95_seconds: { title: "95th percentile", colour: "--text", dash: [6, 3], width: 1.5 },
   in_flight: { title: "in flight", colour: "--text", width: 1.5 },
+  ready: { title: "ready", colour: "--text", width: 1.5 },
 };
 
-/** The three charts of a consumer. Lines are drawn in this order; the key names them in reverse. */
+/** The charts of a consumer. Lines are drawn in this order; the key names them in reverse. */
 export const CHARTS = [
   { title: "Throughput", lines: ["failed", "succeeded", "received"], text: rate, axis: si, floor: 1 },
-  { title: "Handler time", lines: ["p95_seconds", "p50_seconds"], text: duration, axis: duration, floor: 0.001 },
+  { title: "Ready in the queue", lines: ["ready"], text: si, axis: si, floor: 1 },
+  { title: "Handler time, over 30 s", lines: ["p95_seconds", "p50_seconds"], text: duration, axis: duration, floor: 0.001 },
   { title: "In flight", lines: ["in_flight"], text: si, axis: si, floor: 1 },
 ];
 

@@ -1,9 +1,10 @@
 // One consumer: its state, its figures, its charts, its retry queues, and the controls to change it.
 
 import { Chart, CHARTS } from "./charts.js";
-import { byId, facts, h, mark, say, show, stranger, Table } from "./dom.js";
-import { count, duration, NONE, percent, rate, visible, words } from "./format.js";
-import { failing, markOf } from "./health.js";
+import { byId, groups, h, mark, say, show, stranger, Table } from "./dom.js";
+import { change as growth, count, duration, NONE, percent, rate, visible, words } from "./format.js";
+import { behind, failing, markOf, whyBehind } from "./health.js";
+import { toDead } from "./address.js";
 import { Poll } from "./stream.js";
 import { change } from "./token.js";
 
@@ -32,9 +33,11 @@ export class ConsumerView {
   }
 
   #retryTable() {
+    this.countNote = h("p", { class: "note", hidden: true });
+    byId("consumer-facts").after(this.countNote);
     this.retryTable = new Table(byId("retry-queues"), "Messages on each retry queue", [
       { title: "Retry queues", class: "name", fill: (cell, queue) => { say(cell, queue.title); cell.title = visible(queue.queue); } },
-      { title: "Messages", class: "number", fill: (cell, queue) => say(cell, count(queue.messages)) },
+      { title: "Messages now", class: "number", fill: (cell, queue) => say(cell, count(queue.messages)) },
       { title: "Share", class: "share", fill: (cell, queue) => {
         if (!cell.firstChild) cell.append(h("div", { class: "share-bar", "aria-hidden": "true" }), h("span", { class: "unseen" }));
         cell.firstChild.style.width = `${queue.most ? (100 * (queue.messages ?? 0)) / queue.most : 0}%`;
@@ -135,10 +138,21 @@ export class ConsumerView {
       place.dataset.kind = kind;
       place.replaceChildren(mark(kind), h("strong"), " ", h("span", { class: "aside" }));
     }
-    say(place.children[1], words(consumer.state));
-    say(place.children[2], `for ${duration(this.store.since(consumer.since))}${failing(consumer) ? "; most of its handler runs fail" : ""}`);
-    show(byId("consumer-reason"), Boolean(consumer.reason));
-    say(byId("consumer-reason"), visible(consumer.reason ?? ""));
+    const isPaused = consumer.state === "paused";
+    const notes = [
+      `for ${duration(this.store.since(consumer.since))}`,
+      isPaused ? ", on purpose" : "",
+      failing(consumer) ? "; most of its handler runs fail" : "",
+    ];
+    say(place.children[1], behind(consumer) ?? words(consumer.state));
+    // A consumer consumes for longer than it has been behind.
+    say(place.children[2], behind(consumer) ? "" : notes.join(""));
+    const reason = isPaused ? "" : consumer.reason ?? "";
+    const why = [visible(reason), whyBehind(consumer)].filter(Boolean).join(" ");
+    const reasonPlace = byId("consumer-reason");
+    show(reasonPlace, why !== "");
+    reasonPlace.classList.toggle("calm", reason === "");
+    say(reasonPlace, why);
   }
 
   /** Facts about probes, for a consumer whose service is or was down. */
@@ -152,27 +166,49 @@ export class ConsumerView {
   }
 
   #showFacts(consumer) {
-    const { rates, latency } = consumer;
-    // With a single consumer its rates are those of the worker, which the page shows above.
-    const own = this.store.consumers.size === 1 ? [] : [
-      ["Received", rate(rates.received)],
-      ["Succeeded", rate(rates.succeeded)],
-      ["Failed", rate(rates.failed), failing(consumer) ? "bad" : ""],
-    ];
-    facts(byId("consumer-facts"), [
-      ...own,
-      ["Median, 1 min", duration(latency.p50_seconds)],
-      ["95th percentile", duration(latency.p95_seconds)],
-      ["99th percentile", duration(latency.p99_seconds)],
-      ["In flight", `${count(consumer.in_flight)} of ${count(consumer.prefetch)}`],
-      ["Running", `${count(consumer.running)} of ${count(consumer.concurrency)}`],
-      ...(consumer.rate === null ? [] : [["Rate, at most", consumer.rate]]),
-      ["Buffered", count(consumer.buffered)],
-      ["Backing off", count(consumer.waiting)],
-      ["Queue", visible(consumer.queue)],
-      ["Handler", consumer.handler ?? NONE],
-      ["Subscriptions so far", count(consumer.counts.sessions)],
-      ...this.#probes(consumer),
+    const { rates, latency, backlog } = consumer;
+    const dead = backlog.dead_letters;
+    const deadPage = dead ? toDead(consumer.name) : null;
+    groups(byId("consumer-facts"), [
+      ["In the queue, now", [
+        ["Queue", visible(consumer.queue)],
+        ["Ready", count(backlog.ready), behind(consumer) ? "bad" : ""],
+        ["Growth, 1 min", growth(backlog.growth)],
+        ["Empty in", backlog.growth > 0 ? "grows" : duration(backlog.drain_seconds)],
+        ["Oldest, at most", this.#oldest(backlog)],
+        ["Dead letters", deadPage ? h("a", { href: deadPage }, count(dead)) : count(dead)],
+      ]],
+      ["In this worker, now", [
+        ["In flight", `${count(consumer.in_flight)} of ${count(consumer.prefetch)}`],
+        ["Running", `${count(consumer.running)} of ${count(consumer.concurrency)}`],
+        ...(consumer.rate === null ? [] : [["Rate, at most", consumer.rate]]),
+        ["Buffered", count(consumer.buffered)],
+        ["Backing off", count(consumer.waiting)],
+      ]],
+      ["Handler runs of the last minute", [
+        ["Median", duration(latency.p50_seconds)],
+        ["95th percentile", duration(latency.p95_seconds)],
+        ["99th percentile", duration(latency.p99_seconds)],
+      ]],
+      // With a single consumer these are the rates of the worker, which the page shows above.
+      ...(this.store.consumers.size === 1 ? [] : [["Over the last 10\u202fs", [
+        ["Received", rate(rates.received)],
+        ["Succeeded", rate(rates.succeeded)],
+        ["Failed", rate(rates.failed), failing(consumer) ? "bad" : ""],
+      ]]]),
+      ["Since the start", [
+        ["Handler", consumer.handler ?? NONE],
+        ["Subscriptions so far", count(consumer.counts.sessions)],
+        ...this.#probes(consumer),
+      ]],
     ]);
+    show(this.countNote, backlog.error !== null);
+    say(this.countNote, `Not known: ${visible(backlog.error ?? "")}`);
+  }
+
+  /** The age of the oldest message in the queue, and from what it is known. */
+  #oldest({ oldest_seconds: age, oldest_from: from }) {
+    const source = { timestamp: "from the timestamp of the last delivery", "empty-queue": "the queue was empty then" }[from];
+    return source ? h("span", { title: source }, duration(age)) : duration(age);
   }
 }

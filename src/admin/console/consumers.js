@@ -2,9 +2,11 @@
 
 import { Spark } from "./charts.js";
 import { byId, h, mark, say, show, stranger, Table } from "./dom.js";
-import { count, duration, rate, words } from "./format.js";
-import { failing, markOf, urgency } from "./health.js";
+import { change, count, duration, rate, visible } from "./format.js";
+import { behind, failing, markOf, stateOf, urgency } from "./health.js";
+import { toDead } from "./address.js";
 import { ask } from "./stream.js";
+import { change as request } from "./token.js";
 
 const ORDER_HOLDS = 5000; // ms between changes of order, so that rows do not move under the pointer
 const SPARK_EVERY = 5000; // ms; one pixel of a spark covers more than a second
@@ -12,16 +14,21 @@ const SPARK_EVERY = 5000; // ms; one pixel of a spark covers more than a second
 const ORDERS = {
   attention: { title: "attention first", by: (consumer) => urgency(consumer), up: true },
   name: { title: "name", by: () => 0, up: true },
+  ready: { title: "ready", by: ({ backlog }) => backlog.ready ?? -1 },
+  growth: { title: "growth", by: ({ backlog }) => backlog.growth ?? -Infinity },
+  oldest: { title: "age of the oldest", by: ({ backlog }) => backlog.oldest_seconds ?? -1 },
   received: { title: "received", by: (consumer) => consumer.rates.received },
-  succeeded: { title: "succeeded", by: (consumer) => consumer.rates.succeeded },
   failed: { title: "failed", by: (consumer) => consumer.rates.failed },
   p50: { title: "median time", by: (consumer) => consumer.latency.p50_seconds ?? -1 },
   p95: { title: "95th percentile", by: (consumer) => consumer.latency.p95_seconds ?? -1 },
-  p99: { title: "99th percentile", by: (consumer) => consumer.latency.p99_seconds ?? -1 },
   in_flight: { title: "in flight", by: (consumer) => consumer.in_flight },
-  waiting: { title: "backing off", by: (consumer) => consumer.waiting },
-  dead: { title: "dead letters", by: (consumer) => consumer.ledger.dead_lettered },
+  dead: { title: "dead letters", by: ({ backlog }) => backlog.dead_letters ?? -1 },
 };
+
+/** Why a consumer is in its state. A pause is its own reason. */
+function reasonOf({ state, reason }) {
+  return state === "paused" ? "" : visible(reason ?? "");
+}
 
 function text(cell, value, kind) {
   say(cell, value);
@@ -36,8 +43,9 @@ export class ConsumersView {
   #visible = new Set();
   #sparks = new WeakMap();
 
-  constructor(store) {
+  constructor(store, { changed }) {
     this.store = store;
+    this.changed = changed;
     this.filter = byId("consumers-filter");
     this.select = byId("consumers-sort");
     for (const [name, { title }] of Object.entries(ORDERS)) this.select.append(h("option", { value: name }, title));
@@ -52,6 +60,41 @@ export class ConsumersView {
       this.#drawSparks();
     }, { root: null, rootMargin: "50px" });
     this.#headings();
+    this.#controls();
+  }
+
+  #controls() {
+    const dialog = byId("pause-dialog");
+    byId("pause-all").addEventListener("click", () => {
+      say(byId("pause-lasts"), this.#lasts());
+      dialog.showModal();
+    });
+    dialog.addEventListener("close", () => {
+      if (dialog.returnValue === "yes") this.#changeAll("pause", "All consumers are paused. Running handlers finish.");
+      dialog.returnValue = "";
+    });
+    byId("resume-all").addEventListener("click", ({ detail }) => {
+      if (detail <= 1) this.#changeAll("resume", "All consumers are resumed.");
+    });
+  }
+
+  #lasts() {
+    return this.store.worker?.keeps_pauses
+      ? "The pause lasts until somebody resumes the consumers, also across a restart."
+      : "The pause ends with the process: after a restart the consumers take messages again.";
+  }
+
+  async #changeAll(what, done) {
+    const answer = byId("consumers-answer");
+    say(answer, "");
+    try {
+      const { consumers } = await request("POST", what);
+      for (const consumer of consumers) this.store.replace(consumer);
+      say(answer, done);
+      this.changed();
+    } catch (error) {
+      say(answer, visible(error.message));
+    }
   }
 
   #columns() {
@@ -62,24 +105,31 @@ export class ConsumersView {
     return [
       { title: "Consumer", class: "name", head: head("name", "Consumer"), fill: (cell, consumer) => this.#name(cell, consumer) },
       { title: "State", class: "state", head: head("attention", "State"), fill: (cell, consumer) => this.#state(cell, consumer) },
+      number("ready", "Ready", ({ backlog }) => count(backlog.ready)),
+      number("growth", "Growth", ({ backlog }) => change(backlog.growth), (consumer) => (behind(consumer) ? "bad" : "")),
+      number("oldest", "Oldest", ({ backlog }) => duration(backlog.oldest_seconds)),
       number("received", "Received", ({ rates }) => rate(rates.received)),
-      number("succeeded", "Succeeded", ({ rates }) => rate(rates.succeeded)),
       number("failed", "Failed", ({ rates }) => rate(rates.failed), (consumer) => (failing(consumer) ? "bad" : "")),
       { title: "Throughput, 5 min", class: "spark", fill: (cell, _, row) => this.#spark(cell, row, ["failed", "received"], 1) },
       number("p50", "Median", ({ latency }) => duration(latency.p50_seconds)),
       number("p95", "95th", ({ latency }) => duration(latency.p95_seconds)),
-      number("p99", "99th", ({ latency }) => duration(latency.p99_seconds)),
-      { title: "95th, 5 min", class: "spark", fill: (cell, _, row) => this.#spark(cell, row, ["p95_seconds"], 0.001) },
       number("in_flight", "In flight", (consumer) => `${count(consumer.in_flight)} of ${count(consumer.prefetch)}`),
       { title: "Running", class: "number", fill: (cell, consumer) => say(cell, `${count(consumer.running)} of ${count(consumer.concurrency)}`) },
-      number("waiting", "Backing off", (consumer) => count(consumer.waiting)),
-      number("dead", "Dead letters", (consumer) => count(consumer.ledger.dead_lettered)),
+      { title: "Dead letters", class: "number", head: head("dead", "Dead letters"), fill: (cell, consumer) => this.#dead(cell, consumer) },
     ];
   }
 
   #name(cell, consumer) {
     if (cell.firstChild) return;
     cell.append(h("a", { href: `#consumer/${encodeURIComponent(consumer.name)}`, title: `queue ${consumer.queue}` }, stranger(consumer.name)));
+  }
+
+  /** The dead letters that wait now, as a link to their page. */
+  #dead(cell, { name, backlog: { dead_letters: dead } }) {
+    const page = dead ? toDead(name) : null;
+    if (page === null) return say(cell, count(dead));
+    if (!cell.firstElementChild) cell.replaceChildren(h("a", { href: page }));
+    return say(cell.firstElementChild, count(dead));
   }
 
   #state(cell, consumer) {
@@ -89,9 +139,10 @@ export class ConsumersView {
       cell.replaceChildren(mark(kind), h("span"), " ", h("span", { class: "aside" }));
     }
     const [, state, why] = cell.children;
-    say(state, failing(consumer) && consumer.state === "consuming" ? "failing" : words(consumer.state));
-    say(why, consumer.state === "consuming" ? "" : `${duration(this.store.since(consumer.since))}${consumer.reason ? `: ${consumer.reason}` : ""}`);
-    why.title = consumer.reason ?? "";
+    say(state, stateOf(consumer));
+    const reason = reasonOf(consumer);
+    say(why, consumer.state === "consuming" ? "" : `${duration(this.store.since(consumer.since))}${reason ? `: ${reason}` : ""}`);
+    why.title = reason;
   }
 
   #spark(cell, row, lines, floor) {
@@ -163,13 +214,17 @@ export class ConsumersView {
   update() {
     const wanted = this.filter.value.trim().toLowerCase();
     const all = [...this.store.consumers.values()];
-    const fits = (consumer) => `${consumer.name} ${consumer.queue} ${consumer.state}`.toLowerCase().includes(wanted);
+    const fits = (consumer) => `${consumer.name} ${consumer.queue} ${consumer.state} ${stateOf(consumer)}`.toLowerCase().includes(wanted);
     const consumers = this.#sort(all.filter(fits));
     say(byId("consumers-count"), wanted ? `${count(consumers.length)} of ${count(all.length)}` : count(all.length));
     this.table.update(consumers, (consumer) => consumer.name, () => byId("consumers-title").focus());
     show(byId("consumers-scroll"), consumers.length > 0);
     show(byId("consumers-empty"), consumers.length === 0);
     say(byId("consumers-empty"), `No consumer matches “${this.filter.value.trim()}”.`);
+    const paused = all.filter(({ state }) => state === "paused").length;
+    show(byId("consumers-controls"), Boolean(this.store.worker?.can_change));
+    show(byId("pause-all"), paused < all.length);
+    show(byId("resume-all"), paused > 0);
     this.#drawSparks();
   }
 }

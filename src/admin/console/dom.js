@@ -47,10 +47,21 @@ export function facts(list, pairs) {
   }
   pairs.forEach(([, text, kind], index) => {
     const value = list.children[index].lastChild;
-    if (text instanceof Node) value.replaceChildren(text);
-    else say(value, text);
+    // An equal element stays, and with it the focus.
+    if (!(text instanceof Node)) say(value, text);
+    else if (!value.firstChild?.isEqualNode(text)) value.replaceChildren(text);
     value.className = kind ?? "";
   });
+}
+
+/** Fills a place with groups of facts: `[title, pairs]` for each. The elements are kept as those of `facts`. */
+export function groups(place, all) {
+  const wanted = all.map(([title]) => title).join("\n");
+  if (place.dataset.groups !== wanted) {
+    place.dataset.groups = wanted;
+    place.replaceChildren(...all.map(([title]) => h("section", { class: "facts" }, h("h3", {}, title), h("dl"))));
+  }
+  all.forEach(([, pairs], index) => facts(place.children[index].lastChild, pairs));
 }
 
 /**

@@ -1,24 +1,25 @@
 // The recent failures, one by one or grouped by cause.
 
+import { toFailures } from "./address.js";
 import { byId, h, mark, say, show, stranger, Table } from "./dom.js";
 import { clock, count, duration, words } from "./format.js";
 import { idOf, trace, typeOf } from "./messages.js";
+import { FINE } from "./store.js";
 import { ask } from "./stream.js";
 
 const SHOWN = 100;
 const LONG = 240; // characters; a longer error is cut to a few lines
 
 /** What became of the message. */
-function settlement({ settlement: what, retry_seconds: after, reason }) {
+export function settlement({ settlement: what, retry_seconds: after, reason }) {
   if (what === "retry") return `retry in ${duration(after)}`;
   if (what === "dead-letter") return `dead letter${reason ? `: ${words(reason)}` : ""}`;
   return { ack: "acked", return: "returned to the queue" }[what] ?? words(what);
 }
 
-/** The key of a failure's cause: failures of one cause differ only in numbers and ids. */
-function causeOf({ consumer, kind, class: name, status, error }) {
-  const text = (error ?? "").replace(/[0-9a-f]{8,}|\d+/gi, "#").slice(0, 200);
-  return JSON.stringify([consumer, kind, name, status, text]);
+/** The key of a failure's cause. The worker names the cause: failures of one cause differ only in numbers and ids. */
+function causeOf({ consumer, kind, status, cause }) {
+  return JSON.stringify([consumer, kind, status, cause]);
 }
 
 function causes(failures) {
@@ -26,19 +27,19 @@ function causes(failures) {
   for (const failure of failures) {
     const cause = causeOf(failure);
     const group = groups.get(cause);
-    if (group) group.count += 1;
-    else groups.set(cause, { cause, last: failure, count: 1 });
+    if (group) Object.assign(group, { count: group.count + 1, first: failure });
+    else groups.set(cause, { cause, last: failure, first: failure, count: 1 });
   }
   return [...groups.values()].sort((a, b) => b.count - a.count || b.last.seq - a.last.seq);
 }
 
-function kindOf(failure) {
+export function kindOf(failure) {
   const status = [failure.class, failure.status].filter((part) => part !== null && part !== undefined && part !== "");
-  return [mark("bad"), words(failure.kind), status.length ? h("span", { class: "aside" }, " ", stranger(status.join(" "))) : ""];
+  return [mark(FINE.has(failure.kind) ? "good" : "bad"), words(failure.kind), status.length ? h("span", { class: "aside" }, " ", stranger(status.join(" "))) : ""];
 }
 
 /** An error's text. A long text is cut, and a button shows all of it. */
-function errorOf(failure) {
+export function errorOf(failure) {
   const text = failure.error;
   if (!text) return [h("span", { class: "aside" }, "no error text")];
   const body = stranger(text, { class: "error", dir: "auto" });
@@ -57,21 +58,40 @@ function ago(seconds) {
 }
 
 /** Fills a cell once: a failure does not change. */
-function once(fill) {
+export function once(fill) {
   return (cell, item) => {
     if (!cell.firstChild) cell.append(...fill(item));
   };
+}
+
+/** The columns of a table of failures. */
+export function failureColumns(store) {
+  return [
+    { title: "Time", class: "name time", fill: once((failure) => [h("time", { datetime: failure.at, title: failure.at }, clock(new Date(failure.at)))]) },
+    { title: "Consumer", class: "consumer", fill: once(({ consumer }) => [h("a", { href: `#consumer/${encodeURIComponent(consumer)}` }, stranger(consumer))]) },
+    { title: "What", class: "kind", fill: once(kindOf) },
+    { title: "Then", class: "then", fill: once((failure) => [settlement(failure)]) },
+    { title: "Message", class: "message", fill: once((failure) => [
+      idOf(failure.id),
+      h("div", { class: "aside" },
+        typeOf(failure.type), failure.type ? ", " : "",
+        `attempt ${failure.attempt}${failure.handling_seconds === null ? "" : `, ${duration(failure.handling_seconds)}`} `,
+        trace(failure.trace_id, store.worker?.trace_url)),
+    ]) },
+    { title: "Error", class: "why", fill: once(errorOf) },
+  ];
 }
 
 export class FailuresView {
   #consumer = null;
   #together = false;
   #held = null;
+  #since = null;
 
   constructor(store) {
     this.store = store;
     const place = byId("failures-scroll");
-    this.each = new Table(place, "Failures, newest first", this.#columns());
+    this.each = new Table(place, "Failures, newest first", failureColumns(store));
     this.together = new Table(place, "Failures by cause, most frequent first", this.#causeColumns());
     byId("failures-each").addEventListener("click", () => this.#show(false));
     byId("failures-cause").addEventListener("click", () => this.#show(true));
@@ -79,26 +99,14 @@ export class FailuresView {
     this.#show(false);
   }
 
-  #columns() {
-    return [
-      { title: "Time", class: "name time", fill: once((failure) => [h("time", { datetime: failure.at, title: failure.at }, clock(new Date(failure.at)))]) },
-      { title: "Consumer", class: "consumer", fill: once(({ consumer }) => [h("a", { href: `#consumer/${encodeURIComponent(consumer)}` }, stranger(consumer))]) },
-      { title: "What", class: "kind", fill: once(kindOf) },
-      { title: "Then", class: "then", fill: once((failure) => [settlement(failure)]) },
-      { title: "Message", class: "message", fill: once((failure) => [
-        idOf(failure.id),
-        h("div", { class: "aside" },
-          typeOf(failure.type), failure.type ? ", " : "",
-          `attempt ${failure.attempt}${failure.handling_seconds === null ? "" : `, ${duration(failure.handling_seconds)}`} `,
-          trace(failure.trace_id, this.store.worker?.trace_url)),
-      ]) },
-      { title: "Error", class: "why", fill: once(errorOf) },
-    ];
-  }
-
   #causeColumns() {
     return [
-      { title: "Times", class: "name number", fill: (cell, group) => say(cell, count(group.count)) },
+      { title: "Times", class: "name number", fill: (cell, group) => {
+        const { consumer, kind, cause } = group.last;
+        if (!cell.firstChild) cell.append(h("a", { href: toFailures({ consumer, kind, ...(cause && { cause }) }), title: "Show each of them" }));
+        say(cell.firstChild, count(group.count));
+      } },
+      { title: "First seen", class: "time", fill: (cell, { first }) => say(cell, clock(new Date(first.at))) },
       { title: "Last", class: "time", fill: (cell, { last }) => say(cell, ago(this.store.since(last.at))) },
       { title: "Consumer", class: "consumer", fill: once(({ last }) => [h("a", { href: `#consumer/${encodeURIComponent(last.consumer)}` }, stranger(last.consumer))]) },
       { title: "What", class: "kind", fill: once(({ last }) => kindOf(last)) },
@@ -132,8 +140,9 @@ export class FailuresView {
     document.body.classList.toggle("one-consumer", consumer !== null);
     const about = consumer === null ? "" : `&consumer=${encodeURIComponent(consumer)}`;
     try {
-      const { outcomes } = await ask(`outcomes?limit=500${about}`);
-      this.store.takeOutcomes(outcomes);
+      const { outcomes, failures_since: since } = await ask(`outcomes?failures=true&limit=500${about}`);
+      this.store.takeOutcomes(outcomes.filter(({ at }) => at >= this.store.worker.started_at));
+      this.#since = since;
     } catch {
       return; // the banner reports the lost contact; `open` is called again when contact is back
     }
@@ -148,7 +157,8 @@ export class FailuresView {
     say(byId("failures-count"), failures.length ? count(failures.length) : "");
     const oldest = failures.at(-1);
     const notes = [
-      oldest ? `Back to ${clock(new Date(oldest.at))}; the log has all.` : "",
+      oldest ? `Back to ${clock(new Date(oldest.at))}.` : "",
+      this.#since ? `The search has all failures since ${clock(new Date(this.#since))}, the log those before.` : "",
       newer ? `${count(newer)} newer ${newer === 1 ? "failure" : "failures"} not shown.` : "",
       !this.#together && failures.length > SHOWN ? `Only the newest ${SHOWN} are shown.` : "",
     ];

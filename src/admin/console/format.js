@@ -30,6 +30,13 @@ export function rate(n) {
   return text === NONE ? NONE : `${text}/s`;
 }
 
+/** How fast a number changes: +3.2/s, −0.4/s, 0/s. */
+export function change(n) {
+  if (n === null || n === undefined) return NONE;
+  const text = rate(Math.abs(n));
+  return text === "0/s" ? text : `${n > 0 ? "+" : "−"}${text}`;
+}
+
 /** A whole number of things, every digit up to ten million. */
 export function count(n) {
   if (n === null || n === undefined) return NONE;

@@ -1,6 +1,11 @@
 // The health of the worker: one word, one sentence, and the consumers that are the reason.
 
+import { words } from "./format.js";
+
 const DOWN = { connecting: 0, held: 0, stopped: 0, draining: 1 };
+
+/** The loads that do not keep up, and what the page calls them. */
+const BEHIND = { "at-limit": "at its limit", growing: "falling behind" };
 
 const URGENCY = { ...DOWN, "service-down": 1, "service-unknown": 3, paused: 3 };
 
@@ -11,14 +16,40 @@ export function failing({ recent }) {
   return recent.failed >= FEW && recent.failed >= recent.succeeded;
 }
 
+/** What to call a consumer that takes messages and does not keep up with its queue; else `null`. */
+export function behind({ state, backlog }) {
+  return state === "consuming" ? BEHIND[backlog.load] ?? null : null;
+}
+
 /** The urgency of a consumer: 0 comes first. */
 export function urgency(consumer) {
-  return URGENCY[consumer.state] ?? (failing(consumer) ? 2 : 4);
+  if (consumer.state in URGENCY) return URGENCY[consumer.state];
+  if (failing(consumer)) return 2;
+  return { "at-limit": 2.3, growing: 2.6 }[consumer.backlog.load] ?? 4;
+}
+
+/** The word for a consumer's state. */
+export function stateOf(consumer) {
+  if (consumer.state === "consuming" && failing(consumer)) return "failing";
+  return behind(consumer) ?? words(consumer.state);
+}
+
+const LIMITS = {
+  concurrency: "All its handler slots are busy, and its queue grows.",
+  rate: "Its rate is reached, and its queue grows.",
+  prefetch: "Its prefetch is full, and its queue grows.",
+};
+
+/** Why a consumer does not keep up, as a sentence; "" if it does. */
+export function whyBehind({ state, backlog }) {
+  if (state !== "consuming") return "";
+  if (backlog.load === "growing") return "Its queue grows although it has free handler slots.";
+  return LIMITS[backlog.limit] ?? "";
 }
 
 /** The class of a consumer's mark, which sets shape and colour. */
 export function markOf(consumer) {
-  if (consumer.state === "consuming") return failing(consumer) ? "bad" : "good";
+  if (consumer.state === "consuming") return failing(consumer) ? "bad" : behind(consumer) ? "note" : "good";
   return { paused: "paused", draining: "note", "service-unknown": "note", stopped: "off" }[consumer.state] ?? "bad";
 }
 
@@ -60,6 +91,14 @@ export function verdict(worker, consumers) {
     return { level: "bad", word: "Failing", text, consumers: ill };
   }
   if (!worker.ready) return { level: "bad", word: "Not ready", text: "The worker gives no reason.", consumers: [] };
+  for (const [load, word] of [["at-limit", "At its limit"], ["growing", "Falling behind"]]) {
+    const late = consumers.filter((consumer) => behind(consumer) && consumer.backlog.load === load);
+    if (!late.length) continue;
+    const one = late.length === 1;
+    const [its, it, queue] = one ? ["its", "it runs", "queue grows"] : ["their", "they run", "queues grow"];
+    const why = load === "growing" ? `${its} ${queue}` : `${its} ${queue} while ${it} as much as the settings allow`;
+    return { level: "note", word, text: `${late.length} of ${consumersOf(all)} ${one ? "does" : "do"} not keep up: ${why}.`, consumers: late };
+  }
   const unknown = consumers.filter((consumer) => consumer.state === "service-unknown");
   if (unknown.length) {
     const text = `The service of ${unknown.length} of ${consumersOf(all)} was down when it was last tried. No message has come since.`;

@@ -1,5 +1,6 @@
 // Parts of cells about messages: ids, types, links to traces.
 
+import { to } from "./address.js";
 import { h, stranger } from "./dom.js";
 import { visible } from "./format.js";
 
@@ -19,7 +20,8 @@ export function typeOf(type) {
   return type ? stranger(type, { class: "clip", title: visible(type) }) : null;
 }
 
-/** A message's id, or "no id". */
+/** A message's id as a link to its page, or "no id". */
 export function idOf(id) {
-  return id ? stranger(id, { class: "code", title: visible(id) }) : h("span", { class: "aside" }, "no id");
+  if (!id) return h("span", { class: "aside" }, "no id");
+  return h("a", { href: to("message", id), class: "code", title: visible(id) }, stranger(id));
 }

@@ -33,6 +33,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const STYLE: &str = "text/css; charset=utf-8";
 
 const ASSETS: &[Asset] = assets! {
+    "address.js" SCRIPT,
     "app.js" SCRIPT,
     "charts.js" SCRIPT,
     "dead.js" SCRIPT,
@@ -48,7 +49,11 @@ const ASSETS: &[Asset] = assets! {
     "in_flight.js" SCRIPT,
     "consumer.js" SCRIPT,
     "consumers.js" SCRIPT,
+    "message.js" SCRIPT,
     "messages.js" SCRIPT,
+    "pages.js" SCRIPT,
+    "search.js" SCRIPT,
+    "settings.js" SCRIPT,
     "store.js" SCRIPT,
     "stream.js" SCRIPT,
     "style.css" STYLE,

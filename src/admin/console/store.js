@@ -4,12 +4,12 @@ const MINUTE = 60_000;
 const OUTCOMES = 1000; // kept by the page; the worker keeps its own
 
 /** The kinds of outcome that are not failures. */
-const FINE = new Set(["succeeded", "dropped", "snoozed", "interrupted"]);
+export const FINE = new Set(["succeeded", "dropped", "snoozed", "interrupted"]);
 
 /** The outcomes of handler runs that a consumer counts. */
 export const RUNS = [
   ["succeeded", "Succeeded"],
-  ["failed", "Failed"],
+  ["failed", "Failed with an error"],
   ["unavailable", "Service unavailable"],
   ["timed_out", "Timed out"],
   ["panicked", "Panicked"],

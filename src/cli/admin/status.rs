@@ -54,29 +54,84 @@ fn tell(out: &Out, worker: &Value, consumers: &Value) {
         ));
     }
     out.line(format_args!(
-        "{:<16}  {:<12}  {:>9}  {:>8}  {:>7}  {:>7}  {:>6}",
-        "CONSUMER", "STATE", "IN FLIGHT", "RUNNING", "IN/S", "FAIL/S", "P95"
+        "{:<13} {:<15} {:>7} {:>7} {:>8} {:>6} {:>5} {:>6} {:>5}",
+        "CONSUMER", "STATE", "RUNNING", "READY", "GROWTH", "OLDEST", "DEAD", "FAIL/S", "P95"
     ));
-    for consumer in consumers.as_array().into_iter().flatten() {
-        let rate = |name| consumer["rates"][name].as_f64().unwrap_or(0.0);
-        let running = format!(
-            "{}/{}",
-            number(consumer, "running"),
-            number(consumer, "concurrency")
-        );
-        out.line(format_args!(
-            "{:<16}  {:<12}  {:>9}  {running:>8}  {:>7.1}  {:>7.1}  {:>6}",
-            print::cut(text(consumer, "name"), 16),
-            text(consumer, "state"),
-            number(consumer, "in_flight"),
-            rate("received"),
-            rate("failed"),
-            short(consumer["latency"]["p95_seconds"].as_f64()),
-        ));
-        let reason = text(consumer, "reason");
-        if !reason.is_empty() {
-            out.line(format_args!("  {}", print::cut(reason, print::WIDTH - 2)));
+    let consumers = consumers.as_array().map_or(&[][..], Vec::as_slice);
+    let mut sorted: Vec<&Value> = consumers.iter().collect();
+    // A stable sort: the API sorts by name.
+    sorted.sort_by_key(|consumer| urgency(consumer));
+    for consumer in sorted {
+        line(out, consumer);
+    }
+}
+
+/// The urgency of a consumer: 0 comes first.
+fn urgency(consumer: &Value) -> u8 {
+    match (text(consumer, "state"), load(consumer)) {
+        ("connecting" | "held" | "stopped", _) => 0,
+        ("service-down" | "draining", _) => 1,
+        ("consuming", "at-limit") => 2,
+        ("consuming", "growing") => 3,
+        ("consuming", _) => 5,
+        _ => 4,
+    }
+}
+
+/// Whether a consumer keeps up with its queue.
+fn load(consumer: &Value) -> &str {
+    text(&consumer["backlog"], "load")
+}
+
+fn line(out: &Out, consumer: &Value) {
+    let backlog = &consumer["backlog"];
+    let running = format!(
+        "{}/{}",
+        number(consumer, "running"),
+        number(consumer, "concurrency")
+    );
+    let count = |name: &str| match backlog[name].as_u64() {
+        Some(count) => count.to_string(),
+        None => "-".to_owned(),
+    };
+    let growth = match backlog["growth"].as_f64() {
+        Some(growth) => format!("{growth:+.1}/s"),
+        None => "-".to_owned(),
+    };
+    let is_consuming = text(consumer, "state") == "consuming";
+    let state = match (is_consuming, load(consumer)) {
+        (true, "at-limit") => "at its limit",
+        (true, "growing") => "falling behind",
+        _ => text(consumer, "state"),
+    };
+    out.line(format_args!(
+        "{:<13} {:<15} {running:>7} {:>7} {growth:>8} {:>6} {:>5} {:>6.1} {:>5}",
+        print::cut(text(consumer, "name"), 13),
+        state,
+        count("ready"),
+        short(backlog["oldest_seconds"].as_f64()),
+        count("dead_letters"),
+        consumer["rates"]["failed"].as_f64().unwrap_or(0.0),
+        short(consumer["latency"]["p95_seconds"].as_f64()),
+    ));
+    let reasons = [text(consumer, "reason"), text(backlog, "error")];
+    let said = reasons.into_iter().filter(|reason| !reason.is_empty());
+    for reason in said.map(str::to_owned).chain(pace(backlog)) {
+        out.line(format_args!("  {}", print::cut(&reason, print::WIDTH - 2)));
+    }
+}
+
+/// What keeps a consumer at its limit, or when it has worked off its queue.
+fn pace(backlog: &Value) -> Option<String> {
+    match (text(backlog, "limit"), backlog["drain_seconds"].as_f64()) {
+        ("concurrency", _) => Some("all handler slots are busy, and the queue grows".to_owned()),
+        ("rate", _) => Some("the rate limit is reached, and the queue grows".to_owned()),
+        ("prefetch", _) => Some("the prefetch is full, and the queue grows".to_owned()),
+        (_, Some(seconds)) if seconds > 0.0 => {
+            let time = short(Some(seconds));
+            Some(format!("the queue is empty in {time} at this rate"))
         }
+        _ => None,
     }
 }
 
@@ -85,4 +140,36 @@ fn age(from: &str, to: &str) -> Option<f64> {
     let time = |text: &str| humantime::parse_rfc3339(text).ok();
     let age = time(to)?.duration_since(time(from)?).ok()?;
     Some(age.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consumers_that_do_not_keep_up_come_after_those_in_trouble_and_before_the_healthy() {
+        let consumer = |state: &str, load: &str| {
+            let backlog = json!({ "load": load });
+            urgency(&json!({ "state": state, "backlog": backlog }))
+        };
+        let order = [
+            consumer("connecting", "unknown"),
+            consumer("service-down", "growing"),
+            consumer("consuming", "at-limit"),
+            consumer("consuming", "growing"),
+            consumer("paused", "growing"),
+            consumer("consuming", "keeping-up"),
+        ];
+        assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");
+    }
+
+    #[test]
+    fn what_keeps_a_consumer_at_its_limit_is_said() {
+        let at_limit = json!({ "limit": "concurrency", "drain_seconds": null });
+        assert!(pace(&at_limit).is_some_and(|text| text.contains("slots are busy")));
+        let shrinks = json!({ "limit": null, "drain_seconds": 240.0 });
+        let text = "the queue is empty in 4m at this rate";
+        assert_eq!(pace(&shrinks).as_deref(), Some(text));
+        assert_eq!(pace(&json!({ "drain_seconds": 0.0 })), None);
+    }
 }

@@ -8,7 +8,11 @@ use super::{gated, settings, start_both};
 use crate::support::{Admin, Gate, Notes, TOKEN, vhost, within};
 
 /// Runs a command against this server, and returns its exit code and its output.
-async fn run(admin: &Admin, arguments: &[&str], token: &str) -> (Option<i32>, String, String) {
+pub(super) async fn run(
+    admin: &Admin,
+    arguments: &[&str],
+    token: &str,
+) -> (Option<i32>, String, String) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("token");
     std::fs::write(&file, token).expect("a temporary file");

@@ -1,5 +1,6 @@
 //! The admin server and the worker's handle: what an operator sees and changes while a worker runs.
 
+mod backlog;
 mod changes;
 mod commands;
 mod connections;
@@ -7,6 +8,7 @@ mod dead;
 mod document;
 mod events;
 mod handle;
+mod kept;
 mod probes;
 mod process;
 mod reads;

@@ -127,11 +127,29 @@ async fn failures_and_what_waits_at_the_broker_are_told() {
     );
     assert_eq!(failed["error"].as_str().map(str::len), Some(500));
     assert!(failed["handling_seconds"].is_f64(), "{failed}");
-    for (query, wanted) in [("id=dead&since=1h", 1), ("id=none", 0), ("since=1ms", 0)] {
+    for (query, wanted) in [
+        ("id=dead&since=1h", 1),
+        ("id=none", 0),
+        ("since=1ms", 0),
+        ("failures=true&consumer=q", 2),
+        ("type=dead&class=price", 1),
+        ("class=http", 1),
+        ("until=1h", 0),
+    ] {
         let page = admin.read(&format!("/api/v1/outcomes?{query}")).await;
         let found = page["outcomes"].as_array().expect("it is a list").len();
         assert_eq!(found, wanted, "{query}: {page}");
     }
+    assert_eq!(failed["retry_queue"], "q.retry.64s");
+    let cause = failed["cause"].as_str().expect("it has a cause");
+    let same = admin.read(&format!("/api/v1/outcomes?cause={cause}")).await;
+    assert_eq!(same["outcomes"].as_array().map(Vec::len), Some(1), "{same}");
+    assert_eq!(same["has_more"], false);
+    let started = admin.read("/api/v1/worker").await["started_at"].take();
+    assert_eq!(same["failures_since"], started);
+    let message = admin.read("/api/v1/message?id=dead").await;
+    assert_eq!(message["outcomes"][0]["reason"], "rejected", "{message}");
+    assert_eq!(message["in_flight"], json!([]));
     let dead = dead.expect("it failed");
     assert_eq!(
         (&dead["type"], &dead["attempt"]),
@@ -181,7 +199,14 @@ async fn what_is_asked_wrongly_is_refused_in_json() {
         ("/api/v1/in-flight?consumer=other", 404),
         ("/api/v1/in-flight?id=q-00000", 400),
         ("/api/v1/outcomes?since=yesterday", 400),
-        ("/api/v1/outcomes?until=5m", 400),
+        ("/api/v1/outcomes?until=later", 400),
+        ("/api/v1/outcomes?tpye=order", 400),
+        ("/api/v1/consumers?state=paused", 400),
+        ("/api/v1/consumers/q?since=10m", 400),
+        ("/api/v1/worker?x", 400),
+        ("/api/v1/events?consumer=q", 400),
+        ("/api/v1/message", 400),
+        ("/api/v1/message?id=a&consumer=q", 400),
         ("/api/v1/outcomes?kind=lost", 400),
         ("/api/v1/outcomes?consumer=other", 404),
         ("/api/v1/consumers/other", 404),

@@ -1,11 +1,13 @@
 //! The operator's console, in a real browser.
 
+mod backlog;
 mod browser;
 mod changes;
 mod dead;
 mod dead_picture;
 mod many;
 mod page;
+mod pages;
 mod picture;
 
 use self::browser::Browser;

@@ -3,7 +3,7 @@
 use lapwing::telemetry::catalogue::{INSTRUMENTS, Instrument, Kind};
 
 use super::{Setup, in_repository, program};
-use crate::support::{get, run_with_input};
+use crate::support::{DEADLINE, get, run_with_input, wait_until};
 
 /// An instrument's name as Prometheus sees it.
 fn name(instrument: &Instrument) -> String {
@@ -20,7 +20,10 @@ async fn promtool_finds_nothing_wrong_and_no_instrument_is_missing() {
     let mut setup = Setup::new().await;
     setup.three_messages(1).await;
     let url = format!("http://{}/metrics", setup.address);
-    let text = get(&url, &[]).await;
+    // The worker counts its queues from time to time, and the instruments are there from then on.
+    let look = async || get(&url, &[]).await;
+    let counted = |text: &String| text.contains("lapwing_queue_oldest_seconds{");
+    let text = wait_until("the queues are counted", DEADLINE, look, counted).await;
 
     let mut promtool = program("promtool").await;
     let checked = run_with_input(promtool.args(["check", "metrics"]), &text).await;
@@ -35,7 +38,7 @@ async fn promtool_finds_nothing_wrong_and_no_instrument_is_missing() {
         assert_eq!(text.contains(&help), there, "{help}{text}");
     }
     assert!(text.contains("target_info{"), "{text}");
-    setup.worker.drain(crate::support::DEADLINE).await;
+    setup.worker.drain(DEADLINE).await;
 }
 
 #[test]

@@ -1,0 +1,72 @@
+//! What the worker knows about one message: where it is, and where it spent its time.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{Query, State, rejection::QueryRejection},
+};
+use serde::Deserialize;
+use tokio::time::Instant;
+use utoipa::IntoParams;
+
+use super::{
+    api::App,
+    outcomes::{OutcomesQuery, search},
+    reads::Answer,
+    refusals::BadRequest,
+    views::{FlightStory, MessageStory, PastRun},
+};
+use crate::{InFlight, flight::Flight, text::rfc3339};
+
+/// Selects a message.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct MessageQuery {
+    /// The `message-id` of the message.
+    id: String,
+}
+
+/// What this worker knows about a message
+///
+/// Where the message is in flight, with its earlier attempts as its headers have them, and its outcomes in
+/// this worker, newest first. A message that waits at the broker or is in another worker is not found here.
+#[utoipa::path(get, path = "/api/v1/message", tag = "messages", params(MessageQuery),
+    responses((status = 200, description = "The message", body = MessageStory), BadRequest),
+)]
+pub(super) async fn message(
+    State(app): State<Arc<App>>,
+    query: Result<Query<MessageQuery>, QueryRejection>,
+) -> Answer<MessageStory> {
+    /// The most outcomes of a message.
+    const OUTCOMES: usize = 200;
+    let Query(MessageQuery { id }) = query?;
+    let (flights, unanswered) = app.worker.flights_of(&id).await;
+    let now = Instant::now();
+    let in_flight = flights.iter().map(|flight| story(flight, now)).collect();
+    let wanted = OutcomesQuery {
+        id: Some(id.clone()),
+        limit: OUTCOMES,
+        ..OutcomesQuery::default()
+    };
+    let page = search(Arc::clone(&app), wanted).await?;
+    Ok(Json(MessageStory {
+        id,
+        in_flight,
+        unanswered,
+        outcomes: page.outcomes,
+        failures_since: page.failures_since,
+    }))
+}
+
+fn story(flight: &Flight, now: Instant) -> FlightStory {
+    let history = flight.story(|past| past.history.clone());
+    FlightStory {
+        message: InFlight::of(flight, now),
+        received_at: rfc3339(flight.received_at()),
+        first_seen_at: rfc3339(flight.first_seen()),
+        published_at: flight.message.published_at().map(rfc3339),
+        history: history.into_iter().map(PastRun::from).collect(),
+    }
+}
