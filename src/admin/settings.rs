@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use url::Url;
 
 use crate::{
-    config::{Findings, KeyPath, Problem, Secret, Source, text_in},
+    config::{Findings, KeyPath, Secret, text_in},
     worker::WorkerSettings,
 };
 
@@ -157,22 +157,6 @@ impl AdminSettings {
                            http://127.0.0.1:16686/trace/{trace_id}";
             findings.add(section.key("trace_url"), message);
         }
-    }
-
-    /// What is allowed but likely to hurt.
-    pub(crate) fn warning(&self) -> Option<Problem> {
-        let Listen::At(address) = self.listen else {
-            return None;
-        };
-        let is_open = self.read_token.is_none() && self.read_token_file.is_none();
-        (is_open && !address.ip().is_loopback()).then(|| Problem {
-            path: "admin.listen".to_owned(),
-            source: Source::Code,
-            message: "is not a loopback address: whoever reaches it can read ids, errors and \
-                      settings without a token; set `admin.read_token`, or use `admin.probes`, which \
-                      serves probes and metrics alone"
-                .to_owned(),
-        })
     }
 }
 
@@ -434,20 +418,5 @@ mod tests {
         let probes = |name: &str| (name == PROBES).then(|| "0.0.0.0:82".to_owned());
         let found = AdminSettings::addresses(Some(broken.path()), probes);
         assert_eq!(shown(found), "127.0.0.1:81 0.0.0.0:82");
-    }
-
-    #[test]
-    fn an_address_that_others_reach_is_warned_of() {
-        let warning = |text: &str| {
-            let sections: Sections = from_toml(text).unwrap();
-            sections.admin.warning().map(|problem| problem.path)
-        };
-        assert_eq!(warning(""), None);
-        assert_eq!(warning("admin.listen = \"off\""), None);
-        assert_eq!(warning("admin.probes = \"0.0.0.0:9091\""), None);
-        let warned = warning("admin.listen = \"0.0.0.0:8672\"");
-        assert_eq!(warned.as_deref(), Some("admin.listen"));
-        let read = "admin.listen = \"0.0.0.0:8672\"\nadmin.read_token = \"sixteen-letters!\"";
-        assert_eq!(warning(read), None);
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn default_budget() -> Option<u64> {
 }
 
 /// The memory limit of this process in bytes; `None`: there is none.
-pub(super) fn limit() -> Option<u64> {
+pub(crate) fn limit() -> Option<u64> {
     let membership = fs::read_to_string("/proc/self/cgroup").ok()?;
     memory_limit(Path::new("/sys/fs/cgroup"), &membership)
 }
