@@ -136,11 +136,6 @@ impl QueueShown {
         Self(description)
     }
 
-    /// The queue's type.
-    pub(crate) fn kind(&self) -> &str {
-        self.0["type"].as_str().unwrap_or_default()
-    }
-
     /// The value of an argument, without `x-`.
     pub(crate) fn argument(&self, name: &str) -> Option<&Value> {
         self.0["arguments"].get(format!("x-{name}"))

@@ -92,7 +92,13 @@ fn check(
             let count = settings.consumers.len();
             let plural = if count == 1 { "" } else { "s" };
             let _ = writeln!(out, "ok: {count} consumer{plural}");
-            for (name, Schedule { summary, delays, .. }) in settings.retry_schedules() {
+            for (
+                name,
+                Schedule {
+                    summary, delays, ..
+                },
+            ) in settings.retry_schedules()
+            {
                 let _ = writeln!(out, "{name}: a message that keeps failing has {summary}");
                 let _ = writeln!(out, "{name}: delays between the attempts: {delays}");
             }

@@ -84,7 +84,9 @@ fn tell(report: &Report, out: &Out) {
     if !report.not_made.is_empty() {
         let names = report.not_made.join(", ");
         let text = format!("not made, because there is no connection to the broker: {names}");
-        print::wrapped("-", &text, INDENT).iter().for_each(|line| out.line(line));
+        print::wrapped("-", &text, INDENT)
+            .iter()
+            .for_each(|line| out.line(line));
     }
     let count = |grade| {
         let all = report.findings.iter();
@@ -132,9 +134,22 @@ mod tests {
             mend: "lower `prefetch` to 58 or less".to_owned(),
         };
         let lines = lines(&finding);
-        assert!(lines.iter().all(|line| line.chars().count() <= print::WIDTH), "{lines:#?}");
-        assert!(lines[0].starts_with("WARN consumer-timeout-at-broker "), "{lines:#?}");
-        let mend = lines.iter().find(|line| line.trim_start().starts_with("mend"));
-        assert!(mend.is_some_and(|line| line.contains("lower `prefetch`")), "{lines:#?}");
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.chars().count() <= print::WIDTH),
+            "{lines:#?}"
+        );
+        assert!(
+            lines[0].starts_with("WARN consumer-timeout-at-broker "),
+            "{lines:#?}"
+        );
+        let mend = lines
+            .iter()
+            .find(|line| line.trim_start().starts_with("mend"));
+        assert!(
+            mend.is_some_and(|line| line.contains("lower `prefetch`")),
+            "{lines:#?}"
+        );
     }
 }

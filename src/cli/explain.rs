@@ -74,7 +74,10 @@ impl Explain {
             (None, _) => bail!("name one with --consumer: {}", names().join(", ")),
         };
         let consumer = settings.consumers.get(&name).with_context(|| {
-            format!("there is no consumer {name}; the settings have: {}", names().join(", "))
+            format!(
+                "there is no consumer {name}; the settings have: {}",
+                names().join(", ")
+            )
         })?;
         let failing = Failing {
             class: self.error,
@@ -115,7 +118,11 @@ fn text(explained: &Explained) -> Vec<String> {
 }
 
 fn heading(explained: &Explained) -> String {
-    let mut text = format!("{}: each attempt ends {}", explained.consumer, explained.outcome.name());
+    let mut text = format!(
+        "{}: each attempt ends {}",
+        explained.consumer,
+        explained.outcome.name()
+    );
     if let Some(class) = &explained.class {
         text.push_str(&format!(" (class {class}"));
         if let Some(status) = explained.status {
@@ -176,7 +183,10 @@ fn end(explained: &Explained, story: &Story) -> String {
             let reasons = story.reasons.join("` or `");
             let at = match story.age.iter().all(Duration::is_zero) {
                 true => String::new(),
-                false => format!(" The message is then {} old (at most {age}: retry.max_age, and the last wait).", story.lasts()),
+                false => format!(
+                    " The message is then {} old (at most {age}: retry.max_age, and the last wait).",
+                    story.lasts()
+                ),
             };
             format!("Attempt {last} is the last: dead letter `{reasons}` in {dead}.{at}")
         }

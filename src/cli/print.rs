@@ -145,13 +145,22 @@ mod tests {
     fn a_long_text_is_wrapped_below_its_beginning() {
         let text = "word ".repeat(30);
         let lines = wrapped("OK   broker", &text, 28);
-        assert!(lines.iter().all(|line| line.chars().count() <= WIDTH), "{lines:#?}");
+        assert!(
+            lines.iter().all(|line| line.chars().count() <= WIDTH),
+            "{lines:#?}"
+        );
         assert!(lines[0].starts_with("OK   broker                 word word"));
         assert!(lines[1].starts_with(&" ".repeat(28)));
         assert_eq!(lines.concat().matches("word").count(), 30);
         let long = "x".repeat(90);
-        assert_eq!(wrapped("", &format!("a {long} b"), 0), ["a", long.as_str(), "b"]);
-        assert_eq!(wrapped("a-head-that-is-long", "b", 4), ["a-head-that-is-long", "    b"]);
+        assert_eq!(
+            wrapped("", &format!("a {long} b"), 0),
+            ["a", long.as_str(), "b"]
+        );
+        assert_eq!(
+            wrapped("a-head-that-is-long", "b", 4),
+            ["a-head-that-is-long", "    b"]
+        );
     }
 
     #[test]

@@ -84,7 +84,13 @@ fn run(file: &ConfigFile, when: EndWhen, caught: Caught) -> anyhow::Result<ExitC
     let flush = settings.timeouts.telemetry_flush;
     tell_findings(&settings);
     tell_start(file, &settings);
-    for (consumer, Schedule { summary, delays, .. }) in settings.retry_schedules() {
+    for (
+        consumer,
+        Schedule {
+            summary, delays, ..
+        },
+    ) in settings.retry_schedules()
+    {
         info!(
             consumer,
             delays, "a message that keeps failing has {summary}"

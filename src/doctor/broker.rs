@@ -127,9 +127,11 @@ fn management(scene: &Scene<'_>, found: &mut Found) {
             let user = &scene.broker.user;
             let mend = match error.starts_with("401") || error.starts_with("403") {
                 true => format!("rabbitmqctl set_user_tags {user} management"),
-                false => "correct broker.management_url, or enable the plugin: rabbitmq-plugins enable \
+                false => {
+                    "correct broker.management_url, or enable the plugin: rabbitmq-plugins enable \
                           rabbitmq_management"
-                    .to_owned(),
+                        .to_owned()
+                }
             };
             let text = format!("the management API does not tell: {error}");
             found.warn("broker.management_url", text, mend);

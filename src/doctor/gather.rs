@@ -141,7 +141,10 @@ async fn look_at(
 fn dead_letter_target(work: &QueueSeen, shown: Option<&QueueShown>) -> Option<(String, String)> {
     let value = |name: &str| {
         let argument = format!("x-{name}");
-        let own = work.arguments.as_ref().and_then(|it| it.get(&argument).cloned());
+        let own = work
+            .arguments
+            .as_ref()
+            .and_then(|it| it.get(&argument).cloned());
         let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
         let told = || shown?.argument(name).and_then(text);
         let policy = || shown?.policy(name).and_then(text);

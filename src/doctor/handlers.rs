@@ -39,9 +39,9 @@ fn handlers(scene: &Scene<'_>, found: &mut Found) {
             Some(Ok(reached)) => found.ok(format!("{at}: {}", reached.what)),
             Some(Err(error)) => {
                 let mend = match &handler.settings {
-                    HandlerSettings::Http(_) => format!(
-                        "start the service, or correct {at}.url; for TLS also {at}.ca_file"
-                    ),
+                    HandlerSettings::Http(_) => {
+                        format!("start the service, or correct {at}.url; for TLS also {at}.ca_file")
+                    }
                     _ => format!("correct {at}.argv, or install what is missing"),
                 };
                 found.fail(at.to_string(), error.to_string(), mend);
@@ -78,9 +78,7 @@ fn rules(scene: &Scene<'_>, found: &mut Found) {
 
 /// Rules for a class or a status that no failure of an HTTP handler has: the rule's index, the key and
 /// the text.
-fn idle_rules(
-    consumer: &ConsumerSettings,
-) -> impl Iterator<Item = (usize, &'static str, String)> {
+fn idle_rules(consumer: &ConsumerSettings) -> impl Iterator<Item = (usize, &'static str, String)> {
     let is_http = consumer.types.is_empty() && matches!(consumer.handler, HandlerSettings::Http(_));
     let rules = consumer.retry.rules.iter().enumerate();
     rules.filter_map(move |(index, rule)| {
@@ -88,7 +86,8 @@ fn idle_rules(
         let class = class.filter(|class| is_http && !HTTP_CLASSES.contains(class));
         if let Some(class) = class {
             let known = HTTP_CLASSES.join(", ");
-            let text = format!("no failure of an HTTP handler has the class {class:?}, only: {known}");
+            let text =
+                format!("no failure of an HTTP handler has the class {class:?}, only: {known}");
             return Some((index, "class", text));
         }
         let mut statuses = 100..600;
@@ -110,13 +109,17 @@ mod tests {
         let rule = |rule: &str| {
             let http = "handler = { kind = 'http', url = 'http://a' }";
             found(
-                &start(&format!("{http}\nretry.rules = [{{ {rule}, action = 'retry' }}]")),
+                &start(&format!(
+                    "{http}\nretry.rules = [{{ {rule}, action = 'retry' }}]"
+                )),
                 "rules",
             )
         };
         assert_eq!(rule("class = 'http-connect'"), [""; 0]);
-        assert!(rule("class = 'htpp'")[0].starts_with("WARN consumers.orders.retry.rules[0].class"));
-        let at = "WARN consumers.orders.retry.rules[0].status: no HTTP response has the status 600";
+        assert!(
+            rule("class = 'htpp'")[0].starts_with("WARN consumers.orders.retry.rules[0].class")
+        );
+        let at = "WARN consumers.orders.retry.rules[0].status: no HTTP response has the status 6xx";
         assert!(rule("status = '600-699'")[0].starts_with(at));
         assert_eq!(rule("status = '599-699'"), [""; 0]);
     }

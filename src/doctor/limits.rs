@@ -1,12 +1,14 @@
-//! What the broker does with messages by itself: delivery limits, dead letters, policies.
+//! What the broker does with messages that come back too often: delivery limits, dead letters.
 
 use super::{
-    check::{Check, Found, Grade, Needs},
+    check::{Check, Found, Needs},
     queues::consumers,
-    scene::{ConsumerSeen, Scene},
+    scene::{ConsumerSeen, Scene, TargetSeen},
 };
 use crate::{
-    broker::{DeliveryLimit, QueueSeen, QueueShown, QueueState, QueueType, Role, Topology, Version},
+    broker::{
+        DeliveryLimit, QueueSeen, QueueShown, QueueState, QueueType, Role, Topology, Version,
+    },
     consumer::ConsumerSettings,
 };
 
@@ -23,12 +25,6 @@ pub(super) const CHECKS: &[Check] = &[
         needs: Needs::Connection,
         look: dead_letters,
     },
-    Check {
-        name: "policies",
-        why: "a policy or an argument like this removes messages that no handler has seen",
-        needs: Needs::Connection,
-        look: policies,
-    },
 ];
 
 /// The limit of the consumer's own queue, and whether the queue sets it. `None`: nothing is known.
@@ -38,7 +34,10 @@ fn limit(
     version: Option<Version>,
 ) -> Option<(Option<u64>, bool)> {
     let work = work(seen)?;
-    let shown = seen.shown.get(&work.queue).and_then(QueueShown::delivery_limit);
+    let shown = seen
+        .shown
+        .get(&work.queue)
+        .and_then(QueueShown::delivery_limit);
     let own = || {
         let arguments = work.arguments.as_ref()?;
         if arguments.get("x-queue-type").map(String::as_str) == Some("classic") {
@@ -127,167 +126,78 @@ fn delivery_limit(scene: &Scene<'_>, found: &mut Found) {
 fn dead_letters(scene: &Scene<'_>, found: &mut Found) {
     for (name, consumer, seen) in consumers(scene) {
         let queue = &consumer.queue;
-        let is_ours = matches!(consumer.topology, Topology::Declare | Topology::Verify);
-        if is_ours {
-            // The arguments of the queue lead to the dead-letter queue: the check `queues` compares.
-            found.ok(format!("{queue}: to {}", consumer.dead_letter_queue()));
-            continue;
-        }
         if is_missing(consumer, seen) {
             continue;
         }
-        let limited = limit(consumer, seen, scene.broker.version);
-        let drops = limited.is_none_or(|(limit, _)| limit.is_some());
         let beside = consumer.dead_letter_queue();
+        if matches!(consumer.topology, Topology::Declare | Topology::Verify) {
+            // The arguments of the queue lead there: the check `queues` compares them.
+            found.ok(format!("{queue}: to {beside}"));
+            continue;
+        }
         let mend = format!(
             "rabbitmqctl set_policy -p {} {name}-dead '^{queue}$' \
              '{{\"dead-letter-exchange\":\"\",\"dead-letter-routing-key\":\"{beside}\"}}' --apply-to \
              queues",
             scene.broker.vhost
         );
-        let is_known = work(seen).is_some_and(|it| it.arguments.is_some())
-            || seen.shown.contains_key(queue);
-        let Some(target) = &seen.dead_letters else {
-            match (is_known, drops) {
-                (true, true) => found.fail(queue, "the queue has no dead-letter exchange", mend),
-                (true, false) => found.ok(format!("{queue}: no target, and no limit")),
-                (false, _) => found.warn(
-                    queue,
-                    "nobody knows whether the queue has a dead-letter exchange",
-                    "set broker.management_url, or give the user the right to configure the queue",
-                ),
-            }
-            continue;
-        };
-        match (&target.queue, target.exists, target.routes) {
-            (Some(dead), Some(false), _) => {
-                // The worker creates its own dead-letter queue.
-                let is_created = *dead == beside && consumer.topology.creates();
-                match is_created {
-                    true => found.ok(format!("{queue}: to {dead}")),
-                    false => {
-                        let text = format!("the dead-letter target `{dead}` does not exist");
-                        found.fail(queue, text, format!("create the queue `{dead}`, or: {mend}"));
-                    }
-                }
-            }
-            (None, Some(false), _) => {
-                let exchange = &target.exchange;
-                let text = format!("the dead-letter exchange `{exchange}` does not exist");
-                found.fail(queue, text, format!("create the exchange, or: {mend}"));
-            }
-            (None, _, Some(false)) => {
-                let exchange = &target.exchange;
-                let text = format!("the dead-letter exchange `{exchange}` leads to no queue");
-                found.fail(queue, text, format!("bind a queue to `{exchange}`"));
-            }
-            (Some(dead), ..) => found.ok(format!("{queue}: to {dead}")),
-            (None, ..) => found.ok(format!("{queue}: to the exchange {}", target.exchange)),
-        }
-    }
-}
-
-fn policies(scene: &Scene<'_>, found: &mut Found) {
-    let mut seen_any = false;
-    for (name, consumer, seen) in consumers(scene) {
-        for queue in &seen.queues {
-            let shown = seen.shown.get(&queue.queue);
-            seen_any |= shown.is_some() || queue.arguments.is_some();
-            for problem in removes(consumer, queue, shown) {
-                let mend = match problem.policy {
-                    true => {
-                        let policies = shown.map(QueueShown::policies).unwrap_or_default();
-                        format!("remove {} from the policy `{policies}`", problem.key)
-                    }
-                    false => format!(
-                        "give consumers.{name} a queue without x-{}: arguments cannot be changed",
-                        problem.key
-                    ),
-                };
-                found.add(problem.grade, &queue.queue, problem.text, mend);
+        match &seen.dead_letters {
+            Some(target) => target_of(found, consumer, target, mend),
+            None => {
+                let limit = limit(consumer, seen, scene.broker.version);
+                no_target(found, consumer, seen, limit, mend);
             }
         }
     }
-    found.ok(match seen_any {
-        true => "nothing removes messages from the queues",
-        false => "neither arguments nor policies can be seen",
-    });
 }
 
-/// Something that removes messages from a queue.
-struct Problem {
-    grade: Grade,
-    key: &'static str,
-    policy: bool,
-    text: String,
-}
-
-fn removes(
+/// A queue for which no target is known.
+fn no_target(
+    found: &mut Found,
     consumer: &ConsumerSettings,
-    queue: &QueueSeen,
-    shown: Option<&QueueShown>,
-) -> Vec<Problem> {
-    // Where the worker compares the arguments, the check `queues` tells of them.
-    let is_theirs = match consumer.topology {
-        Topology::None => true,
-        Topology::Attach => queue.role == Role::Work,
-        Topology::Declare | Topology::Verify => false,
-    };
-    let own = |key: &str| {
-        let known = queue.arguments.as_ref();
-        let known = known.and_then(|it| it.get(&format!("x-{key}")).cloned());
-        let text = |value: &serde_json::Value| match value {
-            serde_json::Value::String(text) => text.clone(),
-            value => value.to_string(),
-        };
-        let told = || shown?.argument(key).map(text);
-        known.or_else(told)
-    };
-    let policy = |key: &str| {
-        let value = shown?.policy(key)?;
-        Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
-    };
-    // The settings ask for it.
-    let is_wanted = |key: &str| {
-        queue.role == Role::Work && consumer.arguments.contains_key(&format!("x-{key}"))
-    };
-    let of = |key: &'static str| {
-        let (own, policy) = (own(key), policy(key));
-        let value = own.clone().or_else(|| policy.clone())?;
-        let is_told = own.is_none() || is_theirs;
-        (!is_wanted(key) && is_told).then_some((value, own.is_none()))
-    };
-    let mut problems = Vec::new();
-    let mut add = |grade, key, policy, text| {
-        problems.push(Problem {
-            grade,
-            key,
-            policy,
-            text,
-        });
-    };
-    if let Some((millis, policy)) = of("expires") {
-        let text = format!(
-            "the broker deletes the queue with its messages after {millis} ms without a consumer"
-        );
-        add(Grade::Fail, "expires", policy, text);
+    seen: &ConsumerSeen,
+    limit: Option<(Option<u64>, bool)>,
+    mend: String,
+) {
+    let queue = &consumer.queue;
+    let is_known =
+        work(seen).is_some_and(|it| it.arguments.is_some()) || seen.shown.contains_key(queue);
+    let drops = limit.is_none_or(|(limit, _)| limit.is_some());
+    match (is_known, drops) {
+        (true, true) => found.fail(queue, "the queue has no dead-letter exchange", mend),
+        (true, false) => found.ok(format!("{queue}: no target, and no limit")),
+        (false, _) => found.warn(
+            queue,
+            "nobody knows whether the queue has a dead-letter exchange",
+            "set broker.management_url, or give the user the right to configure the queue",
+        ),
     }
-    let is_retry = matches!(queue.role, Role::Retry(_));
-    if let Some((millis, policy)) = of("message-ttl").filter(|_| !is_retry) {
-        let text = format!("messages that wait longer than {millis} ms leave the queue unhandled");
-        add(Grade::Warn, "message-ttl", policy, text);
-    }
-    let overflow = own("overflow").or_else(|| policy("overflow"));
-    let drops = overflow.is_none_or(|it| it == "drop-head");
-    for key in ["max-length", "max-length-bytes"] {
-        if let Some((most, policy)) = of(key).filter(|_| drops) {
-            let text = format!("beyond {key} = {most} the queue drops its oldest messages");
-            let grade = match queue.role {
-                Role::Work => Grade::Warn,
-                Role::DeadLetters | Role::Retry(_) => Grade::Fail,
-            };
-            add(grade, key, policy, text);
+}
+
+/// A queue that dead-letters there.
+fn target_of(found: &mut Found, consumer: &ConsumerSettings, target: &TargetSeen, mend: String) {
+    let (queue, exchange) = (&consumer.queue, &target.exchange);
+    match (&target.queue, target.exists, target.routes) {
+        // The worker creates its own dead-letter queue.
+        (Some(dead), Some(false), _)
+            if *dead != consumer.dead_letter_queue() || !consumer.topology.creates() =>
+        {
+            let text = format!("the dead-letter target `{dead}` does not exist");
+            found.fail(
+                queue,
+                text,
+                format!("create the queue `{dead}`, or: {mend}"),
+            );
         }
+        (None, Some(false), _) => {
+            let text = format!("the dead-letter exchange `{exchange}` does not exist");
+            found.fail(queue, text, format!("create the exchange, or: {mend}"));
+        }
+        (None, _, Some(false)) => {
+            let text = format!("the dead-letter exchange `{exchange}` leads to no queue");
+            found.fail(queue, text, format!("bind a queue to `{exchange}`"));
+        }
+        (Some(dead), ..) => found.ok(format!("{queue}: to {dead}")),
+        (None, ..) => found.ok(format!("{queue}: to the exchange {exchange}")),
     }
-    problems
 }

@@ -32,7 +32,10 @@ pub(super) const CHECKS: &[Check] = &[
 const COPIES: u64 = 3;
 
 fn memory(scene: &Scene<'_>, found: &mut Found) {
-    let (budget, limit) = (scene.settings.memory.prefetch_bytes, scene.around.memory_limit);
+    let (budget, limit) = (
+        scene.settings.memory.prefetch_bytes,
+        scene.around.memory_limit,
+    );
     let (Some(budget), Some(limit)) = (budget, limit) else {
         return found.ok(match (budget, limit) {
             (Some(budget), _) => format!("messages may take {budget} bytes"),
@@ -46,10 +49,15 @@ fn memory(scene: &Scene<'_>, found: &mut Found) {
         found.warn(
             "memory.prefetch_bytes",
             format!("is {budget}, more than a third of the container's memory limit ({limit})"),
-            format!("set memory.prefetch_bytes to {} or less", limit / (COPIES + 1)),
+            format!(
+                "set memory.prefetch_bytes to {} or less",
+                limit / (COPIES + 1)
+            ),
         );
     }
-    found.ok(format!("{budget} bytes of messages, in a container of {limit}"));
+    found.ok(format!(
+        "{budget} bytes of messages, in a container of {limit}"
+    ));
 }
 
 /// Takes the mean size of the messages that wait now.
@@ -70,7 +78,8 @@ fn message_sizes(scene: &Scene<'_>, found: &mut Found) {
         held = held.saturating_add(mean.saturating_mul(consumer.prefetch.into()).min(most));
     }
     if !known {
-        return found.ok("no message waits, or broker.management_url is not set: sizes are not known");
+        return found
+            .ok("no message waits, or broker.management_url is not set: sizes are not known");
     }
     let memory = scene.around.memory.unwrap_or(u64::MAX);
     if !is_bounded && held.saturating_mul(COPIES) > memory {

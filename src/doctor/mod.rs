@@ -11,6 +11,7 @@ mod handlers;
 mod limits;
 mod memory;
 mod permissions;
+mod policies;
 mod queues;
 mod scene;
 mod secrets;
@@ -22,7 +23,7 @@ mod tls;
 use serde::Serialize;
 
 pub use check::{Finding, Grade};
-pub use scene::Surroundings;
+pub use scene::{Surroundings, Variable};
 
 use crate::settings::Settings;
 use check::{Check, Needs};
@@ -36,6 +37,7 @@ fn checks() -> impl Iterator<Item = &'static Check> {
         permissions::CHECKS,
         queues::CHECKS,
         limits::CHECKS,
+        policies::CHECKS,
         time::CHECKS,
         memory::CHECKS,
         handlers::CHECKS,

@@ -90,8 +90,7 @@ fn right(text: &str) -> &'static str {
 /// The command that gives the user all rights that the worker needs. It replaces the rights that the
 /// user has, so it names those as well that are not missing.
 fn grant(scene: &Scene<'_>) -> String {
-    let (mut configure, mut write, mut read) =
-        (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut configure, mut write, mut read) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     write.insert(DEFAULT_EXCHANGE.to_owned());
     for consumer in scene.settings.consumers.values() {
         read.insert(consumer.queue.clone());

@@ -135,8 +135,12 @@ fn mend(name: &str, queue: &QueueSeen, difference: &Difference) -> String {
         }
         (
             Role::Work,
-            "x-dead-letter-exchange" | "x-dead-letter-routing-key" | "x-dead-letter-strategy"
-            | "x-overflow" | "x-delivery-limit" | "x-expires",
+            "x-dead-letter-exchange"
+            | "x-dead-letter-routing-key"
+            | "x-dead-letter-strategy"
+            | "x-overflow"
+            | "x-delivery-limit"
+            | "x-expires",
             _,
         ) => format!("set {section}.topology = \"attach\", which leaves the queue as it is"),
         (Role::Work, argument, Some(has)) => {
@@ -190,7 +194,11 @@ fn exchanges(scene: &Scene<'_>, found: &mut Found) {
             }
             (None, Some(false), _) => {
                 let mend = format!("create the exchange, or correct {at}.exchange");
-                found.fail(&forward.exchange, "the exchange for results is missing", mend);
+                found.fail(
+                    &forward.exchange,
+                    "the exchange for results is missing",
+                    mend,
+                );
             }
             (None, _, Some(false)) => {
                 let mend = format!("bind a queue to the exchange, or correct {at}.exchange");
@@ -239,7 +247,9 @@ fn retry_queues(scene: &Scene<'_>, found: &mut Found) {
             }
         }
     }
-    found.ok(format!("{count} retry queues give their messages back in time"));
+    found.ok(format!(
+        "{count} retry queues give their messages back in time"
+    ));
 }
 
 /// Looks whether a retry queue that somebody else declared dead-letters to the work queue.
@@ -256,7 +266,10 @@ fn leads_back(
         "declare the queue with x-dead-letter-exchange = '' and x-dead-letter-routing-key = \
          '{work}', or set consumers.{name}.topology = \"attach\""
     );
-    let problem = match (has("x-dead-letter-exchange"), has("x-dead-letter-routing-key")) {
+    let problem = match (
+        has("x-dead-letter-exchange"),
+        has("x-dead-letter-routing-key"),
+    ) {
         (None, _) => Some((
             Grade::Fail,
             "messages that have waited here are lost: the queue has no x-dead-letter-exchange"

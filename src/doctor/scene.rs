@@ -11,10 +11,13 @@ use crate::{
     worker,
 };
 
+/// Reads a variable of the environment.
+pub type Variable = Box<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
 /// What a worker would meet on this machine.
 pub struct Surroundings {
     /// Reads a variable of the environment.
-    pub variable: Box<dyn Fn(&str) -> Option<String> + Send + Sync>,
+    pub variable: Variable,
     /// The memory limit of the container, in bytes; `None`: there is none.
     pub memory_limit: Option<u64>,
     /// The memory of the machine, in bytes, if it is known.
@@ -55,7 +58,9 @@ impl std::fmt::Debug for Surroundings {
 /// The memory of the machine: `MemTotal` of `/proc/meminfo`.
 fn memory() -> Option<u64> {
     let text = fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
     let kibibytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kibibytes * 1024)
 }

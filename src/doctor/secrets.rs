@@ -97,7 +97,11 @@ fn in_clear(scene: &Scene<'_>, found: &mut Found) {
     for (at, http) in http_handlers(scene.settings) {
         if let Some(host) = handler_in_clear(http) {
             let text = format!("sends a secret to {host} in clear");
-            found.warn(at.key("url").to_string(), text, format!("use https://{MEND}"));
+            found.warn(
+                at.key("url").to_string(),
+                text,
+                format!("use https://{MEND}"),
+            );
         }
     }
     found.ok("no secret crosses a network in clear");
@@ -153,10 +157,12 @@ fn is_local(url: &Url) -> bool {
 
 /// The HTTP handlers of all consumers and types.
 fn http_handlers(settings: &Settings) -> impl Iterator<Item = (KeyPath, &HttpHandlerSettings)> {
-    settings.handlers().filter_map(|(at, handler)| match handler {
-        HandlerSettings::Http(http) => Some((at, http)),
-        _ => None,
-    })
+    settings
+        .handlers()
+        .filter_map(|(at, handler)| match handler {
+            HandlerSettings::Http(http) => Some((at, http)),
+            _ => None,
+        })
 }
 
 fn admin(scene: &Scene<'_>, found: &mut Found) {
@@ -168,7 +174,9 @@ fn admin(scene: &Scene<'_>, found: &mut Found) {
             "is not a loopback address",
             "set `admin.read_token`, or use `admin.probes`, which serves probes and metrics alone",
         ),
-        Listen::At(_) => found.ok("the admin server listens on this machine only, or asks for a token"),
+        Listen::At(_) => {
+            found.ok("the admin server listens on this machine only, or asks for a token")
+        }
         _ => found.ok("there is no admin server"),
     }
 }

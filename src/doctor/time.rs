@@ -10,10 +10,7 @@ use super::{
     scene::{ConsumerSeen, Scene},
 };
 use crate::{
-    broker::QueueArgument,
-    config::KeyPath,
-    consumer::ConsumerSettings,
-    explain::Schedule,
+    broker::QueueArgument, config::KeyPath, consumer::ConsumerSettings, explain::Schedule,
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -73,12 +70,17 @@ fn drain(scene: &Scene<'_>, found: &mut Found) {
 fn pod_grace(scene: &Scene<'_>, found: &mut Found) {
     let settings = scene.settings;
     let consumers = settings.consumers.values();
-    let cancel = consumers.map(|it| it.cancel_grace).max().unwrap_or_default();
+    let cancel = consumers
+        .map(|it| it.cancel_grace)
+        .max()
+        .unwrap_or_default();
     let grace = settings.drain.grace;
     let needed = grace + cancel + settings.timeouts.telemetry_flush;
     let [needs, long] = [needed, grace].map(format_duration);
     let Some(pod) = scene.around.pod_grace else {
-        return found.ok(format!("not known; the worker needs {needs}, better some seconds more"));
+        return found.ok(format!(
+            "not known; the worker needs {needs}, better some seconds more"
+        ));
     };
     let has = format_duration(pod);
     let mend = format!(
@@ -240,7 +242,9 @@ mod tests {
         assert_eq!(found(&start(""), "drain"), [""; 0]);
         let told = found(&start("timeout = '26s'"), "drain");
         assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].starts_with("WARN consumers.orders.timeout: is 26s, above `drain.grace` (25s)"));
+        assert!(
+            told[0].starts_with("WARN consumers.orders.timeout: is 26s, above `drain.grace` (25s)")
+        );
         assert!(told[0].ends_with("set drain.grace = \"26s\""), "{told:?}");
     }
 
@@ -254,8 +258,11 @@ mod tests {
         let none: [&str; 0] = [];
         assert_eq!(keys("timeout = '29m'\nconcurrency = 64"), none);
         assert_eq!(keys("timeout = '30m'"), ["WARN consumers.orders.timeout"]);
-        let in_turn =
-            |prefetch| keys(&format!("timeout = '1m'\nconcurrency = 2\nprefetch = {prefetch}"));
+        let in_turn = |prefetch| {
+            keys(&format!(
+                "timeout = '1m'\nconcurrency = 2\nprefetch = {prefetch}"
+            ))
+        };
         assert_eq!(in_turn(58), none);
         assert_eq!(in_turn(59), ["WARN consumers.orders.prefetch"]);
         assert_eq!(keys("rate = '3/m'"), none);
@@ -283,7 +290,9 @@ mod tests {
         assert_eq!(told(""), [""; 0]);
         let told_of = told("max_age = '1h'");
         assert_eq!(told_of.len(), 1, "{told_of:?}");
-        assert!(told_of[0].starts_with("WARN consumers.orders.retry.max_age: is 1h: of 20 attempts"));
+        assert!(
+            told_of[0].starts_with("WARN consumers.orders.retry.max_age: is 1h: of 20 attempts")
+        );
         assert_eq!(told("max_age = '1h', max_attempts = 1000000"), [""; 0]);
         let list = told("delays = ['5s', '1m', '10m', '1h'], max_age = '10s'");
         assert_eq!(list.len(), 1, "{list:?}");

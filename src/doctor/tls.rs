@@ -55,12 +55,24 @@ fn files(scene: &Scene<'_>, found: &mut Found) {
         let name = file.display().to_string();
         tell(found, &at, &name, all.first(), "renew the file");
     };
-    look("broker.tls.ca_file".to_owned(), tls.ca_file.as_deref(), true);
-    look("broker.tls.cert_file".to_owned(), tls.cert_file.as_deref(), false);
+    look(
+        "broker.tls.ca_file".to_owned(),
+        tls.ca_file.as_deref(),
+        true,
+    );
+    look(
+        "broker.tls.cert_file".to_owned(),
+        tls.cert_file.as_deref(),
+        false,
+    );
     for (at, handler) in scene.settings.handlers() {
         if let HandlerSettings::Http(http) = handler {
             look(at.key("ca_file").to_string(), http.ca_file.as_deref(), true);
-            look(at.key("cert_file").to_string(), http.cert_file.as_deref(), false);
+            look(
+                at.key("cert_file").to_string(),
+                http.cert_file.as_deref(),
+                false,
+            );
         }
     }
     if count == 0 {
@@ -90,7 +102,13 @@ fn handlers(scene: &Scene<'_>, found: &mut Found) {
         let first = reached.certificates.first();
         shown += usize::from(first.is_some());
         let at = handler.at.key("url").to_string();
-        tell(found, &at, "its server", first, "renew the certificate of the service");
+        tell(
+            found,
+            &at,
+            "its server",
+            first,
+            "renew the certificate of the service",
+        );
     }
     if shown == 0 {
         found.ok("no service shows a certificate: TLS is not used");
@@ -133,7 +151,10 @@ fn left(now: SystemTime, begins: SystemTime, expires: SystemTime) -> Left {
 mod tests {
     use std::fs;
 
-    use super::{super::tests::{found, start}, *};
+    use super::{
+        super::tests::{found, start},
+        *,
+    };
 
     /// A certificate that is valid for this many days from 30 days ago.
     fn certificate(days: u32) -> String {

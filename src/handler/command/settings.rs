@@ -207,7 +207,11 @@ impl Kind for CommandHandlerSettings {
     }
 
     fn reach(&self) -> HandlerFuture<'_, Result<Reached, HandlerError>> {
-        Box::pin(async { self.program().and_then(|it| it.reach()).map_err(HandlerError::new) })
+        Box::pin(async {
+            self.program()
+                .and_then(|it| it.reach())
+                .map_err(HandlerError::new)
+        })
     }
 
     fn judge(

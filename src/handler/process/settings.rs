@@ -146,15 +146,14 @@ impl Kind for ProcessHandlerSettings {
     }
 
     fn reach(&self) -> HandlerFuture<'_, Result<Reached, HandlerError>> {
-        Box::pin(async { self.program().and_then(|it| it.reach()).map_err(HandlerError::new) })
+        Box::pin(async {
+            self.program()
+                .and_then(|it| it.reach())
+                .map_err(HandlerError::new)
+        })
     }
 
-    fn judge(
-        &self,
-        class: Option<&str>,
-        _: Option<u16>,
-        _: Option<Duration>,
-    ) -> Option<Outcome> {
+    fn judge(&self, class: Option<&str>, _: Option<u16>, _: Option<Duration>) -> Option<Outcome> {
         let is_start = class == Some("process-start");
         is_start.then(|| Outcome::Failed(Failure::unavailable("process-start", String::new())))
     }

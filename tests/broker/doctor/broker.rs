@@ -9,7 +9,10 @@ use crate::support::{consumer, require, vhost};
 async fn a_set_up_that_is_right_is_well_and_nothing_is_made() {
     let vhost = vhost().await;
     assert_well(&examined(&orders(&vhost)).await);
-    let path = format!("queues/{}?disable_stats=true", crate::support::management::encode(vhost.name()));
+    let path = format!(
+        "queues/{}?disable_stats=true",
+        crate::support::management::encode(vhost.name())
+    );
     let queues = vhost.broker().management().get(&path).await;
     assert_eq!(queues.as_array().map(Vec::len), Some(0), "{queues}");
     // And when all queues are there.
@@ -54,12 +57,18 @@ async fn a_broker_that_cannot_be_used_is_found_with_the_reason() {
 async fn a_user_without_a_right_to_the_virtual_host_is_found() {
     let vhost = vhost().await;
     let (user, url) = user(&vhost, ".*", ".*", ".*").await;
-    let path = format!("permissions/{}/{user}", crate::support::management::encode(vhost.name()));
+    let path = format!(
+        "permissions/{}/{user}",
+        crate::support::management::encode(vhost.name())
+    );
     vhost.broker().management().delete(&path).await;
     let settings = orders(&vhost).with(&format!("broker.url = '{url}'"));
     let report = examined(&settings).await;
     let found = only(&report, "broker", Grade::Fail);
-    assert!(found.mend.contains("rabbitmqctl set_permissions -p"), "{found:?}");
+    assert!(
+        found.mend.contains("rabbitmqctl set_permissions -p"),
+        "{found:?}"
+    );
     allow(&vhost, &user, [".*", ".*", ".*"]).await;
     assert_well(&examined(&settings).await);
     forget(&vhost, &user).await;
@@ -68,7 +77,9 @@ async fn a_user_without_a_right_to_the_virtual_host_is_found() {
 #[tokio::test]
 async fn each_missing_right_is_found_and_the_command_in_the_report_mends_it() {
     let vhost = vhost().await;
-    vhost.declare_exchange("shop", lapin::ExchangeKind::Topic).await;
+    vhost
+        .declare_exchange("shop", lapin::ExchangeKind::Topic)
+        .await;
     let settings = "[consumers.orders]\nbindings = [{ exchange = 'shop', routing_key = 'order.*' }]\n\
                     forward = { exchange = 'shop', routing_key = 'done' }";
     for (rights, object, right) in [
@@ -82,7 +93,9 @@ async fn each_missing_right_is_found_and_the_command_in_the_report_mends_it() {
         // The queues exist for every second one.
         let [configure, write, read] = rights;
         let (user, url) = user(&vhost, configure, write, read).await;
-        let settings = orders(&vhost).with(settings).with(&format!("broker.url = '{url}'"));
+        let settings = orders(&vhost)
+            .with(settings)
+            .with(&format!("broker.url = '{url}'"));
         let report = examined(&settings).await;
         let found = bad(&report);
         let is_it = |it: &&&lapwing::doctor::Finding| {
@@ -111,7 +124,10 @@ async fn an_authority_that_did_not_sign_is_found_and_the_expiry_of_the_right_one
     let vhost = vhost().await;
     let (url, files) = require!(Tls, vhost.tls());
     let with = |file: &std::path::Path| {
-        let trust = format!("[broker.tls]\nca_file = '{}'\nsystem_authorities = false", file.display());
+        let trust = format!(
+            "[broker.tls]\nca_file = '{}'\nsystem_authorities = false",
+            file.display()
+        );
         let log = "[consumers.orders]\nhandler = { kind = 'log' }";
         consumer(&url, "orders").with(&trust).with(log)
     };
@@ -124,5 +140,8 @@ async fn an_authority_that_did_not_sign_is_found_and_the_expiry_of_the_right_one
         let it = report.findings.iter().find(|it| it.check == check);
         it.is_some_and(|it| it.found.contains(" expires 20"))
     };
-    assert!(told("broker-certificate") && told("certificate-files"), "{report:#?}");
+    assert!(
+        told("broker-certificate") && told("certificate-files"),
+        "{report:#?}"
+    );
 }

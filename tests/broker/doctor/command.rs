@@ -6,9 +6,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::{allow, forget, only, orders, orders_with_management, user};
-use crate::support::{
-    HttpHandler, Reply, WorkerProcess, consumer, log_message, vhost, within,
-};
+use crate::support::{HttpHandler, Reply, WorkerProcess, consumer, log_message, vhost, within};
 
 /// Exit code and standard output of a command with these settings.
 async fn ran(arguments: &[&str], settings: &str) -> (Option<i32>, String) {
@@ -33,15 +31,22 @@ async fn ran(arguments: &[&str], settings: &str) -> (Option<i32>, String) {
 async fn the_exit_code_tells_the_worst_finding_and_the_lines_fit_a_terminal() {
     let vhost = vhost().await;
     let good = orders(&vhost).toml();
-    let slow = orders(&vhost).with("consumers.orders.timeout = '1m'").toml();
-    let broken = orders(&vhost).with("consumers.orders.topology = 'verify'").toml();
+    let slow = orders(&vhost)
+        .with("consumers.orders.timeout = '1m'")
+        .toml();
+    let broken = orders(&vhost)
+        .with("consumers.orders.topology = 'verify'")
+        .toml();
     for (settings, code, grade) in [(good, 0, "ok"), (slow, 3, "warn"), (broken, 1, "fail")] {
         let (exit, out) = ran(&["doctor"], &settings).await;
         assert_eq!(exit, Some(code), "{out}");
         // A name that does not fit has a line of its own.
         let fits = |line: &str| line.chars().count() <= 80 || line.contains(vhost.name());
         assert!(out.lines().all(fits), "{out}");
-        assert!(out.lines().any(|line| line.starts_with("OK   broker ")), "{out}");
+        assert!(
+            out.lines().any(|line| line.starts_with("OK   broker ")),
+            "{out}"
+        );
         let (exit, json) = ran(&["doctor", "--json"], &settings).await;
         assert_eq!(exit, Some(code), "{json}");
         let report: Value = serde_json::from_str(&json).expect("it is JSON");
@@ -61,7 +66,11 @@ async fn a_service_that_is_away_is_found() {
     let handler = HttpHandler::answering(|_| Reply::ok()).await;
     let settings = consumer(&vhost, "orders").http(&handler);
     super::assert_well(&super::examined(&settings).await);
-    assert_eq!(handler.seen().exchanges.len(), 0, "the doctor sends no request");
+    assert_eq!(
+        handler.seen().exchanges.len(),
+        0,
+        "the doctor sends no request"
+    );
     let away = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let port = away.local_addr().expect("it is bound").port();
     drop(away);
@@ -78,7 +87,12 @@ async fn a_user_whom_the_management_api_refuses_is_found() {
     let settings = orders_with_management(&vhost).with(&format!("broker.url = '{url}'"));
     let report = super::examined(&settings).await;
     let found = only(&report, "management", lapwing::doctor::Grade::Warn);
-    assert!(found.mend.contains(&format!("set_user_tags {user} management")), "{found:?}");
+    assert!(
+        found
+            .mend
+            .contains(&format!("set_user_tags {user} management")),
+        "{found:?}"
+    );
     let tagged = serde_json::json!({ "password": "secret", "tags": "management" });
     let management = vhost.broker().management();
     management.put(&format!("users/{user}"), &tagged).await;
@@ -104,7 +118,11 @@ async fn a_start_tells_what_is_known_at_once_and_only_once() {
 async fn explain_tells_the_life_of_a_message_in_lines_and_in_json() {
     let settings = "[consumers.orders]\nqueue = 'orders'\nretry.max_attempts = 4\n\
                     handler = { kind = 'http', url = 'http://127.0.0.1/' }";
-    let (code, out) = ran(&["explain", "--consumer", "orders", "--status", "503"], settings).await;
+    let (code, out) = ran(
+        &["explain", "--consumer", "orders", "--status", "503"],
+        settings,
+    )
+    .await;
     assert_eq!(code, Some(0), "{out}");
     assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
     for part in [
@@ -122,8 +140,14 @@ async fn explain_tells_the_life_of_a_message_in_lines_and_in_json() {
     assert_eq!(code, Some(0), "{json}");
     let explained: Value = serde_json::from_str(&json).expect("it is JSON");
     assert_eq!(explained["runs_s"], 20.0);
-    assert_eq!(explained["lives"][0]["attempts"][0]["delay_s"], serde_json::json!([0.25, 0.5]));
-    assert_eq!(explained["lives"][0]["attempts"][0]["waits_in"][0], "worker");
+    assert_eq!(
+        explained["lives"][0]["attempts"][0]["delay_s"],
+        serde_json::json!([0.25, 0.5])
+    );
+    assert_eq!(
+        explained["lives"][0]["attempts"][0]["waits_in"][0],
+        "worker"
+    );
     let (code, _) = ran(&["explain", "--consumer", "others"], settings).await;
     assert_eq!(code, Some(1));
 }

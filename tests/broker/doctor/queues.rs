@@ -56,9 +56,21 @@ async fn a_queue_that_differs_is_found_and_the_setting_in_the_report_mends_it() 
     lower.push(("x-delivery-limit", int(7)));
     let none: &[(&str, AMQPValue)] = &[];
     for (kind, arguments, mend) in [
-        (QueueType::Classic, none, "set consumers.orders.queue_type = \"classic\""),
-        (QueueType::Quorum, &limited, "set consumers.orders.arguments = { x-max-length = 1000 }"),
-        (QueueType::Quorum, &lower, "set consumers.orders.delivery_limit = 7"),
+        (
+            QueueType::Classic,
+            none,
+            "set consumers.orders.queue_type = \"classic\"",
+        ),
+        (
+            QueueType::Quorum,
+            &limited,
+            "set consumers.orders.arguments = { x-max-length = 1000 }",
+        ),
+        (
+            QueueType::Quorum,
+            &lower,
+            "set consumers.orders.delivery_limit = 7",
+        ),
     ] {
         let vhost = vhost().await;
         let mut arguments = arguments.to_vec();
@@ -82,7 +94,9 @@ async fn a_queue_that_differs_is_found_and_the_setting_in_the_report_mends_it() 
 #[tokio::test]
 async fn a_retry_queue_or_dead_letter_queue_of_another_kind_is_found() {
     let vhost = vhost().await;
-    vhost.declare_with("orders.retry.1s", QueueType::Quorum, &retry(60_000)).await;
+    vhost
+        .declare_with("orders.retry.1s", QueueType::Quorum, &retry(60_000))
+        .await;
     vhost.declare("orders.dead", QueueType::Classic).await;
     let report = examined(&orders(&vhost)).await;
     let found = bad(&report);
@@ -128,13 +142,20 @@ async fn queues_and_exchanges_that_nobody_creates_are_found() {
     let settings = orders(&vhost).with(changes);
     let report = examined(&settings).await;
     let found = bad(&report);
-    for queue in ["orders", "orders.dead", "orders.retry.1s", "orders.retry.2s"] {
+    for queue in [
+        "orders",
+        "orders.dead",
+        "orders.retry.1s",
+        "orders.retry.2s",
+    ] {
         let found = about(&found, "queues", queue);
         assert!(found.mend.contains("topology = \"declare\""), "{found:?}");
     }
     about(&found, "exchanges", "shop");
     about(&found, "exchanges", "invoices");
-    vhost.declare_exchange("shop", lapin::ExchangeKind::Topic).await;
+    vhost
+        .declare_exchange("shop", lapin::ExchangeKind::Topic)
+        .await;
     vhost.declare("invoices", QueueType::Quorum).await;
     let settings = settings.with("consumers.orders.topology = 'declare'");
     assert_well(&examined(&settings).await);
@@ -144,37 +165,55 @@ async fn queues_and_exchanges_that_nobody_creates_are_found() {
 async fn queues_of_others_from_which_messages_would_be_lost_are_found() {
     let vhost = vhost().await;
     let limit = [("x-delivery-limit", int(20))];
-    vhost.declare_with("orders", QueueType::Quorum, &limit).await;
+    vhost
+        .declare_with("orders", QueueType::Quorum, &limit)
+        .await;
     let kept = [("x-delivery-limit", int(100_000))];
-    vhost.declare_with("orders.dead", QueueType::Quorum, &kept).await;
+    vhost
+        .declare_with("orders.dead", QueueType::Quorum, &kept)
+        .await;
     // One retry queue leads nowhere, and one to another queue.
     let nowhere = [("x-message-ttl", int(1000))];
-    vhost.declare_with("orders.retry.1s", QueueType::Quorum, &nowhere).await;
+    vhost
+        .declare_with("orders.retry.1s", QueueType::Quorum, &nowhere)
+        .await;
     let elsewhere = [
         ("x-message-ttl", int(2000)),
         ("x-dead-letter-exchange", text("")),
         ("x-dead-letter-routing-key", text("others")),
     ];
-    vhost.declare_with("orders.retry.2s", QueueType::Quorum, &elsewhere).await;
+    vhost
+        .declare_with("orders.retry.2s", QueueType::Quorum, &elsewhere)
+        .await;
     let settings = orders(&vhost).with("consumers.orders.topology = 'none'");
     let report = examined(&settings).await;
     let found = bad(&report);
     let lost = about(&found, "retry-queues", "orders.retry.1s");
     assert!(lost.found.contains("are lost"), "{lost:?}");
-    assert!(lost.mend.contains("x-dead-letter-routing-key = 'orders'"), "{lost:?}");
+    assert!(
+        lost.mend.contains("x-dead-letter-routing-key = 'orders'"),
+        "{lost:?}"
+    );
     let strays = about(&found, "retry-queues", "orders.retry.2s");
     assert!(strays.found.contains("go to `others`"), "{strays:?}");
     let dropped = about(&found, "dead-letters", "orders");
     assert_eq!(dropped.grade, Grade::Fail);
-    assert!(dropped.mend.contains("rabbitmqctl set_policy"), "{dropped:?}");
+    assert!(
+        dropped.mend.contains("rabbitmqctl set_policy"),
+        "{dropped:?}"
+    );
     assert_eq!(found.len(), 3, "{found:#?}");
 
     for (queue, millis) in [("orders.retry.1s", 1000), ("orders.retry.2s", 2000)] {
         vhost.delete(queue).await;
-        vhost.declare_with(queue, QueueType::Quorum, &retry(millis)).await;
+        vhost
+            .declare_with(queue, QueueType::Quorum, &retry(millis))
+            .await;
     }
     vhost.delete("orders").await;
-    vhost.declare_with("orders", QueueType::Quorum, &work()).await;
+    vhost
+        .declare_with("orders", QueueType::Quorum, &work())
+        .await;
     assert_well(&examined(&settings).await);
 }
 
@@ -190,14 +229,20 @@ async fn a_dead_letter_target_that_does_not_exist_is_found() {
             ("x-dead-letter-exchange", text(exchange)),
             ("x-dead-letter-routing-key", text(key)),
         ];
-        vhost.declare_with("orders", QueueType::Quorum, &arguments).await;
+        vhost
+            .declare_with("orders", QueueType::Quorum, &arguments)
+            .await;
         let settings = orders(&vhost).with("consumers.orders.topology = 'attach'");
         let report = examined(&settings).await;
         let found = only(&report, "dead-letters", Grade::Fail);
         assert!(found.mend.contains(mend), "{found:?}");
         match exchange {
             "" => vhost.declare(key, QueueType::Quorum).await,
-            exchange => vhost.declare_exchange(exchange, lapin::ExchangeKind::Fanout).await,
+            exchange => {
+                vhost
+                    .declare_exchange(exchange, lapin::ExchangeKind::Fanout)
+                    .await
+            }
         }
         assert_well(&examined(&settings).await);
     }
@@ -217,7 +262,10 @@ async fn a_queue_without_a_limit_of_its_own_is_found_where_the_release_has_one()
         Release::V3_10 => assert_well(&report),
         _ => {
             let found = only(&report, "delivery-limit", Grade::Warn);
-            assert!(found.found.contains("that of the release counts: 20"), "{found:?}");
+            assert!(
+                found.found.contains("that of the release counts: 20"),
+                "{found:?}"
+            );
             assert!(found.mend.contains("x-delivery-limit"), "{found:?}");
         }
     }
@@ -253,15 +301,26 @@ async fn policies_that_remove_messages_or_lower_limits_are_found() {
         set_policy(&vhost, name, pattern, definition).await;
     }
     let expected = [
-        ("delivery-limit", "orders", "remove delivery-limit from the policy `low`"),
-        ("retry-queues", "orders.retry.2s", "remove message-ttl from the policy `short`"),
-        ("policies", "orders.dead", "remove max-length from the policy `small`"),
+        (
+            "delivery-limit",
+            "orders",
+            "remove delivery-limit from the policy `low`",
+        ),
+        (
+            "retry-queues",
+            "orders.retry.2s",
+            "remove message-ttl from the policy `short`",
+        ),
+        (
+            "policies",
+            "orders.dead",
+            "remove max-length from the policy `small`",
+        ),
     ];
     let all = |found: &[&Finding]| {
         expected.iter().all(|(check, object, mend)| {
-            let is_it = |it: &&Finding| {
-                it.check == *check && it.about == *object && it.mend.contains(mend)
-            };
+            let is_it =
+                |it: &&Finding| it.check == *check && it.about == *object && it.mend.contains(mend);
             found.iter().any(is_it)
         })
     };
