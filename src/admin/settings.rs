@@ -311,10 +311,7 @@ impl de::Visitor<'_> for Written {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{
-        from_toml,
-        samples::{Sample, file, sections},
-    };
+    use crate::config::samples::{Sample, file, sections};
 
     sections!({ admin: AdminSettings }, |it, findings| it.admin.check(findings));
 

@@ -60,12 +60,21 @@ fn of_consumer(
     };
     for queue in seen.queues.iter().filter(|seen| configures(&seen.queue)) {
         if let Some(text) = &queue.refused {
-            refused.push((right(text), queue.queue.clone(), text.clone()));
+            // The queue itself, or the dead-letter exchange that its declaration names.
+            let usual = match text.contains("exchange") {
+                true => "write",
+                false => "configure or read",
+            };
+            refused.push((right(text, usual), queue.queue.clone(), text.clone()));
         }
     }
     for binding in &seen.bindings {
         if let (Access::Refused(text), Topology::Declare) = (&binding.bind, consumer.topology) {
-            refused.push((right(text), binding.exchange.clone(), text.clone()));
+            let usual = match text.contains("exchange") {
+                true => "read",
+                false => "write",
+            };
+            refused.push((right(text, usual), binding.exchange.clone(), text.clone()));
         }
     }
     let forward = seen.forward.as_ref();
@@ -77,14 +86,13 @@ fn of_consumer(
     refused
 }
 
-/// The right that the broker's text names.
-fn right(text: &str) -> &'static str {
-    let names = |right: &str| text.contains(&format!("{right} access"));
-    match text {
-        _ if names("write") => "write",
-        _ if names("read") => "read",
-        _ => "configure",
-    }
+/// The right that the broker's text names. RabbitMQ 3.10 names none.
+fn right(text: &str, usual: &'static str) -> &'static str {
+    let rights = ["configure", "write", "read"];
+    let named = rights
+        .into_iter()
+        .find(|right| text.contains(&format!("{right} access")));
+    named.unwrap_or(usual)
 }
 
 /// The command that gives the user all rights that the worker needs. It replaces the rights that the
