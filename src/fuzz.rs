@@ -5,7 +5,7 @@ use crate::{
     Settings,
     broker::{CopyHeaders, Header, HeaderValue, fuzz, headers::names},
     decode::{self, Decode},
-    handler,
+    doctor, handler,
     message::Message,
 };
 
@@ -94,7 +94,7 @@ pub fn config(data: &[u8]) {
         Err(error) => drop(error.to_string()),
         Ok(settings) => {
             let _ = (
-                settings.warnings(),
+                doctor::at_start(&settings, &doctor::Surroundings::here()),
                 toml::to_string(&settings),
                 serde_json::to_string(&settings),
             );

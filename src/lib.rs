@@ -63,6 +63,9 @@ pub mod policy;
 
 pub mod retry;
 
+// What will happen to a message that keeps failing.
+pub mod explain;
+
 mod dead_letters;
 
 // The tool that reads dead letters and puts them right.
@@ -83,6 +86,11 @@ pub mod telemetry;
 
 pub mod admin;
 pub mod kubernetes;
+
+// Whether a set-up can keep the promise.
+pub mod doctor;
+
+mod certificates;
 
 // A worker on a broker in memory, for tests.
 pub mod testing;

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::Listen;
 use crate::{
-    config::{Findings, KeyPath, Problem, Secret, Source, text_in},
+    config::{Findings, KeyPath, Secret, text_in},
     worker::WorkerSettings,
 };
 
@@ -181,22 +181,6 @@ impl AdminSettings {
             findings.add(section.key("trace_url"), message);
         }
     }
-
-    /// What is allowed but likely to hurt.
-    pub(crate) fn warning(&self) -> Option<Problem> {
-        let Listen::At(address) = self.listen else {
-            return None;
-        };
-        let is_open = self.read_token.is_none() && self.read_token_file.is_none();
-        (is_open && !address.ip().is_loopback()).then(|| Problem {
-            path: "admin.listen".to_owned(),
-            source: Source::Code,
-            message: "is not a loopback address: whoever reaches it can read ids, errors and \
-                      settings without a token; set `admin.read_token`, or use `admin.probes`, which \
-                      serves probes and metrics alone"
-                .to_owned(),
-        })
-    }
 }
 
 /// Why a text cannot be a token.
@@ -281,10 +265,7 @@ pub struct ServerSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{
-        from_toml,
-        samples::{Sample, file, sections},
-    };
+    use crate::config::samples::{Sample, file, sections};
 
     sections!({ admin: AdminSettings }, |it, findings| it.admin.check(findings));
 
@@ -397,20 +378,5 @@ mod tests {
         let probes = |name: &str| (name == PROBES).then(|| "0.0.0.0:82".to_owned());
         let found = AdminSettings::addresses(Some(broken.path()), probes);
         assert_eq!(shown(found), "127.0.0.1:81 0.0.0.0:82");
-    }
-
-    #[test]
-    fn an_address_that_others_reach_is_warned_of() {
-        let warning = |text: &str| {
-            let sections: Sections = from_toml(text).unwrap();
-            sections.admin.warning().map(|problem| problem.path)
-        };
-        assert_eq!(warning(""), None);
-        assert_eq!(warning("admin.listen = \"off\""), None);
-        assert_eq!(warning("admin.probes = \"0.0.0.0:9091\""), None);
-        let warned = warning("admin.listen = \"0.0.0.0:8672\"");
-        assert_eq!(warned.as_deref(), Some("admin.listen"));
-        let read = "admin.listen = \"0.0.0.0:8672\"\nadmin.read_token = \"sixteen-letters!\"";
-        assert_eq!(warning(read), None);
     }
 }

@@ -22,6 +22,12 @@ pub(super) struct Target {
     pub(super) port: u16,
 }
 
+impl Target {
+    pub(super) fn is_tls(&self) -> bool {
+        self.amqp.scheme == AMQPScheme::AMQPS
+    }
+}
+
 /// Shuts the socket of a connection that is being opened, unless `keep` is called. Otherwise a peer
 /// that accepts and then says nothing would keep lapin's thread busy without end.
 pub(super) struct HangUp(Option<Socket>);
@@ -64,7 +70,7 @@ impl Dial {
         SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
         let hang_up = HangUp(Some(SockRef::from(&tcp).try_clone()?));
         let mut stream = AsyncTcpStream::Plain(tcp.compat());
-        if self.uri.amqp.scheme == AMQPScheme::AMQPS {
+        if self.uri.is_tls() {
             let limit = self.timeouts.handshake;
             let handshake = async {
                 match &self.tls {

@@ -1,4 +1,4 @@
-//! What only the management API of the broker shows: the delivery limit that a policy sets.
+//! What only the management API of the broker shows: policies, and what follows from them.
 
 use std::{
     mem,
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use reqwest::{Certificate, Client};
+use reqwest::{Certificate, Client, StatusCode};
 use serde_json::Value;
 use tokio::{task::AbortHandle, time::sleep};
 use tracing::warn;
@@ -36,13 +36,13 @@ pub(super) struct Management {
 
 /// Why the API did not tell a limit.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ManagementError {
+pub(crate) enum ManagementError {
     #[error("the URL cannot be extended")]
     Url,
     #[error(transparent)]
     Request(#[from] reqwest::Error),
     #[error("{0}")]
-    Refused(reqwest::StatusCode),
+    Refused(StatusCode),
     #[error("the answer is no JSON: {0}")]
     Unreadable(#[from] serde_json::Error),
 }
@@ -87,18 +87,81 @@ impl Management {
     /// The delivery limit that a queue's arguments and policies set; `None` for the first seconds of a
     /// queue, in which the broker does not show its policies.
     async fn delivery_limit(&self, queue: &str) -> Result<Option<DeliveryLimit>, ManagementError> {
+        let queue = self.get(&["queues", &self.vhost, queue], None).await?;
+        Ok(limit_of(&queue))
+    }
+
+    /// What the API shows of a queue; `None`: there is no such queue.
+    pub(super) async fn queue(&self, queue: &str) -> Result<Option<QueueShown>, ManagementError> {
+        match self.get(&["queues", &self.vhost, queue], None).await {
+            Ok(shown) => Ok(Some(QueueShown(shown))),
+            Err(ManagementError::Refused(StatusCode::NOT_FOUND)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether the exchange routes to anything.
+    pub(super) async fn routes(&self, exchange: &str) -> Result<bool, ManagementError> {
+        let path = ["exchanges", &self.vhost, exchange, "bindings", "source"];
+        let bindings = self.get(&path, None).await?;
+        Ok(bindings.as_array().is_some_and(|all| !all.is_empty()))
+    }
+
+    async fn get(&self, path: &[&str], query: Option<&str>) -> Result<Value, ManagementError> {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .map_err(|()| ManagementError::Url)?
             .pop_if_empty()
-            .extend(["api", "queues", &self.vhost, queue]);
+            .push("api")
+            .extend(path);
+        url.set_query(query);
         let request = self.client.get(url);
         let request = request.basic_auth(&self.user, Some(&self.password));
         let answer = request.send().await?;
         if !answer.status().is_success() {
             return Err(ManagementError::Refused(answer.status()));
         }
-        Ok(limit_of(&serde_json::from_str(&answer.text().await?)?))
+        Ok(serde_json::from_str(&answer.text().await?)?)
+    }
+}
+
+/// A queue, as the management API describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct QueueShown(Value);
+
+impl QueueShown {
+    /// A queue that is described like this.
+    #[cfg(test)]
+    pub(crate) fn of(description: Value) -> Self {
+        Self(description)
+    }
+
+    /// The value of an argument, without `x-`.
+    pub(crate) fn argument(&self, name: &str) -> Option<&Value> {
+        self.0["arguments"].get(format!("x-{name}"))
+    }
+
+    /// What policies set for the queue.
+    pub(crate) fn policy(&self, name: &str) -> Option<&Value> {
+        self.0["effective_policy_definition"].get(name)
+    }
+
+    /// The names of the policies that apply to the queue.
+    pub(crate) fn policies(&self) -> String {
+        let named = ["policy", "operator_policy"].map(|key| self.0[key].as_str());
+        let named: Vec<_> = named.into_iter().flatten().collect();
+        named.join("`, `")
+    }
+
+    /// The delivery limit; `None` while the broker does not show it.
+    pub(crate) fn delivery_limit(&self) -> Option<DeliveryLimit> {
+        limit_of(&self.0)
+    }
+
+    /// The messages of the queue, and their bytes.
+    pub(crate) fn holds(&self) -> (u64, u64) {
+        let number = |key: &str| self.0[key].as_u64().unwrap_or_default();
+        (number("messages"), number("message_bytes"))
     }
 }
 

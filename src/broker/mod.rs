@@ -1,12 +1,14 @@
 //! Everything that knows AMQP. Only this module imports lapin, and only its `settle` acks and
 //! nacks.
 
+mod access;
 mod connection;
 mod copies;
 mod delivery;
 mod depths;
 mod dial;
 mod error;
+mod examiner;
 #[cfg_attr(
     not(test),
     expect(
@@ -48,11 +50,14 @@ pub use settings::{
 };
 pub use topology::{Difference, Unfit, Values};
 
+pub(crate) use access::Access;
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
 pub(crate) use copies::{CopyHeaders, Header};
 pub(crate) use delivery::{Delivery, Moment};
+pub(crate) use examiner::{Examiner, Place, places};
 pub(crate) use fault::Told;
 pub(crate) use links::Links;
+pub(crate) use management::QueueShown;
 pub(crate) use portable::Portable;
 pub(crate) use publisher::{Publication, Publisher, Written};
 pub(crate) use rabbit::Rabbit;
@@ -62,5 +67,5 @@ pub(crate) use seam::{Broker, Reading, Returns, Session};
 pub(crate) use settings::argument_is_ours;
 pub(crate) use settle::Acks;
 pub(crate) use tolerance::{Tolerance, WayBack};
-pub(crate) use topology::lines;
+pub(crate) use topology::{DeliveryLimit, QueueSeen, QueueState, Role, lines};
 pub use version::Version;

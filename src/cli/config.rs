@@ -7,9 +7,12 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
-use lapwing::settings::{ConfigError, Schedule, Settings, environment};
+use lapwing::{
+    doctor::{self, Surroundings},
+    settings::{ConfigError, Schedule, Settings, environment},
+};
 
-use super::{ConfigFile, EXIT_CONFIG, variable};
+use super::{ConfigFile, EXIT_CONFIG};
 
 #[derive(Subcommand)]
 pub(super) enum Config {
@@ -47,7 +50,7 @@ impl Config {
             Self::Check(file) => {
                 let checked = file.load().and_then(runnable);
                 let (out, complaints) = (&mut io::stdout().lock(), &mut io::stderr().lock());
-                Ok(check(checked, variable, out, complaints))
+                Ok(check(checked, &Surroundings::here(), out, complaints))
             }
             Self::Show { file, format } => {
                 // Do not validate: a user who looks for a mistake needs to see invalid settings too.
@@ -73,7 +76,7 @@ fn runnable(settings: Settings) -> Result<Settings, ConfigError> {
 /// write does not change the code.
 fn check(
     checked: Result<Settings, ConfigError>,
-    variable: impl Fn(&str) -> Option<String>,
+    around: &Surroundings,
     out: &mut impl Write,
     complaints: &mut impl Write,
 ) -> ExitCode {
@@ -83,14 +86,19 @@ fn check(
             ExitCode::from(EXIT_CONFIG)
         }
         Ok(settings) => {
-            let proxies = settings.proxy_warnings(variable);
-            for warning in settings.warnings().iter().chain(&proxies) {
-                let _ = writeln!(complaints, "warning: {warning}");
+            for finding in doctor::at_start(&settings, around) {
+                let _ = writeln!(complaints, "warning: {finding}");
             }
             let count = settings.consumers.len();
             let plural = if count == 1 { "" } else { "s" };
             let _ = writeln!(out, "ok: {count} consumer{plural}");
-            for (name, Schedule { summary, delays }) in settings.retry_schedules() {
+            for (
+                name,
+                Schedule {
+                    summary, delays, ..
+                },
+            ) in settings.retry_schedules()
+            {
                 let _ = writeln!(out, "{name}: a message that keeps failing has {summary}");
                 let _ = writeln!(out, "{name}: delays between the attempts: {delays}");
             }
@@ -136,7 +144,11 @@ mod tests {
         let (mut out, mut complaints) = (Vec::new(), Vec::new());
         let settings = Settings::from_toml(text).and_then(runnable);
         let socks = |name: &str| (name == "HTTP_PROXY").then(|| "socks5://proxy".to_owned());
-        let code = check(settings, socks, &mut out, &mut complaints);
+        let around = Surroundings {
+            variable: Box::new(socks),
+            ..Surroundings::here()
+        };
+        let code = check(settings, &around, &mut out, &mut complaints);
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (code, text(out), text(complaints))
     }

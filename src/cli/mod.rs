@@ -7,6 +7,8 @@ mod admin;
 mod config;
 mod dead;
 mod descriptors;
+mod doctor;
+mod explain;
 mod health;
 mod print;
 mod process;
@@ -44,6 +46,12 @@ enum Command {
     Publish(Box<publish::Publish>),
     /// Look at dead letters, and put them right: list, groups, show, export, import, replay, edit, drop
     Dead(Box<dead::Dead>),
+    /// Prove that the set-up can keep the promise: broker, permissions, queues, times, handlers
+    #[command(after_help = doctor::EXIT_CODES)]
+    Doctor(doctor::Doctor),
+    /// Say what will happen to a message that keeps failing, attempt by attempt
+    #[command(after_help = explain::HELP)]
+    Explain(explain::Explain),
     /// Check the health of the worker on this machine: exit code 0 if healthy, else 1
     Health(health::Health),
     /// Say how a running worker and its consumers are
@@ -68,6 +76,14 @@ impl Command {
             Self::Run(run) => run.run(caught),
             Self::Publish(publish) => publish.run(caught),
             Self::Dead(dead) => dead.run(caught),
+            Self::Doctor(doctor) => {
+                caught.end_process()?;
+                doctor.run()
+            }
+            Self::Explain(explain) => {
+                caught.end_process()?;
+                explain.run()
+            }
             Self::Health(health) => {
                 caught.end_process()?;
                 health.run()
@@ -123,11 +139,6 @@ const EXIT_LEFT: u8 = 3;
 
 /// Exit code if the drain cancelled handlers and returned their messages.
 const EXIT_CUT_OFF: u8 = 4;
-
-/// A variable of the environment.
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
 
 /// Writes a line to standard error. A failed write (a closed terminal, a full disk) is ignored.
 fn say(line: impl Display) {

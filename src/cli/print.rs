@@ -72,6 +72,37 @@ pub(super) fn cut(text: &str, most: usize) -> String {
     }
 }
 
+/// A text in lines of a terminal, from this column on. The first line begins with `head`; a head that is
+/// too long has a line of its own. A word that does not fit has a line of its own.
+pub(super) fn wrapped(head: &str, text: &str, column: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = head.to_owned();
+    if line.chars().count() >= column && column > 0 {
+        lines.push(std::mem::take(&mut line));
+    }
+    let mut is_empty = true;
+    let pad = |line: &mut String| {
+        let missing = column.saturating_sub(line.chars().count());
+        line.push_str(&" ".repeat(missing));
+    };
+    pad(&mut line);
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        let space = usize::from(!is_empty);
+        if !is_empty && line.chars().count() + space + word.chars().count() > WIDTH {
+            lines.push(std::mem::take(&mut line));
+            pad(&mut line);
+            is_empty = true;
+        }
+        if !is_empty {
+            line.push(' ');
+        }
+        line.push_str(word);
+        is_empty = false;
+    }
+    lines.push(line.trim_end().to_owned());
+    lines
+}
+
 /// Bytes in hexadecimal and as text, 16 in each line.
 pub(super) fn hex(bytes: &[u8]) -> String {
     let mut text = String::new();
@@ -108,6 +139,28 @@ mod tests {
         assert_eq!(cut("a\nb\u{1b}[2J", 80), "a b [2J");
         assert_eq!(cut("äöüß", 3), "äö…");
         assert_eq!(cut("äöü", 3), "äöü");
+    }
+
+    #[test]
+    fn a_long_text_is_wrapped_below_its_beginning() {
+        let text = "word ".repeat(30);
+        let lines = wrapped("OK   broker", &text, 28);
+        assert!(
+            lines.iter().all(|line| line.chars().count() <= WIDTH),
+            "{lines:#?}"
+        );
+        assert!(lines[0].starts_with("OK   broker                 word word"));
+        assert!(lines[1].starts_with(&" ".repeat(28)));
+        assert_eq!(lines.concat().matches("word").count(), 30);
+        let long = "x".repeat(90);
+        assert_eq!(
+            wrapped("", &format!("a {long} b"), 0),
+            ["a", long.as_str(), "b"]
+        );
+        assert_eq!(
+            wrapped("a-head-that-is-long", "b", 4),
+            ["a-head-that-is-long", "    b"]
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ use clap::Args;
 use lapwing::{
     EndWhen, Report, RunError, Settings, Worker, WorkerHandle,
     admin::{Server, ServerError},
+    doctor::{self, Grade, Surroundings},
     kubernetes,
     settings::Schedule,
     telemetry::{self, Telemetry},
@@ -20,7 +21,6 @@ use tracing::{error, info, warn};
 use super::{
     ConfigFile, EXIT_CONFIG, EXIT_CUT_OFF, EXIT_LEFT, EXIT_UNAVAILABLE, descriptors,
     signals::{Caught, Signals},
-    variable,
 };
 
 pub(super) const EXIT_CODES: &str = "\
@@ -82,13 +82,15 @@ fn run(file: &ConfigFile, when: EndWhen, caught: Caught) -> anyhow::Result<ExitC
     settings.require_handlers()?;
     let mut telemetry = telemetry::start(&settings)?;
     let flush = settings.timeouts.telemetry_flush;
-    let proxies = settings.proxy_warnings(variable);
-    for warning in settings.warnings().iter().chain(&proxies) {
-        warn!("{warning}");
-    }
-    descriptors::prepare(&settings);
+    tell_findings(&settings);
     tell_start(file, &settings);
-    for (consumer, Schedule { summary, delays }) in settings.retry_schedules() {
+    for (
+        consumer,
+        Schedule {
+            summary, delays, ..
+        },
+    ) in settings.retry_schedules()
+    {
         info!(
             consumer,
             delays, "a message that keeps failing has {summary}"
@@ -109,6 +111,20 @@ fn run(file: &ConfigFile, when: EndWhen, caught: Caught) -> anyhow::Result<ExitC
     let code = tell(&ended, ended_by.get().copied().unwrap_or_default());
     telemetry.close(until);
     Ok(code)
+}
+
+/// Logs what the doctor finds without asking anybody.
+fn tell_findings(settings: &Settings) {
+    let around = Surroundings {
+        open_files: descriptors::raise(),
+        ..Surroundings::here()
+    };
+    for finding in doctor::at_start(settings, &around) {
+        match finding.grade {
+            Grade::Fail => error!(check = finding.check, "{finding}"),
+            _ => warn!(check = finding.check, "{finding}"),
+        }
+    }
 }
 
 /// Logs which worker this is.

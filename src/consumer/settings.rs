@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use humantime::format_duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -13,9 +12,9 @@ use super::{
 use crate::{
     breaker::BreakerSettings,
     broker::{Binding, QueueArgument, QueueSpec, QueueType, Topology, argument_is_ours},
-    config::{Findings, HOUR, KeyPath, Problem, SECOND, Source, Span},
+    config::{Findings, HOUR, KeyPath, SECOND, Span},
     decode::Decode,
-    handler::{HTTP_CLASSES, HandlerSettings},
+    handler::HandlerSettings,
     retry::{Ladder, RetrySettings},
 };
 
@@ -176,9 +175,6 @@ impl Default for ConsumerSettings {
     }
 }
 
-/// An attempt of this length or longer outlives RabbitMQ's default `consumer_timeout`.
-const BROKER_CONSUMER_TIMEOUT: Duration = Duration::from_mins(30);
-
 impl ConsumerSettings {
     /// The dead-letter queue's name.
     #[must_use]
@@ -289,98 +285,6 @@ impl ConsumerSettings {
                 findings.add(path, why);
             }
         }
-    }
-
-    /// Settings that are allowed but likely to do harm, in a worker with this `drain.grace`.
-    pub(crate) fn warnings(&self, name: &str, grace: Duration) -> impl Iterator<Item = Problem> {
-        let [timeout, limit] = [self.timeout, grace].map(format_duration);
-        let cut_off = format!(
-            "is {timeout}, above `drain.grace` ({limit}): a stop of the worker, such as a \
-             deployment, cancels handlers that run longer, and their messages run again"
-        );
-        let broker = "is not below the broker's default consumer timeout (30min): raise the \
-                      broker's timeout too, or a long attempt loses its channel and its message \
-                      is delivered again";
-        let outlives_broker = self.timeout >= BROKER_CONSUMER_TIMEOUT;
-        let waits = self.longest_in_flight();
-        let in_turn = || {
-            format!(
-                "is {} with `concurrency` {} and `timeout` {timeout}: the last message may wait {} for \
-                 its ack, which is not below the broker's default consumer timeout (30min): lower \
-                 `prefetch`",
-                self.prefetch,
-                self.concurrency,
-                format_duration(waits),
-            )
-        };
-        let waits_too_long = !outlives_broker && waits >= BROKER_CONSUMER_TIMEOUT;
-        let warnings = [
-            ("timeout", (self.timeout > grace).then_some(cut_off)),
-            ("timeout", outlives_broker.then(|| broker.to_owned())),
-            ("prefetch", waits_too_long.then(in_turn)),
-            ("prefetch", self.waits_for_its_rate()),
-        ];
-        let section = section(name);
-        let rules = section.key("retry").key("rules");
-        let keys = warnings.map(|(key, message)| (section.key(key), message));
-        let unknown = self.idle_rules().map(move |(index, key, message)| {
-            let path = rules.index(index).key(key);
-            (path, Some(message))
-        });
-        keys.into_iter()
-            .chain(unknown)
-            .filter_map(|(path, message)| {
-                Some(Problem {
-                    path: path.to_string(),
-                    source: Source::Code,
-                    message: message?,
-                })
-            })
-    }
-
-    /// Warnings about rules for a class or a status that no failure of an HTTP handler has: the rule's
-    /// index, the key and the message.
-    fn idle_rules(&self) -> impl Iterator<Item = (usize, &'static str, String)> {
-        let is_http = self.types.is_empty() && matches!(self.handler, HandlerSettings::Http(_));
-        let rules = self.retry.rules.iter().enumerate();
-        rules.filter_map(move |(index, rule)| {
-            let class = rule.class.as_deref();
-            let class = class.filter(|class| is_http && !HTTP_CLASSES.contains(class));
-            if let Some(class) = class {
-                let known = HTTP_CLASSES.join(", ");
-                let message =
-                    format!("no failure of an HTTP handler has the class {class:?}, only: {known}");
-                return Some((index, "class", message));
-            }
-            let mut statuses = 100..600;
-            let status = rule.status.filter(|_| is_http)?;
-            let is_known = statuses.any(|number| status.contains(number));
-            (!is_known).then(|| {
-                let message = format!("no HTTP response has the status {status}");
-                (index, "status", message)
-            })
-        })
-    }
-
-    /// A warning if the last of the prefetched messages may wait for its turn until the broker takes
-    /// it back.
-    fn waits_for_its_rate(&self) -> Option<String> {
-        let (rate, prefetch) = (self.rate?, self.prefetch);
-        let wait = rate.interval().saturating_mul(prefetch.into());
-        (wait >= BROKER_CONSUMER_TIMEOUT).then(|| {
-            let wait = format_duration(wait);
-            format!(
-                "is {prefetch}: with a `rate` of {rate} the last of these messages waits {wait}, \
-                 which is not below the broker's default consumer timeout (30min)"
-            )
-        })
-    }
-
-    /// The longest time between the delivery of a message and its ack, if each attempt takes `timeout`:
-    /// as many attempts one after the other as the prefetch has messages for each handler.
-    fn longest_in_flight(&self) -> Duration {
-        let turns = u32::from(self.prefetch).div_ceil(u32::from(self.concurrency.max(1)));
-        self.timeout.saturating_mul(turns)
     }
 }
 

@@ -1,12 +1,25 @@
 //! The kinds of handler that settings can name, and the macro that makes `HandlerSettings` of them.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use schemars::Schema;
 use serde_json::{Map, Value, json};
 
-use super::{Handler, HandlerError};
-use crate::config::{Findings, KIND, KeyPath};
+use super::{Handler, HandlerError, HandlerFuture};
+use crate::{
+    certificates::Certificate,
+    config::{Findings, KIND, KeyPath},
+    outcome::Outcome,
+};
+
+/// What a handler needs, found to be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reached {
+    /// What it is, for people.
+    pub(crate) what: String,
+    /// The certificates that its server shows.
+    pub(crate) certificates: Vec<Certificate>,
+}
 
 /// The settings of one kind of handler.
 pub(super) trait Kind {
@@ -15,6 +28,20 @@ pub(super) trait Kind {
 
     /// Adds findings for problems with the settings at `path` that types and ranges cannot express.
     fn check(&self, findings: &mut Findings, path: &KeyPath);
+
+    /// Whether what the handler needs is there. Handles no message.
+    fn reach(&self) -> HandlerFuture<'_, Result<Reached, HandlerError>>;
+
+    /// The outcome of an attempt that ends with this class, this status and the wait that the service
+    /// asks for. `None`: this kind of handler has no such end.
+    fn judge(
+        &self,
+        _class: Option<&str>,
+        _status: Option<u16>,
+        _retry_after: Option<Duration>,
+    ) -> Option<Outcome> {
+        None
+    }
 }
 
 /// The schema of one kind: the schema of its settings, with `kind` as the first property.

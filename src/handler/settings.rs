@@ -1,11 +1,14 @@
 //! `handler` and `types.TYPE`: the settings of a handler, whatever its kind.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::{Handler, HandlerError, HandlerSettings, Word};
-use crate::config::{Findings, KIND, KeyPath};
+use super::{Handler, HandlerError, HandlerSettings, Reached, Word};
+use crate::{
+    config::{Findings, KIND, KeyPath},
+    outcome::Outcome,
+};
 
 impl HandlerSettings {
     /// The handler that the settings name, for a consumer with this `concurrency`, or `None`.
@@ -15,6 +18,23 @@ impl HandlerSettings {
     pub fn make(&self, concurrency: u16) -> Result<Option<Arc<dyn Handler>>, HandlerError> {
         let made = self.settings().map(|settings| settings.make(concurrency));
         made.transpose()
+    }
+
+    /// Whether what the handler needs is there. `None`: nothing is known of it here, because it is
+    /// registered in code.
+    pub(crate) async fn reach(&self) -> Option<Result<Reached, HandlerError>> {
+        Some(self.settings()?.reach().await)
+    }
+
+    /// The outcome of an attempt that ends with this class, this status and the wait that the service
+    /// asks for. `None`: this kind of handler has no such end.
+    pub(crate) fn judge(
+        &self,
+        class: Option<&str>,
+        status: Option<u16>,
+        retry_after: Option<Duration>,
+    ) -> Option<Outcome> {
+        self.settings()?.judge(class, status, retry_after)
     }
 
     pub(crate) fn check(&self, findings: &mut Findings, path: &KeyPath) {

@@ -40,7 +40,7 @@ pub(super) async fn retry<B: Broker>(
     after: Duration,
     charged: bool,
 ) -> Option<End> {
-    let place = match after < settings.inline_below {
+    let place = match settings.waits_in_worker(after) {
         true => lane.wait_inline(),
         false => None,
     };

@@ -3,11 +3,9 @@
 mod backoff;
 mod ladder;
 mod rules;
-mod schedule;
 mod settings;
 
 pub use backoff::exponential_backoff;
 pub(crate) use ladder::{Ladder, Rung};
 pub use rules::{InvalidStatus, Rule, RuleAction, StatusPattern};
-pub use schedule::Schedule;
 pub use settings::RetrySettings;

@@ -104,6 +104,11 @@ impl RetrySettings {
             .unwrap_or_else(|| exponential_backoff(self, attempt, random))
     }
 
+    /// Whether a retry with this delay waits in the worker, and not in a retry queue.
+    pub(crate) fn waits_in_worker(&self, delay: Duration) -> bool {
+        delay < self.inline_below
+    }
+
     pub(crate) fn check(&self, findings: &mut Findings, section: &KeyPath) {
         let Self {
             base,

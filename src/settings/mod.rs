@@ -5,8 +5,6 @@
 //! `docs/configuration.md`, `config/default.toml`, the chart's schema and the schema for editors
 //! from these types.
 
-mod exposed;
-
 use std::{collections::BTreeMap, path::Path};
 
 use schemars::JsonSchema;
@@ -21,9 +19,10 @@ pub use crate::{
     config::{ConfigError, Problem, Secret, Source, environment},
     consumer::{AckSettings, ConsumerSettings, ForwardSettings, InvalidRate, Rate},
     decode::Decode,
+    explain::Schedule,
     handler::HandlerSettings,
     kubernetes::PodDeletionCostSettings,
-    retry::{InvalidStatus, RetrySettings, Rule, RuleAction, Schedule, StatusPattern},
+    retry::{InvalidStatus, RetrySettings, Rule, RuleAction, StatusPattern},
     state::StateSettings,
     telemetry::{LogFormat, LogSettings, OtlpProtocol, TelemetrySettings, TraceParent},
     worker::{DrainSettings, MemorySettings, WorkerSettings},
@@ -33,7 +32,6 @@ use crate::{
     admin::ServerSettings,
     config::{self, Checked, Findings, KeyPath},
     consumer,
-    handler::{HttpHandlerSettings, proxy_warning},
     telemetry::TelemetrySetup,
 };
 
@@ -205,49 +203,14 @@ impl Settings {
         consumers.filter_map(|(name, consumer)| Some((name.as_str(), consumer.assumed_limit()?)))
     }
 
-    /// Settings that are allowed but likely to do harm.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<Problem> {
-        let grace = self.drain.grace;
-        let consumers = self.consumers.iter();
-        let consumers = consumers.flat_map(|(name, consumer)| consumer.warnings(name, grace));
-        let exposed = self.exposed().into_iter();
-        let admin = self.admin.warning().into_iter();
-        let memory = self.memory.warning().into_iter();
-        admin
-            .chain(memory)
-            .chain(exposed)
-            .chain(consumers)
-            .collect()
-    }
-
-    /// Proxies of the environment that HTTP handlers cannot use, or that are probably not meant for
-    /// them. `variable` reads a variable of the environment.
-    pub fn proxy_warnings(&self, variable: impl Fn(&str) -> Option<String>) -> Vec<Problem> {
-        let handlers = self.http_handlers();
-        let warnings = handlers.filter_map(|(at, http)| {
-            Some(Problem {
-                path: at.key("url").to_string(),
-                source: Source::Code,
-                message: proxy_warning(&http.url, &variable)?,
-            })
-        });
-        warnings.collect()
-    }
-
-    /// The HTTP handlers of all consumers and types.
-    fn http_handlers(&self) -> impl Iterator<Item = (KeyPath, &HttpHandlerSettings)> {
+    /// The handlers of all consumers and types, each with its place in the settings.
+    pub(crate) fn handlers(&self) -> impl Iterator<Item = (KeyPath, &HandlerSettings)> {
         self.consumers.iter().flat_map(|(name, consumer)| {
             let at = KeyPath::of("consumers").key(name);
             let own = (at.key("handler"), &consumer.handler);
             let typed = consumer.types.iter();
             let typed = typed.map(move |(kind, handler)| (at.key("types").key(kind), handler));
-            typed
-                .chain([own])
-                .filter_map(|(at, handler)| match handler {
-                    HandlerSettings::Http(http) => Some((at, http)),
-                    _ => None,
-                })
+            typed.chain([own])
         })
     }
 }

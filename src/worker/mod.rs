@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
+pub(crate) use container::limit as memory_limit;
 pub use end::{EndWhen, EndedBy};
 pub use handle::{ConcurrencyError, WorkerHandle};
 pub use report::{Report, RunError};

@@ -5,10 +5,9 @@ use std::{collections::BTreeMap, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::container;
 use crate::{
     broker::{BrokerSettings, PublishSettings, TimeoutSettings},
-    config::{Checked, DAY, Findings, MINUTE, Problem, Source, Span},
+    config::{Checked, DAY, Findings, MINUTE, Span},
     consumer::{self, ConsumerSettings},
     state::StateSettings,
 };
@@ -56,23 +55,6 @@ pub struct MemorySettings {
 }
 
 impl MemorySettings {
-    /// Warns of a budget that does not fit the memory limit of the container.
-    pub(crate) fn warning(&self) -> Option<Problem> {
-        self.warning_for(container::limit()?)
-    }
-
-    fn warning_for(&self, limit: u64) -> Option<Problem> {
-        let budget = self.prefetch_bytes?;
-        (budget > limit / 3).then(|| Problem {
-            path: "memory.prefetch_bytes".to_owned(),
-            source: Source::Code,
-            message: format!(
-                "is {budget}, more than a third of the container's memory limit ({limit}): messages \
-                 and copies of them may need three times as much, and the kernel then kills the worker"
-            ),
-        })
-    }
-
     /// Gives each consumer its share, unless it has a lower budget of its own.
     pub(super) fn share(&self, consumers: &mut BTreeMap<String, ConsumerSettings>) {
         let Some(budget) = self.prefetch_bytes else {
@@ -126,17 +108,6 @@ mod tests {
             "memory.prefetch_bytes = 0",
             "memory.prefetch_bytes: must be at least 1",
         )]);
-    }
-
-    #[test]
-    fn a_budget_above_a_third_of_the_memory_limit_is_warned_of() {
-        let memory = MemorySettings {
-            prefetch_bytes: Some(100),
-        };
-        assert_eq!(memory.warning_for(300), None);
-        let warning = memory.warning_for(299).map(|it| it.path);
-        assert_eq!(warning.as_deref(), Some("memory.prefetch_bytes"));
-        assert_eq!(MemorySettings::default().warning_for(1), None);
     }
 
     #[test]

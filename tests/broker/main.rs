@@ -14,6 +14,7 @@ mod console;
 mod crash;
 mod dead;
 mod delays;
+mod doctor;
 mod drain;
 mod faults;
 mod forward;

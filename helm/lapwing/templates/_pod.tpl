@@ -193,6 +193,9 @@ spec:
         # pod's grace period.
         - name: LAPWING__DRAIN__GRACE
           value: {{ $bounds.drain.grace | quote }}
+        # For `lapwing doctor`: nothing else shows the pod's grace period to a process.
+        - name: LAPWING_POD_GRACE
+          value: {{ include "lapwing.terminationGracePeriodSeconds" $root }}s
         {{- if $root.Values.podDeletionCost.enabled }}
         - name: LAPWING__POD_DELETION_COST__POD
           valueFrom:

@@ -3,6 +3,7 @@
 //! Every check comes before the first declaration, so that a refused start leaves nothing behind.
 
 mod difference;
+mod examine;
 mod limit;
 mod look;
 mod plan;
@@ -15,6 +16,7 @@ use super::{Binding, QueueSpec, Topology, connection::Connection, error::BrokerE
 pub(super) use difference::joined;
 pub(crate) use difference::lines;
 pub use difference::{Difference, Unfit, Values};
+pub(crate) use examine::{QueueSeen, QueueState, Role, examine, exchange_exists, queue_exists};
 pub(crate) use limit::{DeliveryLimit, consumed_limit, delivery_limit};
 use look::{Found, Look};
 pub(super) use plan::{QueuePlan, plan, planned};

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
-    io,
+    io::{self, Read},
     os::{
         fd::OwnedFd,
         unix::{fs::PermissionsExt, process::CommandExt},
@@ -18,11 +18,17 @@ use tokio::net::unix::pipe;
 use tokio_util::task::TaskTracker;
 
 use super::{Child, Ending, Leader};
-use crate::config::{Findings, KeyPath, Secret};
+use crate::{
+    config::{Findings, KeyPath, Secret},
+    handler::Reached,
+};
 
 /// A program, as the settings say.
 #[derive(Clone)]
 pub(in crate::handler) struct Program {
+    /// The program's file.
+    file: PathBuf,
+    /// What is started: the program, or a shell that becomes it.
     path: PathBuf,
     arguments: Vec<String>,
     directory: Option<PathBuf>,
@@ -60,13 +66,36 @@ impl Program {
         let Some((name, arguments)) = argv.split_first() else {
             return Err("is empty".to_owned());
         };
+        let file = find(name)?;
         Ok(Self {
-            path: find(name)?,
+            path: file.clone(),
+            file,
             arguments: arguments.to_vec(),
             directory: None,
             environment: Environment::default(),
             grace: Duration::ZERO,
             ends: TaskTracker::new(),
+        })
+    }
+
+    /// Whether the program can be started: its file, and the interpreter that a script names in its
+    /// first line. Starts nothing.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub(in crate::handler) fn reach(&self) -> Result<Reached, String> {
+        let path = self.file.display();
+        if let Some(interpreter) = interpreter(&self.file)
+            && !is_program(&interpreter).unwrap_or(false)
+        {
+            let interpreter = interpreter.display();
+            return Err(format!(
+                "{path} names {interpreter} in its first line, which is not an executable file"
+            ));
+        }
+        Ok(Reached {
+            what: format!("{path} is an executable file"),
+            certificates: Vec::new(),
         })
     }
 
@@ -179,6 +208,19 @@ fn find(name: &str) -> Result<PathBuf, String> {
         .find(|path| is_program(path).is_ok_and(|is| is));
     let found = found.and_then(|path| std::path::absolute(path).ok());
     found.ok_or_else(|| format!("there is no program `{name}` in the worker's PATH"))
+}
+
+/// The interpreter of a script.
+fn interpreter(script: &Path) -> Option<PathBuf> {
+    /// The longest first line that Linux reads.
+    const LONGEST: u64 = 256;
+    let mut line = Vec::new();
+    let file = std::fs::File::open(script).ok()?;
+    file.take(LONGEST).read_to_end(&mut line).ok()?;
+    let line = line.strip_prefix(b"#!")?;
+    let line = line.split(|byte| *byte == b'\n').next()?;
+    let line = std::str::from_utf8(line).ok()?;
+    line.split_whitespace().next().map(PathBuf::from)
 }
 
 fn is_program(path: &Path) -> io::Result<bool> {

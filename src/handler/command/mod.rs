@@ -156,14 +156,9 @@ impl CommandHandler {
             failure.status = number;
             return Outcome::Failed(failure);
         };
-        let failed = |failure: Failure| Outcome::Failed(failure.status(code.into()));
-        match self.exit_codes.meaning(code) {
-            ExitMeaning::Succeeded => results::succeeded(context, stdout.first, stdout.total, None),
-            ExitMeaning::Dropped => Outcome::dropped(text),
-            ExitMeaning::Retry => failed(Failure::retryable("command", text)),
-            ExitMeaning::Permanent => failed(Failure::permanent("command", text)),
-            ExitMeaning::Unavailable => failed(Failure::unavailable("command", text)),
-        }
+        let unsuccessful = self.exit_codes.unsuccessful(code, text);
+        unsuccessful
+            .unwrap_or_else(|| results::succeeded(context, stdout.first, stdout.total, None))
     }
 }
 

@@ -9,10 +9,11 @@ use super::CommandHandler;
 use crate::{
     config::{Findings, HOUR, KIND, KeyPath, Secret, Span},
     handler::{
-        Handler, HandlerError,
+        Handler, HandlerError, HandlerFuture, Reached,
         child::{Environment, Limits, Program, check_environment},
         kind::Kind,
     },
+    outcome::{Failure, Outcome},
 };
 
 /// The handler runs a program for each message, without a shell. The program gets the message's body
@@ -186,11 +187,51 @@ impl ExitCodes {
         };
         self.0.get(&code).copied().unwrap_or(usual)
     }
+
+    /// The outcome of a program that ended with this code; `None` if it succeeded.
+    pub(super) fn unsuccessful(&self, code: u8, text: String) -> Option<Outcome> {
+        let failed = |failure: Failure| Some(Outcome::Failed(failure.status(code.into())));
+        match self.meaning(code) {
+            ExitMeaning::Succeeded => None,
+            ExitMeaning::Dropped => Some(Outcome::dropped(text)),
+            ExitMeaning::Retry => failed(Failure::retryable("command", text)),
+            ExitMeaning::Permanent => failed(Failure::permanent("command", text)),
+            ExitMeaning::Unavailable => failed(Failure::unavailable("command", text)),
+        }
+    }
 }
 
 impl Kind for CommandHandlerSettings {
     fn make(&self, _: u16) -> Result<Arc<dyn Handler>, HandlerError> {
         Ok(Arc::new(CommandHandler::new(self)?))
+    }
+
+    fn reach(&self) -> HandlerFuture<'_, Result<Reached, HandlerError>> {
+        Box::pin(async {
+            self.program()
+                .and_then(|it| it.reach())
+                .map_err(HandlerError::new)
+        })
+    }
+
+    fn judge(
+        &self,
+        class: Option<&str>,
+        status: Option<u16>,
+        _: Option<Duration>,
+    ) -> Option<Outcome> {
+        match (class, status) {
+            (None | Some("command"), Some(code)) => {
+                let code = u8::try_from(code).ok()?;
+                let unsuccessful = self.codes().unsuccessful(code, String::new());
+                Some(unsuccessful.unwrap_or(Outcome::Succeeded))
+            }
+            (Some("command-start"), _) => {
+                let failure = Failure::unavailable("command-start", String::new());
+                Some(Outcome::Failed(failure))
+            }
+            _ => None,
+        }
     }
 
     fn check(&self, findings: &mut Findings, path: &KeyPath) {

@@ -71,6 +71,11 @@ pub(super) async fn judge(mut response: Response, context: &Context, to: &Target
         "" => text,
         said => format!("{text}: {said}"),
     };
+    Outcome::Failed(refusal(status, retry_after, text))
+}
+
+/// The failure of a request that was answered with this error status.
+pub(super) fn refusal(status: StatusCode, retry_after: Option<Duration>, text: String) -> Failure {
     let class = match status {
         // Only a proxy answers 407. The service has not seen the request.
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => "http-proxy",
@@ -85,7 +90,18 @@ pub(super) async fn judge(mut response: Response, context: &Context, to: &Target
         Failure::permanent(class, text)
     };
     failure.retry_after = retry_after;
-    Outcome::Failed(failure.status(status.as_u16()))
+    failure.status(status.as_u16())
+}
+
+/// The class of a request that reached no server.
+const CONNECT: &str = "http-connect";
+
+/// The failure of a request without an answer, of this class.
+pub(super) fn no_answer(class: &'static str, text: String) -> Failure {
+    match class {
+        CONNECT => Failure::unavailable(class, text),
+        _ => Failure::retryable(class, text),
+    }
 }
 
 /// The outcome of a request whose answer is a result that somebody takes: the whole of it counts.
@@ -121,7 +137,7 @@ async fn result(mut response: Response, context: &Context) -> Outcome {
 /// The failure of a request without an answer.
 pub(super) fn unreachable(error: &reqwest::Error, to: &Target) -> Failure {
     let class = match error {
-        connect if connect.is_connect() => "http-connect",
+        connect if connect.is_connect() => CONNECT,
         late if late.is_timeout() => "http-timeout",
         _ => "http-request",
     };
@@ -136,10 +152,7 @@ pub(super) fn unreachable(error: &reqwest::Error, to: &Target) -> Failure {
         via.unwrap_or_default(),
         cause.unwrap_or_default()
     );
-    match error.is_connect() {
-        true => Failure::unavailable(class, text),
-        false => Failure::retryable(class, text),
-    }
+    no_answer(class, text)
 }
 
 /// Reads up to `most` bytes of the body. Returns fewer if reading fails or takes longer than

@@ -12,6 +12,7 @@ mod answer;
 mod connections;
 mod files;
 mod proxy;
+mod reach;
 mod request;
 mod settings;
 #[cfg(test)]

@@ -4,14 +4,16 @@ mod headers;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use reqwest::StatusCode;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use url::Url;
 
-use super::HttpHandler;
+use super::{HTTP_CLASSES, HttpHandler, answer, reach};
 use crate::{
     config::{Findings, HOUR, KIND, KeyPath, Secret, Span, redact},
-    handler::{Handler, HandlerError, kind::Kind},
+    handler::{Handler, HandlerError, HandlerFuture, Reached, kind::Kind},
+    outcome::Outcome,
     pem::ClientFiles,
 };
 pub use headers::HeaderFile;
@@ -168,6 +170,28 @@ impl fmt::Debug for HttpHandlerSettings {
 impl Kind for HttpHandlerSettings {
     fn make(&self, _: u16) -> Result<Arc<dyn Handler>, HandlerError> {
         Ok(Arc::new(HttpHandler::new(self)?))
+    }
+
+    fn reach(&self) -> HandlerFuture<'_, Result<Reached, HandlerError>> {
+        Box::pin(reach::reach(self))
+    }
+
+    fn judge(
+        &self,
+        class: Option<&str>,
+        status: Option<u16>,
+        retry_after: Option<Duration>,
+    ) -> Option<Outcome> {
+        if let Some(status) = status {
+            let status = StatusCode::from_u16(status).ok()?;
+            return Some(match status.is_success() {
+                true => Outcome::Succeeded,
+                false => Outcome::Failed(answer::refusal(status, retry_after, String::new())),
+            });
+        }
+        let mut known = HTTP_CLASSES.into_iter();
+        let class = known.find(|known| class == Some(known) && known.starts_with("http-"))?;
+        Some(Outcome::Failed(answer::no_answer(class, String::new())))
     }
 
     fn check(&self, findings: &mut Findings, path: &KeyPath) {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::LogHandler;
 use crate::{
     config::{Findings, KeyPath},
-    handler::{Handler, HandlerError, kind::Kind},
+    handler::{Handler, HandlerError, HandlerFuture, Reached, kind::Kind},
 };
 
 /// The handler writes each message to the log at level `info`: id, type, routing key, headers and the
@@ -23,4 +23,12 @@ impl Kind for LogHandlerSettings {
     }
 
     fn check(&self, _: &mut Findings, _: &KeyPath) {}
+
+    fn reach(&self) -> HandlerFuture<'_, Result<Reached, HandlerError>> {
+        let reached = Reached {
+            what: "the log of the worker".to_owned(),
+            certificates: Vec::new(),
+        };
+        Box::pin(async { Ok(reached) })
+    }
 }

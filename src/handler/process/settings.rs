@@ -9,10 +9,11 @@ use super::{ProcessHandler, pool::Terms};
 use crate::{
     config::{DAY, Findings, HOUR, KIND, KeyPath, Secret, Span},
     handler::{
-        Handler, HandlerError,
+        Handler, HandlerError, HandlerFuture, Reached,
         child::{Environment, Limits, Program, check_environment},
         kind::Kind,
     },
+    outcome::{Failure, Outcome},
 };
 
 /// The handler gives messages to co-processes: programs that it starts before the first message, and
@@ -142,6 +143,19 @@ impl ProcessHandlerSettings {
 impl Kind for ProcessHandlerSettings {
     fn make(&self, concurrency: u16) -> Result<Arc<dyn Handler>, HandlerError> {
         Ok(Arc::new(ProcessHandler::new(self, concurrency)?))
+    }
+
+    fn reach(&self) -> HandlerFuture<'_, Result<Reached, HandlerError>> {
+        Box::pin(async {
+            self.program()
+                .and_then(|it| it.reach())
+                .map_err(HandlerError::new)
+        })
+    }
+
+    fn judge(&self, class: Option<&str>, _: Option<u16>, _: Option<Duration>) -> Option<Outcome> {
+        let is_start = class == Some("process-start");
+        is_start.then(|| Outcome::Failed(Failure::unavailable("process-start", String::new())))
     }
 
     fn check(&self, findings: &mut Findings, path: &KeyPath) {

@@ -4,7 +4,12 @@ use std::{fmt::Write, time::Duration};
 
 use humantime::format_duration;
 
-use super::RetrySettings;
+use super::life::{Circumstances, Life};
+use crate::{
+    breaker::BreakerSettings,
+    outcome::{Ending, Failure, Outcome},
+    retry::RetrySettings,
+};
 
 /// What a message lives through that fails in every attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,83 +18,64 @@ pub struct Schedule {
     pub summary: String,
     /// The delays between the attempts.
     pub delays: String,
+    /// The number of attempts: with the longest delays, and with the shortest.
+    pub attempts: [usize; 2],
 }
 
 impl Schedule {
     /// The schedule of these settings. Handlers' running times come on top.
     #[must_use]
     pub fn new(retry: &RetrySettings) -> Self {
-        let longest = Life::new(retry, 0.0);
-        let shortest = Life::new(retry, 1.0);
+        let [longest, shortest] = [0.0, 1.0].map(|random| life(retry, random));
         Self {
             summary: summary(&shortest, &longest),
             delays: delays(retry, &longest),
+            attempts: [&longest, &shortest].map(|life| life.steps.len()),
         }
     }
 }
 
-/// One life of a message: with the longest delays, or with the shortest.
-struct Life {
-    attempts: u32,
-    delays: Vec<Duration>,
-    /// The reason of the dead letter. `None`: there are more attempts than this looks at.
-    reason: Option<&'static str>,
-}
-
-impl Life {
-    fn new(retry: &RetrySettings, random: f64) -> Self {
-        const LOOK: u32 = 1000;
-        let mut delays = Vec::new();
-        let mut age = Duration::ZERO;
-        let mut attempts = 1;
-        let reason = loop {
-            if attempts >= retry.attempts() {
-                break Some("max-attempts");
-            }
-            if age >= retry.max_age {
-                break Some("max-age");
-            }
-            if attempts == LOOK {
-                break None;
-            }
-            let delay = retry.delay(attempts, random);
-            delays.push(delay);
-            age += delay;
-            attempts += 1;
-        };
-        Self {
-            attempts,
-            delays,
-            reason,
-        }
-    }
-
-    fn takes(&self) -> Duration {
-        self.delays.iter().sum()
-    }
+/// A life with a failure that is retried: with the longest delays, or with the shortest.
+fn life(retry: &RetrySettings, random: f64) -> Life {
+    const LOOK: usize = 1000;
+    // The rules say which failures are retried. This is about one that is.
+    let retry = RetrySettings {
+        rules: Vec::new(),
+        ..retry.clone()
+    };
+    let failed = Outcome::Failed(Failure::retryable("error", ""));
+    let circumstances = Circumstances {
+        retry: &retry,
+        breaker: &BreakerSettings::default(),
+        ending: &Ending::from(failed),
+        runs: Duration::ZERO,
+        others_succeed: true,
+        look: LOOK,
+    };
+    Life::new(&circumstances, random)
 }
 
 fn summary(shortest: &Life, longest: &Life) -> String {
-    let (Some(early), Some(late)) = (shortest.reason, longest.reason) else {
-        let time = brief(longest.takes());
-        let attempts = longest.attempts;
+    let [few, many] = [longest, shortest].map(|life| life.steps.len());
+    let (Some(early), Some(late)) = (shortest.reason(), longest.reason()) else {
+        let time = brief(longest.age);
+        let attempts = few;
         return format!("more than {attempts} attempts, the first {attempts} in {time} at most");
     };
     let reason = match early == late {
-        true => late.to_owned(),
+        true => late.to_string(),
         false => format!("{late} or {early}"),
     };
-    if longest.attempts == 1 {
+    if few == 1 {
         return format!("1 attempt and no retry, then dead-lettered as {reason}");
     }
     // With shorter delays a message has more attempts until its age ends them.
-    let [few, many] = [longest.attempts, shortest.attempts];
     let attempts = range(few.to_string(), many.to_string());
-    let time = range(brief(shortest.takes()), brief(longest.takes()));
+    let time = range(brief(shortest.age), brief(longest.age));
     format!("{attempts} attempts in {time}, then dead-lettered as {reason}")
 }
 
-fn range(low: String, high: String) -> String {
+pub(super) fn range(low: String, high: String) -> String {
     match low == high {
         true => low,
         false => format!("{low} to {high}"),
@@ -100,7 +86,8 @@ fn range(low: String, high: String) -> String {
 fn delays(retry: &RetrySettings, life: &Life) -> String {
     const MOST: usize = 24;
     let mut text = String::new();
-    let mut groups = life.delays.chunk_by(|a, b| a == b);
+    let delays: Vec<_> = life.delays().collect();
+    let mut groups = delays.chunk_by(|a, b| a == b);
     for group in groups.by_ref().take(MOST) {
         let comma = if text.is_empty() { "" } else { ", " };
         let times = match group.len() {
@@ -123,7 +110,7 @@ fn delays(retry: &RetrySettings, life: &Life) -> String {
 }
 
 /// A duration for people: two units at most.
-fn brief(duration: Duration) -> String {
+pub(super) fn brief(duration: Duration) -> String {
     const MINUTE: u64 = 60;
     const HOUR: u64 = 60 * MINUTE;
     const DAY: u64 = 24 * HOUR;
@@ -143,7 +130,9 @@ mod tests {
     use super::*;
 
     fn schedule(text: &str) -> (String, String) {
-        let Schedule { summary, delays } = Schedule::new(&toml::from_str(text).unwrap());
+        let Schedule {
+            summary, delays, ..
+        } = Schedule::new(&toml::from_str(text).unwrap());
         (summary, delays)
     }
 

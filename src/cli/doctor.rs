@@ -1,0 +1,155 @@
+//! `lapwing doctor`
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use clap::Args;
+use lapwing::{
+    doctor::{self, Finding, Grade, Report, Surroundings},
+    telemetry,
+};
+use serde_json::json;
+
+use super::{
+    ConfigFile, EXIT_LEFT, descriptors,
+    print::{self, Out},
+};
+
+pub(super) const EXIT_CODES: &str = "\
+Exit codes:
+  0   every check is OK
+  1   at least one check is FAIL: the worker does not start, does not consume, or can lose messages
+  3   the worst check is WARN: the worker runs, but something is likely to do harm
+  78  invalid settings
+
+The doctor creates, consumes and stores nothing. It opens connections to the broker and to the services
+of HTTP handlers, and sends no request to them.";
+
+/// The worst finding is a warning.
+const EXIT_WARN: u8 = EXIT_LEFT;
+
+#[derive(Args)]
+pub(super) struct Doctor {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// The time between SIGTERM and SIGKILL: terminationGracePeriodSeconds of the pod [default: as the
+    /// variable LAPWING_POD_GRACE says]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    pod_grace: Option<Duration>,
+    /// Write JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Doctor {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let settings = self.file.load()?;
+        settings.require_consumers()?;
+        settings.require_handlers()?;
+        let telemetry = telemetry::start_quietly(&settings)?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .context("failed to start the runtime")?;
+        let mut around = Surroundings::here();
+        around.open_files = descriptors::raise();
+        around.pod_grace = self.pod_grace.or(around.pod_grace);
+        let report = runtime.block_on(doctor::examine(&settings, &around));
+        // A lookup of a name cannot be interrupted.
+        runtime.shutdown_background();
+        let out = Out::default();
+        match self.json {
+            true => out.line(json!(report)),
+            false => tell(&report, &out),
+        }
+        telemetry.close(std::time::Instant::now() + settings.timeouts.telemetry_flush);
+        Ok(match report.worst {
+            Grade::Ok => ExitCode::SUCCESS,
+            Grade::Warn => ExitCode::from(EXIT_WARN),
+            Grade::Fail => ExitCode::FAILURE,
+        })
+    }
+}
+
+/// The columns before a text: grade and check.
+const INDENT: usize = 28;
+
+fn tell(report: &Report, out: &Out) {
+    for finding in &report.findings {
+        for line in lines(finding) {
+            out.line(line);
+        }
+    }
+    if !report.not_made.is_empty() {
+        let names = report.not_made.join(", ");
+        let text = format!("not made, because there is no connection to the broker: {names}");
+        print::wrapped("-", &text, INDENT)
+            .iter()
+            .for_each(|line| out.line(line));
+    }
+    let count = |grade| {
+        let all = report.findings.iter();
+        all.filter(|finding| finding.grade == grade).count()
+    };
+    let (fails, warnings) = (count(Grade::Fail), count(Grade::Warn));
+    out.line(match (fails, warnings) {
+        (0, 0) => "all is well".to_owned(),
+        _ => format!("{fails} FAIL, {warnings} WARN"),
+    });
+}
+
+fn lines(finding: &Finding) -> Vec<String> {
+    let grade = match finding.grade {
+        Grade::Ok => "OK",
+        Grade::Warn => "WARN",
+        Grade::Fail => "FAIL",
+    };
+    let head = format!("{grade:<5}{}", finding.check);
+    let found = match finding.about.as_str() {
+        "" => finding.found.clone(),
+        about => format!("{about}: {}", finding.found),
+    };
+    let mut lines = print::wrapped(&head, &found, INDENT);
+    if finding.grade > Grade::Ok {
+        lines.extend(print::wrapped("     why", finding.why, INDENT));
+        lines.extend(print::wrapped("     mend", &finding.mend, INDENT));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_fits_a_terminal_and_names_its_mend() {
+        let finding = Finding {
+            check: "consumer-timeout-at-broker",
+            grade: Grade::Warn,
+            about: "consumers.orders.prefetch".to_owned(),
+            found: "is 64 with `concurrency` 2 and `timeout` 1m: the last message may wait 32m"
+                .to_owned(),
+            why: "the broker takes a message back that waits so long for its ack",
+            mend: "lower `prefetch` to 58 or less".to_owned(),
+        };
+        let lines = lines(&finding);
+        assert!(
+            lines
+                .iter()
+                .all(|line| line.chars().count() <= print::WIDTH),
+            "{lines:#?}"
+        );
+        assert!(
+            lines[0].starts_with("WARN consumer-timeout-at-broker "),
+            "{lines:#?}"
+        );
+        let mend = lines
+            .iter()
+            .find(|line| line.trim_start().starts_with("mend"));
+        assert!(
+            mend.is_some_and(|line| line.contains("lower `prefetch`")),
+            "{lines:#?}"
+        );
+    }
+}

@@ -1,0 +1,136 @@
+//! Whether the handlers can do their work.
+
+use super::{
+    check::{Check, Found, Needs},
+    scene::Scene,
+};
+use crate::{
+    config::KeyPath,
+    consumer::ConsumerSettings,
+    handler::{HTTP_CLASSES, HandlerSettings, proxy_warning},
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        name: "handlers",
+        why: "until the handler works, no message of the consumer succeeds",
+        needs: Needs::Handlers,
+        look: handlers,
+    },
+    Check {
+        name: "proxies",
+        why: "the HTTP handler uses the proxy that the environment names",
+        needs: Needs::Settings,
+        look: proxies,
+    },
+    Check {
+        name: "rules",
+        why: "a rule that fits no failure of its handler never decides anything",
+        needs: Needs::Settings,
+        look: rules,
+    },
+];
+
+fn handlers(scene: &Scene<'_>, found: &mut Found) {
+    for handler in &scene.handlers {
+        let at = &handler.at;
+        match &handler.reached {
+            None => {}
+            Some(Ok(reached)) => found.ok(format!("{at}: {}", reached.what)),
+            Some(Err(error)) => {
+                let mend = match &handler.settings {
+                    HandlerSettings::Http(_) => {
+                        format!("start the service, or correct {at}.url; for TLS also {at}.ca_file")
+                    }
+                    _ => format!("correct {at}.argv, or install what is missing"),
+                };
+                found.fail(at.to_string(), error.to_string(), mend);
+            }
+        }
+    }
+    if found.rows.is_empty() {
+        found.ok("all handlers are registered in code");
+    }
+}
+
+fn proxies(scene: &Scene<'_>, found: &mut Found) {
+    for (at, handler) in scene.settings.handlers() {
+        if let HandlerSettings::Http(http) = handler
+            && let Some(text) = proxy_warning(&http.url, &scene.around.variable)
+        {
+            let mend = "correct the variable in the environment of the worker";
+            found.warn(at.key("url").to_string(), text, mend);
+        }
+    }
+    found.ok("no proxy of the environment is in the way");
+}
+
+fn rules(scene: &Scene<'_>, found: &mut Found) {
+    for (name, consumer) in &scene.settings.consumers {
+        let section = KeyPath::of("consumers").key(name).key("retry").key("rules");
+        for (index, key, text) in idle_rules(consumer) {
+            let mend = "correct or remove the rule";
+            found.warn(section.index(index).key(key).to_string(), text, mend);
+        }
+    }
+    found.ok("each rule fits failures of its handler");
+}
+
+/// Rules for a class or a status that no failure of an HTTP handler has: the rule's index, the key and
+/// the text.
+fn idle_rules(consumer: &ConsumerSettings) -> impl Iterator<Item = (usize, &'static str, String)> {
+    let is_http = consumer.types.is_empty() && matches!(consumer.handler, HandlerSettings::Http(_));
+    let rules = consumer.retry.rules.iter().enumerate();
+    rules.filter_map(move |(index, rule)| {
+        let class = rule.class.as_deref();
+        let class = class.filter(|class| is_http && !HTTP_CLASSES.contains(class));
+        if let Some(class) = class {
+            let known = HTTP_CLASSES.join(", ");
+            let text =
+                format!("no failure of an HTTP handler has the class {class:?}, only: {known}");
+            return Some((index, "class", text));
+        }
+        let mut statuses = 100..600;
+        let status = rule.status.filter(|_| is_http)?;
+        let is_known = statuses.any(|number| status.contains(number));
+        (!is_known).then(|| {
+            let text = format!("no HTTP response has the status {status}");
+            (index, "status", text)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{found, start};
+
+    #[test]
+    fn a_rule_that_fits_nothing_is_found() {
+        let rule = |rule: &str| {
+            let http = "handler = { kind = 'http', url = 'http://a' }";
+            found(
+                &start(&format!(
+                    "{http}\nretry.rules = [{{ {rule}, action = 'retry' }}]"
+                )),
+                "rules",
+            )
+        };
+        assert_eq!(rule("class = 'http-connect'"), [""; 0]);
+        assert!(
+            rule("class = 'htpp'")[0].starts_with("WARN consumers.orders.retry.rules[0].class")
+        );
+        let at = "WARN consumers.orders.retry.rules[0].status: no HTTP response has the status 6xx";
+        assert!(rule("status = '600-699'")[0].starts_with(at));
+        assert_eq!(rule("status = '599-699'"), [""; 0]);
+    }
+
+    #[test]
+    fn a_proxy_that_cannot_work_is_found() {
+        let mut start = start("handler = { kind = 'http', url = 'http://shop/' }");
+        assert_eq!(found(&start, "proxies"), [""; 0]);
+        start.around.variable =
+            Box::new(|name| (name == "HTTP_PROXY").then(|| "socks5://proxy".to_owned()));
+        let told = found(&start, "proxies");
+        assert!(told[0].starts_with("WARN consumers.orders.handler.url: every request will fail"));
+    }
+}

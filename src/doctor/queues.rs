@@ -1,0 +1,305 @@
+//! Whether the queues of the consumers are those that the worker needs.
+
+use std::collections::BTreeMap;
+
+use super::{
+    check::{Check, Found, Grade, Needs},
+    scene::{ConsumerSeen, Scene},
+};
+use crate::{
+    broker::{Difference, QueueSeen, QueueState, Role, Topology, Values},
+    consumer::ConsumerSettings,
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        name: "queues",
+        why: "the worker refuses to start with queues that are missing or differ from the settings",
+        needs: Needs::Connection,
+        look: queues,
+    },
+    Check {
+        name: "exchanges",
+        why: "the worker refuses to start without the exchange of a binding, and results that go \
+              nowhere keep their messages",
+        needs: Needs::Connection,
+        look: exchanges,
+    },
+    Check {
+        name: "retry-queues",
+        why: "a retry queue must give each message back to the work queue, and not before its time",
+        needs: Needs::Connection,
+        look: retry_queues,
+    },
+];
+
+/// Each consumer with what was seen of it.
+pub(super) fn consumers<'a>(
+    scene: &'a Scene<'_>,
+) -> impl Iterator<Item = (&'a str, &'a ConsumerSettings, &'a ConsumerSeen)> {
+    let seen = &scene.broker.consumers;
+    let all = scene.settings.consumers.iter();
+    all.filter_map(move |(name, consumer)| Some((name.as_str(), consumer, seen.get(name)?)))
+}
+
+fn queues(scene: &Scene<'_>, found: &mut Found) {
+    let (mut exist, mut missing) = (0, 0);
+    for (name, consumer, seen) in consumers(scene) {
+        for queue in &seen.queues {
+            // The arguments of this queue are the user's.
+            let is_theirs = match consumer.topology {
+                Topology::None => true,
+                Topology::Attach => queue.role == Role::Work,
+                Topology::Declare | Topology::Verify => false,
+            };
+            let about = &queue.queue;
+            match &queue.state {
+                QueueState::AsPlanned | QueueState::Exists => exist += 1,
+                QueueState::Missing if creates(consumer, queue) => missing += 1,
+                QueueState::Missing => found.fail(
+                    about,
+                    "the queue is missing",
+                    format!(
+                        "create the queue, or set consumers.{name}.topology = \"declare\": then the \
+                         worker does"
+                    ),
+                ),
+                QueueState::Differs(differences) => {
+                    exist += 1;
+                    differ(found, name, queue, differences, is_theirs);
+                }
+                QueueState::Unknown(why) => found.warn(
+                    about,
+                    format!("the queue cannot be looked at: {why}"),
+                    "rabbitmq-diagnostics check_if_node_is_quorum_critical, and the broker's log",
+                ),
+            }
+        }
+    }
+    found.ok(match missing {
+        0 => format!("{exist} queues exist as the worker needs them"),
+        _ => format!("{exist} queues exist as the worker needs them, and it will create {missing}"),
+    });
+}
+
+/// Whether the worker creates the queue at its start.
+fn creates(consumer: &ConsumerSettings, queue: &QueueSeen) -> bool {
+    match consumer.topology {
+        Topology::Declare => true,
+        Topology::Attach => queue.role != Role::Work,
+        Topology::Verify | Topology::None => false,
+    }
+}
+
+fn differ(
+    found: &mut Found,
+    name: &str,
+    queue: &QueueSeen,
+    differences: &[Difference],
+    is_theirs: bool,
+) {
+    for difference in differences {
+        match difference {
+            Difference::Unfit { why, .. } => {
+                let mend = format!("give consumers.{name} another queue");
+                found.fail(&queue.queue, why.to_string(), mend);
+            }
+            _ if is_theirs => {}
+            difference => {
+                let text = difference.to_string();
+                let text = text.split_once("\": ").map_or(text.as_str(), |(_, it)| it);
+                found.fail(&queue.queue, text, mend(name, queue, difference));
+            }
+        }
+    }
+}
+
+/// What makes the settings fit an argument of a queue, which cannot be changed.
+fn mend(name: &str, queue: &QueueSeen, difference: &Difference) -> String {
+    let Difference::Argument {
+        argument,
+        values: Some(Values { has, .. }),
+        ..
+    } = difference
+    else {
+        return "see the broker's text".to_owned();
+    };
+    let section = format!("consumers.{name}");
+    let has = has.as_deref();
+    match (&queue.role, argument.as_str(), has) {
+        (Role::Work, "x-queue-type", Some(has @ ("classic" | "quorum"))) => {
+            format!("set {section}.queue_type = \"{has}\", or give the consumer another queue")
+        }
+        (Role::Work, "x-delivery-limit", Some(has)) if !has.starts_with('-') => {
+            format!("set {section}.delivery_limit = {has}")
+        }
+        (
+            Role::Work,
+            "x-dead-letter-exchange"
+            | "x-dead-letter-routing-key"
+            | "x-dead-letter-strategy"
+            | "x-overflow"
+            | "x-delivery-limit"
+            | "x-expires",
+            _,
+        ) => format!("set {section}.topology = \"attach\", which leaves the queue as it is"),
+        (Role::Work, argument, Some(has)) => {
+            let value = match has.parse::<i64>().is_ok() || has == "true" || has == "false" {
+                true => has.to_owned(),
+                false => format!("\"{has}\""),
+            };
+            format!("set {section}.arguments = {{ {argument} = {value} }}")
+        }
+        (Role::Work, argument, None) => {
+            format!("remove {argument} from {section}.arguments")
+        }
+        (Role::DeadLetters, ..) => format!(
+            "set {section}.dead_letter_queue to a new name, or delete the queue once it is empty: \
+             the worker declares it anew"
+        ),
+        (Role::Retry(_), ..) => format!(
+            "set {section}.retry_queue_prefix to a new name, or delete the queue once it is empty: \
+             the worker declares it anew"
+        ),
+    }
+}
+
+fn exchanges(scene: &Scene<'_>, found: &mut Found) {
+    let mut count = 0;
+    for (name, consumer, seen) in consumers(scene) {
+        for binding in &seen.bindings {
+            count += 1;
+            // With `none` the worker does not look at bindings.
+            if binding.exists == Some(false) && consumer.topology != Topology::None {
+                let exchange = &binding.exchange;
+                found.fail(
+                    exchange,
+                    "the exchange of a binding is missing",
+                    format!(
+                        "declare it (rabbitmqadmin declare exchange name={exchange} type=topic), or \
+                         correct consumers.{name}.bindings"
+                    ),
+                );
+            }
+        }
+        let Some(forward) = &seen.forward else {
+            continue;
+        };
+        count += 1;
+        let at = format!("consumers.{name}.forward");
+        match (&forward.queue, forward.exists, forward.routes) {
+            (Some(queue), Some(false), _) => {
+                let mend = format!("create the queue, or correct {at}.routing_key");
+                found.fail(queue, "the queue for results is missing", mend);
+            }
+            (None, Some(false), _) => {
+                let mend = format!("create the exchange, or correct {at}.exchange");
+                found.fail(
+                    &forward.exchange,
+                    "the exchange for results is missing",
+                    mend,
+                );
+            }
+            (None, _, Some(false)) => {
+                let mend = format!("bind a queue to the exchange, or correct {at}.exchange");
+                let text = "the exchange for results leads to no queue";
+                found.fail(&forward.exchange, text, mend);
+            }
+            _ => {}
+        }
+    }
+    match count {
+        0 => found.ok("the settings name no exchange"),
+        _ => found.ok(format!("{count} exchanges and result queues exist")),
+    }
+}
+
+fn retry_queues(scene: &Scene<'_>, found: &mut Found) {
+    let mut count = 0;
+    for (name, consumer, seen) in consumers(scene) {
+        for queue in &seen.queues {
+            let Role::Retry(length) = queue.role else {
+                continue;
+            };
+            count += 1;
+            // The worker itself compares the arguments, unless the settings say `none`.
+            if let (Topology::None, Some(arguments)) = (consumer.topology, &queue.arguments) {
+                leads_back(found, name, consumer, queue, arguments);
+            }
+            let shown = seen.shown.get(&queue.queue);
+            let millis = |value: Option<&serde_json::Value>| value.and_then(|it| it.as_u64());
+            let policy = millis(shown.and_then(|it| it.policy("message-ttl")));
+            let own = queue.arguments.as_ref();
+            let own = own.and_then(|it| it.get("x-message-ttl")?.parse::<u64>().ok());
+            let shortest = policy.into_iter().chain(own).min();
+            let wanted = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
+            if let Some(shortest) = shortest.filter(|it| *it < wanted) {
+                let policies = shown.map(|it| it.policies()).unwrap_or_default();
+                let mend = match policy {
+                    Some(_) => format!("remove message-ttl from the policy `{policies}`"),
+                    None => format!("declare the queue with x-message-ttl = {wanted}"),
+                };
+                let text = format!(
+                    "messages leave the queue after {shortest} ms instead of {wanted} ms, and are \
+                     parked again"
+                );
+                found.warn(&queue.queue, text, mend);
+            }
+        }
+    }
+    found.ok(format!(
+        "{count} retry queues give their messages back in time"
+    ));
+}
+
+/// Looks whether a retry queue that somebody else declared dead-letters to the work queue.
+fn leads_back(
+    found: &mut Found,
+    name: &str,
+    consumer: &ConsumerSettings,
+    queue: &QueueSeen,
+    arguments: &BTreeMap<String, String>,
+) {
+    let work = &consumer.queue;
+    let has = |argument: &str| arguments.get(argument).map(String::as_str);
+    let mend = format!(
+        "declare the queue with x-dead-letter-exchange = '' and x-dead-letter-routing-key = \
+         '{work}', or set consumers.{name}.topology = \"attach\""
+    );
+    let problem = match (
+        has("x-dead-letter-exchange"),
+        has("x-dead-letter-routing-key"),
+    ) {
+        (None, _) => Some((
+            Grade::Fail,
+            "messages that have waited here are lost: the queue has no x-dead-letter-exchange"
+                .to_owned(),
+        )),
+        (Some(""), Some(key)) if key == work => None,
+        (Some(""), key) => {
+            let key = key.unwrap_or(&queue.queue);
+            Some((
+                Grade::Fail,
+                format!("messages that have waited here go to `{key}` instead of `{work}`"),
+            ))
+        }
+        (Some(exchange), _) => Some((
+            Grade::Warn,
+            format!(
+                "messages that have waited here go to the exchange `{exchange}`: nobody knows \
+                 whether it leads back to `{work}`"
+            ),
+        )),
+    };
+    match problem {
+        Some((grade, text)) => found.add(grade, &queue.queue, text, &mend),
+        None if has("x-dead-letter-strategy") != Some("at-least-once") => found.warn(
+            &queue.queue,
+            "the queue dead-letters without confirms: messages are lost while the work queue is \
+             full or its node is down",
+            "declare the queue as a quorum queue with x-dead-letter-strategy = 'at-least-once' and \
+             x-overflow = 'reject-publish'",
+        ),
+        None => {}
+    }
+}

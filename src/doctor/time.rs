@@ -1,0 +1,300 @@
+//! Whether the times of the settings fit each other, the broker and the pod.
+
+use std::time::Duration;
+
+use humantime::format_duration;
+
+use super::{
+    check::{Check, Found, Needs},
+    queues,
+    scene::{ConsumerSeen, Scene},
+};
+use crate::{
+    broker::QueueArgument, config::KeyPath, consumer::ConsumerSettings, explain::Schedule,
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    Check {
+        name: "drain",
+        why: "a stop of the worker, such as a deployment, cancels handlers that run longer, and their \
+              messages run again",
+        needs: Needs::Settings,
+        look: drain,
+    },
+    Check {
+        name: "pod-grace",
+        why: "Kubernetes kills the process at the end of the pod's grace, and what it holds runs again",
+        needs: Needs::Settings,
+        look: pod_grace,
+    },
+    Check {
+        name: "consumer-timeout",
+        why: "the broker takes a message back that waits so long for its ack, and it runs again",
+        needs: Needs::Settings,
+        look: consumer_timeout,
+    },
+    Check {
+        name: "consumer-timeout-at-broker",
+        why: "the broker takes a message back that waits so long for its ack, and it runs again",
+        needs: Needs::Connection,
+        look: consumer_timeout_at_broker,
+    },
+    Check {
+        name: "retry-schedule",
+        why: "a message that fails after retry.max_age is dead-lettered, however few attempts it had",
+        needs: Needs::Settings,
+        look: retry_schedule,
+    },
+];
+
+fn section(name: &str) -> KeyPath {
+    KeyPath::of("consumers").key(name)
+}
+
+fn drain(scene: &Scene<'_>, found: &mut Found) {
+    let grace = scene.settings.drain.grace;
+    let long = format_duration(grace);
+    for (name, consumer) in &scene.settings.consumers {
+        if consumer.timeout > grace {
+            let timeout = format_duration(consumer.timeout);
+            found.warn(
+                section(name).key("timeout").to_string(),
+                format!("is {timeout}, above `drain.grace` ({long})"),
+                format!("lower the timeout, or set drain.grace = \"{timeout}\""),
+            );
+        }
+    }
+    found.ok(format!("no timeout is above drain.grace ({long})"));
+}
+
+fn pod_grace(scene: &Scene<'_>, found: &mut Found) {
+    let settings = scene.settings;
+    let consumers = settings.consumers.values();
+    let cancel = consumers
+        .map(|it| it.cancel_grace)
+        .max()
+        .unwrap_or_default();
+    let grace = settings.drain.grace;
+    let needed = grace + cancel + settings.timeouts.telemetry_flush;
+    let [needs, long] = [needed, grace].map(format_duration);
+    let Some(pod) = scene.around.pod_grace else {
+        return found.ok(format!(
+            "not known; the worker needs {needs}, better some seconds more"
+        ));
+    };
+    let has = format_duration(pod);
+    let mend = format!(
+        "set terminationGracePeriodSeconds to {} or more, or lower drain.grace",
+        (needed + SPARE).as_secs()
+    );
+    if pod <= grace {
+        let text = format!("is {has}, not above `drain.grace` ({long})");
+        found.fail("terminationGracePeriodSeconds", text, mend);
+    } else if pod < needed {
+        let text = format!("is {has}, and the worker may need {needs} to stop");
+        found.warn("terminationGracePeriodSeconds", text, mend);
+    } else {
+        found.ok(format!("is {has}, and the worker needs {needs}"));
+    }
+}
+
+/// The time for the last acks and for closing the connections.
+const SPARE: Duration = Duration::from_secs(10);
+
+/// The broker's default `consumer_timeout`.
+const USUAL: Duration = Duration::from_mins(30);
+
+/// A limit for the time between a delivery and its ack.
+struct Limit {
+    time: Duration,
+    /// What sets it, for people.
+    by: &'static str,
+}
+
+const DEFAULT: Limit = Limit {
+    time: USUAL,
+    by: "the broker's default consumer timeout",
+};
+
+fn consumer_timeout(scene: &Scene<'_>, found: &mut Found) {
+    for (name, consumer) in &scene.settings.consumers {
+        // A queue of the worker's own may have another limit.
+        let own = match consumer.arguments.get("x-consumer-timeout") {
+            Some(QueueArgument::Int(millis)) => u64::try_from(*millis).ok(),
+            _ => None,
+        };
+        let limit = own.map_or(DEFAULT, |millis| Limit {
+            time: Duration::from_millis(millis),
+            by: "x-consumer-timeout of the queue",
+        });
+        hold(found, name, consumer, &limit);
+    }
+    found.ok("no message is held longer than the broker allows by default");
+}
+
+fn consumer_timeout_at_broker(scene: &Scene<'_>, found: &mut Found) {
+    for (name, consumer, seen) in queues::consumers(scene) {
+        if let Some(limit) = at_broker(consumer, seen) {
+            hold(found, name, consumer, &limit);
+        }
+    }
+    found.ok("no queue has a lower limit than it needs, as far as its arguments and policies show");
+}
+
+/// The limit that the queue has at the broker, if it differs from that of the settings.
+fn at_broker(consumer: &ConsumerSettings, seen: &ConsumerSeen) -> Option<Limit> {
+    let shown = seen.shown.get(&consumer.queue)?;
+    let is_set = consumer.arguments.contains_key("x-consumer-timeout");
+    let own = shown.argument("consumer-timeout").filter(|_| !is_set);
+    let (value, by) = match own {
+        Some(value) => (value, "x-consumer-timeout of the queue"),
+        None => (
+            shown.policy("consumer-timeout")?,
+            "consumer-timeout of the queue's policy",
+        ),
+    };
+    let time = Duration::from_millis(value.as_u64()?);
+    Some(Limit { time, by })
+}
+
+/// Tells if messages are held too long for this limit.
+fn hold(found: &mut Found, name: &str, consumer: &ConsumerSettings, limit: &Limit) {
+    let section = section(name);
+    let Limit { time, by } = *limit;
+    let most = format!("{by} ({})", format_duration(time));
+    let timeout = format_duration(consumer.timeout);
+    let (prefetch, concurrency) = (consumer.prefetch, consumer.concurrency);
+    let waits = longest_in_flight(consumer);
+    if consumer.timeout >= time {
+        found.warn(
+            section.key("timeout").to_string(),
+            format!("is {timeout}, which is not below {most}"),
+            "lower the timeout, or raise the broker's: x-consumer-timeout of the queue, or \
+             consumer_timeout in rabbitmq.conf",
+        );
+    } else if waits >= time {
+        let fits = time.as_secs() / consumer.timeout.as_secs().max(1);
+        let fits = fits.saturating_sub(1).max(1) * u64::from(concurrency);
+        found.warn(
+            section.key("prefetch").to_string(),
+            format!(
+                "is {prefetch} with `concurrency` {concurrency} and `timeout` {timeout}: the last \
+                 message may wait {} for its ack, which is not below {most}",
+                format_duration(waits),
+            ),
+            format!("lower `prefetch` to {fits} or less, or raise `concurrency`"),
+        );
+    }
+    if let Some(rate) = consumer.rate {
+        let wait = rate.interval().saturating_mul(prefetch.into());
+        if wait >= time {
+            found.warn(
+                section.key("prefetch").to_string(),
+                format!(
+                    "is {prefetch}: with a `rate` of {rate} the last of these messages waits {}, \
+                     which is not below {most}",
+                    format_duration(wait)
+                ),
+                "lower `prefetch`",
+            );
+        }
+    }
+}
+
+/// The longest time between the delivery of a message and its ack, if each attempt takes `timeout`: as
+/// many attempts one after the other as the prefetch has messages for each handler.
+fn longest_in_flight(consumer: &ConsumerSettings) -> Duration {
+    let turns = u32::from(consumer.prefetch).div_ceil(u32::from(consumer.concurrency.max(1)));
+    consumer.timeout.saturating_mul(turns)
+}
+
+fn retry_schedule(scene: &Scene<'_>, found: &mut Found) {
+    for (name, consumer) in &scene.settings.consumers {
+        let Schedule {
+            summary, attempts, ..
+        } = Schedule::new(&consumer.retry);
+        let wanted = consumer.retry.attempts();
+        let most = u32::try_from(attempts[1]).unwrap_or(u32::MAX);
+        let age = format_duration(consumer.retry.max_age);
+        // Who wants the age to decide sets a number of attempts that is far too high.
+        if most < wanted && most >= wanted / FAR {
+            found.warn(
+                section(name).key("retry").key("max_age").to_string(),
+                format!("is {age}: of {wanted} attempts a message has {most} at most"),
+                "raise `max_age`, or lower `cap` or the delays; a number of attempts that never \
+                 counts may be ten times too high",
+            );
+        } else {
+            found.ok(format!("{name}: {summary}"));
+        }
+    }
+}
+
+/// So many times too high is no mistake.
+const FAR: u32 = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{found, start};
+
+    #[test]
+    fn a_timeout_above_the_grace_of_a_drain_is_found() {
+        assert_eq!(found(&start(""), "drain"), [""; 0]);
+        let told = found(&start("timeout = '26s'"), "drain");
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(
+            told[0].starts_with("WARN consumers.orders.timeout: is 26s, above `drain.grace` (25s)")
+        );
+        assert!(told[0].ends_with("set drain.grace = \"26s\""), "{told:?}");
+    }
+
+    #[test]
+    fn a_message_that_waits_longer_than_the_broker_allows_is_found() {
+        let keys = |lines: &str| {
+            let told = found(&start(lines), "consumer-timeout");
+            let key = |line: &String| line.split(": ").next().unwrap_or_default().to_owned();
+            told.iter().map(key).collect::<Vec<_>>()
+        };
+        let none: [&str; 0] = [];
+        assert_eq!(keys("timeout = '29m'\nconcurrency = 64"), none);
+        assert_eq!(keys("timeout = '30m'"), ["WARN consumers.orders.timeout"]);
+        let in_turn = |prefetch| {
+            keys(&format!(
+                "timeout = '1m'\nconcurrency = 2\nprefetch = {prefetch}"
+            ))
+        };
+        assert_eq!(in_turn(58), none);
+        assert_eq!(in_turn(59), ["WARN consumers.orders.prefetch"]);
+        assert_eq!(keys("rate = '3/m'"), none);
+        assert_eq!(keys("rate = '2/m'"), ["WARN consumers.orders.prefetch"]);
+        let own = "timeout = '50m'\nconcurrency = 64\narguments = { x-consumer-timeout = 3600000 }";
+        assert_eq!(keys(own), none);
+    }
+
+    #[test]
+    fn a_pod_that_is_killed_before_the_drain_is_over_is_found() {
+        let with = |seconds| {
+            let mut start = start("");
+            start.around.pod_grace = Some(std::time::Duration::from_secs(seconds));
+            found(&start, "pod-grace")
+        };
+        assert_eq!(with(30), [""; 0]);
+        assert!(with(25)[0].starts_with("FAIL terminationGracePeriodSeconds: is 25s"));
+        assert!(with(27)[0].starts_with("WARN terminationGracePeriodSeconds: is 27s"));
+        assert!(with(27)[0].contains("terminationGracePeriodSeconds to 38"));
+    }
+
+    #[test]
+    fn attempts_that_do_not_fit_the_age_are_found() {
+        let told = |retry: &str| found(&start(&format!("retry = {{ {retry} }}")), "retry-schedule");
+        assert_eq!(told(""), [""; 0]);
+        let told_of = told("max_age = '1h'");
+        assert_eq!(told_of.len(), 1, "{told_of:?}");
+        assert!(
+            told_of[0].starts_with("WARN consumers.orders.retry.max_age: is 1h: of 20 attempts")
+        );
+        assert_eq!(told("max_age = '1h', max_attempts = 1000000"), [""; 0]);
+        let list = told("delays = ['5s', '1m', '10m', '1h'], max_age = '10s'");
+        assert_eq!(list.len(), 1, "{list:?}");
+    }
+}

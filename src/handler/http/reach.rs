@@ -1,0 +1,107 @@
+//! Whether the handler's server is there: opens a connection and sends no request.
+
+use std::time::Duration;
+
+use hyper_util::client::proxy::matcher::Matcher;
+use tokio::{net::TcpStream, time::timeout};
+use url::{Host, Url};
+
+use super::{HttpHandler, HttpHandlerSettings, files::Files, tls};
+use crate::{
+    certificates,
+    handler::{HandlerError, Reached},
+    text::causes,
+};
+
+/// Opens a connection to the server, or to the proxy in front of it.
+pub(super) async fn reach(settings: &HttpHandlerSettings) -> Result<Reached, HandlerError> {
+    HttpHandler::new(settings)?;
+    let failed = |text: String| HandlerError::new(text);
+    let url = Url::parse(&settings.url).map_err(|error| failed(error.to_string()))?;
+    let limit = settings.connect_timeout;
+    let (host, port) = address(&url).ok_or_else(|| failed("the URL has no host".to_owned()))?;
+    let uri: hyper::Uri = url
+        .as_str()
+        .parse()
+        .map_err(|_| failed("the URL cannot be read".to_owned()))?;
+    let proxy = Matcher::from_env().intercept(&uri);
+    if let Some(proxy) = proxy {
+        let proxy = proxy.uri();
+        let host = proxy.host().unwrap_or_default();
+        let port = proxy.port_u16().unwrap_or(80);
+        connect(host, port, limit)
+            .await
+            .map_err(|error| failed(format!("the proxy {host}:{port}: {error}")))?;
+        let what = format!("the proxy {host}:{port} takes connections");
+        return Ok(Reached {
+            what,
+            certificates: Vec::new(),
+        });
+    }
+    let at = |error: String| failed(format!("{host}:{port}: {error}"));
+    let what = format!("{host}:{port} takes connections");
+    if url.scheme() != "https" {
+        connect(&host, port, limit).await.map_err(at)?;
+        return Ok(Reached {
+            what,
+            certificates: Vec::new(),
+        });
+    }
+    let files = Files::read(settings).map_err(failed)?;
+    let config = tls::config(&files, settings.system_authorities);
+    let config = config.map_err(|error| failed(causes(error.as_ref())))?;
+    let shown = certificates::shown_by(&host, port, Some(config), limit).await;
+    match shown.map_err(at)? {
+        (_, Some(error)) => Err(failed(format!("{host}:{port}: TLS: {error}"))),
+        (shown, None) => Ok(Reached {
+            what,
+            certificates: shown,
+        }),
+    }
+}
+
+/// The host without brackets, and the port.
+fn address(url: &Url) -> Option<(String, u16)> {
+    let host = match url.host()? {
+        Host::Domain(name) => name.to_owned(),
+        Host::Ipv4(address) => address.to_string(),
+        Host::Ipv6(address) => address.to_string(),
+    };
+    Some((host, url.port_or_known_default()?))
+}
+
+async fn connect(host: &str, port: u16, limit: Duration) -> Result<(), String> {
+    match timeout(limit, TcpStream::connect((host, port))).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {limit:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn at(url: String) -> HttpHandlerSettings {
+        HttpHandlerSettings {
+            url,
+            connect_timeout: Duration::from_secs(20),
+            ..HttpHandlerSettings::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_takes_connections_is_reached_and_another_is_named() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let reached = reach(&at(format!("http://{address}/orders"))).await;
+        let what = format!("{address} takes connections");
+        assert_eq!(reached.unwrap().what, what);
+        drop(listener);
+        let error = reach(&at(format!("http://{address}/orders"))).await;
+        let error = error.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("{address}: ")), "{error}");
+    }
+}
