@@ -6,23 +6,24 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     mem::size_of,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::SystemTime,
 };
 
 use super::views::{Group, Groups};
 use crate::{
-    letters::{Facts, Filter, Letter, Origin, Summary},
+    letters::{Facts, Filter, Letter, Origin, SEARCHED, Summary},
     text::{cut, rfc3339},
 };
 
 /// The most letters that a look keeps.
 pub(super) const MOST: usize = 100_000;
-/// The longest text of an error that a line keeps, in bytes. Whole letters keep all of it.
-const ERROR_ROOM: usize = 200;
 /// The longest of the other texts that a line keeps, in bytes.
 const TEXT_ROOM: usize = 255;
-/// The most bytes of letters that are kept whole.
+/// The most bytes of letters that are kept whole: the last ones of the queue, which a list shows first.
 const WHOLE_ROOM: usize = 8 * 1024 * 1024;
 /// The longest letter that is kept whole, as JSON, in bytes.
 const LONGEST_WHOLE: usize = 64 * 1024;
@@ -95,11 +96,15 @@ impl Line {
             group: &self.common.group,
             reason: &self.common.reason,
             message_type: self.common.message_type.as_deref(),
-            kind: &self.common.kind,
             error: &self.error,
             source_queue: self.common.source_queue.as_deref(),
             failed_at: self.failed_at,
         }
+    }
+
+    /// Group and reason.
+    fn cause(&self) -> (&str, &str) {
+        (&self.common.group, &self.common.reason)
     }
 
     fn summary(&self) -> Summary {
@@ -136,7 +141,11 @@ pub(super) struct Snapshot {
     size: usize,
     /// The bytes of letters that are kept whole.
     whole: usize,
+    /// The places of the lines that have been kept whole, oldest first, while the look adds lines.
+    wholes: VecDeque<usize>,
     room: usize,
+    /// The number of lines.
+    count: Arc<AtomicUsize>,
     /// Letters that the look selected and did not keep.
     pub(super) not_kept: u64,
 }
@@ -148,6 +157,11 @@ impl Snapshot {
             room,
             ..Self::default()
         }
+    }
+
+    /// The number of lines, to read while a search holds the snapshot.
+    pub(super) fn count(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.count)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -162,15 +176,19 @@ impl Snapshot {
         }
         let summary = &letter.summary;
         let common = self.common(summary);
-        let error = self.error(cut(&summary.error, ERROR_ROOM));
+        let error = self.error(cut(&summary.error, SEARCHED));
         let id = cut(&summary.id, TEXT_ROOM);
         let trace = summary.trace_id.as_deref();
         self.size += size_of::<Line>() + id.len() + trace.map_or(0, str::len);
-        let has_room = self.whole < WHOLE_ROOM && letter.body().len() < LONGEST_WHOLE;
-        let whole = has_room.then(|| whole(letter));
-        let whole = whole.filter(|json| json.len() < LONGEST_WHOLE);
-        self.whole += whole.as_ref().map_or(0, String::len);
-        self.size += whole.as_ref().map_or(0, String::len);
+        let is_short = letter.body().len() < LONGEST_WHOLE;
+        let whole = is_short.then(|| whole(letter));
+        let whole: Option<Arc<str>> = whole
+            .filter(|json| json.len() < LONGEST_WHOLE)
+            .map(Into::into);
+        if let Some(json) = &whole {
+            self.make_room(json.len());
+            self.wholes.push_back(self.lines.len());
+        }
         self.lines.push(Line {
             number: self.lines.len(),
             id: id.into(),
@@ -183,8 +201,24 @@ impl Snapshot {
             trace_id: trace.map(Into::into),
             bytes: summary.bytes,
             deliveries: summary.deliveries,
-            whole: whole.map(Into::into),
+            whole,
         });
+        self.count.store(self.lines.len(), Ordering::Relaxed);
+    }
+
+    /// Forgets the oldest whole letters, until one of this size fits.
+    fn make_room(&mut self, size: usize) {
+        // A look with little room needs most of it for lines.
+        let most = WHOLE_ROOM.min(self.room / 4);
+        while self.whole + size > most
+            && let Some(oldest) = self.wholes.pop_front()
+        {
+            let forgotten = self.lines[oldest].whole.take().map_or(0, |it| it.len());
+            self.whole -= forgotten;
+            self.size -= forgotten;
+        }
+        self.whole += size;
+        self.size += size;
     }
 
     fn common(&mut self, summary: &Summary) -> Arc<Common> {
@@ -212,6 +246,7 @@ impl Snapshot {
     pub(super) fn finish(&mut self) {
         self.commons = HashSet::new();
         self.errors = HashSet::new();
+        self.wholes = VecDeque::new();
         self.lines.shrink_to_fit();
     }
 
@@ -234,12 +269,16 @@ impl Snapshot {
             }
             _ => true,
         });
+        self.count.store(self.lines.len(), Ordering::Relaxed);
     }
 
-    /// A letter has another body now, of this length. The whole letter that was kept is not the letter.
+    /// A letter has another body now, of this length. The whole letter that was kept is not the letter. Of
+    /// several letters with this id none is known to be the one.
     pub(super) fn edited(&mut self, id: &str, bytes: usize) {
-        if let Some(line) = self.lines.iter_mut().find(|line| &*line.id == id) {
-            line.whole = None;
+        let id = cut(id, TEXT_ROOM);
+        let mut lines: Vec<_> = self.lines.iter_mut().filter(|it| &*it.id == id).collect();
+        lines.iter_mut().for_each(|line| line.whole = None);
+        if let [line] = &mut lines[..] {
             line.bytes = bytes;
         }
     }
@@ -292,10 +331,24 @@ impl Snapshot {
             let part = at.duration_since(from?).ok()?.as_secs_f64() / span.max(f64::MIN_POSITIVE);
             Some(((part * BARS as f64) as usize).min(BARS - 1))
         };
-        let mut groups: HashMap<(&str, &str), Group> = HashMap::new();
+        // Anybody who may publish to the queue can make each letter a cause of its own, so only the causes
+        // that are returned are made whole.
+        let mut counts: HashMap<_, u64> = HashMap::new();
         for line in &chosen {
-            let key = (line.common.group.as_str(), line.common.reason.as_str());
-            let group = groups.entry(key).or_insert_with(|| first_of(line));
+            *counts.entry(line.cause()).or_default() += 1;
+        }
+        let (total, causes) = (chosen.len(), counts.len());
+        let mut most: Vec<_> = counts.into_iter().collect();
+        most.sort_by(|(a, many), (b, few)| few.cmp(many).then_with(|| a.cmp(b)));
+        most.truncate(limit);
+        let places = most.iter().enumerate();
+        let places: HashMap<_, _> = places.map(|(place, (cause, _))| (*cause, place)).collect();
+        let mut groups: Vec<Option<Group>> = most.iter().map(|_| None).collect();
+        for line in &chosen {
+            let Some(place) = places.get(&line.cause()) else {
+                continue;
+            };
+            let group = groups[*place].get_or_insert_with(|| first_of(line));
             group.count += 1;
             if let Some(at) = line.failed_at {
                 group.note(at);
@@ -304,14 +357,10 @@ impl Snapshot {
                 }
             }
         }
-        let total = chosen.len();
-        let causes = groups.len();
-        let mut groups: Vec<_> = groups.into_values().collect();
+        let mut groups: Vec<_> = groups.into_iter().flatten().collect();
         for group in &mut groups {
             group.share = group.count as f64 / total.max(1) as f64;
         }
-        groups.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.group.cmp(&b.group)));
-        groups.truncate(limit);
         Groups {
             letters: total as u64,
             causes,
