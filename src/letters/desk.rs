@@ -184,11 +184,7 @@ impl DeadLetters {
     ///
     /// # Errors
     /// When the letter is not found as it was, or its copy is not confirmed. Then it stays.
-    pub async fn edit(
-        &self,
-        edit: &Edit,
-        report: Report<'_>,
-    ) -> Result<Changed, DeadLettersError> {
+    pub async fn edit(&self, edit: &Edit, report: Report<'_>) -> Result<Changed, DeadLettersError> {
         edit::edit(&self.desk, edit, report).await
     }
 

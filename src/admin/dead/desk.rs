@@ -231,11 +231,9 @@ impl Desks {
         consumer: &str,
     ) -> Result<(Option<views::Job>, Option<views::Look>), ApiError> {
         let desk = lock(self.desk(consumer)?);
-        let look = desk.seen.as_ref().map(|seen| {
-            views::Look {
-                letters: seen.count.load(Ordering::Relaxed),
-                ..seen.look.clone()
-            }
+        let look = desk.seen.as_ref().map(|seen| views::Look {
+            letters: seen.count.load(Ordering::Relaxed),
+            ..seen.look.clone()
         });
         let is_work = |job: &&Arc<Job>| job.kind != JobKind::Show;
         let job = desk.jobs.iter().rev().find(is_work);
@@ -323,3 +321,6 @@ impl Desks {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

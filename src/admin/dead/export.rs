@@ -238,4 +238,14 @@ mod tests {
         }
         assert!(closed.is_cancelled());
     }
+
+    /// An export that finds little writes nothing for a long time.
+    #[test]
+    fn an_export_notices_without_a_line_that_its_client_is_gone() {
+        let (lines, pieces) = Lines::channel();
+        let client = lines.client();
+        assert!(!client.is_closed());
+        drop(pieces);
+        assert!(client.is_closed());
+    }
 }

@@ -17,9 +17,7 @@ use super::{
 };
 use crate::{
     clock,
-    letters::{
-        DeadLetters, Edit, Filter, Letter, Look, Looked, Match, Progress, Replay, to_line,
-    },
+    letters::{DeadLetters, Edit, Filter, Letter, Look, Looked, Match, Progress, Replay, to_line},
     lock::lock,
     text::{causes, rfc3339},
 };

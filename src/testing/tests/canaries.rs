@@ -5,7 +5,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::kit::{Handling, Kit, Step};
-use crate::broker::fake::{Confirm, Letter};
+use crate::{
+    ConsumerState, Failure,
+    broker::fake::{Confirm, Letter},
+};
 
 const REPORTS: &str = "lapwing-canary.run";
 /// The first retry waits in the worker, the second one in a retry queue.
@@ -97,6 +100,46 @@ async fn a_header_that_no_worker_vouches_for_is_not_believed() {
     assert_eq!(reports[0]["number"], 3, "{reports:?}");
     assert!(kit.broker.ready("salaries").is_empty());
     kit.drain().await.unwrap();
+}
+
+/// Reports use the publishing channels of retries and dead letters.
+#[tokio::test(start_paused = true)]
+async fn a_slow_report_holds_up_no_settlement_and_others_wait_for_it() {
+    let kit = start("", Handling::new([], Step::Succeed)).await;
+    let slow = || Confirm::AckAfter(Duration::from_secs(9));
+    kit.broker.answer_publishes([slow(), slow(), slow()]);
+    let began = tokio::time::Instant::now();
+    for number in 0..3 {
+        kit.send(canary(number), b"{}");
+    }
+    kit.finished().await;
+    assert!(began.elapsed() < Duration::from_secs(1));
+    // The broker stores a report before it confirms.
+    kit.until_in(REPORTS, 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(reports(&kit).len(), 1);
+    kit.until_in(REPORTS, 2).await;
+    assert!(began.elapsed() < Duration::from_secs(9));
+    kit.drain().await.unwrap();
+}
+
+/// A service that gives no answer has its messages parked before their first attempt.
+#[tokio::test(start_paused = true)]
+async fn a_canary_that_is_parked_before_its_first_attempt_is_reported_after_it() {
+    let down = Step::FailWith(Failure::unavailable("down", "no answer"));
+    let steps = std::iter::repeat_n(down, 10);
+    let mut kit = start("concurrency = 1", Handling::new(steps, Step::Succeed)).await;
+    kit.publish_many(10);
+    kit.until_state(ConsumerState::ServiceDown).await;
+    kit.send(canary(1), b"{}");
+    kit.until_in(REPORTS, 1).await;
+    let reports = reports(&kit);
+    assert_eq!(
+        (&reports[0]["number"], &reports[0]["outcome"]),
+        (&json!(1), &json!("succeeded"))
+    );
+    let report = kit.drain().await.unwrap();
+    assert!(report.ledger().parked > 0);
 }
 
 #[tokio::test(start_paused = true)]

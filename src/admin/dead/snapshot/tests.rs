@@ -131,3 +131,31 @@ fn an_edited_letter_is_not_kept_whole() {
         99
     );
 }
+
+/// A list shows the newest letters first.
+#[test]
+fn the_last_letters_are_kept_whole() {
+    let mut snapshot = Snapshot::with_room(400_000);
+    for number in 0..20 {
+        snapshot.add(&letter(number), |_| "x".repeat(10_000));
+    }
+    snapshot.finish();
+    assert!(snapshot.whole("m19").is_some() && snapshot.whole("m11").is_some());
+    assert!(snapshot.whole("m0").is_none() && snapshot.whole("m9").is_none());
+    assert_eq!((snapshot.len(), snapshot.not_kept), (20, 0));
+}
+
+#[test]
+fn an_edit_of_one_of_several_letters_with_the_same_id_keeps_none_of_them_whole() {
+    let mut snapshot = Snapshot::with_room(usize::MAX);
+    for _ in 0..2 {
+        snapshot.add(&letter(1), |_| "whole".to_owned());
+    }
+    snapshot.edited("m1", 99);
+    assert!(
+        snapshot
+            .lines
+            .iter()
+            .all(|it| it.whole.is_none() && it.bytes == 1)
+    );
+}
