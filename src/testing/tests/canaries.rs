@@ -5,10 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::kit::{Handling, Kit, Step};
-use crate::{
-    ConsumerState, Failure,
-    broker::fake::{Confirm, Letter},
-};
+use crate::broker::fake::{Confirm, Letter};
 
 const REPORTS: &str = "lapwing-canary.run";
 /// The first retry waits in the worker, the second one in a retry queue.
@@ -123,40 +120,32 @@ async fn a_slow_report_holds_up_no_settlement_and_others_wait_for_it() {
     kit.drain().await.unwrap();
 }
 
-/// A service that gives no answer has its messages parked before their first attempt.
+/// The messages of a service that gives no answer are parked before their first attempt.
 #[tokio::test(start_paused = true)]
 async fn a_canary_that_is_parked_before_its_first_attempt_is_reported_after_it() {
-    let down = Step::FailWith(Failure::unavailable("down", "no answer"));
-    let steps = std::iter::repeat_n(down, 10);
-    let mut kit = start("concurrency = 1", Handling::new(steps, Step::Succeed)).await;
-    kit.publish_many(10);
-    kit.until_state(ConsumerState::ServiceDown).await;
-    kit.send(canary(1), b"{}");
-    kit.until_in(REPORTS, 1).await;
-    let reports = reports(&kit);
-    assert_eq!(
-        (&reports[0]["number"], &reports[0]["outcome"]),
-        (&json!(1), &json!("succeeded"))
-    );
-    let report = kit.drain().await.unwrap();
-    assert!(report.ledger().parked > 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_report_that_cannot_be_published_holds_up_nothing() {
-    for confirm in [Confirm::Lost, Confirm::Nack, Confirm::NeverWritten] {
-        let kit = start("", Handling::new([], Step::Succeed)).await;
-        kit.broker.answer_publishes([confirm]);
-        kit.send(canary(1), b"{}");
-        kit.finished().await;
-        kit.worker.drain().await.unwrap();
+    let silent = Handling::new(std::iter::repeat_n(Step::Hang, 5), Step::Succeed);
+    let typed = [
+        ("silent", silent.clone()),
+        ("other", Handling::new([], Step::Succeed)),
+    ];
+    let settings = "concurrency = 5\ntimeout = '2s'\nretry = { base = '1h', jitter = 0 }";
+    let kit = Kit::start_typed(settings, typed).await;
+    kit.broker.declare(REPORTS);
+    for number in 0..5 {
+        let letter = Letter::default().id(&format!("{number}"));
+        kit.send(letter.message_type("silent"), b"{}");
     }
-    // Without the queue.
-    let kit = Kit::start("", Handling::new([], Step::Succeed)).await;
-    kit.send(canary(1), b"{}");
-    kit.finished().await;
+    silent.has_run(5).await;
+    for number in 1..4 {
+        kit.send(canary(number).message_type("silent"), b"{}");
+    }
+    kit.until_in(REPORTS, 3).await;
+    let reports = reports(&kit);
+    let succeeded = |it: &Value| it["outcome"] == "succeeded";
+    assert!(reports.iter().all(succeeded), "{reports:?}");
+    // Each of the others timed out once, and waits for its retry. The canaries waited before.
     let report = kit.drain().await.unwrap();
-    assert_eq!(report.ledger().acked, 1);
+    assert!(report.ledger().parked > 5, "{:?}", report.ledger());
 }
 
 /// A delivery that goes back to its queue has had no outcome.
