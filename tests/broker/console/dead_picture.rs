@@ -132,6 +132,9 @@ async fn worker(vhost: &VHost, server: &HttpHandler) -> WorkerProcess {
 }
 
 async fn take(browser: &Browser, name: &str) {
+    // Under the name that is configured, without this machine's.
+    let named = "document.getElementById('worker-name').textContent = 'shop'";
+    browser.eval(named).await;
     std::fs::create_dir_all(FOLDER).expect("target is ours");
     let file = format!("{FOLDER}/dead-{name}.png");
     std::fs::write(file, browser.picture().await).expect("the folder is there");

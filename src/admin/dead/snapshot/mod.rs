@@ -22,8 +22,11 @@ pub(super) const MOST: usize = 100_000;
 const ERROR_ROOM: usize = 200;
 /// The longest of the other texts that a line keeps, in bytes.
 const TEXT_ROOM: usize = 255;
-/// The most bytes of letters that are kept whole.
+/// The most bytes of letters that are kept whole; at most a quarter of all.
 const WHOLE_ROOM: usize = 8 * 1024 * 1024;
+/// The letters at the end of a queue that are kept whole, as far as there is room. The worker would have to
+/// read the whole queue to show one of them again; those at its head are soon found.
+const WHOLE: usize = 4_000;
 /// The longest letter that is kept whole, as JSON, in bytes.
 const LONGEST_WHOLE: usize = 64 * 1024;
 /// The bars of a sparkline.
@@ -136,16 +139,21 @@ pub(super) struct Snapshot {
     size: usize,
     /// The bytes of letters that are kept whole.
     whole: usize,
+    /// The lines of the letters that are kept whole, oldest first.
+    whole_lines: VecDeque<usize>,
     room: usize,
+    /// The number of the first letter that is kept whole.
+    whole_from: usize,
     /// Letters that the look selected and did not keep.
     pub(super) not_kept: u64,
 }
 
 impl Snapshot {
-    /// One that takes about this many bytes at most.
-    pub(super) fn with_room(room: usize) -> Self {
+    /// One that takes about this many bytes at most, for this many letters.
+    pub(super) fn with_room(room: usize, letters: usize) -> Self {
         Self {
             room,
+            whole_from: letters.min(MOST).saturating_sub(WHOLE),
             ..Self::default()
         }
     }
@@ -166,11 +174,12 @@ impl Snapshot {
         let id = cut(&summary.id, TEXT_ROOM);
         let trace = summary.trace_id.as_deref();
         self.size += size_of::<Line>() + id.len() + trace.map_or(0, str::len);
-        let has_room = self.whole < WHOLE_ROOM && letter.body().len() < LONGEST_WHOLE;
-        let whole = has_room.then(|| whole(letter));
+        let is_last = self.lines.len() >= self.whole_from;
+        let whole = (is_last && letter.body().len() < LONGEST_WHOLE).then(|| whole(letter));
         let whole = whole.filter(|json| json.len() < LONGEST_WHOLE);
-        self.whole += whole.as_ref().map_or(0, String::len);
-        self.size += whole.as_ref().map_or(0, String::len);
+        if let Some(whole) = &whole {
+            self.make_room_for(whole.len());
+        }
         self.lines.push(Line {
             number: self.lines.len(),
             id: id.into(),
@@ -185,6 +194,20 @@ impl Snapshot {
             deliveries: summary.deliveries,
             whole: whole.map(Into::into),
         });
+    }
+
+    /// A letter of this length is kept whole, and the oldest ones are not any more.
+    fn make_room_for(&mut self, length: usize) {
+        while self.whole + length > WHOLE_ROOM.min(self.room / 4)
+            && let Some(oldest) = self.whole_lines.pop_front()
+        {
+            let gone = self.lines[oldest].whole.take().map_or(0, |it| it.len());
+            self.whole -= gone;
+            self.size -= gone;
+        }
+        self.whole_lines.push_back(self.lines.len());
+        self.whole += length;
+        self.size += length;
     }
 
     fn common(&mut self, summary: &Summary) -> Arc<Common> {
@@ -212,6 +235,7 @@ impl Snapshot {
     pub(super) fn finish(&mut self) {
         self.commons = HashSet::new();
         self.errors = HashSet::new();
+        self.whole_lines = VecDeque::new();
         self.lines.shrink_to_fit();
     }
 
