@@ -1,5 +1,5 @@
-//! Pictures of the page for dead letters, to look at after a change: not a test, a program that needs all
-//! the tests' parts.
+//! Pictures of the page for dead letters, to look at after a change; `dead-list-light` is
+//! docs/dead-letters.png. Not a test, a program that needs all the tests' parts.
 
 use std::time::{Duration, SystemTime};
 
