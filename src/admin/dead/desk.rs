@@ -40,7 +40,7 @@ const KNOWN: usize = 8;
 /// The looks that are kept, of all consumers. A further one takes the place of the oldest.
 const LOOKS: usize = 2;
 /// The bytes that all kept looks may take.
-const ROOM: u64 = 64 * 1024 * 1024;
+const ROOM: u64 = 80 * 1024 * 1024;
 /// The part of the container's memory limit that they may take.
 const PART: u64 = 8;
 /// The searches that wait for the one under way.

@@ -155,7 +155,13 @@ async fn look_at(
     look: &Look,
     matches: Vec<Match>,
 ) -> Ended {
-    let mut snapshot = Snapshot::with_room(Desks::room());
+    // With a filter it is not known how many letters will fit.
+    let count = match look.filter.is_all() {
+        true => letters.depth().await.map_err(|error| causes(&error))?,
+        false => 0,
+    };
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    let mut snapshot = Snapshot::with_room(Desks::room(), count);
     let mut see = |letter: &Letter| snapshot.add(letter, whole::as_json);
     let looked = letters.look(look, &mut see, &mut |it| job.note(it)).await;
     let looked = looked.map_err(|error| causes(&error))?;

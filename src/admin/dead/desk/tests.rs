@@ -32,7 +32,7 @@ fn keep(desks: &Desks, consumer: &str, second: u64) {
         short: 0,
         matches: Vec::new(),
     };
-    let mut snapshot = Snapshot::with_room(usize::MAX);
+    let mut snapshot = Snapshot::with_room(usize::MAX, 0);
     snapshot.add(&Letter::sample("m", b""), |_| String::new());
     let matches = vec!["tenant=acme".parse().unwrap()];
     desks.keep(consumer, look, matches, snapshot);

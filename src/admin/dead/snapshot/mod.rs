@@ -23,8 +23,11 @@ use crate::{
 pub(super) const MOST: usize = 100_000;
 /// The longest of the other texts that a line keeps, in bytes.
 const TEXT_ROOM: usize = 255;
-/// The most bytes of letters that are kept whole: the last ones of the queue, which a list shows first.
+/// The most bytes of letters that are kept whole; at most a quarter of all.
 const WHOLE_ROOM: usize = 8 * 1024 * 1024;
+/// The letters at the end of a queue that are kept whole, as far as there is room. The worker would have to
+/// read the whole queue to show one of them again; those at its head are soon found.
+const WHOLE: usize = 4_000;
 /// The longest letter that is kept whole, as JSON, in bytes.
 const LONGEST_WHOLE: usize = 64 * 1024;
 /// The bars of a sparkline.
@@ -141,9 +144,11 @@ pub(super) struct Snapshot {
     size: usize,
     /// The bytes of letters that are kept whole.
     whole: usize,
-    /// The places of the lines that have been kept whole, oldest first, while the look adds lines.
-    wholes: VecDeque<usize>,
+    /// The lines of the letters that are kept whole, oldest first.
+    whole_lines: VecDeque<usize>,
     room: usize,
+    /// The number of the first letter that is kept whole.
+    whole_from: usize,
     /// The number of lines.
     count: Arc<AtomicUsize>,
     /// Letters that the look selected and did not keep.
@@ -151,10 +156,11 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// One that takes about this many bytes at most.
-    pub(super) fn with_room(room: usize) -> Self {
+    /// One that takes about this many bytes at most, for this many letters.
+    pub(super) fn with_room(room: usize, letters: usize) -> Self {
         Self {
             room,
+            whole_from: letters.min(MOST).saturating_sub(WHOLE),
             ..Self::default()
         }
     }
@@ -180,14 +186,11 @@ impl Snapshot {
         let id = cut(&summary.id, TEXT_ROOM);
         let trace = summary.trace_id.as_deref();
         self.size += size_of::<Line>() + id.len() + trace.map_or(0, str::len);
-        let is_short = letter.body().len() < LONGEST_WHOLE;
-        let whole = is_short.then(|| whole(letter));
-        let whole: Option<Arc<str>> = whole
-            .filter(|json| json.len() < LONGEST_WHOLE)
-            .map(Into::into);
-        if let Some(json) = &whole {
-            self.make_room(json.len());
-            self.wholes.push_back(self.lines.len());
+        let is_last = self.lines.len() >= self.whole_from;
+        let whole = (is_last && letter.body().len() < LONGEST_WHOLE).then(|| whole(letter));
+        let whole = whole.filter(|json| json.len() < LONGEST_WHOLE);
+        if let Some(whole) = &whole {
+            self.make_room_for(whole.len());
         }
         self.lines.push(Line {
             number: self.lines.len(),
@@ -201,24 +204,23 @@ impl Snapshot {
             trace_id: trace.map(Into::into),
             bytes: summary.bytes,
             deliveries: summary.deliveries,
-            whole,
+            whole: whole.map(Into::into),
         });
         self.count.store(self.lines.len(), Ordering::Relaxed);
     }
 
-    /// Forgets the oldest whole letters, until one of this size fits.
-    fn make_room(&mut self, size: usize) {
-        // A look with little room needs most of it for lines.
-        let most = WHOLE_ROOM.min(self.room / 4);
-        while self.whole + size > most
-            && let Some(oldest) = self.wholes.pop_front()
+    /// A letter of this length is kept whole, and the oldest ones are not any more.
+    fn make_room_for(&mut self, length: usize) {
+        while self.whole + length > WHOLE_ROOM.min(self.room / 4)
+            && let Some(oldest) = self.whole_lines.pop_front()
         {
-            let forgotten = self.lines[oldest].whole.take().map_or(0, |it| it.len());
-            self.whole -= forgotten;
-            self.size -= forgotten;
+            let gone = self.lines[oldest].whole.take().map_or(0, |it| it.len());
+            self.whole -= gone;
+            self.size -= gone;
         }
-        self.whole += size;
-        self.size += size;
+        self.whole_lines.push_back(self.lines.len());
+        self.whole += length;
+        self.size += length;
     }
 
     fn common(&mut self, summary: &Summary) -> Arc<Common> {
@@ -246,7 +248,7 @@ impl Snapshot {
     pub(super) fn finish(&mut self) {
         self.commons = HashSet::new();
         self.errors = HashSet::new();
-        self.wholes = VecDeque::new();
+        self.whole_lines = VecDeque::new();
         self.lines.shrink_to_fit();
     }
 
