@@ -80,11 +80,15 @@ impl Guest {
 pub(super) struct Busy(Option<Arc<Guest>>);
 
 impl Busy {
-    /// The response has begun. A stream of events goes on until its connection ends.
+    /// The response has begun. A stream of events goes on until its connection ends. So does an export, or
+    /// its connection soon has no request and is closed.
     pub(super) fn until_end_of(mut self, response: Option<&HeaderMap>) {
         let kind = response.and_then(|headers| headers.get(CONTENT_TYPE));
         let kind = kind.and_then(|kind| kind.to_str().ok());
-        if kind.is_some_and(|kind| kind.starts_with("text/event-stream")) {
+        let goes_on = |kind: &str| {
+            kind.starts_with("text/event-stream") || kind.starts_with("application/x-ndjson")
+        };
+        if kind.is_some_and(goes_on) {
             self.0 = None;
         }
     }
@@ -146,17 +150,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_of_events_is_a_request_that_does_not_end() {
-        let mut guests = Guests::default();
-        let streams = guests.admit(2);
-        let headers = [(CONTENT_TYPE, "text/event-stream".parse().unwrap())];
-        streams
-            .is_asked()
-            .until_end_of(Some(&headers.into_iter().collect()));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        let silent = guests.admit(2);
-        let _new = guests.admit(2);
-        assert_eq!((has_left(&streams), has_left(&silent)), (false, true));
+    async fn a_stream_of_events_or_an_export_is_a_request_that_does_not_end() {
+        for kind in ["text/event-stream", "application/x-ndjson"] {
+            let mut guests = Guests::default();
+            let streams = guests.admit(2);
+            let headers = [(CONTENT_TYPE, kind.parse().unwrap())];
+            streams
+                .is_asked()
+                .until_end_of(Some(&headers.into_iter().collect()));
+            tokio::time::advance(Duration::from_secs(1)).await;
+            let silent = guests.admit(2);
+            let _new = guests.admit(2);
+            assert_eq!((has_left(&streams), has_left(&silent)), (false, true));
+        }
     }
 
     #[test]

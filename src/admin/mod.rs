@@ -50,6 +50,9 @@ const GOODBYE: Duration = Duration::from_millis(500);
 /// The time that the server's thread gets beyond [`GOODBYE`] to notice the stop and to end.
 const SLACK: Duration = Duration::from_millis(250);
 
+/// The longest that the server waits for jobs for dead letters when it stops.
+const JOBS: Duration = Duration::from_secs(10);
+
 /// Why the server was not started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -90,6 +93,8 @@ pub struct Server {
     probes_address: Option<SocketAddr>,
     stop: CancellationToken,
     ended: oneshot::Receiver<()>,
+    /// The jobs for dead letters; `None` without a listener.
+    dead: Option<Arc<dead::Desks>>,
 }
 
 impl Server {
@@ -108,11 +113,12 @@ impl Server {
         let listener = Door::open("admin.listen", settings.admin.listen)?;
         let probes = Door::open("admin.probes", settings.admin.probes)?;
         let (sender, ended) = oneshot::channel();
-        let server = Self {
+        let mut server = Self {
             address: listener.as_ref().and_then(Door::address),
             probes_address: probes.as_ref().and_then(Door::address),
             stop: CancellationToken::new(),
             ended,
+            dead: None,
         };
         if listener.is_none() && probes.is_none() {
             return Ok(server);
@@ -123,6 +129,7 @@ impl Server {
             .build()
             .map_err(ServerError::Thread)?;
         let app = Arc::new(App::new(settings, worker, scrape, server.stop.clone()));
+        server.dead = Some(Arc::clone(&app.dead));
         app.pauses.apply(&app.worker);
         let archiving = archive::start(&app).map_err(ServerError::Thread)?;
         std::thread::Builder::new()
@@ -156,9 +163,14 @@ impl Server {
         self.probes_address
     }
 
-    /// Stops the server. Open requests get half a second to finish.
+    /// Stops the server. Open requests get half a second to finish. A job for dead letters ends after the
+    /// batch under way and returns the letters that it holds: this waits for it, at most 10 s.
     pub async fn stop(mut self) {
         self.stop.cancel();
+        if let Some(dead) = &self.dead {
+            dead.close();
+            dead.closed(JOBS).await;
+        }
         // The caller does the same whether the server ended in time or not.
         let _ = tokio::time::timeout(GOODBYE + SLACK, &mut self.ended).await;
     }

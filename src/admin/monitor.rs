@@ -255,6 +255,9 @@ pub(super) async fn watch(app: Arc<App>) {
         app.tell();
         app.refused.tell();
         app.dead.forget();
+        if app.worker.readiness().draining {
+            app.dead.close();
+        }
     }
 }
 

@@ -142,6 +142,11 @@ impl Reading for Rabbit {
         within(limit, "closing a channel", close).await
     }
 
+    fn vouches(&self, user: &str) -> bool {
+        let connection = self.consuming.current();
+        connection.is_some_and(|connection| connection.trust().vouches(user))
+    }
+
     fn version(&self) -> Option<Version> {
         self.consuming.current()?.version()
     }

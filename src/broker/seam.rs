@@ -76,6 +76,9 @@ pub(crate) trait Reading: Broker {
     /// the connection ends.
     fn declare_own(&mut self, queue: &str) -> impl Future<Output = Result<(), BrokerError>> + Send;
 
+    /// Whether messages with this `user-id` are believed.
+    fn vouches(&self, user: &str) -> bool;
+
     /// The broker's version, if there is a connection and the broker has named a version.
     fn version(&self) -> Option<Version>;
 

@@ -133,7 +133,7 @@ impl Trust {
     }
 
     /// Whether messages with this `user-id` are believed.
-    fn vouches(&self, user: &str) -> bool {
+    pub(super) fn vouches(&self, user: &str) -> bool {
         let names = lock(&self.names);
         names
             .own

@@ -32,9 +32,11 @@ pub(crate) fn class(failure: &Failure) -> &str {
     cut(&failure.class, 255)
 }
 
-/// Headers of a parked copy that later copies must not keep, and the one of a canary, whose first
-/// outcome has been reported.
+/// Headers of a parked copy that later copies must not keep, and the one of a canary.
 const TRANSIENT: &[&str] = &[NOT_BEFORE, PARKED_AT, LAST_ATTEMPT, CANARY];
+/// The same for a message that is parked before its first outcome, because its service gives no answer or
+/// because the worker drains. A canary is still to be reported then.
+const BEFORE_THE_FIRST: &[&str] = &[NOT_BEFORE, PARKED_AT, LAST_ATTEMPT];
 
 /// Charges the attempt that has just failed: counts it and adds it to the history.
 pub(crate) fn charge(flight: &Flight, failure: &Failure, worker: &str) {
@@ -67,7 +69,10 @@ pub(crate) fn parked(flight: &Flight, stay: Duration, not_before: SystemTime) ->
     CopyHeaders {
         expiration: Some(u64::try_from(millis).unwrap_or(u64::MAX)),
         set: Record::of(flight, copy).headers(),
-        remove: TRANSIENT,
+        remove: match flight.has_outcome() {
+            true => TRANSIENT,
+            false => BEFORE_THE_FIRST,
+        },
         comes_back: true,
         is_named: true,
         ..CopyHeaders::default()

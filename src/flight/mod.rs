@@ -179,6 +179,11 @@ impl Flight {
         self.kept.load(Ordering::Relaxed)
     }
 
+    /// Whether an attempt of a canary has had an outcome, which is reported.
+    pub(crate) fn has_outcome(&self) -> bool {
+        self.has_outcome.load(Ordering::Relaxed)
+    }
+
     /// An attempt has had an outcome: whether it is the first one of this flight.
     pub(crate) fn is_first_outcome(&self) -> bool {
         !self.has_outcome.swap(true, Ordering::Relaxed)

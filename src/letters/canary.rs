@@ -11,7 +11,7 @@ use super::{
     change::{Report, STEP},
 };
 use crate::{
-    broker::{Delivery, Reading, Session},
+    broker::{Acks, Delivery, Reading, Session},
     dead_letters::{CanaryReport, QUEUES_OF_REPORTS},
     outcome::OutcomeKind,
 };
@@ -45,6 +45,9 @@ pub struct Canaries {
     pub silent: Vec<String>,
     /// Why no further report can come; `None` if the wait was not cut short.
     pub lost: Option<String>,
+    /// Whether the replay ended after the canaries: one did not succeed, the copy of one was not confirmed,
+    /// or somebody stopped the replay. The other letters stay.
+    pub ended: bool,
 }
 
 /// A canary that did not succeed in its first attempt.
@@ -104,25 +107,29 @@ pub struct Waiting {
 }
 
 /// The queue for the reports, and a session that reads it. The queue goes with the session.
-pub(super) struct Reports<S> {
+pub(super) struct Reports<B: Reading> {
     pub(super) queue: String,
-    session: S,
+    broker: B,
+    session: B::Session,
 }
 
-impl<S: Session> Reports<S> {
+/// The most reports under way. A replay has at most [`Canary::MOST`] canaries, but others may write too.
+const UNDER_WAY: u16 = 200;
+
+impl<B: Reading> Reports<B> {
     /// Declares the queue of this run, and reads it.
-    pub(super) async fn listen<B: Reading<Session = S>>(
-        broker: &B,
-        run: &str,
-    ) -> Result<Self, DeadLettersError> {
+    pub(super) async fn listen(broker: &B, run: &str) -> Result<Self, DeadLettersError> {
         let queue = format!("{QUEUES_OF_REPORTS}{run}");
         let mut broker = broker.clone();
         let declared = broker.declare_own(&queue).await;
         declared.map_err(DeadLettersError::NoReports)?;
-        // Without a limit: the broker gives up what was not acked when the queue goes.
-        let session = broker.look_into(&queue, 0, "lapwing-canary").await;
-        let session = session.map_err(DeadLettersError::NoReports)?;
-        Ok(Self { queue, session })
+        let session = broker.look_into(&queue, UNDER_WAY, "lapwing-canary");
+        let session = session.await.map_err(DeadLettersError::NoReports)?;
+        Ok(Self {
+            queue,
+            broker,
+            session,
+        })
     }
 
     /// Waits for the outcomes of these letters, by number and id. `Break`: the report stopped the wait.
@@ -156,7 +163,17 @@ impl<S: Session> Reports<S> {
             match timeout(left.min(STEP), self.session.next()).await {
                 Err(_) => {}
                 Ok(Some(Ok(delivery))) => {
-                    if let Some((id, report)) = known_report(&mut waiting, &delivery) {
+                    let acks = Acks {
+                        through: None,
+                        singles: vec![delivery.tag],
+                    };
+                    // A session that has ended says so when it is read next.
+                    let _ = self.session.ack(acks).await;
+                    // Whoever sees the name of the queue can publish to it.
+                    let user = delivery.properties.user_id();
+                    if user.is_some_and(|user| self.broker.vouches(user))
+                        && let Some((id, report)) = known_report(&mut waiting, &delivery)
+                    {
                         canaries.take(id, report);
                     }
                 }

@@ -49,8 +49,6 @@ pub struct Changed {
     /// Whether the command ended before the end of the queue: the report stopped it, or a whole
     /// batch failed.
     pub stopped: bool,
-    /// The ids of the letters that left the queue.
-    pub ids: Vec<String>,
     /// How the canaries ended; `None` for a change without canaries.
     pub canaries: Option<Canaries>,
 }
@@ -62,10 +60,9 @@ impl Changed {
 
     /// Adds what a second change of the same queue did. It has met again what the first one left, so what
     /// the first one kept does not count.
-    pub(super) fn then(mut self, later: Self) -> Self {
+    pub(super) fn then(self, later: Self) -> Self {
         let seen = self.looked.seen + later.looked.seen;
         let selected = self.changed + later.looked.selected;
-        self.ids.extend(later.ids);
         Self {
             looked: Looked {
                 total: self.looked.total,
@@ -74,7 +71,6 @@ impl Changed {
                 ..later.looked
             },
             changed: self.changed + later.changed,
-            ids: self.ids,
             canaries: self.canaries,
             ..later
         }
@@ -239,7 +235,7 @@ async fn take_chosen<B: Reading>(
         }
         walk.take(&tags, is_alone && failed.is_empty()).await?;
         changed.changed += tags.len() as u64;
-        changed.ids.append(&mut ids);
+        walk.tell_gone(ids);
         let all_failed = failed.len() == count;
         walk.keep(failed).await?;
         end = report(progress(walk, changed));
@@ -272,11 +268,18 @@ fn progress<B: Reading>(walk: &Walk<'_, B>, changed: &Changed) -> Progress {
 }
 
 /// Letters that leave the queue without a successor.
-struct Drop<'a>(&'a Filter);
+struct Drop<'a> {
+    filter: &'a Filter,
+    limit: Option<usize>,
+}
 
 impl Change for Drop<'_> {
     fn filter(&self) -> &Filter {
-        self.0
+        self.filter
+    }
+
+    fn most(&self) -> u64 {
+        self.limit.map_or(u64::MAX, |limit| limit as u64)
     }
 
     fn succeed<'a>(&'a self, _: &'a Letter) -> BoxFuture<'a, Result<(), String>> {
@@ -287,10 +290,11 @@ impl Change for Drop<'_> {
 pub(super) async fn drop<B: Reading>(
     desk: &Desk<B>,
     filter: &Filter,
+    limit: Option<usize>,
     by: &str,
     report: Report<'_>,
 ) -> Result<Changed, DeadLettersError> {
-    let dropped = change(desk, &Drop(filter), report).await;
+    let dropped = change(desk, &Drop { filter, limit }, report).await;
     let queue = &desk.queue;
     match &dropped {
         Ok(it) => info!(

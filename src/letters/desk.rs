@@ -20,12 +20,16 @@ pub const DECLARED_LIMIT: u64 = 100_000;
 /// The publishes that a command has under way at a time.
 pub(super) const CHANNELS: usize = 32;
 
+/// Hears the ids of the letters of each batch that has left the queue.
+pub(super) type Gone = Box<dyn Fn(Vec<String>) + Send + Sync>;
+
 /// A queue of dead letters at a broker.
 pub(super) struct Desk<B> {
     pub(super) broker: B,
     pub(super) queue: String,
     /// The delivery limit, once it is known.
     limit: OnceCell<Option<u64>>,
+    pub(super) gone: Option<Gone>,
 }
 
 impl<B: Broker + Reading> Desk<B> {
@@ -35,6 +39,7 @@ impl<B: Broker + Reading> Desk<B> {
             broker,
             queue: queue.to_owned(),
             limit: limit.map_or_else(OnceCell::new, |limit| OnceCell::from(Some(limit))),
+            gone: None,
         }
     }
 
@@ -84,6 +89,11 @@ impl DeadLetters {
             links,
             timeouts,
         })
+    }
+
+    /// Calls `gone` with the ids of the letters of each batch that a change has taken out of the queue.
+    pub(crate) fn on_gone(&mut self, gone: impl Fn(Vec<String>) + Send + Sync + 'static) {
+        self.desk.gone = Some(Box::new(gone));
     }
 
     /// The queue's name.
@@ -139,17 +149,18 @@ impl DeadLetters {
         replay::replay(&self.desk, replay, report).await
     }
 
-    /// Drops the letters that the filter selects. `by` says who, for the log.
+    /// Drops the letters that the filter selects, at most `limit`. `by` says who, for the log.
     ///
     /// # Errors
     /// When the queue cannot be read to the end. What was dropped before stays dropped.
     pub async fn drop(
         &self,
         filter: &Filter,
+        limit: Option<usize>,
         by: &str,
         report: Report<'_>,
     ) -> Result<Changed, DeadLettersError> {
-        change::drop(&self.desk, filter, by, report).await
+        change::drop(&self.desk, filter, limit, by, report).await
     }
 
     /// Puts a letter that was exported into the queue, and waits for the confirm.
@@ -168,12 +179,13 @@ impl DeadLetters {
         );
     }
 
-    /// Replaces a letter by its edited copy, which goes to the end of the queue.
+    /// Replaces a letter by its edited copy, which goes to the end of the queue. If the report stops it
+    /// before, nothing has changed.
     ///
     /// # Errors
     /// When the letter is not found as it was, or its copy is not confirmed. Then it stays.
-    pub async fn edit(&self, edit: &Edit) -> Result<(), DeadLettersError> {
-        edit::edit(&self.desk, edit).await
+    pub async fn edit(&self, edit: &Edit, report: Report<'_>) -> Result<Changed, DeadLettersError> {
+        edit::edit(&self.desk, edit, report).await
     }
 
     /// Closes the connections.

@@ -1,14 +1,12 @@
 //! Edited letters.
 
-use std::ops::ControlFlow;
-
 use futures_util::future::{BoxFuture, FutureExt};
 use serde_json::json;
 use tracing::info;
 
 use super::{
-    DeadLettersError, Filter, Letter,
-    change::{Change, change},
+    Changed, DeadLettersError, Filter, Letter,
+    change::{Change, Report, change},
     desk::Desk,
 };
 use crate::{
@@ -76,8 +74,13 @@ impl<B: Reading> Change for Editing<'_, B> {
     }
 }
 
-/// Replaces the letter by a copy with the new body at the end of its queue.
-pub(super) async fn edit<B: Reading>(desk: &Desk<B>, edit: &Edit) -> Result<(), DeadLettersError> {
+/// Replaces the letter by a copy with the new body at the end of its queue, unless the report stops it
+/// before.
+pub(super) async fn edit<B: Reading>(
+    desk: &Desk<B>,
+    edit: &Edit,
+    report: Report<'_>,
+) -> Result<Changed, DeadLettersError> {
     let editing = Editing {
         edit,
         filter: Filter {
@@ -87,11 +90,14 @@ pub(super) async fn edit<B: Reading>(desk: &Desk<B>, edit: &Edit) -> Result<(), 
         broker: &desk.broker,
         queue: &desk.queue,
     };
-    let changed = change(desk, &editing, &mut |_| ControlFlow::Continue(())).await?;
+    let changed = change(desk, &editing, report).await?;
     let Edit { id, by, .. } = edit;
     if changed.changed == 1 {
         info!(queue = desk.queue, id, by, "edited a dead letter");
-        return Ok(());
+        return Ok(changed);
+    }
+    if changed.stopped && changed.kept.is_empty() {
+        return Ok(changed);
     }
     match changed.kept.keys().next() {
         None => Err(DeadLettersError::NoLetter(id.clone())),

@@ -5,6 +5,11 @@ use std::{str::FromStr, time::SystemTime};
 use serde_json::Value;
 
 use super::Letter;
+use crate::text::cut;
+
+/// The bytes of an error that a search for a text covers. A line of a look keeps no more, so a search in
+/// the queue finds the letters that a search in a look has found.
+pub(crate) const SEARCHED: usize = 200;
 
 /// Selects letters: a letter is selected if it fits each part that is set.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,8 +27,11 @@ pub struct Filter {
     pub since: Option<SystemTime>,
     /// Letters that were dead-lettered before this time.
     pub before: Option<SystemTime>,
-    /// Letters whose id, type, error, group or source queue contains this text, in upper or lower case.
+    /// Letters whose id, type, error (its first 200 bytes), group or source queue contains this text, in
+    /// upper or lower case.
     pub text: Option<String>,
+    /// Letters whose body has this [hash](Letter::body_hash).
+    pub body_hash: Option<String>,
     /// Letters whose headers and bodies have all these values.
     pub matches: Vec<Match>,
 }
@@ -34,7 +42,6 @@ pub(crate) struct Facts<'a> {
     pub(crate) group: &'a str,
     pub(crate) reason: &'a str,
     pub(crate) message_type: Option<&'a str>,
-    pub(crate) kind: &'a str,
     pub(crate) error: &'a str,
     pub(crate) source_queue: Option<&'a str>,
     pub(crate) failed_at: Option<SystemTime>,
@@ -43,11 +50,21 @@ pub(crate) struct Facts<'a> {
 impl Facts<'_> {
     fn contain(&self, text: &str) -> bool {
         let text = text.to_lowercase();
-        let texts = [self.id, self.group, self.reason, self.kind, self.error];
+        let texts = [self.id, self.group, cut(self.error, SEARCHED)];
         let others = [self.message_type, self.source_queue].into_iter().flatten();
         let mut all = texts.into_iter().chain(others);
-        all.any(|it| it.to_lowercase().contains(&text))
+        all.any(|it| contains(it, &text))
     }
+}
+
+/// Whether the text contains this part, which is in lower case. A look has many letters, so this does not
+/// copy a text of ASCII.
+fn contains(text: &str, part: &str) -> bool {
+    if !text.is_ascii() {
+        return text.to_lowercase().contains(part);
+    }
+    let mut places = text.as_bytes().windows(part.len().max(1));
+    part.is_empty() || places.any(|place| place.eq_ignore_ascii_case(part.as_bytes()))
 }
 
 impl Filter {
@@ -60,11 +77,14 @@ impl Filter {
     /// Whether the letter is selected. A letter of unknown time fits no time.
     #[must_use]
     pub fn fits(&self, letter: &Letter) -> bool {
-        self.selects(&letter.summary.facts()) && self.matches.iter().all(|it| it.fits(letter))
+        let has_body = |hash: &String| *hash == letter.body_hash();
+        self.selects(&letter.summary.facts())
+            && self.body_hash.as_ref().is_none_or(has_body)
+            && self.matches.iter().all(|it| it.fits(letter))
     }
 
-    /// Whether the letter with these facts is selected, as far as they say. A letter of unknown time fits
-    /// no time.
+    /// Whether the letter with these facts is selected, as far as they say: nothing of its headers and its
+    /// body. A letter of unknown time fits no time.
     pub(crate) fn selects(&self, facts: &Facts<'_>) -> bool {
         let is_one = |wanted: &[String], is: Option<&str>| {
             wanted.is_empty() || wanted.iter().any(|wanted| Some(wanted.as_str()) == is)
@@ -115,6 +135,13 @@ impl FromStr for Match {
 }
 
 impl Match {
+    /// The place without the value: `NAME=…`.
+    pub(crate) fn place(&self) -> String {
+        match &self.place {
+            Place::Header(place) | Place::Body(place) => format!("{place}=…"),
+        }
+    }
+
     fn fits(&self, letter: &Letter) -> bool {
         match &self.place {
             Place::Header(name) => {

@@ -80,7 +80,6 @@ impl Summary {
             group: &self.group,
             reason: &self.reason,
             message_type: self.message_type.as_deref(),
-            kind: &self.kind,
             error: &self.error,
             source_queue: self.source_queue.as_deref(),
             failed_at: self.failed_at,
@@ -214,9 +213,14 @@ impl Letter {
         let summary = &mut self.summary;
         summary.origin = Origin::Lapwing;
         summary.reason = dead.reason.name().to_owned();
+        // Whoever may publish to the queue writes the header. A shorter name would be the beginning of the
+        // names of other groups, and select their letters.
+        summary.group = match is_whole_name(&dead.fingerprint) {
+            true => dead.fingerprint,
+            false => fingerprint(&dead.class, &dead.error),
+        };
         summary.kind = dead.class;
         summary.error = dead.error;
-        summary.group = dead.fingerprint;
         summary.attempts = record.attempts;
         summary.first_seen = Some(record.first_seen);
         summary.failed_at = Some(dead.failed_at);
@@ -289,6 +293,12 @@ fn unknown() -> Summary {
         deliveries: 0,
         trace_id: None,
     }
+}
+
+/// Whether this is the name of a group as [`fingerprint`] makes it.
+fn is_whole_name(group: &str) -> bool {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    group.len() == 16 && group.bytes().all(is_digit)
 }
 
 fn number(properties: &Properties, name: &str) -> u64 {

@@ -28,7 +28,7 @@ pub use change::{Changed, Progress};
 pub use desk::{DECLARED_LIMIT, DeadLetters};
 pub use edit::Edit;
 pub use error::DeadLettersError;
-pub(crate) use filter::Facts;
+pub(crate) use filter::{Facts, SEARCHED};
 pub use filter::{Filter, Match};
 pub use groups::{Group, Groups};
 pub use letter::{Attempt, Letter, Origin, Summary};

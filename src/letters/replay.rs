@@ -325,7 +325,7 @@ async fn canaries_first<B: Reading>(
     desk: &Desk<B>,
     replay: &Replay,
     canary: Canary,
-    reports: &mut Reports<B::Session>,
+    reports: &mut Reports<B>,
     report: Report<'_>,
 ) -> Result<(Changed, bool), DeadLettersError> {
     let letters = replay
@@ -347,13 +347,14 @@ async fn canaries_first<B: Reading>(
         changed: changed.changed,
         canaries: None,
     };
-    let (canaries, end) = reports
+    let (mut canaries, end) = reports
         .outcomes(canaries, canary.wait, progress, report)
         .await;
     changed.stopped |= end.is_break();
     // Fewer than wanted: no further letter can be replayed.
     let has_more = changed.changed >= letters as u64;
-    let goes_on = canaries.all_succeeded() && has_more && !has_failed && !changed.stopped;
+    canaries.ended = !canaries.all_succeeded() || has_failed || changed.stopped;
+    let goes_on = has_more && !canaries.ended;
     changed.canaries = Some(canaries);
     Ok((changed, goes_on))
 }

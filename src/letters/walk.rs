@@ -298,6 +298,13 @@ impl<'a, B: Reading> Walk<'a, B> {
         self.ack(tags, through).await
     }
 
+    /// Tells whoever wants to know which letters have left the queue.
+    pub(super) fn tell_gone(&self, ids: Vec<String>) {
+        if let Some(gone) = &self.desk.gone {
+            gone(ids);
+        }
+    }
+
     async fn ack(&self, tags: &[u64], through: bool) -> Result<(), DeadLettersError> {
         let Some(session) = self.session.as_ref().filter(|_| !tags.is_empty()) else {
             return Ok(());

@@ -1,7 +1,9 @@
 //! Reports of canaries: a replay of dead letters waits for the first outcome of its first letters.
 //!
-//! A report is a courtesy. A task of its own publishes it, tries once, and has few seconds for it, so no
-//! report delays the settlement of a message. Without the queue for the report nothing happens.
+//! A report is a courtesy. A task of its own publishes it, tries once, and has few seconds for it, so the
+//! settlement of the canary does not wait for its report. The copies of all messages use the same publishing
+//! channels, so the worker publishes one report at a time: a slow broker cannot make reports take the
+//! channels from retries and dead letters. Without the queue for the report nothing happens.
 
 use std::{
     sync::{
@@ -16,7 +18,7 @@ use tracing::debug;
 
 use super::Lane;
 use crate::{
-    broker::{Broker, Properties, Publication, Written},
+    broker::{Broker, CopyHeaders, Properties, Publication, Written},
     chance,
     dead_letters::{Canary, CanaryReport, class},
     flight::Flight,
@@ -25,8 +27,11 @@ use crate::{
     text::cut,
 };
 
-/// The longest that a report may take.
-const LONGEST: Duration = Duration::from_secs(5);
+/// The longest that a report may hold a publishing channel. Shorter than the time for which a copy waits for
+/// one (`timeouts.checkout`, 5 s by default).
+const LONGEST: Duration = Duration::from_secs(3);
+/// The longest that a report waits for the reports before it.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// The most reports of a lane under way. A replay has at most 100 canaries.
 const MOST: usize = 128;
 /// The longest error in a report, in bytes.
@@ -59,9 +64,13 @@ pub(super) fn report<B: Broker>(
         error,
         worker: lane.worker.to_string(),
     };
-    let broker = lane.broker.clone();
+    let (broker, reports) = (lane.broker.clone(), Arc::clone(&lane.reports));
     lane.runtime.spawn(async move {
         let _place = place;
+        let Ok(Ok(_permit)) = timeout(PATIENCE, reports.acquire()).await else {
+            debug!("the report of a canary waited too long for others");
+            return;
+        };
         send(&broker, &canary.queue, &report).await;
     });
 }
@@ -70,11 +79,16 @@ async fn send<B: Broker>(broker: &B, queue: &str, report: &CanaryReport) {
     let body = serde_json::to_vec(report).unwrap_or_default();
     let id = chance::message_id().to_string();
     let properties = Properties::new(&id, Some("application/json"), None, &[]);
+    // The program that replays believes only reports that name a user it trusts.
+    let named = CopyHeaders {
+        is_named: true,
+        ..CopyHeaders::default()
+    };
     let publication = Publication {
         exchange: "",
         routing_key: queue,
         body: &body,
-        properties: Written::New(&properties),
+        properties: Written::Copy(&properties, named),
     };
     match timeout(LONGEST, broker.publish(&publication)).await {
         Ok(Ok(())) => {}

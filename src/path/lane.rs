@@ -13,7 +13,7 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    sync::Notify,
+    sync::{Notify, Semaphore},
     time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
@@ -54,6 +54,8 @@ pub(crate) struct Lane<B> {
     pub(crate) hard_stop: CancellationToken,
     /// The runtime on which handlers run.
     pub(crate) runtime: Handle,
+    /// The one permit of the worker for publishing the report of a canary.
+    pub(crate) reports: Arc<Semaphore>,
     /// Deliveries that have yet to start.
     pub(crate) starts: StartQueue,
     /// Ends of paths that the actor has not yet booked. When the actor ends, it books its remaining

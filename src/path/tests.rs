@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use futures_util::FutureExt;
 use tokio::{
     runtime::Handle,
-    sync::Notify,
+    sync::{Notify, Semaphore},
     time::{Instant, advance},
 };
 use tokio_util::sync::CancellationToken;
@@ -101,6 +101,7 @@ fn fixture(outcomes: Vec<Outcome>) -> Fixture {
         drain: CancellationToken::new(),
         hard_stop: CancellationToken::new(),
         runtime: Handle::current(),
+        reports: Arc::new(Semaphore::new(1)),
         starts: StartQueue::new(slots, None),
         ends: Ends::default(),
         service: Service::new(&BreakerSettings::default()),

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{
     runtime::Handle,
-    sync::mpsc,
+    sync::{Semaphore, mpsc},
     task::JoinSet,
     time::{Instant, timeout},
 };
@@ -83,6 +83,7 @@ impl Setup {
             hard_stop: calls.hard_stop,
             signals,
             runtime,
+            reports: Arc::new(Semaphore::new(1)),
             settings,
         };
         let names: BTreeSet<String> = consumers.keys().cloned().collect();
@@ -128,6 +129,7 @@ struct Common<B> {
     runtime: Handle,
     drain: CancellationToken,
     hard_stop: CancellationToken,
+    reports: Arc<Semaphore>,
 }
 
 /// The lanes that run, with their names.
@@ -192,6 +194,7 @@ impl<B: Broker> Common<B> {
             drain: self.drain.clone(),
             hard_stop: self.hard_stop.clone(),
             runtime: self.runtime.clone(),
+            reports: Arc::clone(&self.reports),
             starts,
             ends: Ends::default(),
             live: Live::default(),

@@ -219,6 +219,7 @@ const stream = new Stream({
     if (store.take(state)) {
       failures.open(scope);
       inFlight.open(scope);
+      dead.restarted();
     }
     if (document.hidden) showHealth();
     renderSoon();

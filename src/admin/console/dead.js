@@ -3,11 +3,15 @@
 // A look takes the letters from the broker and returns them, which costs a delivery on some releases. So
 // the page never looks by itself. It shows when somebody looked, and asks the broker only for the number of
 // letters, which costs them nothing.
+//
+// A job gets the question that the lists on the page have answered, and not what the fields say at the click:
+// the user decides by what the page shows.
 
 import { askDrop, askEdit, askReplay } from "./dead_dialogs.js";
 import { download, JobView } from "./dead_job.js";
 import { LetterView } from "./dead_letter.js";
-import { letters } from "./dead_parts.js";
+import { cost, letters } from "./dead_parts.js";
+import { isSame, only, query, selection } from "./dead_select.js";
 import { causeColumns, letterColumns } from "./dead_tables.js";
 import { byId, h, say, show, Table } from "./dom.js";
 import { clock, count, duration, visible } from "./format.js";
@@ -17,6 +21,9 @@ import { change } from "./token.js";
 const PAGE = 50;
 const CAUSES = 200;
 const TYPING = 250; // ms
+const LOST_JOB = "The job is not known any more: the worker has restarted. Look again to see what is left.";
+/** What the lists show without an answer. */
+const NONE = { groups: { groups: [], causes: 0, letters: 0, of: null }, page: { letters: [], total: 0, next: null } };
 
 export class DeadView {
   #open = false;
@@ -27,17 +34,19 @@ export class DeadView {
   #groups = null;
   #page = null;
   #behind = [null]; // the cursors of the pages up to this one
-  #group = "";
+  #cause = null; // the one that was chosen: its group and its reason
   #newest = true;
   #depth = null;
-  #asked = 0; // the number of the last question, as late answers do not count
+  #asked = 0; // the number of the last question for a page, as late answers do not count
+  #filters = 0; // the same for the causes
 
   constructor(store, live) {
     this.store = store;
     this.letterView = new LetterView(store);
     this.jobView = new JobView(() => this.#open && live(), (job) => this.#ended(job));
-    const choose = (group) => this.#choose(this.#group === group ? "" : group);
-    this.groups = new Table(byId("dead-groups"), "Dead letters by cause, most frequent first", causeColumns(choose, (it) => this.#replay(this.#selection(it.group), `The letters of one cause, as far as they are chosen above: ${visible(it.error)}`, it.count, 3)));
+    const choose = (it) => this.#choose(isSame(this.#cause, it) ? null : it);
+    const replay = (it) => this.#replay(selection({ ...it.of, cause: it }), `The letters of one cause, as far as they are chosen above, and those that have come since: ${visible(it.error)}`, it.count, 3);
+    this.groups = new Table(byId("dead-groups"), "Dead letters by cause, most frequent first", causeColumns(choose, replay));
     this.letters = new Table(byId("dead-letters"), "Dead letters", letterColumns());
     this.depth = new Poll({
       period: 5000,
@@ -63,13 +72,14 @@ export class DeadView {
       event.preventDefault();
       this.#look();
     });
-    on("dead-all-causes", "click", () => this.#choose(""));
+    on("dead-all-causes", "click", () => this.#choose(null));
     on("dead-newest", "click", () => this.#order(true));
     on("dead-oldest", "click", () => this.#order(false));
     on("dead-previous", "click", () => this.#turn(-1));
     on("dead-next", "click", () => this.#turn(1));
-    on("dead-replay", "click", () => this.#replay(this.#selection(), this.#what(), this.#page?.total ?? 0, 3));
-    on("dead-drop", "click", () => this.#drop(this.#selection(), this.#what(), this.#page?.total ?? 0));
+    const page = (act) => () => { if (this.#page) act(this.#page); };
+    on("dead-replay", "click", page((it) => this.#replay(selection(it.of), this.#what(it), it.total, 3)));
+    on("dead-drop", "click", page((it) => this.#drop(selection(it.of), this.#what(it), it.total)));
     on("dead-export", "click", () => this.#export());
     const letter = (act) => () => { if (this.letterView.letter()) act(this.letterView.letter()); };
     on("dead-letter-replay", "click", letter((it) => this.#replay(only(it), `The letter ${visible(it.summary.id)}.`, 1, it.summary.replays)));
@@ -137,7 +147,7 @@ export class DeadView {
   #forget() {
     this.#desk = this.#groups = this.#page = this.#depth = null;
     this.#behind = [null];
-    this.#group = "";
+    this.#cause = null;
     byId("dead-text").value = "";
     byId("dead-since").value = "";
     byId("dead-match").value = "";
@@ -161,6 +171,18 @@ export class DeadView {
     if (this.#id === id) say(byId("dead-answer"), answer);
   }
 
+  /** The worker has restarted: what it kept is gone. */
+  async restarted() {
+    if (this.#consumer === null) return;
+    const ran = this.jobView.isRunning();
+    this.#desk = this.#groups = this.#page = this.#cause = null;
+    this.#behind = [null];
+    this.jobView.follow(this.#consumer, null);
+    if (!this.store.consumers.has(this.#consumer)) this.#consumer = null;
+    else if (this.#open) await this.#load();
+    if (ran) say(byId("dead-answer"), LOST_JOB);
+  }
+
   /** Asks for the last look and job, and then for the letters of the look. */
   async #load() {
     const consumer = this.#consumer;
@@ -168,24 +190,32 @@ export class DeadView {
     if (!desk || consumer !== this.#consumer) return;
     this.#desk = desk;
     this.jobView.follow(consumer, desk.job);
-    if (desk.look) byId("dead-match").value = desk.look.match[0] ?? "";
     await this.#filtered();
   }
 
+  /** The answer, or `null`. If the look is over, this asks for the last one. */
   async #ask(path) {
     try {
       return await ask(path);
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
       say(byId("dead-answer"), visible(error.message));
+      if (this.#desk && (error.status === 404 || error.status === 410)) {
+        this.#desk = this.#groups = this.#page = null;
+        this.#show();
+        this.#load();
+      }
       return null;
     }
   }
 
-  #query(more) {
-    const text = byId("dead-text").value.trim();
-    const all = { text, since: this.#since() ?? "", ...more };
-    return new URLSearchParams(Object.entries(all).filter(([, value]) => value !== "" && value !== null)).toString();
+  /** What the fields say now. */
+  #fields() {
+    return {
+      text: byId("dead-text").value.trim(),
+      since: this.#since(),
+      look: this.#desk.look.match.length ? this.#desk.look.look : null,
+    };
   }
 
   /** The time of the filter, counted back from the look: so it means the same letters later. */
@@ -198,30 +228,38 @@ export class DeadView {
   /** The filter has changed: groups and the first page. */
   async #filtered() {
     if (!this.#desk?.look) {
+      this.#groups = this.#page = null;
       this.#show();
       return;
     }
-    const asked = (this.#asked += 1);
-    const base = `dead/${encodeURIComponent(this.#consumer)}`;
-    const groups = await this.#ask(`${base}/groups?${this.#query({ limit: CAUSES })}`);
-    if (asked !== this.#asked || !groups) return;
-    this.#groups = groups;
-    if (this.#group && !groups.groups.some(({ group }) => group === this.#group)) this.#group = "";
+    const asked = (this.#filters += 1);
+    const of = this.#fields();
+    const groups = await this.#ask(`dead/${encodeURIComponent(this.#consumer)}/groups?${query(of, { limit: CAUSES })}`);
+    if (asked !== this.#filters) return;
+    this.#groups = groups && { ...groups, of };
+    if (!groups || !groups.groups.some((it) => isSame(this.#cause, it))) this.#cause = null;
     this.#behind = [null];
     await this.#fetchPage();
   }
 
+  /** Asks for a page. Without an answer the page is empty: its numbers would be those of another question. */
   async #fetchPage() {
+    if (!this.#desk?.look) return;
     const asked = (this.#asked += 1);
-    const query = this.#query({ group: this.#group, limit: PAGE, newest: this.#newest, cursor: this.#behind.at(-1) });
-    const page = await this.#ask(`dead/${encodeURIComponent(this.#consumer)}/letters?${query}`);
-    if (asked !== this.#asked || !page) return;
-    this.#page = page;
+    const of = { ...this.#fields(), cause: this.#cause };
+    const page = await this.#ask(`dead/${encodeURIComponent(this.#consumer)}/letters?${query(of, { limit: PAGE, newest: this.#newest, cursor: this.#behind.at(-1) })}`);
+    if (asked !== this.#asked) return;
+    // Somebody has looked in another tab.
+    if (page && this.#desk?.look && page.look !== this.#desk.look.look) {
+      this.#load();
+      return;
+    }
+    this.#page = page && { ...page, of };
     this.#show();
   }
 
-  #choose(group) {
-    this.#group = group;
+  #choose(it) {
+    this.#cause = it && { group: it.group, reason: it.reason };
     this.#behind = [null];
     this.#fetchPage();
   }
@@ -248,6 +286,8 @@ export class DeadView {
       if (consumer === this.#consumer) this.jobView.follow(consumer, job);
       this.jobView.poll.tick(true);
     } catch (error) {
+      // Without an answer the job may run.
+      if (error.status === 0) await this.#load();
       say(byId("dead-answer"), visible(error.message));
     }
   }
@@ -258,35 +298,24 @@ export class DeadView {
     this.#start("look", { select: match ? { match: [match] } : {} });
   }
 
-  /** The letters that the lists show, for a job. */
-  #selection(group = this.#group) {
-    const text = byId("dead-text").value.trim();
-    const select = {
-      ...(group ? { groups: [group] } : {}),
-      ...(text ? { text } : {}),
-      ...(this.#since() ? { since: this.#since() } : {}),
-      ...(this.#desk?.look?.match.length ? { match: this.#desk.look.match } : {}),
-    };
-    return Object.keys(select).length ? { select } : { all: true };
+  /** The letters of a page, for people. */
+  #what({ of, total }) {
+    const { look, queue } = this.#desk;
+    const unlisted = look.seen < look.total || look.not_kept ? ", those that the look did not list" : "";
+    const seen = `${letters(total)} when last looked${unlisted}, and those that have come since.`;
+    if (selection(of).all) return `All letters of ${visible(queue)}: ${seen}`;
+    return `The letters of ${visible(queue)} that are chosen on this page: ${seen}`;
   }
 
-  #what() {
-    const { all } = this.#selection();
-    const queue = visible(this.#desk?.queue ?? "");
-    const seen = letters(this.#page?.total ?? 0);
-    if (all) return `All letters of ${queue}: ${seen} when last looked, and those that have come since.`;
-    return `The letters of ${queue} that are chosen on this page: ${seen} when last looked, and those that have come since.`;
-  }
-
-  async #replay(selection, what, number, most) {
+  async #replay(chosen, what, number, most) {
     if (!number || !this.store.worker?.can_change || this.jobView.isBusy()) return;
     const fields = await askReplay({ what, number, most });
-    if (fields) await this.#start("replay", { ...selection, ...fields });
+    if (fields) await this.#start("replay", { ...chosen, ...fields });
   }
 
-  async #drop(selection, what, number) {
+  async #drop(chosen, what, number) {
     if (!number || !this.store.worker?.can_change || this.jobView.isBusy()) return;
-    if (await askDrop({ what, number })) await this.#start("drop", selection);
+    if (await askDrop({ what, number })) await this.#start("drop", chosen);
   }
 
   async #edit({ summary: { id }, body }) {
@@ -298,21 +327,30 @@ export class DeadView {
   async #export() {
     if (!this.#page?.total || !this.store.worker?.can_change || this.jobView.isBusy()) return;
     const consumer = this.#consumer;
-    const { select = {} } = this.#selection();
+    const { select = {} } = selection(this.#page.of);
     say(byId("dead-answer"), "Exporting…");
+    const begun = async () => {
+      const desk = await this.#ask(`dead/${encodeURIComponent(consumer)}`);
+      if (desk && consumer === this.#consumer) this.jobView.follow(consumer, desk.job);
+    };
     try {
-      const bytes = await download(consumer, select);
+      const bytes = await download(consumer, select, begun);
       say(byId("dead-answer"), `Exported ${count(bytes)} bytes as ${visible(consumer)}.dead.jsonl.`);
     } catch (error) {
-      say(byId("dead-answer"), visible(error.message));
+      say(byId("dead-answer"), error.status === 0 ? "The export broke off. Nothing was saved." : visible(error.message));
     }
   }
 
-  /** A job has ended: the worker knows which letters are left. */
-  #ended(job) {
+  /** A job has ended: the worker knows which letters are left. `null`: the worker knows nothing of the job. */
+  async #ended(job) {
     this.depth.tick(true);
+    if (!job) {
+      await this.#load();
+      say(byId("dead-answer"), LOST_JOB);
+      return;
+    }
     if (this.#id !== null && job.state === "done" && job.result.changed) {
-      if (job.kind === "edit") this.letterView.open(this.#consumer, this.#id);
+      if (job.kind === "edit") this.letterView.open(this.#consumer, this.#id, true);
       else location.hash = `#dead/${encodeURIComponent(this.#consumer)}`;
     }
     this.#load();
@@ -338,44 +376,32 @@ export class DeadView {
     const can = Boolean(this.store.worker?.can_change);
     say(byId("dead-look"), look ? "Look again" : "Look");
     byId("dead-look").setAttribute("aria-disabled", String(!can));
-    say(byId("dead-cost"), this.#cost(look, can));
+    say(byId("dead-cost"), cost(look, can));
     const lists = look !== null && this.#id === null;
     show(byId("dead-lists"), lists);
     show(byId("dead-empty"), look === null && this.#id === null && this.#desk !== null);
     say(byId("dead-empty"), "Nobody has looked at these letters since the worker started, or the look is too long ago.");
     this.#showCount();
-    if (!lists || !this.#groups || !this.#page) return;
+    if (!lists) return;
     this.#showGroups(can);
     this.#showLetters(can);
   }
 
-  #cost(look, can) {
-    if (!can) return "Read only: the worker has no admin.token configured. Looking needs it too, because a look takes the letters from the broker and shows their bodies.";
-    if (!look) return "A look takes the letters from the broker, reads them and returns them to their places. On RabbitMQ before 4.3 it costs each letter one of its deliveries (100,000 in queues that a worker declares). This page never looks by itself.";
-    const parts = [];
-    if (look.match.length) parts.push(`Only letters with ${visible(look.match.join(", "))}: ${letters(look.letters)} of ${count(look.seen)} read.`);
-    if (look.seen < look.total) parts.push(`The look read the oldest ${count(look.seen)} of ${letters(look.total)}${look.stopped ? ", and was stopped" : ""}.`);
-    if (look.not_kept) parts.push(`${letters(look.not_kept)} of them are not listed, because memory is limited.`);
-    if (look.costs_deliveries) parts.push("On this release a look costs each letter one of its deliveries.");
-    if (look.short) parts.push(`${letters(look.short)} have fewer than five deliveries left: lapwing dead list --renew.`);
-    return parts.join(" ");
-  }
-
   #showGroups(can) {
-    const { groups, causes, letters: all } = this.#groups;
-    this.groups.update(groups.map((group) => ({ ...group, all, can, chosen: group.group === this.#group })), ({ group, reason }) => `${group} ${reason}`, () => byId("dead-groups-title").focus());
+    const { groups, causes, letters: all, of } = this.#groups ?? NONE.groups;
+    this.groups.update(groups.map((it) => ({ ...it, all, can, of, chosen: isSame(this.#cause, it) })), ({ group, reason }) => `${group} ${reason}`, () => byId("dead-groups-title").focus());
     say(byId("dead-groups-count"), causes > groups.length ? `${count(groups.length)} of ${count(causes)} causes` : `${count(causes)} ${causes === 1 ? "cause" : "causes"}`);
   }
 
   #showLetters(can) {
-    const { letters: rows, total, next } = this.#page;
+    const { letters: rows, total, next } = this.#page ?? NONE.page;
     this.letters.update(rows.map((row, index) => ({ ...row, index, consumer: this.#consumer })), ({ id, failed_at: at, index }) => `${id} ${at} ${index}`, () => byId("dead-letters-title").focus());
     say(byId("dead-letters-count"), count(total));
-    show(byId("dead-all-causes"), this.#group !== "");
+    show(byId("dead-all-causes"), this.#cause !== null);
     byId("dead-newest").setAttribute("aria-pressed", String(this.#newest));
     byId("dead-oldest").setAttribute("aria-pressed", String(!this.#newest));
     const from = (this.#behind.length - 1) * PAGE;
-    say(byId("dead-where"), rows.length ? `${count(from + 1)}–${count(from + rows.length)} of ${count(total)}` : "none fits");
+    say(byId("dead-where"), rows.length ? `${count(from + 1)}–${count(from + rows.length)} of ${count(total)}` : this.#page ? "none fits" : "");
     const button = (id, possible) => byId(id).setAttribute("aria-disabled", String(!possible));
     button("dead-previous", this.#behind.length > 1);
     button("dead-next", next !== null);
@@ -384,10 +410,6 @@ export class DeadView {
     say(byId("dead-drop"), total ? `Drop ${letters(total)}…` : "Drop…");
     show(byId("dead-letters"), rows.length > 0);
   }
-}
-
-function only({ summary: { id } }) {
-  return { select: { ids: [id] } };
 }
 
 function decode(text) {

@@ -45,24 +45,36 @@ export function askDrop({ what, number }) {
   return asked("dead-drop-dialog");
 }
 
-/** Lets the user edit a text. Returns the new text, or `null`. */
+/** Whether each line of a text ends with CR LF, so that a text field can give them back. */
+function hasOnlyCrLf(text) {
+  return text.includes("\r\n") && !/[\r\n]/.test(text.replaceAll("\r\n", ""));
+}
+
+/** Whether a text field can give a text back: it turns each kind of line end into LF. */
+export function hasPlainLines(text) {
+  return !text.includes("\r") || hasOnlyCrLf(text);
+}
+
+/** Lets the user edit a text that has plain lines. Returns the new text, or `null`. */
 export async function askEdit(id, text) {
   const field = byId("dead-edit-body");
   const note = byId("dead-edit-note");
   say(byId("dead-edit-title"), `Edit the body of ${visible(id)}`);
   field.value = text;
+  const before = field.value;
+  const edited = () => (hasOnlyCrLf(text) ? field.value.replaceAll("\n", "\r\n") : field.value);
   const json = isJson(text);
   const check = () => {
-    const changed = field.value !== text;
+    const changed = field.value !== before;
     byId("dead-edit-yes").setAttribute("aria-disabled", String(!changed));
     const broken = json && !isJson(field.value) ? " This is no JSON any more, and the body was." : "";
-    say(note, changed ? `${count(new Blob([field.value]).size)} bytes, changed.${broken}` : "Not changed.");
+    say(note, changed ? `${count(new Blob([edited()]).size)} bytes, changed.${broken}` : "Not changed.");
     note.classList.toggle("bad", Boolean(broken));
   };
   field.oninput = check;
   check();
   const yes = await asked("dead-edit-dialog");
-  return yes && field.value !== text ? field.value : null;
+  return yes && field.value !== before ? edited() : null;
 }
 
 function isJson(text) {

@@ -10,7 +10,7 @@ const DOES = { look: "Looking", show: "Reading a letter", export: "Exporting", r
 const DID = { replay: "Replayed", edit: "Edited", drop: "Dropped" };
 const DETAILS = 20;
 
-/** Follows a job. Calls `ended` once when it has ended. */
+/** Follows a job. Calls `ended` once when it has ended, or with `null` when the worker does not know it. */
 export class JobView {
   #consumer = null;
   #job = null;
@@ -22,7 +22,7 @@ export class JobView {
       due: () => live() && this.isRunning(),
       path: () => `dead/${encodeURIComponent(this.#consumer)}/jobs/${this.#job?.id}`,
       answer: (job) => this.#take(job),
-      failed: ({ status }) => { if (status === 404) this.follow(this.#consumer, null); },
+      failed: ({ status }) => { if (status === 404) this.#lose(); },
     });
     // A state comes once a second; a job is to be seen moving.
     setInterval(() => { if (this.isRunning()) this.poll.tick(); }, 500);
@@ -51,6 +51,11 @@ export class JobView {
     this.#job = job;
     this.#show();
     if (job.state !== "running") this.ended(job);
+  }
+
+  #lose() {
+    this.follow(this.#consumer, null);
+    this.ended(null);
   }
 
   async #stop() {
@@ -90,7 +95,7 @@ export class JobView {
 function level({ state, result }) {
   if (state === "running") return "";
   const canaries = result?.canaries;
-  return state === "failed" || (canaries && canaries.succeeded < canaries.sent) || (result && Object.keys(result.kept).length) ? "bad" : "good";
+  return state === "failed" || canaries?.ended || (result && Object.keys(result.kept).length) ? "bad" : "good";
 }
 
 /** What a running job does. The text is read aloud when it changes, so it has no number that always changes. */
@@ -107,8 +112,8 @@ function resultOf({ kind, state, result, error, ended_at: ended }) {
   const stopped = state === "stopped" ? " It was stopped before the end of the queue." : "";
   if (!DID[kind]) return `${at}${DOES[kind]} was stopped.`;
   const canaries = result.canaries;
-  const failed = canaries && canaries.succeeded < canaries.sent;
-  const why = failed ? ` ${count(canaries.succeeded)} of ${count(canaries.sent)} canaries succeeded, so the other letters stay.` : "";
+  const unconfirmed = canaries && canaries.succeeded === canaries.sent && state !== "stopped" ? ", and the copy of one was not confirmed" : "";
+  const why = canaries?.ended ? ` ${count(canaries.succeeded)} of ${count(canaries.sent)} canaries succeeded${unconfirmed}, so the other letters stay.` : "";
   const none = result.selected === 0 ? " No letter fits." : "";
   return `${at}${DID[kind]} ${letters(result.changed)}.${none}${why}${stopped}`;
 }
@@ -126,13 +131,16 @@ function detailsOf({ result }) {
   return [...kept, ...ill, ...mute, ...why];
 }
 
-/** Exports these letters as a file. Returns its length. */
-export async function download(consumer, select) {
+/** Exports these letters as a file. Calls `begun` when the job runs. Returns the length of the file. */
+export async function download(consumer, select, begun) {
   const blob = await withToken(async (headers) => {
     const body = JSON.stringify(select);
     headers["Content-Type"] = "application/json";
     const answer = await fetch(`api/v1/dead/${encodeURIComponent(consumer)}/export`, { method: "POST", headers, body });
-    if (answer.ok) return answer.blob();
+    if (answer.ok) {
+      begun();
+      return answer.blob();
+    }
     throw new Refused(answer.status, (await answer.json().catch(() => ({}))).error ?? answer.statusText);
   });
   const link = h("a", { href: URL.createObjectURL(blob), download: `${consumer}.dead.jsonl` });

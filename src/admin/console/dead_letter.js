@@ -3,6 +3,7 @@
 import { byId, facts, h, say, show, stranger } from "./dom.js";
 import { count, NONE, visible, words } from "./format.js";
 import { trace } from "./messages.js";
+import { hasPlainLines } from "./dead_dialogs.js";
 import { moment, readable, story } from "./dead_parts.js";
 import { change } from "./token.js";
 
@@ -27,8 +28,11 @@ export class LetterView {
     show(byId("dead-letter"), false);
   }
 
-  /** Reads a letter and shows it. Returns a sentence if that fails. */
-  async open(consumer, id) {
+  /**
+   * Reads a letter and shows it: from the last look, or with `read` from the queue. Returns a sentence if that
+   * fails.
+   */
+  async open(consumer, id, read = false) {
     this.#letter = null;
     const asked = (this.#asked += 1);
     show(byId("dead-letter"), true);
@@ -42,14 +46,24 @@ export class LetterView {
     byId("dead-letter-back").href = `#dead/${encodeURIComponent(consumer)}`;
     byId("dead-letter-title").focus({ preventScroll: true });
     try {
-      const letter = await change("POST", `dead/${encodeURIComponent(consumer)}/show`, { id }, { signal: AbortSignal.timeout(PATIENCE) });
+      const letter = await change("POST", `dead/${encodeURIComponent(consumer)}/show`, { id, read }, { signal: AbortSignal.timeout(PATIENCE) });
       if (asked === this.#asked) this.#show(letter);
       return "";
     } catch (error) {
       if (asked !== this.#asked) return "";
       say(byId("dead-letter-title"), visible(id));
-      return visible(error.message);
+      if (read || error.status !== 404) return visible(error.message);
+      this.#offer(consumer, id);
+      return "";
     }
+  }
+
+  /** Offers to read a letter that the last look has not kept whole. That costs what a look costs. */
+  #offer(consumer, id) {
+    const read = async () => say(byId("dead-answer"), await this.open(consumer, id, true));
+    byId("dead-letter-story").replaceChildren(
+      h("p", {}, "The last look has not kept this letter whole. To read it, the worker takes letters of the queue from the broker and returns them. On RabbitMQ before 4.3 that costs each of them one of its deliveries."),
+      h("button", { type: "button", id: "dead-letter-read", onclick: read }, "Read it from the queue"));
   }
 
   #actions(possible) {
@@ -74,7 +88,7 @@ export class LetterView {
       ["Replays", count(summary.replays)],
       ["Deliveries", count(summary.deliveries)],
       ["Trace", trace(summary.trace_id, template) ?? NONE],
-      ["Cause", h("span", { class: "code" }, summary.group)],
+      ["Cause", stranger(summary.group, { class: "code" })],
     ]);
     byId("dead-letter-story").replaceChildren(h("h4", {}, "Its story"), story(letter, template));
     const { title, text: shown } = readable(body);
@@ -85,8 +99,8 @@ export class LetterView {
       h("div", {}, h("dt", {}, stranger(name)), h("dd", { class: "code" }, stranger(value)))));
     const changes = Boolean(this.store.worker?.can_change);
     this.#actions(changes);
-    const editable = changes && body.text !== null && !body.cut;
+    const editable = changes && body.text !== null && !body.cut && hasPlainLines(body.text);
     byId("dead-letter-edit").setAttribute("aria-disabled", String(!editable));
-    byId("dead-letter-edit").title = editable ? "" : "Only a body that is text and not too long can be edited here: lapwing dead edit";
+    byId("dead-letter-edit").title = editable ? "" : "Only a body that is text, not too long and with one kind of line ends can be edited here: lapwing dead edit";
   }
 }

@@ -4,6 +4,10 @@ import { h, stranger } from "./dom.js";
 import { clock, count, duration, visible } from "./format.js";
 import { trace } from "./messages.js";
 
+/** The deepest JSON that is indented. */
+const DEEPEST = 100;
+/** The longest text of indented JSON. */
+const LONGEST = 2_000_000;
 const SVG = "http://www.w3.org/2000/svg";
 
 function svg(tag, attributes, ...children) {
@@ -45,7 +49,7 @@ export function story({ summary, history }, template) {
   }
   for (const past of history) steps.push({ at: past.at, kind: "attempt", past });
   const by = { lapwing: "A worker", broker: "The broker" }[summary.origin] ?? "Somebody";
-  steps.push({ at: summary.failed_at, kind: "dead", text: `${by} dead-lettered the message: ${summary.reason}.` });
+  steps.push({ at: summary.failed_at, kind: "dead", text: `${by} dead-lettered the message: ${visible(summary.reason)}.` });
   const later = (at) => {
     const passed = before && at ? `${duration(Math.max(0, (Date.parse(at) - before) / 1000))} later` : "";
     before = at ? Date.parse(at) : before;
@@ -71,19 +75,24 @@ export function readable({ text, base64, bytes, cut }) {
     return { title: `Body: ${size}`, text: hex(raw) };
   }
   try {
-    if (!cut) return { title: `Body: ${size}, JSON`, text: indented(text) };
+    const shown = cut ? null : indented(text);
+    if (shown !== null) return { title: `Body: ${size}, JSON`, text: shown };
   } catch {
     // The body is text.
   }
   return { title: `Body: ${size}, text`, text: lines(text) };
 }
 
-/** JSON with one value in a line. Parsing would change long numbers, so only the white space changes. */
+/**
+ * JSON with one value in a line. Parsing would change long numbers, so only the white space changes. `null` for
+ * JSON that is too deep or too long: a short body of brackets alone would become hundreds of megabytes.
+ */
 function indented(text) {
   JSON.parse(text);
   let [out, depth, quoted] = ["", 0, false];
   const line = () => `\n${"  ".repeat(depth)}`;
   for (let at = 0; at < text.length; at += 1) {
+    if (depth > DEEPEST || out.length > LONGEST) return null;
     const letter = text[at];
     if (quoted) {
       out += letter;
@@ -131,4 +140,17 @@ function hex(bytes) {
 /** 1 letter, 41 letters. */
 export function letters(n) {
   return `${count(n)} ${n === 1 ? "letter" : "letters"}`;
+}
+
+/** What a look costs, and what the last one has not seen. */
+export function cost(look, can) {
+  if (!can) return "Read only: the worker has no admin.token configured. Looking needs it too, because a look takes the letters from the broker and shows their bodies.";
+  if (!look) return "A look takes the letters from the broker, reads them and returns them to their places. On RabbitMQ before 4.3 it costs each letter one of its deliveries (100,000 in queues that a worker declares). This page never looks by itself.";
+  const parts = [];
+  if (look.match.length) parts.push(`Only letters with ${visible(look.match.join(", "))}: ${letters(look.letters)} of ${count(look.seen)} read.`);
+  if (look.seen < look.total) parts.push(`The look read the oldest ${count(look.seen)} of ${letters(look.total)}${look.stopped ? ", and was stopped" : ""}.`);
+  if (look.not_kept) parts.push(`${letters(look.not_kept)} of them are not listed, because memory is limited.`);
+  if (look.costs_deliveries) parts.push("On this release a look costs each letter one of its deliveries.");
+  if (look.short) parts.push(`${letters(look.short)} have fewer than five deliveries left: lapwing dead list --renew.`);
+  return parts.join(" ");
 }

@@ -5,7 +5,7 @@ import { count, percent, visible, words } from "./format.js";
 import { letters, moment, spark } from "./dead_parts.js";
 import { idOf, typeOf } from "./messages.js";
 
-/** The columns of the causes. `choose(group)` is called when a cause is clicked, `replay(cause)` by its button. */
+/** The columns of the causes. `choose(cause)` is called when a cause is clicked, `replay(cause)` by its button. */
 export function causeColumns(choose, replay) {
   return [
     { title: "Cause", class: "name cause", fill: (cell, it, row) => cause(cell, it, row, choose) },
@@ -28,7 +28,7 @@ function action(cell, it, row, replay) {
 
 function cause(cell, it, row, choose) {
   if (!cell.firstChild) {
-    const button = h("button", { type: "button", class: "cause", onclick: () => choose(row.cause.group) }, h("span"));
+    const button = h("button", { type: "button", class: "cause", onclick: () => choose(row.cause) }, h("span"));
     cell.append(button, h("div", { class: "aside" }, h("span"), h("span", { class: "code" })));
   }
   const [button, about] = cell.children;

@@ -41,6 +41,7 @@ const ASSETS: &[Asset] = assets! {
     "dead_job.js" SCRIPT,
     "dead_letter.js" SCRIPT,
     "dead_parts.js" SCRIPT,
+    "dead_select.js" SCRIPT,
     "dead_tables.js" SCRIPT,
     "dom.js" SCRIPT,
     "failures.js" SCRIPT,

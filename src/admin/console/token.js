@@ -46,7 +46,8 @@ export function setUpToken() {
 /**
  * Sends a request with the token. Asks the user for the token if there is none, or if the worker refuses it.
  *
- * Returns the JSON of the answer, or throws `Refused` with a sentence that says why nothing changed.
+ * Returns the JSON of the answer, or throws `Refused` with a sentence that says why nothing changed, or that
+ * this is not known (status 0).
  */
 export function change(method, path, body, options = {}) {
   return withToken((headers) => {
@@ -65,10 +66,9 @@ export async function withToken(send) {
       keep(token);
       return answer;
     } catch (error) {
-      if (!(error instanceof Refused)) throw new Refused(0, `Nothing was changed: ${error.message}.`);
+      if (!error.status) throw new Refused(0, `There was no answer, so it is not known whether the worker did it: ${error.message}.`);
       if (error.status !== 401) {
-        const status = error.status ? ` (${error.status})` : "";
-        throw new Refused(error.status, `Refused${status}: ${error.message}.`);
+        throw new Refused(error.status, `Refused (${error.status}): ${error.message}.`);
       }
       keep(null);
       token = await enquire(`The worker refused this token (401): ${error.message}.`);

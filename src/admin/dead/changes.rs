@@ -13,10 +13,9 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use super::{
-    desk::Place,
+    desk::{Desks, Place},
     job::Job,
     select::{Selection, unusable},
     views::{self, JobKind},
@@ -31,7 +30,7 @@ use crate::{
         reads::ConsumerPath,
         refusals::{BadRequest, NoConsumer, Refused},
     },
-    letters::{Canary, Edit, Replay, Target},
+    letters::{Canary, Edit, Filter, Replay, Target},
 };
 
 /// Who asks: the address of the client.
@@ -131,6 +130,7 @@ impl ReplayRequest {
     security(("token" = [])),
     responses((status = 202, description = "The job has begun", body = views::Job),
         (status = 409, description = "Another job is running", body = ErrorBody),
+        (status = 410, description = "The look of the selection is over", body = ErrorBody),
         (status = 413, description = "The body is too long", body = ErrorBody),
         (status = 415, description = "The body is not application/json", body = ErrorBody),
         (status = 422, description = "The selection cannot be used, or a value is out of range", body = ErrorBody),
@@ -150,13 +150,14 @@ pub(in crate::admin) async fn replay(
     }
     let canary = body.canary()?;
     let replay = Replay {
-        filter: selected(body.select, body.all)?,
+        filter: selected(&app.dead, &name, body.select, body.all)?,
         target: body.to.map_or(Target::Source, Target::Queue),
         limit: body.limit,
         rate: body.rate,
         force: body.force,
         canary,
-        run: Uuid::now_v7().to_string(),
+        // The job's id, once it has one.
+        run: String::new(),
         by: who.0.clone(),
     };
     started(begin(
@@ -169,8 +170,13 @@ pub(in crate::admin) async fn replay(
 }
 
 /// The filter of a change. Whoever means all letters says so.
-fn selected(select: Selection, all: bool) -> Result<crate::letters::Filter, ApiError> {
-    let filter = select.filter()?;
+fn selected(
+    desks: &Desks,
+    consumer: &str,
+    select: Selection,
+    all: bool,
+) -> Result<Filter, ApiError> {
+    let filter = select.filter(desks, consumer)?;
     match (filter.is_all(), all) {
         (true, false) => Err(unusable("nothing is selected: give `select`, or `all`")),
         (false, true) => Err(unusable("`all` and `select` contradict each other")),
@@ -189,6 +195,8 @@ pub(super) struct DropRequest {
     /// All letters of the queue.
     #[serde(default)]
     all: bool,
+    /// The most letters, from the head of the queue; null: all that are selected.
+    limit: Option<usize>,
 }
 
 /// Drop dead letters for good
@@ -200,6 +208,7 @@ pub(super) struct DropRequest {
     security(("token" = [])),
     responses((status = 202, description = "The job has begun", body = views::Job),
         (status = 409, description = "Another job is running", body = ErrorBody),
+        (status = 410, description = "The look of the selection is over", body = ErrorBody),
         (status = 413, description = "The body is too long", body = ErrorBody),
         (status = 415, description = "The body is not application/json", body = ErrorBody),
         (status = 422, description = "The selection cannot be used", body = ErrorBody),
@@ -213,8 +222,11 @@ pub(in crate::admin) async fn drop(
     body: Body<DropRequest>,
 ) -> Started {
     let (Path(name), Json(body)) = (consumer?, body?);
-    let filter = selected(body.select, body.all)?;
-    started(begin(&app, &name, JobKind::Drop, who, Work::Drop(filter))?)
+    let work = Work::Drop {
+        filter: selected(&app.dead, &name, body.select, body.all)?,
+        limit: body.limit,
+    };
+    started(begin(&app, &name, JobKind::Drop, who, work)?)
 }
 
 /// A new body of a letter.

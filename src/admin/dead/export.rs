@@ -84,6 +84,12 @@ impl Lines {
         self.closed.clone()
     }
 
+    /// The way to the client, which is closed when the client is gone. An export that finds little hands
+    /// nothing over for a long time.
+    pub(super) fn client(&self) -> mpsc::Sender<Bytes> {
+        self.to.clone()
+    }
+
     /// Writes a line. Waits for a slow client: the job has this thread for itself.
     pub(super) fn write(&mut self, line: String) {
         if self.closed.is_cancelled() {
@@ -148,6 +154,7 @@ impl Pieces {
     security(("token" = [])),
     responses((status = 200, description = "The letters, one in each line", body = String, content_type = "application/x-ndjson"),
         (status = 409, description = "Another job is running", body = ErrorBody),
+        (status = 410, description = "The look of the selection is over", body = ErrorBody),
         (status = 413, description = "The body is too long", body = ErrorBody),
         (status = 415, description = "The body is not application/json", body = ErrorBody),
         (status = 422, description = "The selection cannot be used", body = ErrorBody),
@@ -162,7 +169,7 @@ pub(in crate::admin) async fn export(
 ) -> Result<Response, ApiError> {
     let Path(name) = consumer?;
     let Json(selection) = body?;
-    let filter = selection.filter()?;
+    let filter = selection.filter(&app.dead, &name)?;
     let (lines, pieces) = Lines::channel();
     begin(
         &app,
@@ -230,5 +237,15 @@ mod tests {
             lines.write("{}".to_owned());
         }
         assert!(closed.is_cancelled());
+    }
+
+    /// An export that finds little writes nothing for a long time.
+    #[test]
+    fn an_export_notices_without_a_line_that_its_client_is_gone() {
+        let (lines, pieces) = Lines::channel();
+        let client = lines.client();
+        assert!(!client.is_closed());
+        drop(pieces);
+        assert!(client.is_closed());
     }
 }

@@ -19,6 +19,9 @@ use crate::{
     text::rfc3339,
 };
 
+/// What a job did, and whether it was stopped; or why it failed.
+pub(super) type Ended = Result<(JobResult, bool), String>;
+
 /// A job. Its thread writes it, requests read it.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -76,7 +79,6 @@ impl Job {
             consumer: self.consumer.clone(),
             kind: self.kind,
             state: now.state,
-            by: self.by.clone(),
             started_at: rfc3339(self.started_at),
             ended_at: now.ended_at.map(rfc3339),
             progress: now.progress,
@@ -110,8 +112,8 @@ impl Job {
         }
     }
 
-    /// The job has ended. Logs each change: who, what, how many, from where.
-    pub(super) fn end(&self, ended: Result<(JobResult, bool), String>) {
+    /// The job has ended.
+    pub(super) fn end(&self, ended: Ended) {
         let mut now = lock(&self.now);
         if now.state != JobState::Running {
             return;
@@ -130,21 +132,27 @@ impl Job {
                 now.error = Some(error);
             }
         }
-        self.tell(&now);
         drop(now);
         self.ended.send_replace(true);
     }
 
-    fn tell(&self, now: &Now) {
-        let (consumer, job, by) = (&self.consumer, &self.id, &self.by);
-        let (kind, changed) = (self.kind, now.result.as_ref().map(|it| it.changed));
-        if kind.changes() {
+    /// Logs each change: who, what, how many, from where.
+    pub(super) fn log(&self, ended: &Ended) {
+        let (consumer, job, by, kind) = (&self.consumer, &self.id, &self.by, self.kind);
+        let (result, error) = match ended {
+            Ok((result, _)) => (Some(result), None),
+            Err(error) => (None, Some(error)),
+        };
+        // A look may replace letters by copies.
+        let renewed = result.map_or(0, |it| it.renewed);
+        if kind.changes() || renewed > 0 {
+            let before_error = error.map(|_| lock(&self.now).progress.changed);
+            let changed = result.map(|it| it.changed);
             info!(
-                target: AUDIT, consumer, job, ?kind, by, changed,
-                before_error = now.error.as_ref().map(|_| now.progress.changed),
-                error = now.error, "changed dead letters",
+                target: AUDIT, consumer, job, ?kind, by, changed, renewed, before_error, error,
+                "changed dead letters",
             );
-        } else if let Some(error) = &now.error {
+        } else if let Some(error) = error {
             warn!(
                 consumer,
                 job,
@@ -162,6 +170,7 @@ impl From<&Looked> for JobResult {
         Self {
             seen: looked.seen,
             selected: looked.selected,
+            renewed: looked.renewed,
             ..Self::default()
         }
     }
@@ -183,7 +192,10 @@ pub(super) struct EndsWithThread(pub(super) Arc<Job>);
 
 impl Drop for EndsWithThread {
     fn drop(&mut self) {
-        self.0
-            .end(Err("the job ended unexpectedly; see the log".to_owned()));
+        if self.0.is_running() {
+            let ended = Err("the job ended unexpectedly; see the log".to_owned());
+            self.0.log(&ended);
+            self.0.end(ended);
+        }
     }
 }

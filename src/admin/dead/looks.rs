@@ -18,9 +18,10 @@ use utoipa::ToSchema;
 
 use super::{
     changes::{Body, Started, Who, begin, started},
+    job::Job,
     select::Selection,
     snapshot::MOST,
-    views::{self, JobKind, Letter},
+    views::{self, JobKind, JobState, Letter},
     work::Work,
 };
 use crate::{
@@ -53,16 +54,17 @@ pub(super) struct LookRequest {
 /// Look at the dead letters of a consumer
 ///
 /// Starts a job that reads the queue from its oldest letter on, until 100,000 are selected, and returns all
-/// letters to their places. What the job has seen answers the requests for groups and pages, until the next
-/// look. On RabbitMQ
-/// before 4.3 a look costs each letter one delivery of the queue's delivery limit. While it reads, other
-/// programs do not see the letters.
+/// letters to their places. If the letters were returned before, it reads the queue to its end: otherwise
+/// they would not go back to their places. What the job has seen answers the requests for groups and pages,
+/// until the next look. On RabbitMQ before 4.3 a look costs each letter one delivery of the queue's delivery
+/// limit. While it reads, other programs do not see the letters.
 #[utoipa::path(post, path = "/api/v1/dead/{consumer}/look", tag = "dead letters",
     params(("consumer" = String, Path, description = "The consumer's name")),
     request_body = LookRequest,
     security(("token" = [])),
     responses((status = 202, description = "The job has begun", body = views::Job),
         (status = 409, description = "Another job is running", body = ErrorBody),
+        (status = 410, description = "The look of the selection is over", body = ErrorBody),
         (status = 413, description = "The body is too long", body = ErrorBody),
         (status = 415, description = "The body is not application/json", body = ErrorBody),
         (status = 422, description = "The selection cannot be used", body = ErrorBody),
@@ -76,9 +78,10 @@ pub(in crate::admin) async fn look(
     body: Body<LookRequest>,
 ) -> Started {
     let (Path(name), Json(body)) = (consumer?, body?);
-    let matches = body.select.matches();
+    let filter = body.select.filter(&app.dead, &name)?;
+    let matches = filter.matches.clone();
     let look = Look {
-        filter: body.select.filter()?,
+        filter,
         // A longer queue is looked at in parts: replay or drop these letters, and look again.
         limit: Some(MOST),
         renew: body.renew,
@@ -99,24 +102,44 @@ pub(in crate::admin) async fn look(
 pub(super) struct ShowRequest {
     /// The letter's id.
     id: String,
+    /// Read the queue if the last look has not kept the letter whole. This can cost each letter of the queue
+    /// a delivery, as a look does.
+    #[serde(default = "yes")]
+    #[schema(default = true)]
+    read: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Stops a job whose client does not wait any more.
+struct StopsJob(Arc<Job>);
+
+impl Drop for StopsJob {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 /// Show one dead letter: properties, headers, attempts and body
 ///
-/// From the last look, if it has kept the whole letter: then this costs the letter nothing. Otherwise the
-/// worker reads the queue up to the letter, which takes at most 25 s.
+/// From the last look, if it has kept the whole letter: then this costs the letter nothing. Otherwise a job
+/// reads the queue, for at most 25 s. It ends at the letter, unless the letters were returned before, as
+/// after a look: then it reads the queue to its end, so that they go back to their places. The job stops
+/// when the client goes away.
 #[utoipa::path(post, path = "/api/v1/dead/{consumer}/show", tag = "dead letters",
     params(("consumer" = String, Path, description = "The consumer's name")),
     request_body = ShowRequest,
     security(("token" = [])),
     responses((status = 200, description = "The letter", body = Letter),
-        (status = 404, description = "There is no such letter, or no such consumer", body = ErrorBody),
+        (status = 404, description = "There is no such letter, or no such consumer; or the last look has not kept the letter, and `read` is false", body = ErrorBody),
         (status = 409, description = "Another job is running", body = ErrorBody),
         (status = 413, description = "The body is too long", body = ErrorBody),
         (status = 415, description = "The body is not application/json", body = ErrorBody),
         (status = 422, description = "The body has not the fields that it must have", body = ErrorBody),
         (status = 502, description = "The queue cannot be read", body = ErrorBody),
-        (status = 503, description = "The job cannot be started", body = ErrorBody),
+        (status = 503, description = "The job cannot be started, or was stopped", body = ErrorBody),
         (status = 504, description = "The letter was not found in time", body = ErrorBody),
         BadRequest, Refused),
 )]
@@ -126,10 +149,17 @@ pub(in crate::admin) async fn show(
     consumer: ConsumerPath,
     body: Body<ShowRequest>,
 ) -> Result<Response, ApiError> {
-    let (Path(name), Json(ShowRequest { id })) = (consumer?, body?);
-    let kept = app.dead.snapshot(&name);
-    if let Some(json) = kept.and_then(|snapshot| lock(&snapshot).whole(&id)) {
-        return Ok(as_json(json.to_string()));
+    let (Path(name), Json(ShowRequest { id, read })) = (consumer?, body?);
+    if let Some(snapshot) = app.dead.snapshot(&name) {
+        let wanted = id.clone();
+        let whole = app.dead.search(move || lock(&snapshot).whole(&wanted));
+        if let Some(json) = whole.await? {
+            return Ok(as_json(json.to_string()));
+        }
+    }
+    if !read {
+        let text = "the last look has not kept this letter whole";
+        return Err(ApiError::new(StatusCode::NOT_FOUND, text));
     }
     let found = Arc::new(Mutex::new(None));
     let work = Work::Show {
@@ -137,16 +167,21 @@ pub(in crate::admin) async fn show(
         found: Arc::clone(&found),
     };
     let job = begin(&app, &name, JobKind::Show, who, work)?;
+    let _stops = StopsJob(Arc::clone(&job));
     if timeout(PATIENCE, job.ended()).await.is_err() {
-        job.stop();
         let text = "the letter was not found in time";
         return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, text));
     }
     if let Some(json) = lock(&found).take() {
         return Ok(as_json(json));
     }
-    match job.view().error {
+    let views::Job { state, error, .. } = job.view();
+    match error {
         Some(error) => Err(ApiError::new(StatusCode::BAD_GATEWAY, error)),
+        None if state == JobState::Stopped => Err(ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the job that looked for the letter was stopped",
+        )),
         None => Err(ApiError::new(
             StatusCode::NOT_FOUND,
             format!("no letter of the queue has the id {id:?}"),

@@ -71,6 +71,7 @@ fn view(app: &App, name: &str) -> Result<Desk, ApiError> {
     params(("consumer" = String, Path, description = "The consumer's name"), Wanted),
     responses((status = 200, description = "The groups, largest first", body = Groups),
         (status = 404, description = "Nobody has looked, or there is no such consumer", body = ErrorBody),
+        (status = 503, description = "Too many searches are waiting", body = ErrorBody),
         BadRequest),
 )]
 pub(in crate::admin) async fn groups(
@@ -81,8 +82,8 @@ pub(in crate::admin) async fn groups(
     let (Path(name), Query(query)) = (consumer?, query?);
     within("limit", query.limit, 1..=1000)?;
     let (_, snapshot) = app.dead.seen(&name)?;
-    let groups = lock(&snapshot).groups(&query.filter(), query.limit);
-    Ok(Json(groups))
+    let search = move || lock(&snapshot).groups(&query.filter(), query.limit);
+    Ok(Json(app.dead.search(search).await?))
 }
 
 /// A page of dead letters, as the last look has seen them
@@ -93,6 +94,7 @@ pub(in crate::admin) async fn groups(
     responses((status = 200, description = "A page of letters", body = Page),
         (status = 404, description = "Nobody has looked, or there is no such consumer", body = ErrorBody),
         (status = 410, description = "The look of the cursor is over", body = ErrorBody),
+        (status = 503, description = "Too many searches are waiting", body = ErrorBody),
         BadRequest),
 )]
 pub(in crate::admin) async fn letters(
@@ -108,8 +110,9 @@ pub(in crate::admin) async fn letters(
         None => None,
         Some(cursor) => Some(place(cursor, &look)?),
     };
-    let page = lock(&snapshot).page(&query.filter(), query.newest, behind, query.limit);
-    let (letters, total, last) = page;
+    let (newest, limit) = (query.newest, query.limit);
+    let search = move || lock(&snapshot).page(&query.filter(), newest, behind, limit);
+    let (letters, total, last) = app.dead.search(search).await?;
     Ok(Json(Page {
         total,
         letters,

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Deserializer, de};
 use utoipa::{IntoParams, ToSchema};
 
+use super::desk::Desks;
 use crate::{
     admin::error::ApiError,
     clock,
@@ -37,12 +38,20 @@ pub(super) struct Selection {
     #[serde(default, deserialize_with = "time")]
     #[schema(value_type = Option<String>, example = "30d")]
     older_than: Option<SystemTime>,
-    /// Letters whose id, type, error, group or source queue contains this text, in upper or lower case.
+    /// Letters whose id, type, error (its first 200 bytes), group or source queue contains this text, in
+    /// upper or lower case.
     #[serde(default)]
     text: Option<String>,
+    /// Letters with this hash of the body, as `show` gives it: several letters can have the same id.
+    #[serde(default)]
+    body_hash: Option<String>,
     /// Letters that have each of these values: `HEADER=VALUE`, or `/JSON/POINTER=VALUE` in the body.
     #[serde(default, rename = "match")]
     matches: Vec<String>,
+    /// Letters that have the values too that this look selected by (its `look`). If it is not the last look:
+    /// 410.
+    #[serde(default)]
+    look: Option<String>,
 }
 
 /// Selects letters of the last look.
@@ -102,22 +111,27 @@ fn time<'de, D: Deserializer<'de>>(from: D) -> Result<Option<SystemTime>, D::Err
 
 impl Selection {
     /// The filter, if its texts can be read and none is empty: an empty text selects nothing by accident.
-    pub(super) fn filter(self) -> Result<Filter, ApiError> {
+    pub(super) fn filter(self, desks: &Desks, consumer: &str) -> Result<Filter, ApiError> {
         let lists = [&self.ids, &self.groups, &self.reasons, &self.types];
         let has_empty = lists
             .into_iter()
             .flatten()
             .chain(&self.text)
+            .chain(&self.body_hash)
             .any(String::is_empty);
         if has_empty {
             return Err(unusable("an empty text selects nothing"));
         }
-        let matches = self.matches.iter().map(|text| {
+        let mut matches = Vec::new();
+        for text in &self.matches {
             let parsed: Result<Match, String> = text.parse();
-            parsed.map_err(|error| unusable(&format!("match: {error}")))
-        });
+            matches.push(parsed.map_err(|error| unusable(&format!("match: {error}")))?);
+        }
+        if let Some(look) = &self.look {
+            matches.extend(desks.matches(consumer, look)?);
+        }
         Ok(Filter {
-            matches: matches.collect::<Result<_, _>>()?,
+            matches,
             ids: self.ids,
             groups: self.groups,
             reasons: self.reasons,
@@ -125,12 +139,8 @@ impl Selection {
             since: self.since,
             before: self.older_than,
             text: self.text,
+            body_hash: self.body_hash,
         })
-    }
-
-    /// What the letters must match in headers and bodies.
-    pub(super) fn matches(&self) -> Vec<String> {
-        self.matches.clone()
     }
 }
 

@@ -56,7 +56,8 @@ pub(super) struct Look {
     pub(super) costs_deliveries: bool,
     /// The letters with fewer than five deliveries left.
     pub(super) short: u64,
-    /// The headers and values of bodies that the look selected by.
+    /// The headers and places in bodies that the look selected by, without the values, as in `tenant=…`:
+    /// the values are texts of messages, and this needs no token.
     #[serde(rename = "match")]
     pub(super) matches: Vec<String>,
 }
@@ -114,8 +115,6 @@ pub(super) struct Job {
     pub(super) kind: JobKind,
     /// Its state.
     pub(super) state: JobState,
-    /// Who asked for it: the address of the client.
-    pub(super) by: String,
     /// When it began.
     #[schema(format = DateTime)]
     pub(super) started_at: String,
@@ -134,12 +133,14 @@ pub(super) struct Job {
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
 #[schema(as = DeadLetterJobResult)]
 pub(super) struct JobResult {
-    /// The letters that were read.
+    /// The letters that were read. A replay with canaries reads the letters that stay twice.
     pub(super) seen: u64,
     /// The letters that were selected.
     pub(super) selected: u64,
     /// The letters that left the queue: replayed, dropped or replaced.
     pub(super) changed: u64,
+    /// The letters that a look with `renew` has replaced by copies at the end of the queue.
+    pub(super) renewed: u64,
     /// The letters that were selected and stayed: why, and how many.
     pub(super) kept: BTreeMap<String, u64>,
     /// How the canaries of a replay ended; null without canaries.

@@ -10,14 +10,14 @@ use uuid::Uuid;
 use super::{
     desk::{Desks, Place},
     export::Lines,
-    job::Job,
+    job::{Ended, Job},
     snapshot::Snapshot,
     views::{self, JobResult},
     whole,
 };
 use crate::{
     clock,
-    letters::{DeadLetters, Edit, Filter, Letter, Look, Looked, Progress, Replay, to_line},
+    letters::{DeadLetters, Edit, Filter, Letter, Look, Looked, Match, Progress, Replay, to_line},
     lock::lock,
     text::{causes, rfc3339},
 };
@@ -27,7 +27,7 @@ pub(super) enum Work {
     /// Reads the letters that fit, and keeps a line for each.
     Look {
         look: Look,
-        matches: Vec<String>,
+        matches: Vec<Match>,
     },
     /// Reads one letter, and puts it here as JSON.
     Show {
@@ -41,15 +41,15 @@ pub(super) enum Work {
     },
     Replay(Replay),
     Edit(Edit),
-    Drop(Filter),
+    Drop {
+        filter: Filter,
+        limit: Option<usize>,
+    },
 }
 
-/// What a job did, and whether it was stopped; or why it failed.
-type Ended = Result<(JobResult, bool), String>;
-
 impl Work {
-    /// Connects, does the work, and ends the job. The connections end with it.
-    pub(super) fn carry_out(self, desks: &Desks, place: &Place, job: &Job) {
+    /// Connects and does the work. The connections end with it.
+    pub(super) fn carry_out(self, desks: &Arc<Desks>, place: &Place, job: &Arc<Job>) -> Ended {
         // The work runs on this thread, and the connections on the other one: so they stay alive while
         // the work reads letters, or waits for a client.
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -57,27 +57,24 @@ impl Work {
             .thread_name("lapwing-dead-io")
             .enable_all()
             .build();
-        let runtime = match runtime {
-            Ok(runtime) => runtime,
-            Err(error) => return job.end(Err(format!("no runtime: {error}"))),
-        };
+        let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
         let ended = runtime.block_on(async {
             let (broker, timeouts) = (&desks.broker, &desks.timeouts);
             let connecting = DeadLetters::connect(broker, timeouts, &place.queue, place.limit);
-            let letters = connecting
+            let mut letters = connecting
                 .await
                 .map_err(|error| format!("cannot connect to the broker: {}", causes(&error)))?;
-            let ended = self.with(desks, &letters, job).await;
+            let ended = self.with(desks, &mut letters, job).await;
             letters.close().await;
             ended
         });
         runtime.shutdown_background();
-        job.end(ended);
+        ended
     }
 
-    async fn with(self, desks: &Desks, letters: &DeadLetters, job: &Job) -> Ended {
-        let told = |error: &dyn std::error::Error| causes(error);
+    async fn with(self, desks: &Arc<Desks>, letters: &mut DeadLetters, job: &Arc<Job>) -> Ended {
         let mut report = |progress| job.note(progress);
+        let gone = Arc::new(Gone::of(desks.snapshot(&job.consumer)));
         let changed = match self {
             Self::Look { look, matches } => {
                 return look_at(desks, letters, job, &look, matches).await;
@@ -85,25 +82,69 @@ impl Work {
             Self::Show { id, found } => return show(letters, job, id, &found).await,
             Self::Export { filter, lines } => return export(letters, job, filter, lines).await,
             Self::Edit(edit) => {
-                letters.edit(&edit).await.map_err(|error| told(&error))?;
-                if let Some(snapshot) = desks.snapshot(&job.consumer) {
+                let edited = letters.edit(&edit, &mut report).await;
+                let edited = edited.map_err(|error| causes(&error))?;
+                if let Some(snapshot) = desks.snapshot(&job.consumer).filter(|_| edited.changed > 0)
+                {
                     lock(&snapshot).edited(&edit.id, edit.body.len());
                 }
-                let result = JobResult {
-                    selected: 1,
-                    changed: 1,
-                    ..JobResult::default()
-                };
-                return Ok((result, false));
+                return Ok((JobResult::from(&edited), edited.stopped));
             }
-            Self::Replay(replay) => letters.replay(&replay, &mut report).await,
-            Self::Drop(filter) => letters.drop(&filter, &job.by, &mut report).await,
+            Self::Replay(replay) => {
+                gone.listen(letters);
+                letters.replay(&replay, &mut report).await
+            }
+            Self::Drop { filter, limit } => {
+                gone.listen(letters);
+                letters.drop(&filter, limit, &job.by, &mut report).await
+            }
         };
-        let changed = changed.map_err(|error| told(&error))?;
-        if let Some(snapshot) = desks.snapshot(&job.consumer) {
-            lock(&snapshot).remove(&changed.ids);
-        }
+        // Also after an error: these letters have left the queue.
+        gone.tell();
+        let changed = changed.map_err(|error| causes(&error))?;
         Ok((JobResult::from(&changed), changed.stopped))
+    }
+}
+
+/// Takes letters that left their queue out of the last look.
+struct Gone {
+    snapshot: Option<Arc<Mutex<Snapshot>>>,
+    /// The ids that the look has yet to hear of.
+    ids: Mutex<Vec<String>>,
+}
+
+impl Gone {
+    /// Each time that the look hears of letters, it goes through all its lines.
+    const AT_ONCE: usize = 2000;
+
+    fn of(snapshot: Option<Arc<Mutex<Snapshot>>>) -> Self {
+        Self {
+            snapshot,
+            ids: Mutex::default(),
+        }
+    }
+
+    fn listen(self: &Arc<Self>, letters: &mut DeadLetters) {
+        if self.snapshot.is_none() {
+            return;
+        }
+        let gone = Arc::clone(self);
+        letters.on_gone(move |mut batch| {
+            let mut ids = lock(&gone.ids);
+            ids.append(&mut batch);
+            let is_enough = ids.len() >= Self::AT_ONCE;
+            drop(ids);
+            if is_enough {
+                gone.tell();
+            }
+        });
+    }
+
+    fn tell(&self) {
+        let ids = std::mem::take(&mut *lock(&self.ids));
+        if let Some(snapshot) = self.snapshot.as_ref().filter(|_| !ids.is_empty()) {
+            lock(snapshot).remove(&ids);
+        }
     }
 }
 
@@ -112,9 +153,15 @@ async fn look_at(
     letters: &DeadLetters,
     job: &Job,
     look: &Look,
-    matches: Vec<String>,
+    matches: Vec<Match>,
 ) -> Ended {
-    let mut snapshot = Snapshot::with_room(desks.make_room(&job.consumer));
+    // With a filter it is not known how many letters will fit.
+    let count = match look.filter.is_all() {
+        true => letters.depth().await.map_err(|error| causes(&error))?,
+        false => 0,
+    };
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    let mut snapshot = Snapshot::with_room(Desks::room(), count);
     let mut see = |letter: &Letter| snapshot.add(letter, whole::as_json);
     let looked = letters.look(look, &mut see, &mut |it| job.note(it)).await;
     let looked = looked.map_err(|error| causes(&error))?;
@@ -129,9 +176,9 @@ async fn look_at(
         stopped: looked.stopped,
         costs_deliveries: letters.looks_count(),
         short: looked.short,
-        matches,
+        matches: matches.iter().map(Match::place).collect(),
     };
-    desks.keep(&job.consumer, view, snapshot);
+    desks.keep(&job.consumer, view, matches, snapshot);
     Ok(ended(&looked))
 }
 
@@ -164,14 +211,15 @@ async fn export(letters: &DeadLetters, job: &Job, filter: Filter, mut lines: Lin
         ..Look::default()
     };
     let is_closed = lines.closed();
+    let client = lines.client();
     let mut see = |letter: &Letter| lines.write(to_line(letter));
-    let mut report = |progress: Progress| match is_closed.is_cancelled() {
+    let mut report = |progress: Progress| match is_closed.is_cancelled() || client.is_closed() {
         true => ControlFlow::Break(()),
         false => job.note(progress),
     };
     let looked = letters.look(&look, &mut see, &mut report).await;
     let looked = looked.map_err(|error| causes(&error))?;
-    if is_closed.is_cancelled() {
+    if is_closed.is_cancelled() || client.is_closed() {
         return Err("the client read too slowly, or went away".to_owned());
     }
     if !looked.stopped {

@@ -418,6 +418,10 @@ impl Reading for FakeBroker {
         Ok(())
     }
 
+    fn vouches(&self, user: &str) -> bool {
+        user == publishing::USER
+    }
+
     fn version(&self) -> Option<Version> {
         let (major, minor) = match self.read().release {
             Release::V3 => (3, 10),

@@ -48,7 +48,7 @@ impl Drop {
         }
         let dropped = desk
             .letters
-            .drop(&filter, &desk.by, &mut desk.report(&out))
+            .drop(&filter, None, &desk.by, &mut desk.report(&out))
             .await?;
         Ok(desk.tell_change(&mut out, "dropped", &dropped, json!({})))
     }

@@ -66,8 +66,13 @@ impl Edit {
             body,
             by: desk.by.clone(),
         };
-        desk.letters.edit(&edit).await?;
-        let (out, queue) = (Out::default(), desk.letters.queue());
+        let out = Out::default();
+        let edited = desk.letters.edit(&edit, &mut desk.report(&out)).await?;
+        if edited.changed == 0 {
+            say("stopped; the letter stays as it is");
+            return Ok(ExitCode::FAILURE);
+        }
+        let queue = desk.letters.queue();
         match desk.is_json {
             true => {
                 out.line(json!({ "queue": queue, "edited": self.id, "from": from, "by": desk.by }))

@@ -67,8 +67,8 @@ value in the header lapwing-replay.
 
 With --canary the workers report the first outcome of the first letters to a queue that exists while
 the command waits (its name begins with `lapwing-canary.`). A worker believes only copies of its own
-user or of broker.trusted_users. Exit code 3: not all of the first letters succeeded, and the others
-stay.";
+user or of broker.trusted_users, and this command believes only reports of such users. Exit code 3:
+not all of the first letters succeeded, and the others stay.";
 
 /// The exit code if a canary did not succeed.
 const CANARY_FAILED: u8 = 3;
@@ -122,7 +122,7 @@ impl Replay {
         let replayed = desk.letters.replay(&replay, &mut desk.report(&out)).await?;
         let more = json!({ "run": replay.run, "canaries": replayed.canaries });
         let code = desk.tell_change(&mut out, "replayed", &replayed, more);
-        let failed = replayed.canaries.as_ref().filter(|it| !it.all_succeeded());
+        let failed = replayed.canaries.as_ref().filter(|it| it.ended);
         let Some(failed) = failed else {
             return Ok(code);
         };
@@ -140,9 +140,14 @@ impl Replay {
             failed,
             silent,
             lost,
+            ..
         } = canaries;
+        let unconfirmed = match canaries.all_succeeded() && !replayed.stopped {
+            true => ", and the copy of one was not confirmed",
+            false => "",
+        };
         out.line(format_args!(
-            "  {succeeded} of {sent} canaries succeeded; the other letters stay"
+            "  {succeeded} of {sent} canaries succeeded{unconfirmed}; the other letters stay"
         ));
         for it in failed {
             let after = match it.settlement.as_str() {

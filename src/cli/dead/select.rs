@@ -25,7 +25,8 @@ pub(super) struct Select {
     /// Letters that were dead-lettered longer ago: 30d, or before this time
     #[arg(long, value_name = "TIME", value_parser = time)]
     older_than: Option<SystemTime>,
-    /// Letters whose id, type, error, group or source queue contains this text, in upper or lower case
+    /// Letters whose id, type, error (its first 200 bytes), group or source queue contains this text, in
+    /// upper or lower case
     #[arg(long, value_name = "TEXT", value_parser = NonEmpty::new())]
     text: Option<String>,
     /// Letters with this header, or this value at a place of a JSON body (RFC 6901); can be repeated
@@ -56,6 +57,7 @@ impl Select {
             before: self.older_than,
             text: self.text.clone(),
             matches: self.matches.clone(),
+            ..Filter::default()
         }
     }
 }

@@ -30,6 +30,15 @@ async fn sent(broker: &FakeBroker, count: usize) -> Vec<Stored> {
 
 /// Reports this outcome of a canary, as a worker does.
 fn report(broker: &FakeBroker, canary: &Stored, outcome: &str) {
+    let named = CopyHeaders {
+        is_named: true,
+        ..CopyHeaders::default()
+    };
+    let properties = named.on(&Properties::new("r", None, None, &[]));
+    report_as(broker, canary, outcome, properties);
+}
+
+fn report_as(broker: &FakeBroker, canary: &Stored, outcome: &str, properties: Properties) {
     let (queue, number) = canary
         .header("lapwing-canary")
         .unwrap()
@@ -40,11 +49,30 @@ fn report(broker: &FakeBroker, canary: &Stored, outcome: &str) {
         "number": number, "outcome": outcome, "settlement": "retry", "error": "test: failed", "worker": "w",
     });
     let body = report.to_string();
-    assert!(broker.send(
-        queue,
-        body.as_bytes(),
-        Properties::new("r", None, None, &[])
-    ));
+    assert!(broker.send(queue, body.as_bytes(), properties));
+}
+
+/// Each consumer of the target queue sees the name of the queue for reports.
+#[tokio::test(start_paused = true)]
+async fn a_report_that_no_worker_vouches_for_is_not_believed() {
+    let broker = broker(Release::V43, kept());
+    send(&broker, 3);
+    let worker = async {
+        let canaries = sent(&broker, 1).await;
+        let nobody = Properties::new("r", None, None, &[]);
+        // More than are under way at a time.
+        for _ in 0..500 {
+            report_as(&broker, &canaries[0], "succeeded", nobody.clone());
+        }
+        report(&broker, &canaries[0], "failed");
+    };
+    let wanted = with_canaries(1);
+    let (replayed, ()) = tokio::join!(replay(&broker, &wanted), worker);
+    assert_eq!(replayed.changed, 1);
+    let canaries = replayed.canaries.unwrap();
+    assert_eq!((canaries.succeeded, canaries.failed.len()), (0, 1));
+    assert!(canaries.ended);
+    assert_eq!(ids(&broker, "orders.dead"), numbered(1..3));
 }
 
 #[tokio::test(start_paused = true)]
@@ -66,7 +94,7 @@ async fn a_replay_goes_on_when_its_canaries_have_succeeded() {
         assert_eq!(replayed.looked.selected, 5);
         let canaries = replayed.canaries.unwrap();
         assert_eq!((canaries.sent, canaries.succeeded), (2, 2));
-        assert_eq!(replayed.ids, numbered(0..5));
+        assert!(!canaries.ended);
         assert_eq!(ids(&broker, "orders"), numbered(0..5));
         // The others are no canaries.
         assert_eq!(sent(&broker, 5).await.len(), 2);
@@ -200,6 +228,8 @@ async fn a_canary_whose_copy_is_not_confirmed_ends_the_replay() {
     let wanted = with_canaries(2);
     let (replayed, ()) = tokio::join!(replay(&broker, &wanted), worker);
     assert_eq!((replayed.changed, replayed.kept()), (2, 1));
+    let canaries = replayed.canaries.unwrap();
+    assert!(canaries.all_succeeded() && canaries.ended, "{canaries:?}");
     assert_eq!(ids(&broker, "orders.dead"), numbered([1, 3]));
 }
 

@@ -13,8 +13,59 @@ fn only_ids(ids: impl IntoIterator<Item = u64>) -> Filter {
 }
 
 async fn dropped(broker: &FakeBroker, filter: &Filter) -> u64 {
-    let dropped = super::super::change::drop(&desk(broker), filter, "test", &mut go_on).await;
+    drop_some(broker, filter, None).await
+}
+
+async fn drop_some(broker: &FakeBroker, filter: &Filter, limit: Option<usize>) -> u64 {
+    let desk = desk(broker);
+    let dropped = super::super::change::drop(&desk, filter, limit, "test", &mut go_on).await;
     dropped.unwrap().changed
+}
+
+/// Publishers give ids, and may give the same one twice.
+#[tokio::test(start_paused = true)]
+async fn of_letters_with_the_same_id_one_is_named_by_its_body() {
+    let broker = broker(Release::V43, kept());
+    let properties = dead("order-1", &record("503", 0));
+    for body in ["first", "second", "second"] {
+        assert!(broker.send("orders.dead", body.as_bytes(), properties.clone()));
+    }
+    let mut filter = Filter {
+        ids: vec!["order-1".to_owned()],
+        body_hash: Some("of another body".to_owned()),
+        ..Filter::default()
+    };
+    assert_eq!(dropped(&broker, &filter).await, 0);
+    filter.body_hash = Some(Letter::sample("order-1", b"second").body_hash());
+    assert_eq!(drop_some(&broker, &filter, Some(1)).await, 1);
+    let left = broker.ready("orders.dead");
+    let bodies: Vec<_> = left.iter().map(|it| &it.body[..]).collect();
+    assert_eq!(bodies, [b"first".as_slice(), b"second".as_slice()]);
+}
+
+/// Whoever shows letters hears which are gone while the change runs, and also if it fails later.
+#[tokio::test(start_paused = true)]
+async fn each_letter_that_leaves_its_queue_is_told_also_before_an_error() {
+    let broker = broker(Release::V43, kept());
+    send(&broker, 120);
+    let gone = std::sync::Arc::<std::sync::Mutex<Vec<String>>>::default();
+    let told = std::sync::Arc::clone(&gone);
+    let mut desk = desk(&broker);
+    desk.gone = Some(Box::new(move |mut ids| {
+        told.lock().unwrap().append(&mut ids);
+    }));
+    let mut report = |progress: Progress| {
+        if progress.changed >= 50 {
+            broker.fail(Fault::ConnectionLost);
+        }
+        ControlFlow::Continue(())
+    };
+    let all = Filter::default();
+    let failed = super::super::change::drop(&desk, &all, None, "test", &mut report).await;
+    assert!(failed.is_err(), "{failed:?}");
+    let gone = gone.lock().unwrap();
+    assert!(gone.len() >= 40, "{}", gone.len());
+    assert_eq!(*gone, numbered(0..gone.len() as u64));
 }
 
 #[tokio::test(start_paused = true)]
@@ -211,7 +262,7 @@ async fn a_change_ends_when_the_queue_has_applied_its_acks() {
         electing.elect("orders.dead");
     });
     let all = Filter::default();
-    let dropped = super::super::change::drop(&desk(&broker), &all, "test", &mut report).await;
+    let dropped = super::super::change::drop(&desk(&broker), &all, None, "test", &mut report).await;
     assert_eq!(dropped.unwrap().changed, 5);
     broker.elect("orders.dead");
     assert_eq!(ids(&broker, "orders.dead"), [""; 0]);

@@ -259,6 +259,20 @@ async fn each_part_of_a_filter_counts() {
         ),
         (
             Filter {
+                text: Some("attempts".to_owned()),
+                ..Filter::default()
+            },
+            Vec::new(),
+        ),
+        (
+            Filter {
+                text: Some("http".to_owned()),
+                ..Filter::default()
+            },
+            Vec::new(),
+        ),
+        (
+            Filter {
                 matches: matched("/place/bin=b1"),
                 ..Filter::default()
             },
@@ -307,4 +321,45 @@ async fn large_letters_behind_small_ones_are_all_seen_in_their_order() {
         assert_eq!(looked.seen, 310);
         assert_eq!(ids(&broker, "orders.dead"), numbered(0..310), "{release:?}");
     }
+}
+
+/// A line of a look keeps no more of an error, so what is dropped by a text has been listed by it.
+#[tokio::test(start_paused = true)]
+async fn a_search_covers_as_much_of_an_error_as_a_list_shows() {
+    let broker = broker(Release::V43, kept());
+    let error = format!("{}NEAR {} far", "\u{c4}".repeat(90), "x".repeat(200));
+    assert!(broker.send("orders.dead", b"", dead("m0", &record(&error, 0))));
+    for (text, found) in [("near", 1), ("\u{e4}near", 1), ("far", 0)] {
+        let look_for = Look {
+            filter: Filter {
+                text: Some(text.to_owned()),
+                ..Filter::default()
+            },
+            ..all()
+        };
+        assert_eq!(look(&broker, &look_for).await.1.selected, found, "{text}");
+    }
+}
+
+/// Whoever may publish to the queue writes the header. The name of a group selects by its beginning.
+#[tokio::test(start_paused = true)]
+async fn no_letter_gives_itself_a_group_that_selects_others() {
+    let broker = broker(Release::V43, kept());
+    let group = crate::text::fingerprint("http", "503");
+    for (number, forged) in ["", &group[..1], "UPPER", &format!("{group}0")]
+        .into_iter()
+        .enumerate()
+    {
+        let mut record = record("503", 0);
+        if let Copy::Dead(dead) = &mut record.copy {
+            dead.fingerprint = forged.to_owned();
+        }
+        let properties = dead(&format!("m{number}"), &record);
+        assert!(broker.send("orders.dead", b"", properties));
+    }
+    let mut groups = Vec::new();
+    let mut see = |letter: &Letter| groups.push(letter.summary.group.clone());
+    let looked = super::super::look::look(&desk(&broker), &all(), &mut see, &mut go_on).await;
+    assert_eq!(looked.unwrap().selected, 4);
+    assert_eq!(groups, vec![group; 4]);
 }

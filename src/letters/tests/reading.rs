@@ -129,7 +129,9 @@ async fn an_edited_letter_takes_the_place_of_the_one_before() {
     };
     drop(letter);
     let desk = desk(&broker);
-    super::super::edit::edit(&desk, &edit).await.unwrap();
+    super::super::edit::edit(&desk, &edit, &mut go_on)
+        .await
+        .unwrap();
     assert_eq!(ids(&broker, "orders.dead"), numbered([1, 2, 0]));
     let edited = broker.ready("orders.dead").pop().unwrap();
     assert_eq!(edited.body, b"{\"id\":100}");
@@ -142,13 +144,34 @@ async fn an_edited_letter_takes_the_place_of_the_one_before() {
     );
 
     // Somebody else has edited it meanwhile.
-    let again = super::super::edit::edit(&desk, &edit).await.unwrap_err();
+    let again = super::super::edit::edit(&desk, &edit, &mut go_on)
+        .await
+        .unwrap_err();
     assert!(again.to_string().contains("changed meanwhile"), "{again}");
     let gone = crate::letters::Edit {
         id: "m7".to_owned(),
         ..edit
     };
-    let gone = super::super::edit::edit(&desk, &gone).await.unwrap_err();
+    let gone = super::super::edit::edit(&desk, &gone, &mut go_on)
+        .await
+        .unwrap_err();
     assert!(gone.to_string().contains("no letter"), "{gone}");
     assert_eq!(ids(&broker, "orders.dead").len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_that_is_stopped_changes_nothing() {
+    let broker = broker(Release::V43, kept());
+    send(&broker, 20);
+    let edit = crate::letters::Edit {
+        id: "m19".to_owned(),
+        from: String::new(),
+        body: Vec::new(),
+        by: "kim".to_owned(),
+    };
+    let mut stop = |_| ControlFlow::Break(());
+    let edited = super::super::edit::edit(&desk(&broker), &edit, &mut stop).await;
+    let edited = edited.unwrap();
+    assert!(edited.stopped && edited.changed == 0, "{edited:?}");
+    assert_eq!(ids(&broker, "orders.dead"), numbered(0..20));
 }

@@ -99,21 +99,53 @@ async fn a_header_that_no_worker_vouches_for_is_not_believed() {
     kit.drain().await.unwrap();
 }
 
+/// Reports use the publishing channels of retries and dead letters.
 #[tokio::test(start_paused = true)]
-async fn a_report_that_cannot_be_published_holds_up_nothing() {
-    for confirm in [Confirm::Lost, Confirm::Nack, Confirm::NeverWritten] {
-        let kit = start("", Handling::new([], Step::Succeed)).await;
-        kit.broker.answer_publishes([confirm]);
-        kit.send(canary(1), b"{}");
-        kit.finished().await;
-        kit.worker.drain().await.unwrap();
+async fn a_slow_report_holds_up_no_settlement_and_others_wait_for_it() {
+    let kit = start("", Handling::new([], Step::Succeed)).await;
+    let slow = || Confirm::AckAfter(Duration::from_secs(9));
+    kit.broker.answer_publishes([slow(), slow(), slow()]);
+    let began = tokio::time::Instant::now();
+    for number in 0..3 {
+        kit.send(canary(number), b"{}");
     }
-    // Without the queue.
-    let kit = Kit::start("", Handling::new([], Step::Succeed)).await;
-    kit.send(canary(1), b"{}");
     kit.finished().await;
+    assert!(began.elapsed() < Duration::from_secs(1));
+    // The broker stores a report before it confirms.
+    kit.until_in(REPORTS, 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(reports(&kit).len(), 1);
+    kit.until_in(REPORTS, 2).await;
+    assert!(began.elapsed() < Duration::from_secs(9));
+    kit.drain().await.unwrap();
+}
+
+/// The messages of a service that gives no answer are parked before their first attempt.
+#[tokio::test(start_paused = true)]
+async fn a_canary_that_is_parked_before_its_first_attempt_is_reported_after_it() {
+    let silent = Handling::new(std::iter::repeat_n(Step::Hang, 5), Step::Succeed);
+    let typed = [
+        ("silent", silent.clone()),
+        ("other", Handling::new([], Step::Succeed)),
+    ];
+    let settings = "concurrency = 5\ntimeout = '2s'\nretry = { base = '1h', jitter = 0 }";
+    let kit = Kit::start_typed(settings, typed).await;
+    kit.broker.declare(REPORTS);
+    for number in 0..5 {
+        let letter = Letter::default().id(&format!("{number}"));
+        kit.send(letter.message_type("silent"), b"{}");
+    }
+    silent.has_run(5).await;
+    for number in 1..4 {
+        kit.send(canary(number).message_type("silent"), b"{}");
+    }
+    kit.until_in(REPORTS, 3).await;
+    let reports = reports(&kit);
+    let succeeded = |it: &Value| it["outcome"] == "succeeded";
+    assert!(reports.iter().all(succeeded), "{reports:?}");
+    // Each of the others timed out once, and waits for its retry. The canaries waited before.
     let report = kit.drain().await.unwrap();
-    assert_eq!(report.ledger().acked, 1);
+    assert!(report.ledger().parked > 5, "{:?}", report.ledger());
 }
 
 /// A delivery that goes back to its queue has had no outcome.

@@ -1,5 +1,5 @@
-//! Pictures of the page for dead letters, to look at after a change: not a test, a program that needs all
-//! the tests' parts.
+//! Pictures of the page for dead letters, to look at after a change; `dead-list-light` is
+//! docs/dead-letters.png. Not a test, a program that needs all the tests' parts.
 
 use std::time::{Duration, SystemTime};
 
@@ -132,6 +132,9 @@ async fn worker(vhost: &VHost, server: &HttpHandler) -> WorkerProcess {
 }
 
 async fn take(browser: &Browser, name: &str) {
+    // Under the name that is configured, without this machine's.
+    let named = "document.getElementById('worker-name').textContent = 'shop'";
+    browser.eval(named).await;
     std::fs::create_dir_all(FOLDER).expect("target is ours");
     let file = format!("{FOLDER}/dead-{name}.png");
     std::fs::write(file, browser.picture().await).expect("the folder is there");

@@ -6,24 +6,28 @@
 use std::{
     collections::{HashMap, HashSet, VecDeque},
     mem::size_of,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::SystemTime,
 };
 
 use super::views::{Group, Groups};
 use crate::{
-    letters::{Facts, Filter, Letter, Origin, Summary},
+    letters::{Facts, Filter, Letter, Origin, SEARCHED, Summary},
     text::{cut, rfc3339},
 };
 
 /// The most letters that a look keeps.
 pub(super) const MOST: usize = 100_000;
-/// The longest text of an error that a line keeps, in bytes. Whole letters keep all of it.
-const ERROR_ROOM: usize = 200;
 /// The longest of the other texts that a line keeps, in bytes.
 const TEXT_ROOM: usize = 255;
-/// The most bytes of letters that are kept whole.
+/// The most bytes of letters that are kept whole; at most a quarter of all.
 const WHOLE_ROOM: usize = 8 * 1024 * 1024;
+/// The letters at the end of a queue that are kept whole, as far as there is room. The worker would have to
+/// read the whole queue to show one of them again; those at its head are soon found.
+const WHOLE: usize = 4_000;
 /// The longest letter that is kept whole, as JSON, in bytes.
 const LONGEST_WHOLE: usize = 64 * 1024;
 /// The bars of a sparkline.
@@ -95,11 +99,15 @@ impl Line {
             group: &self.common.group,
             reason: &self.common.reason,
             message_type: self.common.message_type.as_deref(),
-            kind: &self.common.kind,
             error: &self.error,
             source_queue: self.common.source_queue.as_deref(),
             failed_at: self.failed_at,
         }
+    }
+
+    /// Group and reason.
+    fn cause(&self) -> (&str, &str) {
+        (&self.common.group, &self.common.reason)
     }
 
     fn summary(&self) -> Summary {
@@ -136,18 +144,30 @@ pub(super) struct Snapshot {
     size: usize,
     /// The bytes of letters that are kept whole.
     whole: usize,
+    /// The lines of the letters that are kept whole, oldest first.
+    whole_lines: VecDeque<usize>,
     room: usize,
+    /// The number of the first letter that is kept whole.
+    whole_from: usize,
+    /// The number of lines.
+    count: Arc<AtomicUsize>,
     /// Letters that the look selected and did not keep.
     pub(super) not_kept: u64,
 }
 
 impl Snapshot {
-    /// One that takes about this many bytes at most.
-    pub(super) fn with_room(room: usize) -> Self {
+    /// One that takes about this many bytes at most, for this many letters.
+    pub(super) fn with_room(room: usize, letters: usize) -> Self {
         Self {
             room,
+            whole_from: letters.min(MOST).saturating_sub(WHOLE),
             ..Self::default()
         }
+    }
+
+    /// The number of lines, to read while a search holds the snapshot.
+    pub(super) fn count(&self) -> Arc<AtomicUsize> {
+        Arc::clone(&self.count)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -162,15 +182,16 @@ impl Snapshot {
         }
         let summary = &letter.summary;
         let common = self.common(summary);
-        let error = self.error(cut(&summary.error, ERROR_ROOM));
+        let error = self.error(cut(&summary.error, SEARCHED));
         let id = cut(&summary.id, TEXT_ROOM);
         let trace = summary.trace_id.as_deref();
         self.size += size_of::<Line>() + id.len() + trace.map_or(0, str::len);
-        let has_room = self.whole < WHOLE_ROOM && letter.body().len() < LONGEST_WHOLE;
-        let whole = has_room.then(|| whole(letter));
+        let is_last = self.lines.len() >= self.whole_from;
+        let whole = (is_last && letter.body().len() < LONGEST_WHOLE).then(|| whole(letter));
         let whole = whole.filter(|json| json.len() < LONGEST_WHOLE);
-        self.whole += whole.as_ref().map_or(0, String::len);
-        self.size += whole.as_ref().map_or(0, String::len);
+        if let Some(whole) = &whole {
+            self.make_room_for(whole.len());
+        }
         self.lines.push(Line {
             number: self.lines.len(),
             id: id.into(),
@@ -185,6 +206,21 @@ impl Snapshot {
             deliveries: summary.deliveries,
             whole: whole.map(Into::into),
         });
+        self.count.store(self.lines.len(), Ordering::Relaxed);
+    }
+
+    /// A letter of this length is kept whole, and the oldest ones are not any more.
+    fn make_room_for(&mut self, length: usize) {
+        while self.whole + length > WHOLE_ROOM.min(self.room / 4)
+            && let Some(oldest) = self.whole_lines.pop_front()
+        {
+            let gone = self.lines[oldest].whole.take().map_or(0, |it| it.len());
+            self.whole -= gone;
+            self.size -= gone;
+        }
+        self.whole_lines.push_back(self.lines.len());
+        self.whole += length;
+        self.size += length;
     }
 
     fn common(&mut self, summary: &Summary) -> Arc<Common> {
@@ -212,6 +248,7 @@ impl Snapshot {
     pub(super) fn finish(&mut self) {
         self.commons = HashSet::new();
         self.errors = HashSet::new();
+        self.whole_lines = VecDeque::new();
         self.lines.shrink_to_fit();
     }
 
@@ -234,12 +271,16 @@ impl Snapshot {
             }
             _ => true,
         });
+        self.count.store(self.lines.len(), Ordering::Relaxed);
     }
 
-    /// A letter has another body now, of this length. The whole letter that was kept is not the letter.
+    /// A letter has another body now, of this length. The whole letter that was kept is not the letter. Of
+    /// several letters with this id none is known to be the one.
     pub(super) fn edited(&mut self, id: &str, bytes: usize) {
-        if let Some(line) = self.lines.iter_mut().find(|line| &*line.id == id) {
-            line.whole = None;
+        let id = cut(id, TEXT_ROOM);
+        let mut lines: Vec<_> = self.lines.iter_mut().filter(|it| &*it.id == id).collect();
+        lines.iter_mut().for_each(|line| line.whole = None);
+        if let [line] = &mut lines[..] {
             line.bytes = bytes;
         }
     }
@@ -292,10 +333,24 @@ impl Snapshot {
             let part = at.duration_since(from?).ok()?.as_secs_f64() / span.max(f64::MIN_POSITIVE);
             Some(((part * BARS as f64) as usize).min(BARS - 1))
         };
-        let mut groups: HashMap<(&str, &str), Group> = HashMap::new();
+        // Anybody who may publish to the queue can make each letter a cause of its own, so only the causes
+        // that are returned are made whole.
+        let mut counts: HashMap<_, u64> = HashMap::new();
         for line in &chosen {
-            let key = (line.common.group.as_str(), line.common.reason.as_str());
-            let group = groups.entry(key).or_insert_with(|| first_of(line));
+            *counts.entry(line.cause()).or_default() += 1;
+        }
+        let (total, causes) = (chosen.len(), counts.len());
+        let mut most: Vec<_> = counts.into_iter().collect();
+        most.sort_by(|(a, many), (b, few)| few.cmp(many).then_with(|| a.cmp(b)));
+        most.truncate(limit);
+        let places = most.iter().enumerate();
+        let places: HashMap<_, _> = places.map(|(place, (cause, _))| (*cause, place)).collect();
+        let mut groups: Vec<Option<Group>> = most.iter().map(|_| None).collect();
+        for line in &chosen {
+            let Some(place) = places.get(&line.cause()) else {
+                continue;
+            };
+            let group = groups[*place].get_or_insert_with(|| first_of(line));
             group.count += 1;
             if let Some(at) = line.failed_at {
                 group.note(at);
@@ -304,14 +359,10 @@ impl Snapshot {
                 }
             }
         }
-        let total = chosen.len();
-        let causes = groups.len();
-        let mut groups: Vec<_> = groups.into_values().collect();
+        let mut groups: Vec<_> = groups.into_iter().flatten().collect();
         for group in &mut groups {
             group.share = group.count as f64 / total.max(1) as f64;
         }
-        groups.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.group.cmp(&b.group)));
-        groups.truncate(limit);
         Groups {
             letters: total as u64,
             causes,

@@ -21,7 +21,7 @@ fn letter(number: u64) -> Letter {
 }
 
 fn snapshot(count: u64, room: usize) -> Snapshot {
-    let mut snapshot = Snapshot::with_room(room);
+    let mut snapshot = Snapshot::with_room(room, 0);
     for number in 0..count {
         snapshot.add(&letter(number), |it| it.summary.id.clone());
     }
@@ -64,7 +64,7 @@ fn letters_that_left_their_queue_leave_the_pages_and_the_cursors_go_on() {
 /// Letters may have the same id.
 #[test]
 fn of_two_letters_with_the_same_id_one_leaves_for_each_that_left() {
-    let mut snapshot = Snapshot::with_room(usize::MAX);
+    let mut snapshot = Snapshot::with_room(usize::MAX, 0);
     for _ in 0..3 {
         snapshot.add(&letter(1), |_| String::new());
     }
@@ -105,7 +105,7 @@ fn groups_have_their_counts_times_and_bars() {
 #[test]
 fn a_look_keeps_no_more_than_its_room() {
     let room = 100_000;
-    let mut snapshot = Snapshot::with_room(room);
+    let mut snapshot = Snapshot::with_room(room, 0);
     for number in 0..5_000 {
         let mut letter = letter(number);
         // No two errors are equal, so each takes room.
@@ -117,7 +117,7 @@ fn a_look_keeps_no_more_than_its_room() {
     assert_eq!(kept + snapshot.not_kept, 5_000);
     assert!(kept > 10, "{kept}");
     let page = snapshot.page(&Filter::default(), false, None, 1).0;
-    assert_eq!(page[0].error.len(), ERROR_ROOM);
+    assert_eq!(page[0].error.len(), SEARCHED);
 }
 
 #[test]
@@ -129,5 +129,36 @@ fn an_edited_letter_is_not_kept_whole() {
     assert_eq!(
         snapshot.page(&Filter::default(), true, None, 1).0[0].bytes,
         99
+    );
+}
+
+/// The worker finds a letter at the head of the queue soon, and one at its end late.
+#[test]
+fn the_last_letters_are_kept_whole_as_far_as_there_is_room() {
+    let mut snapshot = Snapshot::with_room(usize::MAX, 5_000);
+    for number in 0..5_000 {
+        snapshot.add(&letter(number), |_| "x".repeat(10_000));
+    }
+    let kept = WHOLE_ROOM / 10_000;
+    let is_whole = |number: usize| snapshot.whole(&format!("m{number}")).is_some();
+    assert!(!is_whole(0) && !is_whole(999) && !is_whole(5_000 - kept - 1));
+    assert!(is_whole(5_000 - kept) && is_whole(4_999));
+    assert!(snapshot.whole <= WHOLE_ROOM);
+    let few = Snapshot::with_room(usize::MAX, 100);
+    assert_eq!(few.whole_from, 0);
+}
+
+#[test]
+fn an_edit_of_one_of_several_letters_with_the_same_id_keeps_none_of_them_whole() {
+    let mut snapshot = Snapshot::with_room(usize::MAX, 0);
+    for _ in 0..2 {
+        snapshot.add(&letter(1), |_| "whole".to_owned());
+    }
+    snapshot.edited("m1", 99);
+    assert!(
+        snapshot
+            .lines
+            .iter()
+            .all(|it| it.whole.is_none() && it.bytes == 1)
     );
 }
