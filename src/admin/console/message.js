@@ -137,13 +137,20 @@ export class MessagePage {
     }
     const { consumer, settlement: what, retry_queue: queue } = last;
     const ends = { ack: "It was acked: it is done.", "dead-letter": "It is a dead letter.", return: "It went back to its queue." };
-    const parked = queue ? `Its next attempt waits in retry queue ${visible(queue)}, and any worker may get it.` : "Its next attempt is due, here or in another worker.";
-    say(this.where, `Not in flight in this worker. ${ends[what] ?? parked}${silent}`);
+    say(this.where, `Not in flight in this worker. ${ends[what] ?? this.#next(last, queue)}${silent}`);
     const page = what === "dead-letter" ? toDead(consumer) : null;
     show(this.link, page !== null);
     if (page === null) return;
     this.link.href = page;
     say(this.link, "Dead letters of this consumer");
+  }
+
+  /** What is known of the next attempt of a message that is to be retried. */
+  #next({ at, retry_seconds: after }, queue) {
+    const due = new Date(Date.parse(at) + 1000 * (after ?? 0));
+    const place = queue ? ` in retry queue ${visible(queue)}` : "";
+    if (this.store.since(due.toISOString()) < 0) return `It waits${place} for its next attempt at ${clock(due)}, in any worker.`;
+    return `Its next attempt was due at ${clock(due)}. It may have succeeded, as this worker keeps few successes, or it is at the broker or in another worker.`;
   }
 
   #showFlights(flights) {

@@ -11,7 +11,8 @@ use crate::support::{
 /// A worker that keeps pauses and failures in this folder.
 async fn start(vhost: &VHost, server: &HttpHandler, folder: &str) -> (WorkerProcess, Admin) {
     let files = format!(
-        "[admin]\npause_file = '{folder}/paused.json'\nfailures_file = '{folder}/failures.jsonl'"
+        "[admin]\npause_file = '{folder}/paused.json'\nfailures_file = '{folder}/failures.jsonl'\n\
+         [timeouts]\ncall = '20s'"
     );
     let config = consumer(vhost, "q").http(server).with(ADMIN).with(&files);
     let worker = WorkerProcess::start_with_admin(&config.toml());
