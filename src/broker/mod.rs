@@ -51,6 +51,7 @@ pub use topology::{Difference, Unfit, Values};
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
 pub(crate) use copies::{CopyHeaders, Header};
 pub(crate) use delivery::{Delivery, Moment};
+pub(crate) use depths::Count;
 pub(crate) use fault::Told;
 pub(crate) use links::Links;
 pub(crate) use portable::Portable;

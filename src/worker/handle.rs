@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{WorkerSettings, lifecycle::Health};
+use super::{WorkerSettings, backlog::Watched, lifecycle::Health};
 use crate::{
     broker::BrokerError,
     lane::{CallError, CancelError, Command, Depths, LaneChannels},
@@ -75,10 +75,14 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// The figures of all consumers.
-    pub(super) fn figures(&self) -> Vec<Arc<Figures>> {
+    /// What the watch of the queues needs of each consumer.
+    pub(super) fn watched(&self) -> Vec<Watched> {
         let consumers = self.consumers.values();
-        consumers.map(|(_, figures)| Arc::clone(figures)).collect()
+        let watched = consumers.map(|(channels, figures)| Watched {
+            figures: Arc::clone(figures),
+            health: channels.health.subscribe(),
+        });
+        watched.collect()
     }
 }
 
