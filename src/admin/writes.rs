@@ -1,6 +1,6 @@
 //! The routes that change something. They need the token.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use axum::{
     Json,
@@ -64,16 +64,12 @@ pub(super) async fn resume(
 /// A consumer, and its answer to a pause or a resume.
 type Changed = (String, Result<(), CallError>);
 
-/// Notes pauses or their ends in `admin.pause_file`, and says which consumers gave no answer. One that did
-/// not answer in time obeys later, so it is noted too.
+/// Keeps pauses or their ends in `admin.pause_file`, and says which consumers gave no answer. One that obeys
+/// later is kept by the monitor.
 async fn settle(app: &App, changed: Vec<Changed>, paused: bool) -> Result<(), ApiError> {
-    let obeys =
-        |answer: &Result<(), CallError>| matches!(answer, Ok(()) | Err(CallError::TimedOut));
-    let noted = changed.iter().filter(|(_, answer)| obeys(answer));
-    let kept = app
-        .pauses
-        .note(noted.map(|(name, _)| name.clone()), paused)
-        .await;
+    let limit = app.settings.worker.timeouts.call;
+    let kept = tokio::time::timeout(limit, app.pauses.keep(&app.worker)).await;
+    let kept = kept.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     let mut failed = changed.iter().filter_map(|(name, answer)| {
         let error = answer.as_ref().err()?;
         Some((name, *error))

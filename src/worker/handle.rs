@@ -250,13 +250,6 @@ impl WorkerHandle {
         Ok(())
     }
 
-    /// Lets a consumer begin paused. Has no effect once the worker runs.
-    pub(crate) fn begin_paused(&self, consumer: &str) {
-        if let Some(figures) = self.figures(consumer) {
-            figures.begin_paused();
-        }
-    }
-
     /// Cancels the handler of a message in flight. The outcome is `Interrupted`: the message goes
     /// back to its queue, and no attempt is charged. If the handler succeeds all the same, the
     /// message is acked. A handler that blocks its thread is not cancelled before its timeout.
