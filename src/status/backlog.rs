@@ -83,7 +83,7 @@ pub struct Backlog {
     pub limit: Option<Limit>,
     /// Messages that wait in the queue, and that no worker holds; null if they cannot be counted.
     pub ready: Option<u32>,
-    /// How fast these messages become more, each second, over the last minute or so; negative if they
+    /// How fast these messages become more, each second, over the last two minutes or so; negative if they
     /// become fewer, and null if there were too few looks.
     pub growth: Option<f64>,
     /// How long the queue takes to be empty at this rate; null if it does not shrink.
