@@ -109,8 +109,8 @@ pub struct ConsumerSettings {
     #[serde(with = "Span::<SECOND, HOUR>")]
     pub idle_check: Duration,
     /// How often the worker counts the messages that wait in the queue and in the dead-letter queue, for
-    /// the console, `lapwing status` and metrics. RabbitMQ 4.3 asks for the permission to configure a queue
-    /// before it tells the count. A worker with more than a hundred consumers counts less often. Too low:
+    /// the console, `lapwing status` and metrics. RabbitMQ 4.3 tells the count only to a user with a
+    /// permission on the queue, be it to configure, write or read. A worker with more than a hundred consumers counts less often. Too low:
     /// the worker asks the broker often. Too high: it takes long to see that a queue grows. Default: `5s`.
     #[serde(with = "Span::<SECOND, HOUR>")]
     pub backlog_check: Duration,
