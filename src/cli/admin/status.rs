@@ -95,6 +95,7 @@ fn line(out: &Out, consumer: &Value) {
         None => "-".to_owned(),
     };
     let growth = match backlog["growth"].as_f64() {
+        Some(growth) if growth.abs() < 0.05 => "0.0/s".to_owned(),
         Some(growth) => format!("{growth:+.1}/s"),
         None => "-".to_owned(),
     };
@@ -109,7 +110,7 @@ fn line(out: &Out, consumer: &Value) {
         print::cut(text(consumer, "name"), 13),
         state,
         count("ready"),
-        short(backlog["oldest_seconds"].as_f64()),
+        short(backlog["oldest_seconds"].as_f64().filter(|age| *age > 0.0)),
         count("dead_letters"),
         consumer["rates"]["failed"].as_f64().unwrap_or(0.0),
         short(consumer["latency"]["p95_seconds"].as_f64()),
