@@ -109,11 +109,11 @@ pub struct ConsumerSettings {
     #[serde(with = "Span::<SECOND, HOUR>")]
     pub idle_check: Duration,
     /// How often the worker counts the messages that wait in the queue and in the dead-letter queue, for
-    /// the console, `lapwing status` and metrics. RabbitMQ 4.3 asks for the permission to configure a queue
-    /// before it tells the count. `off`: the worker does not count. Each worker counts for itself, by two
-    /// requests to the broker each time: 20 consumers in 50 workers ask 200 times a second. A worker with
-    /// more than two hundred consumers counts less often. Too low: the workers ask the broker often. Too
-    /// high: it takes long to see that a queue grows. Default: `10s`.
+    /// the console, `lapwing status` and metrics. RabbitMQ 4.3 tells the count only to a user with a
+    /// permission on the queue, be it to configure, write or read. `off`: the worker does not count. Each
+    /// worker counts for itself, by two requests to the broker each time: 20 consumers in 50 workers ask 200
+    /// times a second. A worker with more than two hundred consumers counts less often. Too low: the workers
+    /// ask the broker often. Too high: it takes long to see that a queue grows. Default: `10s`.
     #[serde(with = "SpanOrOff::<SECOND, HOUR>")]
     pub backlog_check: Option<Duration>,
     /// How long one attempt of a handler may take. Keep it well below the broker's consumer timeout

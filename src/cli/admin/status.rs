@@ -95,6 +95,7 @@ fn line(out: &Out, consumer: &Value) {
         None => "-".to_owned(),
     };
     let growth = match backlog["growth"].as_f64() {
+        Some(growth) if growth.abs() < 0.05 => "0.0/s".to_owned(),
         Some(growth) if growth.abs() < 1000.0 => format!("{growth:+.1}/s"),
         Some(growth) => format!("{:+.0}k/s", growth / 1000.0),
         None => "-".to_owned(),
@@ -110,7 +111,7 @@ fn line(out: &Out, consumer: &Value) {
         print::cut(text(consumer, "name"), 13),
         state,
         count("ready", 7),
-        short(backlog["oldest_seconds"].as_f64()),
+        short(backlog["oldest_seconds"].as_f64().filter(|age| *age > 0.0)),
         count("dead_letters", 5),
         consumer["rates"]["failed"].as_f64().unwrap_or(0.0),
         short(consumer["latency"]["p95_seconds"].as_f64()),
