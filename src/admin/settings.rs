@@ -168,7 +168,7 @@ impl AdminSettings {
                 findings.add(section.key("origins").index(index), message);
             }
         }
-        self.check_files(findings, &section);
+        check_files(self, findings, &section);
         if self
             .trace_url
             .as_deref()
@@ -177,23 +177,6 @@ impl AdminSettings {
             let message = "must be a complete URL with {trace_id} in it, such as \
                            http://127.0.0.1:16686/trace/{trace_id}";
             findings.add(section.key("trace_url"), message);
-        }
-    }
-
-    fn check_files(&self, findings: &mut Findings, section: &KeyPath) {
-        if self.pause_file.is_some() && self.listen.address().is_none() {
-            let message =
-                "needs `listen`: without it nobody can resume a consumer that begins paused";
-            let others = [section.key("listen")];
-            findings.contradiction(section.key("pause_file"), others, message);
-        }
-        if let (Some(pauses), Some(failures)) = (&self.pause_file, &self.failures_file) {
-            let of_pauses = [pauses.clone(), beside(pauses, ".new")];
-            let of_failures = [failures.clone(), beside(failures, ".1")];
-            if of_pauses.iter().any(|file| of_failures.contains(file)) {
-                let others = [section.key("failures_file")];
-                findings.contradiction(section.key("pause_file"), others, "is the same file");
-            }
         }
     }
 
@@ -251,6 +234,23 @@ fn check_token(
         }
         if let Some(text) = findings.text_file(&path, file) {
             check(findings, path, text.trim_end_matches(['\r', '\n']));
+        }
+    }
+}
+
+/// Checks the files that outlast the process.
+fn check_files(settings: &AdminSettings, findings: &mut Findings, section: &KeyPath) {
+    if settings.pause_file.is_some() && settings.listen.address().is_none() {
+        let message = "needs `listen`: without it nobody can resume a consumer that begins paused";
+        let others = [section.key("listen")];
+        findings.contradiction(section.key("pause_file"), others, message);
+    }
+    if let (Some(pauses), Some(failures)) = (&settings.pause_file, &settings.failures_file) {
+        let of_pauses = [pauses.clone(), beside(pauses, ".new")];
+        let of_failures = [failures.clone(), beside(failures, ".1")];
+        if of_pauses.iter().any(|file| of_failures.contains(file)) {
+            let others = [section.key("failures_file")];
+            findings.contradiction(section.key("pause_file"), others, "is the same file");
         }
     }
 }

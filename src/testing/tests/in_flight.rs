@@ -245,12 +245,8 @@ async fn the_time_at_the_broker_is_known_of_the_first_delivery_and_not_of_a_repl
     let published = now.as_secs() - 3 * 3600;
     let letter = |id| Letter::default().id(id).timestamp(published);
     kit.send(letter("first"), b"");
-    kit.send(
-        letter("replay")
-            .user_id("guest")
-            .number("lapwing-replays", 1),
-        b"",
-    );
+    // A dead letter that somebody put back.
+    kit.send(letter("replay").header("lapwing-reason", "failed"), b"");
     handling.has_run(2).await;
     tokio::time::sleep(SECOND).await;
     let messages = page(&kit).await.messages;
