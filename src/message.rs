@@ -160,6 +160,13 @@ impl Message {
         SystemTime::UNIX_EPOCH.checked_add(since_epoch)
     }
 
+    /// Whether no worker has seen the message before, as far as it says: the time since it was published is a
+    /// time in the queue.
+    pub(crate) fn is_first_delivery(&self) -> bool {
+        let is_replay = || self.properties.header(names::REPLAYS).is_some();
+        !self.redelivered && self.past.first_seen.is_none() && !is_replay()
+    }
+
     /// Whether this is another delivery of the same message: everything but the broker's counts of its
     /// deliveries is equal.
     pub(crate) fn is_delivered_again_by(&self, delivery: &Delivery) -> bool {

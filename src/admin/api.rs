@@ -57,7 +57,7 @@ pub(super) struct App {
     /// The failures that are kept in a file, if the settings name one.
     pub(super) archive: Option<Arc<Archive>>,
     /// Lets one search at a time read that file.
-    pub(super) reading: Mutex<()>,
+    pub(super) reading: Arc<Mutex<()>>,
     /// The pauses that outlast the process.
     pub(super) pauses: Pauses,
     pub(super) started_at: SystemTime,
@@ -71,14 +71,15 @@ impl App {
         settings: ServerSettings,
         worker: WorkerHandle,
         scrape: Scrape,
+        pauses: Pauses,
         stop: CancellationToken,
     ) -> Self {
         let consumers = worker.consumers().map(str::to_owned);
         let started_at = SystemTime::now();
         Self {
             archive: Archive::new(&settings.admin, started_at).map(Arc::new),
-            reading: Mutex::default(),
-            pauses: Pauses::read(settings.admin.pause_file.clone()),
+            reading: Arc::default(),
+            pauses,
             retry_queues: consumers.map(|name| (name, Mutex::default())).collect(),
             worker,
             scrape,

@@ -4,13 +4,14 @@
 //! lane waits for the file. When the file has half of its room, it replaces the older file beside it. The
 //! last line may be torn after a crash: readers skip it, and the next process begins a new line.
 
+mod backwards;
+
 use std::{
-    ffi::OsString,
-    fs::{File, OpenOptions, rename},
-    io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
+    fs::{File, OpenOptions, TryLockError, rename},
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::{Duration, SystemTime},
 };
@@ -19,11 +20,17 @@ use serde::Serialize;
 use serde_json::Value;
 use tracing::{error, info};
 
-use super::{AdminSettings, api::App};
-use crate::{OutcomeRecord, text::rfc3339_micros};
+use super::{AdminSettings, api::App, settings::beside};
+use crate::{
+    OutcomeRecord, clock,
+    lock::lock,
+    text::{rfc3339, rfc3339_micros},
+};
 
 /// The time between two looks for new failures.
 const LOOK: Duration = Duration::from_millis(250);
+/// The file is not up to date if the last look that wrote everything is so long ago.
+const LATE: Duration = Duration::from_secs(5);
 
 /// The file with the failures, and the older one beside it.
 #[derive(Debug)]
@@ -34,6 +41,17 @@ pub(super) struct Archive {
     most: u64,
     /// Names this process in its lines: the numbers of outcomes begin anew in each process.
     run: String,
+    reach: Mutex<Reach>,
+}
+
+/// How far the writing of failures has come.
+#[derive(Debug)]
+struct Reach {
+    /// The files have all failures from this time on, unless the older one was replaced since: the start of the
+    /// process, or the last time before which failures were lost.
+    from: SystemTime,
+    /// Up to this time; `None` if the last write failed.
+    until: Option<SystemTime>,
 }
 
 /// A line of the file.
@@ -55,9 +73,14 @@ pub(super) fn start(app: &Arc<App>) -> io::Result<Option<JoinHandle<()>>> {
         loop {
             // The look after the stop finds the last failures of a drain.
             let is_last = stop.is_cancelled();
-            if store.last() != writer.told {
-                writer.append(store.after(writer.told, None, None, usize::MAX));
-            }
+            let now = clock::now();
+            let outcomes = if store.last() == writer.told {
+                Vec::new()
+            } else {
+                store.after(writer.told, None, None, usize::MAX)
+            };
+            // After `after`: what it has lost meanwhile counts too.
+            writer.look(outcomes, store.complete_since(None), now);
             if is_last {
                 return;
             }
@@ -73,10 +96,14 @@ impl Archive {
     pub(super) fn new(settings: &AdminSettings, started: SystemTime) -> Option<Self> {
         let file = settings.failures_file.clone()?;
         Some(Self {
-            older: beside(&file),
+            older: beside(&file, ".1"),
             file,
             most: u64::from(settings.failures_file_mib) * 1024 * 1024 / 2,
             run: rfc3339_micros(started),
+            reach: Mutex::new(Reach {
+                from: started,
+                until: Some(started),
+            }),
         })
     }
 
@@ -86,51 +113,77 @@ impl Archive {
     }
 
     /// Calls `take` with each line, newest first, until it returns false. Reads the files, so it blocks.
-    pub(super) fn newest_first(&self, mut take: impl FnMut(Value) -> bool) -> io::Result<()> {
-        for file in [&self.file, &self.older] {
-            let text = match std::fs::read(file) {
-                Ok(text) => text,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            for line in text.rsplit(|byte| *byte == b'\n') {
-                let Ok(line) = serde_json::from_slice(line) else {
-                    continue;
-                };
-                if !take(line) {
-                    return Ok(());
-                }
-            }
+    pub(super) fn newest_first(
+        &self,
+        mut take: impl FnMut(Value) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        let mut take_text = |text: &[u8]| match serde_json::from_slice(text) {
+            Ok(line) => take(line),
+            // A torn line.
+            Err(_) => Ok(true),
+        };
+        let (file, older) = (opened(&self.file)?, opened(&self.older)?);
+        if let Some(file) = &file
+            && !backwards::lines(file, &mut take_text)?
+        {
+            return Ok(());
         }
-        Ok(())
+        match older {
+            // The file may have become the older one between the two opens.
+            Some(older) if file.is_none_or(|file| !is_same(&file, &older)) => {
+                backwards::lines(&older, &mut take_text).map(drop)
+            }
+            _ => Ok(()),
+        }
     }
 
-    /// Since when the files have all failures, in a process that began at `started`. Reads the beginning of a
-    /// file, so it blocks.
-    pub(super) fn complete_since(&self, started: String) -> String {
-        /// No line is longer.
-        const LONGEST: u64 = 64 * 1024;
-        let first = |file: &Path| {
-            let mut text = Vec::new();
-            let file = File::open(file).ok()?;
-            file.take(LONGEST).read_to_end(&mut text).ok()?;
-            let mut lines = text.split(|byte| *byte == b'\n');
-            let line = lines.find_map(|line| serde_json::from_slice::<Value>(line).ok())?;
-            Some(line["at"].as_str()?.to_owned())
-        };
-        // Without an older file nothing was ever removed.
-        first(&self.older).unwrap_or_else(|| {
-            let oldest = first(&self.file);
-            oldest.map_or_else(|| started.clone(), |oldest| oldest.min(started.clone()))
-        })
+    /// Since when this worker has all failures, if the memory has them since `held`. The files may lack those
+    /// of before this process: nobody knows what a killed process did not write, or whether one ran without
+    /// the file. Reads the beginning of a file, so it blocks.
+    pub(super) fn complete_since(&self, held: String) -> String {
+        let reach = lock(&self.reach);
+        let (from, until) = (reach.from, reach.until);
+        drop(reach);
+        let age = until.and_then(|until| clock::now().duration_since(until).ok());
+        if age.is_none_or(|age| age > LATE) {
+            return held;
+        }
+        // What the older file does not have was removed.
+        let from = first_time(&self.older)
+            .into_iter()
+            .fold(rfc3339(from), Ord::max);
+        held.min(from)
     }
 }
 
-/// The path of the older file: `failures.jsonl.1`.
-fn beside(file: &Path) -> PathBuf {
-    let mut name = OsString::from(file);
-    name.push(".1");
-    name.into()
+fn opened(path: &Path) -> io::Result<Option<File>> {
+    match File::open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn is_same(a: &File, b: &File) -> bool {
+    let id = |file: &File| file.metadata().map(|it| (it.dev(), it.ino())).ok();
+    id(a) == id(b)
+}
+
+/// The time of the first whole line of a file.
+fn first_time(path: &Path) -> Option<String> {
+    /// The first line may be torn, and no line is longer.
+    const LINES: usize = 2;
+    const LONGEST: u64 = 64 * 1024;
+    let mut file = BufReader::new(File::open(path).ok()?.take(LINES as u64 * LONGEST));
+    let mut text = Vec::new();
+    for _ in 0..LINES {
+        text.clear();
+        file.read_until(b'\n', &mut text).ok()?;
+        if let Ok(line) = serde_json::from_slice::<Value>(&text) {
+            return Some(line["at"].as_str()?.to_owned());
+        }
+    }
+    None
 }
 
 /// Appends failures to the file of an archive.
@@ -142,16 +195,45 @@ struct Writer {
     open: Option<(File, u64)>,
     /// The last write failed.
     has_failed: bool,
+    /// The time of the last look that wrote everything.
+    looked: SystemTime,
 }
 
 impl Writer {
     fn new(archive: Arc<Archive>) -> Self {
+        let looked = lock(&archive.reach).from;
         Self {
+            looked,
             archive,
             told: 0,
             open: None,
             has_failed: false,
         }
+    }
+
+    /// Writes what a look at the time `now` has found. The store has all failures since `held`.
+    fn look(
+        &mut self,
+        outcomes: Vec<Arc<OutcomeRecord>>,
+        held: Option<SystemTime>,
+        now: SystemTime,
+    ) {
+        self.append(outcomes);
+        let mut reach = lock(&self.archive.reach);
+        if self.has_failed {
+            reach.until = None;
+            return;
+        }
+        /// The store gets a failure a moment after the time of the failure.
+        const SLACK: Duration = Duration::from_millis(100);
+        // The store has forgotten failures that it got after the last look that wrote all.
+        if let Some(held) = held
+            && held + SLACK > self.looked
+        {
+            reach.from = held;
+        }
+        reach.until = Some(now);
+        self.looked = now;
     }
 
     /// Appends the failures among these outcomes, which are in the order newest first. After an error the
@@ -192,6 +274,7 @@ impl Writer {
         };
         if size > 0 && size + bytes > self.archive.most {
             rename(&self.archive.file, &self.archive.older)?;
+            // The old one stays locked until the new one is.
             (file, size) = open(&self.archive.file)?;
         }
         file.write_all(&text)?;
@@ -200,12 +283,18 @@ impl Writer {
     }
 }
 
-/// Opens the file to append lines, and returns its size. Ends a line that a crash has torn.
+/// Opens the file to append lines, locks it, and returns its size. Ends a line that a crash has torn.
 fn open(path: &Path) -> io::Result<(File, u64)> {
     let mut options = OpenOptions::new();
     // Errors of messages are not for everybody on the machine.
     options.read(true).append(true).create(true).mode(0o600);
     let mut file = options.open(path)?;
+    // Some file systems cannot lock.
+    let is_taken = matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+    let is_replaced = opened(path)?.is_none_or(|now| !is_same(&now, &file));
+    if is_taken || is_replaced {
+        return Err(io::Error::other("another process writes to it"));
+    }
     let mut size = file.metadata()?.len();
     if size > 0 {
         let mut last = [0];

@@ -12,7 +12,7 @@ use utoipa::IntoParams;
 
 use super::{
     api::App,
-    outcomes::{OutcomesQuery, search},
+    outcomes::{OutcomesQuery, search, yes},
     reads::Answer,
     refusals::BadRequest,
     views::{FlightStory, MessageStory, PastRun},
@@ -26,6 +26,10 @@ use crate::{InFlight, flight::Flight, text::rfc3339};
 pub(super) struct MessageQuery {
     /// The `message-id` of the message.
     id: String,
+    /// Whether to read `admin.failures_file` too.
+    #[serde(default = "yes")]
+    #[param(default = true)]
+    file: bool,
 }
 
 /// What this worker knows about a message
@@ -41,22 +45,24 @@ pub(super) async fn message(
 ) -> Answer<MessageStory> {
     /// The most outcomes of a message.
     const OUTCOMES: usize = 200;
-    let Query(MessageQuery { id }) = query?;
+    let Query(MessageQuery { id, file }) = query?;
     let (flights, unanswered) = app.worker.flights_of(&id).await;
     let now = Instant::now();
     let in_flight = flights.iter().map(|flight| story(flight, now)).collect();
     let wanted = OutcomesQuery {
         id: Some(id.clone()),
         limit: OUTCOMES,
+        file,
         ..OutcomesQuery::default()
     };
-    let page = search(Arc::clone(&app), wanted).await?;
+    let page = search(&app, wanted).await;
     Ok(Json(MessageStory {
         id,
         in_flight,
         unanswered,
         outcomes: page.outcomes,
         failures_since: page.failures_since,
+        file_error: page.file_error,
     }))
 }
 

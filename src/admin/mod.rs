@@ -41,6 +41,7 @@ pub use settings::{AdminSettings, ServerSettings};
 use crate::WorkerHandle;
 use api::App;
 use door::Door;
+use pauses::Pauses;
 
 /// Renders the text of `/metrics`, in Prometheus' format.
 pub type Scrape = Arc<dyn Fn() -> String + Send + Sync>;
@@ -68,6 +69,10 @@ pub enum ServerError {
         /// The error of the operating system.
         error: io::Error,
     },
+    /// `admin.pause_file` exists and cannot be read. It may say that consumers are paused, so the worker does not
+    /// start without it.
+    #[error("admin.pause_file cannot be read: {0}; mend or remove it")]
+    PauseFile(io::Error),
     /// The thread or the runtime of the server could not be started.
     #[error("admin server: {0}")]
     Thread(io::Error),
@@ -103,7 +108,8 @@ impl Server {
     /// without a console, and the process before it may be about to end.
     ///
     /// # Errors
-    /// If an address does not belong to this machine, or if the thread cannot start.
+    /// If an address does not belong to this machine, if `admin.pause_file` exists and cannot be read, or if the
+    /// thread cannot start.
     pub fn start(
         settings: impl Into<ServerSettings>,
         worker: WorkerHandle,
@@ -128,7 +134,10 @@ impl Server {
             .thread_name("lapwing-admin")
             .build()
             .map_err(ServerError::Thread)?;
-        let app = Arc::new(App::new(settings, worker, scrape, server.stop.clone()));
+        let pauses = Pauses::read(settings.admin.pause_file.clone());
+        let pauses = pauses.map_err(ServerError::PauseFile)?;
+        let stop = server.stop.clone();
+        let app = Arc::new(App::new(settings, worker, scrape, pauses, stop));
         server.dead = Some(Arc::clone(&app.dead));
         app.pauses.apply(&app.worker);
         let archiving = archive::start(&app).map_err(ServerError::Thread)?;
@@ -207,4 +216,6 @@ async fn serve(app: Arc<App>, listener: Option<Door>, probes: Option<Door>) {
     };
     tokio::join!(listen, probe);
     watching.abort();
+    // A failure is logged.
+    let _ = tokio::time::timeout(SLACK, app.pauses.keep(&app.worker)).await;
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -245,6 +248,7 @@ pub(super) async fn watch(app: Arc<App>) {
     let mut ticks = interval(STEP);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut last = None;
+    let is_keeping = Arc::new(AtomicBool::new(false));
     loop {
         let now = ticks.tick().await;
         let steps = last.map_or(1, |last| steps_between(last, now));
@@ -257,6 +261,15 @@ pub(super) async fn watch(app: Arc<App>) {
         app.dead.forget();
         if app.worker.readiness().draining {
             app.dead.close();
+        }
+        if !is_keeping.swap(true, Ordering::Relaxed) {
+            let (app, is_keeping) = (Arc::clone(&app), Arc::clone(&is_keeping));
+            // In a task of its own: a disk that hangs does not hold up the monitor.
+            tokio::spawn(async move {
+                // The first failure is logged.
+                let _ = app.pauses.keep(&app.worker).await;
+                is_keeping.store(false, Ordering::Relaxed);
+            });
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashSet,
+    io,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -9,15 +10,18 @@ use std::{
 use axum::{
     Json,
     extract::{Query, State, rejection::QueryRejection},
-    http::StatusCode,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, timeout_at},
+};
 use utoipa::IntoParams;
 
 use super::{
     api::App,
-    error::ApiError,
+    archive::Archive,
     reads::{Answer, figures, hundred, within},
     refusals::{BadRequest, NoConsumer},
     views::OutcomePage,
@@ -54,10 +58,19 @@ pub(super) struct OutcomesQuery {
     #[serde(default, deserialize_with = "time")]
     #[param(value_type = Option<String>, example = "2026-11-27T09:00:00Z")]
     pub(super) until: Option<SystemTime>,
+    /// Whether to read `admin.failures_file` too.
+    #[serde(default = "yes")]
+    #[param(default = true)]
+    pub(super) file: bool,
     /// The most entries to return, 1 to 1000.
     #[serde(default = "hundred")]
     #[param(default = 100, minimum = 1, maximum = 1000)]
     pub(super) limit: usize,
+}
+
+/// Also for the message's query.
+pub(super) fn yes() -> bool {
+    true
 }
 
 /// Reads a time, or a duration before now.
@@ -148,69 +161,105 @@ pub(super) async fn outcomes(
     if let Some(consumer) = &query.consumer {
         figures(&app, consumer)?;
     }
-    search(app, query).await.map(Json)
+    Ok(Json(search(&app, query).await))
 }
 
 /// Finds outcomes, in the memory of the worker and in the file with failures.
-pub(super) async fn search(app: Arc<App>, query: OutcomesQuery) -> Result<OutcomePage, ApiError> {
+pub(super) async fn search(app: &App, query: OutcomesQuery) -> OutcomePage {
     let store = app.worker.outcome_store();
     let consumer = query.consumer.as_deref();
     // Before the file: a failure may be written there meanwhile, and is then found in both.
     let held = store.after(0, consumer, query.kind, usize::MAX);
-    let complete = store.complete_since(consumer).map(rfc3339);
-    let started_at = rfc3339(app.started_at);
-    let Some(archive) = app.archive.clone() else {
-        let found = held.iter().filter(|record| query.fits(&Facts::of(record)));
-        let mut found: Vec<Value> = found.map(as_json).collect();
+    let since = store.complete_since(consumer).unwrap_or(app.started_at);
+    let held = Held {
+        records: held,
+        since: rfc3339(since),
+    };
+    let Some(archive) = app.archive.clone().filter(|_| query.file) else {
+        return held.page(&query, Vec::new());
+    };
+    let limit = app.settings.worker.timeouts.call;
+    let until = Instant::now() + limit;
+    // The read itself has the guard: a client that goes away does not let a second one begin beside it.
+    let reading = timeout_at(until, Arc::clone(&app.reading).lock_owned()).await;
+    let read = async {
+        let guard = reading.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?;
+        let (held, query) = (held.clone(), query.clone());
+        let read = spawn_blocking(move || {
+            let page = held.with_file(&archive, &query, until);
+            drop(guard);
+            page
+        });
+        let read = timeout_at(until, read).await;
+        read.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??
+    };
+    match read.await {
+        Ok(page) => page,
+        Err(error) => OutcomePage {
+            file_error: Some(format!("admin.failures_file cannot be read: {error}")),
+            ..held.page(&query, Vec::new())
+        },
+    }
+}
+
+/// What the memory has.
+#[derive(Clone)]
+struct Held {
+    records: Vec<Arc<OutcomeRecord>>,
+    /// It has all failures since this time.
+    since: String,
+}
+
+impl Held {
+    /// The page of a search: what the memory has, and what a file has in addition.
+    fn page(&self, query: &OutcomesQuery, of_file: Vec<Value>) -> OutcomePage {
+        let records = self.records.iter();
+        let found = records.filter(|record| query.fits(&Facts::of(record)));
+        let mut found: Vec<Value> = found.map(as_json).chain(of_file).collect();
+        // Times of one format are in the order of their texts. The sort is stable.
+        found.sort_by(|a, b| b["at"].as_str().cmp(&a["at"].as_str()));
         let has_more = found.len() > query.limit;
         found.truncate(query.limit);
-        return Ok(OutcomePage {
+        OutcomePage {
             outcomes: found,
             has_more,
-            failures_since: complete.unwrap_or(started_at),
-        });
-    };
-    let reading = app.reading.lock().await;
-    let page = tokio::task::spawn_blocking(move || {
-        let mut found: Vec<Value> = Vec::new();
-        let numbers: HashSet<u64> = held.iter().map(|record| record.seq).collect();
-        for record in held.iter().filter(|record| query.fits(&Facts::of(record))) {
-            found.push(as_json(record));
+            failures_since: self.since.clone(),
+            file_error: None,
         }
+    }
+
+    /// Reads the file too, until this time. Blocks.
+    fn with_file(
+        self,
+        archive: &Archive,
+        query: &OutcomesQuery,
+        until: Instant,
+    ) -> io::Result<OutcomePage> {
+        let numbers: HashSet<u64> = self.records.iter().map(|record| record.seq).collect();
         let is_held = |line: &Value| {
             let number = line["seq"].as_u64();
             archive.is_of_this_run(line) && number.is_some_and(|seq| numbers.contains(&seq))
         };
-        let mut of_file = 0;
+        let mut of_file = Vec::new();
         archive.newest_first(|mut line| {
+            if Instant::now() >= until {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             let fits = Facts::read(&line).is_some_and(|facts| query.fits(&facts));
             if fits && !is_held(&line) {
                 if let Some(line) = line.as_object_mut() {
                     line.remove("run");
                 }
-                found.push(line);
-                of_file += 1;
+                of_file.push(line);
             }
-            of_file <= query.limit
+            Ok(of_file.len() <= query.limit)
         })?;
-        // Times of one format are in the order of their texts. The sort is stable.
-        found.sort_by(|a, b| b["at"].as_str().cmp(&a["at"].as_str()));
-        let has_more = found.len() > query.limit;
-        found.truncate(query.limit);
-        Ok::<_, std::io::Error>(OutcomePage {
-            outcomes: found,
-            has_more,
-            failures_since: archive.complete_since(started_at),
+        let page = self.page(query, of_file);
+        Ok(OutcomePage {
+            failures_since: archive.complete_since(self.since),
+            ..page
         })
-    });
-    let page = page.await;
-    drop(reading);
-    let failed = |error: String| {
-        let text = format!("admin.failures_file cannot be read: {error}");
-        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, text)
-    };
-    page.map_err(|error| failed(error.to_string()))?
-        .map_err(|error| failed(error.to_string()))
+    }
 }
 
 /// Serialising a record cannot fail: its keys are strings, and no part returns an error.

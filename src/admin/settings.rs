@@ -66,7 +66,8 @@ pub struct AdminSettings {
     pub trace_url: Option<String>,
     /// A file in which the worker notes which consumers are paused, so that a pause made by the API, the
     /// console or `lapwing pause` outlasts a restart. Each worker needs a file of its own. The folder must
-    /// exist. Without it: a pause ends with the process. Default: none.
+    /// exist. A file that exists and cannot be read keeps the worker from starting. Without it: a pause ends with
+    /// the process. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/var/lib/lapwing/paused.json")]
     pub pause_file: Option<PathBuf>,
@@ -79,7 +80,7 @@ pub struct AdminSettings {
     /// The most that `failures_file` and the older file beside it (`failures.jsonl.1`) may have together, in
     /// MiB. A failure takes about half a KiB. Too low: the failures do not reach back far. Too high: a
     /// search takes long, because it reads both files. Default: `16`.
-    #[schemars(range(min = 1, max = 1024))]
+    #[schemars(range(min = 1, max = 128))]
     pub failures_file_mib: u16,
 }
 
@@ -167,10 +168,7 @@ impl AdminSettings {
                 findings.add(section.key("origins").index(index), message);
             }
         }
-        if self.pause_file.is_some() && self.pause_file == self.failures_file {
-            let others = [section.key("failures_file")];
-            findings.contradiction(section.key("pause_file"), others, "is the same file");
-        }
+        check_files(self, findings, &section);
         if self
             .trace_url
             .as_deref()
@@ -222,6 +220,30 @@ fn check_token(
             check(findings, path, text.trim_end_matches(['\r', '\n']));
         }
     }
+}
+
+/// Checks the files that outlast the process.
+fn check_files(settings: &AdminSettings, findings: &mut Findings, section: &KeyPath) {
+    if settings.pause_file.is_some() && settings.listen.address().is_none() {
+        let message = "needs `listen`: without it nobody can resume a consumer that begins paused";
+        let others = [section.key("listen")];
+        findings.contradiction(section.key("pause_file"), others, message);
+    }
+    if let (Some(pauses), Some(failures)) = (&settings.pause_file, &settings.failures_file) {
+        let of_pauses = [pauses.clone(), beside(pauses, ".new")];
+        let of_failures = [failures.clone(), beside(failures, ".1")];
+        if of_pauses.iter().any(|file| of_failures.contains(file)) {
+            let others = [section.key("failures_file")];
+            findings.contradiction(section.key("pause_file"), others, "is the same file");
+        }
+    }
+}
+
+/// The path of a file beside another one, whose name ends in addition with this.
+pub(super) fn beside(file: &Path, end: &str) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(end);
+    name.into()
 }
 
 /// Whether this is a host name or an IP address, without a port.
@@ -306,12 +328,24 @@ mod tests {
                 "admin.trace_url: must be",
             ),
             (
-                "admin.failures_file_mib = 1025",
-                "admin.failures_file_mib: is 1025, must be 1 to 1024",
+                "admin.failures_file_mib = 129",
+                "admin.failures_file_mib: is 129, must be 1 to 128",
             ),
             (
                 "admin.pause_file = \"/a\"\nadmin.failures_file = \"/a\"",
                 "admin.pause_file: is the same file",
+            ),
+            (
+                "admin.pause_file = \"/a\"\nadmin.failures_file = \"/a.new\"",
+                "admin.pause_file: is the same file",
+            ),
+            (
+                "admin.pause_file = \"/a.1\"\nadmin.failures_file = \"/a\"",
+                "admin.pause_file: is the same file",
+            ),
+            (
+                "admin.pause_file = \"/a\"\nadmin.listen = \"off\"",
+                "admin.pause_file: needs `listen`",
             ),
             (
                 "admin.trace_url = \"javascript:{trace_id}\"",
@@ -322,7 +356,7 @@ mod tests {
             "admin.listen = \"off\"",
             "admin.listen = \"[::]:0\"\nadmin.probes = \"[::]:0\"",
             "admin.probes = \"0.0.0.0:9091\"",
-            "admin.failures_file_mib = 1024",
+            "admin.failures_file_mib = 128",
             "admin.hosts = [\"lapwing.example.com\", \"worker\", \"10.0.0.1\", \"[::1]\"]",
             "admin.origins = [\"https://a\", \"http://a.b:8080\", \"http://[::1]:1\"]",
             "admin.trace_url = \"https://jaeger/trace/{trace_id}?x=1\"",

@@ -243,9 +243,11 @@ pub(super) struct OutcomePage {
     pub(super) outcomes: Vec<serde_json::Value>,
     /// Whether there are more than `limit`.
     pub(super) has_more: bool,
-    /// The worker has all failures since this time. It has forgotten those before, and the log has them.
+    /// The worker has all failures since this time. Some of those before may be missing, and the log has them.
     #[schema(format = DateTime)]
     pub(super) failures_since: String,
+    /// Why `admin.failures_file` could not be read in time. Then only the memory was searched.
+    pub(super) file_error: Option<String>,
 }
 
 /// What the worker knows about a message.
@@ -260,9 +262,11 @@ pub(super) struct MessageStory {
     /// The outcomes of its handler runs, newest first. Every failure is kept, and few other outcomes.
     #[schema(value_type = Vec<OutcomeRecord>)]
     pub(super) outcomes: Vec<serde_json::Value>,
-    /// The worker has all failures since this time.
+    /// The worker has all failures since this time. Some of those before may be missing.
     #[schema(format = DateTime)]
     pub(super) failures_since: String,
+    /// Why `admin.failures_file` could not be read in time. Then only the memory was searched.
+    pub(super) file_error: Option<String>,
 }
 
 /// A message in flight, with its past.

@@ -1,6 +1,6 @@
 //! The routes that change something. They need the token.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use axum::{
     Json,
@@ -22,7 +22,7 @@ use super::{
     refusals::{BadRequest, NoConsumer, Refused, Silent},
     views::{Cancelled, Consumer, Consumers},
 };
-use crate::DeliveryId;
+use crate::{CallError, DeliveryId};
 
 /// Pause a consumer
 ///
@@ -39,8 +39,8 @@ pub(super) async fn pause(
     consumer: ConsumerPath,
 ) -> Answer<Consumer> {
     let Path(name) = consumer?;
-    app.worker.pause(&name).await?;
-    keep(&app, [name.clone()], true).await?;
+    let changed = app.worker.pause(&name).await;
+    settle(&app, vec![(name.clone(), changed)], true).await?;
     consumer_answer(&app, &name)
 }
 
@@ -56,18 +56,32 @@ pub(super) async fn resume(
     consumer: ConsumerPath,
 ) -> Answer<Consumer> {
     let Path(name) = consumer?;
-    app.worker.resume(&name).await?;
-    keep(&app, [name.clone()], false).await?;
+    let changed = app.worker.resume(&name).await;
+    settle(&app, vec![(name.clone(), changed)], false).await?;
     consumer_answer(&app, &name)
 }
 
-/// Notes a pause or its end in `admin.pause_file`.
-async fn keep(
-    app: &App,
-    consumers: impl IntoIterator<Item = String>,
-    paused: bool,
-) -> Result<(), ApiError> {
-    let kept = app.pauses.note(consumers, paused).await;
+/// A consumer, and its answer to a pause or a resume.
+type Changed = (String, Result<(), CallError>);
+
+/// Keeps pauses or their ends in `admin.pause_file`, and says which consumers gave no answer. One that obeys
+/// later is kept by the monitor.
+async fn settle(app: &App, changed: Vec<Changed>, paused: bool) -> Result<(), ApiError> {
+    let limit = app.settings.worker.timeouts.call;
+    let kept = tokio::time::timeout(limit, app.pauses.keep(&app.worker)).await;
+    let kept = kept.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+    let mut failed = changed.iter().filter_map(|(name, answer)| {
+        let error = answer.as_ref().err()?;
+        Some((name, *error))
+    });
+    if let Some((name, error)) = failed.next() {
+        if changed.len() == 1 {
+            return Err(error.into());
+        }
+        let others = failed.map(|(name, error)| format!("; {name}: {error}"));
+        let text = format!("{name}: {error}{}", others.collect::<String>());
+        return Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, text));
+    }
     kept.map_err(|error| {
         let (done, next) = match paused {
             true => ("paused", "take messages"),
@@ -109,21 +123,9 @@ async fn change_all(app: &App, paused: bool) -> Answer<Consumers> {
         };
         (name.to_owned(), changed)
     });
-    let changes = join_all(changes).await;
-    let (changed, silent): (Vec<_>, Vec<_>) = changes
-        .into_iter()
-        .partition(|(_, changed)| changed.is_ok());
-    keep(app, changed.into_iter().map(|(name, _)| name), paused).await?;
-    if silent.is_empty() {
-        let consumers = app.consumers();
-        return Ok(Json(Consumers { consumers }));
-    }
-    let why = silent.iter().filter_map(|(name, changed)| {
-        let error = changed.as_ref().err()?;
-        Some(format!("{name}: {error}"))
-    });
-    let why = why.collect::<Vec<_>>().join("; ");
-    Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, why))
+    settle(app, join_all(changes).await, paused).await?;
+    let consumers = app.consumers();
+    Ok(Json(Consumers { consumers }))
 }
 
 /// A change of a consumer.

@@ -54,6 +54,7 @@ pub(crate) use access::Access;
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
 pub(crate) use copies::{CopyHeaders, Header};
 pub(crate) use delivery::{Delivery, Moment};
+pub(crate) use depths::Count;
 pub(crate) use examiner::{Examiner, Place, places};
 pub(crate) use fault::Told;
 pub(crate) use links::Links;

@@ -9,7 +9,7 @@ use super::{
     BrokerError, Link, LinkState, Publication, PublishError, Publisher, QueueSpec, TimeoutSettings,
     Version,
     connection::Connection,
-    depths::depths,
+    depths::{Count, Counting, depths},
     error::within,
     headers::short,
     seam::{Broker, Reading},
@@ -22,6 +22,7 @@ use super::{
 pub(crate) struct Rabbit {
     consuming: Link,
     publisher: Publisher,
+    counting: Counting,
     timeouts: Arc<TimeoutSettings>,
 }
 
@@ -34,6 +35,7 @@ impl Rabbit {
         Self {
             consuming,
             publisher,
+            counting: Counting::default(),
             timeouts,
         }
     }
@@ -69,6 +71,13 @@ impl Broker for Rabbit {
         let connection = self.consuming.current();
         let connection = connection.ok_or_else(|| BrokerError::Lost("not connected".to_owned()))?;
         depths(&connection, queues, self.timeouts.declare).await
+    }
+
+    async fn count(&self, queue: &str) -> Result<Option<Count>, BrokerError> {
+        let connection = self.consuming.current();
+        let connection = connection.ok_or_else(|| BrokerError::Lost("not connected".to_owned()))?;
+        let limit = self.timeouts.declare;
+        self.counting.count(&connection, queue, limit).await
     }
 
     async fn publish(&self, message: &Publication<'_>) -> Result<(), PublishError> {

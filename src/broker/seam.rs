@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{
-    Acks, BrokerError, Delivery, Publication, PublishError, QueueSpec, Tolerance, Version,
+    Acks, BrokerError, Count, Delivery, Publication, PublishError, QueueSpec, Tolerance, Version,
 };
 
 /// A connection that consumes and one that publishes. Both are replaced when they are lost. Clones
@@ -35,6 +35,11 @@ pub(crate) trait Broker: Clone + Send + Sync + 'static {
         &self,
         queues: Vec<String>,
     ) -> impl Future<Output = Result<Vec<(String, Option<u32>)>, BrokerError>> + Send;
+
+    /// Counts a queue; `None` if it does not exist. For counts that are made again and again: clones of this
+    /// broker make them one after the other, on one channel.
+    fn count(&self, queue: &str)
+    -> impl Future<Output = Result<Option<Count>, BrokerError>> + Send;
 
     /// Publishes one message, persistent and mandatory, and waits for the broker's confirm.
     fn publish(

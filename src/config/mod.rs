@@ -33,4 +33,4 @@ pub(crate) use schema::{KIND, for_tools};
 #[cfg(test)]
 pub(crate) use schema::{meaning, range, words};
 pub(crate) use secret::{redact, serialize_redacted};
-pub(crate) use span::{DAY, HOUR, MINUTE, SECOND, Span, Spans};
+pub(crate) use span::{DAY, HOUR, MINUTE, SECOND, Span, SpanOrOff, Spans};

@@ -4,7 +4,7 @@ use std::{borrow::Cow, time::Duration};
 
 use humantime::format_duration;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer, Serializer, ser::SerializeSeq};
+use serde::{Deserialize, Deserializer, Serializer, de::IntoDeserializer, ser::SerializeSeq};
 
 pub(crate) const SECOND: u64 = 1000;
 pub(crate) const MINUTE: u64 = 60 * SECOND;
@@ -32,6 +32,51 @@ impl<const LOW: u64, const HIGH: u64> Span<LOW, HIGH> {
         deserializer: D,
     ) -> Result<Duration, D::Error> {
         humantime_serde::deserialize(deserializer)
+    }
+}
+
+/// The word for no duration at all.
+const OFF: &str = "off";
+
+/// As [`Span`], or `off`, for `#[serde(with = "SpanOrOff::<LOW, HIGH>")]`.
+pub(crate) struct SpanOrOff<const LOW: u64, const HIGH: u64>;
+
+impl<const LOW: u64, const HIGH: u64> SpanOrOff<LOW, HIGH> {
+    pub(crate) fn serialize<S: Serializer>(
+        duration: &Option<Duration>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        match duration {
+            Some(duration) => humantime_serde::serialize(duration, serializer),
+            None => serializer.serialize_str(OFF),
+        }
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == OFF {
+            return Ok(None);
+        }
+        let duration = humantime_serde::deserialize(text.as_str().into_deserializer());
+        duration.map(Some)
+    }
+}
+
+impl<const LOW: u64, const HIGH: u64> JsonSchema for SpanOrOff<LOW, HIGH> {
+    fn schema_name() -> Cow<'static, str> {
+        "DurationOrOff".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let mut schema = Span::<LOW, HIGH>::json_schema(generator);
+        schema.insert("pattern".to_owned(), format!("^{OFF}$|{PATTERN}").into());
+        schema
     }
 }
 

@@ -257,7 +257,7 @@ impl Flight {
     /// published if this is its first delivery. `None`: the message does not say so.
     pub(crate) fn queued(&self) -> Option<Duration> {
         let message = &self.message;
-        let is_first = !message.redelivered && message.past.first_seen.is_none();
+        let is_first = message.is_first_delivery();
         let published = || message.published_at().filter(|_| is_first);
         let since = message.past.parked_at.or_else(published)?;
         Some(self.received_at.duration_since(since).unwrap_or_default())

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::LaneActor;
 use crate::{
     broker::{Broker, BrokerError},
-    flight::{CancelReason, Phase},
+    flight::{CancelReason, Flight, Phase},
     status::{DeliveryId, Window},
 };
 
@@ -56,6 +56,9 @@ pub(crate) enum Command {
         /// The channel for the answer.
         answer: oneshot::Sender<Window>,
     },
+    /// Find the messages in flight with this `message-id`. One pass over all of them takes a few milliseconds
+    /// at most. In several passes a message could leave its place and be missed.
+    Find(String, oneshot::Sender<Vec<Arc<Flight>>>),
     /// Cancel the handler that runs for this delivery.
     Cancel(DeliveryId, oneshot::Sender<Result<(), CancelError>>),
     /// Count the messages in the retry queues and the dead-letter queue.
@@ -75,14 +78,14 @@ impl<B: Broker> LaneActor<B> {
                 let _ = answer.send(());
             }
             Command::Pause(answer) => {
-                self.paused = true;
+                self.set_paused(true);
                 self.forget_outage();
                 self.stop_consuming();
                 self.pausing.push(answer);
             }
             Command::Resume(answer) => {
                 // The loop subscribes at its next turn, or once the consumer is cancelled.
-                if mem::take(&mut self.paused) {
+                if self.set_paused(false) {
                     self.subscription.subscribe_now();
                 }
                 for superseded in self.pausing.drain(..).chain([answer]) {
@@ -96,11 +99,22 @@ impl<B: Broker> LaneActor<B> {
             } => {
                 let _ = answer.send(self.in_flight(skip, limit));
             }
+            Command::Find(id, answer) => {
+                let flights = self.unsettled.flights();
+                let found = flights.filter(|flight| flight.message.id() == Some(&id));
+                let _ = answer.send(found.map(Arc::clone).collect());
+            }
             Command::Cancel(delivery, answer) => {
                 let _ = answer.send(self.cancel(delivery));
             }
             Command::Depths(answer) => self.count(answer),
         }
+    }
+
+    /// Returns whether the consumer was paused before.
+    fn set_paused(&mut self, paused: bool) -> bool {
+        self.lane.watch.figures.set_paused(paused);
+        mem::replace(&mut self.paused, paused)
     }
 
     fn in_flight(&self, skip: usize, limit: usize) -> Window {

@@ -126,7 +126,7 @@ impl<B: Broker> LaneActor<B> {
     ) -> Self {
         let now = Instant::now();
         let sizes = Sizes::new(lane.settings.prefetch_bytes);
-        let paused = lane.watch.figures.begins_paused();
+        let paused = lane.watch.figures.begin();
         Self {
             lane,
             broker,

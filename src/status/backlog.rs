@@ -20,6 +20,8 @@ const LOOKS: usize = 13;
 const ENOUGH: usize = 6;
 /// A change of this part of the queue, or less, does not count as growth.
 const NOISE: f64 = 0.01;
+/// A look that is older than so many times the time between two looks says nothing any more.
+const STALE: u32 = 5;
 /// Of the looks that are kept, this many may find a free slot at a consumer that is at its limit.
 const DIPS: usize = 2;
 
@@ -29,13 +31,14 @@ words! {
     #[serde(rename_all = "kebab-case")]
     #[non_exhaustive]
     pub enum Load {
-        /// The queue was not counted often enough, or cannot be counted: see `error`.
+        /// The queue was not counted often enough, or cannot be counted: see `error`. Or it grows, and the
+        /// broker sends none of its messages to this consumer, as if the queue had a single active consumer.
         #[default]
         Unknown = "unknown",
         /// The queue is empty from time to time, or does not grow.
         KeepingUp = "keeping-up",
-        /// The queue grows, although the consumer could run more: it is paused, its service is down, or
-        /// few messages reach it.
+        /// The queue grows, although the consumer could run more: it is paused, its service is down, or few
+        /// messages reach it.
         Growing = "growing",
         /// The queue grows, and the consumer cannot run more: see `limit`.
         AtLimit = "at-limit",
@@ -80,12 +83,12 @@ pub struct Backlog {
     pub limit: Option<Limit>,
     /// Messages that wait in the queue, and that no worker holds; null if they cannot be counted.
     pub ready: Option<u32>,
-    /// How fast these messages become more, each second, over the last minute or so; negative if they
+    /// How fast these messages become more, each second, over the last two minutes or so; negative if they
     /// become fewer, and null if there were too few looks.
     pub growth: Option<f64>,
     /// How long the queue takes to be empty at this rate; null if it does not shrink.
     pub drain_seconds: Option<f64>,
-    /// The age of the oldest of these messages, at most; 0 if there are none, null if it is not known.
+    /// The age of the oldest of these messages, about; 0 if there are none, null if it is not known.
     pub oldest_seconds: Option<f64>,
     /// From what this age is known.
     pub oldest_from: Option<OldestFrom>,
@@ -106,6 +109,12 @@ pub(crate) struct Look {
     pub(crate) dead_letters: Result<u32, String>,
     /// What kept the consumer from running more at that moment.
     pub(crate) limit: Option<Limit>,
+    /// The deliveries that the consumer has received so far.
+    pub(crate) received: u64,
+    /// Whether the consumer was subscribed.
+    pub(crate) is_subscribed: bool,
+    /// The time between two looks.
+    pub(crate) every: Duration,
 }
 
 /// The looks at a consumer's queue. The worker's watch and the lane write, others read.
@@ -117,7 +126,7 @@ struct Kept {
     /// The last looks that counted the queue, oldest first.
     counted: VecDeque<Counted>,
     /// The last look, and its time of day.
-    last: Option<(Look, SystemTime)>,
+    last: Option<(Look, Instant, SystemTime)>,
     /// When the queue was last seen empty.
     empty_at: Option<Instant>,
     /// When the message was published that was delivered last for the first time.
@@ -131,6 +140,8 @@ struct Counted {
     at: Instant,
     ready: u32,
     limit: Option<Limit>,
+    received: u64,
+    is_subscribed: bool,
 }
 
 impl Looks {
@@ -139,10 +150,16 @@ impl Looks {
         let (now, time) = (Instant::now(), clock::now());
         let mut kept = lock(&self.0);
         match look.ready {
-            Ok(ready) => kept.count(now, ready, look.limit),
+            Ok(ready) => kept.count(Counted {
+                at: now,
+                ready,
+                limit: look.limit,
+                received: look.received,
+                is_subscribed: look.is_subscribed,
+            }),
             Err(_) => kept.counted.clear(),
         }
-        kept.last = Some((look, time));
+        kept.last = Some((look, now, time));
     }
 
     /// A message that was delivered for the first time was published at this time.
@@ -150,13 +167,32 @@ impl Looks {
         lock(&self.0).published = Some(at);
     }
 
+    /// Whether the consumer is at its limit; `None` if it is not known, or if the queue grows and the consumer
+    /// does no work, for instance because it is paused.
+    pub(crate) fn is_at_limit(&self) -> Option<bool> {
+        let load = self.backlog().load;
+        let kept = lock(&self.0);
+        let says_nothing = load == Load::Growing && kept.gets_nothing();
+        (load != Load::Unknown && !says_nothing).then_some(load == Load::AtLimit)
+    }
+
     /// How the consumer keeps up.
     pub(crate) fn backlog(&self) -> Backlog {
         let (now, time) = (Instant::now(), clock::now());
         let kept = lock(&self.0);
-        let Some((look, counted_at)) = &kept.last else {
+        let Some((look, at, counted_at)) = &kept.last else {
             return Backlog::default();
         };
+        if let (Ok(_), true) = (
+            &look.ready,
+            now.saturating_duration_since(*at) > look.every * STALE,
+        ) {
+            return Backlog {
+                counted_at: Some(*counted_at),
+                error: Some("the queue was not counted since then".to_owned()),
+                ..Backlog::default()
+            };
+        }
         let growth = kept.growth();
         let ready = look.ready.as_ref().ok().copied();
         let (load, limit) = kept.load();
@@ -183,26 +219,31 @@ impl Looks {
 }
 
 impl Kept {
-    fn count(&mut self, at: Instant, ready: u32, limit: Option<Limit>) {
-        if ready == 0 {
-            self.empty_at = Some(at);
+    fn count(&mut self, look: Counted) {
+        if look.ready == 0 {
+            self.empty_at = Some(look.at);
         }
-        self.counted.push_back(Counted { at, ready, limit });
+        self.counted.push_back(look);
         let spare = self.counted.len().saturating_sub(LOOKS);
         self.counted.drain(..spare);
         // A queue that was seen to grow counts as growing until it clearly shrinks: a queue that stays
         // about the same would change its state all the time.
         let grows = self.grows;
         self.grows = false;
-        let mut filled = self.since_empty();
+        let filled: Vec<f64> = self.since_empty().map(|look| look.ready.into()).collect();
         if filled.len() < ENOUGH {
             return;
         }
-        if let (Some(first), Some(last)) = (filled.next(), filled.next_back()) {
-            let noise = (f64::from(first.ready) * NOISE).max(1.0);
-            let change = f64::from(last.ready) - f64::from(first.ready);
-            self.grows = change > noise || grows && change >= -noise;
-        }
+        // A short queue that only goes up and down does not grow: all later counts of one that grows are above
+        // all earlier ones.
+        let half = filled.len() / 2;
+        let most = |counts: &[f64]| counts.iter().copied().fold(0.0, f64::max);
+        let least = |counts: &[f64]| counts.iter().copied().fold(f64::INFINITY, f64::min);
+        let (earlier, later) = (&filled[..half], &filled[filled.len() - half..]);
+        let (first, last) = (earlier[0], later[half - 1]);
+        let noise = (first * NOISE).max(1.0);
+        let change = last - first;
+        self.grows = least(later) > most(earlier) && change > noise || grows && change >= -noise;
     }
 
     /// The looks since the queue was last seen empty.
@@ -228,6 +269,9 @@ impl Kept {
         if !self.grows {
             return (Load::KeepingUp, None);
         }
+        if self.gets_nothing() && self.counted.iter().all(|look| look.is_subscribed) {
+            return (Load::Unknown, None);
+        }
         let free = self.since_empty().filter(|look| look.limit.is_none());
         let free = free.count();
         let last = self.since_empty().rev().find_map(|look| look.limit);
@@ -237,7 +281,14 @@ impl Kept {
         }
     }
 
-    /// The age of the oldest of `ready` messages, at most, and from what it is known.
+    /// Whether the consumer was free, and no message came, in all looks that are kept.
+    fn gets_nothing(&self) -> bool {
+        let first = self.counted.front().map(|look| look.received);
+        let mut looks = self.counted.iter();
+        looks.all(|look| look.limit.is_none() && Some(look.received) == first)
+    }
+
+    /// The age of the oldest of `ready` messages, about, and from what it is known.
     fn oldest(
         &self,
         ready: u32,
@@ -247,9 +298,10 @@ impl Kept {
         if ready == 0 {
             return Some((Duration::ZERO, None));
         }
-        let published = self.published.map(|published| {
-            let age = time.duration_since(published).unwrap_or_default();
-            (age, Some(OldestFrom::Timestamp))
+        let published = self.published.and_then(|published| {
+            // A publisher whose clock is ahead tells nothing.
+            let age = time.duration_since(published).ok()?;
+            Some((age, Some(OldestFrom::Timestamp)))
         });
         let empty = self.empty_at.map(|at| {
             let age = now.saturating_duration_since(at);
@@ -263,135 +315,4 @@ impl Kept {
 }
 
 #[cfg(test)]
-mod tests {
-    use tokio::time::advance;
-
-    use super::*;
-
-    const STEP: Duration = Duration::from_secs(5);
-
-    async fn look(looks: &Looks, ready: u32, limit: Option<Limit>) {
-        looks.add(Look {
-            ready: Ok(ready),
-            dead_letters: Ok(7),
-            limit,
-        });
-        advance(STEP).await;
-    }
-
-    async fn looks(counts: impl IntoIterator<Item = u32>, limit: Option<Limit>) -> Looks {
-        let looks = Looks::default();
-        for count in counts {
-            look(&looks, count, limit).await;
-        }
-        looks
-    }
-
-    const BUSY: Option<Limit> = Some(Limit::Concurrency);
-
-    #[tokio::test(start_paused = true)]
-    async fn a_queue_that_grows_while_all_slots_are_busy_is_at_its_limit() {
-        let looks = looks((0..13).map(|n| 100 + 10 * n), BUSY).await;
-        let backlog = looks.backlog();
-        assert_eq!((backlog.load, backlog.limit), (Load::AtLimit, BUSY));
-        assert_eq!((backlog.ready, backlog.growth), (Some(220), Some(2.0)));
-        assert_eq!(backlog.drain_seconds, None);
-        assert_eq!(backlog.dead_letters, Some(7));
-        // A slot that is free for a moment changes nothing, and one that stays free does.
-        for free in 1..=3 {
-            look(&looks, 220 + 10 * free, None).await;
-            let load = looks.backlog().load;
-            assert_eq!(load == Load::AtLimit, free <= 2, "{free}");
-        }
-        assert_eq!(looks.backlog().load, Load::Growing);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_queue_that_shrinks_says_when_it_is_empty() {
-        let looks = looks((0..7).map(|n| 1000 - 50 * n), BUSY).await;
-        let backlog = looks.backlog();
-        assert_eq!((backlog.load, backlog.limit), (Load::KeepingUp, None));
-        assert_eq!(backlog.growth, Some(-10.0));
-        assert_eq!(backlog.drain_seconds, Some(70.0));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_full_queue_that_stays_the_same_keeps_its_state() {
-        let looks = looks((0..13).map(|n| 1000 + 10 * n), BUSY).await;
-        for count in [1121, 1117, 1125, 1119, 1120, 1118, 1123, 1120, 1121, 1119] {
-            look(&looks, count, BUSY).await;
-            assert_eq!(looks.backlog().load, Load::AtLimit);
-        }
-        for _ in 0..12 {
-            look(&looks, 1000, BUSY).await;
-        }
-        assert_eq!(looks.backlog().load, Load::KeepingUp);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_queue_that_is_empty_from_time_to_time_does_not_grow() {
-        let looks = looks([0, 3, 9, 0, 4, 12, 30, 40], BUSY).await;
-        assert_eq!(looks.backlog().load, Load::KeepingUp);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_was_before_the_queue_was_empty_does_not_count() {
-        let looks = looks([5, 0, 0, 0, 0, 0, 0], None).await;
-        assert_eq!(looks.backlog().load, Load::KeepingUp);
-        for count in 1..=6 {
-            assert_ne!(looks.backlog().load, Load::AtLimit, "{count}");
-            look(&looks, 10 * count, BUSY).await;
-        }
-        assert_eq!(looks.backlog().load, Load::AtLimit);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn too_few_looks_and_looks_that_fail_say_nothing() {
-        assert_eq!(Looks::default().backlog(), Backlog::default());
-        let looks = looks([1, 20, 300, 4000, 50_000], BUSY).await;
-        let backlog = looks.backlog();
-        assert_eq!((backlog.load, backlog.growth), (Load::Unknown, None));
-        assert_eq!(backlog.ready, Some(50_000));
-        looks.add(Look {
-            ready: Err("no access".to_owned()),
-            dead_letters: Ok(1),
-            limit: BUSY,
-        });
-        let backlog = looks.backlog();
-        assert_eq!((backlog.load, backlog.ready), (Load::Unknown, None));
-        assert_eq!(backlog.oldest_seconds, None);
-        assert_eq!(backlog.error.as_deref(), Some("no access"));
-        assert_eq!(backlog.dead_letters, Some(1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_oldest_is_no_older_than_what_is_known() {
-        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let _set = clock::Set::to(time);
-        let looks = looks([9], None).await;
-        assert_eq!(looks.backlog().oldest_seconds, None, "nothing is known");
-        look(&looks, 0, None).await;
-        let backlog = looks.backlog();
-        assert_eq!(
-            (backlog.oldest_seconds, backlog.oldest_from),
-            (Some(0.0), None)
-        );
-        look(&looks, 9, None).await;
-        let oldest = |looks: &Looks| {
-            let backlog = looks.backlog();
-            (backlog.oldest_seconds, backlog.oldest_from)
-        };
-        let empty = Some(OldestFrom::EmptyQueue);
-        assert_eq!(oldest(&looks), (Some(10.0), empty));
-        // Published after the queue was empty, 3 s ago.
-        looks.published(time + Duration::from_secs(12));
-        let timestamp = Some(OldestFrom::Timestamp);
-        assert_eq!(oldest(&looks), (Some(3.0), timestamp));
-        // A publisher whose clock is ahead.
-        looks.published(time + Duration::from_secs(3600));
-        assert_eq!(oldest(&looks), (Some(0.0), timestamp));
-        // A message from long before the queue was empty says nothing.
-        looks.published(time - Duration::from_secs(3600));
-        assert_eq!(oldest(&looks), (Some(10.0), empty));
-    }
-}
+mod tests;

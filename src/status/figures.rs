@@ -47,8 +47,10 @@ pub(crate) struct Figures {
     turns: AtomicU64,
     /// Whether a handler was registered in code.
     registered: AtomicBool,
-    /// Whether the consumer begins paused.
-    begins_paused: AtomicBool,
+    /// Whether an operator has paused the consumer.
+    paused: AtomicBool,
+    /// Whether the consumer's lane has begun.
+    begun: AtomicBool,
 }
 
 /// The figures that only the lane's loop knows, as of its last turn.
@@ -85,7 +87,8 @@ impl Figures {
             counted: Mutex::default(),
             turns: AtomicU64::new(0),
             registered: AtomicBool::new(false),
-            begins_paused: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
+            begun: AtomicBool::new(false),
         }
     }
 
@@ -184,14 +187,30 @@ impl Figures {
         Reason::ALL.iter().copied().zip(counts)
     }
 
-    /// The consumer begins paused: the pause outlasts the process before.
-    pub(crate) fn begin_paused(&self) {
-        self.begins_paused.store(true, Ordering::Relaxed);
+    /// Lets the consumer begin paused, because a pause outlasts the process before. False if the lane has
+    /// begun: then this has no effect.
+    pub(crate) fn begin_paused(&self) -> bool {
+        let can = !self.begun.load(Ordering::SeqCst);
+        if can {
+            self.set_paused(true);
+        }
+        can
     }
 
-    /// Whether the consumer begins paused.
-    pub(crate) fn begins_paused(&self) -> bool {
-        self.begins_paused.load(Ordering::Relaxed)
+    /// The lane begins. Whether it begins paused.
+    pub(crate) fn begin(&self) -> bool {
+        self.begun.store(true, Ordering::SeqCst);
+        self.is_paused()
+    }
+
+    /// An operator has paused the consumer or resumed it. Only the lane says so once it has begun.
+    pub(crate) fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::SeqCst);
+    }
+
+    /// Whether an operator has paused the consumer.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
     }
 
     pub(crate) fn set_registered(&self) {

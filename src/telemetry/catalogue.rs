@@ -138,11 +138,11 @@ instruments! {
     QUEUE_READY = Gauge "lapwing.queue.ready" "{message}" [CONSUMER]
         "Messages that wait in the queue of the consumer, and that no worker holds. Every worker of the queue counts the same messages.";
     QUEUE_OLDEST = Gauge "lapwing.queue.oldest_seconds" "{second}" [CONSUMER]
-        "Age of the oldest of these messages, at most: time since the message was published that was delivered last for the first time, or since the queue was empty.";
+        "Age of the oldest of these messages, about: time since the message was published that was delivered last for the first time, or since the queue was empty.";
     DEAD_LETTERS_NOW = Gauge "lapwing.dead_letter_queue.messages" "{message}" [CONSUMER]
         "Messages in the dead-letter queue of the consumer now.";
     AT_LIMIT = Gauge "lapwing.consumer.at_limit" "{consumer}" [CONSUMER]
-        "1 while the queue grows although the consumer runs as much as its concurrency, its rate or its prefetch allows; 0 otherwise.";
+        "1 while the queue grows although the consumer runs as much as its concurrency, its rate or its prefetch allows; 0 otherwise. Absent if this is not known, and while the queue grows and the consumer does no work.";
     SESSIONS = Counter "lapwing.sessions" "{session}" [CONSUMER]
         "Subscriptions to the queue. Each one after the first means that the subscription was lost, or that the consumer was paused and resumed. New subscriptions on the same channel, for probes of a service or with another prefetch, do not count.";
     CONNECTIONS = Counter "lapwing.connections" "{connection}" [CONNECTION]

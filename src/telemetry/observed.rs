@@ -18,7 +18,7 @@ use crate::{
     broker::connections_opened,
     outcome::OutcomeKind,
     state::MailboxGauge,
-    status::{self, Backlog, ConsumerHealth, ConsumerReport, ConsumerState, Figures, Load},
+    status::{self, ConsumerHealth, ConsumerReport, ConsumerState, Figures, Looks},
     text::snake_case,
 };
 
@@ -44,22 +44,22 @@ impl ObservedConsumer {
     }
 }
 
-type Known = fn(&Backlog) -> Option<u64>;
+type Known = fn(&Looks) -> Option<u64>;
 
 /// Instruments about the queue of each consumer; `None` if the number is not known.
 const COUNTED: [(Instrument, Known); 4] = [
-    (catalogue::QUEUE_READY, |backlog| {
-        backlog.ready.map(u64::from)
+    (catalogue::QUEUE_READY, |looks| {
+        looks.backlog().ready.map(u64::from)
     }),
-    (catalogue::QUEUE_OLDEST, |backlog| {
-        let oldest = backlog.oldest_seconds.map(Duration::from_secs_f64);
+    (catalogue::QUEUE_OLDEST, |looks| {
+        let oldest = looks.backlog().oldest_seconds.map(Duration::from_secs_f64);
         oldest.map(|oldest| oldest.as_secs())
     }),
-    (catalogue::DEAD_LETTERS_NOW, |backlog| {
-        backlog.dead_letters.map(u64::from)
+    (catalogue::DEAD_LETTERS_NOW, |looks| {
+        looks.backlog().dead_letters.map(u64::from)
     }),
-    (catalogue::AT_LIMIT, |backlog| {
-        Some(u64::from(backlog.load == Load::AtLimit))
+    (catalogue::AT_LIMIT, |looks| {
+        looks.is_at_limit().map(u64::from)
     }),
 ];
 
@@ -194,7 +194,7 @@ pub(crate) fn observe(meter: &Meter, observed: Observed) {
     for (instrument, number) in COUNTED {
         register(meter, &instrument, &observed, move |all, to| {
             for consumer in &all.consumers {
-                if let Some(number) = number(&consumer.figures.looks.backlog()) {
+                if let Some(number) = number(&consumer.figures.looks) {
                     to.observe(number, &[consumer.label()]);
                 }
             }

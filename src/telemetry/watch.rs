@@ -16,7 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{ConsumerMetrics, ConsumerTraces, SCOPE, Signals, attempt_ended, fail};
 use crate::{
-    broker::{PublishError, headers::names},
+    broker::PublishError,
     clock,
     flight::{CancelReason, Flight},
     message::Message,
@@ -96,11 +96,15 @@ impl Watch {
     /// A message has arrived: notes when it was published, from which the age of the messages behind it
     /// follows. False if the message tells nothing of this, because it has been in the queue before.
     pub(crate) fn arrived(&self, message: &Message) -> bool {
-        let is_replay = || message.properties.header(names::REPLAYS).is_some();
-        if message.redelivered || message.past.first_seen.is_some() || is_replay() {
+        if !message.is_first_delivery() {
             return false;
         }
-        if let Some(published) = message.published_at() {
+        // A message with a priority goes ahead of older ones.
+        let is_ahead = message
+            .properties
+            .priority()
+            .is_some_and(|priority| priority > 0);
+        if let Some(published) = message.published_at().filter(|_| !is_ahead) {
             self.figures.looks.published(published);
         }
         true

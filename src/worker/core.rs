@@ -26,7 +26,7 @@ async fn work(setup: Setup) -> Result<Report, RunError> {
     let worker = settings.broker.worker_name();
     let links = Links::start(&Arc::new(settings.broker.clone()), &timeouts, &worker);
     let broker = links.broker(settings.publish.channels, &timeouts);
-    let watching = tokio::spawn(backlog::watch(broker.clone(), setup.calls.figures()));
+    let watching = tokio::spawn(backlog::watch(broker.clone(), setup.calls.watched()));
     let result = setup.run(broker, state).await;
     watching.abort();
     links.close(timeouts.close).await;

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{WorkerSettings, lifecycle::Health};
+use super::{WorkerSettings, backlog::Watched, lifecycle::Health};
 use crate::{
     broker::BrokerError,
     lane::{CallError, CancelError, Command, Depths, LaneChannels},
@@ -75,10 +75,14 @@ pub(super) struct Calls {
 }
 
 impl Calls {
-    /// The figures of all consumers.
-    pub(super) fn figures(&self) -> Vec<Arc<Figures>> {
+    /// What the watch of the queues needs of each consumer.
+    pub(super) fn watched(&self) -> Vec<Watched> {
         let consumers = self.consumers.values();
-        consumers.map(|(_, figures)| Arc::clone(figures)).collect()
+        let watched = consumers.map(|(channels, figures)| Watched {
+            figures: Arc::clone(figures),
+            health: channels.health.subscribe(),
+        });
+        watched.collect()
     }
 }
 
@@ -244,13 +248,6 @@ impl WorkerHandle {
         }
         figures.slots.set_limit(concurrency.into());
         Ok(())
-    }
-
-    /// Lets a consumer begin paused. Has no effect once the worker runs.
-    pub(crate) fn begin_paused(&self, consumer: &str) {
-        if let Some(figures) = self.figures(consumer) {
-            figures.begin_paused();
-        }
     }
 
     /// Cancels the handler of a message in flight. The outcome is `Interrupted`: the message goes

@@ -87,15 +87,16 @@ function showHealth() {
 function showFigures() {
   const { worker } = store;
   const sum = (pick) => [...store.consumers.values()].reduce((all, each) => all + pick(each), 0);
-  // A queue that cannot be counted leaves the sum unknown.
-  const known = (pick) => [...store.consumers.values()].reduce((all, { backlog }) => (all === null || pick(backlog) === null ? null : all + pick(backlog)), 0);
+  // Consumers that share a queue count it together. A queue that cannot be counted leaves the sum unknown.
+  const counts = (queue, number) => new Map([...store.consumers.values()].map((each) => [each[queue], each.backlog[number]]));
+  const known = (queue, number) => [...counts(queue, number).values()].reduce((all, one) => (all === null || one === null ? null : all + one), 0);
   groups(byId("figures"), [
     ["Now", [
-      ["Ready in queues", count(known(({ ready }) => ready))],
+      ["Ready in queues", count(known("queue", "ready"))],
       ["In flight", count(worker.in_flight)],
       ["Running", count(sum(({ running }) => running))],
       ["Backing off", count(sum(({ waiting }) => waiting))],
-      ["Dead letters", count(known(({ dead_letters: dead }) => dead))],
+      ["Dead letters", count(known("dead_letter_queue", "dead_letters"))],
     ]],
     ["Over the last 10\u202fs", [
       ["Received", rate(sum(({ rates }) => rates.received))],

@@ -172,10 +172,10 @@ export class ConsumerView {
     groups(byId("consumer-facts"), [
       ["In the queue, now", [
         ["Queue", visible(consumer.queue)],
-        ["Ready", count(backlog.ready), behind(consumer) ? "bad" : ""],
+        ["Ready", count(backlog.ready), behind(consumer) ? "late" : ""],
         ["Growth, 1 min", growth(backlog.growth)],
         ["Empty in", backlog.growth > 0 ? "grows" : duration(backlog.drain_seconds)],
-        ["Oldest, at most", this.#oldest(backlog)],
+        ["Oldest, about", this.#oldest(backlog)],
         ["Dead letters", deadPage ? h("a", { href: deadPage }, count(dead)) : count(dead)],
       ]],
       ["In this worker, now", [

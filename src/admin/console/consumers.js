@@ -32,7 +32,7 @@ function reasonOf({ state, reason }) {
 
 function text(cell, value, kind) {
   say(cell, value);
-  cell.classList.toggle("bad", kind === "bad");
+  for (const known of ["bad", "late"]) cell.classList.toggle(known, kind === known);
 }
 
 export class ConsumersView {
@@ -106,7 +106,7 @@ export class ConsumersView {
       { title: "Consumer", class: "name", head: head("name", "Consumer"), fill: (cell, consumer) => this.#name(cell, consumer) },
       { title: "State", class: "state", head: head("attention", "State"), fill: (cell, consumer) => this.#state(cell, consumer) },
       number("ready", "Ready", ({ backlog }) => count(backlog.ready)),
-      number("growth", "Growth", ({ backlog }) => change(backlog.growth), (consumer) => (behind(consumer) ? "bad" : "")),
+      number("growth", "Growth", ({ backlog }) => change(backlog.growth), (consumer) => (behind(consumer) ? "late" : "")),
       number("oldest", "Oldest", ({ backlog }) => duration(backlog.oldest_seconds)),
       number("received", "Received", ({ rates }) => rate(rates.received)),
       number("failed", "Failed", ({ rates }) => rate(rates.failed), (consumer) => (failing(consumer) ? "bad" : "")),

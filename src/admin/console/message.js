@@ -36,6 +36,8 @@ export function runsOf(outcomes) {
 
 export class MessagePage {
   #id = "";
+  /** What the page shows: all that is known of the message. */
+  #story = null;
 
   constructor(place, store) {
     this.store = store;
@@ -55,8 +57,9 @@ export class MessagePage {
     this.poll = new Poll({
       period: 2000,
       due: () => this.#id !== "" && !document.hidden,
-      path: () => `message?id=${encodeURIComponent(this.#id)}`,
-      answer: (story) => this.#show(story),
+      // The worker reads its file once for the page. What is new is in its memory.
+      path: () => `message?id=${encodeURIComponent(this.#id)}${this.#story ? "&file=false" : ""}`,
+      answer: (story) => this.#show(this.#join(story)),
       failed: (error) => say(this.where, `The worker does not tell: ${visible(error.message)}.`),
     });
   }
@@ -91,6 +94,7 @@ export class MessagePage {
 
   open(argument) {
     this.#id = argument;
+    this.#story = null;
     this.title.replaceChildren("Message ", argument ? stranger(argument, { class: "code" }) : "");
     show(this.link, false);
     say(this.where, argument ? "Asking the worker." : "Give the id of a message above.");
@@ -110,7 +114,16 @@ export class MessagePage {
     this.#id = "";
   }
 
-  #show({ in_flight: flights, outcomes, unanswered, failures_since: since }) {
+  /** Joins an answer to what the page has. */
+  #join(story) {
+    const { outcomes = [], failures_since = story.failures_since, file_error = story.file_error } = this.#story ?? {};
+    const all = new Map([...outcomes, ...story.outcomes].map((outcome) => [`${outcome.at} ${outcome.seq}`, outcome]));
+    const newest = [...all.values()].sort((a, b) => Date.parse(b.at) - Date.parse(a.at) || b.seq - a.seq);
+    this.#story = { ...story, outcomes: newest, failures_since, file_error };
+    return this.#story;
+  }
+
+  #show({ in_flight: flights, outcomes, unanswered, failures_since: since, file_error: error }) {
     const runs = runsOf(outcomes);
     this.#showWhere(flights, outcomes[0], unanswered);
     this.#showFlights(flights);
@@ -120,7 +133,7 @@ export class MessagePage {
     const past = flights.flatMap(({ history }) => history).reverse();
     this.history.update(past, ({ at, attempt }) => `${at} ${attempt}`);
     show(this.past, past.length > 0);
-    say(this.note, `This page knows this worker alone. It has each failure since ${clock(new Date(since))}, and of other outcomes the last few: five a second at most. The log has those before.`);
+    say(this.note, `This page knows this worker alone. It has each failure since ${clock(new Date(since))}, and of other outcomes the last few: five a second at most. The log has those before.${error ? ` ${visible(error)}.` : ""}`);
   }
 
   #showWhere(flights, last, unanswered) {
@@ -137,13 +150,20 @@ export class MessagePage {
     }
     const { consumer, settlement: what, retry_queue: queue } = last;
     const ends = { ack: "It was acked: it is done.", "dead-letter": "It is a dead letter.", return: "It went back to its queue." };
-    const parked = queue ? `Its next attempt waits in retry queue ${visible(queue)}, and any worker may get it.` : "Its next attempt is due, here or in another worker.";
-    say(this.where, `Not in flight in this worker. ${ends[what] ?? parked}${silent}`);
+    say(this.where, `Not in flight in this worker. ${ends[what] ?? this.#next(last, queue)}${silent}`);
     const page = what === "dead-letter" ? toDead(consumer) : null;
     show(this.link, page !== null);
     if (page === null) return;
     this.link.href = page;
     say(this.link, "Dead letters of this consumer");
+  }
+
+  /** What is known of the next attempt of a message that is to be retried. */
+  #next({ at, retry_seconds: after }, queue) {
+    const due = new Date(Date.parse(at) + 1000 * (after ?? 0));
+    const place = queue ? ` in retry queue ${visible(queue)}` : "";
+    if (this.store.since(due.toISOString()) < 0) return `It waits${place} for its next attempt at ${clock(due)}, in any worker.`;
+    return `Its next attempt was due at ${clock(due)}. It may have succeeded, as this worker keeps few successes, or it is at the broker or in another worker.`;
   }
 
   #showFlights(flights) {

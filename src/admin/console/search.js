@@ -92,12 +92,12 @@ export class FailuresPage {
     }
   }
 
-  #show({ outcomes, has_more: hasMore, failures_since: since }) {
+  #show({ outcomes, has_more: hasMore, failures_since: since, file_error: error }) {
     // Rows are filled once, and the numbers of outcomes begin anew in each process.
     this.table.update(outcomes, ({ at, seq, consumer }) => `${at} ${seq} ${consumer}`);
     show(this.scroll, outcomes.length > 0);
     const found = outcomes.length === 0 ? "No failure found." : `${hasMore ? "The newest " : ""}${count(outcomes.length)} ${outcomes.length === 1 ? "failure" : "failures"}.`;
     const reach = since ? ` The worker has all failures since ${clock(new Date(since))}; the log has those before.` : "";
-    say(this.note, found + reach);
+    say(this.note, found + reach + (error ? ` ${visible(error)}.` : ""));
   }
 }

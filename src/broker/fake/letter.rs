@@ -52,6 +52,13 @@ impl Letter {
         self.user_id("guest").header("lapwing-first-seen", &now)
     }
 
+    /// The `timestamp` property, in seconds.
+    #[must_use]
+    pub(crate) fn timestamp(mut self, seconds: u64) -> Self {
+        self.properties = self.properties.with_timestamp(seconds);
+        self
+    }
+
     /// The `priority` property, and `delivery-mode` 1: not persistent.
     #[must_use]
     pub(crate) fn transient(mut self, priority: u8) -> Self {

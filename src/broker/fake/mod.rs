@@ -56,7 +56,7 @@ pub(crate) use script::{Confirm, Fault};
 pub(crate) use session::FakeSession;
 
 use super::{
-    BrokerError, Properties, Publication, PublishError, QueueSpec, Version,
+    BrokerError, Count, Properties, Publication, PublishError, QueueSpec, Version,
     seam::{Broker, Reading},
 };
 use crate::lock::lock;
@@ -150,6 +150,8 @@ struct Model {
     /// a target for dead letters.
     dropped: Vec<Stored>,
     untold_copies: u64,
+    /// How often each queue was counted.
+    counts: BTreeMap<String, u32>,
 }
 
 impl FakeBroker {
@@ -167,6 +169,7 @@ impl FakeBroker {
             blocked,
             policies: BTreeMap::new(),
             denied: BTreeSet::new(),
+            counts: BTreeMap::new(),
             consumer_timeout: None,
             timers: timers::Timers::default(),
             script: script::Script::default(),
@@ -352,6 +355,33 @@ impl Broker for FakeBroker {
             (name, depth)
         });
         Ok(found.collect())
+    }
+
+    async fn count(&self, queue: &str) -> Result<Option<Count>, BrokerError> {
+        let mut model = self.lock();
+        *model.counts.entry(queue.to_owned()).or_default() += 1;
+        // 4.3 tells it to a user with any permission on the queue.
+        let asks_for_rights = model.release >= Release::V43;
+        let is_read = model.refused(objects::Permission::Read, queue).is_none();
+        if let Some(text) = model.refused(objects::Permission::Configure, queue)
+            && asks_for_rights
+            && !is_read
+        {
+            return Err(BrokerError::Refused(text));
+        }
+        let number = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let count = model.queues.get(queue).map(|queue| Count {
+            ready: number(queue.ready.len()),
+            consumers: number(queue.serving.len().max(queue.entitled.len())),
+        });
+        let is_without_leader = model.queues.get(queue).is_some_and(|it| it.leaderless);
+        Ok(count.map(|count| {
+            if is_without_leader {
+                Count::default()
+            } else {
+                count
+            }
+        }))
     }
 
     async fn publish(&self, message: &Publication<'_>) -> Result<(), PublishError> {

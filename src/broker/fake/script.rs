@@ -175,6 +175,11 @@ impl FakeBroker {
         links.connected.send_replace(true);
     }
 
+    /// How often a queue was counted.
+    pub(crate) fn counts(&self, queue: &str) -> u32 {
+        self.read().counts.get(queue).copied().unwrap_or_default()
+    }
+
     /// Ends the alarm.
     pub(crate) fn unblock(&self) {
         self.lock().blocked.send_replace(false);

@@ -90,12 +90,14 @@ fn line(out: &Out, consumer: &Value) {
         number(consumer, "running"),
         number(consumer, "concurrency")
     );
-    let count = |name: &str| match backlog[name].as_u64() {
-        Some(count) => count.to_string(),
+    let count = |name: &str, width| match backlog[name].as_u64() {
+        Some(count) => fitting(count, width),
         None => "-".to_owned(),
     };
     let growth = match backlog["growth"].as_f64() {
-        Some(growth) => format!("{growth:+.1}/s"),
+        Some(growth) if growth.abs() < 0.05 => "0.0/s".to_owned(),
+        Some(growth) if growth.abs() < 1000.0 => format!("{growth:+.1}/s"),
+        Some(growth) => format!("{:+.0}k/s", growth / 1000.0),
         None => "-".to_owned(),
     };
     let is_consuming = text(consumer, "state") == "consuming";
@@ -108,9 +110,9 @@ fn line(out: &Out, consumer: &Value) {
         "{:<13} {:<15} {running:>7} {:>7} {growth:>8} {:>6} {:>5} {:>6.1} {:>5}",
         print::cut(text(consumer, "name"), 13),
         state,
-        count("ready"),
-        short(backlog["oldest_seconds"].as_f64()),
-        count("dead_letters"),
+        count("ready", 7),
+        short(backlog["oldest_seconds"].as_f64().filter(|age| *age > 0.0)),
+        count("dead_letters", 5),
         consumer["rates"]["failed"].as_f64().unwrap_or(0.0),
         short(consumer["latency"]["p95_seconds"].as_f64()),
     ));
@@ -119,6 +121,17 @@ fn line(out: &Out, consumer: &Value) {
     for reason in said.map(str::to_owned).chain(pace(backlog)) {
         out.line(format_args!("  {}", print::cut(&reason, print::WIDTH - 2)));
     }
+}
+
+/// A number in so many characters, in thousands or millions if it has more digits.
+fn fitting(number: u64, width: usize) -> String {
+    let texts = [
+        number.to_string(),
+        format!("{}k", number / 1000),
+        format!("{}M", number / 1_000_000),
+    ];
+    let fits = texts.iter().find(|text| text.len() <= width);
+    fits.unwrap_or(&texts[2]).clone()
 }
 
 /// What keeps a consumer at its limit, or when it has worked off its queue.
@@ -161,6 +174,20 @@ mod tests {
             consumer("consuming", "keeping-up"),
         ];
         assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");
+    }
+
+    #[test]
+    fn a_number_fits_its_column() {
+        let cases = [
+            (99_999, 5, "99999"),
+            (100_000, 5, "100k"),
+            (12_345_678, 5, "12M"),
+            (12_345_678, 7, "12345k"),
+            (u32::MAX.into(), 7, "4294M"),
+        ];
+        for (number, width, text) in cases {
+            assert_eq!(fitting(number, width), text);
+        }
     }
 
     #[test]

@@ -85,7 +85,18 @@ fn consumers_keep_their_ranges() {
             "burst: is 0, must be 1 to 1000000",
         ),
     ]);
-    Sections::allowed(&[&orders("rate = \"100/s\"\nburst = 20")]);
+    orders_refused(&[
+        (
+            "backlog_check = \"0s\"",
+            "backlog_check: is 0s, must be 1s to 1h",
+        ),
+        ("backlog_check = \"never\"", "backlog_check: "),
+    ]);
+    Sections::allowed(&[
+        &orders("rate = \"100/s\"\nburst = 20"),
+        &orders("backlog_check = \"off\""),
+        &orders("backlog_check = \"1m\""),
+    ]);
     // A prefetch of 0 means no limit to the broker; no concurrency fits it either.
     assert_eq!(
         Sections::problems(&orders("prefetch = 0\nconcurrency = 0")),

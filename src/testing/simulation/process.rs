@@ -21,7 +21,7 @@ use super::{
     wire::{Port, Wire, lost},
 };
 use crate::broker::{
-    Broker, BrokerError, Properties, Publication, PublishError, QueueSpec, Written,
+    Broker, BrokerError, Count, Properties, Publication, PublishError, QueueSpec, Written,
     fake::FakeBroker,
 };
 
@@ -238,6 +238,10 @@ impl Broker for Process {
 
     async fn depths(&self, queues: Vec<String>) -> Result<Vec<(String, Option<u32>)>, BrokerError> {
         self.broker.depths(queues).await
+    }
+
+    async fn count(&self, queue: &str) -> Result<Option<Count>, BrokerError> {
+        self.broker.count(queue).await
     }
 
     async fn publish(&self, message: &Publication<'_>) -> Result<(), PublishError> {

@@ -1,11 +1,12 @@
 //! An operator lists messages in flight, and cancels their handlers.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::kit::{Handling, Kit, Step};
 use crate::{
     CallError, CancelError, DeliveryId, InFlight, InFlightPage, Phase,
     broker::fake::{Confirm, Letter},
+    clock,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -214,4 +215,67 @@ async fn a_lane_that_does_not_exist_is_refused() {
     handling.open();
     kit.finished().await;
     kit.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_is_found_by_its_id_wherever_it_is_in_flight() {
+    let handling = Handling::new([], Step::WaitForGate);
+    let kit = Kit::start("concurrency = 1\nprefetch = 10", handling.clone()).await;
+    for id in ["first", "second", "twice", "twice", "last"] {
+        kit.send(Letter::default().id(id), b"");
+    }
+    handling.has_run(1).await;
+    tokio::time::sleep(SECOND).await;
+    let handle = kit.worker.handle().clone();
+    for (id, times) in [("first", 1), ("last", 1), ("twice", 2), ("none", 0)] {
+        let (found, unanswered) = handle.flights_of(id).await;
+        assert_eq!((found.len(), unanswered.len()), (times, 0), "{id}");
+        assert!(found.iter().all(|flight| flight.message.id() == Some(id)));
+    }
+    handling.open();
+    kit.finished().await;
+    kit.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_at_the_broker_is_known_of_the_first_delivery_and_not_of_a_replay() {
+    let handling = Handling::new([], Step::WaitForGate);
+    let kit = Kit::start("", handling.clone()).await;
+    let now = clock::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let published = now.as_secs() - 3 * 3600;
+    let letter = |id| Letter::default().id(id).timestamp(published);
+    kit.send(letter("first"), b"");
+    // A dead letter that somebody put back.
+    kit.send(letter("replay").header("lapwing-reason", "failed"), b"");
+    handling.has_run(2).await;
+    tokio::time::sleep(SECOND).await;
+    let messages = page(&kit).await.messages;
+    let hours = |id: &str| {
+        let found = messages.iter().find(|it| it.id.as_deref() == Some(id));
+        found
+            .unwrap()
+            .queued_seconds
+            .map(|seconds| (seconds / 3600.0).round())
+    };
+    assert_eq!((hours("first"), hours("replay")), (Some(3.0), None));
+    handling.open();
+    kit.finished().await;
+    kit.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_is_known_without_asking_the_lane() {
+    let handling = Handling::new([], Step::WaitForGate);
+    let kit = Kit::start("", handling).await;
+    let handle = kit.worker.handle().clone();
+    let is_paused = || handle.figures("orders").unwrap().is_paused();
+    assert!(!is_paused());
+    handle.pause("orders").await.unwrap();
+    assert!(is_paused());
+    handle.resume("orders").await.unwrap();
+    assert!(!is_paused());
+    // In a drain there is nothing to pause: the next process takes messages.
+    kit.drain().await.unwrap();
+    let _ = handle.pause("orders").await;
+    assert!(!is_paused());
 }
