@@ -76,9 +76,12 @@ fn queues(scene: &Scene<'_>, found: &mut Found) {
             }
         }
     }
-    found.ok(match missing {
-        0 => format!("{exist} queues exist as the worker needs them"),
-        _ => format!("{exist} queues exist as the worker needs them, and it will create {missing}"),
+    found.ok(match (exist, missing) {
+        (_, 0) => format!("{exist} queues exist as the worker needs them"),
+        (0, _) => format!("the worker will create {missing} queues"),
+        _ => {
+            format!("{exist} queues exist as the worker needs them; it will create {missing} more")
+        }
     });
 }
 
@@ -221,7 +224,7 @@ fn retry_queues(scene: &Scene<'_>, found: &mut Found) {
             let Role::Retry(length) = queue.role else {
                 continue;
             };
-            count += 1;
+            count += usize::from(queue.state != QueueState::Missing);
             // The worker itself compares the arguments, unless the settings say `none`.
             if let (Topology::None, Some(arguments)) = (consumer.topology, &queue.arguments) {
                 leads_back(found, name, consumer, queue, arguments);
@@ -247,9 +250,10 @@ fn retry_queues(scene: &Scene<'_>, found: &mut Found) {
             }
         }
     }
-    found.ok(format!(
-        "{count} retry queues give their messages back in time"
-    ));
+    found.ok(match count {
+        0 => "there is none yet".to_owned(),
+        _ => format!("{count} retry queues give their messages back in time"),
+    });
 }
 
 /// Looks whether a retry queue that somebody else declared dead-letters to the work queue.
