@@ -88,7 +88,7 @@ fn tell(report: &Report, out: &Out) {
     if !report.not_made.is_empty() {
         let names = report.not_made.join(", ");
         let text = format!("not made, because there is no connection to the broker: {names}");
-        print::wrapped("-", &text, INDENT)
+        print::in_column("-", &text, INDENT)
             .iter()
             .for_each(|line| out.line(line));
     }
@@ -118,14 +118,14 @@ fn lines(findings: &[Finding]) -> Vec<String> {
         "" => finding.found.clone(),
         about => format!("{about}: {}", finding.found),
     };
-    let mut lines = print::wrapped(&head, &found, INDENT);
+    let mut lines = print::in_column(&head, &found, INDENT);
     if !others.is_empty() {
         let names: Vec<_> = others.iter().map(|it| it.about.as_str()).collect();
-        lines.extend(print::wrapped("     and so", &names.join(", "), INDENT));
+        lines.extend(print::in_column("     and so", &names.join(", "), INDENT));
     }
     if finding.grade > Grade::Ok {
-        lines.extend(print::wrapped("     why", finding.why, INDENT));
-        lines.extend(print::wrapped("     mend", &finding.mend, INDENT));
+        lines.extend(print::in_column("     why", finding.why, INDENT));
+        lines.extend(print::in_column("     mend", &finding.mend, INDENT));
     }
     lines
 }
