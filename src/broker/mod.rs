@@ -33,6 +33,7 @@ mod session;
 mod settings;
 mod settle;
 mod tolerance;
+mod tools;
 mod topology;
 mod trust;
 mod version;
@@ -46,7 +47,7 @@ pub use settings::{
     Binding, BrokerSettings, BrokerUrls, PublishSettings, QueueArgument, QueueSpec, QueueType,
     ReconnectSettings, TimeoutSettings, TlsSettings, Topology,
 };
-pub use topology::{Difference, Unfit, Values};
+pub use topology::{Bound, Difference, QueueRole, Unfit, Values};
 
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
 pub(crate) use copies::{CopyHeaders, Header};
@@ -62,5 +63,6 @@ pub(crate) use seam::{Broker, Reading, Returns, Session};
 pub(crate) use settings::argument_is_ours;
 pub(crate) use settle::Acks;
 pub(crate) use tolerance::{Tolerance, WayBack};
-pub(crate) use topology::lines;
+pub(crate) use tools::Unknown;
+pub(crate) use topology::{Standing, Survey, SurveyedQueue, lines};
 pub use version::Version;

@@ -80,6 +80,11 @@ impl QueuePlan {
         self.arguments.get(key)
     }
 
+    /// All arguments.
+    pub(super) fn arguments(&self) -> &BTreeMap<String, QueueArgument> {
+        &self.arguments
+    }
+
     pub(super) fn table(&self) -> FieldTable {
         let mut table = FieldTable::default();
         for (key, value) in &self.arguments {
