@@ -13,6 +13,7 @@ mod process;
 mod publish;
 mod run;
 mod signals;
+mod topology;
 
 use std::{
     fmt::Display,
@@ -44,6 +45,8 @@ enum Command {
     Publish(Box<publish::Publish>),
     /// Look at dead letters, and put them right: list, groups, show, export, import, replay, edit, drop
     Dead(Box<dead::Dead>),
+    /// Compare queues and bindings with the settings, make what is missing, replace a queue
+    Topology(topology::Topology),
     /// Check the health of the worker on this machine: exit code 0 if healthy, else 1
     Health(health::Health),
     /// Say how a running worker and its consumers are
@@ -68,6 +71,7 @@ impl Command {
             Self::Run(run) => run.run(caught),
             Self::Publish(publish) => publish.run(caught),
             Self::Dead(dead) => dead.run(caught),
+            Self::Topology(topology) => topology.run(caught),
             Self::Health(health) => {
                 caught.end_process()?;
                 health.run()
