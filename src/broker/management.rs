@@ -119,7 +119,7 @@ impl Management {
     /// The queues that dead-letter to a queue by their arguments.
     pub(super) async fn returning_to(&self, queue: &str) -> Result<Vec<String>, ManagementError> {
         let path = ["queues", &self.vhost];
-        let listed = self.get(&path, Some("columns=name,arguments")).await?;
+        let listed = self.get(&path, Some("disable_stats=true")).await?;
         let returns = |it: &&Value| {
             let arguments = &it["arguments"];
             arguments["x-dead-letter-exchange"] == ""

@@ -21,9 +21,9 @@ pub struct Left {
     pub consumers: u32,
     /// Messages that came while the command looked, and were moved.
     pub arrived: u64,
-    /// Deliveries that are not settled; `None` if they cannot be seen.
+    /// Deliveries that are not settled; `None` if the broker does not show all that matters.
     pub unsettled: Option<u64>,
-    /// Why they cannot be seen.
+    /// Why it does not show that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_seen: Option<String>,
     /// The messages in retry queues from which they come back to the old queue.

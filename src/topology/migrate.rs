@@ -8,6 +8,7 @@
 use std::{collections::BTreeSet, ops::ControlFlow, time::Duration};
 
 use serde::Serialize;
+use tokio::time::sleep;
 use tracing::info;
 
 use super::{
@@ -23,6 +24,9 @@ use crate::{
     letters::Progress,
     retry::{Ladder, RetrySettings},
 };
+
+/// The time that a retry may be on its way from a retry queue to the old queue.
+const IN_BETWEEN: Duration = Duration::from_millis(500);
 
 /// What a migration would do.
 #[derive(Clone, Debug)]
@@ -282,17 +286,27 @@ impl TopologyDesk {
     async fn left(&self, migration: &Migration, seen: Seen) -> Result<Left, BrokerError> {
         let from = &migration.from;
         let unsettled = self.broker.unsettled(from).await;
+        let mut not_seen = unsettled.as_ref().err().cloned();
         let mut names: BTreeSet<String> = migration.returning.iter().cloned().collect();
-        names.extend(self.broker.returning_to(from).await.unwrap_or_default());
+        match self.broker.returning_to(from).await {
+            Ok(returning) => names.extend(returning),
+            Err(why) => not_seen = Some(why),
+        }
         let parked = self.broker.depths(names.into_iter().collect()).await?;
         let parked = parked
             .into_iter()
             .filter_map(|(name, depth)| Some((name, depth?)));
+        // A retry that has just left its retry queue is ready nowhere until its work queue has it.
+        sleep(IN_BETWEEN).await;
         let ready = self.broker.counts(from).await?;
-        let mut bindings = migration.unclear.clone();
-        if let Ok(again) = self.broker.bindings(from).await {
-            bindings = again.clear.into_iter().chain(again.unclear).collect();
-        }
+        let bindings = match self.broker.bindings(from).await {
+            Ok(left) => left.clear.into_iter().chain(left.unclear).collect(),
+            Err(why) => {
+                not_seen = Some(why);
+                migration.unclear.clone()
+            }
+        };
+        let is_seen = not_seen.is_none();
         Ok(Left {
             vhost: self.broker.vhost()?,
             from: from.clone(),
@@ -300,8 +314,8 @@ impl TopologyDesk {
             ready: ready.map_or(0, |(ready, _)| ready),
             consumers: seen.consumers,
             arrived: seen.arrived,
-            not_seen: unsettled.as_ref().err().map(ToString::to_string),
-            unsettled: unsettled.ok(),
+            unsettled: unsettled.ok().filter(|_| is_seen),
+            not_seen: not_seen.map(|why| why.to_string()),
             parked: parked.collect(),
             bindings,
             is_quorum: migration.is_quorum,

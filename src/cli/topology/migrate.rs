@@ -135,7 +135,9 @@ impl Migrate {
         };
         let migrated = desk
             .migrate(migration, &moving, &mut report, &mut tell)
-            .await?;
+            .await
+            // Something may have been changed before.
+            .map_err(|error| Failed::Other(error.into()))?;
         Ok(self.tell_end(&out, migration, &migrated))
     }
 
