@@ -46,6 +46,8 @@ pub mod names {
     /// The run of `lapwing dead replay` that published this copy (a UUID). After a run that was
     /// killed, two copies of a message with the same value are duplicates.
     pub const REPLAY: &str = "lapwing-replay";
+    /// The queue from which `lapwing topology migrate` moved the message.
+    pub const MOVED_FROM: &str = "lapwing-moved-from";
     /// How an edited dead letter was changed (JSON object of `{at, by, from}`); `from` is a hash of
     /// the body before.
     pub const EDITED: &str = "lapwing-edited";

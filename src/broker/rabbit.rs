@@ -5,13 +5,14 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::{
-    BrokerError, Link, LinkState, Publication, PublishError, Publisher, QueueSpec, TimeoutSettings,
-    Version,
+    BrokerError, Link, LinkState, Properties, Publication, PublishError, Publisher, QueueSpec,
+    TimeoutSettings, Version,
     connection::Connection,
     depths::depths,
     seam::{Broker, Reading},
     session::RabbitSession,
     topology,
+    trust::Rungs,
 };
 
 /// The worker's two connections. Clones share them and are cheap.
@@ -33,6 +34,16 @@ impl Rabbit {
             publisher,
             timeouts,
         }
+    }
+
+    /// The connection that consumes.
+    pub(super) fn consuming(&self) -> &Link {
+        &self.consuming
+    }
+
+    /// The deadlines of requests.
+    pub(super) fn timeouts(&self) -> &TimeoutSettings {
+        &self.timeouts
     }
 
     /// The consuming connection, or the next failure to get one.
@@ -134,5 +145,15 @@ impl Reading for Rabbit {
         let limit = self.timeouts.declare;
         let asked = topology::delivery_limit(&connection, queue, limit).await?;
         Ok(asked.or_default(connection.version()))
+    }
+
+    fn believed(&self, spec: &QueueSpec, properties: &Properties) -> Option<Properties> {
+        let connection = self.consuming.current()?;
+        let trust = connection.trust();
+        Some(trust.read(&Rungs::of(spec), properties.to_amqp()))
+    }
+
+    async fn publish_in_order(&self, messages: &[Publication<'_>]) -> Result<(), PublishError> {
+        self.publisher.publish_in_order(messages).await
     }
 }

@@ -2,9 +2,11 @@
 
 use std::{
     fmt::Display,
-    io::{self, Write},
+    io::{self, BufRead, IsTerminal, Write},
     time::SystemTime,
 };
+
+use anyhow::bail;
 
 /// The columns of a terminal.
 pub(super) const WIDTH: usize = 80;
@@ -33,6 +35,42 @@ impl Out {
     pub(super) fn is_closed(&self) -> bool {
         self.failed.load(std::sync::atomic::Ordering::Relaxed)
     }
+}
+
+/// Asks whether to go on. Without a terminal nobody answers, so that is an error.
+pub(super) fn confirm(question: &str) -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() {
+        bail!("{question} Nobody can answer, because standard input is no terminal: pass --yes");
+    }
+    let mut err = io::stderr();
+    write!(err, "{question} [y/N] ")?;
+    err.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// The text in lines of at most [`WIDTH`] columns. The lines after the first begin with `indent`
+/// spaces. A word that is longer stays whole.
+pub(super) fn wrapped(text: &str, indent: usize) -> String {
+    let words = text.trim_start_matches(' ');
+    let start = text.len() - words.len();
+    let mut lines = " ".repeat(start);
+    let mut column = start;
+    for (number, word) in words.split(' ').enumerate() {
+        let length = word.chars().count();
+        if number > 0 && column + 1 + length > WIDTH {
+            lines.push('\n');
+            lines.push_str(&" ".repeat(indent));
+            column = indent;
+        } else if number > 0 {
+            lines.push(' ');
+            column += 1;
+        }
+        lines.push_str(word);
+        column += length;
+    }
+    lines
 }
 
 /// A number with separators: `12,345`.
@@ -139,6 +177,29 @@ mod tests {
         assert_eq!(cut("a\nb\u{1b}[2J", 80), "a b [2J");
         assert_eq!(cut("äöüß", 3), "äö…");
         assert_eq!(cut("äöü", 3), "äöü");
+    }
+
+    #[test]
+    fn a_long_text_is_wrapped_between_its_words() {
+        let text = format!("  a {}", "word ".repeat(30));
+        let lines = wrapped(text.trim_end(), 6);
+        assert!(
+            lines.lines().count() == 2 && lines.starts_with("  a "),
+            "{lines}"
+        );
+        assert!(lines.lines().all(|line| line.chars().count() <= WIDTH));
+        assert!(
+            lines
+                .lines()
+                .skip(1)
+                .all(|line| line.starts_with("      word"))
+        );
+        assert_eq!(
+            lines.split_whitespace().collect::<Vec<_>>().join(" "),
+            text.trim()
+        );
+        let whole = "x".repeat(100);
+        assert_eq!(wrapped(&whole, 2), whole);
     }
 
     #[test]

@@ -60,8 +60,8 @@ fn queues(scene: &Scene<'_>, found: &mut Found) {
                     about,
                     "the queue is missing",
                     format!(
-                        "create the queue, or set consumers.{name}.topology = \"declare\": then the \
-                         worker does"
+                        "lapwing topology plan tells how; or set consumers.{name}.topology = \"declare\": then the \
+                         worker creates it"
                     ),
                 ),
                 QueueState::Differs(differences) => {
@@ -131,7 +131,12 @@ fn mend(name: &str, queue: &QueueSeen, difference: &Difference) -> String {
     let has = has.as_deref();
     match (&queue.role, argument.as_str(), has) {
         (Role::Work, "x-queue-type", Some(has @ ("classic" | "quorum"))) => {
-            format!("set {section}.queue_type = \"{has}\", or give the consumer another queue")
+            let queue = &queue.queue;
+            let other = match has {
+                "classic" => format!("lapwing topology migrate {queue} --to NAME"),
+                _ => "give the consumer another queue".to_owned(),
+            };
+            format!("set {section}.queue_type = \"{has}\", or {other}")
         }
         (Role::Work, "x-delivery-limit", Some(has)) if !has.starts_with('-') => {
             format!("set {section}.delivery_limit = {has}")

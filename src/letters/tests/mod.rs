@@ -4,6 +4,7 @@
 mod change;
 mod look;
 mod reading;
+mod transfer;
 
 use std::{
     ops::ControlFlow,
