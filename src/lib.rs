@@ -71,6 +71,9 @@ mod dead_letters;
 // The tool that reads dead letters and puts them right.
 pub mod letters;
 
+// The tool that compares queues and bindings with the settings, and replaces queues.
+pub mod topology;
+
 // The actors: one for each consumer of a worker, and one for the state that handlers share.
 mod lane;
 

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use lapin::{
     BasicProperties, Channel,
-    options::{BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions},
+    options::{
+        BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions,
+        ConfirmSelectOptions,
+    },
     types::{AMQPValue, FieldTable},
 };
 
@@ -61,13 +64,14 @@ pub(super) async fn may_consume(connection: &Connection, queue: &str, limit: Dur
     let mut wrong = FieldTable::default();
     wrong.insert(short("x-priority"), AMQPValue::LongString(WRONG.into()));
     let request = async |channel: &Channel| {
+        // A broker that takes the subscription all the same delivers one message at most.
+        channel.basic_qos(1, BasicQosOptions::default()).await?;
         let options = BasicConsumeOptions::default();
         let tag = short(WRONG);
         let subscribed = channel
             .basic_consume(short(queue), tag.clone(), options, wrong)
             .await;
         if subscribed.is_ok() {
-            // A broker that takes the subscription all the same must not deliver anything to it.
             let _ = channel
                 .basic_cancel(tag, BasicCancelOptions::default())
                 .await;

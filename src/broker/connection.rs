@@ -159,6 +159,8 @@ pub(crate) struct Connection {
     lapin: lapin::Connection,
     /// The broker's host and port, as the URL names them.
     pub(crate) server: (String, u16),
+    /// The virtual host.
+    pub(super) vhost: String,
     socket: Socket,
     blocked: watch::Receiver<bool>,
     gate: Arc<wire::Gate>,
@@ -439,6 +441,7 @@ impl Supervisor {
             .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into());
         let limit = self.timeouts.connect + self.timeouts.handshake;
         let server = (uri.host.clone(), uri.port);
+        let vhost = uri.amqp.vhost.clone();
         let at = uri.clone();
         let opening = async {
             // Open the stream ourselves: lapin 4.12 leaks its tasks when its own attempt to connect
@@ -460,6 +463,7 @@ impl Supervisor {
         let connection = Connection {
             lapin,
             server,
+            vhost,
             socket,
             blocked,
             gate,

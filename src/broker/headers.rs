@@ -50,6 +50,8 @@ pub mod names {
     /// outcome of this message to this queue, under this number. Believed only on a copy that names its
     /// user.
     pub const CANARY: &str = "lapwing-canary";
+    /// The queue from which `lapwing topology migrate` moved the message.
+    pub const MOVED_FROM: &str = "lapwing-moved-from";
     /// How an edited dead letter was changed (JSON object of `{at, by, from}`); `from` is a hash of
     /// the body before.
     pub const EDITED: &str = "lapwing-edited";

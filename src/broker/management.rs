@@ -1,6 +1,8 @@
-//! What only the management API of the broker shows: policies, and what follows from them.
+//! What only the management API of the broker shows: policies, bindings, and deliveries that are not
+//! settled.
 
 use std::{
+    collections::BTreeMap,
     mem,
     sync::{Arc, Mutex},
     time::Duration,
@@ -13,8 +15,8 @@ use tracing::warn;
 use url::Url;
 
 use super::{
-    BrokerSettings, Tolerance, connection::Connection, dial::Target, error::BrokerError,
-    topology::DeliveryLimit,
+    Bound, BrokerSettings, QueueArgument, Tolerance, connection::Connection, dial::Target,
+    error::BrokerError, topology::DeliveryLimit,
 };
 use crate::lock::lock;
 
@@ -34,7 +36,7 @@ pub(super) struct Management {
     password: String,
 }
 
-/// Why the API did not tell a limit.
+/// Why the API did not tell something.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ManagementError {
     #[error("the URL cannot be extended")]
@@ -107,6 +109,43 @@ impl Management {
         Ok(bindings.as_array().is_some_and(|all| !all.is_empty()))
     }
 
+    /// The bindings of a queue to exchanges, apart from that of the default exchange. An error is a
+    /// binding with arguments whose AMQP types JSON does not show.
+    pub(super) async fn bindings(
+        &self,
+        queue: &str,
+    ) -> Result<Vec<Result<Bound, Bound>>, ManagementError> {
+        let path = ["queues", &self.vhost, queue, "bindings"];
+        let listed = self.get(&path, None).await?;
+        let listed = listed.as_array().into_iter().flatten();
+        Ok(listed.filter_map(bound).collect())
+    }
+
+    /// The deliveries of a classic queue that are not settled. The list of all queues with totals asks
+    /// the queues themselves; the description of one queue is up to 5 s old. `None` if the list does not
+    /// tell.
+    pub(super) async fn unsettled(&self, queue: &str) -> Result<Option<u64>, ManagementError> {
+        let query = "disable_stats=true&enable_queue_totals=true";
+        let listed = self.get(&["queues", &self.vhost], Some(query)).await?;
+        let mut listed = listed.as_array().into_iter().flatten();
+        let found = listed.find(|it| it["name"] == queue);
+        Ok(found.and_then(|it| it["messages_unacknowledged"].as_u64()))
+    }
+
+    /// The queues that dead-letter to a queue by their arguments.
+    pub(super) async fn returning_to(&self, queue: &str) -> Result<Vec<String>, ManagementError> {
+        let path = ["queues", &self.vhost];
+        let listed = self.get(&path, Some("disable_stats=true")).await?;
+        let returns = |it: &&Value| {
+            let arguments = &it["arguments"];
+            arguments["x-dead-letter-exchange"] == ""
+                && arguments["x-dead-letter-routing-key"] == queue
+        };
+        let names = listed.as_array().into_iter().flatten().filter(returns);
+        let names = names.filter_map(|it| it["name"].as_str().map(str::to_owned));
+        Ok(names.collect())
+    }
+
     async fn get(&self, path: &[&str], query: Option<&str>) -> Result<Value, ManagementError> {
         let mut url = self.base.clone();
         url.path_segments_mut()
@@ -163,6 +202,35 @@ impl QueueShown {
         let number = |key: &str| self.0[key].as_u64().unwrap_or_default();
         (number("messages"), number("message_bytes"))
     }
+}
+
+/// Reads a binding; `None` for that of the default exchange.
+fn bound(listed: &Value) -> Option<Result<Bound, Bound>> {
+    let text = |name: &str| listed[name].as_str().unwrap_or_default().to_owned();
+    let exchange = text("source");
+    if exchange.is_empty() {
+        return None;
+    }
+    let mut is_clear = true;
+    let mut arguments = BTreeMap::new();
+    // Without arguments there may be an empty list.
+    for (name, value) in listed["arguments"].as_object().into_iter().flatten() {
+        let value = match value {
+            Value::String(text) => QueueArgument::Text(text.clone()),
+            Value::Bool(is) => QueueArgument::Bool(*is),
+            other => {
+                is_clear = false;
+                QueueArgument::Text(other.to_string())
+            }
+        };
+        arguments.insert(name.clone(), value);
+    }
+    let bound = Bound {
+        exchange,
+        routing_key: text("routing_key"),
+        arguments,
+    };
+    Some(if is_clear { Ok(bound) } else { Err(bound) })
 }
 
 /// What a queue tolerates. With a management API it is kept up to date while this value lives.
@@ -303,6 +371,27 @@ mod tests {
         assert_eq!(limit_of(&classic), Some(DeliveryLimit::None));
         let new = json!({"type": "quorum", "arguments": {"x-delivery-limit": 5}});
         assert_eq!(limit_of(&new), None, "its policies are not shown yet");
+    }
+
+    #[test]
+    fn a_binding_is_read_unless_json_hides_the_types_of_its_arguments() {
+        let listed = |source: &str, arguments: Value| json!({"source": source, "routing_key": "k", "arguments": arguments});
+        let of = |arguments: &[(&str, QueueArgument)]| Bound {
+            exchange: "x".to_owned(),
+            routing_key: "k".to_owned(),
+            arguments: arguments
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                .collect(),
+        };
+        assert_eq!(bound(&listed("", json!({}))), None);
+        assert_eq!(bound(&listed("x", json!([]))), Some(Ok(of(&[]))));
+        let text = |text: &str| QueueArgument::Text(text.to_owned());
+        let clear = listed("x", json!({"x-match": "all", "big": true}));
+        let expected = of(&[("x-match", text("all")), ("big", QueueArgument::Bool(true))]);
+        assert_eq!(bound(&clear), Some(Ok(expected)));
+        let hidden = listed("x", json!({"size": 5}));
+        assert_eq!(bound(&hidden), Some(Err(of(&[("size", text("5"))]))));
     }
 
     /// The management API of a broker whose virtual host and queue need encoding.

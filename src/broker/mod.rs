@@ -35,6 +35,7 @@ mod session;
 mod settings;
 mod settle;
 mod tolerance;
+mod tools;
 mod topology;
 mod trust;
 mod version;
@@ -48,7 +49,7 @@ pub use settings::{
     Binding, BrokerSettings, BrokerUrls, PublishSettings, QueueArgument, QueueSpec, QueueType,
     ReconnectSettings, TimeoutSettings, TlsSettings, Topology,
 };
-pub use topology::{Difference, Unfit, Values};
+pub use topology::{Bound, Difference, QueueRole, Unfit, Values};
 
 pub(crate) use access::Access;
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
@@ -68,5 +69,8 @@ pub(crate) use seam::{Broker, Reading, Returns, Session};
 pub(crate) use settings::argument_is_ours;
 pub(crate) use settle::Acks;
 pub(crate) use tolerance::{Tolerance, WayBack};
-pub(crate) use topology::{DeliveryLimit, QueueSeen, QueueState, Role, lines};
+pub(crate) use tools::Unknown;
+pub(crate) use topology::{
+    DeliveryLimit, QueueSeen, QueueState, Role, Standing, Survey, SurveyedQueue, lines,
+};
 pub use version::Version;

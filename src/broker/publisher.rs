@@ -6,6 +6,8 @@
 //! runs of 6). So each channel has one publish under way at a time, and a deadpool holds many
 //! channels.
 
+mod in_order;
+
 use std::{sync::Arc, time::Duration};
 
 use deadpool::{
@@ -13,7 +15,7 @@ use deadpool::{
     managed::{Manager, Metrics, Object, Pool, PoolError, RecycleError, RecycleResult, Timeouts},
 };
 use lapin::{
-    BasicProperties, Channel, Confirmation, ErrorKind,
+    BasicProperties, Channel, Confirmation, ErrorKind, PublisherConfirm,
     options::{BasicPublishOptions, ConfirmSelectOptions},
     protocol::AMQPErrorKind,
 };
@@ -190,8 +192,8 @@ impl Publisher {
         }
     }
 
-    /// Publishes one message, persistent and mandatory, and waits for the broker's confirm.
-    pub(crate) async fn publish(&self, message: &Publication<'_>) -> Result<(), PublishError> {
+    /// A channel to publish on.
+    async fn channel(&self) -> Result<Object<Channels>, PublishError> {
         let connection = self.link.current();
         let connection =
             connection.ok_or_else(|| PublishError::NoChannel("not connected".into()))?;
@@ -200,25 +202,17 @@ impl Publisher {
         if *connection.blocked().borrow() {
             return Err(PublishError::Blocked);
         }
-        let channel = self.pool.get().await.map_err(no_channel)?;
+        self.pool.get().await.map_err(no_channel)
+    }
+
+    /// Publishes one message, persistent and mandatory, and waits for the broker's confirm.
+    pub(crate) async fn publish(&self, message: &Publication<'_>) -> Result<(), PublishError> {
+        let channel = self.channel().await?;
         // The channel may belong to a later connection, because waiting for a channel takes a
         // while.
         let connection = &channel.connection;
         let named = connection.trust().user();
-        let properties = match &message.properties {
-            Written::Copy(original, headers) => {
-                copy_properties(original, headers, &connection.terms())
-            }
-            Written::New(properties) => properties.to_amqp(),
-        };
-        // The broker ends the connection for a header frame that is too long.
-        if length(&properties) > connection.frame_max() {
-            let text = "the headers do not fit into a frame".to_owned();
-            return Err(PublishError::Refused {
-                code: TOO_LARGE,
-                text,
-            });
-        }
+        let properties = properties_of(message, connection)?;
         let confirmed = self.confirmed(&channel, message, properties, connection.blocked());
         // If this future is dropped here, the channel goes back to the pool with a publish under
         // way. `recycle` checks for that.
@@ -247,11 +241,25 @@ impl Publisher {
         properties: BasicProperties,
         blocked: watch::Receiver<bool>,
     ) -> Result<(), PublishError> {
+        let busy = channel.busy();
+        let confirm = self.write(channel, message, properties, &blocked).await?;
+        let confirm = self.confirm(confirm, &blocked).await?;
+        busy.done();
+        result_of(confirm)
+    }
+
+    /// Writes a message.
+    async fn write(
+        &self,
+        channel: &PooledChannel,
+        message: &Publication<'_>,
+        properties: BasicProperties,
+        blocked: &watch::Receiver<bool>,
+    ) -> Result<PublisherConfirm, PublishError> {
         let options = BasicPublishOptions {
             mandatory: true,
             immediate: false,
         };
-        let busy = channel.busy();
         let write = channel.channel.basic_publish(
             short(message.exchange),
             short(message.routing_key),
@@ -262,27 +270,56 @@ impl Publisher {
         let limit = self.timeouts.publish;
         // If an alarm begins while the message waits to be written, lapin writes it when the alarm
         // ends.
-        let confirm = patiently(limit, blocked.clone(), write)
+        patiently(limit, blocked.clone(), write)
             .await
             .ok_or_else(|| PublishError::Unconfirmed(format!("not written within {limit:?}")))?
-            .map_err(|error| PublishError::of(&error))?;
-        let confirm = patiently(self.timeouts.confirm, blocked, confirm)
+            .map_err(|error| PublishError::of(&error))
+    }
+
+    /// Waits for the broker's answer to a message.
+    async fn confirm(
+        &self,
+        confirm: PublisherConfirm,
+        blocked: &watch::Receiver<bool>,
+    ) -> Result<Confirmation, PublishError> {
+        patiently(self.timeouts.confirm, blocked.clone(), confirm)
             .await
             .ok_or_else(|| PublishError::Unconfirmed("no confirm in time".to_owned()))?
-            .map_err(|error| PublishError::of(&error))?;
-        busy.done();
-        match confirm {
-            Confirmation::Ack(None) => Ok(()),
-            Confirmation::Ack(Some(returned)) => {
-                let text = format!("{} ({})", returned.reply_text, returned.reply_code);
-                Err(PublishError::Returned(text))
-            }
-            Confirmation::Nack(_) => Err(PublishError::Nacked),
-            Confirmation::NotRequested => {
-                Err(PublishError::Unconfirmed("confirms are off".to_owned()))
-            }
-        }
+            .map_err(|error| PublishError::of(&error))
     }
+}
+
+/// What the broker's answer says of the message.
+fn result_of(confirm: Confirmation) -> Result<(), PublishError> {
+    match confirm {
+        Confirmation::Ack(None) => Ok(()),
+        Confirmation::Ack(Some(returned)) => {
+            let text = format!("{} ({})", returned.reply_text, returned.reply_code);
+            Err(PublishError::Returned(text))
+        }
+        Confirmation::Nack(_) => Err(PublishError::Nacked),
+        Confirmation::NotRequested => Err(PublishError::Unconfirmed("confirms are off".to_owned())),
+    }
+}
+
+/// The properties with which a message is written.
+fn properties_of(
+    message: &Publication<'_>,
+    connection: &Connection,
+) -> Result<BasicProperties, PublishError> {
+    let properties = match &message.properties {
+        Written::Copy(original, headers) => copy_properties(original, headers, &connection.terms()),
+        Written::New(properties) => properties.to_amqp(),
+    };
+    // The broker ends the connection for a header frame that is too long.
+    if length(&properties) > connection.frame_max() {
+        let text = "the headers do not fit into a frame".to_owned();
+        return Err(PublishError::Refused {
+            code: TOO_LARGE,
+            text,
+        });
+    }
+    Ok(properties)
 }
 
 fn no_channel(error: PoolError<BrokerError>) -> PublishError {

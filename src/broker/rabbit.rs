@@ -6,8 +6,8 @@ use lapin::{options::QueueDeclareOptions, types::FieldTable};
 use tokio::sync::watch;
 
 use super::{
-    BrokerError, Link, LinkState, Publication, PublishError, Publisher, QueueSpec, TimeoutSettings,
-    Version,
+    BrokerError, Link, LinkState, Properties, Publication, PublishError, Publisher, QueueSpec,
+    TimeoutSettings, Version,
     connection::Connection,
     depths::{Count, Counting, depths},
     error::within,
@@ -15,6 +15,7 @@ use super::{
     seam::{Broker, Reading},
     session::RabbitSession,
     topology,
+    trust::Rungs,
 };
 
 /// The worker's two connections. Clones share them and are cheap.
@@ -38,6 +39,16 @@ impl Rabbit {
             counting: Counting::default(),
             timeouts,
         }
+    }
+
+    /// The connection that consumes.
+    pub(super) fn consuming(&self) -> &Link {
+        &self.consuming
+    }
+
+    /// The deadlines of requests.
+    pub(super) fn timeouts(&self) -> &TimeoutSettings {
+        &self.timeouts
     }
 
     /// The consuming connection, or the next failure to get one.
@@ -166,5 +177,15 @@ impl Reading for Rabbit {
         let limit = self.timeouts.declare;
         let asked = topology::delivery_limit(&connection, queue, limit).await?;
         Ok(asked.or_default(connection.version()))
+    }
+
+    fn believed(&self, spec: &QueueSpec, properties: &Properties) -> Option<Properties> {
+        let connection = self.consuming.current()?;
+        let trust = connection.trust();
+        Some(trust.read(&Rungs::of(spec), properties.to_amqp()))
+    }
+
+    async fn publish_in_order(&self, messages: &[Publication<'_>]) -> Result<(), PublishError> {
+        self.publisher.publish_in_order(messages).await
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{
-    Acks, BrokerError, Count, Delivery, Publication, PublishError, QueueSpec, Tolerance, Version,
+    Acks, BrokerError, Count, Delivery, Properties, Publication, PublishError, QueueSpec, Tolerance,
+    Version,
 };
 
 /// A connection that consumes and one that publishes. Both are replaced when they are lost. Clones
@@ -94,6 +95,17 @@ pub(crate) trait Reading: Broker {
         &self,
         queue: &str,
     ) -> impl Future<Output = Result<Option<u64>, BrokerError>> + Send;
+
+    /// The properties of a message that was read as it is, as a worker with this consumer believes
+    /// them. `None` while there is no connection.
+    fn believed(&self, spec: &QueueSpec, properties: &Properties) -> Option<Properties>;
+
+    /// Publishes messages one behind the other, and waits for all confirms. After an error the broker
+    /// may have some of them.
+    fn publish_in_order(
+        &self,
+        messages: &[Publication<'_>],
+    ) -> impl Future<Output = Result<(), PublishError>> + Send;
 }
 
 /// One live connection, channel and consumer. Requests return futures that do not borrow the

@@ -153,7 +153,9 @@ impl Trust {
         let user = properties.user_id().as_ref().map(ShortString::as_str);
         let has_name = user.is_some_and(|user| self.vouches(user));
         let is_dead = headers.contains_key(names::REASON);
-        let is_copy = has_name && (is_dead || headers.contains_key(names::FIRST_SEEN));
+        let is_moved = headers.contains_key(names::MOVED_FROM);
+        let was_seen = headers.contains_key(names::FIRST_SEEN);
+        let is_copy = has_name && (is_dead || is_moved || was_seen);
         let was_parked = died_in(&headers, FIRST_QUEUE).is_some_and(|queue| rungs.has(queue));
         if is_dead {
             begin_anew(&mut headers, is_copy);

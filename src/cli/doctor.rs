@@ -22,8 +22,8 @@ Exit codes:
   3   the worst check is WARN: the worker runs, but something is likely to do harm
   78  invalid settings
 
-The doctor creates, consumes and stores nothing. It opens connections to the broker and to the services
-of HTTP handlers, and sends no request to them.";
+The doctor creates, consumes and stores nothing. It connects to the broker and to the services of
+HTTP handlers, and sends no request to the services.";
 
 /// The worst finding is a warning.
 const EXIT_WARN: u8 = EXIT_LEFT;
@@ -73,18 +73,22 @@ impl Doctor {
 }
 
 /// The columns before a text: grade and check.
-const INDENT: usize = 28;
+const INDENT: usize = 27;
 
 fn tell(report: &Report, out: &Out) {
-    for finding in &report.findings {
-        for line in lines(finding) {
+    let is_like = |one: &Finding, other: &Finding| {
+        one.grade > Grade::Ok
+            && (one.check, one.grade, &one.mend) == (other.check, other.grade, &other.mend)
+    };
+    for findings in report.findings.chunk_by(is_like) {
+        for line in lines(findings) {
             out.line(line);
         }
     }
     if !report.not_made.is_empty() {
         let names = report.not_made.join(", ");
         let text = format!("not made, because there is no connection to the broker: {names}");
-        print::wrapped("-", &text, INDENT)
+        print::in_column("-", &text, INDENT)
             .iter()
             .for_each(|line| out.line(line));
     }
@@ -99,7 +103,11 @@ fn tell(report: &Report, out: &Out) {
     });
 }
 
-fn lines(finding: &Finding) -> Vec<String> {
+/// Findings that the same command or setting mends.
+fn lines(findings: &[Finding]) -> Vec<String> {
+    let Some((finding, others)) = findings.split_first() else {
+        return Vec::new();
+    };
     let grade = match finding.grade {
         Grade::Ok => "OK",
         Grade::Warn => "WARN",
@@ -110,10 +118,14 @@ fn lines(finding: &Finding) -> Vec<String> {
         "" => finding.found.clone(),
         about => format!("{about}: {}", finding.found),
     };
-    let mut lines = print::wrapped(&head, &found, INDENT);
+    let mut lines = print::in_column(&head, &found, INDENT);
+    if !others.is_empty() {
+        let names: Vec<_> = others.iter().map(|it| it.about.as_str()).collect();
+        lines.extend(print::in_column("     and so", &names.join(", "), INDENT));
+    }
     if finding.grade > Grade::Ok {
-        lines.extend(print::wrapped("     why", finding.why, INDENT));
-        lines.extend(print::wrapped("     mend", &finding.mend, INDENT));
+        lines.extend(print::in_column("     why", finding.why, INDENT));
+        lines.extend(print::in_column("     mend", &finding.mend, INDENT));
     }
     lines
 }
@@ -125,7 +137,7 @@ mod tests {
     #[test]
     fn a_finding_fits_a_terminal_and_names_its_mend() {
         let finding = Finding {
-            check: "consumer-timeout-at-broker",
+            check: "a-check-with-a-long-name-of-its-own",
             grade: Grade::Warn,
             about: "consumers.orders.prefetch".to_owned(),
             found: "is 64 with `concurrency` 2 and `timeout` 1m: the last message may wait 32m"
@@ -133,7 +145,13 @@ mod tests {
             why: "the broker takes a message back that waits so long for its ack",
             mend: "lower `prefetch` to 58 or less".to_owned(),
         };
-        let lines = lines(&finding);
+        let other = Finding {
+            about: "consumers.invoices.prefetch".to_owned(),
+            ..finding.clone()
+        };
+        let lines = lines(&[finding, other]);
+        let and = "     and so                consumers.invoices.prefetch";
+        assert!(lines.iter().any(|line| line == and), "{lines:#?}");
         assert!(
             lines
                 .iter()
@@ -141,7 +159,7 @@ mod tests {
             "{lines:#?}"
         );
         assert!(
-            lines[0].starts_with("WARN consumer-timeout-at-broker "),
+            lines[0].starts_with("WARN a-check-with-a-long-name-of-its-own"),
             "{lines:#?}"
         );
         let mend = lines

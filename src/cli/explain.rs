@@ -100,9 +100,11 @@ impl Explain {
     }
 }
 
+const LATE: &str = "In a retry queue a message waits up to twice as long if it is behind others.";
+
 /// The whole text.
 fn text(explained: &Explained) -> Vec<String> {
-    let mut lines = print::wrapped("", &heading(explained), 0);
+    let mut lines = print::in_column("", &heading(explained), 0);
     for story in &explained.lives {
         lines.push(String::new());
         if let Some(when) = story.when {
@@ -110,9 +112,14 @@ fn text(explained: &Explained) -> Vec<String> {
         }
         lines.extend(life(explained, story));
     }
+    let mut places = explained.lives.iter().flat_map(|story| &story.attempts);
+    if places.any(|it| it.waits_in.iter().any(|place| place != "worker")) {
+        lines.push(String::new());
+        lines.extend(print::in_column("", LATE, 0));
+    }
     if let Some(outage) = &explained.stops {
         lines.push(String::new());
-        lines.extend(print::wrapped("", &stops(explained, outage), 0));
+        lines.extend(print::in_column("", &stops(explained, outage), 0));
     }
     lines
 }
@@ -149,13 +156,13 @@ fn life(explained: &Explained, story: &Story) -> Vec<String> {
         let places = attempts.waits_in.join(", ");
         lines.extend(row(&numbers(attempts), charged, &attempts.waits(), &places));
     }
-    lines.extend(print::wrapped("", &end(explained, story), 0));
+    lines.extend(print::in_column("", &end(explained, story), 0));
     lines
 }
 
 fn row(attempt: &str, charged: &str, waits: &str, places: &str) -> Vec<String> {
     let head = format!("{attempt:<10}{charged:<9}{waits:<19}");
-    print::wrapped(&head, places, PLACES)
+    print::in_column(&head, places, PLACES)
 }
 
 fn numbers(attempts: &Attempts) -> String {
@@ -181,10 +188,20 @@ fn end(explained: &Explained, story: &Story) -> String {
     match story.end {
         SettlementKind::DeadLetter => {
             let reasons = story.reasons.join("` or `");
-            let at = match story.age.iter().all(Duration::is_zero) {
-                true => String::new(),
-                false => format!(
-                    " The message is then {} old (at most {age}: retry.max_age, and the last wait).",
+            let at = match (
+                story.age.iter().all(Duration::is_zero),
+                story.reasons.as_slice(),
+            ) {
+                (true, _) => String::new(),
+                (false, ["max-age"]) => {
+                    format!(
+                        " The message is then {} old ({age}: retry.max_age).",
+                        story.lasts()
+                    )
+                }
+                _ => format!(
+                    " The message is then {} old. After {age} (retry.max_age) a failure would be the \
+                     last one.",
                     story.lasts()
                 ),
             };
@@ -201,19 +218,24 @@ fn stops(explained: &Explained, outage: &Outage) -> String {
         .iter()
         .map(|wait| format_duration(*wait).to_string())
         .collect();
+    let probes = match probes.split_last() {
+        Some((every, [])) => format!("every {every}"),
+        Some((every, first)) => format!("after {}, then every {every}", first.join(", ")),
+        None => "now and then".to_owned(),
+    };
     let charges = match (outage.charges, explained.lives.iter().any(charges)) {
         (false, true) => " Attempts that end so are then not charged.",
         _ => "",
     };
     format!(
         "If {} different messages in a row end so, the consumer takes no more messages \
-         (service-down). It tries one after {}, and so on, until one is answered.{charges}",
+         (service-down). It tries one {probes}, until one is answered.{charges}",
         outage.messages,
-        probes.join(", then "),
     )
 }
 
 /// Whether an attempt of this life is charged, the last one included.
 fn charges(story: &Story) -> bool {
-    story.attempts.iter().any(|it| it.charged) || story.end == SettlementKind::DeadLetter
+    let is_last = story.attempts.is_empty() && story.end == SettlementKind::DeadLetter;
+    is_last || story.attempts.iter().any(|it| it.charged)
 }

@@ -15,6 +15,7 @@ mod process;
 mod publish;
 mod run;
 mod signals;
+mod topology;
 
 use std::{
     fmt::Display,
@@ -52,6 +53,8 @@ enum Command {
     /// Say what will happen to a message that keeps failing, attempt by attempt
     #[command(after_help = explain::HELP)]
     Explain(explain::Explain),
+    /// Compare queues and bindings with the settings, make what is missing, replace a queue
+    Topology(topology::Topology),
     /// Check the health of the worker on this machine: exit code 0 if healthy, else 1
     Health(health::Health),
     /// Say how a running worker and its consumers are
@@ -84,6 +87,7 @@ impl Command {
                 caught.end_process()?;
                 explain.run()
             }
+            Self::Topology(topology) => topology.run(caught),
             Self::Health(health) => {
                 caught.end_process()?;
                 health.run()

@@ -2,9 +2,11 @@
 
 use std::{
     fmt::Display,
-    io::{self, Write},
+    io::{self, BufRead, IsTerminal, Write},
     time::SystemTime,
 };
+
+use anyhow::bail;
 
 /// The columns of a terminal.
 pub(super) const WIDTH: usize = 80;
@@ -33,6 +35,42 @@ impl Out {
     pub(super) fn is_closed(&self) -> bool {
         self.failed.load(std::sync::atomic::Ordering::Relaxed)
     }
+}
+
+/// Asks whether to go on. Without a terminal nobody answers, so that is an error.
+pub(super) fn confirm(question: &str) -> anyhow::Result<bool> {
+    if !io::stdin().is_terminal() {
+        bail!("{question} Nobody can answer, because standard input is no terminal: pass --yes");
+    }
+    let mut err = io::stderr();
+    write!(err, "{question} [y/N] ")?;
+    err.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}
+
+/// The text in lines of at most [`WIDTH`] columns. The lines after the first begin with `indent`
+/// spaces. A word that is longer stays whole.
+pub(super) fn wrapped(text: &str, indent: usize) -> String {
+    let words = text.trim_start_matches(' ');
+    let start = text.len() - words.len();
+    let mut lines = " ".repeat(start);
+    let mut column = start;
+    for (number, word) in words.split(' ').enumerate() {
+        let length = word.chars().count();
+        if number > 0 && column + 1 + length > WIDTH {
+            lines.push('\n');
+            lines.push_str(&" ".repeat(indent));
+            column = indent;
+        } else if number > 0 {
+            lines.push(' ');
+            column += 1;
+        }
+        lines.push_str(word);
+        column += length;
+    }
+    lines
 }
 
 /// A number with separators: `12,345`.
@@ -74,7 +112,7 @@ pub(super) fn cut(text: &str, most: usize) -> String {
 
 /// A text in lines of a terminal, from this column on. The first line begins with `head`; a head that is
 /// too long has a line of its own. A word that does not fit has a line of its own.
-pub(super) fn wrapped(head: &str, text: &str, column: usize) -> Vec<String> {
+pub(super) fn in_column(head: &str, text: &str, column: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = head.to_owned();
     if line.chars().count() >= column && column > 0 {
@@ -142,25 +180,26 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_wrapped_below_its_beginning() {
-        let text = "word ".repeat(30);
-        let lines = wrapped("OK   broker", &text, 28);
+    fn a_long_text_is_wrapped_between_its_words() {
+        let text = format!("  a {}", "word ".repeat(30));
+        let lines = wrapped(text.trim_end(), 6);
         assert!(
-            lines.iter().all(|line| line.chars().count() <= WIDTH),
-            "{lines:#?}"
+            lines.lines().count() == 2 && lines.starts_with("  a "),
+            "{lines}"
         );
-        assert!(lines[0].starts_with("OK   broker                 word word"));
-        assert!(lines[1].starts_with(&" ".repeat(28)));
-        assert_eq!(lines.concat().matches("word").count(), 30);
-        let long = "x".repeat(90);
+        assert!(lines.lines().all(|line| line.chars().count() <= WIDTH));
+        assert!(
+            lines
+                .lines()
+                .skip(1)
+                .all(|line| line.starts_with("      word"))
+        );
         assert_eq!(
-            wrapped("", &format!("a {long} b"), 0),
-            ["a", long.as_str(), "b"]
+            lines.split_whitespace().collect::<Vec<_>>().join(" "),
+            text.trim()
         );
-        assert_eq!(
-            wrapped("a-head-that-is-long", "b", 4),
-            ["a-head-that-is-long", "    b"]
-        );
+        let whole = "x".repeat(100);
+        assert_eq!(wrapped(&whole, 2), whole);
     }
 
     #[test]
@@ -172,5 +211,27 @@ mod tests {
             "00000000  00 41 42 7e ff 20 61 6e 64 20 6d 6f 72 65 20 74  .AB~. and more t"
         );
         assert!(lines[0].len() <= WIDTH);
+    }
+
+    #[test]
+    fn a_long_text_is_wrapped_below_its_beginning() {
+        let text = "word ".repeat(30);
+        let lines = in_column("OK   broker", &text, 28);
+        assert!(
+            lines.iter().all(|line| line.chars().count() <= WIDTH),
+            "{lines:#?}"
+        );
+        assert!(lines[0].starts_with("OK   broker                 word word"));
+        assert!(lines[1].starts_with(&" ".repeat(28)));
+        assert_eq!(lines.concat().matches("word").count(), 30);
+        let long = "x".repeat(90);
+        assert_eq!(
+            in_column("", &format!("a {long} b"), 0),
+            ["a", long.as_str(), "b"]
+        );
+        assert_eq!(
+            in_column("a-head-that-is-long", "b", 4),
+            ["a-head-that-is-long", "    b"]
+        );
     }
 }

@@ -49,7 +49,7 @@ fn policies(scene: &Scene<'_>, found: &mut Found) {
     }
     found.ok(match is_seen {
         true => "nothing removes messages from the queues",
-        false => "neither arguments nor policies can be seen",
+        false => "no queue shows arguments or policies",
     });
 }
 

@@ -60,8 +60,8 @@ fn queues(scene: &Scene<'_>, found: &mut Found) {
                     about,
                     "the queue is missing",
                     format!(
-                        "create the queue, or set consumers.{name}.topology = \"declare\": then the \
-                         worker does"
+                        "lapwing topology plan tells how; or set consumers.{name}.topology = \"declare\": then the \
+                         worker creates it"
                     ),
                 ),
                 QueueState::Differs(differences) => {
@@ -76,9 +76,12 @@ fn queues(scene: &Scene<'_>, found: &mut Found) {
             }
         }
     }
-    found.ok(match missing {
-        0 => format!("{exist} queues exist as the worker needs them"),
-        _ => format!("{exist} queues exist as the worker needs them, and it will create {missing}"),
+    found.ok(match (exist, missing) {
+        (_, 0) => format!("{exist} queues exist as the worker needs them"),
+        (0, _) => format!("the worker will create {missing} queues"),
+        _ => {
+            format!("{exist} queues exist as the worker needs them; it will create {missing} more")
+        }
     });
 }
 
@@ -128,7 +131,12 @@ fn mend(name: &str, queue: &QueueSeen, difference: &Difference) -> String {
     let has = has.as_deref();
     match (&queue.role, argument.as_str(), has) {
         (Role::Work, "x-queue-type", Some(has @ ("classic" | "quorum"))) => {
-            format!("set {section}.queue_type = \"{has}\", or give the consumer another queue")
+            let queue = &queue.queue;
+            let other = match has {
+                "classic" => format!("lapwing topology migrate {queue} --to NAME"),
+                _ => "give the consumer another queue".to_owned(),
+            };
+            format!("set {section}.queue_type = \"{has}\", or {other}")
         }
         (Role::Work, "x-delivery-limit", Some(has)) if !has.starts_with('-') => {
             format!("set {section}.delivery_limit = {has}")
@@ -221,7 +229,7 @@ fn retry_queues(scene: &Scene<'_>, found: &mut Found) {
             let Role::Retry(length) = queue.role else {
                 continue;
             };
-            count += 1;
+            count += usize::from(queue.state != QueueState::Missing);
             // The worker itself compares the arguments, unless the settings say `none`.
             if let (Topology::None, Some(arguments)) = (consumer.topology, &queue.arguments) {
                 leads_back(found, name, consumer, queue, arguments);
@@ -247,9 +255,10 @@ fn retry_queues(scene: &Scene<'_>, found: &mut Found) {
             }
         }
     }
-    found.ok(format!(
-        "{count} retry queues give their messages back in time"
-    ));
+    found.ok(match count {
+        0 => "there is none yet".to_owned(),
+        _ => format!("{count} retry queues give their messages back in time"),
+    });
 }
 
 /// Looks whether a retry queue that somebody else declared dead-letters to the work queue.

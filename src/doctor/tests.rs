@@ -162,7 +162,7 @@ fn a_release_that_nobody_tested_and_a_broker_that_is_blocked_are_found() {
 fn policies_that_do_harm_are_found_and_named() {
     let start = start("timeout = '2m'\nconcurrency = 64");
     let with = |policy, check| found_at(broker("4.0", quorum(policy)), &start, check);
-    for check in ["policies", "delivery-limit", "consumer-timeout-at-broker"] {
+    for check in ["policies", "delivery-limit", "queue-timeout"] {
         assert_eq!(with(json!({}), check), [""; 0], "{check}");
     }
     let expires = with(json!({"expires": 1000}), "policies");
@@ -191,10 +191,7 @@ fn policies_that_do_harm_are_found_and_named() {
         low[0].starts_with("WARN orders: the limit is 3 and not 100"),
         "{low:?}"
     );
-    let short = with(
-        json!({"consumer-timeout": 60_000}),
-        "consumer-timeout-at-broker",
-    );
+    let short = with(json!({"consumer-timeout": 60_000}), "queue-timeout");
     let beginning = "WARN consumers.orders.timeout: is 2m, which is not below consumer-timeout of the \
                      queue's policy (1m)";
     assert!(short[0].starts_with(beginning), "{short:?}");

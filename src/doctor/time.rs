@@ -34,10 +34,10 @@ pub(super) const CHECKS: &[Check] = &[
         look: consumer_timeout,
     },
     Check {
-        name: "consumer-timeout-at-broker",
+        name: "queue-timeout",
         why: "the broker takes a message back that waits so long for its ack, and it runs again",
         needs: Needs::Connection,
-        look: consumer_timeout_at_broker,
+        look: queue_timeout,
     },
     Check {
         name: "retry-schedule",
@@ -132,7 +132,7 @@ fn consumer_timeout(scene: &Scene<'_>, found: &mut Found) {
     found.ok("no message is held longer than the broker allows by default");
 }
 
-fn consumer_timeout_at_broker(scene: &Scene<'_>, found: &mut Found) {
+fn queue_timeout(scene: &Scene<'_>, found: &mut Found) {
     for (name, consumer, seen) in queues::consumers(scene) {
         if let Some(limit) = at_broker(consumer, seen) {
             hold(found, name, consumer, &limit);

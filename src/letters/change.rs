@@ -35,7 +35,7 @@ pub struct Progress {
 }
 
 /// Hears of the progress, and may stop the command: it ends after the batch under way.
-pub(super) type Report<'a> = &'a mut (dyn FnMut(Progress) -> ControlFlow<()> + Send);
+pub(crate) type Report<'a> = &'a mut (dyn FnMut(Progress) -> ControlFlow<()> + Send);
 
 /// How a change ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,6 +116,11 @@ pub(super) trait Change: Sync {
     /// Publishes the successor of a letter, and waits for the confirm. An error is the reason why
     /// the letter stays.
     fn succeed<'a>(&'a self, letter: &'a Letter) -> BoxFuture<'a, Result<(), String>>;
+
+    /// The same for a batch: a result for each letter.
+    fn succeed_all<'a>(&'a self, letters: &'a [Letter]) -> BoxFuture<'a, Vec<Result<(), String>>> {
+        join_all(letters.iter().map(|letter| self.succeed(letter))).boxed()
+    }
 }
 
 /// Carries out a change of the whole queue.
@@ -219,7 +224,7 @@ async fn take_chosen<B: Reading>(
         let size = change.batch().min(if is_alone { BATCH } else { SINGLES });
         let batch: Vec<_> = chosen.by_ref().take(size).collect();
         let count = batch.len();
-        let succeeded = join_all(batch.iter().map(|letter| change.succeed(letter))).await;
+        let succeeded = change.succeed_all(&batch).await;
         let (mut tags, mut ids, mut failed) = (Vec::new(), Vec::new(), Vec::new());
         for (letter, succeeded) in batch.into_iter().zip(succeeded) {
             match succeeded {

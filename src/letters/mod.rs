@@ -20,6 +20,7 @@ mod look;
 mod replay;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod walk;
 
 pub use archive::{Archived, NotALetter, from_line, to_line};
@@ -34,3 +35,4 @@ pub use groups::{Group, Groups};
 pub use letter::{Attempt, Letter, Origin, Summary};
 pub use look::{Look, Looked};
 pub use replay::{Replay, Target};
+pub(crate) use transfer::{Transfer, transfer};

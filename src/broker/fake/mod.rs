@@ -467,4 +467,15 @@ impl Reading for FakeBroker {
         let limit = limit.and_then(|queue| queue.limits.delivery_limit);
         Ok(limit.and_then(|limit| u64::try_from(limit).ok()))
     }
+
+    fn believed(&self, spec: &QueueSpec, properties: &Properties) -> Option<Properties> {
+        Some(session::believed(spec, properties))
+    }
+
+    async fn publish_in_order(&self, messages: &[Publication<'_>]) -> Result<(), PublishError> {
+        for message in messages {
+            self.confirmed(message).await?;
+        }
+        Ok(())
+    }
 }

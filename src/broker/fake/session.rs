@@ -17,7 +17,8 @@ use super::{
     wire::{Settle, Verdict},
 };
 use crate::broker::{
-    Acks, BrokerError, Delivery, QueueSpec, Reading, Returns, Session, Tolerance, Topology,
+    Acks, BrokerError, Delivery, Properties, QueueSpec, Reading, Returns, Session, Tolerance,
+    Topology,
     trust::{Rungs, Trust},
 };
 
@@ -111,6 +112,11 @@ impl FakeSession {
             Ok(())
         }
     }
+}
+
+/// The properties of a message, as a worker with this consumer believes them.
+pub(super) fn believed(spec: &QueueSpec, properties: &Properties) -> Properties {
+    Trust::of(USER).read(&Rungs::of(spec), properties.to_amqp())
 }
 
 /// The deadline of each request.

@@ -99,7 +99,7 @@ impl Difference {
     }
 
     /// What is wrong with the object.
-    fn problem(&self) -> String {
+    pub(crate) fn problem(&self) -> String {
         let shown = |value: &Option<String>| match value {
             Some(value) => format!("'{value}'"),
             None => "not set".to_owned(),

@@ -10,7 +10,7 @@ use lapin::{
 };
 
 use super::{
-    Binding, Connection, Difference, QueuePlan, Unfit,
+    Bound, Connection, Difference, QueuePlan, Unfit,
     difference::{NEVER_CREATES, Refusal},
 };
 use crate::broker::{
@@ -29,7 +29,7 @@ pub(super) enum Found {
 }
 
 /// Sends requests, one at a time.
-pub(super) struct Look<'a> {
+pub(in crate::broker) struct Look<'a> {
     connection: &'a Connection,
     limit: Duration,
     /// The channel of the last request that was not refused.
@@ -37,7 +37,7 @@ pub(super) struct Look<'a> {
 }
 
 /// The options of a declaration that creates.
-fn durable() -> QueueDeclareOptions {
+pub(super) fn durable() -> QueueDeclareOptions {
     QueueDeclareOptions {
         durable: true,
         ..QueueDeclareOptions::default()
@@ -45,7 +45,7 @@ fn durable() -> QueueDeclareOptions {
 }
 
 impl<'a> Look<'a> {
-    pub(super) fn new(connection: &'a Connection, limit: Duration) -> Self {
+    pub(in crate::broker) fn new(connection: &'a Connection, limit: Duration) -> Self {
         Self {
             connection,
             limit,
@@ -54,7 +54,7 @@ impl<'a> Look<'a> {
     }
 
     /// Sends a request under a deadline. Returns a refusal by the broker apart from other errors.
-    async fn ask<T>(
+    pub(super) async fn ask<T>(
         &mut self,
         step: &'static str,
         request: impl AsyncFnOnce(&Channel) -> lapin::Result<T>,
@@ -75,14 +75,14 @@ impl<'a> Look<'a> {
     }
 
     /// Ends the requests.
-    pub(super) async fn close(self) {
+    pub(in crate::broker) async fn close(self) {
         if let Some(channel) = self.channel {
             // If closing the channel fails, the channel ends with its connection.
             let _ = tokio::time::timeout(self.limit, channel.close(200, "done".into())).await;
         }
     }
 
-    async fn declare_as(
+    pub(super) async fn declare_as(
         &mut self,
         queue: &str,
         options: QueueDeclareOptions,
@@ -238,19 +238,23 @@ impl<'a> Look<'a> {
     }
 
     /// Binds the queue.
-    pub(super) async fn bind(&mut self, queue: &str, binding: &Binding) -> Result<(), BrokerError> {
+    pub(in crate::broker) async fn bind(
+        &mut self,
+        queue: &str,
+        bound: &Bound,
+    ) -> Result<(), BrokerError> {
         let request = async |channel: &Channel| {
-            let (exchange, key) = (short(&binding.exchange), short(&binding.routing_key));
-            let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+            let (exchange, key) = (short(&bound.exchange), short(&bound.routing_key));
+            let options = QueueBindOptions::default();
             channel
-                .queue_bind(short(queue), exchange, key, options, none)
+                .queue_bind(short(queue), exchange, key, options, bound.table())
                 .await
         };
         let Err(error) = self.ask("binding a queue", request).await? else {
             return Ok(());
         };
         if says_there_is_no("exchange", &error) {
-            let exchange = binding.exchange.clone();
+            let exchange = bound.exchange.clone();
             return Err(BrokerError::Topology(vec![Difference::NoExchange {
                 exchange,
             }]));
@@ -292,7 +296,7 @@ impl<'a> Look<'a> {
 }
 
 /// Whether the broker would have to create the queue: it refuses [`NEVER_CREATES`].
-fn is_missing(text: &str) -> bool {
+pub(super) fn is_missing(text: &str) -> bool {
     text.contains(&format!("invalid arg '{NEVER_CREATES}'"))
 }
 

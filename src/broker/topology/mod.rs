@@ -2,24 +2,31 @@
 //!
 //! Every check comes before the first declaration, so that a refused start leaves nothing behind.
 
+mod bound;
 mod difference;
 mod examine;
 mod limit;
 mod look;
 mod plan;
+mod replaced;
+mod survey;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use tracing::warn;
 
-use super::{Binding, QueueSpec, Topology, connection::Connection, error::BrokerError};
+use super::{QueueSpec, Topology, connection::Connection, error::BrokerError};
+pub use bound::Bound;
 pub(super) use difference::joined;
 pub(crate) use difference::lines;
 pub use difference::{Difference, Unfit, Values};
 pub(crate) use examine::{QueueSeen, QueueState, Role, examine, exchange_exists, queue_exists};
 pub(crate) use limit::{DeliveryLimit, consumed_limit, delivery_limit};
-use look::{Found, Look};
+use look::Found;
+pub(super) use look::Look;
 pub(super) use plan::{QueuePlan, plan, planned};
+pub use survey::QueueRole;
+pub(crate) use survey::{Standing, Survey, SurveyedQueue};
 
 /// Declares or compares the queues of `spec`, as its `topology` says.
 ///
@@ -32,33 +39,50 @@ pub(crate) async fn ensure(
     spec: &QueueSpec,
     limit: Duration,
 ) -> Result<(), BrokerError> {
+    ensure_all(connection, std::slice::from_ref(spec), limit).await
+}
+
+/// As [`ensure`], for several consumers: nothing is created if the queues of one of them are refused.
+pub(crate) async fn ensure_all(
+    connection: &Connection,
+    specs: &[QueueSpec],
+    limit: Duration,
+) -> Result<(), BrokerError> {
     let mut look = Look::new(connection, limit);
-    let mut seen = Seen::default();
-    for plan in plan(spec) {
-        seen.queue(&mut look, spec, plan).await?;
+    let mut surveys = Vec::with_capacity(specs.len());
+    for spec in specs {
+        surveys.push(survey::survey(&mut look, spec).await?);
     }
-    if spec.topology != Topology::None {
-        seen.exchanges(&mut look, &spec.bindings).await?;
+    survey::check(&surveys)?;
+    for (spec, survey) in specs.iter().zip(&surveys) {
+        let hidden = survey.hidden();
+        if !hidden.is_empty() {
+            warn!(
+                queue = spec.queue, not_seen = ?hidden,
+                "the broker does not let this user look at all queues, going on without that check"
+            );
+        }
     }
-    if !seen.differences.is_empty() {
-        return Err(BrokerError::Topology(seen.differences));
-    }
-    if !seen.hidden.is_empty() {
-        warn!(
-            queue = spec.queue, not_seen = ?seen.hidden,
-            "the broker does not let this user look at all queues, going on without that check"
-        );
-    }
-    if spec.topology.creates() {
-        create(&mut look, spec, seen.missing).await?;
-    }
-    if spec.topology == Topology::Declare {
+    create(&mut look, specs, &surveys).await?;
+    for spec in specs.iter().filter(|it| it.topology == Topology::Declare) {
         for binding in &spec.bindings {
-            look.bind(&spec.queue, binding).await?;
+            look.bind(&spec.queue, &binding.into()).await?;
         }
     }
     look.close().await;
     Ok(())
+}
+
+/// What exists of a consumer's queues and exchanges. Creates nothing.
+pub(crate) async fn survey(
+    connection: &Connection,
+    spec: &QueueSpec,
+    limit: Duration,
+) -> Result<Survey, BrokerError> {
+    let mut look = Look::new(connection, limit);
+    let survey = survey::survey(&mut look, spec).await?;
+    look.close().await;
+    Ok(survey)
 }
 
 /// Declares a queue that is missing: the dead-letter queue, or any retry queue. Leaves the other
@@ -83,103 +107,24 @@ pub(crate) async fn restore(
     Ok(())
 }
 
-/// What the checks found.
-#[derive(Default)]
-struct Seen {
-    differences: Vec<Difference>,
-    /// Queues to be created.
-    missing: Vec<QueuePlan>,
-    /// Queues and exchanges that the broker does not let us look at.
-    hidden: Vec<String>,
-}
-
-impl Seen {
-    async fn queue(
-        &mut self,
-        look: &mut Look<'_>,
-        spec: &QueueSpec,
-        plan: QueuePlan,
-    ) -> Result<(), BrokerError> {
-        let is_theirs = spec.topology == Topology::Attach && plan.name == spec.queue;
-        if spec.topology == Topology::None || is_theirs {
-            return self
-                .existing(look, plan.name == spec.queue, plan.name)
-                .await;
-        }
-        match look.compare(&plan).await? {
-            Found::Same => {}
-            Found::Missing if spec.topology.creates() => self.missing.push(plan),
-            Found::Missing => self
-                .differences
-                .push(Difference::NoQueue { queue: plan.name }),
-            Found::Differs(differences) => self.differences.extend(differences),
-        }
-        Ok(())
-    }
-
-    /// A queue whose arguments are the user's.
-    async fn existing(
-        &mut self,
-        look: &mut Look<'_>,
-        is_consumed: bool,
-        queue: String,
-    ) -> Result<(), BrokerError> {
-        match look.queue_exists(&queue).await? {
-            Some(true) => {}
-            Some(false) => {
-                self.differences.push(Difference::NoQueue { queue });
-                return Ok(());
-            }
-            None => {
-                self.hidden.push(queue);
-                return Ok(());
-            }
-        }
-        if !is_consumed {
-            return Ok(());
-        }
-        match look.unfit(&queue).await? {
-            Some(Some(why)) => self.differences.push(Difference::Unfit { queue, why }),
-            Some(None) => {}
-            None => self.hidden.push(queue),
-        }
-        Ok(())
-    }
-
-    /// The exchanges that the bindings name. AMQP has no request for a binding itself.
-    async fn exchanges(
-        &mut self,
-        look: &mut Look<'_>,
-        bindings: &[Binding],
-    ) -> Result<(), BrokerError> {
-        let exchanges: BTreeSet<&str> = bindings.iter().map(|it| it.exchange.as_str()).collect();
-        for exchange in exchanges {
-            match look.exchange_exists(exchange).await? {
-                Some(true) => {}
-                Some(false) => {
-                    let exchange = exchange.to_owned();
-                    self.differences.push(Difference::NoExchange { exchange });
-                }
-                None => self.hidden.push(exchange.to_owned()),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Creates the missing queues. If the broker refuses one, those that were created for nothing are
-/// deleted again.
+/// Creates the missing queues: first those beside the work queues. If the broker refuses one, those
+/// that were created for nothing are deleted again.
 async fn create(
     look: &mut Look<'_>,
-    spec: &QueueSpec,
-    missing: Vec<QueuePlan>,
+    specs: &[QueueSpec],
+    surveys: &[Survey],
 ) -> Result<(), BrokerError> {
+    let missing = specs.iter().zip(surveys).flat_map(|(spec, survey)| {
+        let plans = survey.to_create();
+        plans.map(|plan| (spec.queue.as_str(), plan))
+    });
+    let (last, first): (Vec<_>, Vec<_>) = missing.partition(|(work, plan)| plan.name == *work);
     let mut created = Vec::new();
-    for plan in missing {
-        match look.declare(&plan).await {
-            Ok(()) => created.push(plan.name),
+    for (work, plan) in first.into_iter().chain(last) {
+        match look.declare(plan).await {
+            Ok(()) => created.push((work, plan.name.as_str())),
             Err(error) if error.needs_people() => {
-                take_back(look, &spec.queue, &created).await;
+                take_back(look, &created).await;
                 return Err(error);
             }
             Err(error) => return Err(error),
@@ -188,11 +133,11 @@ async fn create(
     Ok(())
 }
 
-/// Deletes queues that this worker has just created. Another worker could use them only while it
-/// consumes the work queue, so they stay if the work queue has a consumer, and if they hold a
-/// message.
-async fn take_back(look: &mut Look<'_>, work: &str, created: &[String]) {
-    for queue in created.iter().filter(|queue| *queue != work) {
+/// Deletes queues that have just been created, each with the work queue that it was created for.
+/// Another worker could use them only while it consumes the work queue, so they stay if the work
+/// queue has a consumer, and if they hold a message.
+async fn take_back(look: &mut Look<'_>, created: &[(&str, &str)]) {
+    for (work, queue) in created.iter().filter(|(work, queue)| queue != work) {
         if let Err(error) = look.delete_unused(work, queue).await {
             warn!(queue, %error, "failed to delete a queue that was created for nothing");
         }

@@ -1,7 +1,7 @@
 //! What the commands share: the queue they work on, signals, progress, questions.
 
 use std::{
-    io::{self, BufRead, IsTerminal, Write},
+    io::{self, IsTerminal},
     ops::ControlFlow,
     process::ExitCode,
     sync::{
@@ -111,7 +111,7 @@ fn style(template: &str) -> ProgressStyle {
 }
 
 /// True after the first signal. The second one ends the process.
-fn stop_flag(caught: Caught) -> anyhow::Result<Arc<AtomicBool>> {
+pub(in crate::cli) fn stop_flag(caught: Caught) -> anyhow::Result<Arc<AtomicBool>> {
     let mut signals = caught.listen().context("failed to listen to signals")?;
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
@@ -127,7 +127,7 @@ fn stop_flag(caught: Caught) -> anyhow::Result<Arc<AtomicBool>> {
 }
 
 /// Who runs the command, as far as the environment says.
-fn user() -> String {
+pub(in crate::cli) fn user() -> String {
     let names = ["SUDO_USER", "USER", "LOGNAME"];
     let mut known = names.iter().filter_map(|name| std::env::var(name).ok());
     known
@@ -270,16 +270,6 @@ impl Desk {
 
     /// Asks whether to go on. Without a terminal nobody answers, so that is an error.
     pub(super) fn confirm(&self, question: &str) -> anyhow::Result<bool> {
-        if !io::stdin().is_terminal() {
-            bail!(
-                "{question} Nobody can answer, because standard input is no terminal: pass --yes"
-            );
-        }
-        let mut err = io::stderr();
-        write!(err, "{question} [y/N] ")?;
-        err.flush()?;
-        let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer)?;
-        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+        print::confirm(question)
     }
 }

@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::signals::Caught;
+pub(super) use desk::{stop_flag, user};
 
 /// Look at dead letters, and put them right.
 #[derive(Args)]

@@ -5,6 +5,7 @@ mod canary;
 mod change;
 mod look;
 mod reading;
+mod transfer;
 
 use std::{
     ops::ControlFlow,

@@ -15,10 +15,16 @@ async fn a_set_up_that_is_right_is_well_and_nothing_is_made() {
     );
     let queues = vhost.broker().management().get(&path).await;
     assert_eq!(queues.as_array().map(Vec::len), Some(0), "{queues}");
-    // And when all queues are there.
+    // And when all queues are there. No message is touched.
     let worker = orders(&vhost).start().await;
     worker.drain().await;
+    let id = vhost.publish("orders", "{}").await;
     assert_well(&examined(&orders(&vhost)).await);
+    let waiting = vhost.drain_all("orders").await;
+    assert_eq!(waiting.len(), 1, "{waiting:#?}");
+    assert!(!waiting[0].redelivered, "{waiting:#?}");
+    let kept = waiting[0].properties.message_id().as_ref();
+    assert_eq!(kept.map(ToString::to_string), Some(id));
 }
 
 #[tokio::test]

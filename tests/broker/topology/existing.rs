@@ -132,7 +132,7 @@ async fn with_none_queues_of_any_arguments_are_used_as_they_are() {
 }
 
 /// A user that may read and write, but not configure.
-async fn user_without_configure(vhost: &VHost) -> (String, String) {
+pub(super) async fn user_without_configure(vhost: &VHost) -> (String, String) {
     let management = vhost.broker().management();
     let user = format!("reader-{}", uuid::Uuid::now_v7().simple());
     let path = format!("users/{user}");

@@ -2,16 +2,19 @@
 
 mod declare;
 mod existing;
+mod migrate;
+mod plan;
 mod refused;
 mod verify;
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, process::Stdio};
 
 use serde_json::Value;
+use tokio::process::Command;
 
 use crate::support::{
-    DEADLINE, HttpHandler, Reply, VHost, WorkerProcess, consumer, field, log_message,
-    management::encode,
+    Consumers, DEADLINE, HttpHandler, Reply, VHost, WorkerProcess, consumer, field, log_message,
+    management::encode, within,
 };
 
 /// Three rungs.
@@ -81,5 +84,83 @@ async fn refusal(vhost: &VHost, changes: &str) -> String {
 fn assert_says(text: &str, parts: &[&str]) {
     for part in parts {
         assert!(text.contains(part), "{part:?} is not in: {text}");
+    }
+}
+
+/// The setting for the management API of the broker.
+fn with_management(vhost: &VHost) -> String {
+    let node = vhost.broker().node();
+    let url = node
+        .management_url
+        .expect("the suite has the management API");
+    let mut url: url::Url = url.parse().expect("it is a URL");
+    url.set_username("").expect("an http url can lose its user");
+    url.set_password(None).expect("and its password");
+    format!("broker.management_url = '{url}'")
+}
+
+/// `lapwing topology` with these arguments and settings. Reads the settings before it returns.
+struct Tool {
+    command: Command,
+    _folder: tempfile::TempDir,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Tool {
+    fn new(settings: &Consumers, arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let file = folder.path().join("lapwing.toml");
+        std::fs::write(&file, settings.toml()).expect("a temporary file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lapwing"));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("LAPWING_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .arg("topology")
+            .args(arguments)
+            .arg("--config")
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        Self {
+            command,
+            _folder: folder,
+        }
+    }
+
+    async fn ended(mut self) -> Ended {
+        let ended = within("the command", self.command.output()).await;
+        let ended = ended.expect("it starts");
+        let text = |bytes| String::from_utf8(bytes).expect("it prints text");
+        Ended {
+            code: ended.status.code(),
+            out: text(ended.stdout),
+            err: text(ended.stderr),
+        }
+    }
+}
+
+/// Runs `lapwing topology`.
+async fn run(settings: &Consumers, arguments: &[&str]) -> Ended {
+    Tool::new(settings, arguments).ended().await
+}
+
+impl Ended {
+    /// The document that the command printed. It ended with this code.
+    #[track_caller]
+    fn json(&self, code: i32) -> Value {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
