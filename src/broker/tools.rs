@@ -138,26 +138,34 @@ impl Rabbit {
     pub(crate) async fn leading_to(&self, queue: &str) -> Result<Vec<String>, Unknown> {
         let connection = self.open_connection().map_err(failed)?;
         let management = connection.management().ok_or(Unknown::NoManagement)?;
-        let leading = management.leading_to(queue).await.map_err(failed)?;
+        let leading = shown(async || management.leading_to(queue).await).await?;
         leading.ok_or_else(|| Unknown::Failed("does not show the policies of all queues".to_owned()))
     }
 
     /// The definitions by which the policies of a queue remove messages that nobody has consumed.
     pub(crate) async fn removing(&self, queue: &str) -> Result<Vec<&'static str>, Unknown> {
-        /// A new queue shows its policies after 5 s.
-        const TRIES: u32 = 60;
-        const PAUSE: Duration = Duration::from_millis(250);
         let connection = self.open_connection().map_err(failed)?;
         let management = connection.management().ok_or(Unknown::NoManagement)?;
-        for _ in 0..TRIES {
-            if let Some(policy) = management.policy(queue).await.map_err(failed)? {
-                return Ok(removing(&policy));
-            }
-            sleep(PAUSE).await;
-        }
-        let why = format!("does not show the policies of {queue}");
-        Err(Unknown::Failed(why))
+        let policy = shown(async || management.policy(queue).await).await?;
+        let policy =
+            policy.ok_or_else(|| Unknown::Failed(format!("does not show the policies of {queue}")))?;
+        Ok(removing(&policy))
     }
+}
+
+/// Asks until the API shows the policies. It does not for the first 5 s of a queue.
+async fn shown<T, E: std::fmt::Display>(
+    ask: impl AsyncFn() -> Result<Option<T>, E>,
+) -> Result<Option<T>, Unknown> {
+    const TRIES: u32 = 60;
+    const PAUSE: Duration = Duration::from_millis(250);
+    for _ in 0..TRIES {
+        if let Some(answer) = ask().await.map_err(failed)? {
+            return Ok(Some(answer));
+        }
+        sleep(PAUSE).await;
+    }
+    Ok(None)
 }
 
 fn removing(policy: &serde_json::Value) -> Vec<&'static str> {

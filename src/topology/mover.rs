@@ -81,7 +81,10 @@ impl<'a> Mover<'a> {
         while let Some((ready, consumers)) = self.look(report).await? {
             self.seen.consumers = self.seen.consumers.max(consumers);
             if ready > 0 {
-                return self.pass(true, report, tell).await.map(|_| ());
+                let passed = self.pass(true, report, tell).await;
+                // Also if somebody else was faster.
+                self.seen.arrived = self.seen.arrived.max(1);
+                return passed.map(|_| ());
             }
             if consumers > 0 || Instant::now() >= until {
                 return Ok(());

@@ -158,7 +158,7 @@ async fn a_retry_that_another_user_parked_is_not_rewritten() {
         set: record.headers(),
         ..CopyHeaders::default()
     };
-    let of_another = headers.on(&plain("m1").with_user("someone"));
+    let of_another = headers.on(&plain("m1")).with_user("someone");
     for properties in [plain("m0"), of_another.clone(), plain("m2")] {
         assert!(broker.send("old", b"{}", properties));
     }
