@@ -356,17 +356,24 @@ mod tests {
 
     #[test]
     fn each_queue_that_may_dead_letter_to_a_queue_is_found() {
-        let listed = |arguments: Value, policy: Value| {
-            json!([{"name": "q", "arguments": arguments, "effective_policy_definition": policy}])
-        };
+        let listed = |arguments: Value, policy: Value| json!([{"name": "q", "arguments": arguments, "effective_policy_definition": policy}]);
         let (exchange, key) = ("x-dead-letter-exchange", "x-dead-letter-routing-key");
         for (arguments, policy) in [
             (json!({exchange: "", key: "orders"}), json!({})),
             (json!({exchange: ""}), json!([])),
-            (json!({}), json!({"dead-letter-exchange": "", "dead-letter-routing-key": "orders"})),
-            (json!({exchange: ""}), json!({"dead-letter-routing-key": "orders"})),
+            (
+                json!({}),
+                json!({"dead-letter-exchange": "", "dead-letter-routing-key": "orders"}),
+            ),
+            (
+                json!({exchange: ""}),
+                json!({"dead-letter-routing-key": "orders"}),
+            ),
             (json!({key: "orders"}), json!({"dead-letter-exchange": ""})),
-            (json!({exchange: "shop"}), json!({"dead-letter-exchange": ""})),
+            (
+                json!({exchange: "shop"}),
+                json!({"dead-letter-exchange": ""}),
+            ),
         ] {
             let found = leading(&listed(arguments, policy), "orders");
             assert_eq!(found, Some(vec!["q".to_owned()]));
@@ -376,10 +383,17 @@ mod tests {
             (json!({exchange: "", key: "other"}), json!({})),
             (json!({exchange: "shop", key: "orders"}), json!({})),
         ] {
-            assert_eq!(leading(&listed(arguments, policy), "orders"), Some(Vec::new()));
+            assert_eq!(
+                leading(&listed(arguments, policy), "orders"),
+                Some(Vec::new())
+            );
         }
         let new = json!([{"name": "q", "arguments": {}}]);
-        assert_eq!(leading(&new, "orders"), None, "its policies are not shown yet");
+        assert_eq!(
+            leading(&new, "orders"),
+            None,
+            "its policies are not shown yet"
+        );
     }
 
     #[test]

@@ -139,7 +139,8 @@ impl Rabbit {
         let connection = self.open_connection().map_err(failed)?;
         let management = connection.management().ok_or(Unknown::NoManagement)?;
         let leading = shown(async || management.leading_to(queue).await).await?;
-        leading.ok_or_else(|| Unknown::Failed("does not show the policies of all queues".to_owned()))
+        leading
+            .ok_or_else(|| Unknown::Failed("does not show the policies of all queues".to_owned()))
     }
 
     /// The definitions by which the policies of a queue remove messages that nobody has consumed.
@@ -147,8 +148,8 @@ impl Rabbit {
         let connection = self.open_connection().map_err(failed)?;
         let management = connection.management().ok_or(Unknown::NoManagement)?;
         let policy = shown(async || management.policy(queue).await).await?;
-        let policy =
-            policy.ok_or_else(|| Unknown::Failed(format!("does not show the policies of {queue}")))?;
+        let policy = policy
+            .ok_or_else(|| Unknown::Failed(format!("does not show the policies of {queue}")))?;
         Ok(removing(&policy))
     }
 }
@@ -174,7 +175,10 @@ fn removing(policy: &serde_json::Value) -> Vec<&'static str> {
     let all = [
         ("message-ttl", has("message-ttl")),
         ("expires", has("expires")),
-        ("overflow drop-head", is_limited && policy["overflow"] == "drop-head"),
+        (
+            "overflow drop-head",
+            is_limited && policy["overflow"] == "drop-head",
+        ),
     ];
     let removing = all.into_iter().filter(|(_, is)| *is);
     removing.map(|(name, _)| name).collect()
@@ -193,12 +197,18 @@ mod tests {
     #[test]
     fn a_policy_that_removes_messages_is_known() {
         for (policy, names) in [
-            (json!({"message-ttl": 1000, "expires": 1}), &["message-ttl", "expires"][..]),
+            (
+                json!({"message-ttl": 1000, "expires": 1}),
+                &["message-ttl", "expires"][..],
+            ),
             (
                 json!({"max-length": 5, "overflow": "drop-head"}),
                 &["overflow drop-head"],
             ),
-            (json!({"max-length-bytes": 5, "overflow": "reject-publish"}), &[]),
+            (
+                json!({"max-length-bytes": 5, "overflow": "reject-publish"}),
+                &[],
+            ),
             (json!({"max-length": 5}), &[]),
             (json!([]), &[]),
         ] {

@@ -81,12 +81,15 @@ impl<B: Reading> Moving<'_, B> {
                 }
             }
         }
-        let publications = letters.iter().zip(&copies).map(|(letter, copy)| Publication {
-            exchange: "",
-            routing_key: self.transfer.to,
-            body: letter.body(),
-            properties: Written::Copy(&copy.0, copy.1.clone()),
-        });
+        let publications = letters
+            .iter()
+            .zip(&copies)
+            .map(|(letter, copy)| Publication {
+                exchange: "",
+                routing_key: self.transfer.to,
+                body: letter.body(),
+                properties: Written::Copy(&copy.0, copy.1.clone()),
+            });
         let publications: Vec<_> = publications.collect();
         let (mut sure, mut published) = self.broker.publish_in_order(&publications).await;
         if sure < publications.len() && matches!(published, Err(PublishError::Refused { .. })) {
@@ -185,7 +188,10 @@ impl<B: Reading> Change for Moving<'_, B> {
 /// The id of a message, for people.
 fn id(letter: &Letter) -> String {
     let id = letter.properties().message_id();
-    id.map_or_else(|| "without id".to_owned(), |id| format!("{:?}", cut(id, 100)))
+    id.map_or_else(
+        || "without id".to_owned(),
+        |id| format!("{:?}", cut(id, 100)),
+    )
 }
 
 /// Moves the messages that are ready.

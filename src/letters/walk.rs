@@ -14,8 +14,8 @@ use tracing::warn;
 use super::{DeadLettersError, Letter, desk::Desk};
 use crate::{
     broker::{
-        Acks, BrokerError, CopyHeaders, Delivery, Properties, Publication, PublishError, QueueSpec, QueueType, Reading,
-        Returns, Session, Topology, Version, Written,
+        Acks, BrokerError, CopyHeaders, Delivery, Properties, Publication, PublishError, QueueSpec,
+        QueueType, Reading, Returns, Session, Topology, Version, Written,
     },
     retry::Ladder,
 };

@@ -73,9 +73,7 @@ impl Left {
         let is_led = self.leading.as_ref().is_some_and(|it| !it.is_empty());
         let not_seen = match self.is_gone {
             true => self.leading.is_none(),
-            false => {
-                self.leading.is_none() || self.bindings.is_none() || self.unsettled.is_none()
-            }
+            false => self.leading.is_none() || self.bindings.is_none() || self.unsettled.is_none(),
         };
         let all = [
             (Obstacle::Failed, !self.failed.is_empty()),

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     broker::{
-        Broker, BrokerError, CopyHeaders, Difference, Properties, Publication, QueueRole, QueueSpec,
-        Standing, Topology, Unknown, Values, Written,
+        Broker, BrokerError, CopyHeaders, Difference, Properties, Publication, QueueRole,
+        QueueSpec, Standing, Topology, Unknown, Values, Written,
     },
     letters::Progress,
     retry::{Ladder, RetrySettings},
@@ -242,7 +242,12 @@ impl TopologyDesk {
             match difference {
                 Difference::Argument {
                     argument,
-                    values: Some(Values { has: Some(has), wanted: None, .. }),
+                    values:
+                        Some(Values {
+                            has: Some(has),
+                            wanted: None,
+                            ..
+                        }),
                     ..
                 } => notes.push(format!(
                     "{from} has {} = {}. The settings of {to} do not, so {to} does not get it.",
@@ -390,7 +395,9 @@ impl TopologyDesk {
             to: migration.to.clone(),
             is_gone,
             ready: ready.map_or(0, |(ready, _)| ready),
-            consumers: ready.map_or(0, |(_, consumers)| consumers).max(seen.consumers),
+            consumers: ready
+                .map_or(0, |(_, consumers)| consumers)
+                .max(seen.consumers),
             arrived: seen.arrived,
             unsettled,
             leading,

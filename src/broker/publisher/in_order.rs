@@ -81,12 +81,12 @@ impl Publisher {
 
 /// How many messages, from the first one on, the broker has for sure.
 fn sure(answers: &[Confirmation]) -> usize {
-    let is_return = |it: &Confirmation| {
-        matches!(it, Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)))
-    };
+    let is_return =
+        |it: &Confirmation| matches!(it, Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)));
     if answers.iter().any(is_return) {
         return 0;
     }
     let acks = answers.iter();
-    acks.take_while(|it| matches!(it, Confirmation::Ack(None))).count()
+    acks.take_while(|it| matches!(it, Confirmation::Ack(None)))
+        .count()
 }
