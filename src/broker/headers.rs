@@ -247,6 +247,11 @@ impl Properties {
         Self(self.0.with_content_encoding(short(encoding)))
     }
 
+    /// The same properties with this `user-id`.
+    pub(crate) fn with_user(self, user: &str) -> Self {
+        Self(self.0.with_user_id(short(user)))
+    }
+
     /// The same properties, with every other one that AMQP has.
     pub(crate) fn with_every_other(self) -> Self {
         let every = self.0.with_correlation_id(short("c1"));

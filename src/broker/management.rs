@@ -22,6 +22,8 @@ use crate::lock::lock;
 
 /// The longest that one question may take.
 const LIMIT: Duration = Duration::from_secs(2);
+/// The longest that a list of all queues may take. Only tools ask for such lists.
+const LIST_LIMIT: Duration = Duration::from_secs(30);
 /// The time until the next question: a policy can change.
 const AGAIN: Duration = Duration::from_secs(60);
 /// The time until the next question about a queue that is new.
@@ -89,7 +91,8 @@ impl Management {
     /// The delivery limit that a queue's arguments and policies set; `None` for the first seconds of a
     /// queue, in which the broker does not show its policies.
     async fn delivery_limit(&self, queue: &str) -> Result<Option<DeliveryLimit>, ManagementError> {
-        let queue = self.get(&["queues", &self.vhost, queue], None).await?;
+        let path = ["queues", &self.vhost, queue];
+        let queue = self.get(&path, None, LIMIT).await?;
         Ok(limit_of(&queue))
     }
 
@@ -116,7 +119,7 @@ impl Management {
         queue: &str,
     ) -> Result<Vec<Result<Bound, Bound>>, ManagementError> {
         let path = ["queues", &self.vhost, queue, "bindings"];
-        let listed = self.get(&path, None).await?;
+        let listed = self.get(&path, None, LIST_LIMIT).await?;
         let listed = listed.as_array().into_iter().flatten();
         Ok(listed.filter_map(bound).collect())
     }
@@ -126,27 +129,38 @@ impl Management {
     /// tell.
     pub(super) async fn unsettled(&self, queue: &str) -> Result<Option<u64>, ManagementError> {
         let query = "disable_stats=true&enable_queue_totals=true";
-        let listed = self.get(&["queues", &self.vhost], Some(query)).await?;
+        let path = ["queues", &self.vhost];
+        let listed = self.get(&path, Some(query), LIST_LIMIT).await?;
         let mut listed = listed.as_array().into_iter().flatten();
         let found = listed.find(|it| it["name"] == queue);
         Ok(found.and_then(|it| it["messages_unacknowledged"].as_u64()))
     }
 
-    /// The queues that dead-letter to a queue by their arguments.
-    pub(super) async fn returning_to(&self, queue: &str) -> Result<Vec<String>, ManagementError> {
+    /// The queues that dead-letter to a queue, or may do so, by their arguments or policies. `None`: the
+    /// API does not show the policies of each queue, as in the first seconds of a queue.
+    pub(super) async fn leading_to(
+        &self,
+        queue: &str,
+    ) -> Result<Option<Vec<String>>, ManagementError> {
+        let query = "columns=name,arguments,effective_policy_definition";
         let path = ["queues", &self.vhost];
-        let listed = self.get(&path, Some("disable_stats=true")).await?;
-        let returns = |it: &&Value| {
-            let arguments = &it["arguments"];
-            arguments["x-dead-letter-exchange"] == ""
-                && arguments["x-dead-letter-routing-key"] == queue
-        };
-        let names = listed.as_array().into_iter().flatten().filter(returns);
-        let names = names.filter_map(|it| it["name"].as_str().map(str::to_owned));
-        Ok(names.collect())
+        let listed = self.get(&path, Some(query), LIST_LIMIT).await?;
+        Ok(leading(&listed, queue))
     }
 
-    async fn get(&self, path: &[&str], query: Option<&str>) -> Result<Value, ManagementError> {
+    /// What the policies of a queue set. `None`: the API does not show it yet.
+    pub(super) async fn policy(&self, queue: &str) -> Result<Option<Value>, ManagementError> {
+        let path = ["queues", &self.vhost, queue];
+        let queue = self.get(&path, None, LIMIT).await?;
+        Ok(queue.get("effective_policy_definition").cloned())
+    }
+
+    async fn get(
+        &self,
+        path: &[&str],
+        query: Option<&str>,
+        limit: Duration,
+    ) -> Result<Value, ManagementError> {
         let mut url = self.base.clone();
         url.path_segments_mut()
             .map_err(|()| ManagementError::Url)?
@@ -154,7 +168,7 @@ impl Management {
             .push("api")
             .extend(path);
         url.set_query(query);
-        let request = self.client.get(url);
+        let request = self.client.get(url).timeout(limit);
         let request = request.basic_auth(&self.user, Some(&self.password));
         let answer = request.send().await?;
         if !answer.status().is_success() {
@@ -202,6 +216,29 @@ impl QueueShown {
         let number = |key: &str| self.0[key].as_u64().unwrap_or_default();
         (number("messages"), number("message_bytes"))
     }
+}
+
+/// The queues of a list that dead-letter to a queue, or may do so. The exchange and the routing key can
+/// each be set by an argument or by a policy, so each pair of them counts. Without a routing key a
+/// message keeps its own, which is not known.
+fn leading(listed: &Value, queue: &str) -> Option<Vec<String>> {
+    let mut leading = Vec::new();
+    for it in listed.as_array()? {
+        let name = it["name"].as_str()?;
+        let policy = it.get("effective_policy_definition")?;
+        let arguments = &it["arguments"];
+        let set = |name: &str| {
+            let argument = &arguments[format!("x-{name}")];
+            [argument.as_str(), policy[name].as_str()]
+        };
+        let is_direct = set("dead-letter-exchange").contains(&Some(""));
+        let keys = set("dead-letter-routing-key");
+        let may_lead = keys == [None, None] || keys.contains(&Some(queue));
+        if name != queue && is_direct && may_lead {
+            leading.push(name.to_owned());
+        }
+    }
+    Some(leading)
 }
 
 /// Reads a binding; `None` for that of the default exchange.
@@ -371,6 +408,48 @@ mod tests {
         assert_eq!(limit_of(&classic), Some(DeliveryLimit::None));
         let new = json!({"type": "quorum", "arguments": {"x-delivery-limit": 5}});
         assert_eq!(limit_of(&new), None, "its policies are not shown yet");
+    }
+
+    #[test]
+    fn each_queue_that_may_dead_letter_to_a_queue_is_found() {
+        let listed = |arguments: Value, policy: Value| json!([{"name": "q", "arguments": arguments, "effective_policy_definition": policy}]);
+        let (exchange, key) = ("x-dead-letter-exchange", "x-dead-letter-routing-key");
+        for (arguments, policy) in [
+            (json!({exchange: "", key: "orders"}), json!({})),
+            (json!({exchange: ""}), json!([])),
+            (
+                json!({}),
+                json!({"dead-letter-exchange": "", "dead-letter-routing-key": "orders"}),
+            ),
+            (
+                json!({exchange: ""}),
+                json!({"dead-letter-routing-key": "orders"}),
+            ),
+            (json!({key: "orders"}), json!({"dead-letter-exchange": ""})),
+            (
+                json!({exchange: "shop"}),
+                json!({"dead-letter-exchange": ""}),
+            ),
+        ] {
+            let found = leading(&listed(arguments, policy), "orders");
+            assert_eq!(found, Some(vec!["q".to_owned()]));
+        }
+        for (arguments, policy) in [
+            (json!({}), json!([])),
+            (json!({exchange: "", key: "other"}), json!({})),
+            (json!({exchange: "shop", key: "orders"}), json!({})),
+        ] {
+            assert_eq!(
+                leading(&listed(arguments, policy), "orders"),
+                Some(Vec::new())
+            );
+        }
+        let new = json!([{"name": "q", "arguments": {}}]);
+        assert_eq!(
+            leading(&new, "orders"),
+            None,
+            "its policies are not shown yet"
+        );
     }
 
     #[test]

@@ -185,7 +185,15 @@ impl Reading for Rabbit {
         Some(trust.read(&Rungs::of(spec), properties.to_amqp()))
     }
 
-    async fn publish_in_order(&self, messages: &[Publication<'_>]) -> Result<(), PublishError> {
+    fn stranger(&self, properties: &Properties) -> Option<String> {
+        let connection = self.consuming.current()?;
+        connection.trust().stranger(&properties.to_amqp())
+    }
+
+    async fn publish_in_order(
+        &self,
+        messages: &[Publication<'_>],
+    ) -> (usize, Result<(), PublishError>) {
         self.publisher.publish_in_order(messages).await
     }
 }

@@ -100,12 +100,17 @@ pub(crate) trait Reading: Broker {
     /// them. `None` while there is no connection.
     fn believed(&self, spec: &QueueSpec, properties: &Properties) -> Option<Properties>;
 
-    /// Publishes messages one behind the other, and waits for all confirms. After an error the broker
-    /// may have some of them.
+    /// The user that parked a copy whose record a worker with the user of this connection does not
+    /// believe; `None` for any other message, and while there is no connection.
+    fn stranger(&self, properties: &Properties) -> Option<String>;
+
+    /// Publishes messages one behind the other, and waits for all confirms. Returns how many of them,
+    /// from the first one on, the broker has for sure, and why it is not all of them. The broker may
+    /// have some of the others too.
     fn publish_in_order(
         &self,
         messages: &[Publication<'_>],
-    ) -> impl Future<Output = Result<(), PublishError>> + Send;
+    ) -> impl Future<Output = (usize, Result<(), PublishError>)> + Send;
 }
 
 /// One live connection, channel and consumer. Requests return futures that do not borrow the

@@ -1,6 +1,8 @@
 //! What `lapwing topology` asks of the broker, apart from messages: about queues and bindings.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::sleep;
 
 use super::{
     BrokerError, QueueSpec, Rabbit,
@@ -85,19 +87,22 @@ impl Rabbit {
         self.looking(async |look| look.is_quorum(queue).await).await
     }
 
-    /// Binds one queue, and then unbinds the other. A message that is published in between comes to
-    /// both.
-    pub(crate) async fn rebind(
-        &self,
-        bound: &Bound,
-        from: &str,
-        to: &str,
-    ) -> Result<(), BrokerError> {
-        self.looking(async |look| {
-            look.bind(to, bound).await?;
-            look.unbind(from, bound).await
-        })
-        .await
+    /// Binds a queue.
+    pub(crate) async fn bind(&self, queue: &str, bound: &Bound) -> Result<(), BrokerError> {
+        self.looking(async |look| look.bind(queue, bound).await)
+            .await
+    }
+
+    /// Unbinds a queue. A binding that does not exist is no error.
+    pub(crate) async fn unbind(&self, queue: &str, bound: &Bound) -> Result<(), BrokerError> {
+        self.looking(async |look| look.unbind(queue, bound).await)
+            .await
+    }
+
+    /// Declares a queue for this connection alone. Returns false if another connection has it. The broker
+    /// deletes it with the connection.
+    pub(crate) async fn reserve(&self, queue: &str) -> Result<bool, BrokerError> {
+        self.looking(async |look| look.reserve(queue).await).await
     }
 
     /// Deletes a classic queue without ready messages and consumers. The inner error is the broker's
@@ -129,14 +134,85 @@ impl Rabbit {
         unsettled.ok_or_else(|| Unknown::Failed("does not list the queue".to_owned()))
     }
 
-    /// The queues that dead-letter to a queue by their arguments.
-    pub(crate) async fn returning_to(&self, queue: &str) -> Result<Vec<String>, Unknown> {
+    /// The queues that dead-letter to a queue, or may do so, by their arguments or policies.
+    pub(crate) async fn leading_to(&self, queue: &str) -> Result<Vec<String>, Unknown> {
         let connection = self.open_connection().map_err(failed)?;
         let management = connection.management().ok_or(Unknown::NoManagement)?;
-        management.returning_to(queue).await.map_err(failed)
+        let leading = shown(async || management.leading_to(queue).await).await?;
+        leading
+            .ok_or_else(|| Unknown::Failed("does not show the policies of all queues".to_owned()))
     }
+
+    /// The definitions by which the policies of a queue remove messages that nobody has consumed.
+    pub(crate) async fn removing(&self, queue: &str) -> Result<Vec<&'static str>, Unknown> {
+        let connection = self.open_connection().map_err(failed)?;
+        let management = connection.management().ok_or(Unknown::NoManagement)?;
+        let policy = shown(async || management.policy(queue).await).await?;
+        let policy = policy
+            .ok_or_else(|| Unknown::Failed(format!("does not show the policies of {queue}")))?;
+        Ok(removing(&policy))
+    }
+}
+
+/// Asks until the API shows the policies. It does not for the first 5 s of a queue.
+async fn shown<T, E: std::fmt::Display>(
+    ask: impl AsyncFn() -> Result<Option<T>, E>,
+) -> Result<Option<T>, Unknown> {
+    const TRIES: u32 = 60;
+    const PAUSE: Duration = Duration::from_millis(250);
+    for _ in 0..TRIES {
+        if let Some(answer) = ask().await.map_err(failed)? {
+            return Ok(Some(answer));
+        }
+        sleep(PAUSE).await;
+    }
+    Ok(None)
+}
+
+fn removing(policy: &serde_json::Value) -> Vec<&'static str> {
+    let has = |name: &str| !policy[name].is_null();
+    let is_limited = has("max-length") || has("max-length-bytes");
+    let all = [
+        ("message-ttl", has("message-ttl")),
+        ("expires", has("expires")),
+        (
+            "overflow drop-head",
+            is_limited && policy["overflow"] == "drop-head",
+        ),
+    ];
+    let removing = all.into_iter().filter(|(_, is)| *is);
+    removing.map(|(name, _)| name).collect()
 }
 
 fn failed(error: impl std::fmt::Display) -> Unknown {
     Unknown::Failed(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::removing;
+
+    #[test]
+    fn a_policy_that_removes_messages_is_known() {
+        for (policy, names) in [
+            (
+                json!({"message-ttl": 1000, "expires": 1}),
+                &["message-ttl", "expires"][..],
+            ),
+            (
+                json!({"max-length": 5, "overflow": "drop-head"}),
+                &["overflow drop-head"],
+            ),
+            (
+                json!({"max-length-bytes": 5, "overflow": "reject-publish"}),
+                &[],
+            ),
+            (json!({"max-length": 5}), &[]),
+            (json!([]), &[]),
+        ] {
+            assert_eq!(removing(&policy), names, "{policy}");
+        }
+    }
 }

@@ -142,6 +142,16 @@ impl Trust {
             .any(|name| name == user)
     }
 
+    /// The user that parked a copy whose record this worker does not believe; `None` for any other
+    /// message.
+    pub(super) fn stranger(&self, properties: &BasicProperties) -> Option<String> {
+        let headers = properties.headers().as_ref().map(FieldTable::inner)?;
+        let user = properties.user_id().as_ref().map(ShortString::as_str)?;
+        let has = |name| headers.contains_key(name);
+        let is_copy = has(names::REASON) || has(names::MOVED_FROM) || has(names::FIRST_SEEN);
+        (is_copy && !self.vouches(user)).then(|| user.to_owned())
+    }
+
     /// The properties of a message that arrived, as the worker believes them: without `lapwing-*`
     /// headers that no worker wrote, and without the traces that retry queues leave.
     pub(super) fn read(&self, rungs: &Rungs, properties: BasicProperties) -> Properties {

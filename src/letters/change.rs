@@ -8,7 +8,11 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 use utoipa::ToSchema;
 
-use super::{Canaries, DeadLettersError, Filter, Letter, Looked, Waiting, desk::Desk, walk::Walk};
+use super::{
+    Canaries, DeadLettersError, Filter, Letter, Looked, Waiting,
+    desk::Desk,
+    walk::{Copied, Walk, plain},
+};
 use crate::broker::Reading;
 
 /// The letters of a batch when one ack covers them all. While the acks of a batch are on their way,
@@ -46,8 +50,8 @@ pub struct Changed {
     pub changed: u64,
     /// The letters that were selected and stayed: why, and how many.
     pub kept: BTreeMap<String, u64>,
-    /// Whether the command ended before the end of the queue: the report stopped it, or a whole
-    /// batch failed.
+    /// Whether the command ended before the end of the queue: the report stopped it, a whole batch
+    /// failed, or a letter failed and the order matters.
     pub stopped: bool,
     /// How the canaries ended; `None` for a change without canaries.
     pub canaries: Option<Canaries>,
@@ -113,6 +117,17 @@ pub(super) trait Change: Sync {
         None
     }
 
+    /// Whether a letter may leave the queue only after all letters before it. Then the change ends at the
+    /// first letter that fails.
+    fn keeps_order(&self) -> bool {
+        false
+    }
+
+    /// The copy that replaces a letter which stays, and has no delivery left.
+    fn copy(&self, letter: &Letter) -> Copied {
+        plain(letter)
+    }
+
     /// Publishes the successor of a letter, and waits for the confirm. An error is the reason why
     /// the letter stays.
     fn succeed<'a>(&'a self, letter: &'a Letter) -> BoxFuture<'a, Result<(), String>>;
@@ -129,7 +144,8 @@ pub(super) async fn change<B: Reading>(
     change: &impl Change,
     report: Report<'_>,
 ) -> Result<Changed, DeadLettersError> {
-    let mut walk = Walk::begin(desk, false).await?;
+    let copier = |letter: &Letter| change.copy(letter);
+    let mut walk = Walk::begin(desk, false, &copier).await?;
     let mut changed = Changed::default();
     changed.looked.total = walk.total;
     let through = through(&mut walk, change, &mut changed, report).await;
@@ -238,13 +254,14 @@ async fn take_chosen<B: Reading>(
                 }
             }
         }
-        walk.take(&tags, is_alone && failed.is_empty()).await?;
+        let is_prefix = failed.is_empty() || change.keeps_order();
+        walk.take(&tags, is_alone && is_prefix).await?;
         changed.changed += tags.len() as u64;
         walk.tell_gone(ids);
-        let all_failed = failed.len() == count;
+        let ends = failed.len() == count || (change.keeps_order() && !failed.is_empty());
         walk.keep(failed).await?;
         end = report(progress(walk, changed));
-        if all_failed {
+        if ends {
             end = ControlFlow::Break(());
         }
     }

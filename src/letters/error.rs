@@ -2,7 +2,7 @@
 
 use crate::broker::{BrokerError, PublishError};
 
-/// Why a command for dead letters fails. The letters that it held are in their queue again.
+/// Why a command for messages fails. The messages that it held are in their queue again.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DeadLettersError {
@@ -14,7 +14,7 @@ pub enum DeadLettersError {
     NoQueue(String),
     /// The broker delivers nothing although letters are ready.
     #[error(
-        "the broker delivers no letter of {queue:?}, although {ready} are ready: another consumer \
+        "the broker delivers no message of {queue:?}, although {ready} are ready: another consumer \
          may have the queue for itself, or the queue has no leader"
     )]
     Silent {
@@ -34,7 +34,7 @@ pub enum DeadLettersError {
     Ended(String),
     /// A letter has no delivery left, and its copy was not confirmed.
     #[error(
-        "letter {id:?} has no delivery left, and its copy was not confirmed ({error}): the broker \
+        "message {id:?} has no delivery left, and its copy was not confirmed ({error}): the broker \
          may dead-letter or drop it when it goes back"
     )]
     NotRenewed {

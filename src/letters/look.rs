@@ -6,7 +6,7 @@ use super::{
     DeadLettersError, Filter, Letter, Progress,
     change::Report,
     desk::Desk,
-    walk::{Walk, Walked},
+    walk::{Walk, Walked, plain},
 };
 use crate::broker::Reading;
 
@@ -53,7 +53,7 @@ pub(super) async fn look<B: Reading>(
     see: &mut (dyn FnMut(&Letter) + Send),
     report: Report<'_>,
 ) -> Result<Looked, DeadLettersError> {
-    let mut walk = Walk::begin(desk, look.renew).await?;
+    let mut walk = Walk::begin(desk, look.renew, &plain).await?;
     let looked = through(&mut walk, look, see, report).await;
     // Also after an error: what was read goes back in its order.
     let walked = walk.end().await;

@@ -2,7 +2,8 @@
 //!
 //! Each copy is confirmed before its message is acked. The copy keeps what a worker would read of the
 //! message: bytes, properties, headers, and where the publisher sent it. A message of another user is
-//! believed no more after the move than before.
+//! believed no more after the move than before. The copy of a retry that a user parked whom this command
+//! does not believe would lose its record, so the move ends there.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,10 +15,14 @@ use super::{
     Changed, DeadLettersError, Filter, Letter,
     change::{Change, Report, change},
     desk::Desk,
+    walk::{Copied, plain},
 };
-use crate::broker::{
-    Broker, CopyHeaders, Header, Properties, Publication, QueueSpec, Reading, Written,
-    headers::names,
+use crate::{
+    broker::{
+        Broker, CopyHeaders, Header, Properties, Publication, PublishError, QueueSpec, Reading,
+        Written, headers::names,
+    },
+    text::cut,
 };
 
 /// A move of messages.
@@ -44,25 +49,62 @@ struct Moving<'a, B> {
 }
 
 impl<B: Reading> Moving<'_, B> {
-    async fn publish(&self, letters: &[Letter]) -> Result<(), String> {
-        let Transfer { from, to, .. } = self.transfer;
-        let believed = |letter: &Letter| self.broker.believed(from, letter.properties());
-        let believed: Option<Vec<Properties>> = letters.iter().map(believed).collect();
+    /// The copy of a message.
+    fn copy_of(&self, letter: &Letter) -> Result<(Properties, CopyHeaders), String> {
+        let from = self.transfer.from;
+        let properties = letter.properties();
+        if let Some(user) = self.broker.stranger(properties) {
+            // The copy would name this command's user, so all workers would believe it or none.
+            return Err(format!(
+                "the user {:?} parked it, and its record would be lost: run this as that user, or add \
+                 the user to broker.trusted_users",
+                cut(&user, 100)
+            ));
+        }
+        let believed = self.broker.believed(from, properties);
         let believed = believed.ok_or_else(|| "not connected".to_owned())?;
-        let publications = letters.iter().zip(&believed).map(|(letter, properties)| {
-            let headers = headers(&from.queue, letter, properties);
-            Publication {
-                exchange: "",
-                routing_key: to,
-                body: letter.body(),
-                properties: Written::Copy(properties, headers),
+        let headers = headers(&from.queue, letter, &believed);
+        Ok((believed, headers))
+    }
+
+    /// Publishes copies in their order. Returns how many of them, from the first one on, the broker has
+    /// for sure, and why it is not all.
+    async fn publish(&self, letters: &[Letter]) -> (usize, Result<(), String>) {
+        let mut copies = Vec::with_capacity(letters.len());
+        let mut refused = Ok(());
+        for letter in letters {
+            match self.copy_of(letter) {
+                Ok(copy) => copies.push(copy),
+                Err(why) => {
+                    refused = Err(why);
+                    break;
+                }
             }
-        });
+        }
+        let publications = letters
+            .iter()
+            .zip(&copies)
+            .map(|(letter, copy)| Publication {
+                exchange: "",
+                routing_key: self.transfer.to,
+                body: letter.body(),
+                properties: Written::Copy(&copy.0, copy.1.clone()),
+            });
         let publications: Vec<_> = publications.collect();
-        let published = self.broker.publish_in_order(&publications).await;
-        let sent = letters.len() as u64;
-        self.sent.fetch_add(sent, Ordering::Relaxed);
-        published.map_err(|error| error.to_string())
+        let (mut sure, mut published) = self.broker.publish_in_order(&publications).await;
+        if sure < publications.len() && matches!(published, Err(PublishError::Refused { .. })) {
+            // One of them is refused, and nobody knows which. Publishing one by one finds it, and takes
+            // all before it, so the next run does not copy them again.
+            published = Ok(());
+            while published.is_ok() && sure < publications.len() {
+                let one = &publications[sure..=sure];
+                let (count, outcome) = self.broker.publish_in_order(one).await;
+                (sure, published) = (sure + count, outcome);
+            }
+        }
+        self.sent.fetch_add(sure as u64, Ordering::Relaxed);
+        let published = published.map_err(|error| error.to_string());
+        (sure, published.and(refused))
     }
 }
 
@@ -112,18 +154,44 @@ impl<B: Reading> Change for Moving<'_, B> {
         Some(self.began + Duration::from_secs_f64(sent as f64 / rate))
     }
 
-    fn succeed<'a>(&'a self, letter: &'a Letter) -> BoxFuture<'a, Result<(), String>> {
-        self.publish(std::slice::from_ref(letter)).boxed()
+    fn keeps_order(&self) -> bool {
+        true
     }
 
-    /// All copies of a batch or none, so that a failure does not change the order.
+    /// The copy is the one that a move makes, so a retry keeps its record.
+    fn copy(&self, letter: &Letter) -> Copied {
+        match self.copy_of(letter) {
+            Ok((properties, headers)) => (properties, Some(headers)),
+            Err(_) => plain(letter),
+        }
+    }
+
+    fn succeed<'a>(&'a self, letter: &'a Letter) -> BoxFuture<'a, Result<(), String>> {
+        let published = self.publish(std::slice::from_ref(letter));
+        published.map(|(_, outcome)| outcome).boxed()
+    }
+
     fn succeed_all<'a>(&'a self, letters: &'a [Letter]) -> BoxFuture<'a, Vec<Result<(), String>>> {
         let publishing = async {
-            let published = self.publish(letters).await;
-            letters.iter().map(|_| published.clone()).collect()
+            let (sure, outcome) = self.publish(letters).await;
+            let result = |(number, letter): (usize, &Letter)| match &outcome {
+                Err(why) if number == sure => Err(format!("message {}: {why}", id(letter))),
+                Err(_) if number > sure => Err("it waits behind a message that stays".to_owned()),
+                _ => Ok(()),
+            };
+            letters.iter().enumerate().map(result).collect()
         };
         publishing.boxed()
     }
+}
+
+/// The id of a message, for people.
+fn id(letter: &Letter) -> String {
+    let id = letter.properties().message_id();
+    id.map_or_else(
+        || "without id".to_owned(),
+        |id| format!("{:?}", cut(id, 100)),
+    )
 }
 
 /// Moves the messages that are ready.

@@ -14,8 +14,8 @@ use tracing::warn;
 use super::{DeadLettersError, Letter, desk::Desk};
 use crate::{
     broker::{
-        Acks, BrokerError, Delivery, Publication, PublishError, QueueSpec, QueueType, Reading,
-        Returns, Session, Topology, Version, Written,
+        Acks, BrokerError, CopyHeaders, Delivery, Properties, Publication, PublishError, QueueSpec,
+        QueueType, Reading, Returns, Session, Topology, Version, Written,
     },
     retry::Ladder,
 };
@@ -36,6 +36,16 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const RETURNED: Duration = Duration::from_secs(10);
 /// The tries to publish the copy of a letter that has no delivery left.
 const TRIES: u32 = 5;
+
+/// The copy that replaces a letter without deliveries left: its properties, and our headers if the copy
+/// is a worker's.
+pub(super) type Copied = (Properties, Option<CopyHeaders>);
+pub(super) type Copier<'a> = dyn Fn(&Letter) -> Copied + Sync + 'a;
+
+/// A letter as its publisher could publish it.
+pub(super) fn plain(letter: &Letter) -> Copied {
+    (letter.properties.kept(&[]), None)
+}
 
 /// What a walk did to the queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +82,8 @@ pub(super) struct Walk<'a, B: Reading> {
     /// walk would ask for a proof and get the copy, which costs the copy a delivery.
     is_unproven: bool,
     renew: bool,
+    /// Makes the copy that replaces a letter.
+    copier: &'a Copier<'a>,
     limit: Option<u64>,
     counts_returns: bool,
     walked: Walked,
@@ -79,8 +91,12 @@ pub(super) struct Walk<'a, B: Reading> {
 
 impl<'a, B: Reading> Walk<'a, B> {
     /// Begins a walk through the letters that are ready now. `renew`: replace letters that are short
-    /// of deliveries by a copy.
-    pub(super) async fn begin(desk: &'a Desk<B>, renew: bool) -> Result<Self, DeadLettersError> {
+    /// of deliveries by a copy. `copier` makes that copy, also for a letter that has none left.
+    pub(super) async fn begin(
+        desk: &'a Desk<B>,
+        renew: bool,
+        copier: &'a Copier<'a>,
+    ) -> Result<Self, DeadLettersError> {
         let total = desk.depth().await?;
         let free = |version| version >= Version::RETURNS_FREELY;
         Ok(Self {
@@ -96,6 +112,7 @@ impl<'a, B: Reading> Walk<'a, B> {
             held: Vec::new(),
             is_unproven: false,
             renew,
+            copier,
             limit: desk.limit().await?,
             counts_returns: !desk.broker.version().is_some_and(free),
             walked: Walked::default(),
@@ -175,7 +192,7 @@ impl<'a, B: Reading> Walk<'a, B> {
                 let (queue, prefetch) = (&self.spec.queue, self.spec.prefetch);
                 let session = self
                     .broker
-                    .look_into(queue, prefetch, "lapwing-dead")
+                    .look_into(queue, prefetch, "lapwing-tool")
                     .await?;
                 self.session = Some(session);
             }
@@ -261,24 +278,27 @@ impl<'a, B: Reading> Walk<'a, B> {
     /// False: the letter stays, because the broker may have a copy already. A letter that cannot go back
     /// does not stay: a duplicate is better than no letter.
     async fn renew(&mut self, letter: &Letter, is_last: bool) -> Result<bool, DeadLettersError> {
-        let properties = letter.properties.kept(&[]);
+        let (properties, headers) = (self.copier)(letter);
         let publication = Publication {
             exchange: "",
             routing_key: &self.desk.queue,
             body: &letter.body,
-            properties: Written::New(&properties),
+            properties: match headers {
+                Some(headers) => Written::Copy(&properties, headers),
+                None => Written::New(&properties),
+            },
         };
         let mut tries = 1;
         while let Err(error) = self.broker.publish(&publication).await {
             if matches!(error, PublishError::Unconfirmed(_)) && !is_last {
-                warn!(id = letter.summary.id, %error, "failed to renew a dead letter; the letter stays");
+                warn!(id = letter.summary.id, %error, "failed to renew a message; the message stays");
                 return Ok(false);
             }
             if tries == TRIES {
                 let id = letter.summary.id.clone();
                 return Err(DeadLettersError::NotRenewed { id, error });
             }
-            warn!(id = letter.summary.id, %error, "failed to renew a dead letter; trying again");
+            warn!(id = letter.summary.id, %error, "failed to renew a message; trying again");
             tries += 1;
             sleep(Duration::from_secs(1)).await;
         }

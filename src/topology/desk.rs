@@ -85,8 +85,9 @@ impl TopologyDesk {
     /// Makes what [`plan`](Self::plan) shows, as a worker does at its start. All checks come first.
     ///
     /// # Errors
-    /// When something exists that differs from the settings, or the broker refuses a request. Then
-    /// nothing is created, and what this call has created before is deleted again.
+    /// When something exists that differs from the settings: then nothing is created. When the broker
+    /// refuses a request that makes something, or the connection is lost: then queues may stay that this
+    /// call has created.
     pub async fn apply(&self, consumers: &Consumers) -> Result<(), BrokerError> {
         let specs: Vec<_> = consumers
             .values()

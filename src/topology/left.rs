@@ -1,10 +1,11 @@
 //! What a migration has left, and what has to happen before the old queue can go.
 
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 use serde::Serialize;
 
 use super::{Bound, mend};
+use crate::text::visible;
 
 /// What is left at the old queue.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -15,36 +16,40 @@ pub struct Left {
     pub from: String,
     /// The new queue.
     pub to: String,
+    /// Whether the old queue was gone before the command began.
+    pub is_gone: bool,
     /// Messages that are ready.
     pub ready: u32,
-    /// The most consumers while the command looked.
+    /// Consumers.
     pub consumers: u32,
-    /// Messages that came while the command looked, and were moved.
+    /// Messages that came while the command ran, and were moved.
     pub arrived: u64,
-    /// Deliveries that are not settled; `None` if the broker does not show all that matters.
+    /// Deliveries that are not settled; `None` if the broker does not show them.
     pub unsettled: Option<u64>,
-    /// Why it does not show that.
+    /// The queues that dead-letter to the old queue, or may do so; `None` if the broker does not show
+    /// them.
+    pub leading: Option<Vec<String>>,
+    /// Bindings that could not be moved, or that somebody has made again; `None` if the broker does not
+    /// show them.
+    pub bindings: Option<Vec<Bound>>,
+    /// Why the broker does not show one of these.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_seen: Option<String>,
-    /// The messages in retry queues from which they come back to the old queue.
-    pub parked: BTreeMap<String, u32>,
-    /// Bindings that could not be moved, or that somebody has made again.
-    pub bindings: Vec<Bound>,
     /// Whether the old queue is a quorum queue; `None` if that is not known.
     pub is_quorum: Option<bool>,
     /// Why messages were not moved, or why the broker does not delete the queue.
     pub failed: Vec<String>,
 }
 
-/// A reason why the old queue cannot be deleted yet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A reason why the command does not delete the old queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Obstacle {
     /// Messages were not moved, or the broker does not delete the queue.
     Failed,
     /// Bindings are left.
     Bound,
-    /// Messages came while the command looked.
+    /// Messages came while the command ran.
     Arrives,
     /// Messages are ready.
     Ready,
@@ -52,31 +57,37 @@ pub enum Obstacle {
     Consumed,
     /// Deliveries are not settled.
     Unsettled,
-    /// Deliveries cannot be seen.
+    /// Other queues dead-letter to it.
+    Leading,
+    /// The command does not see all that matters.
     NotSeen,
-    /// Messages come back to it.
-    Parked,
     /// The command cannot delete a queue of this type safely.
     Quorum,
 }
 
 impl Left {
-    /// Why the old queue cannot be deleted. `blindly`: also where deliveries that are not settled
-    /// cannot be seen.
+    /// Why the command does not delete the old queue. All that matters must be seen.
     #[must_use]
-    pub fn obstacles(&self, blindly: bool) -> Vec<Obstacle> {
-        let parked = self.parked.values().any(|count| *count > 0);
-        let unseen = self.unsettled.is_none() && !blindly;
+    pub fn obstacles(&self) -> Vec<Obstacle> {
+        let holds = |it: &Option<Vec<Bound>>| it.as_ref().is_some_and(|it| !it.is_empty());
+        let is_led = self.leading.as_ref().is_some_and(|it| !it.is_empty());
+        let not_seen = match self.is_gone {
+            true => self.leading.is_none(),
+            false => self.leading.is_none() || self.bindings.is_none() || self.unsettled.is_none(),
+        };
         let all = [
             (Obstacle::Failed, !self.failed.is_empty()),
-            (Obstacle::Bound, !self.bindings.is_empty()),
+            (Obstacle::Bound, holds(&self.bindings)),
             (Obstacle::Arrives, self.arrived > 0),
             (Obstacle::Ready, self.ready > 0),
             (Obstacle::Consumed, self.consumers > 0),
             (Obstacle::Unsettled, self.unsettled.is_some_and(|it| it > 0)),
-            (Obstacle::NotSeen, unseen),
-            (Obstacle::Parked, parked),
-            (Obstacle::Quorum, self.is_quorum != Some(false)),
+            (Obstacle::Leading, is_led),
+            (Obstacle::NotSeen, not_seen),
+            (
+                Obstacle::Quorum,
+                !self.is_gone && self.is_quorum != Some(false),
+            ),
         ];
         let all = all.into_iter().filter(|(_, is)| *is);
         all.map(|(obstacle, _)| obstacle).collect()
@@ -84,7 +95,7 @@ impl Left {
 
     /// What is in the way, and what to do, for people.
     #[must_use]
-    pub fn tell(&self, obstacle: &Obstacle) -> String {
+    pub fn tell(&self, obstacle: Obstacle) -> String {
         let Self {
             from,
             to,
@@ -93,18 +104,17 @@ impl Left {
             arrived,
             ..
         } = self;
-        let ctl = mend::rabbitmqctl(&self.vhost);
         match obstacle {
             Obstacle::Failed => self.failed.join("; "),
             Obstacle::Bound => format!(
                 "{from} is still bound to {}. Bind {to} the same way, and unbind {from}, in the \
                  management page",
-                Listed(&self.bindings)
+                Listed(self.bindings.as_deref().unwrap_or_default())
             ),
             Obstacle::Arrives => format!(
-                "{} came to {from} while the command looked, moved on at once. Either \
-                 they were retries or returned messages, or a program publishes to the default \
-                 exchange with the routing key {from}: let it publish to {to}",
+                "{} came to {from} while the command ran, and moved on. They were retries or \
+                 returned messages, or a program publishes to the default exchange with the routing \
+                 key {from}: let it publish to {to}",
                 many(*arrived, "message")
             ),
             Obstacle::Ready => format!("{} ready in {from}", many((*ready).into(), "message")),
@@ -117,40 +127,78 @@ impl Left {
                 "{} of {from} delivered and not settled",
                 many(self.unsettled.unwrap_or_default(), "message")
             ),
-            Obstacle::NotSeen => format!(
-                "the command cannot see whether a program still holds messages of {from}, and \
-                 whether {from} has other bindings ({}). If `{ctl} list_queues name \
-                 messages_unacknowledged` shows 0 for it, and `{ctl} list_bindings` shows no \
-                 exchange, run this again with --delete",
-                self.not_seen.as_deref().unwrap_or("not known")
-            ),
-            Obstacle::Parked => format!(
-                "{} in {}, and will come back to {from}: run this again when they are back",
-                many(self.parked.values().copied().map(u64::from).sum(), "retry"),
-                self.waiting_in()
-            ),
+            Obstacle::Leading => self.tell_leading(),
+            Obstacle::NotSeen => self.tell_not_seen(),
             Obstacle::Quorum => {
                 let kind = match self.is_quorum {
-                    Some(true) => "is a quorum queue, which RabbitMQ deletes without a check",
-                    _ => "may be a quorum queue, which RabbitMQ deletes without a check",
+                    Some(true) => "is a quorum queue",
+                    _ => "may be a quorum queue",
                 };
                 format!(
-                    "{from} {kind}. When nothing else of this list is left: {ctl} delete_queue {}",
-                    mend::word(from)
+                    "{from} {kind}, which RabbitMQ deletes without a check. So the command does not \
+                     delete it. When nothing else of this list is left: {}",
+                    self.by_hand()
                 )
             }
         }
     }
 
-    fn waiting_in(&self) -> String {
-        let full = self.parked.iter().filter(|(_, count)| **count > 0);
-        let mut names: Vec<_> = full.map(|(name, _)| name.as_str()).collect();
-        let more = names.len().saturating_sub(3);
-        names.truncate(3);
-        match more {
-            0 => names.join(", "),
-            more => format!("{} and {more} more", names.join(", ")),
+    fn tell_leading(&self) -> String {
+        let (from, to) = (&self.from, &self.to);
+        let ctl = mend::rabbitmqctl(&self.vhost);
+        let names = self.leading.iter().flatten();
+        let names: Vec<_> = names.map(|name| visible(name)).collect();
+        let names = names.join(", ");
+        let what = match self.is_gone {
+            false => format!("Messages in them come back to {from}"),
+            true => format!(
+                "{from} is gone, so messages in them stay there or are lost. If one has messages, \
+                 declare {from} again and run this again"
+            ),
+        };
+        format!(
+            "these queues dead-letter to {from}, or may do so: {names}. {what}. Let queues of other \
+             programs dead-letter to {to}. Delete a retry queue with `{ctl} delete_queue NAME` when no \
+             worker uses it and `{ctl} list_queues name messages` shows 0 for it, twice and 10 \
+             minutes apart"
+        )
+    }
+
+    fn tell_not_seen(&self) -> String {
+        let from = &self.from;
+        let why = self.not_seen.as_deref().unwrap_or("not known");
+        if self.is_gone {
+            let ctl = mend::rabbitmqctl(&self.vhost);
+            return format!(
+                "the command does not see whether queues dead-letter to {from} ({why}). If `{ctl} \
+                 list_queues name messages arguments effective_policy_definition` shows one that has \
+                 messages: declare {from} again, and run this again"
+            );
         }
+        format!(
+            "the command does not see all that matters ({why}), so it does not delete {from}. Set \
+             broker.management_url (the user needs the tag management), and run this again. Or, when \
+             nothing else of this list is left: {}",
+            self.by_hand()
+        )
+    }
+
+    /// What to check before somebody deletes the old queue, and the command.
+    fn by_hand(&self) -> String {
+        let ctl = mend::rabbitmqctl(&self.vhost);
+        let from = &self.from;
+        let name = mend::word(from);
+        let conditions = match self.is_quorum {
+            Some(true) => "",
+            _ => " --if-empty --if-unused",
+        };
+        format!(
+            "check that `{ctl} list_queues name messages consumers` shows 0 and 0 for {from}, twice \
+             and a minute apart, that `{ctl} list_bindings source_name destination_name` shows no \
+             exchange for it, and that `{ctl} list_queues name arguments \
+             effective_policy_definition` shows no queue that dead-letters to it. Then: {ctl} \
+             delete_queue {name}{conditions}"
+        )
     }
 }
 

@@ -51,16 +51,12 @@ pub(super) fn queue(spec: &QueueSpec, facts: &Facts<'_>, queue: &SurveyedQueue) 
              by themselves",
             beside(spec.ladder.prefix())
         )],
-        (Standing::Differs(_), QueueRole::DeadLetter) => {
-            let queue = word(name);
-            vec![
-                "stop the workers of the queue, and then:".to_owned(),
-                format!("lapwing dead export --queue {queue} > letters.jsonl"),
-                format!("{} delete_queue {queue}", rabbitmqctl(&facts.vhost)),
-                "lapwing topology apply".to_owned(),
-                format!("lapwing dead import --queue {queue} letters.jsonl"),
-            ]
-        }
+        (Standing::Differs(_), QueueRole::DeadLetter) => vec![format!(
+            "set {section}.dead_letter_queue = \"{}\": the letters until now stay in {name}, where \
+             `lapwing dead list --queue {}` finds them",
+            beside(name),
+            word(name)
+        )],
         (Standing::Fits, _) => Vec::new(),
     }
 }

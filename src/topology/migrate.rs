@@ -1,32 +1,30 @@
 //! Replaces a work queue by a quorum queue under a new name.
 //!
 //! Each step may be repeated: the new queue is declared, each binding is made at the new queue before
-//! it is taken from the old one, the messages move with a confirm before each ack, and the old queue
-//! is deleted only when it is empty and unused. So a migration that was killed goes on where it
-//! stopped.
+//! it is taken from the old one, and the messages move with a confirm before each ack. So a migration
+//! that was killed goes on where it stopped. The old queue is deleted only if the command has seen
+//! that nothing can come back to it. In every other case the command says what to check.
 
-use std::{collections::BTreeSet, ops::ControlFlow, time::Duration};
+use std::ops::ControlFlow;
 
 use serde::Serialize;
-use tokio::time::sleep;
 use tracing::info;
 
 use super::{
     Bound, Left, TopologyDesk, TopologyError,
     desk::Consumers,
-    mover::{Mover, Seen},
+    mover::{Mover, Seen, WATCH},
     resolve::{Resolved, resolve, without_twins},
 };
 use crate::{
     broker::{
-        Broker, BrokerError, Difference, QueueRole, QueueSpec, Standing, Topology, Unfit, Values,
+        Broker, BrokerError, CopyHeaders, Difference, Properties, Publication, QueueRole,
+        QueueSpec, Standing, Topology, Unknown, Values, Written,
     },
     letters::Progress,
     retry::{Ladder, RetrySettings},
+    text::visible,
 };
-
-/// The time that a retry may be on its way from a retry queue to the old queue.
-const IN_BETWEEN: Duration = Duration::from_millis(500);
 
 /// What a migration would do.
 #[derive(Clone, Debug)]
@@ -53,7 +51,6 @@ pub struct Migration {
     pub(super) source: QueueSpec,
     target: QueueSpec,
     of_target: Vec<Bound>,
-    returning: Vec<String>,
 }
 
 /// How messages move.
@@ -61,10 +58,6 @@ pub struct Migration {
 pub struct Moving {
     /// The most messages per second; `None`: as fast as the broker confirms them.
     pub rate: Option<f64>,
-    /// How long to look after the old queue is empty.
-    pub look_for: Duration,
-    /// Delete the old queue also where deliveries that are not settled cannot be seen.
-    pub blindly: bool,
     /// Who migrates, for the log.
     pub by: String,
 }
@@ -79,8 +72,8 @@ pub enum Step<'a> {
     Rebound(&'a Bound),
     /// This many messages were moved in one pass.
     Moved(u64),
-    /// The old queue is empty. The command looks whether it stays so.
-    Empty,
+    /// Nothing is in the way. The command looks for this long whether it stays so.
+    Watching(std::time::Duration),
     /// The old queue is deleted.
     Deleted,
 }
@@ -109,6 +102,37 @@ pub(super) type Report<'a> = &'a mut (dyn FnMut(Progress) -> ControlFlow<()> + S
 pub(super) type Tell<'a> = &'a mut (dyn FnMut(Step<'_>) + Send);
 
 impl TopologyDesk {
+    /// Keeps every other migration of this queue away until the connection ends.
+    ///
+    /// An exclusive queue does that, which the broker deletes with its connection. A message to that queue
+    /// shows whether this user may publish, and under which name the broker knows the user: the records
+    /// of retries are believed by that name.
+    ///
+    /// # Errors
+    /// [`TopologyError::Refused`] if another migration runs, or this user may not publish.
+    pub async fn reserve(&self, from: &str) -> Result<(), TopologyError> {
+        let queue = format!("lapwing.migrate.{from}");
+        if !self.broker.reserve(&queue).await? {
+            let why = format!("another migration of {from} runs");
+            return Err(TopologyError::Refused(why));
+        }
+        let properties = Properties::new("lapwing-migrate", None, None, &[]);
+        let named = CopyHeaders {
+            is_named: true,
+            ..CopyHeaders::default()
+        };
+        let message = Publication {
+            exchange: "",
+            routing_key: &queue,
+            body: b"",
+            properties: Written::Copy(&properties, named),
+        };
+        let published = self.broker.publish(&message).await;
+        published.map_err(|error| {
+            TopologyError::Refused(format!("this user cannot publish messages: {error}"))
+        })
+    }
+
     /// Looks at both queues. Changes nothing.
     ///
     /// # Errors
@@ -130,20 +154,21 @@ impl TopologyDesk {
         if counts.is_none() {
             return Ok(migration);
         }
+        let not_taken = self.check_source(&migration).await?;
+        migration.notes.extend(not_taken);
         self.see_bindings(&mut migration).await;
         migration.missing = self.check_target(&migration).await?;
         migration.is_quorum = self.broker.is_quorum(from).await?;
-        let not_taken = self.arguments_left_behind(&migration).await?;
-        migration.notes.extend(not_taken);
         Ok(migration)
     }
 
-    /// Adds the bindings that the broker lists.
+    /// Takes the bindings that the broker lists, in place of those in the settings of the old queue: a
+    /// binding that somebody has removed does not come back.
     async fn see_bindings(&self, migration: &mut Migration) {
         match self.broker.bindings(&migration.from).await {
             Ok(listed) => {
-                let known = std::mem::take(&mut migration.bindings);
-                let all = listed.clear.into_iter().chain(known).collect();
+                let of_target = migration.of_target.clone();
+                let all = listed.clear.into_iter().chain(of_target).collect();
                 migration.bindings = without_twins(all);
                 migration.unclear = listed.unclear;
                 let unknown = |it: &&Bound| !migration.of_target.contains(it);
@@ -156,7 +181,14 @@ impl TopologyDesk {
                     ));
                 }
             }
-            Err(why) => migration.assumed = Some(why.to_string()),
+            Err(why) => {
+                migration.assumed = Some(why.to_string());
+                migration.notes.push(format!(
+                    "The command does not see the policies of {}. A policy that removes messages \
+                     removes moved ones too.",
+                    migration.to
+                ));
+            }
         }
     }
 
@@ -175,11 +207,9 @@ impl TopologyDesk {
         Ok(missing.map(|it| it.name().to_owned()).collect())
     }
 
-    /// The arguments of the old queue that the new one does not get.
-    async fn arguments_left_behind(
-        &self,
-        migration: &Migration,
-    ) -> Result<Vec<String>, TopologyError> {
+    /// Refuses an old queue that the broker may delete by itself, and one that it does not let us compare.
+    /// Returns notes about arguments that the new queue does not get.
+    async fn check_source(&self, migration: &Migration) -> Result<Vec<String>, TopologyError> {
         let Migration {
             from, to, target, ..
         } = migration;
@@ -195,28 +225,40 @@ impl TopologyDesk {
         };
         let survey = self.broker.survey(&spec).await?;
         let work = survey.queues.iter().find(|it| it.role == QueueRole::Work);
-        let Some(Standing::Differs(differences)) = work.map(|it| &it.standing) else {
-            return Ok(Vec::new());
+        let refused = |why: &str| {
+            let why = format!("{from} {why}. The command does not move its messages");
+            Err(TopologyError::Refused(why))
         };
+        let differences = match work.map(|it| &it.standing) {
+            Some(Standing::Fits) => return Ok(Vec::new()),
+            Some(Standing::Differs(differences)) => differences,
+            Some(Standing::Hidden(text)) => {
+                return refused(&format!("cannot be compared: {}", visible(text)));
+            }
+            Some(Standing::Missing) | None => return refused("is gone"),
+        };
+        let mut notes = Vec::new();
         for difference in differences {
-            if let Difference::Unfit { why, .. } = difference
-                && *why != Unfit::Transient
-            {
-                let why = format!("{from} {why}. The command does not move its messages");
-                return Err(TopologyError::Refused(why));
+            match difference {
+                Difference::Argument {
+                    argument,
+                    values:
+                        Some(Values {
+                            has: Some(has),
+                            wanted: None,
+                            ..
+                        }),
+                    ..
+                } => notes.push(format!(
+                    "{from} has {} = {}. The settings of {to} do not, so {to} does not get it.",
+                    visible(argument),
+                    visible(has)
+                )),
+                Difference::Argument { .. } => {}
+                other => return refused(&visible(&other.problem())),
             }
         }
-        let extra = differences.iter().filter_map(|difference| match difference {
-            Difference::Argument {
-                argument,
-                values: Some(Values { has: Some(has), wanted: None, .. }),
-                ..
-            } => Some(format!(
-                "{from} has {argument} = {has}. The settings of {to} do not, so {to} does not get it."
-            )),
-            _ => None,
-        });
-        Ok(extra.collect())
+        Ok(notes)
     }
 
     /// Carries out a migration, or goes on with one.
@@ -234,45 +276,44 @@ impl TopologyDesk {
             created: Vec::new(),
             rebound: Vec::new(),
             moved: 0,
-            deleted: migration.counts.is_none(),
+            deleted: false,
             stopped: false,
             left: None,
         };
-        if migrated.deleted {
+        let (from, to, by) = (&migration.from, &migration.to, &moving.by);
+        self.reserve(from).await?;
+        if migration.counts.is_none() {
+            migrated.deleted = true;
+            migrated.left = Some(self.left(migration, Seen::default()).await?);
             return Ok(migrated);
         }
-        let (from, to, by) = (&migration.from, &migration.to, &moving.by);
         info!(from, to, by, "migrating a queue");
-        self.broker
-            .ensure(std::slice::from_ref(&migration.target))
-            .await?;
-        if !migration.missing.is_empty() {
-            tell(Step::Created(&migration.missing));
-            migrated.created.clone_from(&migration.missing);
-        }
-        for bound in &migration.bindings {
-            self.broker.rebind(bound, from, to).await?;
-            tell(Step::Rebound(bound));
-            migrated.rebound.push(bound.clone());
-        }
+        self.make(migration, &mut migrated, tell).await?;
         let mut mover = Mover::new(&self.broker, migration, moving);
-        mover.run(report, tell).await?;
+        mover.drain(report, tell).await?;
+        let mut left = self.left(migration, mover.seen.clone()).await?;
+        if !mover.is_stopped && left.obstacles().is_empty() {
+            tell(Step::Watching(WATCH));
+            mover.watch(report, tell).await?;
+            // The connection, and with it the reservation, may have been lost meanwhile.
+            self.reserve(from).await?;
+            left = self.left(migration, mover.seen.clone()).await?;
+        }
         migrated.moved = mover.moved;
         migrated.stopped = mover.is_stopped;
-        let left = self.left(migration, mover.seen).await?;
-        if !migrated.stopped && left.obstacles(moving.blindly).is_empty() {
-            let deleted = self.broker.delete_idle(from).await?;
-            migrated.deleted = deleted.is_ok();
-            match deleted {
-                Ok(()) => tell(Step::Deleted),
+        if !migrated.stopped && left.obstacles().is_empty() {
+            match self.broker.delete_idle(from).await? {
+                Ok(()) => {
+                    migrated.deleted = true;
+                    tell(Step::Deleted);
+                }
                 Err(why) => {
-                    let failed = vec![format!("the broker does not delete {from}: {why}")];
-                    migrated.left = Some(Left { failed, ..left });
+                    let why = format!("the broker does not delete {from}: {}", visible(&why));
+                    left.failed.push(why);
                 }
             }
-        } else {
-            migrated.left = Some(left);
         }
+        migrated.left = Some(left);
         let (moved, deleted) = (migrated.moved, migrated.deleted);
         info!(
             from,
@@ -281,47 +322,96 @@ impl TopologyDesk {
         Ok(migrated)
     }
 
-    /// What is left at the old queue. The order of the questions matters: a worker parks a retry before
-    /// it settles the delivery, and a retry leaves its retry queue before it is ready.
+    /// Declares the new queue, and moves the bindings to it.
+    async fn make(
+        &self,
+        migration: &Migration,
+        migrated: &mut Migrated,
+        tell: Tell<'_>,
+    ) -> Result<(), TopologyError> {
+        let (from, to) = (&migration.from, &migration.to);
+        let target = std::slice::from_ref(&migration.target);
+        self.broker.ensure(target).await?;
+        if !migration.missing.is_empty() {
+            tell(Step::Created(&migration.missing));
+            migrated.created.clone_from(&migration.missing);
+        }
+        self.check_policies(from, to).await?;
+        for bound in &migration.bindings {
+            self.broker.bind(to, bound).await?;
+            let unbound = self.broker.unbind(from, bound).await;
+            unbound.map_err(|error| TopologyError::BoundTwice {
+                from: from.clone(),
+                to: to.clone(),
+                bound: bound.clone(),
+                error,
+            })?;
+            tell(Step::Rebound(bound));
+            migrated.rebound.push(bound.clone());
+        }
+        Ok(())
+    }
+
+    /// Refuses a new queue whose policies remove messages, unless those of the old queue do so too.
+    async fn check_policies(&self, from: &str, to: &str) -> Result<(), TopologyError> {
+        let refused = |why: String| Err(TopologyError::Refused(why));
+        let of_target = match self.broker.removing(to).await {
+            Ok(of_target) => of_target,
+            // The plan has a note about it.
+            Err(Unknown::NoManagement) => return Ok(()),
+            Err(why) => return refused(format!("the policies of {to} are not known ({why})")),
+        };
+        if of_target.is_empty() {
+            return Ok(());
+        }
+        let of_source = self.broker.removing(from).await.unwrap_or_default();
+        let mut new = of_target.iter().filter(|it| !of_source.contains(it));
+        match new.next() {
+            None => Ok(()),
+            Some(definition) => refused(format!(
+                "a policy of {to} sets {definition}, which removes messages: no message was moved. \
+                 Change the policy, or choose another name"
+            )),
+        }
+    }
+
+    /// What is left at the old queue.
     async fn left(&self, migration: &Migration, seen: Seen) -> Result<Left, BrokerError> {
         let from = &migration.from;
-        let unsettled = self.broker.unsettled(from).await;
-        let mut not_seen = unsettled.as_ref().err().cloned();
-        let mut names: BTreeSet<String> = migration.returning.iter().cloned().collect();
-        match self.broker.returning_to(from).await {
-            Ok(returning) => names.extend(returning),
-            Err(why) => not_seen = Some(why),
+        let is_gone = migration.counts.is_none();
+        let mut not_seen = None;
+        let leading = known(self.broker.leading_to(from).await, &mut not_seen);
+        let (mut bindings, mut unsettled, mut ready) = (None, None, None);
+        if !is_gone {
+            let all = self.broker.bindings(from).await;
+            let all = all.map(|it| it.clear.into_iter().chain(it.unclear).collect());
+            bindings = known(all, &mut not_seen);
+            unsettled = known(self.broker.unsettled(from).await, &mut not_seen);
+            ready = self.broker.counts(from).await?;
         }
-        let parked = self.broker.depths(names.into_iter().collect()).await?;
-        let parked = parked
-            .into_iter()
-            .filter_map(|(name, depth)| Some((name, depth?)));
-        // A retry that has just left its retry queue is ready nowhere until its work queue has it.
-        sleep(IN_BETWEEN).await;
-        let ready = self.broker.counts(from).await?;
-        let bindings = match self.broker.bindings(from).await {
-            Ok(left) => left.clear.into_iter().chain(left.unclear).collect(),
-            Err(why) => {
-                not_seen = Some(why);
-                migration.unclear.clone()
-            }
-        };
-        let is_seen = not_seen.is_none();
         Ok(Left {
             vhost: self.broker.vhost()?,
             from: from.clone(),
             to: migration.to.clone(),
+            is_gone,
             ready: ready.map_or(0, |(ready, _)| ready),
-            consumers: seen.consumers,
+            consumers: ready
+                .map_or(0, |(_, consumers)| consumers)
+                .max(seen.consumers),
             arrived: seen.arrived,
-            unsettled: unsettled.ok().filter(|_| is_seen),
-            not_seen: not_seen.map(|why| why.to_string()),
-            parked: parked.collect(),
+            unsettled,
+            leading,
             bindings,
+            not_seen: not_seen.map(|why| visible(&why.to_string()).into_owned()),
             is_quorum: migration.is_quorum,
             failed: seen.failed,
         })
     }
+}
+
+/// What the broker shows. Otherwise keeps the reason.
+fn known<T>(answer: Result<T, Unknown>, not_seen: &mut Option<Unknown>) -> Option<T> {
+    answer.map_err(|why| *not_seen = Some(why)).ok()
 }
 
 impl Migration {
@@ -339,7 +429,6 @@ impl Migration {
             source: resolved.source,
             target: resolved.target,
             of_target: resolved.of_target,
-            returning: resolved.returning,
         }
     }
 }

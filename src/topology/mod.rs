@@ -2,8 +2,9 @@
 //! missing, and replaces a work queue by a quorum queue under a new name.
 //!
 //! A plan creates nothing. To apply it is what a worker does at its start, by the same code. A
-//! migration can be killed at any moment: a later run goes on where it stopped, no message is lost, and
-//! at most the messages of two batches exist twice.
+//! migration can be killed at any moment: a later run goes on where it stopped. Then about the messages
+//! of two batches exist twice. A message that is published while both queues have the same binding
+//! exists twice too.
 
 mod desk;
 mod left;
@@ -33,7 +34,22 @@ pub enum TopologyError {
     /// Messages could not be moved. Those that were not moved are in their queue.
     #[error(transparent)]
     Messages(#[from] DeadLettersError),
-    /// The migration is refused. Nothing was changed.
+    /// The migration is refused. No message was moved.
     #[error("{0}")]
     Refused(String),
+    /// The new queue has a binding, and the old one could not be unbound.
+    #[error(
+        "{from} was not unbound from {bound}: {error}. {to} has the same binding, so each message comes \
+         to both queues until you run the command again, or unbind one of them"
+    )]
+    BoundTwice {
+        /// The old queue.
+        from: String,
+        /// The new queue.
+        to: String,
+        /// The binding of both.
+        bound: Bound,
+        /// Why it was not unbound.
+        error: BrokerError,
+    },
 }

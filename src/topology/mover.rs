@@ -1,4 +1,4 @@
-//! Moves messages until the old queue is empty, and then looks for a while whether it stays so.
+//! Moves messages until the old queue is empty, and looks for a while whether it stays so.
 
 use std::{ops::ControlFlow, time::Duration};
 
@@ -13,15 +13,19 @@ use crate::{
     letters::{DeadLettersError, Progress, Transfer, transfer},
 };
 
+/// How long the old queue must stay empty and unused before the command deletes it.
+pub(super) const WATCH: Duration = Duration::from_secs(60);
 /// The pause between two looks at the old queue.
 const PAUSE: Duration = Duration::from_millis(200);
+/// The most passes. Who publishes to the old queue all the time would keep the command for ever.
+const PASSES: u32 = 10;
 
 /// What the command saw of the old queue.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
-    /// The most consumers since the queue was empty.
+    /// The consumers of the old queue, the most while the command watched.
     pub(super) consumers: u32,
-    /// The messages that came after the queue was empty.
+    /// The messages that came after the first pass, and were moved.
     pub(super) arrived: u64,
     /// Why messages were not moved.
     pub(super) failed: Vec<String>,
@@ -32,8 +36,6 @@ pub(super) struct Mover<'a> {
     broker: &'a Rabbit,
     migration: &'a Migration,
     moving: &'a Moving,
-    /// The end of the look, once the old queue was empty.
-    until: Option<Instant>,
     pub(super) seen: Seen,
     pub(super) moved: u64,
     pub(super) is_stopped: bool,
@@ -45,53 +47,72 @@ impl<'a> Mover<'a> {
             broker,
             migration,
             moving,
-            until: None,
             seen: Seen::default(),
             moved: 0,
             is_stopped: false,
         }
     }
 
-    pub(super) async fn run(
+    /// Moves messages until the old queue is empty, or until messages have come again and again.
+    pub(super) async fn drain(
         &mut self,
         report: Report<'_>,
         tell: Tell<'_>,
     ) -> Result<(), TopologyError> {
-        while let Some((ready, consumers)) = self.broker.counts(&self.migration.from).await? {
-            if self.until.is_some() {
-                self.seen.consumers = self.seen.consumers.max(consumers);
-            }
-            if ready > 0 && self.pass(report, tell).await?.is_break() {
+        for number in 0..PASSES {
+            let Some((ready, consumers)) = self.look(report).await? else {
                 return Ok(());
-            }
-            let nothing = Progress {
-                total: 0,
-                seen: 0,
-                changed: 0,
             };
-            if report(nothing).is_break() {
-                self.is_stopped = true;
+            self.seen.consumers = consumers;
+            if ready == 0 || self.pass(number > 0, report, tell).await?.is_break() {
                 return Ok(());
-            }
-            match self.until {
-                None if ready == 0 => {
-                    tell(Step::Empty);
-                    self.seen.consumers = consumers;
-                    self.until = Some(Instant::now() + self.moving.look_for);
-                }
-                Some(until) if Instant::now() >= until => return Ok(()),
-                _ => {}
-            }
-            if ready == 0 {
-                sleep(PAUSE.min(self.moving.look_for)).await;
             }
         }
         Ok(())
     }
 
+    /// Looks whether the old queue stays empty and unused. Ends early if it does not.
+    pub(super) async fn watch(
+        &mut self,
+        report: Report<'_>,
+        tell: Tell<'_>,
+    ) -> Result<(), TopologyError> {
+        let until = Instant::now() + WATCH;
+        while let Some((ready, consumers)) = self.look(report).await? {
+            self.seen.consumers = self.seen.consumers.max(consumers);
+            if ready > 0 {
+                let passed = self.pass(true, report, tell).await;
+                // Also if somebody else was faster.
+                self.seen.arrived = self.seen.arrived.max(1);
+                return passed.map(|_| ());
+            }
+            if consumers > 0 || Instant::now() >= until {
+                return Ok(());
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// The ready messages and the consumers of the old queue; `None` if the command is stopped, or the
+    /// queue is gone.
+    async fn look(&mut self, report: Report<'_>) -> Result<Option<(u32, u32)>, TopologyError> {
+        let nothing = Progress {
+            total: 0,
+            seen: 0,
+            changed: 0,
+        };
+        if report(nothing).is_break() {
+            self.is_stopped = true;
+            return Ok(None);
+        }
+        Ok(self.broker.counts(&self.migration.from).await?)
+    }
+
     /// Moves the messages that are ready now.
     async fn pass(
         &mut self,
+        is_later: bool,
         report: Report<'_>,
         tell: Tell<'_>,
     ) -> Result<ControlFlow<()>, TopologyError> {
@@ -113,7 +134,7 @@ impl<'a> Mover<'a> {
         if moved.changed > 0 {
             tell(Step::Moved(moved.changed));
         }
-        if self.until.is_some() {
+        if is_later {
             self.seen.arrived += moved.changed;
         }
         let failed = moved.kept.into_keys();

@@ -4,7 +4,6 @@ use super::{Bound, desk::Consumers, mend};
 use crate::{
     broker::{QueueSpec, QueueType, Topology},
     consumer::ConsumerSettings,
-    retry::{Ladder, RetrySettings},
 };
 
 /// The two queues of a migration.
@@ -18,9 +17,6 @@ pub(super) struct Resolved {
     pub(super) bindings: Vec<Bound>,
     /// The bindings in the settings of the new queue.
     pub(super) of_target: Vec<Bound>,
-    /// All retry queues from which messages come back to the queue to replace, as far as the settings
-    /// say.
-    pub(super) returning: Vec<String>,
     /// What a person should know before it begins.
     pub(super) notes: Vec<String>,
 }
@@ -60,14 +56,12 @@ pub(super) fn resolve(consumers: &Consumers, from: &str, to: &str) -> Result<Res
     let mut bindings: Vec<_> = source.bindings.iter().map(Bound::from).collect();
     bindings.extend(of_target.clone());
     target.bindings.clear();
-    let returning = returning(&source, from);
     Ok(Resolved {
         notes: notes(old, new, (from, to)),
         source: source.queue_spec(),
         target: target.queue_spec(),
         bindings: without_twins(bindings),
         of_target,
-        returning,
     })
 }
 
@@ -139,6 +133,10 @@ fn notes(old: Option<Named<'_>>, new: Option<Named<'_>>, (from, to): (&str, &str
         }
         Some(_) => {}
     }
+    notes.push(format!(
+        "Programs that publish to the default exchange with the routing key {from} still reach \
+         {from}. Let them publish to {to} before {from} goes: then they reach no queue."
+    ));
     let was = old.map(|(_, consumer)| consumer.dead_letter_queue());
     let was = was.unwrap_or_else(|| format!("{from}.dead"));
     notes.push(format!(
@@ -148,21 +146,4 @@ fn notes(old: Option<Named<'_>>, new: Option<Named<'_>>, (from, to): (&str, &str
         mend::word(to)
     ));
     notes
-}
-
-/// The retry queues of a work queue, also those that earlier versions or settings made.
-fn returning(source: &ConsumerSettings, from: &str) -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    let of_settings = source.queue_spec().ladder;
-    let retry: &RetrySettings = &source.retry;
-    let by_default = ["retry", "retry.quorum"];
-    let by_default = by_default.map(|suffix| Ladder::new(&format!("{from}.{suffix}"), retry));
-    for ladder in [of_settings].iter().chain(&by_default) {
-        for rung in ladder.all() {
-            if !names.contains(&rung.queue) {
-                names.push(rung.queue);
-            }
-        }
-    }
-    names
 }

@@ -78,16 +78,13 @@ fn a_queue_of_another_purpose_is_neither_replaced_nor_a_replacement() {
 #[test]
 fn two_consumers_in_the_settings_say_what_both_queues_are() {
     let resolved = resolved(
-        "[old]\nqueue = 'orders'\ntopology = 'attach'\nretry_queue_prefix = 'later'\n\
+        "[old]\nqueue = 'orders'\ntopology = 'attach'\n\
          bindings = [{ exchange = 'shop', routing_key = 'a' }]\n\
          [new]\nqueue = 'orders.v2'\ndelivery_limit = 7\n\
          bindings = [{ exchange = 'shop', routing_key = 'a' }, { exchange = 'shop', routing_key = 'b' }]\n",
     );
     assert_eq!(keys(&resolved.bindings), ["a", "b"]);
     assert_eq!(resolved.target.delivery_limit, 7);
-    for queue in ["later.1s", "orders.retry.2s", "orders.retry.quorum.4s"] {
-        assert!(resolved.returning.contains(&queue.to_owned()), "{queue}");
-    }
     let notes = resolved.notes.join("\n");
     assert!(notes.contains("have bound orders.v2 already"), "{notes}");
     assert!(
@@ -96,126 +93,107 @@ fn two_consumers_in_the_settings_say_what_both_queues_are() {
     );
 }
 
-/// A classic queue of which nothing is left.
+/// A classic queue of which nothing is left, and the command has seen all that matters.
 fn nothing() -> Left {
     Left {
         vhost: "/".to_owned(),
         from: "orders".to_owned(),
         to: "orders.v2".to_owned(),
+        is_gone: false,
         ready: 0,
         consumers: 0,
         arrived: 0,
         unsettled: Some(0),
+        leading: Some(Vec::new()),
+        bindings: Some(Vec::new()),
         not_seen: None,
-        parked: BTreeMap::from([("orders.retry.1s".to_owned(), 0)]),
-        bindings: Vec::new(),
         is_quorum: Some(false),
         failed: Vec::new(),
     }
 }
 
+/// What is left after a change, and the only obstacle.
+type Case = (fn(&mut Left), Obstacle);
+
 #[test]
-fn the_old_queue_stays_while_a_message_may_come_back_to_it() {
-    assert_eq!(nothing().obstacles(false), []);
-    let parked = BTreeMap::from([("orders.retry.1s".to_owned(), 3)]);
-    let bound = Bound {
-        exchange: "shop".to_owned(),
-        routing_key: "a".to_owned(),
-        arguments: BTreeMap::new(),
-    };
-    let cases = [
+fn the_old_queue_is_deleted_only_if_the_command_has_seen_that_nothing_can_come_back() {
+    assert_eq!(nothing().obstacles(), []);
+    let cases: [Case; 13] = [
+        (|it| it.ready = 1, Obstacle::Ready),
+        (|it| it.consumers = 1, Obstacle::Consumed),
+        (|it| it.arrived = 1, Obstacle::Arrives),
+        (|it| it.unsettled = Some(1), Obstacle::Unsettled),
+        (|it| it.unsettled = None, Obstacle::NotSeen),
+        (|it| it.leading = None, Obstacle::NotSeen),
+        (|it| it.bindings = None, Obstacle::NotSeen),
         (
-            Left {
-                ready: 1,
-                ..nothing()
-            },
-            Obstacle::Ready,
+            |it| it.leading = Some(vec!["orders.retry.1s".to_owned()]),
+            Obstacle::Leading,
         ),
         (
-            Left {
-                consumers: 1,
-                ..nothing()
-            },
-            Obstacle::Consumed,
-        ),
-        (
-            Left {
-                arrived: 1,
-                ..nothing()
-            },
-            Obstacle::Arrives,
-        ),
-        (
-            Left {
-                unsettled: Some(1),
-                ..nothing()
-            },
-            Obstacle::Unsettled,
-        ),
-        (
-            Left {
-                unsettled: None,
-                ..nothing()
-            },
-            Obstacle::NotSeen,
-        ),
-        (
-            Left {
-                parked,
-                ..nothing()
-            },
-            Obstacle::Parked,
-        ),
-        (
-            Left {
-                bindings: vec![bound],
-                ..nothing()
+            |it| {
+                it.bindings = Some(vec![Bound {
+                    exchange: "shop".to_owned(),
+                    routing_key: "a".to_owned(),
+                    arguments: BTreeMap::new(),
+                }]);
             },
             Obstacle::Bound,
         ),
+        (|it| it.is_quorum = Some(true), Obstacle::Quorum),
+        (|it| it.is_quorum = None, Obstacle::Quorum),
+        (|it| it.failed = vec!["x".to_owned()], Obstacle::Failed),
         (
-            Left {
-                is_quorum: Some(true),
-                ..nothing()
+            |it| {
+                it.is_gone = true;
+                (it.bindings, it.unsettled, it.leading) = (None, None, None);
             },
-            Obstacle::Quorum,
-        ),
-        (
-            Left {
-                is_quorum: None,
-                ..nothing()
-            },
-            Obstacle::Quorum,
-        ),
-        (
-            Left {
-                failed: vec!["x".to_owned()],
-                ..nothing()
-            },
-            Obstacle::Failed,
+            Obstacle::NotSeen,
         ),
     ];
-    for (left, obstacle) in cases {
-        assert_eq!(
-            left.obstacles(false),
-            std::slice::from_ref(&obstacle),
-            "{left:?}"
-        );
-        let stays = left.obstacles(true);
-        let is_allowed = obstacle == Obstacle::NotSeen;
-        assert_eq!(
-            stays.is_empty(),
-            is_allowed,
-            "--delete allows one thing: {left:?}"
-        );
-        assert!(left.tell(&obstacle).contains("orders") || obstacle == Obstacle::Failed);
+    for (change, obstacle) in cases {
+        let mut left = nothing();
+        change(&mut left);
+        assert_eq!(left.obstacles(), [obstacle], "{left:?}");
+        assert!(left.tell(obstacle).contains("orders") || obstacle == Obstacle::Failed);
     }
+}
+
+#[test]
+fn what_the_command_does_not_delete_it_says_how_to_check_and_delete() {
     let quorum = Left {
         is_quorum: Some(true),
         ..nothing()
     };
-    let command = "rabbitmqctl -p / delete_queue orders";
-    assert!(quorum.tell(&Obstacle::Quorum).contains(command));
+    let by_hand = "Then: rabbitmqctl -p / delete_queue orders";
+    assert!(quorum.tell(Obstacle::Quorum).ends_with(by_hand));
+    let unseen = Left {
+        leading: None,
+        ..nothing()
+    };
+    let text = unseen.tell(Obstacle::NotSeen);
+    let conditions = format!("{by_hand} --if-empty --if-unused");
+    assert!(text.ends_with(&conditions), "{text}");
+
+    let gone = Left {
+        is_gone: true,
+        is_quorum: None,
+        leading: Some(vec!["later.\u{1b}[2J".to_owned()]),
+        ..nothing()
+    };
+    let text = gone.tell(Obstacle::Leading);
+    assert!(text.contains("declare orders again"), "{text}");
+    assert!(text.contains(r"later.\u{1b}[2J"), "{text}");
+}
+
+#[test]
+fn the_name_of_an_exchange_cannot_forge_a_line() {
+    let bound = Bound {
+        exchange: "x\u{1b}[2J".to_owned(),
+        routing_key: "\u{1b}".to_owned(),
+        arguments: BTreeMap::new(),
+    };
+    assert_eq!(bound.to_string(), r#"x\u{1b}[2J with key "\u{1b}""#);
 }
 
 /// The queues of `orders`, with one retry queue and a binding.
@@ -301,10 +279,19 @@ fn what_cannot_be_changed_says_how_to_mend_it() {
         let (queue, text) = (queue.to_owned(), "no".to_owned());
         Standing::Differs(vec![Difference::Refused { queue, text }])
     };
-    for item in &planned("declare", differs, Ok(Vec::new())).consumers[0].items[..3] {
+    let plan = planned("declare", differs, Ok(Vec::new()));
+    for item in &plan.consumers[0].items[..3] {
         assert_eq!(item.action, Action::Cannot);
         assert!(!item.mend.is_empty(), "{item:?}");
     }
+    assert_eq!(
+        plan.consumers[0].items[1].mend,
+        [
+            "set consumers.orders.dead_letter_queue = \"orders.dead.v2\": the letters until now stay \
+             in orders.dead, where `lapwing dead list --queue orders.dead` finds them"
+        ],
+        "no letter is deleted"
+    );
 }
 
 #[test]

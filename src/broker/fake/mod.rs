@@ -472,10 +472,19 @@ impl Reading for FakeBroker {
         Some(session::believed(spec, properties))
     }
 
-    async fn publish_in_order(&self, messages: &[Publication<'_>]) -> Result<(), PublishError> {
-        for message in messages {
-            self.confirmed(message).await?;
+    fn stranger(&self, properties: &Properties) -> Option<String> {
+        session::trust().stranger(&properties.to_amqp())
+    }
+
+    async fn publish_in_order(
+        &self,
+        messages: &[Publication<'_>],
+    ) -> (usize, Result<(), PublishError>) {
+        for (sure, message) in messages.iter().enumerate() {
+            if let Err(error) = self.confirmed(message).await {
+                return (sure, Err(error));
+            }
         }
-        Ok(())
+        (messages.len(), Ok(()))
     }
 }

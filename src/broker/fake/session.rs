@@ -116,7 +116,12 @@ impl FakeSession {
 
 /// The properties of a message, as a worker with this consumer believes them.
 pub(super) fn believed(spec: &QueueSpec, properties: &Properties) -> Properties {
-    Trust::of(USER).read(&Rungs::of(spec), properties.to_amqp())
+    trust().read(&Rungs::of(spec), properties.to_amqp())
+}
+
+/// Whom the worker believes.
+pub(super) fn trust() -> Trust {
+    Trust::of(USER)
 }
 
 /// The deadline of each request.

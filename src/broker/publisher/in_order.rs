@@ -1,39 +1,44 @@
 //! Publishing one message behind the other, for a tool that moves messages and keeps their order.
 
 use deadpool::managed::Object;
+use lapin::{BasicProperties, Confirmation};
+use tokio::sync::watch;
 
-use super::{PRECONDITION, Publication, PublishError, Publisher, properties_of, result_of};
+use super::{
+    PRECONDITION, PooledChannel, Publication, PublishError, Publisher, properties_of, result_of,
+};
 
 impl Publisher {
     /// Publishes messages on one channel, in this order, and waits for all confirms.
     ///
-    /// An error concerns all of them, and the broker may have some: lapin can attach a return to the
-    /// confirm of another message of the channel.
+    /// Returns how many of them, from the first one on, the broker has for sure, and why it is not all.
+    /// The broker may have some of the others. If a message was returned, or an answer is missing, none is
+    /// sure: lapin can attach a return to the confirm of another message of the channel.
     pub(crate) async fn publish_in_order(
         &self,
         messages: &[Publication<'_>],
-    ) -> Result<(), PublishError> {
+    ) -> (usize, Result<(), PublishError>) {
+        match self.in_order(messages).await {
+            Ok((sure, outcome)) => (sure, outcome),
+            Err(error) => (0, Err(error)),
+        }
+    }
+
+    /// An error: nothing was published.
+    async fn in_order(
+        &self,
+        messages: &[Publication<'_>],
+    ) -> Result<(usize, Result<(), PublishError>), PublishError> {
         let channel = self.channel().await?;
         let connection = &channel.connection;
         let (blocked, named) = (connection.blocked(), connection.trust().user());
         let properties = messages.iter().map(|it| properties_of(it, connection));
         let properties = properties.collect::<Result<Vec<_>, _>>()?;
         let busy = channel.busy();
-        let publishing = async {
-            let mut confirms = Vec::with_capacity(messages.len());
-            for (message, properties) in messages.iter().zip(properties) {
-                confirms.push(self.write(&channel, message, properties, &blocked).await?);
-            }
-            let mut answers = Vec::with_capacity(messages.len());
-            for confirm in confirms {
-                answers.push(self.confirm(confirm, &blocked).await?);
-            }
-            answers.into_iter().try_for_each(result_of)
-        };
-        let outcome = publishing.await;
+        let (sure, outcome) = self.answers(&channel, messages, properties, &blocked).await;
         let Err(error) = outcome else {
             busy.done();
-            return Ok(());
+            return Ok((sure, Ok(())));
         };
         let connection = std::sync::Arc::clone(connection);
         // A late confirm must not be taken for the confirm of a later publish.
@@ -43,8 +48,45 @@ impl Publisher {
             && *code == PRECONDITION
             && connection.trust().learn(text, named.as_deref())
         {
-            return Box::pin(self.publish_in_order(messages)).await;
+            return Box::pin(self.in_order(messages)).await;
         }
-        Err(error)
+        Ok((sure, Err(error)))
     }
+    /// Publishes, and counts the answers.
+    async fn answers(
+        &self,
+        channel: &PooledChannel,
+        messages: &[Publication<'_>],
+        properties: Vec<BasicProperties>,
+        blocked: &watch::Receiver<bool>,
+    ) -> (usize, Result<(), PublishError>) {
+        let mut confirms = Vec::with_capacity(messages.len());
+        for (message, properties) in messages.iter().zip(properties) {
+            match self.write(channel, message, properties, blocked).await {
+                Ok(confirm) => confirms.push(confirm),
+                Err(error) => return (0, Err(error)),
+            }
+        }
+        let mut answers = Vec::with_capacity(confirms.len());
+        for confirm in confirms {
+            match self.confirm(confirm, blocked).await {
+                Ok(answer) => answers.push(answer),
+                Err(error) => return (0, Err(error)),
+            }
+        }
+        let sure = sure(&answers);
+        (sure, answers.into_iter().try_for_each(result_of))
+    }
+}
+
+/// How many messages, from the first one on, the broker has for sure.
+fn sure(answers: &[Confirmation]) -> usize {
+    let is_return =
+        |it: &Confirmation| matches!(it, Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)));
+    if answers.iter().any(is_return) {
+        return 0;
+    }
+    let acks = answers.iter();
+    acks.take_while(|it| matches!(it, Confirmation::Ack(None)))
+        .count()
 }

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use lapin::types::FieldTable;
 use serde::Serialize;
 
-use crate::broker::{Binding, QueueArgument, headers::short};
+use crate::{
+    broker::{Binding, QueueArgument, headers::short},
+    text::visible,
+};
 
 /// A binding of a queue, with the arguments that a headers exchange goes by.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -31,7 +34,8 @@ impl From<&Binding> for Bound {
 
 impl std::fmt::Display for Bound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} with key {:?}", self.exchange, self.routing_key)?;
+        let exchange = visible(&self.exchange);
+        write!(f, "{exchange} with key {:?}", self.routing_key)?;
         match self.arguments.is_empty() {
             true => Ok(()),
             false => write!(f, " and {} arguments", self.arguments.len()),

@@ -4,7 +4,10 @@ use std::fmt;
 
 use lapin::types::FieldTable;
 
-use crate::broker::{QueueArgument, headers::short};
+use crate::{
+    broker::{QueueArgument, headers::short},
+    text::visible,
+};
 
 /// One way in which a queue or exchange at the broker differs from the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +104,7 @@ impl Difference {
     /// What is wrong with the object.
     pub(crate) fn problem(&self) -> String {
         let shown = |value: &Option<String>| match value {
-            Some(value) => format!("'{value}'"),
+            Some(value) => format!("'{}'", visible(value)),
             None => "not set".to_owned(),
         };
         match self {

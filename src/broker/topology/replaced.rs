@@ -16,6 +16,9 @@ use crate::broker::{
     headers::short,
 };
 
+/// The reply code of AMQP 0-9-1 for a queue of another connection.
+const LOCKED: u16 = 405;
+
 impl Look<'_> {
     /// The ready messages and the consumers of a queue; `None` if there is no such queue.
     pub(in crate::broker) async fn counts(
@@ -30,6 +33,27 @@ impl Look<'_> {
         match self.declare_as(queue, passive, none).await? {
             Ok(queue) => Ok(Some((queue.message_count(), queue.consumer_count()))),
             Err(error) if says_there_is_no("queue", &error) => Ok(None),
+            // An exclusive queue of another connection.
+            Err(error) if reply_code(&error) == Some(LOCKED) => {
+                Err(BrokerError::Refused(error.to_string()))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Declares a queue for this connection alone. Returns false if another connection has it.
+    pub(in crate::broker) async fn reserve(&mut self, queue: &str) -> Result<bool, BrokerError> {
+        let exclusive = QueueDeclareOptions {
+            exclusive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let mut table = FieldTable::default();
+        // The virtual host may have another type as its default.
+        let classic = AMQPValue::LongString("classic".into());
+        table.insert(short("x-queue-type"), classic);
+        match self.declare_as(queue, exclusive, table).await? {
+            Ok(_) => Ok(true),
+            Err(error) if reply_code(&error) == Some(LOCKED) => Ok(false),
             Err(error) => Err(error.into()),
         }
     }

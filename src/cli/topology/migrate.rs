@@ -8,7 +8,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use clap::Args;
@@ -28,14 +27,22 @@ use crate::cli::{
 };
 
 pub(super) const AFTER: &str = "\
-Declares the new queue by the settings, binds it before it unbinds the old queue, moves the messages
-in their order, each with a confirm before its ack, and deletes the old queue when it is empty and
-unused. A message that is published between the two bindings comes to both queues.
+Declares the new queue by the settings, binds it before it unbinds the old queue, and moves the
+messages in their order, each with a confirm before its ack. New messages come to the new queue at
+once, before those that are moved. A message that is published while both queues have the same
+binding comes to both.
 
-Killed at any moment it loses no message, and at most 100 are there twice. Run it again: it goes on.
+Deletes the old queue only if it is a classic queue, and if the management API
+(broker.management_url) shows that nothing can come back to it: no binding, no queue that
+dead-letters to it, no unsettled delivery. Then it looks for a minute whether the queue stays empty
+and unused. In every other case the queue stays, and the output says what to check.
+
+After a kill run it again: it goes on. Then about 100 messages are there twice, more if the old queue
+is slow. Run it as the user of the workers, or as one of their broker.trusted_users: they believe the
+record of a retry by its user.
 
 Exit codes:
-  0   the old queue is gone
+  0   the old queue is gone, and the management API shows no queue that dead-letters to it
   1   any other error, or the question was answered with no
   3   moved as far as possible; the output says what is left to do before the old queue can go
   4   refused before anything was changed
@@ -62,13 +69,6 @@ pub(super) struct Migrate {
     /// Move at most this many messages per second
     #[arg(long, value_name = "N", value_parser = positive)]
     rate: Option<f64>,
-    /// How long to look whether the old queue stays empty
-    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
-    watch: Duration,
-    /// Delete the old queue although, without broker.management_url, the command cannot see whether a
-    /// program still holds messages of it
-    #[arg(long)]
-    delete: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -87,6 +87,9 @@ impl Migrate {
         let settings = self.at.load()?;
         At::run(&settings, async |desk: &TopologyDesk| {
             let stop = stop_flag(caught)?;
+            if !self.dry_run {
+                desk.reserve(&self.from).await?;
+            }
             let migration = desk
                 .migration(&settings.consumers, &self.from, &self.to)
                 .await?;
@@ -123,14 +126,12 @@ impl Migrate {
         }
         let moving = Moving {
             rate: self.rate,
-            look_for: self.watch,
-            blindly: self.delete,
             by,
         };
         let mut report = report(stop);
         let mut tell = |step: Step<'_>| {
             if !self.at.json {
-                out.line(told(migration, &moving, &step));
+                out.line(told(migration, &step));
             }
         };
         let migrated = desk
@@ -145,20 +146,21 @@ impl Migrate {
         let (from, to) = (&migration.from, &migration.to);
         let left = migrated.left.as_ref();
         let obstacles: Vec<String> = left.map_or_else(Vec::new, |left| {
-            let obstacles = left.obstacles(self.delete);
-            obstacles.iter().map(|it| left.tell(it)).collect()
+            let obstacles = left.obstacles();
+            obstacles.into_iter().map(|it| left.tell(it)).collect()
         });
+        let is_done = migrated.deleted && obstacles.is_empty();
         if self.at.json {
             out.line(json!({
                 "from": from,
                 "to": to,
-                "done": migrated.deleted,
+                "done": is_done,
                 "migrated": migrated,
                 "bindings_assumed": migration.assumed,
                 "notes": migration.notes,
                 "obstacles": obstacles,
             }));
-        } else if migrated.deleted {
+        } else if is_done {
             out.line(format_args!("{from} is gone: {to} has replaced it"));
             let reach = format!(
                 "A program that publishes to the default exchange with the routing key {from} \
@@ -169,13 +171,16 @@ impl Migrate {
             if migrated.stopped {
                 out.line("stopped");
             }
-            out.line(format_args!("{from} is not deleted yet:"));
+            match migrated.deleted {
+                true => out.line(format_args!("{from} is gone, and:")),
+                false => out.line(format_args!("{from} is not deleted:")),
+            }
             for obstacle in &obstacles {
                 out.line(print::wrapped(&format!("  - {obstacle}"), 4));
             }
             out.line("Run the same command again to go on.");
         }
-        match migrated.deleted {
+        match is_done {
             true => ExitCode::SUCCESS,
             false => ExitCode::from(EXIT_CHANGES),
         }
@@ -235,8 +240,10 @@ fn intention(migration: &Migration) -> Vec<String> {
     }
     step(format!("move the messages of {from}, in their order"));
     step(match migration.is_quorum {
-        Some(false) => format!("delete {from} when it is empty and unused"),
-        _ => format!("print the command that deletes {from}"),
+        Some(false) if migration.assumed.is_none() => {
+            format!("delete {from} if nothing can come back to it; else say what to check")
+        }
+        _ => format!("say what to check before {from} is deleted"),
     });
     if let Some(why) = &migration.assumed {
         step(format!(
@@ -263,7 +270,7 @@ fn intention_as_json(migration: &Migration) -> serde_json::Value {
     })
 }
 
-fn told(migration: &Migration, moving: &Moving, step: &Step<'_>) -> String {
+fn told(migration: &Migration, step: &Step<'_>) -> String {
     let Migration { from, to, .. } = migration;
     match step {
         Step::Created(queues) => format!("created {} queues", queues.len()),
@@ -271,9 +278,9 @@ fn told(migration: &Migration, moving: &Moving, step: &Step<'_>) -> String {
             print::wrapped(&format!("bound {to} to {bound}, and unbound {from}"), 2)
         }
         Step::Moved(count) => format!("moved {} messages", print::count(*count)),
-        Step::Empty => format!(
-            "{from} is empty; looking for {} whether it stays so",
-            humantime::format_duration(moving.look_for)
+        Step::Watching(time) => format!(
+            "{from} is empty and unused; looking for {} whether it stays so",
+            humantime::format_duration(*time)
         ),
         Step::Deleted => format!("deleted {from}"),
         _ => String::new(),

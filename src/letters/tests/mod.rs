@@ -146,7 +146,9 @@ async fn look(broker: &FakeBroker, look: &Look) -> (Vec<String>, Looked) {
 /// The only letter of the queue.
 async fn only(broker: &FakeBroker) -> Letter {
     let desk = desk(broker);
-    let mut walk = super::walk::Walk::begin(&desk, false).await.unwrap();
+    let mut walk = super::walk::Walk::begin(&desk, false, &super::walk::plain)
+        .await
+        .unwrap();
     let mut letters = walk.window(1).await.unwrap();
     // The letter goes back with the channel.
     walk.end().await.unwrap();

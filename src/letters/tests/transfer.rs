@@ -125,7 +125,7 @@ async fn a_retry_keeps_its_past_when_it_moves_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_confirmed_stays_in_its_order() {
+async fn what_is_confirmed_before_a_failure_is_not_copied_again() {
     for confirm in [Confirm::Nack, Confirm::Lost] {
         let broker = two_queues(Release::V3, Type::Classic);
         for number in 0..40 {
@@ -133,14 +133,71 @@ async fn what_is_not_confirmed_stays_in_its_order() {
         }
         broker.answer_publishes([Confirm::Ack, Confirm::Ack, confirm]);
         let stopped = moved(&broker).await;
-        assert!(stopped.stopped && stopped.kept() > 0, "{stopped:?}");
-        assert_eq!(ids(&broker, "old"), numbered(0..40));
+        assert!(stopped.stopped && stopped.changed == 2, "{stopped:?}");
+        assert_eq!(ids(&broker, "old"), numbered(2..40));
+        let why = stopped.kept.keys().find(|why| why.contains("\"m2\""));
+        assert!(why.is_some(), "{stopped:?}");
 
         let again = moved(&broker).await;
-        assert_eq!((again.changed, again.kept()), (40, 0));
+        assert_eq!((again.changed, again.kept()), (38, 0));
         let mut arrived = ids(&broker, "new");
         arrived.dedup();
-        let last: Vec<_> = arrived.split_off(arrived.len() - 40);
-        assert_eq!(last, numbered(0..40));
+        assert_eq!(arrived, numbered(0..40));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_another_user_parked_is_not_rewritten() {
+    let broker = two_queues(Release::V43, Type::Classic);
+    let record = Record {
+        attempts: 3,
+        copy: Copy::GivenBack,
+        ..record("503", 1)
+    };
+    let headers = CopyHeaders {
+        set: record.headers(),
+        ..CopyHeaders::default()
+    };
+    let of_another = headers.on(&plain("m1")).with_user("someone");
+    for properties in [plain("m0"), of_another.clone(), plain("m2")] {
+        assert!(broker.send("old", b"{}", properties));
+    }
+    let stopped = moved(&broker).await;
+    assert!(stopped.stopped && stopped.changed == 1, "{stopped:?}");
+    assert_eq!(ids(&broker, "old"), ["m1", "m2"]);
+    assert_eq!(broker.ready("old")[0].properties, of_another);
+    let why = stopped.kept.keys().find(|why| why.contains("someone"));
+    assert!(why.is_some(), "{stopped:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_without_deliveries_left_keeps_its_record_when_it_stays() {
+    let limited = Arguments::of(Type::Quorum).int("x-delivery-limit", 1);
+    let broker = FakeBroker::new(Release::V40);
+    assert_eq!(broker.declare_with("old", limited), Ok(()));
+    assert_eq!(
+        broker.declare_with("new", Arguments::of(Type::Quorum)),
+        Ok(())
+    );
+    let record = Record {
+        attempts: 3,
+        copy: Copy::GivenBack,
+        ..record("503", 1)
+    };
+    let headers = CopyHeaders {
+        set: record.headers(),
+        comes_back: true,
+        is_named: true,
+        ..CopyHeaders::default()
+    };
+    assert!(broker.send("old", b"{}", headers.on(&plain("m0"))));
+    for _ in 0..2 {
+        broker.answer_publishes([Confirm::Nack]);
+        let stopped = moved(&broker).await;
+        assert_eq!((stopped.changed, stopped.kept()), (0, 1), "{stopped:?}");
+    }
+    let stored = broker.ready("old").pop().unwrap();
+    let is = broker.believed(&spec("old"), &stored.properties).unwrap();
+    assert!(is.header("lapwing-attempts").is_some(), "{is:?}");
+    assert!(is.header("lapwing-moved-from").is_some(), "it is a copy");
 }

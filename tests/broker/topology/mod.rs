@@ -7,14 +7,14 @@ mod plan;
 mod refused;
 mod verify;
 
-use std::{collections::BTreeSet, process::Stdio};
+use std::{collections::BTreeSet, process::Stdio, time::Duration};
 
 use serde_json::Value;
-use tokio::process::Command;
+use tokio::{process::Command, time::timeout};
 
 use crate::support::{
     Consumers, DEADLINE, HttpHandler, Reply, VHost, WorkerProcess, consumer, field, log_message,
-    management::encode, within,
+    management::encode,
 };
 
 /// Three rungs.
@@ -140,8 +140,10 @@ impl Tool {
     }
 
     async fn ended(mut self) -> Ended {
-        let ended = within("the command", self.command.output()).await;
-        let ended = ended.expect("it starts");
+        // A migration watches the old queue for a minute before it deletes it.
+        const LONGEST: Duration = Duration::from_secs(150);
+        let ended = timeout(LONGEST, self.command.output()).await;
+        let ended = ended.expect("the command ends").expect("it starts");
         let text = |bytes| String::from_utf8(bytes).expect("it prints text");
         Ended {
             code: ended.status.code(),
