@@ -14,6 +14,7 @@ use lapin::{
 };
 
 use super::{
+    Binding,
     connection::Connection,
     error::{BrokerError, is_refusal, says_there_is_no, within},
     headers::short,
@@ -64,7 +65,7 @@ pub(super) async fn may_consume(connection: &Connection, queue: &str, limit: Dur
     let mut wrong = FieldTable::default();
     wrong.insert(short("x-priority"), AMQPValue::LongString(WRONG.into()));
     let request = async |channel: &Channel| {
-        // A broker that takes the subscription all the same delivers one message at most.
+        // A broker that takes the subscription all the same sends one message at most.
         channel.basic_qos(1, BasicQosOptions::default()).await?;
         let options = BasicConsumeOptions::default();
         let tag = short(WRONG);
@@ -81,11 +82,13 @@ pub(super) async fn may_consume(connection: &Connection, queue: &str, limit: Dur
     Access::of("queue", ask(connection, limit, request).await)
 }
 
-/// Whether the user may publish to the exchange. The expiration of the message is no number, which the
-/// broker refuses after it has checked the permission.
+/// Whether the user may publish to the exchange, with this key if it is known. The expiration of the message
+/// is no number, which the broker refuses after it has checked the permission. RabbitMQ 3 checks the topic
+/// permission of the key before the expiration too, and later releases do not.
 pub(super) async fn may_publish(
     connection: &Connection,
     exchange: &str,
+    key: Option<&str>,
     limit: Duration,
 ) -> Access {
     let request = async |channel: &Channel| {
@@ -97,32 +100,64 @@ pub(super) async fn may_publish(
             immediate: false,
         };
         let properties = BasicProperties::default().with_expiration(WRONG.into());
-        let (exchange, key) = (short(exchange), short(WRONG));
+        let (exchange, key) = (short(exchange), short(key.unwrap_or(WRONG)));
         let confirm = channel
             .basic_publish(exchange, key, options, b"", properties)
             .await?;
         confirm.await
     };
+    let asked = async {
+        let access = Access::of("exchange", ask(connection, limit, request).await);
+        match &access {
+            Access::Granted => still_reads(connection, limit).await.unwrap_or(access),
+            Access::Refused(text) if key.is_none() && is_about_a_topic(text) => {
+                Access::Unknown(format!("topic permissions decide for each key: {text}"))
+            }
+            _ => access,
+        }
+    };
     let mut blocked = connection.blocked();
     tokio::select! {
         biased;
-        answer = ask(connection, limit, request) => Access::of("exchange", answer),
         Ok(_) = blocked.wait_for(|is| *is) => Access::Blocked,
+        access = asked => access,
     }
 }
 
+/// A broker with an alarm answers the first publish of a connection, and then reads nothing more from it. So
+/// only an answer to a further request shows that there is no alarm. Returns what hinders.
+async fn still_reads(connection: &Connection, limit: Duration) -> Option<Access> {
+    match connection.channel(limit).await {
+        Ok(channel) => {
+            // If closing the channel fails, the channel ends with its connection.
+            let close = channel.close(200, "done".into());
+            let _ = within(limit, "closing a channel", close).await;
+            None
+        }
+        Err(error) => Some(Access::Unknown(error.to_string())),
+    }
+}
+
+/// Whether a refusal is about a topic permission, which counts for some keys of an exchange.
+pub(crate) fn is_about_a_topic(refusal: &str) -> bool {
+    refusal.contains("access to topic ")
+}
+
 /// Whether the user may bind the queue to the exchange. Asks the broker to end a binding that does not
-/// exist, which needs the same permissions.
+/// exist, which needs the same permissions. Topic permissions count for the key, so the request has the
+/// key of the binding. An argument tells it apart from every real one.
 pub(super) async fn may_bind(
     connection: &Connection,
     queue: &str,
-    exchange: &str,
+    binding: &Binding,
     limit: Duration,
 ) -> Access {
     let request = async |channel: &Channel| {
-        let (key, none) = (short(WRONG), FieldTable::default());
+        let mut only = FieldTable::default();
+        only.insert(short(WRONG), AMQPValue::LongString(WRONG.into()));
+        let (exchange, key) = (short(&binding.exchange), short(&binding.routing_key));
         channel
-            .queue_unbind(short(queue), short(exchange), key, none)
+            .queue_unbind(short(queue), exchange, key, only)
             .await
     };
     Access::of("exchange", ask(connection, limit, request).await)

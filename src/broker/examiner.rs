@@ -6,8 +6,8 @@ use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BrokerError, BrokerSettings, BrokerUrls, Link, Purpose, QueueSpec, Scouting, TimeoutSettings,
-    Version,
+    Binding, BrokerError, BrokerSettings, BrokerUrls, Link, Purpose, QueueSpec, Scouting,
+    TimeoutSettings, Version,
     access::{self, Access},
     connection::Connection,
     dial,
@@ -132,15 +132,15 @@ impl Examiner {
         access::may_consume(&self.connection, queue, self.limit).await
     }
 
-    /// Whether the user may publish to the exchange. On a broker that has blocked publishing no other
-    /// question follows this one.
-    pub(crate) async fn may_publish(&self, exchange: &str) -> Access {
-        access::may_publish(&self.connection, exchange, self.limit).await
+    /// Whether the user may publish to the exchange, with this key if it is known. On a broker that has
+    /// blocked publishing no other question follows this one.
+    pub(crate) async fn may_publish(&self, exchange: &str, key: Option<&str>) -> Access {
+        access::may_publish(&self.connection, exchange, key, self.limit).await
     }
 
     /// Whether the user may bind the queue to the exchange.
-    pub(crate) async fn may_bind(&self, queue: &str, exchange: &str) -> Access {
-        access::may_bind(&self.connection, queue, exchange, self.limit).await
+    pub(crate) async fn may_bind(&self, queue: &str, binding: &Binding) -> Access {
+        access::may_bind(&self.connection, queue, binding, self.limit).await
     }
 
     /// What the management API shows of a queue; `None`: the settings name no API, or there is no such
@@ -155,15 +155,25 @@ impl Examiner {
         }
     }
 
-    /// The exchanges and keys by which the exchange routes to queues, as the management API shows them:
-    /// whether there are any.
+    /// Whether the exchange routes to anything, as the management API shows it; `None`: nobody knows.
     ///
     /// # Errors
     /// As [`shown`](Self::shown).
     pub(crate) async fn routes(&self, exchange: &str) -> Result<Option<bool>, ManagementError> {
         match self.connection.management() {
-            Some(management) => management.routes(exchange).await.map(Some),
+            Some(management) => management.routes(exchange).await,
             None => Ok(None),
+        }
+    }
+
+    /// Asks whether there is a management API at the URL of the settings, if they name one.
+    ///
+    /// # Errors
+    /// When it does not answer, or refuses the user.
+    pub(crate) async fn greet_management(&self) -> Result<(), ManagementError> {
+        match self.connection.management() {
+            Some(management) => management.greet().await,
+            None => Ok(()),
         }
     }
 

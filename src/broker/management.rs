@@ -49,6 +49,8 @@ pub(crate) enum ManagementError {
     Refused(StatusCode),
     #[error("the answer is no JSON: {0}")]
     Unreadable(#[from] serde_json::Error),
+    #[error("the answer is not one of RabbitMQ")]
+    Other,
 }
 
 impl Management {
@@ -105,11 +107,27 @@ impl Management {
         }
     }
 
-    /// Whether the exchange routes to anything.
-    pub(super) async fn routes(&self, exchange: &str) -> Result<bool, ManagementError> {
+    /// Whether the exchange routes to anything; `None`: something else than bindings decides.
+    pub(super) async fn routes(&self, exchange: &str) -> Result<Option<bool>, ManagementError> {
         let path = ["exchanges", &self.vhost, exchange, "bindings", "source"];
         let bindings = self.get(&path, None).await?;
-        Ok(bindings.as_array().is_some_and(|all| !all.is_empty()))
+        if bindings.as_array().is_some_and(|all| !all.is_empty()) {
+            return Ok(Some(true));
+        }
+        let exchange = self.get(&path[..3], None).await?;
+        Ok(is_by_bindings(&exchange).then_some(false))
+    }
+
+    /// Asks for the user itself, which the API answers for each user with a tag.
+    ///
+    /// # Errors
+    /// When this is no management API, or the user may not ask it.
+    pub(super) async fn greet(&self) -> Result<(), ManagementError> {
+        let user = self.get(&["whoami"], None).await?;
+        match user["name"].is_string() {
+            true => Ok(()),
+            false => Err(ManagementError::Other),
+        }
     }
 
     /// The bindings of a queue to exchanges, apart from that of the default exchange. An error is a
@@ -178,6 +196,17 @@ impl Management {
     }
 }
 
+/// Whether only bindings decide where messages of this exchange go. Plugins have other types, and a policy
+/// may name an alternate exchange.
+fn is_by_bindings(exchange: &Value) -> bool {
+    let kind = exchange["type"].as_str().unwrap_or_default();
+    let policy = exchange["policy"].as_str().unwrap_or_default();
+    let alternate = exchange["arguments"].get("alternate-exchange");
+    ["direct", "fanout", "topic", "headers"].contains(&kind)
+        && policy.is_empty()
+        && alternate.is_none()
+}
+
 /// A queue, as the management API describes it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct QueueShown(Value);
@@ -202,8 +231,19 @@ impl QueueShown {
     /// The names of the policies that apply to the queue.
     pub(crate) fn policies(&self) -> String {
         let named = ["policy", "operator_policy"].map(|key| self.0[key].as_str());
-        let named: Vec<_> = named.into_iter().flatten().collect();
+        let named = named.into_iter().flatten();
+        let named: Vec<_> = named.filter(|name| !name.is_empty()).collect();
         named.join("`, `")
+    }
+
+    /// The name of the policy that applies to the queue, apart from one of an operator.
+    pub(crate) fn own_policy(&self) -> Option<&str> {
+        self.0["policy"].as_str().filter(|name| !name.is_empty())
+    }
+
+    /// Whether the description has the policies. That of a new queue has none for some seconds.
+    pub(crate) fn shows_policies(&self) -> bool {
+        self.0.get("effective_policy_definition").is_some()
     }
 
     /// The delivery limit; `None` while the broker does not show it.
@@ -481,6 +521,19 @@ mod tests {
                     axum::http::StatusCode::OK,
                     r#"{"type":"quorum","effective_policy_definition":{"delivery-limit":6}}"#,
                 ),
+                "/rabbit/api/whoami" => (axum::http::StatusCode::OK, r#"{"name":"worker"}"#),
+                "/rabbit/api/exchanges/a%2Fb/plain" => (
+                    axum::http::StatusCode::OK,
+                    r#"{"type":"topic","arguments":{}}"#,
+                ),
+                "/rabbit/api/exchanges/a%2Fb/other" => (
+                    axum::http::StatusCode::OK,
+                    r#"{"type":"topic","arguments":{"alternate-exchange":"rest"}}"#,
+                ),
+                "/rabbit/api/exchanges/a%2Fb/bound/bindings/source" => {
+                    (axum::http::StatusCode::OK, "[{}]")
+                }
+                path if path.ends_with("/bindings/source") => (axum::http::StatusCode::OK, "[]"),
                 _ => (axum::http::StatusCode::NOT_FOUND, "{}"),
             }
         };
@@ -504,5 +557,23 @@ mod tests {
         }
         let missing = api("").await.delivery_limit("q/1").await.unwrap_err();
         assert_eq!(missing.to_string(), "404 Not Found");
+    }
+
+    #[tokio::test]
+    async fn another_web_server_is_no_management_api() {
+        assert!(api("/rabbit").await.greet().await.is_ok());
+        assert!(api("/wrong").await.greet().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_exchange_leads_nowhere_only_if_bindings_alone_decide() {
+        let api = api("/rabbit").await;
+        for (exchange, routes) in [
+            ("bound", Some(true)),
+            ("plain", Some(false)),
+            ("other", None),
+        ] {
+            assert_eq!(api.routes(exchange).await.unwrap(), routes, "{exchange}");
+        }
     }
 }

@@ -51,7 +51,7 @@ pub use settings::{
 };
 pub use topology::{Bound, Difference, QueueRole, Unfit, Values};
 
-pub(crate) use access::Access;
+pub(crate) use access::{Access, is_about_a_topic};
 pub(crate) use connection::{Link, LinkState, Purpose, connections_opened};
 pub(crate) use copies::{CopyHeaders, Header};
 pub(crate) use delivery::{Delivery, Moment};

@@ -12,6 +12,11 @@ pub struct Version {
 }
 
 impl Version {
+    /// From here on a queue can have a consumer timeout of its own.
+    pub(crate) const QUEUE_TIMEOUTS: Self = Self {
+        major: 3,
+        minor: 12,
+    };
     /// From here on quorum queues have a delivery limit of 20 by default.
     pub(crate) const LIMITS: Self = Self { major: 4, minor: 0 };
     /// From here on returning a message does not raise its delivery count (measured).

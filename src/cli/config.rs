@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
 use lapwing::{
-    doctor::{self, Surroundings},
+    doctor::{self, Grade, Surroundings},
     settings::{ConfigError, Schedule, Settings, environment},
 };
 
@@ -87,7 +87,11 @@ fn check(
         }
         Ok(settings) => {
             for finding in doctor::at_start(&settings, around) {
-                let _ = writeln!(complaints, "warning: {finding}");
+                let grade = match finding.grade {
+                    Grade::Fail => "failure",
+                    Grade::Warn | Grade::Ok => "warning",
+                };
+                let _ = writeln!(complaints, "{grade}: {finding}");
             }
             let count = settings.consumers.len();
             let plural = if count == 1 { "" } else { "s" };

@@ -23,7 +23,8 @@ Exit codes:
   78  invalid settings
 
 The doctor creates, consumes and stores nothing. It connects to the broker and to the services of
-HTTP handlers, and sends no request to the services.";
+HTTP handlers, and sends no request to the services. It learns what a user may do from requests
+that the broker refuses, so the broker's log has a line for each of them.";
 
 /// The worst finding is a warning.
 const EXIT_WARN: u8 = EXIT_LEFT;
@@ -103,9 +104,9 @@ fn tell(report: &Report, out: &Out) {
     });
 }
 
-/// Findings that the same command or setting mends.
+/// Findings that the same command or setting mends. Those that found the same share a line.
 fn lines(findings: &[Finding]) -> Vec<String> {
-    let Some((finding, others)) = findings.split_first() else {
+    let Some(finding) = findings.first() else {
         return Vec::new();
     };
     let grade = match finding.grade {
@@ -113,15 +114,21 @@ fn lines(findings: &[Finding]) -> Vec<String> {
         Grade::Warn => "WARN",
         Grade::Fail => "FAIL",
     };
-    let head = format!("{grade:<5}{}", finding.check);
-    let found = match finding.about.as_str() {
-        "" => finding.found.clone(),
-        about => format!("{about}: {}", finding.found),
-    };
-    let mut lines = print::in_column(&head, &found, INDENT);
-    if !others.is_empty() {
-        let names: Vec<_> = others.iter().map(|it| it.about.as_str()).collect();
-        lines.extend(print::in_column("     and so", &names.join(", "), INDENT));
+    let mut head = format!("{grade:<5}{}", finding.check);
+    let mut lines = Vec::new();
+    for alike in findings.chunk_by(found_the_same) {
+        let [first, others @ ..] = alike else {
+            continue;
+        };
+        let found = match first.about.as_str() {
+            "" => first.found.clone(),
+            about => format!("{about}: {}", first.found),
+        };
+        lines.extend(print::in_column(&std::mem::take(&mut head), &found, INDENT));
+        if !others.is_empty() {
+            let names: Vec<_> = others.iter().map(|it| it.about.as_str()).collect();
+            lines.extend(print::in_column("     and so", &names.join(", "), INDENT));
+        }
     }
     if finding.grade > Grade::Ok {
         lines.extend(print::in_column("     why", finding.why, INDENT));
@@ -130,9 +137,43 @@ fn lines(findings: &[Finding]) -> Vec<String> {
     lines
 }
 
+/// Whether two findings differ in nothing but the names of their objects.
+fn found_the_same(one: &Finding, other: &Finding) -> bool {
+    let nameless = |it: &Finding| it.found.replace(&format!("'{}'", it.about), "");
+    nameless(one) == nameless(other)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn findings_with_one_mend_are_all_told() {
+        let finding = |about: &str, found: &str| Finding {
+            check: "permissions",
+            grade: Grade::Fail,
+            about: about.to_owned(),
+            found: found.to_owned(),
+            why: "it fails when it is needed",
+            mend: "grant it".to_owned(),
+        };
+        let told = lines(&[
+            finding("dead", "no right to read: queue 'dead' refused"),
+            finding("retry", "no right to read: queue 'retry' refused"),
+            finding("shop", "no right to write: exchange 'shop' refused"),
+        ]);
+        let told: Vec<_> = told.iter().map(|line| line.trim()).collect();
+        assert_eq!(
+            told,
+            [
+                "FAIL permissions           dead: no right to read: queue 'dead' refused",
+                "and so                retry",
+                "shop: no right to write: exchange 'shop' refused",
+                "why                   it fails when it is needed",
+                "mend                  grant it",
+            ]
+        );
+    }
 
     #[test]
     fn a_finding_fits_a_terminal_and_names_its_mend() {

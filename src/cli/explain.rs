@@ -100,7 +100,7 @@ impl Explain {
     }
 }
 
-const LATE: &str = "In a retry queue a message waits up to twice as long if it is behind others.";
+const LATE: &str = "In a retry queue a message that is behind others may wait as long as the queue's name says.";
 
 /// The whole text.
 fn text(explained: &Explained) -> Vec<String> {

@@ -2,7 +2,9 @@
 
 use super::{
     check::{Check, Found, Needs},
+    permissions::grant,
     scene::{PlaceSeen, Scene},
+    shell,
 };
 use crate::broker::{Access, BrokerError, Version};
 
@@ -58,7 +60,7 @@ fn broker(scene: &Scene<'_>, found: &mut Found) {
                 ));
             }
             Err(error) => {
-                let mend = mend(place, error);
+                let mend = mend(scene, place, error);
                 match works {
                     true => found.warn("broker.url", error.to_string(), mend),
                     false => found.fail("broker.url", error.to_string(), mend),
@@ -69,15 +71,24 @@ fn broker(scene: &Scene<'_>, found: &mut Found) {
 }
 
 /// What makes the broker take the connection.
-fn mend(place: &PlaceSeen, error: &BrokerError) -> String {
-    let (user, vhost) = (&place.user, &place.vhost);
+fn mend(scene: &Scene<'_>, place: &PlaceSeen, error: &BrokerError) -> String {
+    let [user, vhost] = [&place.user, &place.vhost].map(|it| shell::word(it));
     let text = error.to_string();
-    let grants = format!("rabbitmqctl set_permissions -p {vhost} {user} '.*' '.*' '.*'");
+    let is_refused = matches!(error, BrokerError::Refused(_)) && text.contains("NOT_ALLOWED");
+    let grants = || grant(scene.settings, &place.user, &place.vhost);
     match error {
-        BrokerError::Refused(_) if text.contains("NOT_ALLOWED") && text.contains("not found") => {
-            format!("rabbitmqctl add_vhost {vhost}, then {grants}; or correct broker.url (`%2f` is `/`)")
+        _ if is_refused && text.contains("not found") => format!(
+            "correct broker.url (`%2f` is `/`), or create the virtual host: rabbitmqctl add_vhost \
+             {vhost}, then {}",
+            grants()
+        ),
+        _ if is_refused && text.contains("limit") => "close connections, or raise the limit that the \
+             broker names (rabbitmqctl set_user_limits, set_vhost_limits)"
+            .to_owned(),
+        _ if is_refused && text.contains("is down") => {
+            format!("rabbitmqctl restart_vhost -p {vhost}; the broker's log tells why it is down")
         }
-        BrokerError::Refused(_) if text.contains("NOT_ALLOWED") => grants,
+        _ if is_refused => grants(),
         BrokerError::Refused(_) => format!(
             "correct user and password in broker.url (percent-encoded) or broker.password_file; \
              rabbitmqctl authenticate_user {user} tries a password"
@@ -111,7 +122,7 @@ fn release(scene: &Scene<'_>, found: &mut Found) {
         false => "a return of a message is free",
     };
     let limit = match version < Version::LIMITS {
-        true => "queues have no delivery limit of their own",
+        true => "queues have no delivery limit by default",
         false => "quorum queues have a delivery limit of 20 by default",
     };
     found.ok(format!("RabbitMQ {version}: {counts}; {limit}"));
@@ -140,11 +151,16 @@ fn management(scene: &Scene<'_>, found: &mut Found) {
 }
 
 fn alarms(scene: &Scene<'_>, found: &mut Found) {
-    match scene.broker.publish {
+    match &scene.broker.publish {
         Some(Access::Blocked) => found.fail(
             "broker",
             "the broker has blocked publishing: a memory or disk alarm",
             "free memory or disk space there; rabbitmq-diagnostics alarms names the node",
+        ),
+        Some(Access::Unknown(reason)) => found.warn(
+            "broker",
+            format!("nobody knows whether the broker takes messages: {reason}"),
+            "run the doctor again; rabbitmq-diagnostics alarms tells of alarms",
         ),
         _ => found.ok("the broker takes messages"),
     }

@@ -1,10 +1,11 @@
 //! What a check is, and what it finds.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use serde::Serialize;
 
 use super::scene::Scene;
+use crate::text::visible;
 
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -124,20 +125,27 @@ impl Found {
 }
 
 impl Check {
-    /// Runs the check. If something is to be mended, the report leaves out what is well.
+    /// Runs the check. If something is to be mended, the report leaves out what is well. What two consumers
+    /// of one queue have in common is said once.
     pub(super) fn run(&self, scene: &Scene<'_>) -> Vec<Finding> {
         let mut found = Found::default();
         (self.look)(scene, &mut found);
         let is_well = found.is_well();
         let rows = found.rows.into_iter();
         let rows = rows.filter(|(grade, ..)| is_well || *grade != Grade::Ok);
+        let mut said = BTreeSet::new();
+        let rows = rows.filter(|(grade, about, found, _)| {
+            *grade == Grade::Ok || said.insert((about.clone(), found.clone()))
+        });
+        // Brokers, servers and certificates write some of the texts.
+        let plain = |text: String| visible(&text).into_owned();
         rows.map(|(grade, about, found, mend)| Finding {
             check: self.name,
             grade,
-            about,
-            found,
+            about: plain(about),
+            found: plain(found),
             why: self.why,
-            mend,
+            mend: plain(mend),
         })
         .collect()
     }

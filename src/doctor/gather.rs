@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 use futures_util::future::join_all;
 
-use super::scene::{
-    BrokerSeen, ConsumerSeen, ExchangeSeen, HandlerSeen, PlaceSeen, Scene, Surroundings, TargetSeen,
+use super::{
+    in_force::InForce,
+    scene::{
+        BrokerSeen, ConsumerSeen, ExchangeSeen, HandlerSeen, PlaceSeen, Scene, Surroundings,
+        TargetSeen,
+    },
 };
 use crate::{
-    broker::{BrokerError, Examiner, Place, QueueSeen, QueueShown, Role, Version, places},
+    broker::{Access, BrokerError, Examiner, Place, Role, Version, places},
     certificates,
     consumer::ConsumerSettings,
     settings::Settings,
@@ -72,7 +76,9 @@ async fn tell(
 }
 
 async fn look(settings: &Settings, place: &Place, examiner: &Examiner) -> BrokerSeen {
+    let management = examiner.greet_management().await.err();
     let mut seen = BrokerSeen {
+        management: management.map(|error| error.to_string()),
         version: examiner.version(),
         user: place.user.clone(),
         vhost: place.vhost.clone(),
@@ -83,15 +89,29 @@ async fn look(settings: &Settings, place: &Place, examiner: &Examiner) -> Broker
         seen.consumers.insert(name.clone(), found);
     }
     // A broker with an alarm reads no more of a connection that publishes: so this comes last.
+    ask_to_publish(settings, examiner, &mut seen).await;
+    seen
+}
+
+/// Asks whether the user may publish, until the broker blocks the connection.
+async fn ask_to_publish(settings: &Settings, examiner: &Examiner, seen: &mut BrokerSeen) {
+    let first = examiner.may_publish("", None).await;
+    let mut is_blocked = first == Access::Blocked;
+    seen.publish = Some(first);
     for (name, consumer) in &settings.consumers {
-        if let Some(target) = forward(consumer, examiner).await
-            && let Some(found) = seen.consumers.get_mut(name)
-        {
-            found.forward = Some(target);
+        let found = seen.consumers.get_mut(name);
+        let target = found.and_then(|it| it.forward.as_mut());
+        let Some(target) = target.filter(|it| !is_blocked && !it.exchange.is_empty()) else {
+            continue;
+        };
+        let key = key_of_results(consumer);
+        let access = examiner.may_publish(&target.exchange, key.as_deref()).await;
+        is_blocked = access == Access::Blocked;
+        target.publish = Some(access);
+        if is_blocked {
+            seen.publish = Some(Access::Blocked);
         }
     }
-    seen.publish = Some(examiner.may_publish("").await);
-    seen
 }
 
 async fn look_at(
@@ -117,13 +137,18 @@ async fn look_at(
         bindings.push(ExchangeSeen {
             exchange: binding.exchange.clone(),
             exists: examiner.exchange_exists(&binding.exchange).await,
-            bind: examiner.may_bind(&consumer.queue, &binding.exchange).await,
+            bind: examiner.may_bind(&consumer.queue, binding).await,
         });
     }
     let work = queues.iter().find(|seen| seen.role == Role::Work);
-    let target = work.and_then(|work| dead_letter_target(work, shown.get(&work.queue)));
-    let dead_letters = match target {
-        Some((exchange, key)) => Some(target_of(examiner, exchange, Some(key)).await),
+    let values = work.map(|work| InForce::new(work, shown.get(&work.queue)));
+    let value = |key: &str| values.as_ref()?.value(key);
+    let dead_letters = match value("dead-letter-exchange") {
+        // Without a key of the queue, a letter keeps its own.
+        Some(exchange) => {
+            let key = value("dead-letter-routing-key");
+            Some(target_of(examiner, exchange, key).await)
+        }
         None => None,
     };
     ConsumerSeen {
@@ -131,28 +156,9 @@ async fn look_at(
         queues,
         shown,
         bindings,
-        forward: None,
+        forward: forward(consumer, examiner).await,
         dead_letters,
     }
-}
-
-/// The exchange and the key to which the broker dead-letters the messages of a queue. Arguments count
-/// more than policies.
-fn dead_letter_target(work: &QueueSeen, shown: Option<&QueueShown>) -> Option<(String, String)> {
-    let value = |name: &str| {
-        let argument = format!("x-{name}");
-        let own = work
-            .arguments
-            .as_ref()
-            .and_then(|it| it.get(&argument).cloned());
-        let text = |value: &serde_json::Value| value.as_str().map(str::to_owned);
-        let told = || shown?.argument(name).and_then(text);
-        let policy = || shown?.policy(name).and_then(text);
-        own.or_else(told).or_else(policy)
-    };
-    let exchange = value("dead-letter-exchange")?;
-    let key = value("dead-letter-routing-key").unwrap_or_else(|| work.queue.clone());
-    Some((exchange, key))
 }
 
 async fn target_of(examiner: &Examiner, exchange: String, key: Option<String>) -> TargetSeen {
@@ -178,15 +184,15 @@ async fn target_of(examiner: &Examiner, exchange: String, key: Option<String>) -
 /// Where the consumer publishes results.
 async fn forward(consumer: &ConsumerSettings, examiner: &Examiner) -> Option<TargetSeen> {
     let forward = &consumer.forward;
-    let key = forward.routing_key.clone()?;
+    forward.routing_key.as_ref()?;
     let exchange = forward.exchange.clone();
-    // A key with names in braces is another one for each message.
-    let key = (!key.contains('{')).then_some(key);
-    let mut target = target_of(examiner, exchange.clone(), key).await;
-    if !exchange.is_empty() {
-        target.publish = Some(examiner.may_publish(&exchange).await);
-    }
-    Some(target)
+    Some(target_of(examiner, exchange, key_of_results(consumer)).await)
+}
+
+/// The key of results. A key with names in braces is another one for each message.
+fn key_of_results(consumer: &ConsumerSettings) -> Option<String> {
+    let key = consumer.forward.routing_key.clone();
+    key.filter(|key| !key.contains('{'))
 }
 
 /// Asks each handler whether what it needs is there.

@@ -36,11 +36,16 @@ fn handlers(scene: &Scene<'_>, found: &mut Found) {
         let at = &handler.at;
         match &handler.reached {
             None => {}
+            // The worker starts without the service, and waits for it.
+            Some(Ok(reached)) if reached.is_away => {
+                let mend = format!("start the service, or correct {at}.url");
+                found.warn(at.to_string(), &reached.what, mend);
+            }
             Some(Ok(reached)) => found.ok(format!("{at}: {}", reached.what)),
             Some(Err(error)) => {
                 let mend = match &handler.settings {
                     HandlerSettings::Http(_) => {
-                        format!("start the service, or correct {at}.url; for TLS also {at}.ca_file")
+                        format!("correct {at}.url; for TLS also {at}.ca_file")
                     }
                     _ => format!("correct {at}.argv, or install what is missing"),
                 };

@@ -1,9 +1,13 @@
 //! What the broker does with messages that come back too often: delivery limits, dead letters.
 
+use serde_json::json;
+
 use super::{
     check::{Check, Found, Needs},
+    in_force::InForce,
     queues::consumers,
     scene::{ConsumerSeen, Scene, TargetSeen},
+    shell,
 };
 use crate::{
     broker::{
@@ -105,11 +109,7 @@ fn delivery_limit(scene: &Scene<'_>, found: &mut Found) {
                     None => format!("set consumers.{name}.delivery_limit = {limit}"),
                 },
             ),
-            Some((Some(limit), false)) => found.warn(
-                queue,
-                format!("the queue sets no limit, so that of the release counts: {limit}"),
-                "declare the queue with x-delivery-limit, or set delivery-limit by a policy",
-            ),
+            Some((Some(limit), false)) => of_the_release(found, queue, limit, has_policies(seen)),
             Some((Some(limit), true)) if limit < FEW => found.warn(
                 queue,
                 format!("a message is taken away after {limit} deliveries that failed"),
@@ -121,6 +121,27 @@ fn delivery_limit(scene: &Scene<'_>, found: &mut Found) {
             Some((Some(limit), true)) => found.ok(format!("{queue}: {limit}")),
         }
     }
+}
+
+/// A queue for which no limit of its own is seen.
+fn of_the_release(found: &mut Found, queue: &str, limit: u64, has_policies: bool) {
+    let (text, also) = match has_policies {
+        true => ("the queue sets no limit, so", ""),
+        false => (
+            "no argument sets a limit: unless a policy does,",
+            "; with broker.management_url the doctor sees policies",
+        ),
+    };
+    found.warn(
+        queue,
+        format!("{text} that of the release counts: {limit}"),
+        format!("declare the queue with x-delivery-limit, or set delivery-limit by a policy{also}"),
+    );
+}
+
+/// Whether the policies of the consumer's own queue are seen.
+fn has_policies(seen: &ConsumerSeen) -> bool {
+    work(seen).is_some_and(|work| InForce::of(seen, work).has_policies())
 }
 
 fn dead_letters(scene: &Scene<'_>, found: &mut Found) {
@@ -135,12 +156,7 @@ fn dead_letters(scene: &Scene<'_>, found: &mut Found) {
             found.ok(format!("{queue}: to {beside}"));
             continue;
         }
-        let mend = format!(
-            "rabbitmqctl set_policy -p {} {name}-dead '^{queue}$' \
-             '{{\"dead-letter-exchange\":\"\",\"dead-letter-routing-key\":\"{beside}\"}}' --apply-to \
-             queues",
-            scene.broker.vhost
-        );
+        let mend = set_target(&scene.broker.vhost, name, consumer, seen);
         match &seen.dead_letters {
             Some(target) => target_of(found, consumer, target, mend),
             None => {
@@ -149,6 +165,24 @@ fn dead_letters(scene: &Scene<'_>, found: &mut Found) {
             }
         }
     }
+}
+
+/// What gives the queue a dead-letter target. The broker applies one policy to a queue, so another one would
+/// displace a policy that is there, or do nothing.
+fn set_target(vhost: &str, name: &str, consumer: &ConsumerSettings, seen: &ConsumerSeen) -> String {
+    let key = consumer.dead_letter_queue();
+    let target = json!({ "dead-letter-exchange": "", "dead-letter-routing-key": key }).to_string();
+    let shown = seen.shown.get(&consumer.queue);
+    if let Some(policy) = shown.and_then(QueueShown::own_policy) {
+        return format!(
+            "add to the policy `{policy}`: {}",
+            target.trim_matches(['{', '}'])
+        );
+    }
+    let pattern = shell::pattern([consumer.queue.as_str()]);
+    let [vhost, name] = [vhost, &format!("{name}-dead")].map(shell::word);
+    let target = shell::quoted(&target);
+    format!("rabbitmqctl set_policy -p {vhost} {name} {pattern} {target} --apply-to queues")
 }
 
 /// A queue for which no target is known.
@@ -160,11 +194,18 @@ fn no_target(
     mend: String,
 ) {
     let queue = &consumer.queue;
-    let is_known =
-        work(seen).is_some_and(|it| it.arguments.is_some()) || seen.shown.contains_key(queue);
+    let values = work(seen).map(|work| InForce::of(seen, work));
+    let has_arguments = values.is_some_and(|it| it.has_arguments());
     let drops = limit.is_none_or(|(limit, _)| limit.is_some());
-    match (is_known, drops) {
-        (true, true) => found.fail(queue, "the queue has no dead-letter exchange", mend),
+    match (has_arguments, drops) {
+        (true, true) if has_policies(seen) => {
+            found.fail(queue, "the queue has no dead-letter exchange", mend);
+        }
+        (true, true) => found.warn(
+            queue,
+            "no argument gives the queue a dead-letter exchange, and nobody knows whether a policy does",
+            "set broker.management_url: only the management API shows policies",
+        ),
         (true, false) => found.ok(format!("{queue}: no target, and no limit")),
         (false, _) => found.warn(
             queue,
@@ -178,20 +219,30 @@ fn no_target(
 fn target_of(found: &mut Found, consumer: &ConsumerSettings, target: &TargetSeen, mend: String) {
     let (queue, exchange) = (&consumer.queue, &target.exchange);
     match (&target.queue, target.exists, target.routes) {
+        (None, ..) if exchange.is_empty() => {
+            let text =
+                "dead letters keep their own routing key, which leads back to the queue or nowhere";
+            found.fail(queue, text, mend);
+        }
+        (Some(dead), ..) if dead == queue => {
+            let text = "dead letters go back to the queue itself, and the broker drops them";
+            let key = consumer.dead_letter_queue();
+            let mend = format!(
+                "declare the queue with x-dead-letter-routing-key = '{key}', or correct \
+                 dead-letter-routing-key in its policy"
+            );
+            found.fail(queue, text, mend);
+        }
         // The worker creates its own dead-letter queue.
         (Some(dead), Some(false), _)
             if *dead != consumer.dead_letter_queue() || !consumer.topology.creates() =>
         {
             let text = format!("the dead-letter target `{dead}` does not exist");
-            found.fail(
-                queue,
-                text,
-                format!("create the queue `{dead}`, or: {mend}"),
-            );
+            found.fail(queue, text, format!("create the queue `{dead}`"));
         }
         (None, Some(false), _) => {
             let text = format!("the dead-letter exchange `{exchange}` does not exist");
-            found.fail(queue, text, format!("create the exchange, or: {mend}"));
+            found.fail(queue, text, format!("create the exchange `{exchange}`"));
         }
         (None, _, Some(false)) => {
             let text = format!("the dead-letter exchange `{exchange}` leads to no queue");
@@ -199,5 +250,99 @@ fn target_of(found: &mut Found, consumer: &ConsumerSettings, target: &TargetSeen
         }
         (Some(dead), ..) => found.ok(format!("{queue}: to {dead}")),
         (None, ..) => found.ok(format!("{queue}: to the exchange {exchange}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::{
+        super::{
+            scene::BrokerSeen,
+            tests::{broker, found_at, found_consumer, start},
+        },
+        *,
+    };
+
+    const ATTACH: &str = "topology = 'attach'";
+
+    /// A queue with this limit and no other argument, and this description by the management API.
+    fn with(limit: Option<&str>, shown: Option<serde_json::Value>) -> BrokerSeen {
+        let mut broker = broker("4.0", json!({}));
+        let seen = found_consumer(&mut broker);
+        let limit = limit.map(|limit| ("x-delivery-limit".to_owned(), limit.to_owned()));
+        seen.queues[0].arguments = Some(limit.into_iter().collect());
+        let shown = shown.map(|it| ("orders".to_owned(), QueueShown::of(it)));
+        seen.shown = shown.into_iter().collect::<BTreeMap<_, _>>();
+        broker
+    }
+
+    fn quorum(policy: &str, definition: &serde_json::Value) -> serde_json::Value {
+        json!({
+            "type": "quorum", "policy": policy, "arguments": {"x-delivery-limit": 20},
+            "effective_policy_definition": definition,
+        })
+    }
+
+    #[test]
+    fn without_a_target_messages_are_lost_only_if_no_policy_names_one() {
+        let start = start(ATTACH);
+        let told = |broker| found_at(broker, &start, "dead-letters").concat();
+        let unseen = told(with(Some("20"), None));
+        assert!(unseen.starts_with("WARN orders: no argument"), "{unseen}");
+        assert!(unseen.contains("set broker.management_url"), "{unseen}");
+        // The broker shows the policies of a new queue some seconds later.
+        let new = json!({ "type": "quorum", "arguments": {} });
+        assert!(told(with(Some("20"), Some(new))).starts_with("WARN"));
+        let seen = told(with(Some("20"), Some(quorum("", &json!([])))));
+        assert!(seen.starts_with("FAIL orders: the queue has no"), "{seen}");
+        let command = "rabbitmqctl set_policy -p '' orders-dead '^(orders)$' \
+                       '{\"dead-letter-exchange\":\"\",\"dead-letter-routing-key\":\"orders.dead\"}' \
+                       --apply-to queues";
+        assert!(seen.ends_with(command), "{seen}");
+        let beside = told(with(Some("20"), Some(quorum("low", &json!({})))));
+        assert!(
+            beside.contains("add to the policy `low`: \"dead"),
+            "{beside}"
+        );
+    }
+
+    #[test]
+    fn a_limit_that_only_a_policy_can_set_is_not_said_to_be_missing() {
+        let start = start(ATTACH);
+        let told = found_at(with(None, None), &start, "delivery-limit").concat();
+        assert!(
+            told.contains("unless a policy does, that of the release"),
+            "{told}"
+        );
+        assert!(told.contains("broker.management_url"), "{told}");
+    }
+
+    #[test]
+    fn dead_letters_that_come_back_are_lost() {
+        let start = start(ATTACH);
+        let to = |queue: Option<&str>| {
+            let mut broker = with(Some("20"), None);
+            found_consumer(&mut broker).dead_letters = Some(TargetSeen {
+                exchange: String::new(),
+                queue: queue.map(str::to_owned),
+                exists: queue.map(|_| true),
+                routes: None,
+                publish: None,
+            });
+            found_at(broker, &start, "dead-letters").concat()
+        };
+        assert_eq!(to(Some("orders.dead")), "");
+        let own_key = to(None);
+        assert!(
+            own_key.starts_with("FAIL orders: dead letters keep"),
+            "{own_key}"
+        );
+        let itself = to(Some("orders"));
+        assert!(
+            itself.starts_with("FAIL orders: dead letters go back"),
+            "{itself}"
+        );
     }
 }

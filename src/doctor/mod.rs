@@ -8,6 +8,7 @@ mod broker;
 mod check;
 mod gather;
 mod handlers;
+mod in_force;
 mod limits;
 mod memory;
 mod permissions;
@@ -15,6 +16,7 @@ mod policies;
 mod queues;
 mod scene;
 mod secrets;
+mod shell;
 #[cfg(test)]
 mod tests;
 mod time;

@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use super::{
     check::{Check, Found, Needs},
     scene::{ConsumerSeen, Scene},
+    shell,
 };
 use crate::{
-    broker::{Access, Topology},
+    broker::{Access, Topology, is_about_a_topic},
     consumer::ConsumerSettings,
+    settings::Settings,
 };
 
 pub(super) const CHECKS: &[Check] = &[Check {
@@ -23,35 +25,69 @@ const DEFAULT_EXCHANGE: &str = "amq.default";
 
 fn permissions(scene: &Scene<'_>, found: &mut Found) {
     let mut refused = BTreeSet::new();
+    let mut unknown = BTreeSet::new();
     let broker = &scene.broker;
     for (name, consumer) in &scene.settings.consumers {
         if let Some(seen) = broker.consumers.get(name) {
-            refused.extend(of_consumer(consumer, seen));
+            refused.extend(of_queues(consumer, seen));
+            for (right, object, access) in of_consumer(consumer, seen) {
+                sort(right, object, access, &mut refused, &mut unknown);
+            }
         }
     }
-    if let Some(Access::Refused(text)) = &broker.publish {
-        refused.insert(("write", DEFAULT_EXCHANGE.to_owned(), text.clone()));
+    if let Some(access) = &broker.publish {
+        sort(
+            "write",
+            DEFAULT_EXCHANGE,
+            access,
+            &mut refused,
+            &mut unknown,
+        );
     }
-    if refused.is_empty() {
-        let user = &broker.user;
-        return found.ok(format!("user `{user}` may use all queues and exchanges"));
-    }
-    let mend = grant(scene);
+    let (user, vhost) = (&broker.user, &broker.vhost);
+    let mend = grant(scene.settings, user, vhost);
     for (right, object, text) in refused {
+        let mend = match is_about_a_topic(&text) {
+            true => grant_topics(scene.settings, user, vhost, &object),
+            false => mend.clone(),
+        };
         let text = text.trim_start_matches("ACCESS_REFUSED - ");
-        found.fail(object, format!("no right to {right}: {text}"), &mend);
+        found.fail(object, format!("no right to {right}: {text}"), mend);
+    }
+    for (right, object, reason) in unknown {
+        let text = format!("nobody knows whether the user has the right to {right}: {reason}");
+        let mend = format!("run the doctor again; rabbitmqctl list_permissions -p {vhost}");
+        found.warn(object, text, mend);
+    }
+    found.ok(format!("user `{user}` may use all queues and exchanges"));
+}
+
+/// A right, the object of it, and the broker's text.
+type Rights = BTreeSet<(&'static str, String, String)>;
+
+/// Notes a right that is missing, or of which nobody knows.
+fn sort(
+    usual: &'static str,
+    object: &str,
+    access: &Access,
+    refused: &mut Rights,
+    unknown: &mut Rights,
+) {
+    match access {
+        Access::Refused(text) => {
+            refused.insert((right(text, usual), object.to_owned(), text.clone()));
+        }
+        Access::Unknown(reason) => {
+            unknown.insert((usual, object.to_owned(), reason.clone()));
+        }
+        // Other checks tell of objects that are missing, and of alarms.
+        Access::Granted | Access::Missing | Access::Blocked => {}
     }
 }
 
-/// The rights that are missing: which one, to what, and the broker's text.
-fn of_consumer(
-    consumer: &ConsumerSettings,
-    seen: &ConsumerSeen,
-) -> Vec<(&'static str, String, String)> {
-    let mut refused = Vec::new();
-    if let Some(Access::Refused(text)) = &seen.consume {
-        refused.push(("read", consumer.queue.clone(), text.clone()));
-    }
+/// The rights that are missing to declare the queues.
+fn of_queues(consumer: &ConsumerSettings, seen: &ConsumerSeen) -> Rights {
+    let mut refused = BTreeSet::new();
     // With `none` the worker only looks whether the queues exist.
     let configures = |queue: &str| match consumer.topology {
         Topology::None => false,
@@ -65,25 +101,36 @@ fn of_consumer(
                 true => "write",
                 false => "configure or read",
             };
-            refused.push((right(text, usual), queue.queue.clone(), text.clone()));
+            refused.insert((right(text, usual), queue.queue.clone(), text.clone()));
         }
-    }
-    for binding in &seen.bindings {
-        if let (Access::Refused(text), Topology::Declare) = (&binding.bind, consumer.topology) {
-            let usual = match text.contains("exchange") {
-                true => "read",
-                false => "write",
-            };
-            refused.push((right(text, usual), binding.exchange.clone(), text.clone()));
-        }
-    }
-    let forward = seen.forward.as_ref();
-    if let Some((Access::Refused(text), exchange)) =
-        forward.and_then(|it| Some((it.publish.as_ref()?, &it.exchange)))
-    {
-        refused.push(("write", exchange.clone(), text.clone()));
     }
     refused
+}
+
+/// What the broker says of the other rights: which one, to what, and the answer.
+fn of_consumer<'a>(
+    consumer: &'a ConsumerSettings,
+    seen: &'a ConsumerSeen,
+) -> Vec<(&'static str, &'a str, &'a Access)> {
+    let mut asked = Vec::new();
+    if let Some(access) = &seen.consume {
+        asked.push(("read", consumer.queue.as_str(), access));
+    }
+    for binding in &seen.bindings {
+        if consumer.topology == Topology::Declare {
+            let usual = match &binding.bind {
+                Access::Refused(text) if !text.contains("exchange") => "write",
+                _ => "read",
+            };
+            asked.push((usual, binding.exchange.as_str(), &binding.bind));
+        }
+    }
+    if let Some(forward) = &seen.forward
+        && let Some(access) = &forward.publish
+    {
+        asked.push(("write", forward.exchange.as_str(), access));
+    }
+    asked
 }
 
 /// The right that the broker's text names. RabbitMQ 3.10 names none.
@@ -97,10 +144,10 @@ fn right(text: &str, usual: &'static str) -> &'static str {
 
 /// The command that gives the user all rights that the worker needs. It replaces the rights that the
 /// user has, so it names those as well that are not missing.
-fn grant(scene: &Scene<'_>) -> String {
+pub(super) fn grant(settings: &Settings, user: &str, vhost: &str) -> String {
     let (mut configure, mut write, mut read) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     write.insert(DEFAULT_EXCHANGE.to_owned());
-    for consumer in scene.settings.consumers.values() {
+    for consumer in settings.consumers.values() {
         read.insert(consumer.queue.clone());
         let beside = [
             consumer.dead_letter_queue(),
@@ -122,30 +169,40 @@ fn grant(scene: &Scene<'_>) -> String {
             write.insert(consumer.forward.exchange.clone());
         }
     }
-    let (user, vhost) = (&scene.broker.user, &scene.broker.vhost);
+    let [user, vhost] = [user, vhost].map(shell::word);
     let [configure, write, read] = [configure, write, read].map(|names| pattern(&names));
-    format!("rabbitmqctl set_permissions -p {vhost} {user} {configure} {write} {read}")
+    format!(
+        "rabbitmqctl set_permissions -p {vhost} {user} {configure} {write} {read} (this replaces all \
+         rights of the user in this virtual host)"
+    )
 }
 
-/// The regular expression for these names. `.*` at the end of a name stands for anything.
-fn pattern(names: &BTreeSet<String>) -> String {
-    let escaped = names.iter().map(|name| {
-        let (name, rest) = match name.strip_suffix(".*") {
-            Some(name) => (name, "\\..*"),
-            None => (name.as_str(), ""),
-        };
-        let mut text = String::new();
-        for letter in name.chars() {
-            if !letter.is_alphanumeric() && !"-_".contains(letter) {
-                text.push('\\');
-            }
-            text.push(letter);
+/// The command that gives the user the topic permissions for the keys that the worker uses at an exchange.
+fn grant_topics(settings: &Settings, user: &str, vhost: &str, exchange: &str) -> String {
+    let (mut write, mut read) = (BTreeSet::new(), BTreeSet::new());
+    for consumer in settings.consumers.values() {
+        let here = consumer
+            .bindings
+            .iter()
+            .filter(|it| it.exchange == exchange);
+        read.extend(here.map(|it| it.routing_key.clone()));
+        let key = consumer.forward.routing_key.as_ref();
+        if let Some(key) = key.filter(|_| consumer.forward.exchange == exchange) {
+            // A key with names in braces is another one for each message.
+            write.insert(match key.contains('{') {
+                true => ".*".to_owned(),
+                false => key.clone(),
+            });
         }
-        text + rest
-    });
-    let all: Vec<_> = escaped.collect();
-    match all.is_empty() {
-        true => "'^$'".to_owned(),
-        false => format!("'^({})$'", all.join("|")),
     }
+    let [user, vhost, exchange] = [user, vhost, exchange].map(shell::word);
+    let [write, read] = [write, read].map(|keys| pattern(&keys));
+    format!(
+        "rabbitmqctl set_topic_permissions -p {vhost} {user} {exchange} {write} {read} (this replaces \
+         the topic permissions of the user for this exchange)"
+    )
+}
+
+fn pattern(names: &BTreeSet<String>) -> String {
+    shell::pattern(names.iter().map(String::as_str))
 }

@@ -1,14 +1,13 @@
 //! Policies and arguments that remove messages from queues.
 
-use serde_json::Value;
-
 use super::{
     check::{Check, Found, Grade, Needs},
+    in_force::InForce,
     queues::consumers,
     scene::Scene,
 };
 use crate::{
-    broker::{QueueSeen, QueueShown, Role, Topology},
+    broker::{QueueSeen, QueueShown, QueueState, Role, Topology},
     consumer::ConsumerSettings,
 };
 
@@ -20,17 +19,19 @@ pub(super) const CHECKS: &[Check] = &[Check {
 }];
 
 fn policies(scene: &Scene<'_>, found: &mut Found) {
-    let mut is_seen = false;
+    let (mut policies_seen, mut arguments_seen) = (true, false);
     for (name, consumer, seen) in consumers(scene) {
         for queue in &seen.queues {
             let shown = seen.shown.get(&queue.queue);
-            is_seen |= shown.is_some() || queue.arguments.is_some();
-            let values = Values {
+            let values = InForce::new(queue, shown);
+            policies_seen &= values.has_policies() || queue.state == QueueState::Missing;
+            arguments_seen |= values.has_arguments();
+            let owned = Owned {
                 consumer,
                 queue,
-                shown,
+                values,
             };
-            for problem in values.removing() {
+            for problem in owned.removing() {
                 let Problem {
                     grade, key, text, ..
                 } = problem;
@@ -47,9 +48,10 @@ fn policies(scene: &Scene<'_>, found: &mut Found) {
             }
         }
     }
-    found.ok(match is_seen {
-        true => "nothing removes messages from the queues",
-        false => "no queue shows arguments or policies",
+    found.ok(match (policies_seen, arguments_seen) {
+        (true, _) => "nothing removes messages from the queues",
+        (false, true) => "no argument removes messages from the queues; policies are not seen",
+        (false, false) => "no queue shows arguments or policies",
     });
 }
 
@@ -61,14 +63,14 @@ struct Problem {
     text: String,
 }
 
-/// The arguments and policies of a queue.
-struct Values<'a> {
+/// A queue with its arguments and policies.
+struct Owned<'a> {
     consumer: &'a ConsumerSettings,
     queue: &'a QueueSeen,
-    shown: Option<&'a QueueShown>,
+    values: InForce<'a>,
 }
 
-impl Values<'_> {
+impl Owned<'_> {
     fn removing(&self) -> Vec<Problem> {
         let is_retry = matches!(self.queue.role, Role::Retry(_));
         let mut problems = Vec::new();
@@ -93,9 +95,7 @@ impl Values<'_> {
                 ),
             });
         }
-        let overflow = self
-            .argument("overflow")
-            .or_else(|| self.policy("overflow"));
+        let overflow = self.values.value("overflow");
         if overflow.is_none_or(|it| it == "drop-head") {
             problems.extend(
                 ["max-length", "max-length-bytes"]
@@ -129,25 +129,9 @@ impl Values<'_> {
             Topology::Declare | Topology::Verify => false,
         };
         let is_wanted = is_work && self.consumer.arguments.contains_key(&format!("x-{key}"));
-        match self.argument(key) {
+        match self.values.argument(key) {
             Some(value) => (is_theirs && !is_wanted).then_some((value, false)),
-            None => self.policy(key).map(|value| (value, true)),
+            None => self.values.policy(key).map(|value| (value, true)),
         }
     }
-
-    fn argument(&self, key: &str) -> Option<String> {
-        let compared = self.queue.arguments.as_ref();
-        let compared = compared.and_then(|it| it.get(&format!("x-{key}")).cloned());
-        compared.or_else(|| self.shown?.argument(key).map(text))
-    }
-
-    fn policy(&self, key: &str) -> Option<String> {
-        self.shown?.policy(key).map(text)
-    }
-}
-
-fn text(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
 }

@@ -1,9 +1,8 @@
 //! Whether the queues of the consumers are those that the worker needs.
 
-use std::collections::BTreeMap;
-
 use super::{
     check::{Check, Found, Grade, Needs},
+    in_force::InForce,
     scene::{ConsumerSeen, Scene},
 };
 use crate::{
@@ -71,7 +70,7 @@ fn queues(scene: &Scene<'_>, found: &mut Found) {
                 QueueState::Unknown(why) => found.warn(
                     about,
                     format!("the queue cannot be looked at: {why}"),
-                    "rabbitmq-diagnostics check_if_node_is_quorum_critical, and the broker's log",
+                    "rabbitmqctl list_queues name state, and the broker's log, tell more",
                 ),
             }
         }
@@ -104,8 +103,20 @@ fn differ(
     for difference in differences {
         match difference {
             Difference::Unfit { why, .. } => {
-                let mend = format!("give consumers.{name} another queue");
-                found.fail(&queue.queue, why.to_string(), mend);
+                let section = format!("consumers.{name}");
+                let mend = match queue.role {
+                    Role::Work => format!("give {section} another queue"),
+                    Role::DeadLetters => {
+                        format!("set {section}.dead_letter_queue to another queue")
+                    }
+                    Role::Retry(_) => format!("set {section}.retry_queue_prefix to other queues"),
+                };
+                // With `none` the worker looks at its own queue only.
+                let grade = match is_theirs && queue.role != Role::Work {
+                    true => Grade::Warn,
+                    false => Grade::Fail,
+                };
+                found.add(grade, &queue.queue, why.to_string(), mend);
             }
             _ if is_theirs => {}
             difference => {
@@ -125,7 +136,7 @@ fn mend(name: &str, queue: &QueueSeen, difference: &Difference) -> String {
         ..
     } = difference
     else {
-        return "see the broker's text".to_owned();
+        return format!("give consumers.{name} another queue, or declare this one anew");
     };
     let section = format!("consumers.{name}");
     let has = has.as_deref();
@@ -231,14 +242,14 @@ fn retry_queues(scene: &Scene<'_>, found: &mut Found) {
             };
             count += usize::from(queue.state != QueueState::Missing);
             // The worker itself compares the arguments, unless the settings say `none`.
-            if let (Topology::None, Some(arguments)) = (consumer.topology, &queue.arguments) {
-                leads_back(found, name, consumer, queue, arguments);
+            let values = InForce::of(seen, queue);
+            if consumer.topology == Topology::None && values.has_arguments() {
+                leads_back(found, name, consumer, queue, &values);
             }
             let shown = seen.shown.get(&queue.queue);
-            let millis = |value: Option<&serde_json::Value>| value.and_then(|it| it.as_u64());
-            let policy = millis(shown.and_then(|it| it.policy("message-ttl")));
-            let own = queue.arguments.as_ref();
-            let own = own.and_then(|it| it.get("x-message-ttl")?.parse::<u64>().ok());
+            let millis = |value: Option<String>| value?.parse::<u64>().ok();
+            let policy = millis(values.policy("message-ttl"));
+            let own = millis(values.argument("message-ttl"));
             let shortest = policy.into_iter().chain(own).min();
             let wanted = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
             if let Some(shortest) = shortest.filter(|it| *it < wanted) {
@@ -267,31 +278,37 @@ fn leads_back(
     name: &str,
     consumer: &ConsumerSettings,
     queue: &QueueSeen,
-    arguments: &BTreeMap<String, String>,
+    values: &InForce<'_>,
 ) {
     let work = &consumer.queue;
-    let has = |argument: &str| arguments.get(argument).map(String::as_str);
     let mend = format!(
         "declare the queue with x-dead-letter-exchange = '' and x-dead-letter-routing-key = \
          '{work}', or set consumers.{name}.topology = \"attach\""
     );
-    let problem = match (
-        has("x-dead-letter-exchange"),
-        has("x-dead-letter-routing-key"),
-    ) {
-        (None, _) => Some((
-            Grade::Fail,
-            "messages that have waited here are lost: the queue has no x-dead-letter-exchange"
+    let key = values.value("dead-letter-routing-key");
+    let problem = match (values.value("dead-letter-exchange").as_deref(), key) {
+        (None, _) if !values.has_policies() => Some((
+            Grade::Warn,
+            "messages that have waited here are lost, unless a policy names a dead-letter exchange: \
+             without broker.management_url nobody sees policies"
                 .to_owned(),
         )),
-        (Some(""), Some(key)) if key == work => None,
-        (Some(""), key) => {
-            let key = key.unwrap_or(&queue.queue);
-            Some((
-                Grade::Fail,
-                format!("messages that have waited here go to `{key}` instead of `{work}`"),
-            ))
-        }
+        (None, _) => Some((
+            Grade::Fail,
+            "messages that have waited here are lost: the queue has no dead-letter exchange".to_owned(),
+        )),
+        (Some(""), Some(key)) if key == *work => None,
+        (Some(""), Some(key)) => Some((
+            Grade::Fail,
+            format!("messages that have waited here go to `{key}` instead of `{work}`"),
+        )),
+        // The worker publishes to the default exchange, so their own key is the name of this queue.
+        (Some(""), None) => Some((
+            Grade::Fail,
+            "messages that have waited here are lost: they keep their own routing key, which leads \
+             back to this queue"
+                .to_owned(),
+        )),
         (Some(exchange), _) => Some((
             Grade::Warn,
             format!(
@@ -302,7 +319,7 @@ fn leads_back(
     };
     match problem {
         Some((grade, text)) => found.add(grade, &queue.queue, text, &mend),
-        None if has("x-dead-letter-strategy") != Some("at-least-once") => found.warn(
+        None if values.value("dead-letter-strategy").as_deref() != Some("at-least-once") => found.warn(
             &queue.queue,
             "the queue dead-letters without confirms: messages are lost while the work queue is \
              full or its node is down",
@@ -310,5 +327,91 @@ fn leads_back(
              x-overflow = 'reject-publish'",
         ),
         None => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{
+        super::{
+            scene::BrokerSeen,
+            tests::{broker, found_at, found_consumer, start},
+        },
+        *,
+    };
+    use crate::broker::{QueueShown, Unfit};
+
+    const NONE: &str = "topology = 'none'";
+
+    /// A retry queue of a second that others have declared.
+    fn retry(state: QueueState) -> QueueSeen {
+        QueueSeen {
+            queue: "orders.retry.1s".to_owned(),
+            role: Role::Retry(std::time::Duration::from_secs(1)),
+            state,
+            arguments: None,
+            refused: None,
+        }
+    }
+
+    fn with(queue: QueueSeen, shown: Option<serde_json::Value>) -> BrokerSeen {
+        let mut broker = broker("4.0", json!({}));
+        let seen = found_consumer(&mut broker);
+        if let Some(shown) = shown {
+            seen.shown
+                .insert(queue.queue.clone(), QueueShown::of(shown));
+        }
+        seen.queues.push(queue);
+        broker
+    }
+
+    #[test]
+    fn a_retry_queue_gives_its_messages_back_by_its_arguments_or_by_a_policy() {
+        let start = start(NONE);
+        let told = |arguments: &[(&str, &str)], policy: Option<serde_json::Value>| {
+            let mut queue = retry(QueueState::Exists);
+            let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
+            queue.arguments = Some(arguments.iter().map(owned).collect());
+            let shown = policy.map(|it| json!({ "effective_policy_definition": it }));
+            found_at(with(queue, shown), &start, "retry-queues").concat()
+        };
+        let back = json!({
+            "dead-letter-exchange": "", "dead-letter-routing-key": "orders",
+            "dead-letter-strategy": "at-least-once",
+        });
+        assert_eq!(told(&[], Some(back)), "");
+        let unseen = told(&[], None);
+        assert!(unseen.starts_with("WARN orders.retry.1s: "), "{unseen}");
+        let lost = told(&[], Some(json!([])));
+        assert!(
+            lost.starts_with("FAIL orders.retry.1s: messages that have waited"),
+            "{lost}"
+        );
+        let own_key = told(&[("x-dead-letter-exchange", "")], None);
+        assert!(own_key.contains("keep their own routing key"), "{own_key}");
+    }
+
+    #[test]
+    fn with_none_a_queue_of_another_kind_is_a_failure_only_if_it_is_the_consumers_own() {
+        let start = start(NONE);
+        let unfit = |queue: &str| {
+            QueueState::Differs(vec![Difference::Unfit {
+                queue: queue.to_owned(),
+                why: Unfit::Stream,
+            }])
+        };
+        let beside = with(retry(unfit("orders.retry.1s")), None);
+        let told = found_at(beside, &start, "queues").concat();
+        assert!(told.starts_with("WARN orders.retry.1s: "), "{told}");
+        assert!(
+            told.contains("consumers.orders.retry_queue_prefix"),
+            "{told}"
+        );
+        let mut own = broker("4.0", json!({}));
+        found_consumer(&mut own).queues[0].state = unfit("orders");
+        let told = found_at(own, &start, "queues").concat();
+        assert!(told.starts_with("FAIL orders: "), "{told}");
     }
 }

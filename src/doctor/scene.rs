@@ -115,7 +115,7 @@ pub(super) struct BrokerSeen {
 }
 
 /// What the broker shows of a consumer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ConsumerSeen {
     pub(super) queues: Vec<QueueSeen>,
     /// What the management API shows, by queue.
@@ -132,7 +132,7 @@ pub(super) struct ConsumerSeen {
 }
 
 /// An exchange of a binding.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ExchangeSeen {
     pub(super) exchange: String,
     pub(super) exists: Option<bool>,
@@ -140,7 +140,7 @@ pub(super) struct ExchangeSeen {
 }
 
 /// An exchange and a key to which messages go.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct TargetSeen {
     /// Empty: the default exchange.
     pub(super) exchange: String,

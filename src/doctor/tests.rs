@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::{
-    scene::{BrokerSeen, ConsumerSeen, PlaceSeen},
+    scene::{BrokerSeen, ConsumerSeen, HandlerSeen, PlaceSeen},
     *,
 };
 use crate::{
-    broker::{Access, QueueSeen, QueueShown, QueueState, Role},
+    broker::{Access, BrokerError, QueueSeen, QueueShown, QueueState, Role},
     certificates::Certificate,
+    handler::{HandlerError, Reached},
 };
 
 /// Settings and machine of a test.
@@ -104,7 +105,7 @@ fn without_a_broker_the_report_names_the_checks_that_were_not_made() {
 }
 
 /// A broker of this release that has the queue `orders`, described by the management API like this.
-fn broker(version: &str, queue: serde_json::Value) -> BrokerSeen {
+pub(super) fn broker(version: &str, queue: serde_json::Value) -> BrokerSeen {
     let work = QueueSeen {
         queue: "orders".to_owned(),
         role: Role::Work,
@@ -127,13 +128,13 @@ fn broker(version: &str, queue: serde_json::Value) -> BrokerSeen {
 }
 
 /// What a check finds with such a broker.
-fn found_at(broker: BrokerSeen, start: &Start, check: &str) -> Vec<String> {
+pub(super) fn found_at(broker: BrokerSeen, start: &Start, check: &str) -> Vec<String> {
     let mut scene = Scene::at_start(&start.settings, &start.around);
     scene.broker = broker;
     found_in(&scene, check)
 }
 
-fn quorum(policy: serde_json::Value) -> serde_json::Value {
+pub(super) fn quorum(policy: serde_json::Value) -> serde_json::Value {
     json!({
         "type": "quorum", "policy": "theirs", "arguments": {"x-delivery-limit": 100},
         "effective_policy_definition": policy, "messages": 10, "message_bytes": 10_000_000,
@@ -155,6 +156,111 @@ fn a_release_that_nobody_tested_and_a_broker_that_is_blocked_are_found() {
     blocked.publish = Some(Access::Blocked);
     assert!(
         found_at(blocked, &start, "alarms")[0].starts_with("FAIL broker: the broker has blocked")
+    );
+}
+
+#[test]
+fn a_question_that_the_broker_does_not_answer_is_not_well() {
+    let start = start("");
+    let silent = || {
+        let mut broker = broker("4.0", quorum(json!({})));
+        broker.publish = Some(Access::Unknown("no answer".to_owned()));
+        broker
+    };
+    let alarms = found_at(silent(), &start, "alarms");
+    assert!(
+        alarms[0].starts_with("WARN broker: nobody knows"),
+        "{alarms:?}"
+    );
+    let rights = found_at(silent(), &start, "permissions");
+    let beginning =
+        "WARN amq.default: nobody knows whether the user has the right to write: no answer";
+    assert!(rights[0].starts_with(beginning), "{rights:?}");
+}
+
+#[test]
+fn the_mend_of_a_refused_connection_fits_the_refusal() {
+    let start = start("");
+    let refused = |text: &str| {
+        let mut scene = Scene::at_start(&start.settings, &start.around);
+        scene.places = Ok(vec![PlaceSeen {
+            at: "rabbit:5672".to_owned(),
+            user: "it's".to_owned(),
+            vhost: "/".to_owned(),
+            connected: Err(BrokerError::Refused(format!("NOT_ALLOWED - {text} (530)"))),
+            certificates: Vec::new(),
+        }]);
+        found_in(&scene, "broker").concat()
+    };
+    for full in [
+        "access to vhost '/' refused for user 'it's': connection limit (5) is reached",
+        "connection refused for user 'it's': user connection limit (5) is reached",
+    ] {
+        let told = refused(full);
+        assert!(told.contains("close connections"), "{told}");
+        assert!(!told.contains("set_permissions"), "{told}");
+    }
+    let down = refused("access to vhost '/' refused for user 'it's': vhost '/' is down");
+    assert!(down.contains("restart_vhost"), "{down}");
+    let right = refused("access to vhost '/' refused for user 'it's'");
+    let command =
+        r"rabbitmqctl set_permissions -p / 'it'\''s' '^(orders|orders\.dead|orders\.retry\..*)$'";
+    assert!(right.contains(command), "{right}");
+    assert!(right.contains("replaces all rights"), "{right}");
+}
+
+#[test]
+fn text_of_others_cannot_forge_a_line() {
+    let start = start("");
+    let mut scene = Scene::at_start(&start.settings, &start.around);
+    scene.places = Err("a\nOK   permissions\u{1b}[2J".to_owned());
+    let told = found_in(&scene, "broker").concat();
+    assert!(told.contains(r"a\nOK   permissions\u{1b}[2J"), "{told}");
+}
+
+#[test]
+fn two_consumers_of_one_queue_have_its_finding_once() {
+    let mut start = start("");
+    let consumer = start.settings.consumers["orders"].clone();
+    start.settings.consumers.insert("more".to_owned(), consumer);
+    let mut broker = broker("4.0", quorum(json!({"expires": 1000})));
+    let seen = found_consumer(&mut broker).clone();
+    broker.consumers.insert("more".to_owned(), seen);
+    assert_eq!(found_at(broker, &start, "policies").len(), 1);
+}
+
+/// What a broker of a test shows of the consumer.
+pub(super) fn found_consumer(broker: &mut BrokerSeen) -> &mut ConsumerSeen {
+    broker.consumers.get_mut("orders").unwrap()
+}
+
+#[test]
+fn a_service_that_is_away_is_a_warning_and_one_that_cannot_be_used_is_not() {
+    let start = start("handler = { kind = 'http', url = 'http://shop/' }");
+    let with = |reached| {
+        let mut scene = Scene::at_start(&start.settings, &start.around);
+        scene.handlers = vec![HandlerSeen {
+            at: crate::config::KeyPath::of("consumers")
+                .key("orders")
+                .key("handler"),
+            settings: start.settings.consumers["orders"].handler.clone(),
+            reached: Some(reached),
+        }];
+        found_in(&scene, "handlers").concat()
+    };
+    let away = with(Ok(Reached {
+        what: "shop:80: connection refused".to_owned(),
+        certificates: Vec::new(),
+        is_away: true,
+    }));
+    assert!(
+        away.starts_with("WARN consumers.orders.handler: shop:80"),
+        "{away}"
+    );
+    let unusable = with(Err(HandlerError::new("TLS: unknown issuer")));
+    assert!(
+        unusable.starts_with("FAIL consumers.orders.handler: "),
+        "{unusable}"
     );
 }
 

@@ -6,11 +6,15 @@ use humantime::format_duration;
 
 use super::{
     check::{Check, Found, Needs},
+    in_force::InForce,
     queues,
     scene::{ConsumerSeen, Scene},
 };
 use crate::{
-    broker::QueueArgument, config::KeyPath, consumer::ConsumerSettings, explain::Schedule,
+    broker::{QueueArgument, Role, Version},
+    config::KeyPath,
+    consumer::ConsumerSettings,
+    explain::Schedule,
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -116,9 +120,19 @@ const DEFAULT: Limit = Limit {
     by: "the broker's default consumer timeout",
 };
 
+/// Older releases take no notice of a queue's own consumer timeout.
+const OLD: Limit = Limit {
+    time: USUAL,
+    by: "the broker's default consumer timeout, because releases before 3.12 have none for a queue",
+};
+
 fn consumer_timeout(scene: &Scene<'_>, found: &mut Found) {
     for (name, consumer) in &scene.settings.consumers {
-        // A queue of the worker's own may have another limit.
+        // The check `queue-timeout` tells of a queue whose limit the broker shows.
+        let seen = scene.broker.consumers.get(name);
+        if seen.is_some_and(|seen| at_broker(scene.broker.version, seen).is_some()) {
+            continue;
+        }
         let own = match consumer.arguments.get("x-consumer-timeout") {
             Some(QueueArgument::Int(millis)) => u64::try_from(*millis).ok(),
             _ => None,
@@ -134,28 +148,34 @@ fn consumer_timeout(scene: &Scene<'_>, found: &mut Found) {
 
 fn queue_timeout(scene: &Scene<'_>, found: &mut Found) {
     for (name, consumer, seen) in queues::consumers(scene) {
-        if let Some(limit) = at_broker(consumer, seen) {
+        if let Some(limit) = at_broker(scene.broker.version, seen) {
             hold(found, name, consumer, &limit);
         }
     }
     found.ok("no queue has a lower limit than it needs, as far as its arguments and policies show");
 }
 
-/// The limit that the queue has at the broker, if it differs from that of the settings.
-fn at_broker(consumer: &ConsumerSettings, seen: &ConsumerSeen) -> Option<Limit> {
-    let shown = seen.shown.get(&consumer.queue)?;
-    let is_set = consumer.arguments.contains_key("x-consumer-timeout");
-    let own = shown.argument("consumer-timeout").filter(|_| !is_set);
-    let (value, by) = match own {
-        Some(value) => (value, "x-consumer-timeout of the queue"),
-        None => (
-            shown.policy("consumer-timeout")?,
-            "consumer-timeout of the queue's policy",
-        ),
-    };
-    let time = Duration::from_millis(value.as_u64()?);
-    Some(Limit { time, by })
+/// The limit of the consumer's queue, as far as the broker shows it: the lower one of argument and policy.
+fn at_broker(version: Option<Version>, seen: &ConsumerSeen) -> Option<Limit> {
+    let queue = seen.queues.iter().find(|it| it.role == Role::Work)?;
+    let values = InForce::of(seen, queue);
+    let limits = [
+        (values.argument(KEY), "x-consumer-timeout of the queue"),
+        (values.policy(KEY), "consumer-timeout of the queue's policy"),
+    ];
+    let limits = limits.into_iter().filter_map(|(millis, by)| {
+        let time = Duration::from_millis(millis?.parse().ok()?);
+        Some(Limit { time, by })
+    });
+    let lowest = limits.min_by_key(|limit| limit.time)?;
+    match version.is_some_and(|it| it < Version::QUEUE_TIMEOUTS) {
+        true => Some(OLD),
+        false => Some(lowest),
+    }
 }
+
+/// What arguments and policies call the consumer timeout of a queue.
+const KEY: &str = "consumer-timeout";
 
 /// Tells if messages are held too long for this limit.
 fn hold(found: &mut Found, name: &str, consumer: &ConsumerSettings, limit: &Limit) {
@@ -170,7 +190,7 @@ fn hold(found: &mut Found, name: &str, consumer: &ConsumerSettings, limit: &Limi
             section.key("timeout").to_string(),
             format!("is {timeout}, which is not below {most}"),
             "lower the timeout, or raise the broker's: x-consumer-timeout of the queue, or \
-             consumer_timeout in rabbitmq.conf",
+             consumer_timeout in rabbitmq.conf, which the doctor cannot see",
         );
     } else if waits >= time {
         let fits = time.as_secs() / consumer.timeout.as_secs().max(1);
@@ -214,7 +234,9 @@ fn retry_schedule(scene: &Scene<'_>, found: &mut Found) {
             summary, attempts, ..
         } = Schedule::new(&consumer.retry);
         let wanted = consumer.retry.attempts();
-        let most = u32::try_from(attempts[1]).unwrap_or(u32::MAX);
+        // The schedule does not look at so many attempts that nobody can say which limit ends them.
+        let most = attempts[1].and_then(|most| u32::try_from(most).ok());
+        let most = most.unwrap_or(u32::MAX);
         let age = format_duration(consumer.retry.max_age);
         // Who wants the age to decide sets a number of attempts that is far too high.
         if most < wanted && most >= wanted / FAR {
@@ -235,7 +257,9 @@ const FAR: u32 = 10;
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{found, start};
+    use serde_json::json;
+
+    use super::super::tests::{broker, found, found_at, quorum, start};
 
     #[test]
     fn a_timeout_above_the_grace_of_a_drain_is_found() {
@@ -272,6 +296,22 @@ mod tests {
     }
 
     #[test]
+    fn the_limit_that_the_broker_shows_decides_instead_of_the_default() {
+        let told = |version, millis: u64, lines: &str| {
+            let start = start(&format!("timeout = '40m'\nconcurrency = 64\n{lines}"));
+            let seen = || broker(version, quorum(json!({ "consumer-timeout": millis })));
+            ["consumer-timeout", "queue-timeout"].map(|check| found_at(seen(), &start, check).len())
+        };
+        assert_eq!(told("4.0", 3_600_000, ""), [0, 0]);
+        assert_eq!(told("4.0", 1_200_000, ""), [0, 1], "said once");
+        assert_eq!(
+            told("3.10", 3_600_000, ""),
+            [0, 1],
+            "the release knows no such limit"
+        );
+    }
+
+    #[test]
     fn a_pod_that_is_killed_before_the_drain_is_over_is_found() {
         let with = |seconds| {
             let mut start = start("");
@@ -294,6 +334,9 @@ mod tests {
             told_of[0].starts_with("WARN consumers.orders.retry.max_age: is 1h: of 20 attempts")
         );
         assert_eq!(told("max_age = '1h', max_attempts = 1000000"), [""; 0]);
+        // So many attempts that nobody looks at all of them.
+        let many = "max_attempts = 2000, base = '1s', factor = 1, max_age = '7d'";
+        assert_eq!(told(many), [""; 0]);
         let list = told("delays = ['5s', '1m', '10m', '1h'], max_age = '10s'");
         assert_eq!(list.len(), 1, "{list:?}");
     }

@@ -18,8 +18,8 @@ pub struct Schedule {
     pub summary: String,
     /// The delays between the attempts.
     pub delays: String,
-    /// The number of attempts: with the longest delays, and with the shortest.
-    pub attempts: [usize; 2],
+    /// The number of attempts: with the longest delays, and with the shortest. `None`: too many to look at.
+    pub attempts: [Option<usize>; 2],
 }
 
 impl Schedule {
@@ -30,7 +30,7 @@ impl Schedule {
         Self {
             summary: summary(&shortest, &longest),
             delays: delays(retry, &longest),
-            attempts: [&longest, &shortest].map(|life| life.steps.len()),
+            attempts: [&longest, &shortest].map(|life| life.reason().map(|_| life.steps.len())),
         }
     }
 }

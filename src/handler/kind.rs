@@ -12,13 +12,15 @@ use crate::{
     outcome::Outcome,
 };
 
-/// What a handler needs, found to be there.
+/// What a handler needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reached {
     /// What it is, for people.
     pub(crate) what: String,
     /// The certificates that its server shows.
     pub(crate) certificates: Vec<Certificate>,
+    /// Whether the service takes no connection at present.
+    pub(crate) is_away: bool,
 }
 
 /// The settings of one kind of handler.

@@ -96,6 +96,7 @@ impl Program {
         Ok(Reached {
             what: format!("{path} is an executable file"),
             certificates: Vec::new(),
+            is_away: false,
         })
     }
 

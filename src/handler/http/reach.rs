@@ -17,6 +17,11 @@ use crate::{
 pub(super) async fn reach(settings: &HttpHandlerSettings) -> Result<Reached, HandlerError> {
     HttpHandler::new(settings)?;
     let failed = |text: String| HandlerError::new(text);
+    let reached = |what: String, certificates, is_away| Reached {
+        what,
+        certificates,
+        is_away,
+    };
     let url = Url::parse(&settings.url).map_err(|error| failed(error.to_string()))?;
     let limit = settings.connect_timeout;
     let (host, port) = address(&url).ok_or_else(|| failed("the URL has no host".to_owned()))?;
@@ -28,35 +33,39 @@ pub(super) async fn reach(settings: &HttpHandlerSettings) -> Result<Reached, Han
     if let Some(proxy) = proxy {
         let proxy = proxy.uri();
         let host = proxy.host().unwrap_or_default();
-        let port = proxy.port_u16().unwrap_or(80);
-        connect(host, port, limit)
-            .await
-            .map_err(|error| failed(format!("the proxy {host}:{port}: {error}")))?;
-        let what = format!("the proxy {host}:{port} takes connections");
-        return Ok(Reached {
-            what,
-            certificates: Vec::new(),
+        let usual = match proxy.scheme_str() {
+            Some("https") => 443,
+            Some(scheme) if scheme.starts_with("socks") => 1080,
+            _ => 80,
+        };
+        let port = proxy.port_u16().unwrap_or(usual);
+        return Ok(match connect(host, port, limit).await {
+            Ok(()) => {
+                let what = format!("the proxy {host}:{port} takes connections");
+                reached(what, Vec::new(), false)
+            }
+            Err(error) => {
+                let what = format!("the proxy {host}:{port}: {error}");
+                reached(what, Vec::new(), true)
+            }
         });
     }
-    let at = |error: String| failed(format!("{host}:{port}: {error}"));
+    let away = |error: String| reached(format!("{host}:{port}: {error}"), Vec::new(), true);
     let what = format!("{host}:{port} takes connections");
     if url.scheme() != "https" {
-        connect(&host, port, limit).await.map_err(at)?;
-        return Ok(Reached {
-            what,
-            certificates: Vec::new(),
+        return Ok(match connect(&host, port, limit).await {
+            Ok(()) => reached(what, Vec::new(), false),
+            Err(error) => away(error),
         });
     }
     let files = Files::read(settings).map_err(failed)?;
     let config = tls::config(&files, settings.system_authorities);
     let config = config.map_err(|error| failed(causes(error.as_ref())))?;
     let shown = certificates::shown_by(&host, port, Some(config), limit).await;
-    match shown.map_err(at)? {
-        (_, Some(error)) => Err(failed(format!("{host}:{port}: TLS: {error}"))),
-        (shown, None) => Ok(Reached {
-            what,
-            certificates: shown,
-        }),
+    match shown {
+        Err(error) => Ok(away(error)),
+        Ok((_, Some(error))) => Err(failed(format!("{host}:{port}: TLS: {error}"))),
+        Ok((shown, None)) => Ok(reached(what, shown, false)),
     }
 }
 
@@ -98,10 +107,16 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let reached = reach(&at(format!("http://{address}/orders"))).await;
         let what = format!("{address} takes connections");
-        assert_eq!(reached.unwrap().what, what);
+        let reached = reached.unwrap();
+        assert_eq!((reached.what, reached.is_away), (what, false));
         drop(listener);
-        let error = reach(&at(format!("http://{address}/orders"))).await;
-        let error = error.unwrap_err().to_string();
-        assert!(error.starts_with(&format!("{address}: ")), "{error}");
+        let reached = reach(&at(format!("http://{address}/orders")))
+            .await
+            .unwrap();
+        assert!(reached.is_away, "{reached:?}");
+        assert!(
+            reached.what.starts_with(&format!("{address}: ")),
+            "{reached:?}"
+        );
     }
 }

@@ -28,6 +28,7 @@ impl Kind for LogHandlerSettings {
         let reached = Reached {
             what: "the log of the worker".to_owned(),
             certificates: Vec::new(),
+            is_away: false,
         };
         Box::pin(async { Ok(reached) })
     }

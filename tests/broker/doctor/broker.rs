@@ -1,9 +1,9 @@
 //! What is wrong between the worker and the broker.
 
-use lapwing::doctor::Grade;
+use lapwing::doctor::{Grade, Report};
 
-use super::{allow, assert_well, bad, examined, forget, only, orders, user};
-use crate::support::{consumer, require, vhost};
+use super::{allow, assert_well, bad, closed_port, examined, forget, only, orders, user};
+use crate::support::{Broker, DEADLINE, consumer, require, vhost, wait_until};
 
 #[tokio::test]
 async fn a_set_up_that_is_right_is_well_and_nothing_is_made() {
@@ -15,16 +15,83 @@ async fn a_set_up_that_is_right_is_well_and_nothing_is_made() {
     );
     let queues = vhost.broker().management().get(&path).await;
     assert_eq!(queues.as_array().map(Vec::len), Some(0), "{queues}");
-    // And when all queues are there. No message is touched.
+    // And when all queues are there. The message that waits there is not touched.
     let worker = orders(&vhost).start().await;
     worker.drain().await;
-    let id = vhost.publish("orders", "{}").await;
+    vhost.publish("orders", "waits").await;
     assert_well(&examined(&orders(&vhost)).await);
-    let waiting = vhost.drain_all("orders").await;
-    assert_eq!(waiting.len(), 1, "{waiting:#?}");
-    assert!(!waiting[0].redelivered, "{waiting:#?}");
-    let kept = waiting[0].properties.message_id().as_ref();
-    assert_eq!(kept.map(ToString::to_string), Some(id));
+    let channel = vhost.channel().await;
+    let options = lapin::options::BasicGetOptions::default();
+    let message = channel.basic_get("orders".into(), options).await;
+    let message = message.expect("the queue exists").expect("and the message");
+    assert!(!message.redelivered, "{message:?}");
+    let headers = message.properties.headers().clone().unwrap_or_default();
+    assert!(!headers.contains_key("x-delivery-count"), "{headers:?}");
+}
+
+#[tokio::test]
+async fn own_node_with_an_alarm_is_found_and_is_well_after_it() {
+    let broker = require!(OwnNode, Broker::own("doctor-alarm").await);
+    let vhost = broker.vhost().await;
+    vhost
+        .declare_exchange("shop", lapin::ExchangeKind::Topic)
+        .await;
+    let forward = "consumers.orders.forward = { exchange = 'shop', routing_key = 'done' }";
+    let settings = orders(&vhost).with(forward);
+    let watermark = "set_vm_memory_high_watermark";
+    broker.ctl(&[watermark, "0.0000001"]).await;
+    let found = async || examined(&settings).await;
+    let is_blocked = |report: &Report| bad(report).iter().any(|it| it.check == "alarms");
+    let report = wait_until("the alarm", DEADLINE, found, is_blocked).await;
+    only(&report, "alarms", Grade::Fail);
+    // The answer never depends on what comes first, the refusal or the alarm.
+    for _ in 0..5 {
+        only(&examined(&settings).await, "alarms", Grade::Fail);
+    }
+    broker.ctl(&[watermark, "absolute", "2GB"]).await;
+    let is_well = |report: &Report| bad(report).is_empty();
+    wait_until("the end of the alarm", DEADLINE, found, is_well).await;
+}
+
+#[tokio::test]
+async fn topic_permissions_count_for_the_keys_of_the_bindings() {
+    let vhost = vhost().await;
+    vhost
+        .declare_exchange("shop", lapin::ExchangeKind::Topic)
+        .await;
+    let (user, url) = user(&vhost, ".*", ".*", ".*").await;
+    let topics = async |read: &str| {
+        let path = format!(
+            "topic-permissions/{}/{user}",
+            crate::support::management::encode(vhost.name())
+        );
+        let rights = serde_json::json!({ "exchange": "shop", "write": "^$", "read": read });
+        vhost.broker().management().put(&path, &rights).await;
+    };
+    let bindings = "consumers.orders.bindings = [{ exchange = 'shop', routing_key = 'order.*' }]";
+    let settings = orders(&vhost)
+        .with(bindings)
+        .with(&format!("broker.url = '{url}'"));
+    let worker = settings.start().await;
+    worker.drain().await;
+    topics("^order").await;
+    assert_well(&examined(&settings).await);
+    topics("^invoice").await;
+    let report = examined(&settings).await;
+    let found = only(&report, "permissions", Grade::Fail);
+    let command = format!("rabbitmqctl set_topic_permissions -p {}", vhost.name());
+    assert!(found.mend.starts_with(&command), "{found:?}");
+    let patterns: Vec<_> = found.mend.split('\'').skip(1).step_by(2).collect();
+    topics(patterns[1]).await;
+    assert_well(&examined(&settings).await);
+    // The question has not removed the binding.
+    let path = format!(
+        "exchanges/{}/shop/bindings/source",
+        crate::support::management::encode(vhost.name())
+    );
+    let left = vhost.broker().management().get(&path).await;
+    assert_eq!(left.as_array().map(Vec::len), Some(1), "{left}");
+    forget(&vhost, &user).await;
 }
 
 #[tokio::test]
@@ -36,9 +103,7 @@ async fn a_broker_that_cannot_be_used_is_found_with_the_reason() {
         change(&mut url);
         url.to_string()
     };
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = nobody.local_addr().expect("it is bound").port();
-    drop(nobody);
+    let (_closed, port) = closed_port();
     let wrong_password = changed(&|url| url.set_password(Some("wrong")).expect("it has one"));
     let wrong_vhost = changed(&|url| url.set_path("missing"));
     let wrong_port = changed(&|url| url.set_port(Some(port)).expect("it has one"));
@@ -96,7 +161,7 @@ async fn each_missing_right_is_found_and_the_command_in_the_report_mends_it() {
         ([".*", "^amq.default$|^orders$", ".*"], "shop", "write"),
         ([".*", ".*", "orders"], "shop", "read"),
     ] {
-        // The queues exist for every second one.
+        // From the second one on the queues exist.
         let [configure, write, read] = rights;
         let (user, url) = user(&vhost, configure, write, read).await;
         let settings = orders(&vhost)

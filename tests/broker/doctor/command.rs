@@ -71,12 +71,10 @@ async fn a_service_that_is_away_is_found() {
         0,
         "the doctor sends no request"
     );
-    let away = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = away.local_addr().expect("it is bound").port();
-    drop(away);
+    let (_closed, port) = super::closed_port();
     let settings = consumer(&vhost, "orders").http_at(&format!("http://127.0.0.1:{port}/"));
     let report = super::examined(&settings).await;
-    let found = only(&report, "handlers", lapwing::doctor::Grade::Fail);
+    let found = only(&report, "handlers", lapwing::doctor::Grade::Warn);
     assert!(found.mend.contains("start the service"), "{found:?}");
 }
 

@@ -32,7 +32,13 @@ async fn examined(consumers: &Consumers) -> Report {
 }
 
 async fn examined_with(settings: &Settings) -> Report {
-    doctor::examine(settings, &Surroundings::here()).await
+    // What this machine's environment says is no part of a test.
+    let around = Surroundings {
+        variable: Box::new(|_| None),
+        pod_grace: None,
+        ..Surroundings::here()
+    };
+    doctor::examine(settings, &around).await
 }
 
 /// What is to be mended. Secrets in clear are no subject here: the broker may be anywhere.
@@ -75,6 +81,17 @@ async fn allow(vhost: &VHost, user: &str, [configure, write, read]: [&str; 3]) {
     let rights = serde_json::json!({ "configure": configure, "write": write, "read": read });
     let path = format!("permissions/{}/{user}", encode(vhost.name()));
     vhost.broker().management().put(&path, &rights).await;
+}
+
+/// A port that refuses connections as long as the socket lives, and that no other test gets.
+fn closed_port() -> (socket2::Socket, u16) {
+    let (ip4, stream) = (socket2::Domain::IPV4, socket2::Type::STREAM);
+    let socket = socket2::Socket::new(ip4, stream, None).expect("a socket");
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    socket.bind(&any.into()).expect("a free port");
+    let bound = socket.local_addr().expect("it is bound");
+    let port = bound.as_socket().expect("it has a port").port();
+    (socket, port)
 }
 
 async fn forget(vhost: &VHost, user: &str) {

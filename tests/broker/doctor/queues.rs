@@ -190,7 +190,22 @@ async fn queues_of_others_from_which_messages_would_be_lost_are_found() {
     vhost
         .declare_with("orders.retry.2s", QueueType::Quorum, &elsewhere)
         .await;
-    let settings = orders(&vhost).with("consumers.orders.topology = 'none'");
+    let none = "consumers.orders.topology = 'none'";
+    // Policies may do what the arguments do not, and nobody has seen any.
+    let unseen = examined(&orders(&vhost).with(none)).await;
+    let unseen = bad(&unseen);
+    for (check, queue) in [
+        ("retry-queues", "orders.retry.1s"),
+        ("dead-letters", "orders"),
+    ] {
+        let found = about(&unseen, check, queue);
+        assert_eq!(found.grade, Grade::Warn, "{found:?}");
+    }
+    let settings = orders_with_management(&vhost).with(none);
+    until(&settings, "the broker shows policies", |found| {
+        found.len() == 3 && found.iter().all(|it| it.grade == Grade::Fail)
+    })
+    .await;
     let report = examined(&settings).await;
     let found = bad(&report);
     let lost = about(&found, "retry-queues", "orders.retry.1s");
@@ -215,11 +230,42 @@ async fn queues_of_others_from_which_messages_would_be_lost_are_found() {
             .declare_with(queue, QueueType::Quorum, &retry(millis))
             .await;
     }
-    vhost.delete("orders").await;
+    let command = words(&dropped.mend).await;
+    let [_, _, _, _, name, pattern, definition, ..] = command.as_slice() else {
+        panic!("{command:?}")
+    };
+    let definition = serde_json::from_str(definition).expect("the definition is JSON");
+    set_policy(&vhost, name, pattern, &definition).await;
+    until(&settings, "the doctor finds nothing", |found| {
+        found.is_empty()
+    })
+    .await;
+}
+
+/// The words of a command, as a shell reads them.
+async fn words(command: &str) -> Vec<String> {
+    let script = format!("printf '%s\\n' {command}");
+    let mut shell = tokio::process::Command::new("sh");
+    let output = shell.arg("-c").arg(script).output().await;
+    let output = output.expect("there is a shell").stdout;
+    let text = String::from_utf8(output).expect("it prints text");
+    text.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn dead_letters_that_keep_their_own_key_are_found() {
+    let vhost = vhost().await;
+    let arguments = [
+        ("x-delivery-limit", int(20)),
+        ("x-dead-letter-exchange", text("")),
+    ];
     vhost
-        .declare_with("orders", QueueType::Quorum, &work())
+        .declare_with("orders", QueueType::Quorum, &arguments)
         .await;
-    assert_well(&examined(&settings).await);
+    let settings = orders(&vhost).with("consumers.orders.topology = 'attach'");
+    let report = examined(&settings).await;
+    let found = only(&report, "dead-letters", Grade::Fail);
+    assert!(found.found.contains("their own routing key"), "{found:?}");
 }
 
 #[tokio::test]
