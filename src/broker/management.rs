@@ -100,7 +100,7 @@ impl Management {
 
     /// What the API shows of a queue; `None`: there is no such queue.
     pub(super) async fn queue(&self, queue: &str) -> Result<Option<QueueShown>, ManagementError> {
-        match self.get(&["queues", &self.vhost, queue], None).await {
+        match self.get(&["queues", &self.vhost, queue], None, LIMIT).await {
             Ok(shown) => Ok(Some(QueueShown(shown))),
             Err(ManagementError::Refused(StatusCode::NOT_FOUND)) => Ok(None),
             Err(error) => Err(error),
@@ -110,11 +110,11 @@ impl Management {
     /// Whether the exchange routes to anything; `None`: something else than bindings decides.
     pub(super) async fn routes(&self, exchange: &str) -> Result<Option<bool>, ManagementError> {
         let path = ["exchanges", &self.vhost, exchange, "bindings", "source"];
-        let bindings = self.get(&path, None).await?;
+        let bindings = self.get(&path, None, LIMIT).await?;
         if bindings.as_array().is_some_and(|all| !all.is_empty()) {
             return Ok(Some(true));
         }
-        let exchange = self.get(&path[..3], None).await?;
+        let exchange = self.get(&path[..3], None, LIMIT).await?;
         Ok(is_by_bindings(&exchange).then_some(false))
     }
 
@@ -123,7 +123,7 @@ impl Management {
     /// # Errors
     /// When this is no management API, or the user may not ask it.
     pub(super) async fn greet(&self) -> Result<(), ManagementError> {
-        let user = self.get(&["whoami"], None).await?;
+        let user = self.get(&["whoami"], None, LIMIT).await?;
         match user["name"].is_string() {
             true => Ok(()),
             false => Err(ManagementError::Other),

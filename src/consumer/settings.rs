@@ -12,7 +12,7 @@ use super::{
 use crate::{
     breaker::BreakerSettings,
     broker::{Binding, QueueArgument, QueueSpec, QueueType, Topology, argument_is_ours},
-    config::{Findings, HOUR, KeyPath, Problem, SECOND, Source, Span, SpanOrOff},
+    config::{Findings, HOUR, KeyPath, SECOND, Span, SpanOrOff},
     decode::Decode,
     handler::HandlerSettings,
     retry::{Ladder, RetrySettings},

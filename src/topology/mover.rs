@@ -101,6 +101,7 @@ impl<'a> Mover<'a> {
             total: 0,
             seen: 0,
             changed: 0,
+            canaries: None,
         };
         if report(nothing).is_break() {
             self.is_stopped = true;

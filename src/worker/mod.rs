@@ -23,7 +23,6 @@ pub use report::{Report, RunError};
 pub use settings::{DrainSettings, MemorySettings, WorkerSettings};
 
 use assembly::Setup;
-pub(crate) use container::limit as memory_limit;
 
 use crate::{
     broker::Broker,
