@@ -99,7 +99,10 @@ mod tests {
         let reached = reach(&at(format!("http://{address}/orders"))).await;
         let what = format!("{address} takes connections");
         assert_eq!(reached.unwrap().what, what);
-        drop(listener);
+        // Nothing listens on a socket that is only bound, and nobody else gets its port.
+        let bound = tokio::net::TcpSocket::new_v4().unwrap();
+        bound.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = bound.local_addr().unwrap();
         let error = reach(&at(format!("http://{address}/orders"))).await;
         let error = error.unwrap_err().to_string();
         assert!(error.starts_with(&format!("{address}: ")), "{error}");

@@ -2,7 +2,7 @@
 
 use lapwing::doctor::Grade;
 
-use super::{allow, assert_well, bad, examined, forget, only, orders, user};
+use super::{allow, assert_well, bad, examined, forget, only, orders, silent_port, user};
 use crate::support::{consumer, require, vhost};
 
 #[tokio::test]
@@ -36,9 +36,7 @@ async fn a_broker_that_cannot_be_used_is_found_with_the_reason() {
         change(&mut url);
         url.to_string()
     };
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = nobody.local_addr().expect("it is bound").port();
-    drop(nobody);
+    let (_silent, port) = silent_port();
     let wrong_password = changed(&|url| url.set_password(Some("wrong")).expect("it has one"));
     let wrong_vhost = changed(&|url| url.set_path("missing"));
     let wrong_port = changed(&|url| url.set_port(Some(port)).expect("it has one"));

@@ -71,9 +71,7 @@ async fn a_service_that_is_away_is_found() {
         0,
         "the doctor sends no request"
     );
-    let away = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let port = away.local_addr().expect("it is bound").port();
-    drop(away);
+    let (_silent, port) = super::silent_port();
     let settings = consumer(&vhost, "orders").http_at(&format!("http://127.0.0.1:{port}/"));
     let report = super::examined(&settings).await;
     let found = only(&report, "handlers", lapwing::doctor::Grade::Fail);

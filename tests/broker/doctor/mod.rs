@@ -71,6 +71,17 @@ async fn user(vhost: &VHost, configure: &str, write: &str, read: &str) -> (Strin
     (user, url.to_string())
 }
 
+/// A port where nothing listens while the socket lives: no other test gets it.
+fn silent_port() -> (socket2::Socket, u16) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+    let socket = socket.expect("a socket");
+    let any: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
+    socket.bind(&any.into()).expect("a free port");
+    let bound = socket.local_addr().expect("it is bound");
+    let port = bound.as_socket().expect("it is an IP address").port();
+    (socket, port)
+}
+
 async fn allow(vhost: &VHost, user: &str, [configure, write, read]: [&str; 3]) {
     let rights = serde_json::json!({ "configure": configure, "write": write, "read": read });
     let path = format!("permissions/{}/{user}", encode(vhost.name()));
