@@ -59,8 +59,8 @@ fn queues(scene: &Scene<'_>, found: &mut Found) {
                     about,
                     "the queue is missing",
                     format!(
-                        "lapwing topology plan tells how; or set consumers.{name}.topology = \"declare\": then the \
-                         worker creates it"
+                        "lapwing topology plan tells how; or set consumers.{name}.topology = \
+                         \"declare\": then the worker creates it"
                     ),
                 ),
                 QueueState::Differs(differences) => {
