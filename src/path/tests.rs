@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     breaker::BreakerSettings,
     broker::{
-        Delivery, Moment, Properties, PublishSettings,
+        CopyHeaders, Delivery, Moment, Properties, PublishSettings,
         fake::{Confirm, FakeBroker, Release},
     },
     consumer::ConsumerSettings,
@@ -314,4 +314,28 @@ async fn a_panic_of_the_path_is_a_fault_and_the_delivery_stays() {
     let end = or_fault(&flight, async { panic!("a fault of ours") }).await;
     assert_eq!(end, Some(End::Fault));
     assert!(!flight.claim_from_handler(), "the lane leaves it alone");
+}
+
+/// The messages of a service that gives no answer are parked before their first attempt.
+#[tokio::test(start_paused = true)]
+async fn a_parked_canary_is_still_to_be_reported_if_it_has_had_no_outcome() {
+    let fixture = fixture(vec![Outcome::Succeeded]);
+    let canary = dead_letters::Canary {
+        queue: "lapwing-canary.run".to_owned(),
+        number: 1,
+    };
+    let mut message = fixture.message();
+    let headers = CopyHeaders {
+        set: vec![canary.header()],
+        ..CopyHeaders::default()
+    };
+    message.properties = headers.on(&message.properties);
+    let flight = fixture.start(message).await;
+    let parked = || {
+        let copy = dead_letters::parked(&flight, Duration::from_secs(30), crate::clock::now());
+        dead_letters::Canary::read(&copy.on(&flight.message.properties))
+    };
+    assert_eq!(parked(), Some(canary));
+    assert!(flight.is_first_outcome());
+    assert_eq!(parked(), None);
 }

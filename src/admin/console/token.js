@@ -68,6 +68,8 @@ export async function withToken(send) {
     } catch (error) {
       if (!error.status) throw new Refused(0, `There was no answer, so it is not known whether the worker did it: ${error.message}.`);
       if (error.status !== 401) {
+        // The worker checks the token before it looks for a letter or a consumer.
+        if (error.status === 404) keep(token);
         throw new Refused(error.status, `Refused (${error.status}): ${error.message}.`);
       }
       keep(null);

@@ -120,34 +120,6 @@ async fn a_slow_report_holds_up_no_settlement_and_others_wait_for_it() {
     kit.drain().await.unwrap();
 }
 
-/// The messages of a service that gives no answer are parked before their first attempt.
-#[tokio::test(start_paused = true)]
-async fn a_canary_that_is_parked_before_its_first_attempt_is_reported_after_it() {
-    let silent = Handling::new(std::iter::repeat_n(Step::Hang, 5), Step::Succeed);
-    let typed = [
-        ("silent", silent.clone()),
-        ("other", Handling::new([], Step::Succeed)),
-    ];
-    let settings = "concurrency = 5\ntimeout = '2s'\nretry = { base = '1h', jitter = 0 }";
-    let kit = Kit::start_typed(settings, typed).await;
-    kit.broker.declare(REPORTS);
-    for number in 0..5 {
-        let letter = Letter::default().id(&format!("{number}"));
-        kit.send(letter.message_type("silent"), b"{}");
-    }
-    silent.has_run(5).await;
-    for number in 1..4 {
-        kit.send(canary(number).message_type("silent"), b"{}");
-    }
-    kit.until_in(REPORTS, 3).await;
-    let reports = reports(&kit);
-    let succeeded = |it: &Value| it["outcome"] == "succeeded";
-    assert!(reports.iter().all(succeeded), "{reports:?}");
-    // Each of the others timed out once, and waits for its retry. The canaries waited before.
-    let report = kit.drain().await.unwrap();
-    assert!(report.ledger().parked > 5, "{:?}", report.ledger());
-}
-
 /// A delivery that goes back to its queue has had no outcome.
 #[tokio::test(start_paused = true)]
 async fn a_canary_that_was_interrupted_is_reported_when_it_has_run() {
