@@ -31,7 +31,7 @@ pub(crate) struct Count {
 impl Count {
     /// Whether this may be no answer at all. RabbitMQ asks the leader of a quorum queue for 250 ms. If the
     /// leader is slow or missing, it answers with no messages and no consumers, and with no error
-    /// (`rabbit_quorum_queue:stat/1`, the same from 3.10 to 4.3).
+    /// (`rabbit_quorum_queue:stat/1`, read in the source).
     pub(crate) fn may_be_none(self) -> bool {
         self.ready == 0 && self.consumers == 0
     }

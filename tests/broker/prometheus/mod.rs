@@ -56,7 +56,7 @@ impl Setup {
             }
         })
         .await;
-        let changes = "[consumers.q.retry]\nbase = '1s'\njitter = 0";
+        let changes = "[consumers.q]\nbacklog_check = '1s'\nretry = { base = '1s', jitter = 0 }";
         let config = consumer(&vhost, "q").http(&server).with(changes).toml();
         let worker = WorkerProcess::start_with(&config, |command| {
             command.env("LAPWING__ADMIN__LISTEN", "127.0.0.1:0");
