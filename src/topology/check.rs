@@ -89,8 +89,8 @@ impl TopologyDesk {
         Ok(missing.map(|it| it.name().to_owned()).collect())
     }
 
-    /// Refuses an old queue that the broker may delete by itself while the command holds its messages, and one that it does not let us compare.
-    /// Returns notes about arguments that the new queue does not get.
+    /// Refuses an old queue that the broker may delete by itself while the command holds its messages,
+    /// and one that the broker does not let us compare. Returns notes about arguments that the new queue does not get.
     async fn check_source(&self, migration: &Migration) -> Result<Vec<String>, TopologyError> {
         let Migration {
             from, to, target, ..

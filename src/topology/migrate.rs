@@ -208,11 +208,13 @@ impl TopologyDesk {
         for bound in &migration.bindings {
             self.broker.bind(to, bound).await?;
             let unbound = self.broker.unbind(from, bound).await;
-            unbound.map_err(|error| TopologyError::BoundTwice {
-                from: from.clone(),
-                to: to.clone(),
-                bound: bound.clone(),
-                error,
+            unbound.map_err(|error| {
+                TopologyError::BoundTwice(format!(
+                    "{from} was not unbound from {bound}: {}. {to} has the same binding, so each \
+                     message comes to both queues until you run the command again, or unbind one of \
+                     them",
+                    visible(&error.to_string())
+                ))
             })?;
             tell(Step::Rebound(bound));
             migrated.rebound.push(bound.clone());

@@ -39,21 +39,8 @@ pub enum TopologyError {
     #[error("{0}")]
     Refused(String),
     /// The new queue has a binding, and the old one could not be unbound.
-    #[error(
-        "{from} was not unbound from {bound}: {}. {to} has the same binding, so each message comes \
-         to both queues until you run the command again, or unbind one of them",
-        visible(&.error.to_string())
-    )]
-    BoundTwice {
-        /// The old queue.
-        from: String,
-        /// The new queue.
-        to: String,
-        /// The binding of both.
-        bound: Bound,
-        /// Why it was not unbound.
-        error: BrokerError,
-    },
+    #[error("{0}")]
+    BoundTwice(String),
 }
 
 impl From<BrokerError> for TopologyError {
