@@ -12,17 +12,13 @@ use tracing::info;
 
 use super::{
     Bound, Left, TopologyDesk, TopologyError,
-    desk::Consumers,
     mover::{Mover, Seen, WATCH},
-    resolve::{Resolved, resolve, without_twins},
 };
 use crate::{
     broker::{
-        Broker, BrokerError, CopyHeaders, Difference, Properties, Publication, QueueRole,
-        QueueSpec, Standing, Topology, Unknown, Values, Written,
+        Broker, BrokerError, CopyHeaders, Properties, Publication, QueueSpec, Unknown, Written,
     },
     letters::Progress,
-    retry::{Ladder, RetrySettings},
     text::visible,
 };
 
@@ -49,8 +45,8 @@ pub struct Migration {
     /// What a person should know before it begins.
     pub notes: Vec<String>,
     pub(super) source: QueueSpec,
-    target: QueueSpec,
-    of_target: Vec<Bound>,
+    pub(super) target: QueueSpec,
+    pub(super) of_target: Vec<Bound>,
 }
 
 /// How messages move.
@@ -133,134 +129,6 @@ impl TopologyDesk {
         })
     }
 
-    /// Looks at both queues. Changes nothing.
-    ///
-    /// # Errors
-    /// [`TopologyError::Refused`] if the settings or the queues do not allow the migration.
-    pub async fn migration(
-        &self,
-        consumers: &Consumers,
-        from: &str,
-        to: &str,
-    ) -> Result<Migration, TopologyError> {
-        let resolved = resolve(consumers, from, to).map_err(TopologyError::Refused)?;
-        let counts = self.broker.counts(from).await?;
-        if counts.is_none() && self.broker.counts(to).await?.is_none() {
-            let why = format!("there is neither a queue {from} nor a queue {to}");
-            return Err(TopologyError::Refused(why));
-        }
-        let mut migration = Migration::new(resolved, from, to);
-        migration.counts = counts;
-        if counts.is_none() {
-            return Ok(migration);
-        }
-        let not_taken = self.check_source(&migration).await?;
-        migration.notes.extend(not_taken);
-        self.see_bindings(&mut migration).await;
-        migration.missing = self.check_target(&migration).await?;
-        migration.is_quorum = self.broker.is_quorum(from).await?;
-        Ok(migration)
-    }
-
-    /// Takes the bindings that the broker lists, in place of those in the settings of the old queue: a
-    /// binding that somebody has removed does not come back.
-    async fn see_bindings(&self, migration: &mut Migration) {
-        match self.broker.bindings(&migration.from).await {
-            Ok(listed) => {
-                let of_target = migration.of_target.clone();
-                let all = listed.clear.into_iter().chain(of_target).collect();
-                migration.bindings = without_twins(all);
-                migration.unclear = listed.unclear;
-                let unknown = |it: &&Bound| !migration.of_target.contains(it);
-                let unknown: Vec<_> = migration.bindings.iter().filter(unknown).collect();
-                if !unknown.is_empty() {
-                    let listed: Vec<_> = unknown.iter().map(ToString::to_string).collect();
-                    let (to, listed) = (&migration.to, listed.join(", "));
-                    migration.notes.push(format!(
-                        "Add the bindings to the settings of {to} afterwards: {listed}"
-                    ));
-                }
-            }
-            Err(why) => {
-                migration.assumed = Some(why.to_string());
-                migration.notes.push(format!(
-                    "The command does not see the policies of {}. A policy that removes messages \
-                     removes moved ones too.",
-                    migration.to
-                ));
-            }
-        }
-    }
-
-    /// All checks of the new queue and of the exchanges. Returns the queues that are missing.
-    async fn check_target(&self, migration: &Migration) -> Result<Vec<String>, TopologyError> {
-        let mut spec = migration.target.clone();
-        let exchange = |bound: &Bound| crate::broker::Binding {
-            exchange: bound.exchange.clone(),
-            routing_key: bound.routing_key.clone(),
-        };
-        spec.bindings = migration.bindings.iter().map(exchange).collect();
-        let survey = self.broker.survey(&spec).await?;
-        survey.check()?;
-        let missing = survey.queues.iter();
-        let missing = missing.filter(|it| it.standing == Standing::Missing);
-        Ok(missing.map(|it| it.name().to_owned()).collect())
-    }
-
-    /// Refuses an old queue that the broker may delete by itself, and one that it does not let us compare.
-    /// Returns notes about arguments that the new queue does not get.
-    async fn check_source(&self, migration: &Migration) -> Result<Vec<String>, TopologyError> {
-        let Migration {
-            from, to, target, ..
-        } = migration;
-        let without_retries = RetrySettings {
-            max_attempts: 1,
-            ..RetrySettings::default()
-        };
-        let spec = QueueSpec {
-            queue: from.clone(),
-            topology: Topology::Verify,
-            ladder: Ladder::new("", &without_retries),
-            ..target.clone()
-        };
-        let survey = self.broker.survey(&spec).await?;
-        let work = survey.queues.iter().find(|it| it.role == QueueRole::Work);
-        let refused = |why: &str| {
-            let why = format!("{from} {why}. The command does not move its messages");
-            Err(TopologyError::Refused(why))
-        };
-        let differences = match work.map(|it| &it.standing) {
-            Some(Standing::Fits) => return Ok(Vec::new()),
-            Some(Standing::Differs(differences)) => differences,
-            Some(Standing::Hidden(text)) => {
-                return refused(&format!("cannot be compared: {}", visible(text)));
-            }
-            Some(Standing::Missing) | None => return refused("is gone"),
-        };
-        let mut notes = Vec::new();
-        for difference in differences {
-            match difference {
-                Difference::Argument {
-                    argument,
-                    values:
-                        Some(Values {
-                            has: Some(has),
-                            wanted: None,
-                            ..
-                        }),
-                    ..
-                } => notes.push(format!(
-                    "{from} has {} = {}. The settings of {to} do not, so {to} does not get it.",
-                    visible(argument),
-                    visible(has)
-                )),
-                Difference::Argument { .. } => {}
-                other => return refused(&visible(&other.problem())),
-            }
-        }
-        Ok(notes)
-    }
-
     /// Carries out a migration, or goes on with one.
     ///
     /// # Errors
@@ -340,39 +208,18 @@ impl TopologyDesk {
         for bound in &migration.bindings {
             self.broker.bind(to, bound).await?;
             let unbound = self.broker.unbind(from, bound).await;
-            unbound.map_err(|error| TopologyError::BoundTwice {
-                from: from.clone(),
-                to: to.clone(),
-                bound: bound.clone(),
-                error,
+            unbound.map_err(|error| {
+                TopologyError::BoundTwice(format!(
+                    "{from} was not unbound from {bound}: {}. {to} has the same binding, so each \
+                     message comes to both queues until you run the command again, or unbind one of \
+                     them",
+                    visible(&error.to_string())
+                ))
             })?;
             tell(Step::Rebound(bound));
             migrated.rebound.push(bound.clone());
         }
         Ok(())
-    }
-
-    /// Refuses a new queue whose policies remove messages, unless those of the old queue do so too.
-    async fn check_policies(&self, from: &str, to: &str) -> Result<(), TopologyError> {
-        let refused = |why: String| Err(TopologyError::Refused(why));
-        let of_target = match self.broker.removing(to).await {
-            Ok(of_target) => of_target,
-            // The plan has a note about it.
-            Err(Unknown::NoManagement) => return Ok(()),
-            Err(why) => return refused(format!("the policies of {to} are not known ({why})")),
-        };
-        if of_target.is_empty() {
-            return Ok(());
-        }
-        let of_source = self.broker.removing(from).await.unwrap_or_default();
-        let mut new = of_target.iter().filter(|it| !of_source.contains(it));
-        match new.next() {
-            None => Ok(()),
-            Some(definition) => refused(format!(
-                "a policy of {to} sets {definition}, which removes messages: no message was moved. \
-                 Change the policy, or choose another name"
-            )),
-        }
     }
 
     /// What is left at the old queue.
@@ -412,23 +259,4 @@ impl TopologyDesk {
 /// What the broker shows. Otherwise keeps the reason.
 fn known<T>(answer: Result<T, Unknown>, not_seen: &mut Option<Unknown>) -> Option<T> {
     answer.map_err(|why| *not_seen = Some(why)).ok()
-}
-
-impl Migration {
-    fn new(resolved: Resolved, from: &str, to: &str) -> Self {
-        Self {
-            from: from.to_owned(),
-            to: to.to_owned(),
-            counts: None,
-            is_quorum: None,
-            missing: Vec::new(),
-            bindings: resolved.bindings,
-            assumed: None,
-            unclear: Vec::new(),
-            notes: resolved.notes,
-            source: resolved.source,
-            target: resolved.target,
-            of_target: resolved.of_target,
-        }
-    }
 }

@@ -6,6 +6,7 @@
 //! of two batches exist twice. A message that is published while both queues have the same binding
 //! exists twice too.
 
+mod check;
 mod desk;
 mod left;
 mod mend;
@@ -22,34 +23,34 @@ pub use left::{Left, Obstacle};
 pub use migrate::{Migrated, Migration, Moving, Step};
 pub use plan::{Action, ConsumerPlan, Item, Object, Plan};
 
-use crate::{broker::BrokerError, letters::DeadLettersError};
+use crate::{broker::BrokerError, letters::DeadLettersError, text::visible};
 
 /// Why a command about queues fails.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TopologyError {
     /// The broker cannot be reached, or refused a request.
-    #[error(transparent)]
-    Broker(#[from] BrokerError),
+    #[error("{}", visible(&.0.to_string()))]
+    Broker(BrokerError),
     /// Messages could not be moved. Those that were not moved are in their queue.
-    #[error(transparent)]
-    Messages(#[from] DeadLettersError),
+    #[error("{}", visible(&.0.to_string()))]
+    Messages(DeadLettersError),
     /// The migration is refused. No message was moved.
     #[error("{0}")]
     Refused(String),
     /// The new queue has a binding, and the old one could not be unbound.
-    #[error(
-        "{from} was not unbound from {bound}: {error}. {to} has the same binding, so each message comes \
-         to both queues until you run the command again, or unbind one of them"
-    )]
-    BoundTwice {
-        /// The old queue.
-        from: String,
-        /// The new queue.
-        to: String,
-        /// The binding of both.
-        bound: Bound,
-        /// Why it was not unbound.
-        error: BrokerError,
-    },
+    #[error("{0}")]
+    BoundTwice(String),
+}
+
+impl From<BrokerError> for TopologyError {
+    fn from(error: BrokerError) -> Self {
+        Self::Broker(error)
+    }
+}
+
+impl From<DeadLettersError> for TopologyError {
+    fn from(error: DeadLettersError) -> Self {
+        Self::Messages(error)
+    }
 }

@@ -11,6 +11,7 @@ use super::{
 use crate::{
     broker::Rabbit,
     letters::{DeadLettersError, Progress, Transfer, transfer},
+    text::visible,
 };
 
 /// How long the old queue must stay empty and unused before the command deletes it.
@@ -139,7 +140,7 @@ impl<'a> Mover<'a> {
             self.seen.arrived += moved.changed;
         }
         let failed = moved.kept.into_keys();
-        let failed = failed.map(|why| format!("messages were not moved: {why}"));
+        let failed = failed.map(|why| format!("messages were not moved: {}", visible(&why)));
         self.seen.failed.extend(failed);
         if moved.stopped {
             self.is_stopped = self.seen.failed.is_empty();

@@ -123,7 +123,9 @@ impl Difference {
             ),
             Self::Unfit { why, .. } => why.to_string(),
             // Without the name the text is the same for all queues that one limit concerns.
-            Self::Refused { queue, text } => text.replace(&format!("'{queue}'"), "'…'"),
+            Self::Refused { queue, text } => {
+                visible(&text.replace(&format!("'{queue}'"), "'…'")).into_owned()
+            }
         }
     }
 }

@@ -133,13 +133,19 @@ async fn with_none_queues_of_any_arguments_are_used_as_they_are() {
 
 /// A user that may read and write, but not configure.
 pub(super) async fn user_without_configure(vhost: &VHost) -> (String, String) {
+    limited_user(vhost, "^$", ".*").await
+}
+
+/// A user that may read all, and configure and write what fits these patterns. Returns the name and the
+/// URL.
+pub(super) async fn limited_user(vhost: &VHost, configure: &str, write: &str) -> (String, String) {
     let management = vhost.broker().management();
     let user = format!("reader-{}", uuid::Uuid::now_v7().simple());
     let path = format!("users/{user}");
     management
         .put(&path, &json!({ "password": "secret", "tags": "" }))
         .await;
-    let allowed = json!({ "configure": "^$", "write": ".*", "read": ".*" });
+    let allowed = json!({ "configure": configure, "write": write, "read": ".*" });
     let path = format!("permissions/{}/{user}", encode(vhost.name()));
     management.put(&path, &allowed).await;
     let mut url = url::Url::parse(&vhost.amqp_url()).expect("it is one");

@@ -3,7 +3,11 @@
 use lapin::{ExchangeKind, options::QueueDeclareOptions, types::AMQPValue};
 use serde_json::{Value, json};
 
-use super::{Tool, assert_says, existing::user_without_configure, queue, run, with_management};
+use super::{
+    Tool, assert_says,
+    existing::{limited_user, user_without_configure},
+    queue, run, with_management,
+};
 use crate::support::{
     Account, Broker, Consumers, DEADLINE, HttpHandler, PublishSpec, QueueType, Release, Reply,
     VHost, consumers, management::encode, vhost, wait_until, within,
@@ -217,6 +221,11 @@ async fn a_queue_that_the_broker_may_delete_by_itself_keeps_its_messages() {
         let deleted = channel.queue_delete("orders".into(), Default::default());
         within("a deletion", deleted).await.expect("it exists");
     }
+    let expires = [("x-expires", AMQPValue::LongLongInt(600_000))];
+    vhost
+        .declare_with("orders", QueueType::Classic, &expires)
+        .await;
+    assert_says(&refusal(&settings).await, &["orders expires"]);
     assert!(!vhost.exists("orders2").await);
 }
 
@@ -241,6 +250,23 @@ async fn a_second_migration_of_a_queue_and_a_user_who_may_not_look_are_refused()
     refusal(&settings).await;
     assert_eq!(vhost.ready("orders").await, 3);
     assert!(!vhost.exists("orders2").await);
+}
+
+#[tokio::test]
+async fn a_command_that_may_not_unbind_says_that_both_queues_get_each_message() {
+    let vhost = classic().await;
+    let (_, url) = limited_user(&vhost, ".*", "^(?!orders$).*").await;
+    let settings = consumers(&url, &["orders", "orders2"]).with(
+        "[consumers.orders]\ntopology = 'attach'\n\
+         bindings = [{ exchange = 'shop', routing_key = 'order.*' }]\n",
+    );
+    let failed = run(&settings, &MIGRATE).await;
+    assert_eq!(failed.code, Some(1), "{failed:?}");
+    assert_says(&failed.err, &["orders was not unbound", "to both queues"]);
+    publish(&vhost, "twice", 1).await;
+    for queue in ["orders", "orders2"] {
+        vhost.wait_for_counts(queue, 1, 0, DEADLINE).await;
+    }
 }
 
 #[tokio::test]
