@@ -89,7 +89,7 @@ fn tell(report: &Report, out: &Out) {
     if !report.not_made.is_empty() {
         let names = report.not_made.join(", ");
         let text = format!("not made, because there is no connection to the broker: {names}");
-        print::wrapped("-", &text, INDENT)
+        print::in_column("-", &text, INDENT)
             .iter()
             .for_each(|line| out.line(line));
     }
@@ -124,15 +124,15 @@ fn lines(findings: &[Finding]) -> Vec<String> {
             "" => first.found.clone(),
             about => format!("{about}: {}", first.found),
         };
-        lines.extend(print::wrapped(&std::mem::take(&mut head), &found, INDENT));
+        lines.extend(print::in_column(&std::mem::take(&mut head), &found, INDENT));
         if !others.is_empty() {
             let names: Vec<_> = others.iter().map(|it| it.about.as_str()).collect();
-            lines.extend(print::wrapped("     and so", &names.join(", "), INDENT));
+            lines.extend(print::in_column("     and so", &names.join(", "), INDENT));
         }
     }
     if finding.grade > Grade::Ok {
-        lines.extend(print::wrapped("     why", finding.why, INDENT));
-        lines.extend(print::wrapped("     mend", &finding.mend, INDENT));
+        lines.extend(print::in_column("     why", finding.why, INDENT));
+        lines.extend(print::in_column("     mend", &finding.mend, INDENT));
     }
     lines
 }

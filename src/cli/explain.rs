@@ -104,7 +104,7 @@ const LATE: &str = "In a retry queue a message that is behind others may wait as
 
 /// The whole text.
 fn text(explained: &Explained) -> Vec<String> {
-    let mut lines = print::wrapped("", &heading(explained), 0);
+    let mut lines = print::in_column("", &heading(explained), 0);
     for story in &explained.lives {
         lines.push(String::new());
         if let Some(when) = story.when {
@@ -115,11 +115,11 @@ fn text(explained: &Explained) -> Vec<String> {
     let mut places = explained.lives.iter().flat_map(|story| &story.attempts);
     if places.any(|it| it.waits_in.iter().any(|place| place != "worker")) {
         lines.push(String::new());
-        lines.extend(print::wrapped("", LATE, 0));
+        lines.extend(print::in_column("", LATE, 0));
     }
     if let Some(outage) = &explained.stops {
         lines.push(String::new());
-        lines.extend(print::wrapped("", &stops(explained, outage), 0));
+        lines.extend(print::in_column("", &stops(explained, outage), 0));
     }
     lines
 }
@@ -156,13 +156,13 @@ fn life(explained: &Explained, story: &Story) -> Vec<String> {
         let places = attempts.waits_in.join(", ");
         lines.extend(row(&numbers(attempts), charged, &attempts.waits(), &places));
     }
-    lines.extend(print::wrapped("", &end(explained, story), 0));
+    lines.extend(print::in_column("", &end(explained, story), 0));
     lines
 }
 
 fn row(attempt: &str, charged: &str, waits: &str, places: &str) -> Vec<String> {
     let head = format!("{attempt:<10}{charged:<9}{waits:<19}");
-    print::wrapped(&head, places, PLACES)
+    print::in_column(&head, places, PLACES)
 }
 
 fn numbers(attempts: &Attempts) -> String {

@@ -74,7 +74,7 @@ pub(super) fn cut(text: &str, most: usize) -> String {
 
 /// A text in lines of a terminal, from this column on. The first line begins with `head`; a head that is
 /// too long has a line of its own. A word that does not fit has a line of its own.
-pub(super) fn wrapped(head: &str, text: &str, column: usize) -> Vec<String> {
+pub(super) fn in_column(head: &str, text: &str, column: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut line = head.to_owned();
     if line.chars().count() >= column && column > 0 {
@@ -142,9 +142,20 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_shown_as_hexadecimal_and_text() {
+        let text = hex(b"\x00AB~\xff and more than a line");
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(
+            lines[0],
+            "00000000  00 41 42 7e ff 20 61 6e 64 20 6d 6f 72 65 20 74  .AB~. and more t"
+        );
+        assert!(lines[0].len() <= WIDTH);
+    }
+
+    #[test]
     fn a_long_text_is_wrapped_below_its_beginning() {
         let text = "word ".repeat(30);
-        let lines = wrapped("OK   broker", &text, 28);
+        let lines = in_column("OK   broker", &text, 28);
         assert!(
             lines.iter().all(|line| line.chars().count() <= WIDTH),
             "{lines:#?}"
@@ -154,23 +165,12 @@ mod tests {
         assert_eq!(lines.concat().matches("word").count(), 30);
         let long = "x".repeat(90);
         assert_eq!(
-            wrapped("", &format!("a {long} b"), 0),
+            in_column("", &format!("a {long} b"), 0),
             ["a", long.as_str(), "b"]
         );
         assert_eq!(
-            wrapped("a-head-that-is-long", "b", 4),
+            in_column("a-head-that-is-long", "b", 4),
             ["a-head-that-is-long", "    b"]
         );
-    }
-
-    #[test]
-    fn bytes_are_shown_as_hexadecimal_and_text() {
-        let text = hex(b"\x00AB~\xff and more than a line");
-        let lines: Vec<_> = text.lines().collect();
-        assert_eq!(
-            lines[0],
-            "00000000  00 41 42 7e ff 20 61 6e 64 20 6d 6f 72 65 20 74  .AB~. and more t"
-        );
-        assert!(lines[0].len() <= WIDTH);
     }
 }

@@ -144,3 +144,24 @@ async fn orphans_that_the_worker_inherits_are_reaped() {
     let orphan: u32 = said.text().parse().unwrap();
     assert!(!std::path::Path::new(&format!("/proc/{orphan}")).exists());
 }
+
+#[test]
+fn a_script_whose_interpreter_is_missing_cannot_start() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("handle");
+    let reached = |first: &str| {
+        fs::write(&script, format!("{first}\nexit 0\n")).unwrap();
+        fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+        let argv = [script.display().to_string()];
+        Program::find(&argv).unwrap().reach()
+    };
+    let what = format!("{} is an executable file", script.display());
+    assert_eq!(reached("#!/bin/sh -e").unwrap().what, what);
+    assert_eq!(reached("exit 0").unwrap().what, what);
+    let error = reached("#!/missing/python3").unwrap_err();
+    assert!(
+        error.contains("names /missing/python3 in its first line"),
+        "{error}"
+    );
+}

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::handler::HeaderFile;
+use crate::handler::{HeaderFile, http::reach};
 
 pub(super) type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -188,4 +188,21 @@ async fn a_server_that_asks_for_a_certificate_gets_that_of_the_settings() {
     failure(&HttpHandler::new(&without).unwrap(), plain()).await;
     let outcome = run(&HttpHandler::new(&with).unwrap(), plain()).await;
     assert_eq!(outcome, Outcome::Succeeded);
+}
+
+#[tokio::test]
+async fn the_doctor_reaches_a_server_whose_authority_is_trusted_and_sees_its_certificate() {
+    let folder = TempDir::new().unwrap();
+    let [trusted, other] = [authority(), authority()];
+    let tls = acceptor(&issued(&trusted), None);
+    let server = Server::start(Some(tls), |_| Say::ok()).await;
+    let by = |authority: &Authority| HttpHandlerSettings {
+        ca_file: written(folder.path(), "ca", &authority.pem()),
+        ..local(&server)
+    };
+    let reached = reach::reach(&by(&trusted)).await.unwrap();
+    assert_eq!(reached.certificates.len(), 1);
+    let error = reach::reach(&by(&other)).await.unwrap_err().to_string();
+    assert!(error.contains("TLS: invalid peer certificate"), "{error}");
+    assert_eq!(server.asked().len(), 0, "the doctor sends no request");
 }
