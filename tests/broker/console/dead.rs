@@ -355,3 +355,51 @@ async fn a_letter_of_brackets_is_shown_as_it_is_and_line_ends_stay() {
     browser.wait_for_text("#dead-body-title", "7 bytes").await;
     console.browser.end().await;
 }
+
+/// One error can be the end of some letters and the last attempt of others. Each is a row.
+#[tokio::test]
+async fn the_replay_of_a_cause_takes_no_letter_of_another_reason() {
+    let (console, is_mended) = open().await;
+    let browser = &console.browser;
+    is_mended.store(true, Ordering::SeqCst);
+    let letter = |number: usize| {
+        let reason = if number == 0 {
+            "max-attempts"
+        } else {
+            "rejected"
+        };
+        PublishSpec::of("{}")
+            .header("lapwing-reason", reason)
+            .header("lapwing-error", "503 from the warehouse")
+            .header("lapwing-error-kind", "http")
+            .header("lapwing-fingerprint", "00000000000000bb")
+            .header("lapwing-attempts", 8)
+            .header("lapwing-first-seen", "2026-11-27T08:00:00.000Z")
+            .header("lapwing-failed-at", "2026-11-27T09:00:00.000Z")
+            .header("lapwing-source-queue", "q")
+            .header("lapwing-source-exchange", "")
+            .header("lapwing-source-routing-key", "q")
+            .header("lapwing-worker", "w")
+    };
+    console.vhost.publish_many(DEAD, 3, letter).await;
+    browser.open(&format!("{}#dead/q", console.url)).await;
+    browser.click("#dead-look").await;
+    console.give_token().await;
+    wait_for_rows(browser, "dead-groups", 2).await;
+    browser
+        .click("#dead-groups tbody tr:first-child button.small")
+        .await;
+    browser
+        .wait_for_text("#dead-replay-yes", "Replay 2 letters")
+        .await;
+    browser
+        .eval("document.querySelector('#dead-canary').value = 0")
+        .await;
+    browser.click("#dead-replay-yes").await;
+    browser
+        .wait_for_text("#dead-job-text", "Replayed 2 letters.")
+        .await;
+    console.vhost.wait_for_counts(DEAD, 1, 0, DEADLINE).await;
+    wait_for_rows(browser, "dead-groups", 1).await;
+    console.browser.end().await;
+}
