@@ -71,7 +71,19 @@ pub(crate) async fn depths(
 /// The channel on which a worker counts again and again. It stays open, because opening and closing one for
 /// each count costs the broker more than the count.
 #[derive(Clone, Default)]
-pub(super) struct Counting(Arc<Mutex<Option<(Weak<Connection>, Channel)>>>);
+pub(super) struct Counting(Arc<Mutex<Option<Kept>>>);
+
+/// A channel, and the connection that it belongs to.
+struct Kept {
+    of: Weak<Connection>,
+    channel: Channel,
+}
+
+impl Kept {
+    fn is_fit(&self, connection: &Arc<Connection>) -> bool {
+        std::ptr::eq(self.of.as_ptr(), Arc::as_ptr(connection)) && self.channel.status().connected()
+    }
+}
 
 impl Counting {
     /// Counts a queue; `None` if it does not exist. The time limit begins once the counts before it are done.
@@ -83,17 +95,15 @@ impl Counting {
     ) -> Result<Option<Count>, BrokerError> {
         let mut kept = self.0.lock().await;
         let until = Instant::now() + limit;
-        let is_fit = |of: &Weak<Connection>, channel: &Channel| {
-            std::ptr::eq(of.as_ptr(), Arc::as_ptr(connection)) && channel.status().connected()
-        };
         // Taken out: after an error, or if this future is dropped, the next count opens another channel.
         let channel = match kept.take() {
-            Some((of, channel)) if is_fit(&of, &channel) => channel,
+            Some(kept) if kept.is_fit(connection) => kept.channel,
             _ => opened(connection, until, limit).await?,
         };
         let found = ask(&channel, queue, until, limit).await?;
         if found.is_some() {
-            *kept = Some((Arc::downgrade(connection), channel));
+            let of = Arc::downgrade(connection);
+            *kept = Some(Kept { of, channel });
         }
         Ok(found)
     }
