@@ -109,7 +109,10 @@ mod tests {
         let what = format!("{address} takes connections");
         let reached = reached.unwrap();
         assert_eq!((reached.what, reached.is_away), (what, false));
-        drop(listener);
+        // Nothing listens on a socket that is only bound, and nobody else gets its port.
+        let bound = tokio::net::TcpSocket::new_v4().unwrap();
+        bound.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = bound.local_addr().unwrap();
         let reached = reach(&at(format!("http://{address}/orders")))
             .await
             .unwrap();
