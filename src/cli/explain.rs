@@ -100,7 +100,8 @@ impl Explain {
     }
 }
 
-const LATE: &str = "In a retry queue a message that is behind others may wait as long as the queue's name says.";
+const LATE: &str =
+    "In a retry queue a message that is behind others may wait as long as the queue's name says.";
 
 /// The whole text.
 fn text(explained: &Explained) -> Vec<String> {

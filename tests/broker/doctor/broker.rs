@@ -26,7 +26,10 @@ async fn a_set_up_that_is_right_is_well_and_nothing_is_made() {
     let message = message.expect("the queue exists").expect("and the message");
     assert!(!message.redelivered, "{message:?}");
     let headers = message.properties.headers().clone().unwrap_or_default();
-    assert!(!headers.contains_key("x-delivery-count"), "{headers:?}");
+    // Some releases name a count of 0.
+    let count = headers.inner().get("x-delivery-count");
+    let is_none = matches!(count, None | Some(lapin::types::AMQPValue::LongLongInt(0)));
+    assert!(is_none, "{headers:?}");
 }
 
 #[tokio::test]
@@ -45,7 +48,7 @@ async fn own_node_with_an_alarm_is_found_and_is_well_after_it() {
     let report = wait_until("the alarm", DEADLINE, found, is_blocked).await;
     only(&report, "alarms", Grade::Fail);
     // The answer never depends on what comes first, the refusal or the alarm.
-    for _ in 0..5 {
+    for _ in 0..3 {
         only(&examined(&settings).await, "alarms", Grade::Fail);
     }
     broker.ctl(&[watermark, "absolute", "2GB"]).await;
