@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::{
-    Acks, BrokerError, Count, Delivery, Properties, Publication, PublishError, QueueSpec, Tolerance,
-    Version,
+    Acks, BrokerError, Count, Delivery, Properties, Publication, PublishError, QueueSpec,
+    Tolerance, Version,
 };
 
 /// A connection that consumes and one that publishes. Both are replaced when they are lost. Clones

@@ -53,7 +53,7 @@ export function letterColumns() {
   return [
     { title: "Dead-lettered", class: "name time", fill: once(({ failed_at: at }) => [moment(at)]) },
     { title: "Message", class: "message", fill: once(({ consumer, id, type }) => [
-      h("a", { href: `#dead/${encodeURIComponent(consumer)}/${encodeURIComponent(id)}` }, idOf(id)),
+      idOf(id, `#dead/${encodeURIComponent(consumer)}/${encodeURIComponent(id)}`),
       h("div", { class: "aside" }, typeOf(type) ?? ""),
     ]) },
     { title: "Reason", class: "kind", fill: once(({ reason, attempts, replays }) => [

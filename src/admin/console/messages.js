@@ -20,8 +20,8 @@ export function typeOf(type) {
   return type ? stranger(type, { class: "clip", title: visible(type) }) : null;
 }
 
-/** A message's id as a link to its page, or "no id". */
-export function idOf(id) {
+/** A message's id as a link, by default to the message's page, or "no id". */
+export function idOf(id, href = to("message", id ?? "")) {
   if (!id) return h("span", { class: "aside" }, "no id");
-  return h("a", { href: to("message", id), class: "code", title: visible(id) }, stranger(id));
+  return h("a", { href, class: "code", title: visible(id) }, stranger(id));
 }
