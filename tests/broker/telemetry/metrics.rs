@@ -26,6 +26,14 @@ async fn three_messages() -> Setup {
     setup
 }
 
+/// What a worker can tell only after it has counted its queues, once or for a minute.
+const LATER: [&str; 4] = [
+    "lapwing.consumer.at_limit",
+    "lapwing.dead_letter_queue.messages",
+    "lapwing.queue.oldest_seconds",
+    "lapwing.queue.ready",
+];
+
 #[tokio::test]
 async fn what_is_exported_is_what_the_catalogue_says() {
     let mut setup = three_messages().await;
@@ -38,8 +46,14 @@ async fn what_is_exported_is_what_the_catalogue_says() {
 
     let exported: BTreeSet<_> = seen.metrics.keys().map(String::as_str).collect();
     let catalogued: BTreeSet<_> = INSTRUMENTS.iter().map(|one| one.name).collect();
-    assert_eq!(exported, catalogued);
+    let unknown: Vec<_> = exported.difference(&catalogued).collect();
+    assert!(unknown.is_empty(), "{unknown:?}");
+    let mut missing = catalogued.difference(&exported);
+    assert!(missing.all(|name| LATER.contains(name)), "{exported:?}");
     for instrument in INSTRUMENTS {
+        if !exported.contains(instrument.name) {
+            continue;
+        }
         let metric = &seen.metrics[instrument.name];
         assert_eq!(metric.unit, instrument.unit, "{}", instrument.name);
         assert_eq!(metric.description, instrument.meaning);
