@@ -1,7 +1,7 @@
 //! The doctor: proves, before anything consumes, that the set-up can keep the worker's promise.
 //!
 //! Each file has the checks of one subject, as a table. To add a check, add a row to such a table.
-//! Checks look at a [`Scene`], which `gather` collects. They create, consume and store
+//! Checks look at a scene, which `gather` collects. They create, consume and store
 //! nothing.
 
 mod broker;
