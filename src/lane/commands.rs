@@ -88,6 +88,8 @@ impl<B: Broker> LaneActor<B> {
                 if self.set_paused(false) {
                     self.subscription.subscribe_now();
                 }
+                // Who asked may look at the state at once.
+                self.publish_state();
                 for superseded in self.pausing.drain(..).chain([answer]) {
                     let _ = superseded.send(());
                 }

@@ -238,7 +238,7 @@ impl<B: Broker> LaneActor<B> {
     }
 
     /// Publishes the state if it has changed since the last turn.
-    fn publish_state(&mut self) {
+    pub(super) fn publish_state(&mut self) {
         let (state, reason) = self.state();
         let probe = self.tending.next_probe();
         let probe = probe.filter(|_| state == ConsumerState::ServiceDown);

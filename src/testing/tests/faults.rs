@@ -72,6 +72,9 @@ async fn a_pause_while_the_lane_subscribes_holds() {
     scene.published.another(&scene.kit);
     assert_eq!(scene.kit.broker.ready("orders").len(), 4);
     assert_eq!(handle.resume("orders").await, Ok(()));
+    // Who asked may look at the state at once.
+    let state = handle.readiness().consumers["orders"].state;
+    assert_ne!(state, ConsumerState::Paused);
     scene.works().await;
 }
 
