@@ -246,7 +246,7 @@ impl Writer {
                 && let Err(error) = self.write(&outcome)
             {
                 if !self.has_failed {
-                    error!(%file, %error, "failures cannot be kept in admin.failures_file; the worker works on");
+                    error!(%file, %error, "failed to write admin.failures_file: new failures are kept in memory only; trying again");
                 }
                 self.has_failed = true;
                 self.open = None;

@@ -109,7 +109,7 @@ impl Pauses {
                 Ok(()) => written.paused = kept.paused,
                 Err(error) if !written.has_failed => {
                     let file = file.display();
-                    error!(%file, %error, "failed to write admin.pause_file: after a restart other consumers are paused than now; trying again");
+                    error!(%file, %error, "failed to write admin.pause_file: a restart would bring back the pauses of the last write; trying again");
                 }
                 Err(_) => {}
             }

@@ -52,3 +52,20 @@ pub(super) enum Silent {
     )]
     TimedOut(#[to_schema] ErrorBody),
 }
+
+/// A job about dead letters is not started.
+#[derive(IntoResponses)]
+pub(super) enum NotStarted {
+    /// Another job is running.
+    #[response(status = 409, description = "Another job is running")]
+    Busy(#[to_schema] ErrorBody),
+    /// The body is too long.
+    #[response(status = 413, description = "The body is too long")]
+    Long(#[to_schema] ErrorBody),
+    /// The body is not JSON.
+    #[response(status = 415, description = "The body is not application/json")]
+    Type(#[to_schema] ErrorBody),
+    /// The job cannot be started.
+    #[response(status = 503, description = "The job cannot be started")]
+    Unavailable(#[to_schema] ErrorBody),
+}

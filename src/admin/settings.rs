@@ -65,7 +65,7 @@ pub struct AdminSettings {
     #[schemars(example = "http://127.0.0.1:16686/trace/{trace_id}")]
     pub trace_url: Option<String>,
     /// A file in which the worker notes which consumers are paused, so that a pause made by the API, the
-    /// console or `lapwing pause` outlasts a restart. Each worker needs a file of its own. The folder must
+    /// console or `lapwing pause` outlasts a restart. Needs `listen`. Each worker needs a file of its own. The folder must
     /// exist. A file that exists and cannot be read keeps the worker from starting. Without it: a pause ends with
     /// the process. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]

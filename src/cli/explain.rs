@@ -22,7 +22,7 @@ Examples:
   lapwing explain --consumer orders --status 503 --retry-after 2m
   lapwing explain --consumer orders --error no-stock --says permanent
 
-Asks nobody: the settings say it all. Without --error and --status the message fails with a failure
+The command reads only the settings. It asks neither broker nor worker. Without --error and --status the message fails with a failure
 that is retried.";
 
 #[derive(Args)]
@@ -39,7 +39,8 @@ pub(super) struct Explain {
     /// The HTTP status, or the exit code of a program
     #[arg(long, value_name = "NUMBER")]
     status: Option<u16>,
-    /// What the handler says about the failure [default: as its kind judges it, or `retry`]
+    /// What the handler says about the failure [default: what the kind of handler says
+    /// about this class or status, else `retry`]
     #[arg(long, value_enum, value_name = "WORD")]
     says: Option<Says>,
     /// The wait that the service asks for (`Retry-After`)
@@ -229,8 +230,8 @@ fn stops(explained: &Explained, outage: &Outage) -> String {
         _ => "",
     };
     format!(
-        "If {} different messages in a row end so, the consumer takes no more messages \
-         (service-down). It tries one {probes}, until one is answered.{charges}",
+        "If {} different messages in a row end so, the consumer becomes service-down. It then tries \
+         one message at a time, {probes}, until the service answers one.{charges}",
         outage.messages,
     )
 }

@@ -47,7 +47,7 @@ enum Command {
     Publish(Box<publish::Publish>),
     /// Look at dead letters, and put them right: list, groups, show, export, import, replay, edit, drop
     Dead(Box<dead::Dead>),
-    /// Prove that the set-up can keep the promise: broker, permissions, queues, times, handlers
+    /// Check settings, broker, permissions, queues, times and handlers before a worker starts
     #[command(after_help = doctor::EXIT_CODES)]
     Doctor(doctor::Doctor),
     /// Say what will happen to a message that keeps failing, attempt by attempt

@@ -73,6 +73,12 @@ pub(super) fn wrapped(text: &str, indent: usize) -> String {
     lines
 }
 
+/// `1 letter`, `12,345 letters`.
+pub(super) fn letters(number: u64) -> String {
+    let ending = if number == 1 { "" } else { "s" };
+    format!("{} letter{ending}", count(number))
+}
+
 /// A number with separators: `12,345`.
 pub(super) fn count(number: u64) -> String {
     let digits = number.to_string();

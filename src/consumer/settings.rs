@@ -111,8 +111,8 @@ pub struct ConsumerSettings {
     /// the console, `lapwing status` and metrics. RabbitMQ 4.3 tells the count only to a user with a
     /// permission on the queue, be it to configure, write or read. `off`: the worker does not count. Each
     /// worker counts for itself, by two requests to the broker each time: 20 consumers in 50 workers ask 200
-    /// times a second. A worker with more than two hundred consumers counts less often. Too low: the workers
-    /// ask the broker often. Too high: it takes long to see that a queue grows. Default: `10s`.
+    /// times a second. A worker counts for at most 20 consumers a second: with more than 200 consumers it
+    /// counts less often than every 10 s. Too low: the workers ask the broker often. Too high: it takes long to see that a queue grows. Default: `10s`.
     #[serde(with = "SpanOrOff::<SECOND, HOUR>")]
     pub backlog_check: Option<Duration>,
     /// How long one attempt of a handler may take. Keep it well below the broker's consumer timeout

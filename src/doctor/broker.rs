@@ -159,7 +159,7 @@ fn alarms(scene: &Scene<'_>, found: &mut Found) {
         ),
         Some(Access::Unknown(reason)) => found.warn(
             "broker",
-            format!("nobody knows whether the broker takes messages: {reason}"),
+            format!("the doctor cannot tell whether the broker takes messages: {reason}"),
             "run the doctor again; rabbitmq-diagnostics alarms tells of alarms",
         ),
         _ => found.ok("the broker takes messages"),

@@ -25,7 +25,7 @@ pub(super) const CHECKS: &[Check] = &[
     },
     Check {
         name: "dead-letters",
-        why: "a message that reaches the delivery limit of its queue is lost without such a target",
+        why: "without a dead-letter target the broker drops a message that reaches the delivery limit of its queue",
         needs: Needs::Connection,
         look: dead_letters,
     },
@@ -203,13 +203,13 @@ fn no_target(
         }
         (true, true) => found.warn(
             queue,
-            "no argument gives the queue a dead-letter exchange, and nobody knows whether a policy does",
+            "no argument gives the queue a dead-letter exchange, and the doctor cannot tell whether a policy does",
             "set broker.management_url: only the management API shows policies",
         ),
         (true, false) => found.ok(format!("{queue}: no target, and no limit")),
         (false, _) => found.warn(
             queue,
-            "nobody knows whether the queue has a dead-letter exchange",
+            "the doctor cannot tell whether the queue has a dead-letter exchange",
             "set broker.management_url, or give the user the right to configure the queue",
         ),
     }

@@ -40,7 +40,7 @@ fn memory(scene: &Scene<'_>, found: &mut Found) {
         return found.ok(match (budget, limit) {
             (Some(budget), _) => format!("messages may take {budget} bytes"),
             (None, Some(limit)) => {
-                format!("messages may take a quarter of the container's memory ({limit} bytes)")
+                format!("messages may take a quarter of the container's memory limit, which is {limit} bytes")
             }
             (None, None) => "the container has no memory limit".to_owned(),
         });
@@ -86,8 +86,8 @@ fn message_sizes(scene: &Scene<'_>, found: &mut Found) {
         return found.warn(
             "memory.prefetch_bytes",
             format!(
-                "is not set; the consumers may hold {held} bytes of messages as they wait now, on a \
-                 machine with {memory}"
+                "is not set. By the sizes of the messages that wait now, the consumers may hold {held} \
+                 bytes, on a machine with {memory}"
             ),
             format!("set memory.prefetch_bytes to {}, or lower `prefetch`", memory / (COPIES + 1)),
         );

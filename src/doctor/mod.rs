@@ -1,4 +1,4 @@
-//! The doctor: proves, before anything consumes, that the set-up can keep the worker's promise.
+//! The doctor: checks, before a worker consumes, what could keep it from its promise.
 //!
 //! Each file has the checks of one subject, as a table. To add a check, add a row to such a table.
 //! Checks look at a scene, which `gather` collects. They create, consume and store

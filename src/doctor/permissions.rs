@@ -55,7 +55,8 @@ fn permissions(scene: &Scene<'_>, found: &mut Found) {
         found.fail(object, format!("no right to {right}: {text}"), mend);
     }
     for (right, object, reason) in unknown {
-        let text = format!("nobody knows whether the user has the right to {right}: {reason}");
+        let text =
+            format!("the doctor cannot tell whether the user has the right to {right}: {reason}");
         let mend = format!("run the doctor again; rabbitmqctl list_permissions -p {vhost}");
         found.warn(object, text, mend);
     }
@@ -65,7 +66,7 @@ fn permissions(scene: &Scene<'_>, found: &mut Found) {
 /// A right, the object of it, and the broker's text.
 type Rights = BTreeSet<(&'static str, String, String)>;
 
-/// Notes a right that is missing, or of which nobody knows.
+/// Notes a right that is missing, or of which the doctor cannot tell.
 fn sort(
     usual: &'static str,
     object: &str,

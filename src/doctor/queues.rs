@@ -312,7 +312,7 @@ fn leads_back(
         (Some(exchange), _) => Some((
             Grade::Warn,
             format!(
-                "messages that have waited here go to the exchange `{exchange}`: nobody knows \
+                "messages that have waited here go to the exchange `{exchange}`: the doctor cannot tell \
                  whether it leads back to `{work}`"
             ),
         )),

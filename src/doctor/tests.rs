@@ -169,12 +169,11 @@ fn a_question_that_the_broker_does_not_answer_is_not_well() {
     };
     let alarms = found_at(silent(), &start, "alarms");
     assert!(
-        alarms[0].starts_with("WARN broker: nobody knows"),
+        alarms[0].starts_with("WARN broker: the doctor cannot tell"),
         "{alarms:?}"
     );
     let rights = found_at(silent(), &start, "permissions");
-    let beginning =
-        "WARN amq.default: nobody knows whether the user has the right to write: no answer";
+    let beginning = "WARN amq.default: the doctor cannot tell whether the user has the right to write: no answer";
     assert!(rights[0].starts_with(beginning), "{rights:?}");
 }
 

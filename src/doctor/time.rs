@@ -239,12 +239,18 @@ fn retry_schedule(scene: &Scene<'_>, found: &mut Found) {
         let most = most.unwrap_or(u32::MAX);
         let age = format_duration(consumer.retry.max_age);
         // Who wants the age to decide sets a number of attempts that is far too high.
+        let mend = match !consumer.retry.delays.is_empty() {
+            true => RAISE.to_owned(),
+            false => format!(
+                "{RAISE}. If `max_age` alone is to end the retries, set `max_attempts` to more than \
+                 {FAR} times {most}"
+            ),
+        };
         if most < wanted && most >= wanted / FAR {
             found.warn(
                 section(name).key("retry").key("max_age").to_string(),
                 format!("is {age}: of {wanted} attempts a message has {most} at most"),
-                "raise `max_age`, or lower `cap` or the delays; a number of attempts that never \
-                 counts may be ten times too high",
+                mend,
             );
         } else {
             found.ok(format!("{name}: {summary}"));
@@ -252,6 +258,8 @@ fn retry_schedule(scene: &Scene<'_>, found: &mut Found) {
     }
 }
 
+/// What makes the attempts fit the age.
+const RAISE: &str = "raise `max_age`, or lower `cap` or the delays";
 /// So many times too high is no mistake.
 const FAR: u32 = 10;
 

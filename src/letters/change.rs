@@ -62,10 +62,10 @@ impl Changed {
         *self.kept.entry(why).or_default() += 1;
     }
 
-    /// Adds what a second change of the same queue did. It has met again what the first one left, so what
-    /// the first one kept does not count.
+    /// Adds what a second change of the same queue did. It has met again what the first one left, so that
+    /// does not count twice: what the first one read, and what it kept.
     pub(super) fn then(self, later: Self) -> Self {
-        let seen = self.looked.seen + later.looked.seen;
+        let seen = self.looked.seen.max(self.changed + later.looked.seen);
         let selected = self.changed + later.looked.selected;
         Self {
             looked: Looked {

@@ -138,7 +138,7 @@ instruments! {
     QUEUE_READY = Gauge "lapwing.queue.ready" "{message}" [CONSUMER]
         "Messages that wait in the queue of the consumer, and that no worker holds. Every worker of the queue counts the same messages.";
     QUEUE_OLDEST = Gauge "lapwing.queue.oldest_seconds" "{second}" [CONSUMER]
-        "Age of the oldest of these messages, about: time since the message was published that was delivered last for the first time, or since the queue was empty.";
+        "About the age of the oldest of these messages: the time since the publish of the last message that was not a redelivery, or since the queue was empty.";
     DEAD_LETTERS_NOW = Gauge "lapwing.dead_letter_queue.messages" "{message}" [CONSUMER]
         "Messages in the dead-letter queue of the consumer now.";
     AT_LIMIT = Gauge "lapwing.consumer.at_limit" "{consumer}" [CONSUMER]

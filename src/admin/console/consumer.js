@@ -173,7 +173,7 @@ export class ConsumerView {
       ["In the queue, now", [
         ["Queue", visible(consumer.queue)],
         ["Ready", count(backlog.ready), behind(consumer) ? "late" : ""],
-        ["Growth, 1 min", growth(backlog.growth)],
+        ["Growth, 2 min", growth(backlog.growth)],
         ["Empty in", backlog.growth > 0 ? "grows" : duration(backlog.drain_seconds)],
         ["Oldest, about", this.#oldest(backlog)],
         ["Dead letters", deadPage ? h("a", { href: deadPage }, count(dead)) : count(dead)],

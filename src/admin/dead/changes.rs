@@ -28,7 +28,7 @@ use crate::{
         connections::Peer,
         error::{ApiError, ErrorBody},
         reads::ConsumerPath,
-        refusals::{BadRequest, NoConsumer, Refused},
+        refusals::{BadRequest, NoConsumer, NotStarted, Refused},
     },
     letters::{Canary, Edit, Filter, Replay, Target},
 };
@@ -129,13 +129,9 @@ impl ReplayRequest {
     request_body = ReplayRequest,
     security(("token" = [])),
     responses((status = 202, description = "The job has begun", body = views::Job),
-        (status = 409, description = "Another job is running", body = ErrorBody),
         (status = 410, description = "The look of the selection is over", body = ErrorBody),
-        (status = 413, description = "The body is too long", body = ErrorBody),
-        (status = 415, description = "The body is not application/json", body = ErrorBody),
         (status = 422, description = "The selection cannot be used, or a value is out of range", body = ErrorBody),
-        (status = 503, description = "The job cannot be started", body = ErrorBody),
-        BadRequest, NoConsumer, Refused),
+        BadRequest, NoConsumer, NotStarted, Refused),
 )]
 pub(in crate::admin) async fn replay(
     State(app): State<Arc<App>>,
@@ -207,13 +203,9 @@ pub(super) struct DropRequest {
     request_body = DropRequest,
     security(("token" = [])),
     responses((status = 202, description = "The job has begun", body = views::Job),
-        (status = 409, description = "Another job is running", body = ErrorBody),
         (status = 410, description = "The look of the selection is over", body = ErrorBody),
-        (status = 413, description = "The body is too long", body = ErrorBody),
-        (status = 415, description = "The body is not application/json", body = ErrorBody),
         (status = 422, description = "The selection cannot be used", body = ErrorBody),
-        (status = 503, description = "The job cannot be started", body = ErrorBody),
-        BadRequest, NoConsumer, Refused),
+        BadRequest, NoConsumer, NotStarted, Refused),
 )]
 pub(in crate::admin) async fn drop(
     State(app): State<Arc<App>>,
@@ -254,12 +246,8 @@ pub(super) struct EditRequest {
     request_body = EditRequest,
     security(("token" = [])),
     responses((status = 202, description = "The job has begun", body = views::Job),
-        (status = 409, description = "Another job is running", body = ErrorBody),
-        (status = 413, description = "The body is too long", body = ErrorBody),
-        (status = 415, description = "The body is not application/json", body = ErrorBody),
         (status = 422, description = "There is not exactly one new body", body = ErrorBody),
-        (status = 503, description = "The job cannot be started", body = ErrorBody),
-        BadRequest, NoConsumer, Refused),
+        BadRequest, NoConsumer, NotStarted, Refused),
 )]
 pub(in crate::admin) async fn edit(
     State(app): State<Arc<App>>,

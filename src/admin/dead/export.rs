@@ -31,7 +31,7 @@ use crate::admin::{
     api::App,
     error::{ApiError, ErrorBody},
     reads::ConsumerPath,
-    refusals::{BadRequest, NoConsumer, Refused},
+    refusals::{BadRequest, NoConsumer, NotStarted, Refused},
 };
 
 /// The size of a piece of the answer, in bytes.
@@ -153,13 +153,9 @@ impl Pieces {
     request_body = Selection,
     security(("token" = [])),
     responses((status = 200, description = "The letters, one in each line", body = String, content_type = "application/x-ndjson"),
-        (status = 409, description = "Another job is running", body = ErrorBody),
         (status = 410, description = "The look of the selection is over", body = ErrorBody),
-        (status = 413, description = "The body is too long", body = ErrorBody),
-        (status = 415, description = "The body is not application/json", body = ErrorBody),
         (status = 422, description = "The selection cannot be used", body = ErrorBody),
-        (status = 503, description = "The job cannot be started", body = ErrorBody),
-        BadRequest, NoConsumer, Refused),
+        BadRequest, NoConsumer, NotStarted, Refused),
 )]
 pub(in crate::admin) async fn export(
     State(app): State<Arc<App>>,

@@ -29,7 +29,7 @@ use crate::{
         api::App,
         error::{ApiError, ErrorBody},
         reads::ConsumerPath,
-        refusals::{BadRequest, NoConsumer, Refused},
+        refusals::{BadRequest, NoConsumer, NotStarted, Refused},
     },
     letters::Look,
     lock::lock,
@@ -63,13 +63,9 @@ pub(super) struct LookRequest {
     request_body = LookRequest,
     security(("token" = [])),
     responses((status = 202, description = "The job has begun", body = views::Job),
-        (status = 409, description = "Another job is running", body = ErrorBody),
         (status = 410, description = "The look of the selection is over", body = ErrorBody),
-        (status = 413, description = "The body is too long", body = ErrorBody),
-        (status = 415, description = "The body is not application/json", body = ErrorBody),
         (status = 422, description = "The selection cannot be used", body = ErrorBody),
-        (status = 503, description = "The job cannot be started", body = ErrorBody),
-        BadRequest, NoConsumer, Refused),
+        BadRequest, NoConsumer, NotStarted, Refused),
 )]
 pub(in crate::admin) async fn look(
     State(app): State<Arc<App>>,

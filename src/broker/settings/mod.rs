@@ -66,8 +66,8 @@ pub struct BrokerSettings {
     /// delivery limit that a policy sets for a queue. The worker reads it when it subscribes and once a
     /// minute, with user and password of the broker's URL; the user needs the tag `management`. Without
     /// an answer the worker keeps the limit that it knows, at first that of the queue's arguments, and logs
-    /// a warning. `lapwing topology` reads the bindings of queues there, and
-    /// all that must be known before a queue is deleted. Default: none.
+    /// a warning. `lapwing doctor` reads policies there. `lapwing topology` reads bindings there, and whether
+    /// anything still leads to an old queue. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = &"http://rabbit:15672")]
     pub management_url: Option<String>,

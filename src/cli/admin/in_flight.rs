@@ -52,12 +52,12 @@ fn table(out: &Out, page: &Value) {
         return out.line("no message is in flight");
     }
     out.line(format_args!(
-        "{:<12}  {:<8}  {:>6}  {:>6}  {:>3}  {:<36}",
+        "{:<12}  {:<8}  {:>6}  {:>6}  {:>3}  {}",
         "CONSUMER", "PHASE", "AGE", "RUNS", "TRY", "ID"
     ));
     for message in messages {
         out.line(format_args!(
-            "{:<12}  {:<8}  {:>6}  {:>6}  {:>3}  {:<36}",
+            "{:<12}  {:<8}  {:>6}  {:>6}  {:>3}  {}",
             print::cut(text(message, "consumer"), 12),
             text(message, "phase"),
             short(message["age_seconds"].as_f64()),

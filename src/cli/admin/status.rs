@@ -118,7 +118,9 @@ fn line(out: &Out, consumer: &Value) {
     ));
     let reasons = [text(consumer, "reason"), text(backlog, "error")];
     let said = reasons.into_iter().filter(|reason| !reason.is_empty());
-    for reason in said.map(str::to_owned).chain(pace(backlog)) {
+    // A consumer that takes no messages has no pace.
+    let pace = is_consuming.then(|| pace(backlog)).flatten();
+    for reason in said.map(str::to_owned).chain(pace) {
         out.line(format_args!("  {}", print::cut(&reason, print::WIDTH - 2)));
     }
 }

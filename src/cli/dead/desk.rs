@@ -187,6 +187,10 @@ impl Desk {
 
     /// Says what a look cost, on standard error.
     pub(super) fn tell_look(&self, looked: &Looked) {
+        self.tell_cost(looked, "one delivery");
+    }
+
+    fn tell_cost(&self, looked: &Looked, cost: &str) {
         let Looked {
             total,
             seen,
@@ -197,9 +201,9 @@ impl Desk {
         let queue = self.letters.queue();
         if self.letters.looks_count() && seen > 0 {
             say(format_args!(
-                "{} of {} letters of {queue} were read and returned: one delivery each",
+                "{} of {} of {queue} were read and returned: {cost} each",
                 print::count(seen),
-                print::count(total.into()),
+                print::letters(total.into()),
             ));
         }
         if renewed > 0 {
@@ -244,8 +248,8 @@ impl Desk {
             match changed.looked.selected {
                 0 => out.line(format_args!("no letter of {queue} fits")),
                 _ => out.line(format_args!(
-                    "{verb} {} letters of {queue}",
-                    print::count(changed.changed)
+                    "{verb} {} of {queue}",
+                    print::letters(changed.changed)
                 )),
             }
             for (why, count) in &changed.kept {
@@ -265,7 +269,12 @@ impl Desk {
     fn tell_look_of_change(&self, changed: &Changed) {
         let mut looked = changed.looked;
         looked.seen = looked.seen.saturating_sub(changed.changed);
-        self.tell_look(&looked);
+        // The letters behind the canaries are read once more.
+        let cost = match changed.canaries {
+            Some(_) => "one or two deliveries",
+            None => "one delivery",
+        };
+        self.tell_cost(&looked, cost);
     }
 
     /// Asks whether to go on. Without a terminal nobody answers, so that is an error.

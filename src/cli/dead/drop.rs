@@ -64,9 +64,9 @@ async fn ask(desk: &Desk, out: &Out, filter: &Filter) -> anyhow::Result<bool> {
         .letters
         .look(&look, &mut see, &mut desk.report(out))
         .await?;
-    let count = print::count(looked.selected);
+    let count = print::letters(looked.selected);
     desk.confirm(&format!(
-        "Drop {count} letters of {} for good?",
+        "Drop {count} of {} for good?",
         desk.letters.queue()
     ))
 }

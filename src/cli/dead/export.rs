@@ -58,8 +58,8 @@ impl Export {
         lines.close()?;
         desk.tell_look(&looked);
         say(format_args!(
-            "exported {} letters of {}",
-            print::count(looked.selected),
+            "exported {} of {}",
+            print::letters(looked.selected),
             desk.letters.queue()
         ));
         Ok(match looked.stopped {

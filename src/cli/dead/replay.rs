@@ -234,8 +234,8 @@ impl Plan {
         }
         for (target, count) in &self.targets {
             out.line(format_args!(
-                "would replay {} letters to {target}",
-                print::count(*count)
+                "would replay {} to {target}",
+                print::letters(*count)
             ));
         }
         for (why, count) in &self.kept {
@@ -244,14 +244,14 @@ impl Plan {
     }
 
     fn question(&self, desk: &Desk, canary: Option<usize>) -> String {
-        let count = print::count(self.targets.values().sum());
+        let count = print::letters(self.targets.values().sum());
         let targets: Vec<_> = self.targets.keys().map(String::as_str).collect();
         let (queue, targets) = (desk.letters.queue(), targets.join(", "));
         match (targets.is_empty(), canary) {
             (true, _) => format!("Replay no letter of {queue}?"),
-            (false, None) => format!("Replay {count} letters of {queue} to {targets}?"),
+            (false, None) => format!("Replay {count} of {queue} to {targets}?"),
             (false, Some(first)) => {
-                format!("Replay {count} letters of {queue} to {targets}, {first} of them first?")
+                format!("Replay {count} of {queue} to {targets}, {first} of them first?")
             }
         }
     }

@@ -39,10 +39,12 @@ and unused. In every other case the queue stays, and the output says what to che
 
 After a kill run it again: it goes on. Then about 100 messages are there twice, more if the old queue
 is slow. Run it as the user of the workers, or as one of their broker.trusted_users: they believe the
-record of a retry by its user.
+record of a retry by its user. This user also needs the permission to configure
+lapwing.migrate.QUEUE.
 
 Exit codes:
-  0   the old queue is gone, and the management API shows no queue that dead-letters to it
+  0   the old queue is gone, and the management API shows no queue that dead-letters to it; or
+      --dry-run
   1   any other error, or the question was answered with no
   3   moved as far as possible; the output says what is left to do before the old queue can go
   4   refused before anything was changed

@@ -27,7 +27,8 @@ pub(super) const AFTER_APPLY: &str = "\
 Exit codes:
   0   everything is as the settings want it
   1   the question was answered with no
-  4   something differs that apply cannot change: nothing was made
+  4   something differs that apply cannot change, and nothing was made; or the broker refused a
+      request, and queues that were made before it can stay
   69  the broker cannot be reached
   78  the settings are wrong, or the broker refuses the password or the virtual host
 

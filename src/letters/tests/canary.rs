@@ -91,7 +91,8 @@ async fn a_replay_goes_on_when_its_canaries_have_succeeded() {
         let wanted = with_canaries(2);
         let (replayed, ()) = tokio::join!(replay(&broker, &wanted), worker);
         assert_eq!((replayed.changed, replayed.kept()), (5, 0));
-        assert_eq!(replayed.looked.selected, 5);
+        // A letter that is read twice counts once.
+        assert_eq!((replayed.looked.selected, replayed.looked.seen), (5, 5));
         let canaries = replayed.canaries.unwrap();
         assert_eq!((canaries.sent, canaries.succeeded), (2, 2));
         assert!(!canaries.ended);

@@ -337,6 +337,11 @@ async fn a_lane_that_has_ended_says_so_to_who_asks() {
     assert_eq!(handle.pause("none").await, Err(CallError::NoSuchConsumer));
     kit.drain().await.unwrap();
     assert_eq!(handle.pause("orders").await, Err(CallError::NotRunning));
+    // It has no messages, so none are missing from the list.
+    let page = handle.in_flight(None, 0, 10).await.unwrap();
+    assert_eq!((page.total, page.unanswered), (0, vec![]));
+    let (found, unanswered) = handle.flights_of("any").await;
+    assert_eq!((found.len(), unanswered), (0, vec![]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -46,6 +46,8 @@ impl WorkerHandle {
                     page.total += window.total;
                     all.extend(window.runs);
                 }
+                // It has no message, and will have none.
+                Err(CallError::NotRunning) => {}
                 Err(_) => page.unanswered.push(name.to_owned()),
             }
         }
@@ -77,6 +79,7 @@ impl WorkerHandle {
         for (name, flights) in futures_util::future::join_all(names.map(ask)).await {
             match flights {
                 Ok(flights) => found.extend(flights),
+                Err(CallError::NotRunning) => {}
                 Err(_) => unanswered.push(name.to_owned()),
             }
         }

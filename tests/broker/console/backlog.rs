@@ -30,7 +30,7 @@ async fn a_consumer_at_its_limit_comes_before_the_healthy_ones_with_its_figures(
             .await;
         let why = "All its handler slots are busy, and its queue grows.";
         browser.wait_for_text("#consumer-reason", why).await;
-        for part in ["Growth, 1 min+", "Empty ingrows", "Dead letters0"] {
+        for part in ["Growth, 2 min+", "Empty ingrows", "Dead letters0"] {
             browser.wait_for_text("#consumer-facts", part).await;
         }
     };
