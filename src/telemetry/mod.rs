@@ -16,7 +16,7 @@ mod spans;
 mod watch;
 
 use std::{
-    sync::mpsc,
+    sync::{Mutex, mpsc},
     time::{Duration, Instant},
 };
 
@@ -42,6 +42,7 @@ pub use settings::{
 use crate::{
     broker::log::{LIBRARY, is_indiscreet, is_of_library},
     flight::SCOPE,
+    lock::lock,
 };
 use environment::Plan;
 use otlp::Providers;
@@ -87,7 +88,10 @@ pub struct Telemetry {
     warnings: Vec<String>,
     /// The runtime of the gRPC exporters. It is their own, so no handler can block it.
     runtime: Option<tokio::runtime::Runtime>,
-    logs: Option<[WorkerGuard; 2]>,
+    /// Dropping it writes the last log lines.
+    logs: Option<WorkerGuard>,
+    /// The same for the records of changes over the API, which have a writer of their own.
+    records: Mutex<Option<WorkerGuard>>,
 }
 
 /// Starts telemetry for the whole process: log lines on standard error, and the exports that
@@ -104,7 +108,9 @@ pub struct Telemetry {
 pub fn start(setup: impl Into<TelemetrySetup>) -> Result<Telemetry, TelemetryError> {
     let setup = setup.into();
     let mut telemetry = export(&setup, setup.is_scraped)?;
-    telemetry.logs = Some(subscribe(&setup.log, &telemetry.providers)?);
+    let (logs, records) = subscribe(&setup.log, &telemetry.providers)?;
+    telemetry.logs = Some(logs);
+    *lock(&telemetry.records) = Some(records);
     for warning in &telemetry.warnings {
         tracing::warn!("{warning}");
     }
@@ -149,6 +155,7 @@ fn export(setup: &TelemetrySetup, is_scraped: bool) -> Result<Telemetry, Telemet
         runtime,
         warnings: plan.warnings,
         logs: None,
+        records: Mutex::default(),
     })
 }
 
@@ -164,7 +171,7 @@ fn exporter_runtime() -> std::io::Result<tokio::runtime::Runtime> {
 fn subscribe(
     settings: &LogSettings,
     providers: &Providers,
-) -> Result<[WorkerGuard; 2], TelemetryError> {
+) -> Result<(WorkerGuard, WorkerGuard), TelemetryError> {
     let filter = EnvFilter::try_new(&settings.filter)?;
     let filter = match settings.filter.contains(AUDIT) {
         true => filter,
@@ -205,7 +212,7 @@ fn subscribe(
         .with(bridge)
         .with(spans)
         .try_init()?;
-    Ok([logs, audit])
+    Ok((logs, audit))
 }
 
 /// The target of the lines that record changes over the API.
@@ -298,8 +305,17 @@ impl Telemetry {
     /// From now on only lines of this thread are written, so that its last line is the last of the
     /// log. Otherwise the AMQP library could log a connection that did not close in order, and an exporter its
     /// end, at any time.
+    ///
+    /// Records of changes over the API have a writer of their own: this waits until they are written, or for a
+    /// moment if nobody reads standard error.
     pub fn silence_others(&self) {
         logs::silence_others();
+        let records = lock(&self.records).take();
+        let write: Job = Box::new(move || {
+            drop(records);
+            String::new()
+        });
+        together(vec![write], Instant::now() + RECORDS);
     }
 
     /// Exports and writes the last log lines, until `until` at the latest.
@@ -343,6 +359,8 @@ type Job = Box<dyn FnOnce() -> String + Send>;
 
 /// The time for the last log lines at exit if the exporters have used up `until`.
 const LAST_LINES: Duration = Duration::from_millis(100);
+/// How long the last records may take. Nobody reads standard error if they take longer.
+const RECORDS: Duration = Duration::from_secs(1);
 
 /// Runs each job on its own thread, because a job may hang, and waits for them until `until`.
 /// Returns the error texts.
