@@ -406,24 +406,24 @@ async fn own_node_with_a_short_confirm_timeout_moves_soon_what_expired_while_the
     let noting = notes.clone();
     let handler = move |context: Context| {
         let notes = noting.clone();
-        async move { fail_once(&notes, &context, ms(8000)).await }
+        async move { fail_once(&notes, &context, ms(16_000)).await }
     };
     let consumer = consumer(&vhost, "q");
     let worker = consumer.start_with(handler.clone()).await;
     vhost
         .publish_many("q", 1, |_| PublishSpec::of("{}").id("late"))
         .await;
-    vhost.wait_for_counts("q.retry.8s", 1, 0, DEADLINE).await;
+    vhost.wait_for_counts("q.retry.16s", 1, 0, DEADLINE).await;
     worker.drain().await;
 
     vhost.delete("q").await;
-    let aside = async || vhost.counts("q.retry.8s").await;
+    let aside = async || vhost.counts("q.retry.16s").await;
     let waits = Counts {
         aside: 1,
         ..Counts::default()
     };
-    wait_until("it has expired", DEADLINE, aside, |seen| *seen == waits).await;
-    assert_eq!(vhost.ready("q.retry.8s").await, 0, "AMQP does not show it");
+    wait_until("it has expired", 2 * DEADLINE, aside, |seen| *seen == waits).await;
+    assert_eq!(vhost.ready("q.retry.16s").await, 0, "AMQP does not show it");
 
     let worker = consumer.start_with(handler).await;
     let runs = notes.wait_for(2).await;

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::kit::{Handling, Kit, Step};
 use crate::{
-    CallError, CancelError, DeliveryId, InFlight, InFlightPage, Phase,
+    CallError, CancelError, ConsumerState, DeliveryId, InFlight, InFlightPage, Phase,
     broker::fake::{Confirm, Letter},
     clock,
 };
@@ -266,16 +266,24 @@ async fn the_time_at_the_broker_is_known_of_the_first_delivery_and_not_of_a_repl
 #[tokio::test(start_paused = true)]
 async fn a_pause_is_known_without_asking_the_lane() {
     let handling = Handling::new([], Step::WaitForGate);
-    let kit = Kit::start("", handling).await;
-    let handle = kit.worker.handle().clone();
-    let is_paused = || handle.figures("orders").unwrap().is_paused();
+    let kit = Kit::start("", handling.clone()).await;
+    let mut handle = kit.worker.handle().clone();
+    let figures = handle.clone();
+    let is_paused = || figures.figures("orders").unwrap().is_paused();
     assert!(!is_paused());
     handle.pause("orders").await.unwrap();
     assert!(is_paused());
     handle.resume("orders").await.unwrap();
     assert!(!is_paused());
     // In a drain there is nothing to pause: the next process takes messages.
-    kit.drain().await.unwrap();
-    let _ = handle.pause("orders").await;
+    kit.publish();
+    handling.has_run(1).await;
+    let drain = tokio::spawn(kit.drain());
+    let is_draining =
+        |it: &crate::Readiness| it.consumers["orders"].state == ConsumerState::Draining;
+    handle.until(is_draining).await;
+    handle.pause("orders").await.unwrap();
     assert!(!is_paused());
+    handling.open();
+    drain.await.unwrap().unwrap();
 }

@@ -31,8 +31,6 @@ async fn a_consumer_whose_queue_grows_while_its_slots_are_busy_is_at_its_limit()
     let settings = settings(&vhost, changes);
     let worker = Worker::new(settings.clone()).handler("q", gated(&notes, &gate));
     let (worker, admin) = start_both(settings, worker).await;
-    let first = admin.read(PATH).await;
-    assert_eq!(first["backlog"]["load"], "unknown", "{first}");
     // The age below counts from a look that found the queue empty.
     let look = async || admin.read(PATH).await["backlog"].take();
     let empty = |backlog: &Value| backlog["ready"] == 0;

@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::Console;
 use super::browser::{Browser, ENTER};
-use crate::support::{DEADLINE, HttpHandler, PublishSpec, Reply, VHost};
+use crate::support::{DEADLINE, HttpHandler, PublishSpec, Reply, VHost, wait_until};
 
 const DEAD: &str = "q.dead";
 
@@ -186,8 +186,17 @@ async fn letters_are_replayed_edited_and_dropped() {
     // And dropped, after somebody has thought twice.
     browser.click("#dead-letter-drop").await;
     browser.wait_for_text("#dead-drop-what", "q-00003").await;
+    // Enter means no: the dialog is closed, and nothing is dropped.
+    assert_eq!(browser.eval("document.activeElement.value").await, "no");
     browser.press(&ENTER.to_string()).await;
-    console.vhost.wait_for_counts(DEAD, 4, 0, DEADLINE).await;
+    let dialog = "document.querySelector('#dead-drop-dialog')";
+    let open = async || browser.eval(&format!("{dialog}.open")).await;
+    wait_until("the dialog is closed", DEADLINE, open, |open| {
+        *open == false
+    })
+    .await;
+    let answer = browser.eval(&format!("{dialog}.returnValue")).await;
+    assert_eq!(answer, "no");
     browser.click("#dead-letter-drop").await;
     browser.click("#dead-drop-yes").await;
     browser

@@ -145,7 +145,9 @@ async fn the_settings_in_force_are_a_page_without_secrets() {
 #[tokio::test]
 async fn all_consumers_are_paused_and_resumed_with_one_button() {
     let server = HttpHandler::answering(|_| Reply::ok()).await;
-    let other = "[consumers.other]\nqueue = 'other'\nhandler = { kind = 'log' }";
+    // A pause waits for the broker, which may be slow.
+    let other =
+        "[timeouts]\ncall = '20s'\n[consumers.other]\nqueue = 'other'\nhandler = { kind = 'log' }";
     let console = Console::open(server, other).await;
     let browser = &console.browser;
     browser.click("#pause-all").await;

@@ -14,11 +14,15 @@ async fn ran(arguments: &[&str], settings: &str) -> (Option<i32>, String) {
     let file = folder.path().join("worker.toml");
     std::fs::write(&file, settings).expect("a temporary file");
     let mut command = Command::new(env!("CARGO_BIN_EXE_lapwing"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LAPWING_") {
+            command.env_remove(name);
+        }
+    }
     let output = command
         .args(arguments)
         .arg("--config")
         .arg(&file)
-        .env_remove("LAPWING_CONFIG")
         .stdin(Stdio::null())
         .kill_on_drop(true)
         .output();

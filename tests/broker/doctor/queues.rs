@@ -1,7 +1,7 @@
 //! Queues, exchanges and policies that do not fit the worker.
 
 use lapin::types::AMQPValue;
-use lapwing::doctor::{Finding, Grade};
+use lapwing::doctor::{Finding, Grade, Report};
 use serde_json::{Value, json};
 
 use super::{assert_well, bad, examined, only, orders, orders_with_management};
@@ -202,11 +202,10 @@ async fn queues_of_others_from_which_messages_would_be_lost_are_found() {
         assert_eq!(found.grade, Grade::Warn, "{found:?}");
     }
     let settings = orders_with_management(&vhost).with(none);
-    until(&settings, "the broker shows policies", |found| {
+    let report = until(&settings, "the broker shows policies", |found| {
         found.len() == 3 && found.iter().all(|it| it.grade == Grade::Fail)
     })
     .await;
-    let report = examined(&settings).await;
     let found = bad(&report);
     let lost = about(&found, "retry-queues", "orders.retry.1s");
     assert!(lost.found.contains("are lost"), "{lost:?}");
@@ -332,9 +331,9 @@ async fn set_policy(vhost: &VHost, name: &str, pattern: &str, definition: &Value
 }
 
 /// Waits until the doctor finds this. The broker shows a policy some seconds after it is set.
-async fn until(settings: &Consumers, what: &str, is_it: impl Fn(&[&Finding]) -> bool) {
+async fn until(settings: &Consumers, what: &str, is_it: impl Fn(&[&Finding]) -> bool) -> Report {
     let found = async || examined(settings).await;
-    wait_until(what, DEADLINE, found, |report| is_it(&bad(report))).await;
+    wait_until(what, DEADLINE, found, |report| is_it(&bad(report))).await
 }
 
 #[tokio::test]
