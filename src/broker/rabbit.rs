@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use lapin::{options::QueueDeclareOptions, types::FieldTable};
+use lapin::{
+    options::QueueDeclareOptions,
+    types::{AMQPValue, FieldTable},
+};
 use tokio::sync::watch;
 
 use super::{
@@ -156,7 +159,13 @@ impl Reading for Rabbit {
             auto_delete: true,
             ..QueueDeclareOptions::default()
         };
-        let declare = channel.queue_declare(short(queue), options, FieldTable::default());
+        // The virtual host may have another type as its default.
+        let mut classic = FieldTable::default();
+        classic.insert(
+            short("x-queue-type"),
+            AMQPValue::LongString("classic".into()),
+        );
+        let declare = channel.queue_declare(short(queue), options, classic);
         within(limit, "declaring a queue", declare).await?;
         let close = channel.close(200, "done".into());
         within(limit, "closing a channel", close).await

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::{
     BrokerError, QueueSpec, Rabbit,
@@ -158,15 +158,16 @@ impl Rabbit {
 async fn shown<T, E: std::fmt::Display>(
     ask: impl AsyncFn() -> Result<Option<T>, E>,
 ) -> Result<Option<T>, Unknown> {
-    const TRIES: u32 = 60;
+    const LONGEST: Duration = Duration::from_secs(15);
     const PAUSE: Duration = Duration::from_millis(250);
-    for _ in 0..TRIES {
-        if let Some(answer) = ask().await.map_err(failed)? {
-            return Ok(Some(answer));
+    let until = Instant::now() + LONGEST;
+    loop {
+        let answer = ask().await.map_err(failed)?;
+        if answer.is_some() || Instant::now() >= until {
+            return Ok(answer);
         }
         sleep(PAUSE).await;
     }
-    Ok(None)
 }
 
 fn removing(policy: &serde_json::Value) -> Vec<&'static str> {

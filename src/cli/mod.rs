@@ -120,6 +120,15 @@ impl Command {
     }
 }
 
+/// Reads a rate: so many in a second.
+fn rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "expected a number")?;
+    match rate.is_finite() && rate >= 0.001 {
+        true => Ok(rate),
+        false => Err("must be at least 0.001".to_owned()),
+    }
+}
+
 /// The source of the settings.
 #[derive(Args)]
 struct ConfigFile {

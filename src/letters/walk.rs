@@ -246,13 +246,22 @@ impl<'a, B: Reading> Walk<'a, B> {
 
     /// Keeps these letters for the queue. They go back at the end of the walk.
     pub(super) async fn keep(&mut self, letters: Vec<Letter>) -> Result<(), DeadLettersError> {
+        let mut failed = None;
         for letter in letters {
             let left = self.deliveries_left(&letter);
             let is_short = left.is_some_and(|left| left < SHORT);
             // A return would be the last thing that the broker does with such a letter.
             let must_renew = left == Some(0) || (self.renew && is_short);
-            if must_renew && self.renew(&letter, left == Some(0)).await? {
-                continue;
+            if must_renew {
+                match self.renew(&letter, left == Some(0)).await {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    // The others need not share its fate.
+                    Err(error) => {
+                        failed.get_or_insert(error);
+                        continue;
+                    }
+                }
             }
             self.walked.short += u64::from(is_short);
             match self.held.last_mut() {
@@ -260,7 +269,7 @@ impl<'a, B: Reading> Walk<'a, B> {
                 None => self.held.push(vec![letter.tag]),
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// How often the letter can be returned; `None` without limit.
@@ -293,6 +302,11 @@ impl<'a, B: Reading> Walk<'a, B> {
             if matches!(error, PublishError::Unconfirmed(_)) && !is_last {
                 warn!(id = letter.summary.id, %error, "failed to renew a message; the message stays");
                 return Ok(false);
+            }
+            // It is safe as long as it is held, and an alarm or a lost connection ends.
+            let is_passing = matches!(error, PublishError::Blocked | PublishError::NoChannel(_));
+            if is_last && is_passing {
+                tries = 0;
             }
             if tries == TRIES {
                 let id = letter.summary.id.clone();

@@ -14,6 +14,18 @@ use crate::{
 const EXPIRES: &str = "expires, so the broker deletes it with its messages when it has no consumer for a \
                        while";
 
+/// Whether a queue with another value of this argument may lose messages that are moved into it.
+fn loses(argument: &str) -> bool {
+    [
+        "x-queue-type",
+        "x-expires",
+        "x-message-ttl",
+        "x-max-length",
+        "x-max-length-bytes",
+    ]
+    .contains(&argument)
+}
+
 impl TopologyDesk {
     /// Looks at both queues. Changes nothing.
     ///
@@ -84,9 +96,59 @@ impl TopologyDesk {
         spec.bindings = migration.bindings.iter().map(exchange).collect();
         let survey = self.broker.survey(&spec).await?;
         survey.check()?;
+        let work = survey.queues.iter().find(|it| it.role == QueueRole::Work);
+        if work.is_some_and(|it| it.standing == Standing::Fits && !it.is_compared) {
+            self.check_used_as_it_is(&spec).await?;
+        }
         let missing = survey.queues.iter();
         let missing = missing.filter(|it| it.standing == Standing::Missing);
         Ok(missing.map(|it| it.name().to_owned()).collect())
+    }
+
+    /// How the work queue of `spec` compares with one that a worker declares.
+    async fn work_queue(&self, spec: &QueueSpec) -> Result<Standing, TopologyError> {
+        let without_retries = RetrySettings {
+            max_attempts: 1,
+            ..RetrySettings::default()
+        };
+        let spec = QueueSpec {
+            topology: Topology::Verify,
+            ladder: Ladder::new("", &without_retries),
+            ..spec.clone()
+        };
+        let survey = self.broker.survey(&spec).await?;
+        let work = survey
+            .queues
+            .into_iter()
+            .find(|it| it.role == QueueRole::Work);
+        Ok(work.map_or(Standing::Missing, |it| it.standing))
+    }
+
+    /// Refuses a new queue that workers use as it is, if its own arguments remove messages or make it no quorum
+    /// queue.
+    async fn check_used_as_it_is(&self, spec: &QueueSpec) -> Result<(), TopologyError> {
+        let queue = &spec.queue;
+        let refused = |why: String| {
+            let why = format!("{queue} {why}. The command moves no messages into it");
+            Err(TopologyError::Refused(why))
+        };
+        let differences = match self.work_queue(spec).await? {
+            Standing::Fits => return Ok(()),
+            Standing::Differs(differences) => differences,
+            Standing::Hidden(text) => {
+                return refused(format!("cannot be compared: {}", visible(&text)));
+            }
+            Standing::Missing => return refused("is gone".to_owned()),
+        };
+        for difference in differences {
+            match difference {
+                Difference::Argument { ref argument, .. } if !loses(argument) => {}
+                other => {
+                    return refused(format!("may lose messages: {}", visible(&other.problem())));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Refuses an old queue that the broker may delete by itself while the command holds its messages,
@@ -95,18 +157,11 @@ impl TopologyDesk {
         let Migration {
             from, to, target, ..
         } = migration;
-        let without_retries = RetrySettings {
-            max_attempts: 1,
-            ..RetrySettings::default()
-        };
         let spec = QueueSpec {
             queue: from.clone(),
-            topology: Topology::Verify,
-            ladder: Ladder::new("", &without_retries),
             ..target.clone()
         };
-        let survey = self.broker.survey(&spec).await?;
-        let work = survey.queues.iter().find(|it| it.role == QueueRole::Work);
+        let standing = self.work_queue(&spec).await?;
         let refused = |why: &str| {
             let why = format!("{from} {why}. The command does not move its messages");
             Err(TopologyError::Refused(why))
@@ -115,13 +170,13 @@ impl TopologyDesk {
         if policies.contains(&"expires") {
             return refused(EXPIRES);
         }
-        let differences = match work.map(|it| &it.standing) {
-            Some(Standing::Fits) => return Ok(Vec::new()),
-            Some(Standing::Differs(differences)) => differences,
-            Some(Standing::Hidden(text)) => {
+        let differences = match &standing {
+            Standing::Fits => return Ok(Vec::new()),
+            Standing::Differs(differences) => differences,
+            Standing::Hidden(text) => {
                 return refused(&format!("cannot be compared: {}", visible(text)));
             }
-            Some(Standing::Missing) | None => return refused("is gone"),
+            Standing::Missing => return refused("is gone"),
         };
         let mut notes = Vec::new();
         for difference in differences {

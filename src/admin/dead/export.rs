@@ -50,6 +50,8 @@ pub(super) struct Lines {
     piece: Vec<u8>,
     /// Cancelled when the client is gone, or too slow.
     closed: CancellationToken,
+    /// Somebody has stopped the job.
+    stopped: CancellationToken,
     /// Whether the export has ended as it should.
     whole: Arc<AtomicBool>,
 }
@@ -74,9 +76,15 @@ impl Lines {
             to,
             piece: Vec::with_capacity(PIECE),
             closed: CancellationToken::new(),
+            stopped: CancellationToken::new(),
             whole,
         };
         (lines, pieces)
+    }
+
+    /// Writes no more once this is cancelled, also while a slow client takes nothing.
+    pub(super) fn until(&mut self, stopped: CancellationToken) {
+        self.stopped = stopped;
     }
 
     /// Cancelled when there is nobody to write for.
@@ -92,7 +100,7 @@ impl Lines {
 
     /// Writes a line. Waits for a slow client: the job has this thread for itself.
     pub(super) fn write(&mut self, line: String) {
-        if self.closed.is_cancelled() {
+        if self.closed.is_cancelled() || self.stopped.is_cancelled() {
             return;
         }
         self.piece.extend_from_slice(line.as_bytes());
@@ -108,6 +116,7 @@ impl Lines {
         loop {
             match self.to.try_send(piece) {
                 Ok(()) => return,
+                Err(mpsc::error::TrySendError::Full(_)) if self.stopped.is_cancelled() => return,
                 Err(mpsc::error::TrySendError::Full(back)) if Instant::now() < until => {
                     piece = back;
                     thread::park_timeout(PAUSE);

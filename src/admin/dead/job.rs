@@ -91,6 +91,11 @@ impl Job {
         lock(&self.now).state == JobState::Running
     }
 
+    /// Cancelled when the job is to stop.
+    pub(super) fn stopped(&self) -> CancellationToken {
+        self.stop.clone()
+    }
+
     /// Stops the job after the batch or window under way.
     pub(super) fn stop(&self) {
         self.stop.cancel();

@@ -210,6 +210,7 @@ async fn export(letters: &DeadLetters, job: &Job, filter: Filter, mut lines: Lin
         filter,
         ..Look::default()
     };
+    lines.until(job.stopped());
     let is_closed = lines.closed();
     let client = lines.client();
     let mut see = |letter: &Letter| lines.write(to_line(letter));

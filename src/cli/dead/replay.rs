@@ -36,7 +36,7 @@ pub(super) struct Replay {
     #[arg(long, value_name = "QUEUE")]
     to: Option<String>,
     /// The most letters per second [default: no limit]
-    #[arg(long, value_name = "LETTERS", value_parser = rate)]
+    #[arg(long, value_name = "LETTERS", value_parser = crate::cli::rate)]
     rate: Option<f64>,
     /// The most letters to replay [default: all that are selected]
     #[arg(long, short = 'n', value_name = "LETTERS")]
@@ -78,14 +78,6 @@ fn canary(text: &str) -> Result<usize, String> {
     match (1..=Canary::MOST).contains(&letters) {
         true => Ok(letters),
         false => Err(format!("must be 1 to {}", Canary::MOST)),
-    }
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    let rate: f64 = text.parse().map_err(|_| "expected a number")?;
-    match rate.is_finite() && rate >= 0.001 {
-        true => Ok(rate),
-        false => Err("must be at least 0.001".to_owned()),
     }
 }
 

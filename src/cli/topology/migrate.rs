@@ -38,7 +38,7 @@ dead-letters to it, no unsettled delivery. Then it looks for a minute whether th
 and unused. In every other case the queue stays, and the output says what to check.
 
 After a kill run it again: it goes on. Then about 100 messages are there twice, more if the old queue
-is slow. Run it as the user of the workers, or as one of their broker.trusted_users: they believe the
+is slow. If the broker refuses a message, up to 49 messages before it are there twice. Run it as the user of the workers, or as one of their broker.trusted_users: they believe the
 record of a retry by its user. This user also needs the permission to configure
 lapwing.migrate.QUEUE.
 
@@ -69,19 +69,11 @@ pub(super) struct Migrate {
     #[arg(long)]
     dry_run: bool,
     /// Move at most this many messages per second
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = crate::cli::rate)]
     rate: Option<f64>,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
-}
-
-fn positive(text: &str) -> Result<f64, String> {
-    let number = text
-        .parse()
-        .ok()
-        .filter(|number: &f64| number.is_finite() && *number > 0.0);
-    number.ok_or_else(|| "must be a number above 0".to_owned())
 }
 
 impl Migrate {

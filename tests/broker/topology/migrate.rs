@@ -130,6 +130,8 @@ async fn the_old_queue_is_deleted_when_no_queue_dead_letters_to_it_by_arguments_
             &json!({"pattern": "^other$", "definition": definition}),
         )
         .await;
+    let shown = async || queue(&vhost, "other").await["policy"] == "other";
+    wait_until("the policy", DEADLINE, shown, |is| *is).await;
     let settings = both(&vhost);
 
     let ended = migrate(&settings, 3).await;
@@ -244,10 +246,13 @@ async fn a_second_migration_of_a_queue_and_a_user_who_may_not_look_are_refused()
     let why = refusal(&both(&vhost)).await;
     assert_says(&why, &["another migration of orders runs"]);
 
+    let gone = channel.queue_delete(name.into(), Default::default());
+    within("a deletion", gone).await.expect("it exists");
     let (_, url) = user_without_configure(&vhost).await;
     let settings =
         consumers(&url, &["orders", "orders2"]).with("[consumers.orders]\ntopology = 'attach'\n");
-    refusal(&settings).await;
+    let why = refusal(&settings).await;
+    assert_says(&why, &["refused"]);
     assert_eq!(vhost.ready("orders").await, 3);
     assert!(!vhost.exists("orders2").await);
 }
@@ -356,4 +361,24 @@ async fn a_target_with_other_arguments_is_refused_before_anything_is_changed() {
     );
     let why = refusal(&rebinding).await;
     assert_says(&why, &["consumers.orders.topology = \"attach\""]);
+}
+
+/// Copies would be confirmed, the originals acked, and the broker would drop the copies.
+#[tokio::test]
+async fn a_new_queue_that_is_used_as_it_is_and_may_lose_messages_is_refused() {
+    let vhost = classic().await;
+    publish(&vhost, "stays", 3).await;
+    let settings = both(&vhost).with("[consumers.orders2]\ntopology = 'attach'\n");
+    let short = [("x-max-length", AMQPValue::LongLongInt(1))];
+    vhost
+        .declare_with("orders2", QueueType::Quorum, &short)
+        .await;
+    let why = refusal(&settings).await;
+    assert_says(&why, &["orders2 may lose messages", "x-max-length"]);
+    assert_eq!(vhost.ready("orders").await, 3);
+
+    vhost.delete("orders2").await;
+    vhost.declare("orders2", QueueType::Quorum).await;
+    let ended = migrate(&settings, 3).await;
+    assert_eq!(ended["migrated"]["moved"], 3, "{ended}");
 }
