@@ -131,7 +131,7 @@ impl<B: Broker> LaneActor<B> {
             lane,
             broker,
             channels,
-            subscription: Subscription::new(backoff, now),
+            subscription: Subscription::new(backoff, now, paused),
             unsettled: Unsettled::default(),
             starting: Vec::new(),
             orphans: Vec::new(),

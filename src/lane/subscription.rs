@@ -27,6 +27,8 @@ pub(super) struct Subscription<S: Session> {
     opened_at: Instant,
     /// Why there is no subscription.
     pub(super) reason: Option<String>,
+    /// The first attempt is over: the worker no longer waits for it, nor ends if it is refused. A consumer
+    /// that begins paused has none.
     has_subscribed: bool,
     /// The broker has cancelled the consumer of the session while deliveries were unsettled. Until the
     /// lane knows why, it settles nothing on this session.
@@ -80,7 +82,7 @@ impl<S: Session> Task<S> {
 }
 
 impl<S: Session> Subscription<S> {
-    pub(super) fn new(backoff: Redial, now: Instant) -> Self {
+    pub(super) fn new(backoff: Redial, now: Instant, begins_paused: bool) -> Self {
         Self {
             session: None,
             session_id: None,
@@ -90,7 +92,7 @@ impl<S: Session> Subscription<S> {
             backoff,
             opened_at: now,
             reason: None,
-            has_subscribed: false,
+            has_subscribed: begins_paused,
             is_in_doubt: false,
             tolerance: None,
         }

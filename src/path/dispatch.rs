@@ -96,6 +96,13 @@ impl Route {
         true
     }
 
+    /// An attempt that [may start](Self::may_start) asks the service nothing.
+    pub(super) fn has_not_tried(&self) {
+        if let Some(own) = &self.own {
+            *lock(&own.tried) = None;
+        }
+    }
+
     /// An attempt has ended like this.
     pub(super) fn ended(&self, consumer: &str, ending: &Ending) {
         let Some(own) = &self.own else { return };

@@ -100,8 +100,9 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, mut now: Instan
         let terms = retry_settings(lane, &route);
         let expired = flight.message.expired_by();
         let is_due = expired.is_some() || flight.age_at(now) >= terms.max_age;
-        let may_start = route.as_ref().map_or(true, |route| route.may_start());
-        if !is_due && !may_start {
+        // A message that runs no handler takes no turn.
+        let may_start = is_due || route.as_ref().map_or(true, |route| route.may_start());
+        if !may_start {
             match put_off(lane, flight, terms, NO_ANSWER).await {
                 Some(end) => return Some(end),
                 None => {
@@ -195,7 +196,10 @@ async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, route: &Route) 
     if route.handler.wants_checked_json() {
         match decode::check(&flight.message, route.decode) {
             Ok(is_json) => flight.is_json.store(is_json, Ordering::Relaxed),
-            Err(failure) => return Ending::Undecodable(failure),
+            Err(failure) => {
+                route.has_not_tried();
+                return Ending::Undecodable(failure);
+            }
         }
     }
     let Executed {

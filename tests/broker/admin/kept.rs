@@ -65,7 +65,9 @@ async fn pauses_and_failures_outlast_a_worker_that_is_killed() {
     assert_eq!(page["file_error"], Value::Null, "{page}");
     let page = admin.read("/api/v1/message?id=before&file=false").await;
     assert_eq!(page["outcomes"], json!([]), "{page}");
-    assert_eq!(page["outcomes"][0]["run"], Value::Null, "{page}");
+    let page = admin.read("/api/v1/message?id=before").await;
+    assert_eq!(page["outcomes"][0]["id"], "before", "{page}");
+    assert_eq!(page["outcomes"][0].get("run"), None, "{page}");
     vhost.publish_with(PublishSpec::to("q").id("after")).await;
     let (status, resumed) = admin.post("/api/v1/resume").await;
     assert_eq!(status, 200, "{resumed}");
@@ -98,5 +100,35 @@ async fn a_pause_that_cannot_be_kept_is_made_and_said() {
         .request(Method::POST, "/api/v1/resume?x=1")
         .bearer_auth(TOKEN);
     assert_eq!(answer(all).await.0, 400);
+    worker.drain(DEADLINE).await;
+}
+
+/// At the start of a worker such a refusal ends it. This worker started long ago.
+#[tokio::test]
+async fn a_consumer_that_began_paused_and_is_refused_after_its_resume_ends_no_worker() {
+    let vhost = vhost().await;
+    let server = HttpHandler::answering(|_| Reply::ok()).await;
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("paused.json");
+    std::fs::write(&file, r#"{"paused":["q"]}"#).expect("it can be written");
+    let verify = format!(
+        "[consumers.q]\ntopology = 'verify'\n[admin]\npause_file = '{}'",
+        file.display()
+    );
+    let config = consumer(&vhost, "q")
+        .http(&server)
+        .with(ADMIN)
+        .with(&verify);
+    let mut worker = WorkerProcess::start_with_admin(&config.toml());
+    let admin = Admin::of(&worker).await;
+    admin
+        .until("/api/v1/consumers/q", |(_, it)| it["state"] == "paused")
+        .await;
+    let (status, resumed) = admin.post("/api/v1/resume").await;
+    assert_eq!(status, 200, "{resumed}");
+    // No queue exists.
+    let is_refused =
+        |(_, it): &(u16, Value)| it["state"] == "connecting" && it["reason"].is_string();
+    admin.until("/api/v1/consumers/q", is_refused).await;
     worker.drain(DEADLINE).await;
 }
