@@ -377,8 +377,10 @@ async fn a_new_queue_that_is_used_as_it_is_and_may_lose_messages_is_refused() {
     assert_says(&why, &["orders2 may lose messages", "x-max-length"]);
     assert_eq!(vhost.ready("orders").await, 3);
 
+    // Without such an argument it is used. The old queue stays, as another one leads to it.
     vhost.delete("orders2").await;
     vhost.declare("orders2", QueueType::Quorum).await;
+    declare_later(&vhost).await;
     let ended = migrate(&settings, 3).await;
     assert_eq!(ended["migrated"]["moved"], 3, "{ended}");
 }
