@@ -180,10 +180,10 @@ impl Session for RabbitSession {
         &self,
         acks: Acks,
     ) -> impl Future<Output = (Acks, Result<(), BrokerError>)> + Send + 'static {
-        let channel = self.channel.clone();
+        let (channel, gate) = (self.channel.clone(), self.connection.gate());
         let limit = self.timeouts.ack;
         async move {
-            let result = settle::ack(&channel, &acks, limit).await;
+            let result = gate.request(settle::ack(&channel, &acks, limit)).await;
             (acks, result)
         }
     }
@@ -192,10 +192,11 @@ impl Session for RabbitSession {
         &self,
         returns: Returns,
     ) -> impl Future<Output = (Returns, Result<(), BrokerError>)> + Send + 'static {
-        let channel = self.channel.clone();
+        let (channel, gate) = (self.channel.clone(), self.connection.gate());
         let limit = self.timeouts.ack;
         async move {
-            let result = settle::give_back(&channel, &returns, limit).await;
+            let returning = settle::give_back(&channel, &returns, limit);
+            let result = gate.request(returning).await;
             (returns, result)
         }
     }

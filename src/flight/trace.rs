@@ -1,6 +1,10 @@
 //! The trace that an attempt belongs to.
 
-use std::{future::poll_fn, pin::pin, time::SystemTime};
+use std::{
+    pin::Pin,
+    task::{self, Poll},
+    time::SystemTime,
+};
 
 use opentelemetry::{
     Context, global,
@@ -34,13 +38,28 @@ impl AttemptTrace {
 }
 
 /// Runs a future with a context as the current one, if there is a context.
-pub(crate) async fn within<F: Future>(context: Option<&Context>, future: F) -> F::Output {
-    let mut future = pin!(future);
-    poll_fn(|task| {
-        let _current = context.map(|context| context.clone().attach());
-        future.as_mut().poll(task)
-    })
-    .await
+pub(crate) fn within<F: Future>(context: Option<&Context>, future: F) -> Within<'_, F> {
+    Within { context, future }
+}
+
+pin_project_lite::pin_project! {
+    /// The future of [`within`]. An async function would have room for the inner future twice, and
+    /// would copy it: the path of each message runs two of them.
+    pub(crate) struct Within<'a, F> {
+        context: Option<&'a Context>,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Within<'_, F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, task: &mut task::Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let _current = this.context.map(|context| context.clone().attach());
+        this.future.poll(task)
+    }
 }
 
 /// A span as a `traceparent` (W3C Trace Context, version 00).

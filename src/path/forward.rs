@@ -47,7 +47,7 @@ pub(super) async fn forward<B: Broker>(
     terms: &RetrySettings,
     ending: Ending,
 ) -> Ending {
-    if ending != Ending::Handled(Outcome::Succeeded) {
+    if !matches!(ending, Ending::Handled(Outcome::Succeeded)) {
         return ending;
     }
     let outgoing = outgoing(lane, flight);

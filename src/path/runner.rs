@@ -76,15 +76,17 @@ async fn carry<B: Broker>(lane: &Arc<Lane<B>>, flight: Arc<Flight>, now: Instant
 
 /// Turns a panic of the path into [`End::Fault`]: the lane is held, and then returns the delivery.
 /// Such a panic is a fault of the worker. A handler's panic is an outcome.
-pub(super) async fn or_fault(
-    flight: &Flight,
-    path: impl Future<Output = Option<End>>,
-) -> Option<End> {
-    let end = AssertUnwindSafe(path).catch_unwind().await;
-    end.unwrap_or_else(|_| {
-        // Claim the delivery, so that the lane does not take its handler for a stuck one.
-        flight.claim();
-        error!(consumer = %flight.consumer, id = flight.message.id(), "path panicked: the consumer is held, and the message stays in its queue");
-        Some(End::Fault)
+pub(super) fn or_fault<'a>(
+    flight: &'a Flight,
+    path: impl Future<Output = Option<End>> + 'a,
+) -> impl Future<Output = Option<End>> + 'a {
+    let end = AssertUnwindSafe(path).catch_unwind();
+    end.map(|end| {
+        end.unwrap_or_else(|_| {
+            // Claim the delivery, so that the lane does not take its handler for a stuck one.
+            flight.claim();
+            error!(consumer = %flight.consumer, id = flight.message.id(), "path panicked: the consumer is held, and the message stays in its queue");
+            Some(End::Fault)
+        })
     })
 }
