@@ -156,18 +156,15 @@ fn tail(text: &str, room: usize) -> String {
 
 /// A text in lines of at most so many characters.
 fn broken(text: &str, room: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    let mut used = 0;
+    let (mut lines, mut line, mut used) = (Vec::new(), String::new(), 0);
     for word in text.split(' ').filter(|word| !word.is_empty()) {
         let letters: Vec<char> = word.chars().collect();
         for (number, part) in letters.chunks(room).enumerate() {
             let space = usize::from(used > 0 && number == 0);
             if used + space + part.len() > room {
-                lines.push(String::new());
+                lines.push(std::mem::take(&mut line));
                 used = 0;
-            }
-            let line = lines.last_mut().expect("there is always a line");
-            if space > 0 && used > 0 {
+            } else if space > 0 {
                 line.push(' ');
                 used += 1;
             }
@@ -175,6 +172,7 @@ fn broken(text: &str, room: usize) -> Vec<String> {
             used += part.len();
         }
     }
+    lines.push(line);
     lines
 }
 

@@ -112,6 +112,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_ack_is_known_by_its_id_with_its_time_until_there_is_no_room() {
+        let _clock = clock::Set::to(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000));
         let acks = Acks::default();
         let began = acks.known_since();
         acks.note("first");

@@ -10,11 +10,11 @@ use crate::{
     flight::Flight,
     outcome::{Ending, OutcomeKind},
     policy::{Settlement, SettlementKind},
-    text::{as_rfc3339, cut, fingerprint},
+    text::{as_rfc3339, ends, fingerprint},
 };
 
-/// The most bytes kept of an error's text.
-const ERROR_ROOM: usize = 500;
+/// The most bytes kept of an error's text: of its beginning, and of its end.
+const ERROR_ROOM: (usize, usize) = (395, 100);
 
 /// The outcome of one handler run, and the settlement that followed.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
@@ -110,7 +110,7 @@ impl OutcomeRecord {
                 .as_ref()
                 .map(|failure| dead_letters::class(failure).to_owned()),
             status: failure.as_ref().and_then(|failure| failure.status),
-            error: error.map(|error| cut(error, ERROR_ROOM).to_owned()),
+            error: error.map(|error| ends(error, ERROR_ROOM.0, ERROR_ROOM.1).into_owned()),
             cause: failure
                 .as_ref()
                 .map(|failure| fingerprint(&failure.class, &failure.error)),

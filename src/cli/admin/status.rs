@@ -112,7 +112,9 @@ fn line(out: &Out, consumer: &Value) {
     let pace = is_consuming.then(|| pace(backlog)).flatten();
     let failing = failing(consumer);
     for reason in said.map(str::to_owned).chain(failing).chain(pace) {
-        out.line(format_args!("  {}", print::cut(&reason, print::WIDTH - 2)));
+        for line in print::folded(&reason, 2, 2) {
+            out.line(line);
+        }
     }
 }
 

@@ -111,7 +111,10 @@ async fn a_message_is_found_with_its_runs_while_it_is_in_flight_and_afterwards()
         .await;
     browser.eval("location.hash = '#/message/unheard-of'").await;
     browser
-        .wait_for_text(&format!("{page} .where"), "knows no ack and no failure of it")
+        .wait_for_text(
+            &format!("{page} .where"),
+            "knows no ack and no failure of it",
+        )
         .await;
     console.browser.end().await;
 }
