@@ -18,7 +18,7 @@ SEED ?=
 
 COMPARE_SCRIPTS ?= 2000
 
-.PHONY: help run unit test compare test-4.0 test-4.3 matrix test-backends soak simulate replay lint audit fmt docs chart bench fuzz fuzz-api picture clean setup
+.PHONY: help run unit test compare test-4.0 test-4.3 matrix test-backends soak letters simulate replay lint audit fmt docs chart bench fuzz fuzz-api picture clean setup
 
 help: ## List these targets
 	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -70,6 +70,12 @@ test-backends: setup ## Test telemetry against real backends: Prometheus, and Ph
 soak: setup ## Disturb workers, then their services, for SOAK_SECONDS each, and check every message; LAPWING_SOAK_SEED repeats a round
 	@trap 'if (($$? == 0)); then end=down; else end=stop; fi; scripts/rabbitmq $$end "suite*"' EXIT; \
 	LAPWING_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --test broker -- --ignored --nocapture --test-threads 1 soak::
+
+letters: setup ## Read 100,000 dead letters by the command, the API and the page, in less than 100 MB
+	@trap 'scripts/rabbitmq down "suite*"' EXIT; \
+	[[ -n "$${AMQP_URL:-}" ]] || scripts/rabbitmq up suite --release $(LAPWING_TEST_RELEASE) >/dev/null; \
+	cargo test --test broker -- --ignored --nocapture --exact \
+	  console::many_letters::a_hundred_thousand_letters_take_less_than_100_mb_load
 
 # One profile with optimisation and all assertions. A failure prints its seed and the shortest script.
 simulate: ## Play random faults against simulated workers until stopped, or for SECONDS; SEED=… begins there

@@ -18,6 +18,21 @@ pub(crate) fn cut(text: &str, most: usize) -> &str {
     &text[..end]
 }
 
+/// A text that may be long, such as an error: its beginning of at most `head` bytes and its end of at most
+/// `tail`, as errors often differ at their end only.
+#[must_use]
+pub(crate) fn ends(text: &str, head: usize, tail: usize) -> Cow<'_, str> {
+    const GAP: &str = " … ";
+    if text.len() <= head + GAP.len() + tail {
+        return Cow::Borrowed(text);
+    }
+    let mut begin = text.len() - tail;
+    while !text.is_char_boundary(begin) {
+        begin += 1;
+    }
+    Cow::Owned(format!("{}{GAP}{}", cut(text, head), &text[begin..]))
+}
+
 /// Text of others, for a log line or a terminal: each control character and each character that changes
 /// the direction of the text becomes an escape such as `\n` or `\u{1b}`. So nobody can forge a line, or
 /// hide a part of one.
@@ -132,6 +147,15 @@ fn normalise(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_long_text_both_ends_stay() {
+        assert_eq!(ends("short", 5, 5), "short");
+        let text = format!("begin{}end", "ä".repeat(100));
+        let shown = ends(&text, 6, 4);
+        assert_eq!(shown, "begin … end");
+        assert_eq!(ends(&text, 7, 5), "beginä … äend");
+    }
 
     #[test]
     fn cut_never_splits_a_character() {

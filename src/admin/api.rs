@@ -12,7 +12,7 @@ use std::{
 
 use axum::{
     Router,
-    extract::{Path, State},
+    extract::{DefaultBodyLimit, Path, State},
     http::{StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
@@ -48,6 +48,8 @@ pub(super) struct App {
     pub(super) stop: CancellationToken,
     /// The broker's last answer about each consumer's retry and dead-letter queues, and its time.
     pub(super) retry_queues: BTreeMap<String, Mutex<Option<(Instant, views::RetryQueues)>>>,
+    /// One permit for each long body of a request.
+    pub(super) long_bodies: Semaphore,
     /// One permit for each stream of events.
     pub(super) streams: Arc<Semaphore>,
     /// The last event `state`. It is made once and shared by all streams.
@@ -88,6 +90,7 @@ impl App {
             refused: Refused::default(),
             dead: Arc::new(dead::Desks::new(&settings.worker, &stop)),
             stop,
+            long_bodies: Semaphore::new(dead::LONG_BODIES),
             streams: Arc::new(Semaphore::new(STREAMS)),
             state: watch::Sender::new("{}".into()),
             document: OnceLock::new(),
@@ -178,6 +181,8 @@ pub(super) fn router(app: &Arc<App>, address: SocketAddr) -> Router {
             .route("/console/{*path}", get(asset))
             .with_state(Arc::clone(app)),
     )
+    // The guard bounds each body.
+    .layer(DefaultBodyLimit::disable())
     .layer(middleware::from_fn_with_state(guarded, guard::guard))
     .layer(middleware::map_response(guard::secure))
 }

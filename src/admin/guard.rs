@@ -26,7 +26,7 @@ use crate::{telemetry::AUDIT, text::cut};
 const LONGEST: Duration = Duration::from_secs(30);
 /// The longest that the server waits for the body of a request.
 const BODY_LONGEST: Duration = Duration::from_secs(10);
-/// The most bytes of a request's body. Only the new body of a dead letter may be longer.
+/// The most bytes of a request's body. Only requests about dead letters may be longer.
 const BODY: usize = 16 * 1024;
 
 /// The headers of every answer. A page may use only the console's own scripts and styles. No other
@@ -86,7 +86,7 @@ pub(super) async fn guard(
         return refused.into_response();
     }
     let is_change = changes(&parts.method);
-    let response = read(parts, body, next).await;
+    let response = read(&guarded.app, parts, body, next).await;
     if is_change {
         info!(
             target: AUDIT, peer = asked.peer, agent = asked.agent, method = %asked.method,
@@ -96,14 +96,28 @@ pub(super) async fn guard(
     response
 }
 
-/// Reads the whole body, then answers the request. A body is short and has to arrive soon.
-async fn read(parts: Parts, body: Body, next: Next) -> Response {
+/// Reads the whole body, then answers the request. A body is short, or one of few, and has to arrive soon.
+async fn read(app: &App, parts: Parts, body: Body, next: Next) -> Response {
     let refused = |status, text: &str| ApiError::new(status, text).into_response();
     let too_long = || refused(StatusCode::PAYLOAD_TOO_LARGE, "the body is too long");
     let room = dead::room(parts.uri.path()).unwrap_or(BODY);
     if body.size_hint().lower() > room as u64 {
         return too_long();
     }
+    // Also if the client does not say how long the body is.
+    let is_long = room > dead::LONG
+        && body
+            .size_hint()
+            .exact()
+            .is_none_or(|it| it > dead::LONG as u64);
+    let _turn = match is_long.then(|| app.long_bodies.try_acquire()) {
+        None => None,
+        Some(Ok(turn)) => Some(turn),
+        Some(Err(_)) => {
+            let text = "the server reads other long requests: try again";
+            return refused(StatusCode::SERVICE_UNAVAILABLE, text);
+        }
+    };
     match tokio::time::timeout(BODY_LONGEST, to_bytes(body, room)).await {
         Ok(Ok(bytes)) => bound(Request::from_parts(parts, bytes.into()), next).await,
         Ok(Err(_)) => too_long(),

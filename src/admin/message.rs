@@ -13,11 +13,12 @@ use utoipa::IntoParams;
 use super::{
     api::App,
     outcomes::{OutcomesQuery, search, yes},
+    places::places,
     reads::Answer,
     refusals::BadRequest,
     views::{FlightStory, MessageStory, PastRun},
 };
-use crate::{InFlight, flight::Flight, text::rfc3339};
+use crate::{InFlight, clock, flight::Flight, text::rfc3339};
 
 /// Selects a message.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -34,8 +35,10 @@ pub(super) struct MessageQuery {
 
 /// What this worker knows about a message
 ///
-/// Where the message is in flight, with its earlier attempts as its headers have them, and its outcomes in
-/// this worker, newest first. A message that waits at the broker or is in another worker is not found here.
+/// Where the message is, as far as this worker knows: `places` has an entry for each consumer of this worker that
+/// had it. Then the message in flight, with its earlier attempts as its headers have them, and its outcomes in this
+/// worker, newest first. Without `places` no consumer of this worker has had the message since `acks_since` and
+/// `failures_since`: it is at the broker, in another worker, or was forgotten.
 #[utoipa::path(get, path = "/api/v1/message", tag = "messages", params(MessageQuery),
     responses((status = 200, description = "The message", body = MessageStory), BadRequest),
 )]
@@ -48,7 +51,7 @@ pub(super) async fn message(
     let Query(MessageQuery { id, file }) = query?;
     let (flights, unanswered) = app.worker.flights_of(&id).await;
     let now = Instant::now();
-    let in_flight = flights.iter().map(|flight| story(flight, now)).collect();
+    let in_flight: Vec<_> = flights.iter().map(|flight| story(flight, now)).collect();
     let wanted = OutcomesQuery {
         id: Some(id.clone()),
         limit: OUTCOMES,
@@ -56,12 +59,15 @@ pub(super) async fn message(
         ..OutcomesQuery::default()
     };
     let page = search(&app, wanted).await;
+    let (places, acks_since) = places(&app, &id, &in_flight, &page.outcomes, clock::now());
     Ok(Json(MessageStory {
         id,
+        places,
         in_flight,
         unanswered,
         outcomes: page.outcomes,
         failures_since: page.failures_since,
+        acks_since,
         file_error: page.file_error,
     }))
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{
     api::App,
-    views::{History, Latency, Rates},
+    views::{History, Latency, Pace, Rates, Recent},
 };
 use crate::{
     ConsumerReport,
@@ -28,8 +28,8 @@ const STEP: Duration = Duration::from_secs(1);
 const STEPS: usize = 300;
 /// The number of steps over which rates are computed.
 const RATES: usize = 10;
-/// The number of steps over which latencies are computed.
-const LATENCY: usize = 60;
+/// The number of steps over which latencies are computed, and recent runs counted.
+const MINUTE: usize = 60;
 /// The number of steps over which the percentiles of the history are computed. Those of a single second
 /// jump about if few handlers end in it.
 const SMOOTH: usize = 30;
@@ -40,7 +40,7 @@ struct ConsumerMonitor {
     report: Option<ConsumerReport>,
     /// All handler durations up to the last look.
     durations: Tally,
-    /// The durations of the last [`LATENCY`] steps.
+    /// The durations of the last [`MINUTE`] steps.
     minute: Window,
     /// The durations of the last [`SMOOTH`] steps.
     recent: Window,
@@ -52,7 +52,7 @@ impl Default for ConsumerMonitor {
         Self {
             report: None,
             durations: Tally::default(),
-            minute: Window::new(LATENCY),
+            minute: Window::new(MINUTE),
             recent: Window::new(SMOOTH),
             steps: VecDeque::new(),
         }
@@ -127,8 +127,8 @@ impl Monitor {
         lock(&self.0)
     }
 
-    /// The rates of a consumer, and how long its handlers took.
-    pub(super) fn pace(&self, consumer: &str) -> (Rates, Latency) {
+    /// How fast a consumer works, and how its handler runs ended.
+    pub(super) fn pace(&self, consumer: &str) -> Pace {
         let kept = self.lock();
         let pace = kept.consumers.get(consumer).map(ConsumerMonitor::pace);
         pace.unwrap_or_default()
@@ -220,7 +220,7 @@ impl ConsumerMonitor {
         self.steps.drain(..spare);
     }
 
-    fn pace(&self) -> (Rates, Latency) {
+    fn pace(&self) -> Pace {
         let last = self.steps.iter().rev().take(RATES);
         let seconds = last.len().max(1) as f64 * STEP.as_secs_f64();
         let rate = |field: fn(&Step) -> u64| last.clone().map(field).sum::<u64>() as f64 / seconds;
@@ -234,7 +234,16 @@ impl ConsumerMonitor {
             p95_seconds: self.minute.sum.quantile(0.95),
             p99_seconds: self.minute.sum.quantile(0.99),
         };
-        (rates, latency)
+        let minute = self.steps.iter().rev().take(MINUTE);
+        let recent = Recent {
+            succeeded: minute.clone().map(|step| step.succeeded).sum(),
+            failed: minute.map(|step| step.failed).sum(),
+        };
+        Pace {
+            rates,
+            latency,
+            recent,
+        }
     }
 }
 
@@ -294,95 +303,4 @@ fn look(app: &App, steps: usize) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn report(received: u64, failed: u64) -> ConsumerReport {
-        let mut report = ConsumerReport::default();
-        report.ledger.received = received;
-        report.counts.succeeded = received - failed;
-        report.counts.timed_out = failed;
-        report.in_flight = 3;
-        report.buffered = 1;
-        report
-    }
-
-    fn look(monitor: &Monitor, report: ConsumerReport, durations: &Durations, steps: usize) {
-        let now = Now {
-            report,
-            durations,
-            ready: Some(5),
-        };
-        monitor.add("a", now, steps);
-    }
-
-    #[test]
-    fn steps_are_differences_and_a_late_look_is_spread_over_its_steps() {
-        let monitor = Monitor::default();
-        let durations = Durations::default();
-        look(&monitor, report(100, 0), &durations, 1);
-        assert_eq!(monitor.history("a").received, [0; 0]);
-        durations.record(Duration::from_millis(10));
-        look(&monitor, report(107, 2), &durations, 1);
-        look(&monitor, report(117, 2), &durations, 4);
-
-        let history = monitor.history("a");
-        assert_eq!(history.received, [7, 2, 3, 2, 3]);
-        assert_eq!(history.succeeded, [5, 2, 3, 2, 3]);
-        assert_eq!(history.failed, [2, 0, 0, 0, 0]);
-        assert_eq!(history.in_flight, [3; 5]);
-        assert_eq!(history.ready, [Some(5); 5]);
-        assert!(history.p50_seconds[0].is_some() && history.p95_seconds[4].is_some());
-        let (rates, latency) = monitor.pace("a");
-        assert!((rates.received - 17.0 / 5.0).abs() < 1e-9, "{rates:?}");
-        assert!((rates.failed - 2.0 / 5.0).abs() < 1e-9, "{rates:?}");
-        assert!(
-            latency
-                .p99_seconds
-                .is_some_and(|p99| (0.009..0.011).contains(&p99))
-        );
-        assert_eq!(monitor.pace("b"), (Rates::default(), Latency::default()));
-    }
-
-    #[test]
-    fn percentiles_are_those_of_half_a_minute() {
-        let (monitor, durations) = (Monitor::default(), Durations::default());
-        look(&monitor, report(0, 0), &durations, 1);
-        durations.record(Duration::from_secs(1));
-        for received in 1..=40 {
-            look(&monitor, report(received, 0), &durations, 1);
-        }
-        let p50 = monitor.history("a").p50_seconds;
-        let known = p50.iter().filter(|p50| p50.is_some()).count();
-        assert_eq!((p50.len(), known), (40, SMOOTH));
-        assert!(p50[SMOOTH - 1].is_some() && p50[SMOOTH].is_none());
-    }
-
-    #[test]
-    fn what_is_old_is_forgotten() {
-        let monitor = Monitor::default();
-        let durations = Durations::default();
-        look(&monitor, report(0, 0), &durations, 1);
-        durations.record(Duration::from_secs(1));
-        for received in 1..=STEPS as u64 + 50 {
-            look(&monitor, report(received, 0), &durations, 1);
-        }
-        let history = monitor.history("a");
-        assert_eq!(history.received.len(), STEPS);
-        assert_eq!(history.p50_seconds, vec![None; STEPS]);
-        let (rates, latency) = monitor.pace("a");
-        assert!((rates.received - 1.0).abs() < 1e-9);
-        assert_eq!(latency.p50_seconds, None);
-    }
-
-    #[tokio::test]
-    async fn looks_are_a_step_apart_unless_they_are_late() {
-        let now = Instant::now();
-        let after = |millis| steps_between(now, now + Duration::from_millis(millis));
-        assert_eq!(
-            [after(20), after(990), after(1400), after(2600)],
-            [1, 1, 1, 3]
-        );
-        assert_eq!(after(3_600_000), STEPS);
-    }
-}
+mod tests;

@@ -32,12 +32,10 @@ pub(super) async fn worker(_: NoQuery, State(app): State<Arc<App>>) -> Json<Work
     Json(app.worker())
 }
 
-/// All consumers
+/// All consumers, those that need a person first
 #[utoipa::path(get, path = "/api/v1/consumers", tag = "state", responses((status = 200, description = "The consumers", body = Consumers), BadRequest))]
 pub(super) async fn consumers(_: NoQuery, State(app): State<Arc<App>>) -> Json<Consumers> {
-    Json(Consumers {
-        consumers: app.consumers(),
-    })
+    Json(Consumers::by_need(app.consumers()))
 }
 
 /// One consumer

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::places::Place;
 use crate::{
     Backlog, ConsumerHealth, ConsumerReport, InFlight, Ledger, OutcomeRecord,
     broker::{QueueType, Topology},
@@ -87,16 +88,22 @@ pub(super) struct Consumer {
     pub(super) rates: Rates,
     /// How long the handler runs of the last minute took.
     pub(super) latency: Latency,
+    /// How the handler runs of the last minute ended.
+    pub(super) recent: Recent,
+    /// Whether at least three of the runs of the last minute failed, and at least half of them.
+    pub(super) failing: bool,
+    /// How much the consumer needs a person, 0 most: 0 it takes no messages, 1 its service is down or it drains,
+    /// 2 most of its runs fail, 3 it is at its limit, 4 its queue grows, 5 it is paused or its service is unknown,
+    /// 6 it is well.
+    #[schema(minimum = 0, maximum = 6)]
+    pub(super) need: u8,
 }
 
 impl Consumer {
-    pub(super) fn new(
-        name: &str,
-        figures: &Figures,
-        health: ConsumerHealth,
-        (rates, latency): (Rates, Latency),
-    ) -> Self {
+    pub(super) fn new(name: &str, figures: &Figures, health: ConsumerHealth, pace: Pace) -> Self {
         let settings = &figures.settings;
+        let backlog = figures.looks.backlog();
+        let failing = pace.recent.is_failing();
         let handler = match &settings.handler {
             handler if figures.is_registered() || *handler == HandlerSettings::None => "function",
             handler => handler.kind(),
@@ -105,6 +112,7 @@ impl Consumer {
             name: name.to_owned(),
             queue: settings.queue.clone(),
             handler,
+            need: Self::need_of(health.state, failing, backlog.load),
             health,
             prefetch: settings.prefetch,
             concurrency: figures.slots.limit(),
@@ -115,9 +123,11 @@ impl Consumer {
             timeout_seconds: settings.timeout.as_secs_f64(),
             max_attempts: settings.retry.attempts(),
             report: figures.report(),
-            backlog: figures.looks.backlog(),
-            rates,
-            latency,
+            backlog,
+            rates: pace.rates,
+            latency: pace.latency,
+            recent: pace.recent,
+            failing,
         }
     }
 }
@@ -144,10 +154,27 @@ pub(super) struct Latency {
     pub(super) p99_seconds: Option<f64>,
 }
 
+/// How the handler runs that ended in the last minute ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub(super) struct Recent {
+    /// Runs that succeeded.
+    pub(super) succeeded: u64,
+    /// Runs that failed, timed out or panicked.
+    pub(super) failed: u64,
+}
+
+/// How fast a consumer works, and how its handler runs ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Pace {
+    pub(super) rates: Rates,
+    pub(super) latency: Latency,
+    pub(super) recent: Recent,
+}
+
 /// All consumers.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Consumers {
-    /// The consumers, sorted by name.
+    /// The consumers. Those that need a person come first, as their `need` says; then by name.
     pub(super) consumers: Vec<Consumer>,
 }
 
@@ -255,7 +282,9 @@ pub(super) struct OutcomePage {
 pub(super) struct MessageStory {
     /// The `message-id` property.
     pub(super) id: String,
-    /// Where the message is in flight: empty if it is not in this worker.
+    /// Where the message is, for each consumer that had it, as far as this worker knows.
+    pub(super) places: Vec<Place>,
+    /// The message in flight: empty if it is not in this worker.
     pub(super) in_flight: Vec<FlightStory>,
     /// Consumers that did not answer in time. The message may be there.
     pub(super) unanswered: Vec<String>,
@@ -265,6 +294,10 @@ pub(super) struct MessageStory {
     /// The worker has all failures since this time. Some of those before may be missing.
     #[schema(format = DateTime)]
     pub(super) failures_since: String,
+    /// Each consumer remembers the messages with an id that it acked since this time. Some of those before are
+    /// forgotten.
+    #[schema(format = DateTime)]
+    pub(super) acks_since: String,
     /// Why `admin.failures_file` could not be read in time. Then only the memory was searched.
     pub(super) file_error: Option<String>,
 }

@@ -124,8 +124,7 @@ async fn change_all(app: &App, paused: bool) -> Answer<Consumers> {
         (name.to_owned(), changed)
     });
     settle(app, join_all(changes).await, paused).await?;
-    let consumers = app.consumers();
-    Ok(Json(Consumers { consumers }))
+    Ok(Json(Consumers::by_need(app.consumers())))
 }
 
 /// A change of a consumer.

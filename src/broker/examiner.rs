@@ -12,7 +12,7 @@ use super::{
     connection::Connection,
     dial,
     management::{ManagementError, QueueShown},
-    topology::{self, QueueSeen},
+    topology::{self, Survey},
     wire::Offers,
 };
 
@@ -53,7 +53,10 @@ pub(crate) async fn places(broker: &BrokerSettings) -> Result<Vec<Place>, Broker
         };
         places.push(Place {
             is_tls: target.is_tls(),
-            user: target.amqp.authority.userinfo.username.clone(),
+            user: match &broker.user {
+                Some(user) => user.clone(),
+                None => target.amqp.authority.userinfo.username.clone(),
+            },
             vhost: target.amqp.vhost.clone(),
             host: target.host,
             port: target.port,
@@ -112,8 +115,8 @@ impl Examiner {
         self.connection.version()
     }
 
-    /// Each queue of a consumer.
-    pub(crate) async fn queues(&self, spec: &QueueSpec) -> Vec<QueueSeen> {
+    /// The queues and exchanges of a consumer.
+    pub(crate) async fn survey(&self, spec: &QueueSpec) -> Survey {
         topology::examine(&self.connection, spec, self.limit).await
     }
 

@@ -70,7 +70,5 @@ pub(crate) use settings::argument_is_ours;
 pub(crate) use settle::Acks;
 pub(crate) use tolerance::{Tolerance, WayBack};
 pub(crate) use tools::Unknown;
-pub(crate) use topology::{
-    DeliveryLimit, QueueSeen, QueueState, Role, Standing, Survey, SurveyedQueue, lines,
-};
+pub(crate) use topology::{DeliveryLimit, Standing, Survey, SurveyedQueue, lines};
 pub use version::Version;

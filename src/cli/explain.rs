@@ -14,6 +14,7 @@ use serde_json::json;
 use super::{
     ConfigFile,
     print::{self, Out},
+    say,
 };
 
 pub(super) const HELP: &str = "\
@@ -96,6 +97,9 @@ impl Explain {
         match self.json {
             true => out.line(json!(explained)),
             false => text(&explained).iter().for_each(|line| out.line(line)),
+        }
+        if let Some(doubt) = &explained.doubt {
+            say(print::wrapped(&format!("WARN {doubt}"), 5));
         }
         Ok(ExitCode::SUCCESS)
     }

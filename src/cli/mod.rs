@@ -65,6 +65,11 @@ enum Command {
     Resume(admin::Resume),
     /// List the messages that a running worker has
     InFlight(admin::InFlight),
+    /// Say which messages failed in a running worker, when and why
+    Failures(admin::Failures),
+    /// Say where a message is, and where it spent its time, as far as a running worker knows
+    #[command(after_help = admin::MESSAGE_EXIT_CODES)]
+    Message(admin::Message),
     /// Check a program for the handler of kind `process`
     #[command(subcommand)]
     Process(process::Process),
@@ -107,6 +112,14 @@ impl Command {
             Self::InFlight(in_flight) => {
                 caught.end_process()?;
                 in_flight.run()
+            }
+            Self::Failures(failures) => {
+                caught.end_process()?;
+                failures.run()
+            }
+            Self::Message(message) => {
+                caught.end_process()?;
+                message.run()
             }
             Self::Process(process) => {
                 caught.end_process()?;

@@ -116,6 +116,66 @@ pub(super) fn cut(text: &str, most: usize) -> String {
     }
 }
 
+/// A text that may be long, such as an error, in at most so many lines behind `indent` spaces. A word that is
+/// too long for a line is broken. What does not fit is left out in the middle: the end of an error often says
+/// most.
+pub(super) fn folded(text: &str, indent: usize, most: usize) -> Vec<String> {
+    let text = cut(text, usize::MAX);
+    let room = WIDTH.saturating_sub(indent).max(1);
+    let mut lines = broken(&text, room);
+    if lines.len() > most {
+        let last = most / 2;
+        lines.truncate(most - last);
+        lines.extend(broken(&tail(&text, last * room), room));
+        lines.truncate(most);
+    }
+    let pad = " ".repeat(indent);
+    lines.iter().map(|line| format!("{pad}{line}")).collect()
+}
+
+/// The end of a text, from the beginning of a word, as far as its words fit so many characters.
+fn tail(text: &str, room: usize) -> String {
+    let mut room = room.saturating_sub(2);
+    let mut words = Vec::new();
+    for word in text.rsplit(' ') {
+        let length = word.chars().count() + 1;
+        if length > room {
+            if words.is_empty() {
+                let skip = word.chars().count().saturating_sub(room);
+                words.push(word.chars().skip(skip).collect());
+            }
+            break;
+        }
+        room -= length;
+        words.push(word.to_owned());
+    }
+    words.push("…".to_owned());
+    words.reverse();
+    words.join(" ")
+}
+
+/// A text in lines of at most so many characters.
+fn broken(text: &str, room: usize) -> Vec<String> {
+    let (mut lines, mut line, mut used) = (Vec::new(), String::new(), 0);
+    for word in text.split(' ').filter(|word| !word.is_empty()) {
+        let letters: Vec<char> = word.chars().collect();
+        for (number, part) in letters.chunks(room).enumerate() {
+            let space = usize::from(used > 0 && number == 0);
+            if used + space + part.len() > room {
+                lines.push(std::mem::take(&mut line));
+                used = 0;
+            } else if space > 0 {
+                line.push(' ');
+                used += 1;
+            }
+            line.extend(part);
+            used += part.len();
+        }
+    }
+    lines.push(line);
+    lines
+}
+
 /// A text in lines of a terminal, from this column on. The first line begins with `head`; a head that is
 /// too long has a line of its own. A word that does not fit has a line of its own.
 pub(super) fn in_column(head: &str, text: &str, column: usize) -> Vec<String> {
@@ -206,6 +266,33 @@ mod tests {
         );
         let whole = "x".repeat(100);
         assert_eq!(wrapped(&whole, 2), whole);
+    }
+
+    #[test]
+    fn a_folded_text_keeps_its_end_and_fits() {
+        assert_eq!(folded("a\tb", 2, 2), ["  a b"]);
+        let url = format!("http://service.example/{}", "x".repeat(120));
+        let error = format!("error sending request for url ({url}): tcp connect error: refused");
+        for (indent, most) in [(2, 3), (9, 2), (0, 5)] {
+            let lines = folded(&error, indent, most);
+            assert!(lines.len() <= most, "{lines:#?}");
+            let widths = lines.iter().map(|line| line.chars().count());
+            assert!(widths.max() <= Some(WIDTH), "{lines:#?}");
+            assert!(lines[0].trim_start().starts_with("error sending"));
+            assert!(
+                lines.last().is_some_and(|it| it.ends_with("refused")),
+                "{lines:#?}"
+            );
+        }
+        let words = "word ".repeat(100);
+        let lines = folded(&format!("{words}last"), 4, 3);
+        assert!(
+            lines[2].starts_with("    … word") && lines[2].ends_with(" last"),
+            "{lines:#?}"
+        );
+        assert_eq!(lines.len(), 3);
+        let one = folded(&"x".repeat(500), 0, 2);
+        assert!(one.len() <= 2 && one.iter().all(|line| line.chars().count() <= WIDTH));
     }
 
     #[test]

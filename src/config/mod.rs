@@ -28,6 +28,7 @@ pub(crate) use findings::{NAME_BYTES, validate};
 pub(crate) use load::Root;
 pub(crate) use load::{from_toml, load, load_unvalidated};
 pub(crate) use problem::KeyPath;
+pub(crate) use read::nearest;
 pub(crate) use recover::text_in;
 pub(crate) use schema::{KIND, for_tools};
 #[cfg(test)]

@@ -12,7 +12,7 @@ use super::{
     },
 };
 use crate::{
-    broker::{Access, BrokerError, Examiner, Place, Role, Version, places},
+    broker::{Access, BrokerError, Examiner, Place, QueueRole, Standing, Survey, Version, places},
     certificates,
     consumer::ConsumerSettings,
     settings::Settings,
@@ -119,15 +119,15 @@ async fn look_at(
     examiner: &Examiner,
     management: &mut Option<String>,
 ) -> ConsumerSeen {
-    let queues = examiner.queues(&consumer.queue_spec()).await;
+    let Survey { queues, exchanges } = examiner.survey(&consumer.queue_spec()).await;
     let mut shown = BTreeMap::new();
     for seen in &queues {
         // An API that does not answer is asked once.
         if management.is_some() {
             break;
         }
-        match examiner.shown(&seen.queue).await {
-            Ok(Some(it)) => drop(shown.insert(seen.queue.clone(), it)),
+        match examiner.shown(seen.name()).await {
+            Ok(Some(it)) => drop(shown.insert(seen.name().to_owned(), it)),
             Ok(None) => {}
             Err(error) => *management = Some(error.to_string()),
         }
@@ -136,12 +136,12 @@ async fn look_at(
     for binding in &consumer.bindings {
         bindings.push(ExchangeSeen {
             exchange: binding.exchange.clone(),
-            exists: examiner.exchange_exists(&binding.exchange).await,
+            is_missing: exchanges.contains(&(binding.exchange.clone(), Standing::Missing)),
             bind: examiner.may_bind(&consumer.queue, binding).await,
         });
     }
-    let work = queues.iter().find(|seen| seen.role == Role::Work);
-    let values = work.map(|work| InForce::new(work, shown.get(&work.queue)));
+    let work = queues.iter().find(|seen| seen.role == QueueRole::Work);
+    let values = work.map(|work| InForce::new(work, shown.get(work.name())));
     let value = |key: &str| values.as_ref()?.value(key);
     let dead_letters = match value("dead-letter-exchange") {
         // Without a key of the queue, a letter keeps its own.

@@ -1,27 +1,27 @@
 //! What arguments and policies say of a queue.
 
 use super::scene::ConsumerSeen;
-use crate::broker::{QueueSeen, QueueShown};
+use crate::broker::{QueueShown, SurveyedQueue};
 
 /// The arguments and policies of a queue, as far as they are seen.
 pub(super) struct InForce<'a> {
-    queue: &'a QueueSeen,
+    queue: &'a SurveyedQueue,
     shown: Option<&'a QueueShown>,
 }
 
 impl<'a> InForce<'a> {
-    pub(super) fn new(queue: &'a QueueSeen, shown: Option<&'a QueueShown>) -> Self {
+    pub(super) fn new(queue: &'a SurveyedQueue, shown: Option<&'a QueueShown>) -> Self {
         Self { queue, shown }
     }
 
     /// The values of one of the consumer's queues.
-    pub(super) fn of(seen: &'a ConsumerSeen, queue: &'a QueueSeen) -> Self {
-        Self::new(queue, seen.shown.get(&queue.queue))
+    pub(super) fn of(seen: &'a ConsumerSeen, queue: &'a SurveyedQueue) -> Self {
+        Self::new(queue, seen.shown.get(queue.name()))
     }
 
     /// Whether the arguments are seen.
     pub(super) fn has_arguments(&self) -> bool {
-        self.queue.arguments.is_some() || self.shown.is_some()
+        self.queue.has.is_some() || self.shown.is_some()
     }
 
     /// Whether the policies are seen: only the management API shows them.
@@ -31,7 +31,7 @@ impl<'a> InForce<'a> {
 
     /// An argument, named without `x-`.
     pub(super) fn argument(&self, key: &str) -> Option<String> {
-        let compared = self.queue.arguments.as_ref();
+        let compared = self.queue.has.as_ref();
         let compared = compared.and_then(|it| it.get(&format!("x-{key}")).cloned());
         compared.or_else(|| self.shown?.argument(key).map(text))
     }

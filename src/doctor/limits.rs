@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     broker::{
-        DeliveryLimit, QueueSeen, QueueShown, QueueState, QueueType, Role, Topology, Version,
+        DeliveryLimit, QueueRole, QueueShown, QueueType, Standing, SurveyedQueue, Topology, Version,
     },
     consumer::ConsumerSettings,
 };
@@ -40,10 +40,10 @@ fn limit(
     let work = work(seen)?;
     let shown = seen
         .shown
-        .get(&work.queue)
+        .get(work.name())
         .and_then(QueueShown::delivery_limit);
     let own = || {
-        let arguments = work.arguments.as_ref()?;
+        let arguments = work.has.as_ref()?;
         if arguments.get("x-queue-type").map(String::as_str) == Some("classic") {
             return Some(DeliveryLimit::None);
         }
@@ -69,13 +69,15 @@ fn limit(
     ))
 }
 
-fn work(seen: &ConsumerSeen) -> Option<&QueueSeen> {
-    seen.queues.iter().find(|queue| queue.role == Role::Work)
+fn work(seen: &ConsumerSeen) -> Option<&SurveyedQueue> {
+    seen.queues
+        .iter()
+        .find(|queue| queue.role == QueueRole::Work)
 }
 
 /// Whether the queue is missing, and the worker does not create it: the check `queues` tells of that.
 fn is_missing(consumer: &ConsumerSettings, seen: &ConsumerSeen) -> bool {
-    let is_missing = |queue: &QueueSeen| queue.state == QueueState::Missing;
+    let is_missing = |queue: &SurveyedQueue| queue.standing == Standing::Missing;
     consumer.topology != Topology::Declare && work(seen).is_none_or(is_missing)
 }
 
@@ -272,7 +274,7 @@ mod tests {
         let mut broker = broker("4.0", json!({}));
         let seen = found_consumer(&mut broker);
         let limit = limit.map(|limit| ("x-delivery-limit".to_owned(), limit.to_owned()));
-        seen.queues[0].arguments = Some(limit.into_iter().collect());
+        seen.queues[0].has = Some(limit.into_iter().collect());
         let shown = shown.map(|it| ("orders".to_owned(), QueueShown::of(it)));
         seen.shown = shown.into_iter().collect::<BTreeMap<_, _>>();
         broker

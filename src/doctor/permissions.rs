@@ -29,7 +29,7 @@ fn permissions(scene: &Scene<'_>, found: &mut Found) {
     let broker = &scene.broker;
     for (name, consumer) in &scene.settings.consumers {
         if let Some(seen) = broker.consumers.get(name) {
-            refused.extend(of_queues(consumer, seen));
+            refused.extend(of_queues(seen));
             for (right, object, access) in of_consumer(consumer, seen) {
                 sort(right, object, access, &mut refused, &mut unknown);
             }
@@ -86,23 +86,18 @@ fn sort(
     }
 }
 
-/// The rights that are missing to declare the queues.
-fn of_queues(consumer: &ConsumerSettings, seen: &ConsumerSeen) -> Rights {
+/// The rights that are missing to declare the queues. At a queue that the worker uses as it is it only looks
+/// whether the queue exists.
+fn of_queues(seen: &ConsumerSeen) -> Rights {
     let mut refused = BTreeSet::new();
-    // With `none` the worker only looks whether the queues exist.
-    let configures = |queue: &str| match consumer.topology {
-        Topology::None => false,
-        Topology::Attach => queue != consumer.queue,
-        Topology::Declare | Topology::Verify => true,
-    };
-    for queue in seen.queues.iter().filter(|seen| configures(&seen.queue)) {
+    for queue in seen.queues.iter().filter(|queue| queue.is_compared) {
         if let Some(text) = &queue.refused {
             // The queue itself, or the dead-letter exchange that its declaration names.
             let usual = match text.contains("exchange") {
                 true => "write",
                 false => "configure or read",
             };
-            refused.insert((right(text, usual), queue.queue.clone(), text.clone()));
+            refused.insert((right(text, usual), queue.name().to_owned(), text.clone()));
         }
     }
     refused

@@ -7,7 +7,7 @@ use super::{
     scene::Scene,
 };
 use crate::{
-    broker::{QueueSeen, QueueShown, QueueState, Role, Topology},
+    broker::{QueueRole, QueueShown, Standing, SurveyedQueue},
     consumer::ConsumerSettings,
 };
 
@@ -22,9 +22,9 @@ fn policies(scene: &Scene<'_>, found: &mut Found) {
     let (mut policies_seen, mut arguments_seen) = (true, false);
     for (name, consumer, seen) in consumers(scene) {
         for queue in &seen.queues {
-            let shown = seen.shown.get(&queue.queue);
+            let shown = seen.shown.get(queue.name());
             let values = InForce::new(queue, shown);
-            policies_seen &= values.has_policies() || queue.state == QueueState::Missing;
+            policies_seen &= values.has_policies() || queue.standing == Standing::Missing;
             arguments_seen |= values.has_arguments();
             let owned = Owned {
                 consumer,
@@ -44,7 +44,7 @@ fn policies(scene: &Scene<'_>, found: &mut Found) {
                         "give consumers.{name} a queue without x-{key}: arguments cannot be changed"
                     ),
                 };
-                found.add(grade, &queue.queue, text, mend);
+                found.add(grade, queue.name(), text, mend);
             }
         }
     }
@@ -66,13 +66,13 @@ struct Problem {
 /// A queue with its arguments and policies.
 struct Owned<'a> {
     consumer: &'a ConsumerSettings,
-    queue: &'a QueueSeen,
+    queue: &'a SurveyedQueue,
     values: InForce<'a>,
 }
 
 impl Owned<'_> {
     fn removing(&self) -> Vec<Problem> {
-        let is_retry = matches!(self.queue.role, Role::Retry(_));
+        let is_retry = self.queue.role == QueueRole::Retry;
         let mut problems = Vec::new();
         if let Some((millis, is_policy)) = self.unasked("expires") {
             problems.push(Problem {
@@ -104,8 +104,8 @@ impl Owned<'_> {
                         let (most, is_policy) = self.unasked(key)?;
                         Some(Problem {
                             grade: match self.queue.role {
-                                Role::Work => Grade::Warn,
-                                Role::DeadLetters | Role::Retry(_) => Grade::Fail,
+                                QueueRole::Work => Grade::Warn,
+                                QueueRole::DeadLetter | QueueRole::Retry => Grade::Fail,
                             },
                             key,
                             is_policy,
@@ -122,12 +122,8 @@ impl Owned<'_> {
     /// The value in force, and whether a policy sets it. `None` as well if the settings ask for it, or if
     /// the worker compares the arguments: the check `queues` tells of those.
     fn unasked(&self, key: &str) -> Option<(String, bool)> {
-        let is_work = self.queue.role == Role::Work;
-        let is_theirs = match self.consumer.topology {
-            Topology::None => true,
-            Topology::Attach => is_work,
-            Topology::Declare | Topology::Verify => false,
-        };
+        let is_work = self.queue.role == QueueRole::Work;
+        let is_theirs = !self.queue.is_compared;
         let is_wanted = is_work && self.consumer.arguments.contains_key(&format!("x-{key}"));
         match self.values.argument(key) {
             Some(value) => (is_theirs && !is_wanted).then_some((value, false)),

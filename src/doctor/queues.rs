@@ -6,7 +6,7 @@ use super::{
     scene::{ConsumerSeen, Scene},
 };
 use crate::{
-    broker::{Difference, QueueSeen, QueueState, Role, Topology, Values},
+    broker::{Difference, QueueRole, Standing, SurveyedQueue, Topology, Values},
     consumer::ConsumerSettings,
 };
 
@@ -43,19 +43,13 @@ pub(super) fn consumers<'a>(
 
 fn queues(scene: &Scene<'_>, found: &mut Found) {
     let (mut exist, mut missing) = (0, 0);
-    for (name, consumer, seen) in consumers(scene) {
+    for (name, _, seen) in consumers(scene) {
         for queue in &seen.queues {
-            // The arguments of this queue are the user's.
-            let is_theirs = match consumer.topology {
-                Topology::None => true,
-                Topology::Attach => queue.role == Role::Work,
-                Topology::Declare | Topology::Verify => false,
-            };
-            let about = &queue.queue;
-            match &queue.state {
-                QueueState::AsPlanned | QueueState::Exists => exist += 1,
-                QueueState::Missing if creates(consumer, queue) => missing += 1,
-                QueueState::Missing => found.fail(
+            let about = queue.name();
+            match &queue.standing {
+                Standing::Fits => exist += 1,
+                Standing::Missing if queue.is_creatable => missing += 1,
+                Standing::Missing => found.fail(
                     about,
                     "the queue is missing",
                     format!(
@@ -63,11 +57,11 @@ fn queues(scene: &Scene<'_>, found: &mut Found) {
                          \"declare\": then the worker creates it"
                     ),
                 ),
-                QueueState::Differs(differences) => {
+                Standing::Differs(differences) => {
                     exist += 1;
-                    differ(found, name, queue, differences, is_theirs);
+                    differ(found, name, queue, differences);
                 }
-                QueueState::Unknown(why) => found.warn(
+                Standing::Hidden(why) => found.warn(
                     about,
                     format!("the queue cannot be looked at: {why}"),
                     "rabbitmqctl list_queues name state, and the broker's log, tell more",
@@ -84,52 +78,39 @@ fn queues(scene: &Scene<'_>, found: &mut Found) {
     });
 }
 
-/// Whether the worker creates the queue at its start.
-fn creates(consumer: &ConsumerSettings, queue: &QueueSeen) -> bool {
-    match consumer.topology {
-        Topology::Declare => true,
-        Topology::Attach => queue.role != Role::Work,
-        Topology::Verify | Topology::None => false,
-    }
-}
-
-fn differ(
-    found: &mut Found,
-    name: &str,
-    queue: &QueueSeen,
-    differences: &[Difference],
-    is_theirs: bool,
-) {
+fn differ(found: &mut Found, name: &str, queue: &SurveyedQueue, differences: &[Difference]) {
+    // The arguments of such a queue are the user's.
+    let is_theirs = !queue.is_compared;
     for difference in differences {
         match difference {
             Difference::Unfit { why, .. } => {
                 let section = format!("consumers.{name}");
                 let mend = match queue.role {
-                    Role::Work => format!("give {section} another queue"),
-                    Role::DeadLetters => {
+                    QueueRole::Work => format!("give {section} another queue"),
+                    QueueRole::DeadLetter => {
                         format!("set {section}.dead_letter_queue to another queue")
                     }
-                    Role::Retry(_) => format!("set {section}.retry_queue_prefix to other queues"),
+                    QueueRole::Retry => format!("set {section}.retry_queue_prefix to other queues"),
                 };
                 // With `none` the worker looks at its own queue only.
-                let grade = match is_theirs && queue.role != Role::Work {
+                let grade = match is_theirs && queue.role != QueueRole::Work {
                     true => Grade::Warn,
                     false => Grade::Fail,
                 };
-                found.add(grade, &queue.queue, why.to_string(), mend);
+                found.add(grade, queue.name(), why.to_string(), mend);
             }
             _ if is_theirs => {}
             difference => {
                 let text = difference.to_string();
                 let text = text.split_once("\": ").map_or(text.as_str(), |(_, it)| it);
-                found.fail(&queue.queue, text, mend(name, queue, difference));
+                found.fail(queue.name(), text, mend(name, queue, difference));
             }
         }
     }
 }
 
 /// What makes the settings fit an argument of a queue, which cannot be changed.
-fn mend(name: &str, queue: &QueueSeen, difference: &Difference) -> String {
+fn mend(name: &str, queue: &SurveyedQueue, difference: &Difference) -> String {
     let Difference::Argument {
         argument,
         values: Some(Values { has, .. }),
@@ -141,19 +122,19 @@ fn mend(name: &str, queue: &QueueSeen, difference: &Difference) -> String {
     let section = format!("consumers.{name}");
     let has = has.as_deref();
     match (&queue.role, argument.as_str(), has) {
-        (Role::Work, "x-queue-type", Some(has @ ("classic" | "quorum"))) => {
-            let queue = &queue.queue;
+        (QueueRole::Work, "x-queue-type", Some(has @ ("classic" | "quorum"))) => {
+            let queue = queue.name();
             let other = match has {
                 "classic" => format!("lapwing topology migrate {queue} --to NAME"),
                 _ => "give the consumer another queue".to_owned(),
             };
             format!("set {section}.queue_type = \"{has}\", or {other}")
         }
-        (Role::Work, "x-delivery-limit", Some(has)) if !has.starts_with('-') => {
+        (QueueRole::Work, "x-delivery-limit", Some(has)) if !has.starts_with('-') => {
             format!("set {section}.delivery_limit = {has}")
         }
         (
-            Role::Work,
+            QueueRole::Work,
             "x-dead-letter-exchange"
             | "x-dead-letter-routing-key"
             | "x-dead-letter-strategy"
@@ -162,21 +143,21 @@ fn mend(name: &str, queue: &QueueSeen, difference: &Difference) -> String {
             | "x-expires",
             _,
         ) => format!("set {section}.topology = \"attach\", which leaves the queue as it is"),
-        (Role::Work, argument, Some(has)) => {
+        (QueueRole::Work, argument, Some(has)) => {
             let value = match has.parse::<i64>().is_ok() || has == "true" || has == "false" {
                 true => has.to_owned(),
                 false => format!("\"{has}\""),
             };
             format!("set {section}.arguments = {{ {argument} = {value} }}")
         }
-        (Role::Work, argument, None) => {
+        (QueueRole::Work, argument, None) => {
             format!("remove {argument} from {section}.arguments")
         }
-        (Role::DeadLetters, ..) => format!(
+        (QueueRole::DeadLetter, ..) => format!(
             "set {section}.dead_letter_queue to a new name, or delete the queue once it is empty: \
              the worker declares it anew"
         ),
-        (Role::Retry(_), ..) => format!(
+        (QueueRole::Retry, ..) => format!(
             "set {section}.retry_queue_prefix to a new name, or delete the queue once it is empty: \
              the worker declares it anew"
         ),
@@ -185,11 +166,10 @@ fn mend(name: &str, queue: &QueueSeen, difference: &Difference) -> String {
 
 fn exchanges(scene: &Scene<'_>, found: &mut Found) {
     let mut count = 0;
-    for (name, consumer, seen) in consumers(scene) {
+    for (name, _, seen) in consumers(scene) {
         for binding in &seen.bindings {
             count += 1;
-            // With `none` the worker does not look at bindings.
-            if binding.exists == Some(false) && consumer.topology != Topology::None {
+            if binding.is_missing {
                 let exchange = &binding.exchange;
                 found.fail(
                     exchange,
@@ -237,16 +217,16 @@ fn retry_queues(scene: &Scene<'_>, found: &mut Found) {
     let mut count = 0;
     for (name, consumer, seen) in consumers(scene) {
         for queue in &seen.queues {
-            let Role::Retry(length) = queue.role else {
+            let Some(length) = queue.waits() else {
                 continue;
             };
-            count += usize::from(queue.state != QueueState::Missing);
+            count += usize::from(queue.standing != Standing::Missing);
             // The worker itself compares the arguments, unless the settings say `none`.
             let values = InForce::of(seen, queue);
             if consumer.topology == Topology::None && values.has_arguments() {
                 leads_back(found, name, consumer, queue, &values);
             }
-            let shown = seen.shown.get(&queue.queue);
+            let shown = seen.shown.get(queue.name());
             let millis = |value: Option<String>| value?.parse::<u64>().ok();
             let policy = millis(values.policy("message-ttl"));
             let own = millis(values.argument("message-ttl"));
@@ -262,7 +242,7 @@ fn retry_queues(scene: &Scene<'_>, found: &mut Found) {
                     "messages leave the queue after {shortest} ms instead of {wanted} ms, and are \
                      parked again"
                 );
-                found.warn(&queue.queue, text, mend);
+                found.warn(queue.name(), text, mend);
             }
         }
     }
@@ -277,7 +257,7 @@ fn leads_back(
     found: &mut Found,
     name: &str,
     consumer: &ConsumerSettings,
-    queue: &QueueSeen,
+    queue: &SurveyedQueue,
     values: &InForce<'_>,
 ) {
     let work = &consumer.queue;
@@ -318,9 +298,9 @@ fn leads_back(
         )),
     };
     match problem {
-        Some((grade, text)) => found.add(grade, &queue.queue, text, &mend),
+        Some((grade, text)) => found.add(grade, queue.name(), text, &mend),
         None if values.value("dead-letter-strategy").as_deref() != Some("at-least-once") => found.warn(
-            &queue.queue,
+            queue.name(),
             "the queue dead-letters without confirms: messages are lost while the work queue is \
              full or its node is down",
             "declare the queue as a quorum queue with x-dead-letter-strategy = 'at-least-once' and \
@@ -337,7 +317,7 @@ mod tests {
     use super::{
         super::{
             scene::BrokerSeen,
-            tests::{broker, found_at, found_consumer, start},
+            tests::{Start, broker, found_at, found_consumer, start},
         },
         *,
     };
@@ -346,22 +326,17 @@ mod tests {
     const NONE: &str = "topology = 'none'";
 
     /// A retry queue of a second that others have declared.
-    fn retry(state: QueueState) -> QueueSeen {
-        QueueSeen {
-            queue: "orders.retry.1s".to_owned(),
-            role: Role::Retry(std::time::Duration::from_secs(1)),
-            state,
-            arguments: None,
-            refused: None,
-        }
+    fn retry(start: &Start, standing: Standing) -> SurveyedQueue {
+        let spec = start.settings.consumers["orders"].queue_spec();
+        SurveyedQueue::standing_so(&spec, "orders.retry.1s", standing)
     }
 
-    fn with(queue: QueueSeen, shown: Option<serde_json::Value>) -> BrokerSeen {
+    fn with(queue: SurveyedQueue, shown: Option<serde_json::Value>) -> BrokerSeen {
         let mut broker = broker("4.0", json!({}));
         let seen = found_consumer(&mut broker);
         if let Some(shown) = shown {
             seen.shown
-                .insert(queue.queue.clone(), QueueShown::of(shown));
+                .insert(queue.name().to_owned(), QueueShown::of(shown));
         }
         seen.queues.push(queue);
         broker
@@ -371,9 +346,9 @@ mod tests {
     fn a_retry_queue_gives_its_messages_back_by_its_arguments_or_by_a_policy() {
         let start = start(NONE);
         let told = |arguments: &[(&str, &str)], policy: Option<serde_json::Value>| {
-            let mut queue = retry(QueueState::Exists);
+            let mut queue = retry(&start, Standing::Fits);
             let owned = |(key, value): &(&str, &str)| ((*key).to_owned(), (*value).to_owned());
-            queue.arguments = Some(arguments.iter().map(owned).collect());
+            queue.has = Some(arguments.iter().map(owned).collect());
             let shown = policy.map(|it| json!({ "effective_policy_definition": it }));
             found_at(with(queue, shown), &start, "retry-queues").concat()
         };
@@ -397,12 +372,12 @@ mod tests {
     fn with_none_a_queue_of_another_kind_is_a_failure_only_if_it_is_the_consumers_own() {
         let start = start(NONE);
         let unfit = |queue: &str| {
-            QueueState::Differs(vec![Difference::Unfit {
+            Standing::Differs(vec![Difference::Unfit {
                 queue: queue.to_owned(),
                 why: Unfit::Stream,
             }])
         };
-        let beside = with(retry(unfit("orders.retry.1s")), None);
+        let beside = with(retry(&start, unfit("orders.retry.1s")), None);
         let told = found_at(beside, &start, "queues").concat();
         assert!(told.starts_with("WARN orders.retry.1s: "), "{told}");
         assert!(
@@ -410,7 +385,9 @@ mod tests {
             "{told}"
         );
         let mut own = broker("4.0", json!({}));
-        found_consumer(&mut own).queues[0].state = unfit("orders");
+        let spec = start.settings.consumers["orders"].queue_spec();
+        found_consumer(&mut own).queues[0] =
+            SurveyedQueue::standing_so(&spec, "orders", unfit("orders"));
         let told = found_at(own, &start, "queues").concat();
         assert!(told.starts_with("FAIL orders: "), "{told}");
     }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use crate::{
-    broker::{Access, BrokerError, QueueSeen, QueueShown, Version},
+    broker::{Access, BrokerError, QueueShown, SurveyedQueue, Version},
     certificates::Certificate,
     config::KeyPath,
     handler::{HandlerError, HandlerSettings, Reached},
@@ -117,7 +117,7 @@ pub(super) struct BrokerSeen {
 /// What the broker shows of a consumer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ConsumerSeen {
-    pub(super) queues: Vec<QueueSeen>,
+    pub(super) queues: Vec<SurveyedQueue>,
     /// What the management API shows, by queue.
     pub(super) shown: BTreeMap<String, QueueShown>,
     /// Whether the user may consume the queue.
@@ -135,7 +135,8 @@ pub(super) struct ConsumerSeen {
 #[derive(Clone, Debug)]
 pub(super) struct ExchangeSeen {
     pub(super) exchange: String,
-    pub(super) exists: Option<bool>,
+    /// Whether the worker needs it, and it does not exist.
+    pub(super) is_missing: bool,
     pub(super) bind: Access,
 }
 

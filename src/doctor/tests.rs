@@ -9,7 +9,7 @@ use super::{
     *,
 };
 use crate::{
-    broker::{Access, BrokerError, QueueSeen, QueueShown, QueueState, Role},
+    broker::{Access, BrokerError, QueueShown, Standing, SurveyedQueue},
     certificates::Certificate,
     handler::{HandlerError, Reached},
 };
@@ -106,13 +106,8 @@ fn without_a_broker_the_report_names_the_checks_that_were_not_made() {
 
 /// A broker of this release that has the queue `orders`, described by the management API like this.
 pub(super) fn broker(version: &str, queue: serde_json::Value) -> BrokerSeen {
-    let work = QueueSeen {
-        queue: "orders".to_owned(),
-        role: Role::Work,
-        state: QueueState::Exists,
-        arguments: None,
-        refused: None,
-    };
+    let spec = start("").settings.consumers["orders"].queue_spec();
+    let work = SurveyedQueue::standing_so(&spec, "orders", Standing::Fits);
     let consumer = ConsumerSeen {
         queues: vec![work],
         shown: BTreeMap::from([("orders".to_owned(), QueueShown::of(queue))]),
@@ -128,7 +123,13 @@ pub(super) fn broker(version: &str, queue: serde_json::Value) -> BrokerSeen {
 }
 
 /// What a check finds with such a broker.
-pub(super) fn found_at(broker: BrokerSeen, start: &Start, check: &str) -> Vec<String> {
+pub(super) fn found_at(mut broker: BrokerSeen, start: &Start, check: &str) -> Vec<String> {
+    for (name, seen) in &mut broker.consumers {
+        let spec = start.settings.consumers[name].queue_spec();
+        seen.queues
+            .iter_mut()
+            .for_each(|queue| *queue = queue.under(&spec));
+    }
     let mut scene = Scene::at_start(&start.settings, &start.around);
     scene.broker = broker;
     found_in(&scene, check)

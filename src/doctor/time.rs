@@ -11,7 +11,7 @@ use super::{
     scene::{ConsumerSeen, Scene},
 };
 use crate::{
-    broker::{QueueArgument, Role, Version},
+    broker::{QueueArgument, QueueRole, Version},
     config::KeyPath,
     consumer::ConsumerSettings,
     explain::Schedule,
@@ -157,7 +157,7 @@ fn queue_timeout(scene: &Scene<'_>, found: &mut Found) {
 
 /// The limit of the consumer's queue, as far as the broker shows it: the lower one of argument and policy.
 fn at_broker(version: Option<Version>, seen: &ConsumerSeen) -> Option<Limit> {
-    let queue = seen.queues.iter().find(|it| it.role == Role::Work)?;
+    let queue = seen.queues.iter().find(|it| it.role == QueueRole::Work)?;
     let values = InForce::of(seen, queue);
     let limits = [
         (values.argument(KEY), "x-consumer-timeout of the queue"),

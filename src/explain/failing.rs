@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::{
+    config::nearest,
     consumer::ConsumerSettings,
     handler::HandlerSettings,
     outcome::{Ending, Failure, Outcome},
@@ -36,6 +37,9 @@ pub enum Says {
     Unavailable,
 }
 
+/// The classes that the failures of each handler can have.
+const OF_ALL: [&str; 4] = ["expired", "panic", "timeout", "unroutable-type"];
+
 impl Failing {
     /// How each attempt of the consumer's handler ends.
     pub(super) fn ending(&self, consumer: &ConsumerSettings) -> Ending {
@@ -59,6 +63,37 @@ impl Failing {
             Some("expired") => Ending::Expired { by: Duration::ZERO },
             class => Ending::from(self.outcome(handler, class)),
         }
+    }
+
+    /// Why no failure of the consumer may have this class; `None` if one can.
+    pub(super) fn doubt(&self, consumer: &ConsumerSettings) -> Option<String> {
+        let class = self.class.as_deref()?;
+        let handler = self.handler(consumer)?;
+        let classes = handler.classes();
+        let rules = consumer.retry.rules.iter();
+        let mut known: Vec<&str> = rules.filter_map(|rule| rule.class.as_deref()).collect();
+        known.extend(classes.known);
+        known.extend(OF_ALL);
+        if known.contains(&class) {
+            return None;
+        }
+        let meant = nearest(class, &known);
+        let meant = meant.map(|it| format!(". Did you mean {it:?}?"));
+        if !classes.has_others {
+            let kind = handler.kind();
+            let can = match classes.known {
+                [] => "its handler never fails".to_owned(),
+                known => format!("it has: {}", known.join(", ")),
+            };
+            let or = meant.unwrap_or_else(|| format!("; {can}"));
+            return Some(format!(
+                "no failure of a handler of kind {kind:?} has the class {class:?}{or}"
+            ));
+        }
+        let meant = meant?;
+        Some(format!(
+            "{class:?} is taken for a class that the handler gives{meant}"
+        ))
     }
 
     /// The handler of the message; `None` if no handler takes its type.

@@ -41,6 +41,8 @@ pub struct Explained {
     pub outcome: OutcomeKind,
     /// The class of the failure.
     pub class: Option<String>,
+    /// Why no failure of this consumer may have the class: it is probably misspelt. `None` if one can.
+    pub doubt: Option<String>,
     /// The HTTP status or the exit code.
     pub status: Option<u16>,
     /// How long each attempt runs, in seconds: the timeout, if that ends it. Other attempts count as 0.
@@ -131,6 +133,7 @@ pub fn explain(name: &str, consumer: &ConsumerSettings, failing: &Failing) -> Ex
         dead_letter_queue: consumer.dead_letter_queue(),
         outcome: ending.kind(),
         class: failure.as_ref().map(|failure| failure.class.to_string()),
+        doubt: failing.doubt(consumer),
         status: failure.and_then(|failure| failure.status),
         runs,
         max_age: consumer.retry.max_age,

@@ -213,3 +213,25 @@ fn with_queues_that_others_declare_the_message_waits_in_one_that_there_is() {
         ["1-1: 5s in orders.retry.8s", "2-2: 1m in orders.retry.64s"]
     );
 }
+
+#[test]
+fn a_class_that_nothing_can_give_is_doubted() {
+    let doubt =
+        |lines: &str, class: &str| explain("orders", &consumer(lines), &failing(class)).doubt;
+    let refused = doubt(HTTP, "timout").unwrap();
+    let wanted = "no failure of a handler of kind \"http\" has the class \"timout\". Did you mean \"timeout\"?";
+    assert_eq!(refused, wanted);
+    let far = doubt(HTTP, "no-stock").unwrap();
+    assert!(far.ends_with("has the class \"no-stock\"; it has: http, http-connect, http-echo, http-proxy, http-request, http-timeout, panic, result, timeout"), "{far}");
+    for known in ["timeout", "panic", "expired", "http", "http-connect"] {
+        assert_eq!(doubt(HTTP, known), None, "{known}");
+    }
+    let command = "handler = { kind = 'command', argv = ['/bin/true'] }";
+    assert!(doubt(command, "comand").is_some_and(|it| it.contains("\"command\"")));
+    // Code gives classes of its own, so only one that looks like a known one is doubted.
+    assert_eq!(doubt("", "no-stock"), None);
+    let own = "\"timout\" is taken for a class that the handler gives. Did you mean \"timeout\"?";
+    assert_eq!(doubt("", "timout").as_deref(), Some(own));
+    let rule = "retry.rules = [{ class = 'timout', action = 'retry' }]";
+    assert_eq!(doubt(rule, "timout"), None, "a rule names it");
+}

@@ -44,6 +44,35 @@ pub(super) trait Kind {
     ) -> Option<Outcome> {
         None
     }
+
+    /// The classes of the handler's failures.
+    fn classes(&self) -> Classes {
+        Classes::open(&[])
+    }
+}
+
+/// The classes of a handler's failures, apart from `timeout` and `panic`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Classes {
+    pub(crate) known: &'static [&'static str],
+    /// Whether the user's code gives classes of its own.
+    pub(crate) has_others: bool,
+}
+
+impl Classes {
+    pub(super) const fn open(known: &'static [&'static str]) -> Self {
+        Self {
+            known,
+            has_others: true,
+        }
+    }
+
+    pub(super) const fn closed(known: &'static [&'static str]) -> Self {
+        Self {
+            known,
+            has_others: false,
+        }
+    }
 }
 
 /// The schema of one kind: the schema of its settings, with `kind` as the first property.

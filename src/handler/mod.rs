@@ -26,7 +26,7 @@ pub use function::{FunctionHandler, IntoHandler};
 pub(crate) use http::fuzz_answer;
 pub(crate) use http::{HTTP_CLASSES, proxy_warning};
 pub use http::{HeaderFile, HttpHandler, HttpHandlerSettings};
-pub(crate) use kind::Reached;
+pub(crate) use kind::{Classes, Reached};
 pub use log::{LogHandler, LogHandlerSettings};
 pub use process::{ProcessCheck, ProcessHandler, ProcessHandlerSettings, check_process};
 

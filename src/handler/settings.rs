@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::{Handler, HandlerError, HandlerSettings, Reached, Word};
+use super::{Classes, Handler, HandlerError, HandlerSettings, Reached, Word};
 use crate::{
     config::{Findings, KIND, KeyPath},
     outcome::Outcome,
@@ -35,6 +35,13 @@ impl HandlerSettings {
         retry_after: Option<Duration>,
     ) -> Option<Outcome> {
         self.settings()?.judge(class, status, retry_after)
+    }
+
+    /// The classes of the handler's failures.
+    pub(crate) fn classes(&self) -> Classes {
+        let of_code = Classes::open(&["decode", "error"]);
+        self.settings()
+            .map_or(of_code, |settings| settings.classes())
     }
 
     pub(crate) fn check(&self, findings: &mut Findings, path: &KeyPath) {

@@ -323,10 +323,10 @@ pub(super) async fn drop<B: Reading>(
             queue,
             by,
             dropped = it.changed,
-            ?filter,
+            %filter,
             "dropped dead letters"
         ),
-        Err(error) => warn!(queue, by, ?filter, %error, "dropping dead letters ended early"),
+        Err(error) => warn!(queue, by, %filter, %error, "dropping dead letters ended early"),
     }
     dropped
 }

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use tokio::sync::OnceCell;
-use tracing::info;
 
 use super::{
-    Changed, DeadLettersError, Edit, Filter, Letter, Look, Looked, Replay,
+    Changed, DeadLettersError, Edit, Filter, Imported, Letter, Look, Looked, Plan, Replay,
     change::{self, Report},
-    edit, look, replay,
+    edit, import, look, plan, replay,
 };
 use crate::broker::{
     Broker, BrokerError, BrokerSettings, Links, Rabbit, Reading, TimeoutSettings, Version,
@@ -163,20 +162,30 @@ impl DeadLetters {
         change::drop(&self.desk, filter, limit, by, report).await
     }
 
-    /// Puts a letter that was exported into the queue, and waits for the confirm.
+    /// Says what a replay would do, and changes nothing.
     ///
     /// # Errors
-    /// When the broker does not confirm it.
-    pub async fn import(&self, letter: &super::Archived) -> Result<(), DeadLettersError> {
-        letter.publish(&self.desk).await
+    /// When the queue cannot be read to the end.
+    pub async fn plan(
+        &self,
+        replay: &Replay,
+        report: Report<'_>,
+    ) -> Result<Plan, DeadLettersError> {
+        plan::plan(&self.desk, replay, report).await
     }
 
-    /// Logs an import.
-    pub fn note_import(&self, letters: u64, by: &str) {
-        info!(
-            queue = self.desk.queue,
-            letters, by, "imported dead letters"
-        );
+    /// Puts the letters of an export into the queue, each line one that [`to_line`](super::to_line) wrote.
+    /// `by` says who, for the log.
+    ///
+    /// # Errors
+    /// When the queue does not exist. An import that ends early is no error: see [`Imported::error`].
+    pub async fn import(
+        &self,
+        lines: &[String],
+        by: &str,
+        report: Report<'_>,
+    ) -> Result<Imported, DeadLettersError> {
+        import::import(&self.desk, lines, by, report).await
     }
 
     /// Replaces a letter by its edited copy, which goes to the end of the queue. If the report stops it

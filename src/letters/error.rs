@@ -1,5 +1,6 @@
 //! Why a command for dead letters fails.
 
+use super::NotALetter;
 use crate::broker::{BrokerError, PublishError};
 
 /// Why a command for messages fails. The messages that it held are in their queue again.
@@ -43,6 +44,9 @@ pub enum DeadLettersError {
         /// Why the copy failed.
         error: PublishError,
     },
+    /// A line of an import is no letter.
+    #[error(transparent)]
+    NotALetter(#[from] NotALetter),
     /// A letter cannot be published.
     #[error("letter {id:?} was not published: {error}")]
     NotPublished {

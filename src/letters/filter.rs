@@ -1,11 +1,11 @@
 //! Which letters a command means.
 
-use std::{str::FromStr, time::SystemTime};
+use std::{fmt, str::FromStr, time::SystemTime};
 
 use serde_json::Value;
 
 use super::Letter;
-use crate::text::cut;
+use crate::text::{cut, rfc3339};
 
 /// The bytes of an error that a search for a text covers. A line of a look keeps no more, so a search in
 /// the queue finds the letters that a search in a look has found.
@@ -103,6 +103,30 @@ impl Filter {
     }
 }
 
+/// The filter in words, for the log: `group 9f86d081, since 2026-11-27T09:00:00.000Z`.
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lists = [
+            ("id", &self.ids),
+            ("group", &self.groups),
+            ("reason", &self.reasons),
+            ("type", &self.types),
+        ];
+        let lists = lists.into_iter().filter(|(_, values)| !values.is_empty());
+        let lists = lists.map(|(name, values)| format!("{name} {}", values.join(" or ")));
+        let times = [("since", self.since), ("before", self.before)].into_iter();
+        let times = times.filter_map(|(name, at)| Some(format!("{name} {}", rfc3339(at?))));
+        let texts = [("text", &self.text), ("body hash", &self.body_hash)].into_iter();
+        let texts = texts.filter_map(|(name, text)| Some(format!("{name} {:?}", text.as_ref()?)));
+        let matches = self.matches.iter().map(Match::to_string);
+        let all: Vec<_> = lists.chain(times).chain(texts).chain(matches).collect();
+        match all.as_slice() {
+            [] => f.write_str("all letters"),
+            parts => f.write_str(&parts.join(", ")),
+        }
+    }
+}
+
 /// A value that a letter must have: `NAME=VALUE` for a header, `/POINTER=VALUE` for a place in a
 /// JSON body (RFC 6901).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,6 +155,13 @@ impl FromStr for Match {
         };
         let value = value.to_owned();
         Ok(Self { place, value })
+    }
+}
+
+impl fmt::Display for Match {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Place::Header(place) | Place::Body(place)) = &self.place;
+        write!(f, "{place}={}", self.value)
     }
 }
 
@@ -164,5 +195,28 @@ impl Match {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    #[test]
+    fn a_filter_is_told_in_words() {
+        assert_eq!(Filter::default().to_string(), "all letters");
+        let filter = Filter {
+            ids: vec!["order-1".to_owned(), "order-2".to_owned()],
+            reasons: vec!["max-attempts".to_owned()],
+            since: Some(UNIX_EPOCH + Duration::from_secs(1_764_234_000)),
+            text: Some("card was".to_owned()),
+            matches: vec!["tenant=acme".parse().unwrap(), "/id=17".parse().unwrap()],
+            ..Filter::default()
+        };
+        let words = "id order-1 or order-2, reason max-attempts, since 2025-11-27T09:00:00.000Z, \
+                     text \"card was\", tenant=acme, /id=17";
+        assert_eq!(filter.to_string(), words);
     }
 }

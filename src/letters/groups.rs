@@ -5,11 +5,11 @@ use std::{collections::HashMap, time::SystemTime};
 use serde::Serialize;
 
 use super::Summary;
-use crate::text::{as_rfc3339_or_null, cut};
+use crate::text::{as_rfc3339_or_null, ends};
 
-/// The longest error text that a group keeps, in bytes: a queue may hold very many different
-/// errors.
-const ERROR_ROOM: usize = 300;
+/// What a group keeps of a long error, in bytes: of its beginning, and of its end. A queue may hold very many
+/// different errors.
+const ERROR_ROOM: (usize, usize) = (200, 100);
 
 /// Letters with the same cause.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -54,7 +54,7 @@ impl Groups {
             group: letter.group.clone(),
             reason: letter.reason.clone(),
             kind: letter.kind.clone(),
-            error: cut(&letter.error, ERROR_ROOM).to_owned(),
+            error: ends(&letter.error, ERROR_ROOM.0, ERROR_ROOM.1).into_owned(),
             count: 0,
             share: 0.0,
             first: letter.failed_at,

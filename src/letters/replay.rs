@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{
         Mutex,
         atomic::{AtomicU64, Ordering},
@@ -55,6 +56,15 @@ pub enum Target {
     Source,
     /// To this queue.
     Queue(String),
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source => f.write_str("the queue of each letter"),
+            Self::Queue(queue) => f.write_str(queue),
+        }
+    }
 }
 
 /// What to replay.
@@ -218,7 +228,10 @@ pub(super) async fn replay<B: Reading>(
 ) -> Result<Changed, DeadLettersError> {
     let Replay { run, by, .. } = replay;
     let queue = &desk.queue;
-    info!(queue, run, by, target = ?replay.target, canary = ?replay.canary, "replaying dead letters");
+    info!(
+        queue, run, by, filter = %replay.filter, to = %replay.target,
+        canaries = replay.canary.map(|it| it.letters), "replaying dead letters"
+    );
     let replayed = match replay.canary {
         None => run_all(desk, replay, None, report)
             .await
@@ -227,15 +240,15 @@ pub(super) async fn replay<B: Reading>(
     };
     match &replayed {
         Ok(it) => {
-            let canaries = it.canaries.as_ref().map(|it| (it.succeeded, it.sent));
-            let (replayed, kept) = (it.changed, it.kept());
+            let canaries = it.canaries.as_ref();
             info!(
                 queue,
                 run,
                 by,
-                replayed,
-                kept,
-                ?canaries,
+                replayed = it.changed,
+                kept = it.kept(),
+                canaries = canaries.map(|it| it.sent),
+                canaries_succeeded = canaries.map(|it| it.succeeded),
                 "replayed dead letters"
             );
         }

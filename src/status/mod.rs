@@ -1,6 +1,7 @@
 //! Reports of a consumer: figures, state, outcomes, messages in flight. Lanes and paths write them,
 //! telemetry exports them, and the admin server serves them.
 
+mod acks;
 mod backlog;
 mod counters;
 mod durations;
@@ -8,6 +9,7 @@ mod figures;
 mod health;
 mod in_flight;
 mod ledger;
+mod outcome_record;
 mod outcomes;
 mod process;
 mod report;
@@ -22,7 +24,7 @@ pub(crate) use in_flight::Window;
 pub use in_flight::{DeliveryId, InFlight, InFlightPage, InvalidDeliveryId};
 pub(crate) use ledger::End;
 pub use ledger::Ledger;
-pub use outcomes::OutcomeRecord;
+pub use outcome_record::OutcomeRecord;
 pub(crate) use outcomes::Outcomes;
 pub(crate) use process::{admin_refused, note_admin_refused};
 pub use report::{ConsumerReport, ConsumerReports};

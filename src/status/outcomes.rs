@@ -6,19 +6,15 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
-use serde::{Serialize, Serializer};
-use utoipa::ToSchema;
-
+use super::{OutcomeRecord, acks::Acks};
 use crate::{
-    clock, dead_letters,
     flight::Flight,
     lock::lock,
     outcome::{Ending, OutcomeKind},
     policy::{Settlement, SettlementKind},
-    text::{as_rfc3339, cut, fingerprint},
 };
 
 /// The most failures kept for each consumer.
@@ -29,70 +25,6 @@ const OTHERS: usize = 100;
 const TOKENS: u32 = 5;
 /// Ticks of a lane in a second.
 const TICKS: u32 = 4;
-/// The most bytes kept of an error's text.
-const ERROR_ROOM: usize = 500;
-
-/// The outcome of one handler run, and the settlement that followed.
-#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
-#[schema(as = Outcome)]
-#[non_exhaustive]
-pub struct OutcomeRecord {
-    /// The number of the outcome, in the order in which the worker kept them.
-    pub seq: u64,
-    /// When the run ended.
-    #[serde(serialize_with = "as_rfc3339")]
-    #[schema(value_type = String, format = DateTime)]
-    pub at: SystemTime,
-    /// The consumer.
-    pub consumer: String,
-    /// The message's `message-id` property.
-    pub id: Option<String>,
-    /// The message's `type` property.
-    #[serde(rename = "type")]
-    pub message_type: Option<String>,
-    /// The number of the attempt, from 1.
-    pub attempt: u32,
-    /// The kind of outcome.
-    pub kind: OutcomeKind,
-    /// The settlement. A retry or dead letter that cannot be published is returned later.
-    pub settlement: SettlementKind,
-    /// The delay before the next attempt, if there is one.
-    #[serde(rename = "retry_seconds", serialize_with = "as_seconds")]
-    #[schema(value_type = Option<f64>)]
-    pub retry: Option<Duration>,
-    /// Why the message was dead-lettered, if it was.
-    pub reason: Option<&'static str>,
-    /// The failure's class.
-    pub class: Option<String>,
-    /// The failure's status, such as the status of an HTTP response.
-    pub status: Option<u16>,
-    /// The failure's text, or why the message was dropped; at most 500 bytes.
-    pub error: Option<String>,
-    /// The cause of a failure, as `lapwing dead groups` names it: a hash of its class and its text.
-    /// Failures that differ only in numbers and ids have the same cause.
-    pub cause: Option<String>,
-    /// The retry queue in which the next attempt waits, if it waits at the broker.
-    pub retry_queue: Option<String>,
-    /// When the worker received the delivery.
-    #[serde(serialize_with = "as_rfc3339")]
-    #[schema(value_type = String, format = DateTime)]
-    pub received_at: SystemTime,
-    /// How long the message was at the broker before this delivery: since it was parked, or since it was
-    /// published if this is its first delivery. Nothing if the message does not say so.
-    #[serde(rename = "queued_seconds", serialize_with = "as_seconds")]
-    #[schema(value_type = Option<f64>)]
-    pub queued: Option<Duration>,
-    /// How long the handler ran; nothing if no handler ran.
-    #[serde(rename = "handling_seconds", serialize_with = "as_seconds")]
-    #[schema(value_type = Option<f64>)]
-    pub handling: Option<Duration>,
-    /// The id of the trace that the message belongs to.
-    pub trace_id: Option<String>,
-}
-
-fn as_seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    time.map(|time| time.as_secs_f64()).serialize(serializer)
-}
 
 /// The last outcomes of a worker. All clones share one store.
 #[derive(Clone, Debug, Default)]
@@ -126,6 +58,7 @@ impl Outcomes {
             consumer: name.into(),
             tokens: AtomicU32::new(TOKENS),
             ticks: AtomicU32::new(0),
+            acks: Acks::default(),
         }
     }
 
@@ -208,6 +141,7 @@ pub(crate) struct ConsumerOutcomes {
     /// costs a single atomic load.
     tokens: AtomicU32,
     ticks: AtomicU32,
+    acks: Acks,
 }
 
 impl ConsumerOutcomes {
@@ -217,6 +151,12 @@ impl ConsumerOutcomes {
         if ticks % TICKS == TICKS - 1 {
             self.tokens.store(TOKENS, Ordering::Relaxed);
         }
+        self.acks.tick();
+    }
+
+    /// Which messages the consumer has acked.
+    pub(crate) fn acks(&self) -> &Acks {
+        &self.acks
     }
 
     fn has_token(&self) -> bool {
@@ -228,8 +168,8 @@ impl ConsumerOutcomes {
                 .is_ok()
     }
 
-    /// Keeps every failure, and a few of the other outcomes each second. `rung` gives the retry queue for a
-    /// delay.
+    /// Keeps every failure, a few of the other outcomes each second, and the id of each message that is acked.
+    /// `rung` gives the retry queue for a delay.
     pub(crate) fn note(
         &self,
         flight: &Flight,
@@ -237,86 +177,23 @@ impl ConsumerOutcomes {
         settlement: &Settlement,
         rung: impl FnOnce(&Settlement) -> Option<String>,
     ) {
+        if settlement.kind() == SettlementKind::Ack
+            && let Some(id) = flight.message.id()
+        {
+            self.acks.note(id);
+        }
         if !ending.kind().is_routine() || self.has_token() {
-            let mut record = record(&self.consumer, flight, ending, settlement);
+            let mut record = OutcomeRecord::of(&self.consumer, flight, ending, settlement);
             record.retry_queue = rung(settlement);
             self.all.keep(record);
         }
     }
 }
 
-fn record(
-    consumer: &str,
-    flight: &Flight,
-    ending: &Ending,
-    settlement: &Settlement,
-) -> OutcomeRecord {
-    let failure = ending.failure();
-    let error = failure.as_ref().map(|failure| failure.error.as_str());
-    let error = error.or_else(|| ending.drop_reason());
-    OutcomeRecord {
-        seq: 0,
-        at: clock::now(),
-        consumer: consumer.to_owned(),
-        id: flight.message.id().map(str::to_owned),
-        message_type: flight.message.message_type().map(str::to_owned),
-        attempt: flight.attempt(),
-        kind: ending.kind(),
-        settlement: settlement.kind(),
-        retry: match settlement {
-            Settlement::Retry { after, .. } | Settlement::Defer { after } => Some(*after),
-            _ => None,
-        },
-        reason: match settlement {
-            Settlement::DeadLetter { reason } => Some(reason.name()),
-            _ => None,
-        },
-        class: failure
-            .as_ref()
-            .map(|failure| dead_letters::class(failure).to_owned()),
-        status: failure.as_ref().and_then(|failure| failure.status),
-        error: error.map(|error| cut(error, ERROR_ROOM).to_owned()),
-        cause: failure
-            .as_ref()
-            .map(|failure| fingerprint(&failure.class, &failure.error)),
-        retry_queue: None,
-        received_at: flight.received_at(),
-        queued: flight.queued(),
-        handling: flight.handled_for(),
-        trace_id: flight.trace_id(),
-    }
-}
-
-#[cfg(test)]
-impl OutcomeRecord {
-    /// A record for tests.
-    pub(crate) fn sample(kind: OutcomeKind, settlement: SettlementKind) -> Self {
-        Self {
-            seq: 0,
-            at: SystemTime::UNIX_EPOCH,
-            consumer: "orders".to_owned(),
-            id: None,
-            message_type: None,
-            attempt: 1,
-            kind,
-            settlement,
-            retry: Some(Duration::from_millis(1500)),
-            reason: None,
-            class: None,
-            status: None,
-            error: None,
-            cause: None,
-            retry_queue: None,
-            received_at: SystemTime::UNIX_EPOCH,
-            queued: None,
-            handling: None,
-            trace_id: None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn kept(consumer: &str, kind: OutcomeKind) -> OutcomeRecord {
@@ -379,14 +256,5 @@ mod tests {
             consumer.tick();
             assert_eq!(through(), TOKENS as usize);
         }
-    }
-
-    #[test]
-    fn times_are_rfc_3339_and_durations_seconds() {
-        let json = serde_json::to_value(kept("a", OutcomeKind::TimedOut)).unwrap();
-        assert_eq!(json["at"], "1970-01-01T00:00:00.000Z");
-        assert_eq!(json["retry_seconds"], 1.5);
-        assert_eq!(json["kind"], "timed-out");
-        assert!(json["handling_seconds"].is_null());
     }
 }

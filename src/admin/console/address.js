@@ -18,7 +18,8 @@ export function toDead(consumer) {
   return document.getElementById("dead") ? `#dead/${encodeURIComponent(consumer)}` : null;
 }
 
-function decode(text) {
+/** A part of a hash as a text; as it is if it cannot be decoded. */
+export function decode(text) {
   try {
     return decodeURIComponent(text);
   } catch {

@@ -2,8 +2,8 @@
 
 import { Chart, CHARTS } from "./charts.js";
 import { byId, groups, h, mark, say, show, stranger, Table } from "./dom.js";
-import { change as growth, count, duration, NONE, percent, rate, visible, words } from "./format.js";
-import { behind, failing, markOf, whyBehind } from "./health.js";
+import { change as growth, count, duration, NONE, percent, rate, visible } from "./format.js";
+import { behind, markOf, stateOf, whyBehind } from "./health.js";
 import { toDead } from "./address.js";
 import { Poll } from "./stream.js";
 import { change } from "./token.js";
@@ -139,14 +139,12 @@ export class ConsumerView {
       place.replaceChildren(mark(kind), h("strong"), " ", h("span", { class: "aside" }));
     }
     const isPaused = consumer.state === "paused";
-    const notes = [
-      `for ${duration(this.store.since(consumer.since))}`,
-      isPaused ? ", on purpose" : "",
-      failing(consumer) ? "; most of its handler runs fail" : "",
-    ];
-    say(place.children[1], behind(consumer) ?? words(consumer.state));
-    // A consumer consumes for longer than it has been behind.
-    say(place.children[2], behind(consumer) ? "" : notes.join(""));
+    const isFailing = consumer.state === "consuming" && consumer.failing;
+    const since = `for ${duration(this.store.since(consumer.since))}${isPaused ? ", on purpose" : ""}`;
+    const runs = `${count(consumer.recent.failed)} of ${count(consumer.recent.failed + consumer.recent.succeeded)} handler runs of the last minute failed`;
+    say(place.children[1], stateOf(consumer));
+    // A consumer consumes for longer than it has been behind or failing.
+    say(place.children[2], isFailing ? runs : behind(consumer) ? "" : since);
     const reason = isPaused ? "" : consumer.reason ?? "";
     const why = [visible(reason), whyBehind(consumer)].filter(Boolean).join(" ");
     const reasonPlace = byId("consumer-reason");
@@ -194,7 +192,7 @@ export class ConsumerView {
       ...(this.store.consumers.size === 1 ? [] : [["Over the last 10\u202fs", [
         ["Received", rate(rates.received)],
         ["Succeeded", rate(rates.succeeded)],
-        ["Failed", rate(rates.failed), failing(consumer) ? "bad" : ""],
+        ["Failed", rate(rates.failed), consumer.failing ? "bad" : ""],
       ]]]),
       ["Since the start", [
         ["Handler", consumer.handler ?? NONE],

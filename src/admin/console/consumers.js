@@ -3,7 +3,7 @@
 import { Spark } from "./charts.js";
 import { byId, h, mark, say, show, stranger, Table } from "./dom.js";
 import { change, count, duration, rate, visible } from "./format.js";
-import { behind, failing, markOf, stateOf, urgency } from "./health.js";
+import { behind, markOf, stateOf } from "./health.js";
 import { toDead } from "./address.js";
 import { ask } from "./stream.js";
 import { change as request } from "./token.js";
@@ -12,7 +12,7 @@ const ORDER_HOLDS = 5000; // ms between changes of order, so that rows do not mo
 const SPARK_EVERY = 5000; // ms; one pixel of a spark covers more than a second
 
 const ORDERS = {
-  attention: { title: "attention first", by: (consumer) => urgency(consumer), up: true },
+  attention: { title: "attention first", by: ({ need }) => need, up: true },
   name: { title: "name", by: () => 0, up: true },
   ready: { title: "ready", by: ({ backlog }) => backlog.ready ?? -1 },
   growth: { title: "growth", by: ({ backlog }) => backlog.growth ?? -Infinity },
@@ -109,7 +109,7 @@ export class ConsumersView {
       number("growth", "Growth", ({ backlog }) => change(backlog.growth), (consumer) => (behind(consumer) ? "late" : "")),
       number("oldest", "Oldest", ({ backlog }) => duration(backlog.oldest_seconds)),
       number("received", "Received", ({ rates }) => rate(rates.received)),
-      number("failed", "Failed", ({ rates }) => rate(rates.failed), (consumer) => (failing(consumer) ? "bad" : "")),
+      number("failed", "Failed", ({ rates }) => rate(rates.failed), (consumer) => (consumer.failing ? "bad" : "")),
       { title: "Throughput, 5 min", class: "spark", fill: (cell, _, row) => this.#spark(cell, row, ["failed", "received"], 1) },
       number("p50", "Median", ({ latency }) => duration(latency.p50_seconds)),
       number("p95", "95th", ({ latency }) => duration(latency.p95_seconds)),

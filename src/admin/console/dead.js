@@ -7,23 +7,22 @@
 // A job gets the question that the lists on the page have answered, and not what the fields say at the click:
 // the user decides by what the page shows.
 
+import { decode } from "./address.js";
 import { askDrop, askEdit, askReplay } from "./dead_dialogs.js";
 import { download, JobView } from "./dead_job.js";
 import { LetterView } from "./dead_letter.js";
 import { cost, letters } from "./dead_parts.js";
-import { isSame, only, query, selection } from "./dead_select.js";
-import { causeColumns, letterColumns } from "./dead_tables.js";
-import { byId, h, say, show, Table } from "./dom.js";
+import { Lists, PAGE } from "./dead_lists.js";
+import { isSame, only, query, selection, those } from "./dead_select.js";
+import { Ticks } from "./dead_ticks.js";
+import { byId, h, say, show } from "./dom.js";
 import { clock, count, duration, visible } from "./format.js";
 import { ask, Poll, Refused } from "./stream.js";
 import { change } from "./token.js";
 
-const PAGE = 50;
 const CAUSES = 200;
 const TYPING = 250; // ms
 const LOST_JOB = "The job is not known any more: the worker has restarted. Look again to see what is left.";
-/** What the lists show without an answer. */
-const NONE = { groups: { groups: [], causes: 0, letters: 0, of: null }, page: { letters: [], total: 0, next: null } };
 
 export class DeadView {
   #open = false;
@@ -46,8 +45,11 @@ export class DeadView {
     this.jobView = new JobView(() => this.#open && live(), (job) => this.#ended(job));
     const choose = (it) => this.#choose(isSame(this.#cause, it) ? null : it);
     const replay = (it) => this.#replay(selection({ ...it.of, cause: it }), `The letters of one cause, as far as they are chosen above, and those that have come since: ${visible(it.error)}`, it.count, 3);
-    this.groups = new Table(byId("dead-groups"), "Dead letters by cause, most frequent first", causeColumns(choose, replay));
-    this.letters = new Table(byId("dead-letters"), "Dead letters", letterColumns());
+    this.ticks = new Ticks({
+      changed: () => this.#show(),
+      full: (most) => say(byId("dead-answer"), `At most ${most} letters can be ticked. Choose more by the search.`),
+    });
+    this.lists = new Lists({ choose, replay, ticks: this.ticks });
     this.depth = new Poll({
       period: 5000,
       // Letters that a job holds do not count as ready.
@@ -78,9 +80,14 @@ export class DeadView {
     on("dead-previous", "click", () => this.#turn(-1));
     on("dead-next", "click", () => this.#turn(1));
     const page = (act) => () => { if (this.#page) act(this.#page); };
-    on("dead-replay", "click", page((it) => this.#replay(selection(it.of), this.#what(it), it.total, 3)));
-    on("dead-drop", "click", page((it) => this.#drop(selection(it.of), this.#what(it), it.total)));
-    on("dead-export", "click", () => this.#export());
+    on("dead-replay", "click", page((it) => this.#replay(...this.#chosen(it))));
+    on("dead-drop", "click", page((it) => this.#drop(...this.#chosen(it))));
+    on("dead-export", "click", page((it) => this.#export(...this.#chosen(it))));
+    on("dead-untick", "click", () => {
+      this.ticks.clear();
+      this.#show();
+      byId("dead-letters-title").focus({ preventScroll: true });
+    });
     const letter = (act) => () => { if (this.letterView.letter()) act(this.letterView.letter()); };
     on("dead-letter-replay", "click", letter((it) => this.#replay(only(it), `The letter ${visible(it.summary.id)}.`, 1, it.summary.replays)));
     on("dead-letter-drop", "click", letter((it) => this.#drop(only(it), `The letter ${visible(it.summary.id)}.`, 1)));
@@ -148,6 +155,7 @@ export class DeadView {
     this.#desk = this.#groups = this.#page = this.#depth = null;
     this.#behind = [null];
     this.#cause = null;
+    this.ticks.clear();
     byId("dead-text").value = "";
     byId("dead-since").value = "";
     byId("dead-match").value = "";
@@ -233,6 +241,8 @@ export class DeadView {
       return;
     }
     const asked = (this.#filters += 1);
+    // Nobody sees what is ticked and does not fit.
+    this.ticks.clear();
     const of = this.#fields();
     const groups = await this.#ask(`dead/${encodeURIComponent(this.#consumer)}/groups?${query(of, { limit: CAUSES })}`);
     if (asked !== this.#filters) return;
@@ -259,6 +269,7 @@ export class DeadView {
   }
 
   #choose(it) {
+    this.ticks.clear();
     this.#cause = it && { group: it.group, reason: it.reason };
     this.#behind = [null];
     this.#fetchPage();
@@ -298,6 +309,13 @@ export class DeadView {
     this.#start("look", { select: match ? { match: [match] } : {} });
   }
 
+  /** The letters that are ticked, or else all that fit: the selection, in words, how many, and the most replays. */
+  #chosen(page) {
+    const ids = this.ticks.ids();
+    if (ids.length) return [those(ids), `The ${letters(ids.length)} that you have ticked. A letter with the id of a ticked one counts too.`, ids.length, this.ticks.replays()];
+    return [selection(page.of), this.#what(page), page.total, 3];
+  }
+
   /** The letters of a page, for people. */
   #what({ of, total }) {
     const { look, queue } = this.#desk;
@@ -324,10 +342,9 @@ export class DeadView {
     if (text !== null) await this.#start("edit", { id, from: body.hash, text });
   }
 
-  async #export() {
-    if (!this.#page?.total || !this.store.worker?.can_change || this.jobView.isBusy()) return;
+  async #export({ select = {} }, _what, number) {
+    if (!number || !this.store.worker?.can_change || this.jobView.isBusy()) return;
     const consumer = this.#consumer;
-    const { select = {} } = selection(this.#page.of);
     say(byId("dead-answer"), "Exporting…");
     const begun = async () => {
       const desk = await this.#ask(`dead/${encodeURIComponent(consumer)}`);
@@ -383,39 +400,8 @@ export class DeadView {
     say(byId("dead-empty"), "Nobody has looked at these letters since the worker started, or the look is too long ago.");
     this.#showCount();
     if (!lists) return;
-    this.#showGroups(can);
-    this.#showLetters(can);
-  }
-
-  #showGroups(can) {
-    const { groups, causes, letters: all, of } = this.#groups ?? NONE.groups;
-    this.groups.update(groups.map((it) => ({ ...it, all, can, of, chosen: isSame(this.#cause, it) })), ({ group, reason }) => `${group} ${reason}`, () => byId("dead-groups-title").focus());
-    say(byId("dead-groups-count"), causes > groups.length ? `${count(groups.length)} of ${count(causes)} causes` : `${count(causes)} ${causes === 1 ? "cause" : "causes"}`);
-  }
-
-  #showLetters(can) {
-    const { letters: rows, total, next } = this.#page ?? NONE.page;
-    this.letters.update(rows.map((row, index) => ({ ...row, index, consumer: this.#consumer })), ({ id, failed_at: at, index }) => `${id} ${at} ${index}`, () => byId("dead-letters-title").focus());
-    say(byId("dead-letters-count"), count(total));
-    show(byId("dead-all-causes"), this.#cause !== null);
-    byId("dead-newest").setAttribute("aria-pressed", String(this.#newest));
-    byId("dead-oldest").setAttribute("aria-pressed", String(!this.#newest));
-    const from = (this.#behind.length - 1) * PAGE;
-    say(byId("dead-where"), rows.length ? `${count(from + 1)}–${count(from + rows.length)} of ${count(total)}` : this.#page ? "none fits" : "");
-    const button = (id, possible) => byId(id).setAttribute("aria-disabled", String(!possible));
-    button("dead-previous", this.#behind.length > 1);
-    button("dead-next", next !== null);
-    for (const id of ["dead-replay", "dead-drop", "dead-export"]) button(id, can && total > 0);
-    say(byId("dead-replay"), total ? `Replay ${letters(total)}…` : "Replay…");
-    say(byId("dead-drop"), total ? `Drop ${letters(total)}…` : "Drop…");
-    show(byId("dead-letters"), rows.length > 0);
-  }
-}
-
-function decode(text) {
-  try {
-    return decodeURIComponent(text);
-  } catch {
-    return text;
+    this.lists.show({
+      groups: this.#groups, page: this.#page, cause: this.#cause, newest: this.#newest, behind: this.#behind.length - 1, can, consumer: this.#consumer,
+    });
   }
 }

@@ -6,8 +6,8 @@ import { letters } from "./dead_parts.js";
 import { Poll, Refused } from "./stream.js";
 import { change, withToken } from "./token.js";
 
-const DOES = { look: "Looking", show: "Reading a letter", export: "Exporting", replay: "Replaying", edit: "Editing", drop: "Dropping" };
-const DID = { replay: "Replayed", edit: "Edited", drop: "Dropped" };
+const DOES = { look: "Looking", show: "Reading a letter", export: "Exporting", "dry-run": "A dry run", import: "Importing", replay: "Replaying", edit: "Editing", drop: "Dropping" };
+const DID = { replay: "Replayed", edit: "Edited", drop: "Dropped", import: "Imported", "dry-run": "A dry run" };
 const DETAILS = 20;
 
 /** Follows a job. Calls `ended` once when it has ended, or with `null` when the worker does not know it. */
@@ -103,13 +103,15 @@ function progressOf({ kind, progress: { total, canaries } }) {
   if (canaries) {
     return `Waiting for ${count(canaries.sent)} ${canaries.sent === 1 ? "canary" : "canaries"}: ${count(canaries.succeeded)} succeeded, ${count(canaries.known - canaries.succeeded)} did not.`;
   }
-  return `${DOES[kind]}${total ? `: ${letters(total)} in the queue` : ""}…`;
+  const where = kind === "import" ? "" : " in the queue";
+  return `${DOES[kind]}${total ? `: ${letters(total)}${where}` : ""}…`;
 }
 
 function resultOf({ kind, state, result, error, ended_at: ended }) {
   const at = `${clock(new Date(ended))}: `;
   if (state === "failed") return `${at}${DOES[kind]} failed: ${visible(error)}.`;
-  const stopped = state === "stopped" ? " It was stopped before the end of the queue." : "";
+  const stopped = state === "stopped" ? ` It was stopped before the end${kind === "import" ? "" : " of the queue"}.` : "";
+  if (kind === "dry-run") return `${at}${DID[kind]}: ${letters(result.selected)} selected, nothing changed.${stopped}`;
   if (!DID[kind]) return `${at}${DOES[kind]} was stopped.`;
   const canaries = result.canaries;
   const unconfirmed = canaries && canaries.succeeded === canaries.sent && state !== "stopped" ? ", and the copy of one was not confirmed" : "";
@@ -121,6 +123,7 @@ function resultOf({ kind, state, result, error, ended_at: ended }) {
 function detailsOf({ result }) {
   if (!result) return [];
   const kept = Object.entries(result.kept).map(([why, n]) => h("li", {}, `${letters(n)} stayed: `, stranger(why)));
+  const to = Object.entries(result.targets ?? {}).map(([queue, n]) => h("li", {}, `${letters(n)} would go to `, stranger(queue)));
   const { failed = [], silent = [], lost } = result.canaries ?? {};
   const after = { retry: ", will be retried", "dead-letter": ", is a dead letter again" };
   const ill = failed.map((it) => h("li", {}, stranger(it.id, { class: "code" }), `: ${words(it.outcome)}${after[it.settlement] ?? ""}${it.error ? ": " : ""}`, stranger(it.error, { class: "error" })));
@@ -128,7 +131,7 @@ function detailsOf({ result }) {
   const why = silent.length
     ? [h("li", { class: "aside" }, lost ? `The wait was cut short: ${visible(lost)}.` : "Does a worker consume the queue? Workers of older versions, and of users that are not trusted (broker.trusted_users), report nothing.")]
     : [];
-  return [...kept, ...ill, ...mute, ...why];
+  return [...to, ...kept, ...ill, ...mute, ...why];
 }
 
 /** Exports these letters as a file. Calls `begun` when the job runs. Returns the length of the file. */

@@ -24,6 +24,11 @@ export function selection({ text, since, cause, look }) {
   return Object.keys(select).length ? { select } : { all: true };
 }
 
+/** The letters with these ids. */
+export function those(ids) {
+  return { select: { ids } };
+}
+
 /** The letter that the page shows. Others may have its id. */
 export function only({ summary: { id }, body: { hash } }) {
   return { select: { ids: [id], body_hash: hash }, limit: 1 };

@@ -34,7 +34,9 @@ function cause(cell, it, row, choose) {
   const [button, about] = cell.children;
   button.setAttribute("aria-pressed", String(it.chosen));
   row.classList.toggle("chosen", it.chosen);
-  say(button.firstChild, visible(it.kind ? `${it.kind}: ${it.error}` : it.error));
+  const error = visible(it.kind ? `${it.kind}: ${it.error}` : it.error);
+  say(button.firstChild, error);
+  button.title = error;
   say(about.firstChild, `${words(visible(it.reason))}${it.source_queue ? ` from ${visible(it.source_queue)}` : ""} `);
   say(about.lastChild, visible(it.group.slice(0, 8)));
 }
@@ -48,10 +50,13 @@ function when(cell, it) {
 }
 
 /** The columns of the letters. */
-export function letterColumns() {
+export function letterColumns(ticks) {
   const once = (fill) => (cell, item) => { if (!cell.firstChild) cell.append(...fill(item)); };
   return [
-    { title: "Dead-lettered", class: "name time", fill: once(({ failed_at: at }) => [moment(at)]) },
+    { title: "Dead-lettered", class: "name time", head: h("label", {}, ticks.all, " Dead-lettered"), fill: (cell, item) => {
+      ticks.fill(cell, item);
+      if (!cell.querySelector("time, span")) cell.append(moment(item.failed_at));
+    } },
     { title: "Message", class: "message", fill: once(({ consumer, id, type }) => [
       idOf(id, `#dead/${encodeURIComponent(consumer)}/${encodeURIComponent(id)}`),
       h("div", { class: "aside" }, typeOf(type) ?? ""),

@@ -2,35 +2,20 @@
 
 import { words } from "./format.js";
 
-const DOWN = { connecting: 0, held: 0, stopped: 0, draining: 1 };
+/** The states in which a consumer takes no messages, against its will. */
+const DOWN = new Set(["connecting", "held", "stopped", "draining"]);
 
 /** The loads that do not keep up, and what the page calls them. */
 const BEHIND = { "at-limit": "at its limit", growing: "falling behind" };
-
-const URGENCY = { ...DOWN, "service-down": 1, "service-unknown": 3, paused: 3 };
-
-const FEW = 3; // fewer failures than this never count as failing
-
-/** Whether at least half of a consumer's handler runs in the last minute failed. */
-export function failing({ recent }) {
-  return recent.failed >= FEW && recent.failed >= recent.succeeded;
-}
 
 /** What to call a consumer that takes messages and does not keep up with its queue; else `null`. */
 export function behind({ state, backlog }) {
   return state === "consuming" ? BEHIND[backlog.load] ?? null : null;
 }
 
-/** The urgency of a consumer: 0 comes first. */
-export function urgency(consumer) {
-  if (consumer.state in URGENCY) return URGENCY[consumer.state];
-  if (failing(consumer)) return 2;
-  return { "at-limit": 2.3, growing: 2.6 }[consumer.backlog.load] ?? 4;
-}
-
 /** The word for a consumer's state. */
 export function stateOf(consumer) {
-  if (consumer.state === "consuming" && failing(consumer)) return "failing";
+  if (consumer.state === "consuming" && consumer.failing) return "failing";
   return behind(consumer) ?? words(consumer.state);
 }
 
@@ -49,7 +34,7 @@ export function whyBehind({ state, backlog }) {
 
 /** The class of a consumer's mark, which sets shape and colour. */
 export function markOf(consumer) {
-  if (consumer.state === "consuming") return failing(consumer) ? "bad" : behind(consumer) ? "note" : "good";
+  if (consumer.state === "consuming") return consumer.failing ? "bad" : behind(consumer) ? "note" : "good";
   return { paused: "paused", draining: "note", "service-unknown": "note", stopped: "off" }[consumer.state] ?? "bad";
 }
 
@@ -74,7 +59,7 @@ export function verdict(worker, consumers) {
   if (worker.draining) {
     return { level: "note", word: "Draining", text: draining(worker), consumers: [] };
   }
-  const down = consumers.filter((consumer) => consumer.state in DOWN);
+  const down = consumers.filter((consumer) => DOWN.has(consumer.state));
   if (down.length) {
     const text = `${down.length} of ${consumersOf(all)} ${down.length === 1 ? "takes" : "take"} no messages.`;
     return { level: "bad", word: "Not ready", text: mute ? `${text} ${mute}` : text, consumers: down };
@@ -85,7 +70,7 @@ export function verdict(worker, consumers) {
     const text = `The service of ${degraded.length} of ${consumersOf(all)} is down. No message is lost.`;
     return { level: "bad", word: "Service down", text, consumers: degraded };
   }
-  const ill = consumers.filter(failing);
+  const ill = consumers.filter(({ failing }) => failing);
   if (ill.length) {
     const text = `${ill.length} of ${consumersOf(all)} ${ill.length === 1 ? "fails most of its" : "fail most of their"} handler runs.`;
     return { level: "bad", word: "Failing", text, consumers: ill };

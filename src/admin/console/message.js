@@ -116,16 +116,20 @@ export class MessagePage {
 
   /** Joins an answer to what the page has. */
   #join(story) {
-    const { outcomes = [], failures_since = story.failures_since, file_error = story.file_error } = this.#story ?? {};
+    const { outcomes = [], places = [], failures_since = story.failures_since, file_error = story.file_error } = this.#story ?? {};
     const all = new Map([...outcomes, ...story.outcomes].map((outcome) => [`${outcome.at} ${outcome.seq}`, outcome]));
     const newest = [...all.values()].sort((a, b) => Date.parse(b.at) - Date.parse(a.at) || b.seq - a.seq);
-    this.#story = { ...story, outcomes: newest, failures_since, file_error };
+    // Later answers leave the file out, and so what is known from the file alone.
+    const known = new Set(story.places.map(({ consumer }) => consumer));
+    const before = places.filter(({ consumer, state }) => !known.has(consumer) && state !== "in-flight");
+    this.#story = { ...story, outcomes: newest, places: [...story.places, ...before], failures_since, file_error };
     return this.#story;
   }
 
-  #show({ in_flight: flights, outcomes, unanswered, failures_since: since, file_error: error }) {
+  #show(story) {
+    const { in_flight: flights, outcomes, failures_since: since, acks_since: acks, file_error: error } = story;
     const runs = runsOf(outcomes);
-    this.#showWhere(flights, outcomes[0], unanswered);
+    this.#showWhere(story);
     this.#showFlights(flights);
     this.#showSpent(runs);
     this.table.update([...runs].reverse(), ({ outcome }) => `${outcome.at} ${outcome.seq}`);
@@ -133,37 +137,37 @@ export class MessagePage {
     const past = flights.flatMap(({ history }) => history).reverse();
     this.history.update(past, ({ at, attempt }) => `${at} ${attempt}`);
     show(this.past, past.length > 0);
-    say(this.note, `This page knows this worker alone. It has each failure since ${clock(new Date(since))}, and of other outcomes the last few: five a second at most. The log has those before.${error ? ` ${visible(error)}.` : ""}`);
+    say(this.note, `This page knows this worker alone. It has each failure since ${clock(new Date(since))}, knows what it acked since ${clock(new Date(acks))}, and shows few other runs. The log has those before.${error ? ` ${visible(error)}.` : ""}`);
   }
 
-  #showWhere(flights, last, unanswered) {
-    const silent = unanswered.length ? ` ${unanswered.map(visible).join(", ")} gave no answer.` : "";
-    if (flights.length) {
-      const [{ consumer, phase, age_seconds: age }] = flights;
-      show(this.link, false);
-      say(this.where, `In flight in consumer ${visible(consumer)} for ${duration(age)}: ${words(phase)}.${silent}`);
-      return;
-    }
-    if (!last) {
-      say(this.where, `Not in flight in this worker, and no outcome of it is known here.${silent}`);
-      return;
-    }
-    const { consumer, settlement: what, retry_queue: queue } = last;
-    const ends = { ack: "It was acked: it is done.", "dead-letter": "It is a dead letter.", return: "It went back to its queue." };
-    say(this.where, `Not in flight in this worker. ${ends[what] ?? this.#next(last, queue)}${silent}`);
-    const page = what === "dead-letter" ? toDead(consumer) : null;
+  /** A line for each consumer that had the message: what this worker saw last of it there. */
+  #showWhere({ places, in_flight: flights, unanswered, acks_since: acks }) {
+    const lines = places.map((place) => this.#whereabouts(place, flights.find(({ consumer }) => consumer === place.consumer), acks));
+    if (!places.length) lines.push("This worker does not have it, and knows no ack and no failure of it. It is in a queue, in another worker, or longer ago.");
+    if (unanswered.length) lines.push(`${unanswered.map(visible).join(", ")} gave no answer: the message may be there.`);
+    say(this.where, lines.join("\n"));
+    const dead = places.find(({ state }) => state === "dead-lettered");
+    const page = dead ? toDead(dead.consumer) : null;
     show(this.link, page !== null);
     if (page === null) return;
     this.link.href = page;
-    say(this.link, "Dead letters of this consumer");
+    say(this.link, `Dead letters of ${visible(dead.consumer)}`);
   }
 
-  /** What is known of the next attempt of a message that is to be retried. */
-  #next({ at, retry_seconds: after }, queue) {
-    const due = new Date(Date.parse(at) + 1000 * (after ?? 0));
-    const place = queue ? ` in retry queue ${visible(queue)}` : "";
-    if (this.store.since(due.toISOString()) < 0) return `It waits${place} for its next attempt at ${clock(due)}, in any worker.`;
-    return `Its next attempt was due at ${clock(due)}. It may have succeeded, as this worker keeps few successes, or it is at the broker or in another worker.`;
+  #whereabouts({ consumer, state, at, due_at: due, queue, reason, may_be_acked: forgotten }, flight, acks) {
+    const name = visible(consumer);
+    const when = clock(new Date(at));
+    const next = due ? clock(new Date(due)) : NONE;
+    const place = queue ? ` in ${visible(queue)}` : "";
+    const isDue = state === "due" || (state === "waiting" && this.store.since(due) > 0);
+    if (state === "in-flight") return `In flight in consumer ${name} for ${duration(flight?.age_seconds)}: ${words(flight?.phase)}.`;
+    if (state === "acked") return `Consumer ${name} acked it at ${when}: it is done.`;
+    if (state === "waiting" && !isDue) return `It failed in consumer ${name} at ${when}, and waits${place} for its next attempt at ${next}, in any worker.`;
+    const last = {
+      "dead-lettered": `Consumer ${name} dead-lettered it${place} at ${when}${reason ? ` (${words(visible(reason))})` : ""}.`,
+      returned: `Consumer ${name} returned it to its queue at ${when}, and has not had it since.`,
+    }[state] ?? `It failed in consumer ${name} at ${when}. Its next attempt was due at ${next}, and this worker has not had it since.`;
+    return forgotten ? `${last} It may have been acked since then: this worker knows what it acked since ${clock(new Date(acks))} only.` : last;
   }
 
   #showFlights(flights) {

@@ -49,22 +49,12 @@ export class Store {
     this.#samples.push({ at, consumers: this.consumers });
     // Keep one sample that is a minute old or more, and all newer ones.
     while (this.#samples.length > 1 && at - this.#samples[1].at >= MINUTE) this.#samples.shift();
-    for (const consumer of consumers) consumer.recent = this.#recent(consumer);
     return other;
   }
 
   /** Replaces a consumer that has changed between two states. */
   replace(consumer) {
     this.consumers.set(consumer.name, consumer);
-    consumer.recent = this.#recent(consumer);
-  }
-
-  /** A consumer's handler runs within the window. Before the window has 10 s: from its rates over 10 s. */
-  #recent({ name, rates, counts }) {
-    const before = this.#samples[0]?.consumers.get(name)?.counts;
-    if (!before || this.window() < 10) return { succeeded: 10 * rates.succeeded, failed: 10 * rates.failed };
-    const grown = (key) => counts[key] - before[key];
-    return { succeeded: grown("succeeded"), failed: grown("failed") + grown("unavailable") + grown("timed_out") + grown("panicked") };
   }
 
   /** Takes outcomes in any order, and keeps each once. */

@@ -98,6 +98,9 @@ pub(super) struct ReplayRequest {
     #[serde(default = "minute")]
     #[schema(default = 60)]
     canary_wait_seconds: u64,
+    /// Change nothing: the job reads the letters, and its result says where they would go.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 fn minute() -> u64 {
@@ -123,7 +126,7 @@ impl ReplayRequest {
 ///
 /// Starts a job that publishes each letter to its source queue, and takes it out of the dead-letter queue
 /// when the copy is confirmed. The copies begin anew. The job stops after a whole batch that failed, and
-/// after canaries of which one did not succeed.
+/// after canaries of which one did not succeed. With `dry_run` it only reads the letters, as a look does.
 #[utoipa::path(post, path = "/api/v1/dead/{consumer}/replay", tag = "dead letters",
     params(("consumer" = String, Path, description = "The consumer's name")),
     request_body = ReplayRequest,
@@ -156,13 +159,11 @@ pub(in crate::admin) async fn replay(
         run: String::new(),
         by: who.0.clone(),
     };
-    started(begin(
-        &app,
-        &name,
-        JobKind::Replay,
-        who,
-        Work::Replay(replay),
-    )?)
+    let (kind, work) = match body.dry_run {
+        true => (JobKind::DryRun, Work::Plan(replay)),
+        false => (JobKind::Replay, Work::Replay(replay)),
+    };
+    started(begin(&app, &name, kind, who, work)?)
 }
 
 /// The filter of a change. Whoever means all letters says so.
@@ -193,11 +194,15 @@ pub(super) struct DropRequest {
     all: bool,
     /// The most letters, from the head of the queue; null: all that are selected.
     limit: Option<usize>,
+    /// Change nothing: the job reads the letters, and `selected` of its result says how many it would drop.
+    #[serde(default)]
+    dry_run: bool,
 }
 
 /// Drop dead letters for good
 ///
-/// Starts a job. Nothing brings the letters back: export them before.
+/// Starts a job. Nothing brings the letters back: export them before. With `dry_run` it only reads them, as a
+/// look does.
 #[utoipa::path(post, path = "/api/v1/dead/{consumer}/drop", tag = "dead letters",
     params(("consumer" = String, Path, description = "The consumer's name")),
     request_body = DropRequest,
@@ -214,11 +219,13 @@ pub(in crate::admin) async fn drop(
     body: Body<DropRequest>,
 ) -> Started {
     let (Path(name), Json(body)) = (consumer?, body?);
-    let work = Work::Drop {
-        filter: selected(&app.dead, &name, body.select, body.all)?,
-        limit: body.limit,
+    let filter = selected(&app.dead, &name, body.select, body.all)?;
+    let limit = body.limit;
+    let (kind, work) = match body.dry_run {
+        true => (JobKind::DryRun, Work::Count { filter, limit }),
+        false => (JobKind::Drop, Work::Drop { filter, limit }),
     };
-    started(begin(&app, &name, JobKind::Drop, who, work)?)
+    started(begin(&app, &name, kind, who, work)?)
 }
 
 /// A new body of a letter.

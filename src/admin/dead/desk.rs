@@ -174,9 +174,9 @@ impl Desks {
             return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, text));
         }
         if let Some(running) = desk.jobs.back().filter(|job| job.is_running()) {
-            let (id, kind) = (&running.id, running.kind);
+            let (id, kind) = (&running.id, running.kind.name());
             return Err(busy(format!(
-                "another job of this consumer is running: {id} ({kind:?})"
+                "another job of this consumer is running: {id} ({kind})"
             )));
         }
         let permit = Arc::clone(&self.jobs).try_acquire_owned();

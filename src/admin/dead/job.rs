@@ -143,28 +143,24 @@ impl Job {
 
     /// Logs each change: who, what, how many, from where.
     pub(super) fn log(&self, ended: &Ended) {
-        let (consumer, job, by, kind) = (&self.consumer, &self.id, &self.by, self.kind);
+        let (consumer, job, by, kind) = (&self.consumer, &self.id, &self.by, self.kind.name());
         let (result, error) = match ended {
             Ok((result, _)) => (Some(result), None),
             Err(error) => (None, Some(error)),
         };
         // A look may replace letters by copies.
         let renewed = result.map_or(0, |it| it.renewed);
-        if kind.changes() || renewed > 0 {
+        if self.kind.changes() || renewed > 0 {
             let before_error = error.map(|_| lock(&self.now).progress.changed);
             let changed = result.map(|it| it.changed);
             info!(
-                target: AUDIT, consumer, job, ?kind, by, changed, renewed, before_error, error,
+                target: AUDIT, consumer, job, kind, by, changed, renewed, before_error, error,
                 "changed dead letters",
             );
         } else if let Some(error) = error {
             warn!(
                 consumer,
-                job,
-                ?kind,
-                by,
-                error,
-                "failed to read dead letters"
+                job, kind, by, error, "failed to read dead letters"
             );
         }
     }

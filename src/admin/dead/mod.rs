@@ -11,6 +11,7 @@
 mod changes;
 mod desk;
 mod export;
+mod import;
 mod job;
 mod looks;
 mod reads;
@@ -42,13 +43,25 @@ pub(super) fn routes() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(changes::edit))
         .routes(routes!(changes::drop))
         .routes(routes!(export::export))
+        .routes(routes!(import::import))
 }
 
 /// The longest body of a request to this path, if it is a path for dead letters: an edit has the new body
-/// of a letter in it.
+/// of a letter in it, an import has letters, and a selection can have many ids.
 pub(super) fn room(path: &str) -> Option<usize> {
     /// JSON can take six bytes for one of a body, as in `\u0001`; most bodies take little more than one.
     const EDIT: usize = 2 * whole::LONGEST_BODY;
-    let is_edit = path.starts_with("/api/v1/dead/") && path.ends_with("/edit");
-    is_edit.then_some(EDIT)
+    const IMPORT: usize = 4 * 1024 * 1024;
+    const SELECTION: usize = LONG;
+    let rest = path.strip_prefix("/api/v1/dead/")?;
+    Some(match rest.rsplit('/').next() {
+        Some("edit") => EDIT,
+        Some("import") => IMPORT,
+        _ => SELECTION,
+    })
 }
+
+/// The bodies longer than [`LONG`] that the server holds at a time.
+pub(super) const LONG_BODIES: usize = 4;
+/// A body that is longer waits for its turn.
+pub(super) const LONG: usize = 64 * 1024;

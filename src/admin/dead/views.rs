@@ -73,18 +73,36 @@ pub(super) enum JobKind {
     Show,
     /// Reads letters, and writes them out.
     Export,
+    /// Reads letters, and says what a replay or a drop would do.
+    DryRun,
     /// Publishes letters again.
     Replay,
     /// Replaces a letter by a copy with another body.
     Edit,
     /// Drops letters.
     Drop,
+    /// Puts letters of an export into the queue.
+    Import,
 }
 
 impl JobKind {
-    /// Whether the job takes letters out of the queue.
+    /// The word for the kind, as in JSON.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Look => "look",
+            Self::Show => "show",
+            Self::Export => "export",
+            Self::DryRun => "dry-run",
+            Self::Replay => "replay",
+            Self::Edit => "edit",
+            Self::Drop => "drop",
+            Self::Import => "import",
+        }
+    }
+
+    /// Whether the job takes letters out of the queue, or puts some into it.
     pub(super) fn changes(self) -> bool {
-        matches!(self, Self::Replay | Self::Edit | Self::Drop)
+        matches!(self, Self::Replay | Self::Edit | Self::Drop | Self::Import)
     }
 }
 
@@ -137,12 +155,14 @@ pub(super) struct JobResult {
     pub(super) seen: u64,
     /// The letters that were selected.
     pub(super) selected: u64,
-    /// The letters that left the queue: replayed, dropped or replaced.
+    /// The letters that left the queue: replayed, dropped or replaced. For an import, those that came into it.
     pub(super) changed: u64,
     /// The letters that a look with `renew` has replaced by copies at the end of the queue.
     pub(super) renewed: u64,
-    /// The letters that were selected and stayed: why, and how many.
+    /// The letters that were selected and stayed, or in a dry run would stay: why, and how many.
     pub(super) kept: BTreeMap<String, u64>,
+    /// For the dry run of a replay, the queues that letters would go to, and how many; else null.
+    pub(super) targets: Option<BTreeMap<String, u64>>,
     /// How the canaries of a replay ended; null without canaries.
     pub(super) canaries: Option<Canaries>,
 }
@@ -213,7 +233,7 @@ pub(super) struct Page {
     pub(super) look: String,
     /// The letters that fit, on all pages.
     pub(super) total: usize,
-    /// The letters of this page. Errors are cut to 200 bytes.
+    /// The letters of this page. Of a long error only the first 200 and the last 60 bytes are shown.
     pub(super) letters: Vec<Summary>,
     /// The `cursor` of the next page; null if this is the last one.
     pub(super) next: Option<String>,

@@ -39,8 +39,17 @@ pub(super) enum Work {
         filter: Filter,
         lines: Lines,
     },
+    /// Says what a replay would do.
+    Plan(Replay),
+    /// Says how many letters would be dropped.
+    Count {
+        filter: Filter,
+        limit: Option<usize>,
+    },
     Replay(Replay),
     Edit(Edit),
+    /// Puts the letters of these lines into the queue.
+    Import(Vec<String>),
     Drop {
         filter: Filter,
         limit: Option<usize>,
@@ -81,6 +90,9 @@ impl Work {
             }
             Self::Show { id, found } => return show(letters, job, id, &found).await,
             Self::Export { filter, lines } => return export(letters, job, filter, lines).await,
+            Self::Plan(replay) => return plan(letters, job, &replay).await,
+            Self::Count { filter, limit } => return count(letters, job, filter, limit).await,
+            Self::Import(lines) => return import(letters, job, &lines).await,
             Self::Edit(edit) => {
                 let edited = letters.edit(&edit, &mut report).await;
                 let edited = edited.map_err(|error| causes(&error))?;
@@ -203,6 +215,48 @@ async fn show(
     let mut see = |letter: &Letter| *lock(found) = Some(whole::as_json(letter));
     let looked = letters.look(&look, &mut see, &mut |it| job.note(it)).await;
     Ok(ended(&looked.map_err(|error| causes(&error))?))
+}
+
+async fn plan(letters: &DeadLetters, job: &Job, replay: &Replay) -> Ended {
+    let plan = letters.plan(replay, &mut |it| job.note(it)).await;
+    let plan = plan.map_err(|error| causes(&error))?;
+    let (result, stopped) = ended(&plan.looked);
+    let result = JobResult {
+        kept: plan.kept,
+        targets: Some(plan.targets),
+        ..result
+    };
+    Ok((result, stopped))
+}
+
+async fn count(letters: &DeadLetters, job: &Job, filter: Filter, limit: Option<usize>) -> Ended {
+    let look = Look {
+        filter,
+        limit,
+        renew: false,
+    };
+    let looked = letters
+        .look(&look, &mut |_| {}, &mut |it| job.note(it))
+        .await;
+    Ok(ended(&looked.map_err(|error| causes(&error))?))
+}
+
+async fn import(letters: &DeadLetters, job: &Job, lines: &[String]) -> Ended {
+    let imported = letters.import(lines, &job.by, &mut |it| job.note(it)).await;
+    let imported = imported.map_err(|error| causes(&error))?;
+    if let Some(error) = imported.error {
+        let (count, all) = (imported.imported, lines.len());
+        return Err(format!(
+            "imported {count} of {all} letters: {}",
+            causes(&error)
+        ));
+    }
+    let result = JobResult {
+        selected: lines.len() as u64,
+        changed: imported.imported,
+        ..JobResult::default()
+    };
+    Ok((result, imported.stopped))
 }
 
 async fn export(letters: &DeadLetters, job: &Job, filter: Filter, mut lines: Lines) -> Ended {

@@ -4,7 +4,6 @@
 
 mod bound;
 mod difference;
-mod examine;
 mod limit;
 mod look;
 mod plan;
@@ -20,7 +19,6 @@ pub use bound::Bound;
 pub(super) use difference::joined;
 pub(crate) use difference::lines;
 pub use difference::{Difference, Unfit, Values};
-pub(crate) use examine::{QueueSeen, QueueState, Role, examine, exchange_exists, queue_exists};
 pub(crate) use limit::{DeliveryLimit, consumed_limit, delivery_limit};
 use look::Found;
 pub(super) use look::Look;
@@ -83,6 +81,39 @@ pub(crate) async fn survey(
     let survey = survey::survey(&mut look, spec).await?;
     look.close().await;
     Ok(survey)
+}
+
+/// As [`survey`], for a doctor: compares also the queues that the worker uses as they are. What the broker
+/// does not tell is hidden.
+pub(crate) async fn examine(connection: &Connection, spec: &QueueSpec, limit: Duration) -> Survey {
+    let mut look = Look::new(connection, limit);
+    let survey = survey::examine(&mut look, spec).await;
+    look.close().await;
+    survey
+}
+
+/// Whether the exchange exists; `None` if the broker does not tell.
+pub(crate) async fn exchange_exists(
+    connection: &Connection,
+    exchange: &str,
+    limit: Duration,
+) -> Option<bool> {
+    let mut look = Look::new(connection, limit);
+    let exists = look.exchange_exists(exchange).await.ok().flatten();
+    look.close().await;
+    exists
+}
+
+/// Whether the queue exists; `None` if the broker does not tell.
+pub(crate) async fn queue_exists(
+    connection: &Connection,
+    queue: &str,
+    limit: Duration,
+) -> Option<bool> {
+    let mut look = Look::new(connection, limit);
+    let exists = look.queue_exists(queue).await.ok().flatten();
+    look.close().await;
+    exists
 }
 
 /// Declares a queue that is missing: the dead-letter queue, or any retry queue. Leaves the other

@@ -1,6 +1,9 @@
 //! What exists of a consumer's queues and exchanges, beside what its settings want. Creates nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::Serialize;
 
@@ -26,13 +29,13 @@ pub enum QueueRole {
 /// How an object at the broker compares with the settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// It exists. A queue that is compared is as the settings want it.
+    /// It exists. A queue that was compared is as the settings want it.
     Fits,
     /// It does not exist.
     Missing,
     /// It exists, and differs in this.
     Differs(Vec<Difference>),
-    /// The broker does not let this user look: its text.
+    /// The broker does not tell, because this user may not look, or for another reason: its text.
     Hidden(String),
 }
 
@@ -42,10 +45,14 @@ pub(crate) struct SurveyedQueue {
     pub(super) plan: QueuePlan,
     pub(crate) role: QueueRole,
     pub(crate) standing: Standing,
-    /// Whether the arguments were compared. Otherwise the queue is used as it is.
+    /// Whether a start compares the arguments. Otherwise the worker uses the queue as it is.
     pub(crate) is_compared: bool,
     /// Whether the worker creates the queue if it is missing.
     pub(crate) is_creatable: bool,
+    /// The arguments that the queue has, if they were compared and the broker shows them.
+    pub(crate) has: Option<BTreeMap<String, String>>,
+    /// The broker's text, if the user may not declare the queue.
+    pub(crate) refused: Option<String>,
 }
 
 impl SurveyedQueue {
@@ -63,6 +70,8 @@ impl SurveyedQueue {
             standing,
             is_compared,
             is_creatable: is_compared && spec.topology.creates(),
+            has: None,
+            refused: None,
         }
     }
 
@@ -76,6 +85,43 @@ impl SurveyedQueue {
         self.plan.arguments()
     }
 
+    /// The time that a message waits in this retry queue; `None` for any other queue.
+    pub(crate) fn waits(&self) -> Option<Duration> {
+        match self.plan.argument("x-message-ttl") {
+            Some(QueueArgument::Int(millis)) if self.role == QueueRole::Retry => {
+                Some(Duration::from_millis(millis.unsigned_abs()))
+            }
+            _ => None,
+        }
+    }
+
+    /// The arguments of a queue that was compared: the planned ones, but for the differences.
+    fn seen(&self) -> Option<BTreeMap<String, String>> {
+        let differences = match &self.standing {
+            Standing::Fits => &[][..],
+            Standing::Differs(differences) => differences.as_slice(),
+            Standing::Missing | Standing::Hidden(_) => return None,
+        };
+        let planned = self.arguments().iter();
+        let planned = planned.map(|(name, value)| (name.clone(), text(value)));
+        let mut known: BTreeMap<_, _> = planned.collect();
+        for difference in differences {
+            match difference {
+                Difference::Argument {
+                    argument,
+                    values: Some(values),
+                    ..
+                } => match &values.has {
+                    Some(has) => drop(known.insert(argument.clone(), has.clone())),
+                    None => drop(known.remove(argument)),
+                },
+                // The comparison ended here.
+                _ => return None,
+            }
+        }
+        Some(known)
+    }
+
     /// What keeps a worker from its start.
     fn differences(&self) -> Vec<Difference> {
         match &self.standing {
@@ -86,6 +132,15 @@ impl SurveyedQueue {
             }
             _ => Vec::new(),
         }
+    }
+}
+
+/// The value of an argument, as the broker writes it.
+fn text(argument: &QueueArgument) -> String {
+    match argument {
+        QueueArgument::Text(text) => text.clone(),
+        QueueArgument::Int(number) => number.to_string(),
+        QueueArgument::Bool(is) => is.to_string(),
     }
 }
 
@@ -156,50 +211,99 @@ pub(super) fn check(surveys: &[Survey]) -> Result<(), BrokerError> {
     }
 }
 
-/// Looks at all queues and exchanges of a consumer.
+/// Looks at all queues and exchanges of a consumer, as a worker does at its start: a queue that the worker uses
+/// as it is is not compared.
 pub(super) async fn survey(look: &mut Look<'_>, spec: &QueueSpec) -> Result<Survey, BrokerError> {
     let mut queues = Vec::new();
     for plan in plan(spec) {
-        queues.push(queue(look, spec, plan).await?);
+        queues.push(at_start(look, SurveyedQueue::new(spec, plan, Standing::Fits)).await?);
     }
     let mut exchanges = Vec::new();
-    if spec.topology != Topology::None {
-        let names = spec.bindings.iter().map(|it| it.exchange.as_str());
-        for exchange in names.collect::<BTreeSet<_>>() {
-            let standing = match look.exchange_exists(exchange).await? {
-                Some(true) => Standing::Fits,
-                Some(false) => Standing::Missing,
-                None => Standing::Hidden(NOT_SHOWN.to_owned()),
-            };
-            exchanges.push((exchange.to_owned(), standing));
-        }
+    for exchange in exchanges_of(spec) {
+        let standing = exchange_standing(look.exchange_exists(exchange).await?);
+        exchanges.push((exchange.to_owned(), standing));
     }
     Ok(Survey { queues, exchanges })
+}
+
+/// Looks more closely, for a doctor: compares each queue, also those that the worker uses as they are. What the
+/// broker does not tell is hidden.
+pub(super) async fn examine(look: &mut Look<'_>, spec: &QueueSpec) -> Survey {
+    let mut queues = Vec::new();
+    for plan in plan(spec) {
+        queues.push(whole(look, SurveyedQueue::new(spec, plan, Standing::Fits)).await);
+    }
+    let mut exchanges = Vec::new();
+    for exchange in exchanges_of(spec) {
+        let exists = look.exchange_exists(exchange).await;
+        let hidden = |error: BrokerError| Standing::Hidden(error.to_string());
+        let standing = exists.map_or_else(hidden, exchange_standing);
+        exchanges.push((exchange.to_owned(), standing));
+    }
+    Survey { queues, exchanges }
+}
+
+/// The exchanges that the bindings name. With `none` the worker does not look at them.
+fn exchanges_of(spec: &QueueSpec) -> BTreeSet<&str> {
+    let bindings = spec.bindings.iter();
+    let bindings = bindings.filter(|_| spec.topology != Topology::None);
+    bindings.map(|it| it.exchange.as_str()).collect()
+}
+
+fn exchange_standing(exists: Option<bool>) -> Standing {
+    match exists {
+        Some(true) => Standing::Fits,
+        Some(false) => Standing::Missing,
+        None => Standing::Hidden(NOT_SHOWN.to_owned()),
+    }
 }
 
 /// What stands for the broker's text where only the reply code is known.
 const NOT_SHOWN: &str = "the broker does not let this user look (403)";
 
-async fn queue(
+async fn at_start(
     look: &mut Look<'_>,
-    spec: &QueueSpec,
-    plan: QueuePlan,
+    mut queue: SurveyedQueue,
 ) -> Result<SurveyedQueue, BrokerError> {
-    let seen = SurveyedQueue::new(spec, plan, Standing::Fits);
-    let standing = match seen.is_compared {
-        true => compared(look, &seen.plan).await?,
-        false => existing(look, seen.role == QueueRole::Work, &seen.plan.name).await?,
+    queue.standing = match queue.is_compared {
+        true => match look.compare(&queue.plan).await {
+            Ok(found) => found.into(),
+            Err(BrokerError::Refused(text)) => Standing::Hidden(text),
+            Err(error) => return Err(error),
+        },
+        false => existing(look, queue.role == QueueRole::Work, queue.name()).await?,
     };
-    Ok(SurveyedQueue { standing, ..seen })
+    Ok(queue)
 }
 
-async fn compared(look: &mut Look<'_>, plan: &QueuePlan) -> Result<Standing, BrokerError> {
-    match look.compare(plan).await {
-        Ok(Found::Same) => Ok(Standing::Fits),
-        Ok(Found::Missing) => Ok(Standing::Missing),
-        Ok(Found::Differs(differences)) => Ok(Standing::Differs(differences)),
-        Err(BrokerError::Refused(text)) => Ok(Standing::Hidden(text)),
-        Err(error) => Err(error),
+async fn whole(look: &mut Look<'_>, mut queue: SurveyedQueue) -> SurveyedQueue {
+    queue.standing = match look.compare(&queue.plan).await {
+        Ok(found) => {
+            queue.standing = found.into();
+            queue.has = queue.seen();
+            return queue;
+        }
+        Err(BrokerError::Refused(text)) => {
+            queue.refused = Some(text);
+            match look.queue_exists(queue.name()).await {
+                Ok(Some(true)) => Standing::Fits,
+                Ok(Some(false)) => Standing::Missing,
+                Ok(None) => Standing::Hidden("the user may not look at the queue".to_owned()),
+                Err(error) => Standing::Hidden(error.to_string()),
+            }
+        }
+        Err(error) => Standing::Hidden(error.to_string()),
+    };
+    queue
+}
+
+impl From<Found> for Standing {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Same => Self::Fits,
+            Found::Missing => Self::Missing,
+            Found::Differs(differences) => Self::Differs(differences),
+        }
     }
 }
 
@@ -224,6 +328,24 @@ async fn existing(
         Some(None) => Standing::Fits,
         None => hidden(),
     })
+}
+
+#[cfg(test)]
+impl SurveyedQueue {
+    /// A queue of a consumer with these settings that stands so.
+    pub(crate) fn standing_so(spec: &QueueSpec, queue: &str, standing: Standing) -> Self {
+        let plan = plan(spec).into_iter().find(|plan| plan.name == queue);
+        Self::new(spec, plan.expect("a queue of the consumer"), standing)
+    }
+
+    /// The same queue, seen with these settings.
+    pub(crate) fn under(&self, spec: &QueueSpec) -> Self {
+        Self {
+            has: self.has.clone(),
+            refused: self.refused.clone(),
+            ..Self::new(spec, self.plan.clone(), self.standing.clone())
+        }
+    }
 }
 
 #[cfg(test)]

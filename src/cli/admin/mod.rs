@@ -1,6 +1,8 @@
 //! The commands that ask a running worker: one file each.
 
+mod failures;
 mod in_flight;
+mod message;
 mod pause;
 mod status;
 
@@ -16,9 +18,11 @@ use reqwest::{Method, RequestBuilder, redirect::Policy};
 use serde_json::Value;
 use url::Url;
 
-use super::{ConfigFile, health};
+use super::{ConfigFile, health, print};
 
+pub(super) use failures::Failures;
 pub(super) use in_flight::InFlight;
+pub(super) use message::{EXIT_CODES as MESSAGE_EXIT_CODES, Message};
 pub(super) use pause::{Pause, Resume};
 pub(super) use status::Status;
 
@@ -136,7 +140,7 @@ async fn answer(request: RequestBuilder) -> anyhow::Result<Value> {
     json.context("the answer is not that of a worker")
 }
 
-/// A path segment of a URL.
+/// A path segment of a URL, or a value of its query.
 fn segment(text: &str) -> String {
     let keep = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     text.bytes()
@@ -145,6 +149,19 @@ fn segment(text: &str) -> String {
             false => format!("%{byte:02X}"),
         })
         .collect()
+}
+
+/// The query of a URL. Parameters without a value are left out.
+fn query(parameters: &[(&str, Option<&str>)]) -> String {
+    let given = parameters
+        .iter()
+        .filter_map(|(name, value)| Some(format!("{name}={}", segment((*value)?))));
+    given.collect::<Vec<_>>().join("&")
+}
+
+/// A time of the answer, to the second.
+fn second(time: &str) -> String {
+    print::time(humantime::parse_rfc3339(time).ok())
 }
 
 /// A text of the answer; empty if it has none.

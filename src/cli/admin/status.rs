@@ -57,24 +57,19 @@ fn tell(out: &Out, worker: &Value, consumers: &Value) {
         "{:<13} {:<15} {:>7} {:>7} {:>8} {:>6} {:>5} {:>6} {:>5}",
         "CONSUMER", "STATE", "RUNNING", "READY", "GROWTH", "OLDEST", "DEAD", "FAIL/S", "P95"
     ));
-    let consumers = consumers.as_array().map_or(&[][..], Vec::as_slice);
-    let mut sorted: Vec<&Value> = consumers.iter().collect();
-    // A stable sort: the API sorts by name.
-    sorted.sort_by_key(|consumer| urgency(consumer));
-    for consumer in sorted {
+    // Those that need a person come first.
+    for consumer in consumers.as_array().into_iter().flatten() {
         line(out, consumer);
     }
 }
 
-/// The urgency of a consumer: 0 comes first.
-fn urgency(consumer: &Value) -> u8 {
+/// The word for the state of a consumer.
+fn state(consumer: &Value) -> &str {
     match (text(consumer, "state"), load(consumer)) {
-        ("connecting" | "held" | "stopped", _) => 0,
-        ("service-down" | "draining", _) => 1,
-        ("consuming", "at-limit") => 2,
-        ("consuming", "growing") => 3,
-        ("consuming", _) => 5,
-        _ => 4,
+        ("consuming", _) if consumer["failing"] == true => "failing",
+        ("consuming", "at-limit") => "at its limit",
+        ("consuming", "growing") => "falling behind",
+        (state, _) => state,
     }
 }
 
@@ -101,15 +96,10 @@ fn line(out: &Out, consumer: &Value) {
         None => "-".to_owned(),
     };
     let is_consuming = text(consumer, "state") == "consuming";
-    let state = match (is_consuming, load(consumer)) {
-        (true, "at-limit") => "at its limit",
-        (true, "growing") => "falling behind",
-        _ => text(consumer, "state"),
-    };
     out.line(format_args!(
         "{:<13} {:<15} {running:>7} {:>7} {growth:>8} {:>6} {:>5} {:>6.1} {:>5}",
         print::cut(text(consumer, "name"), 13),
-        state,
+        state(consumer),
         count("ready", 7),
         short(backlog["oldest_seconds"].as_f64().filter(|age| *age > 0.0)),
         count("dead_letters", 5),
@@ -120,9 +110,26 @@ fn line(out: &Out, consumer: &Value) {
     let said = reasons.into_iter().filter(|reason| !reason.is_empty());
     // A consumer that takes no messages has no pace.
     let pace = is_consuming.then(|| pace(backlog)).flatten();
-    for reason in said.map(str::to_owned).chain(pace) {
-        out.line(format_args!("  {}", print::cut(&reason, print::WIDTH - 2)));
+    let failing = failing(consumer);
+    for reason in said.map(str::to_owned).chain(failing).chain(pace) {
+        for line in print::folded(&reason, 2, 2) {
+            out.line(line);
+        }
     }
+}
+
+/// How many runs of a consumer fail, if most do.
+fn failing(consumer: &Value) -> Option<String> {
+    if state(consumer) != "failing" {
+        return None;
+    }
+    let recent = &consumer["recent"];
+    let (failed, succeeded) = (number(recent, "failed"), number(recent, "succeeded"));
+    let (failed, all) = (print::count(failed), print::count(failed + succeeded));
+    Some(format!(
+        "{failed} of {all} runs of the last minute failed: lapwing failures --consumer {}",
+        text(consumer, "name")
+    ))
 }
 
 /// A number in so many characters, in thousands or millions if it has more digits.
@@ -162,20 +169,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn consumers_that_do_not_keep_up_come_after_those_in_trouble_and_before_the_healthy() {
-        let consumer = |state: &str, load: &str| {
-            let backlog = json!({ "load": load });
-            urgency(&json!({ "state": state, "backlog": backlog }))
+    fn a_consumer_whose_runs_mostly_fail_is_failing_unless_it_takes_no_messages() {
+        let consumer = |state: &str, failing: bool| {
+            let recent = json!({ "failed": 40, "succeeded": 12 });
+            json!({
+                "name": "orders", "state": state, "failing": failing, "recent": recent,
+                "backlog": { "load": "at-limit" },
+            })
         };
-        let order = [
-            consumer("connecting", "unknown"),
-            consumer("service-down", "growing"),
-            consumer("consuming", "at-limit"),
-            consumer("consuming", "growing"),
-            consumer("paused", "growing"),
-            consumer("consuming", "keeping-up"),
-        ];
-        assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");
+        let told = |state, is_failing| {
+            let consumer = consumer(state, is_failing);
+            (super::state(&consumer).to_owned(), failing(&consumer))
+        };
+        let line = "40 of 52 runs of the last minute failed: lapwing failures --consumer orders";
+        assert_eq!(
+            told("consuming", true),
+            ("failing".to_owned(), Some(line.to_owned()))
+        );
+        assert_eq!(told("consuming", false), ("at its limit".to_owned(), None));
+        assert_eq!(told("paused", true), ("paused".to_owned(), None));
+        assert!(line.len() <= print::WIDTH - 2);
     }
 
     #[test]

@@ -30,6 +30,9 @@ pub(super) struct Drop {
     /// All letters of the queue
     #[arg(long)]
     all: bool,
+    /// Say how many letters would be dropped, and change nothing
+    #[arg(long)]
+    dry_run: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -43,8 +46,20 @@ impl Drop {
     async fn drop(&self, desk: &Desk) -> anyhow::Result<ExitCode> {
         let mut out = Out::default();
         let filter = self.select.filter(&self.id);
-        if !self.yes && !ask(desk, &out, &filter).await? {
-            return Ok(ExitCode::FAILURE);
+        let queue = desk.letters.queue();
+        if self.dry_run || !self.yes {
+            let count = count(desk, &out, &filter).await?;
+            let letters = print::letters(count);
+            if self.dry_run {
+                match desk.is_json {
+                    true => out.line(json!({ "queue": queue, "would_drop": count })),
+                    false => out.line(format_args!("would drop {letters} of {queue}")),
+                }
+                return Ok(ExitCode::SUCCESS);
+            }
+            if !desk.confirm(&format!("Drop {letters} of {queue} for good?"))? {
+                return Ok(ExitCode::FAILURE);
+            }
         }
         let dropped = desk
             .letters
@@ -54,7 +69,8 @@ impl Drop {
     }
 }
 
-async fn ask(desk: &Desk, out: &Out, filter: &Filter) -> anyhow::Result<bool> {
+/// The letters that fit now.
+async fn count(desk: &Desk, out: &Out, filter: &Filter) -> anyhow::Result<u64> {
     let look = Look {
         filter: filter.clone(),
         ..Look::default()
@@ -64,9 +80,6 @@ async fn ask(desk: &Desk, out: &Out, filter: &Filter) -> anyhow::Result<bool> {
         .letters
         .look(&look, &mut see, &mut desk.report(out))
         .await?;
-    let count = print::letters(looked.selected);
-    desk.confirm(&format!(
-        "Drop {count} of {} for good?",
-        desk.letters.queue()
-    ))
+    desk.tell_look(&looked);
+    Ok(looked.selected)
 }

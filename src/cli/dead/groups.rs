@@ -77,6 +77,9 @@ impl Groups {
     }
 }
 
+/// The lines of a cause. Errors often differ at their end, behind an URL.
+const CAUSE: usize = 3;
+
 fn table(out: &Out, groups: &[Group], most: usize) {
     if groups.is_empty() {
         return out.line("no letters");
@@ -100,10 +103,9 @@ fn table(out: &Out, groups: &[Group], most: usize) {
             "{}{from}: {}{colon}{}",
             group.reason, group.kind, group.error
         );
-        out.line(format_args!(
-            "         {}",
-            print::cut(&cause, print::WIDTH - 9)
-        ));
+        for line in print::folded(&cause, 9, CAUSE) {
+            out.line(line);
+        }
         let sample = format!("for example {}", group.sample);
         out.line(format_args!(
             "         {}",

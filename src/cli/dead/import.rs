@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Args;
-use futures_util::{StreamExt, TryStreamExt, stream};
 use lapwing::letters::from_line;
 use serde_json::json;
 
@@ -35,9 +34,6 @@ and the expiration go to the headers lapwing-original-user-id and lapwing-origin
 and BCC to lapwing-original-cc and -bcc. Delivery counts begin anew.
 
 An import that is interrupted can be repeated; then the letters of the first run exist twice.";
-
-/// The publishes at a time.
-const AT_ONCE: usize = 32;
 
 impl Import {
     pub(super) fn run(&self, caught: Caught) -> anyhow::Result<ExitCode> {
@@ -72,20 +68,10 @@ fn read(file: &Path) -> anyhow::Result<Vec<String>> {
 
 async fn import(desk: &Desk, lines: &[String]) -> anyhow::Result<ExitCode> {
     let out = Out::default();
-    desk.letters.depth().await?;
-    let publish = async |line: &String| {
-        let letter = from_line(line)?;
-        desk.letters.import(&letter).await?;
-        anyhow::Ok(())
-    };
-    let going_on = stream::iter(lines).take_while(|_| std::future::ready(!desk.is_stopped()));
-    let imported = going_on
-        .map(publish)
-        .buffer_unordered(AT_ONCE)
-        .try_fold(0u64, |count, ()| std::future::ready(Ok(count + 1)))
-        .await?;
-    let queue = desk.letters.queue();
-    desk.letters.note_import(imported, &desk.by);
+    let mut report = desk.report(&out);
+    let ended = desk.letters.import(lines, &desk.by, &mut report).await?;
+    drop(report);
+    let (queue, imported) = (desk.letters.queue(), ended.imported);
     match desk.is_json {
         true => out.line(json!({ "queue": queue, "imported": imported, "by": desk.by })),
         false => out.line(format_args!(
@@ -94,8 +80,9 @@ async fn import(desk: &Desk, lines: &[String]) -> anyhow::Result<ExitCode> {
             print::count(lines.len() as u64)
         )),
     }
-    Ok(match imported == lines.len() as u64 {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    })
+    match (ended.error, ended.stopped) {
+        (Some(error), _) => Err(error.into()),
+        (None, true) => Ok(ExitCode::FAILURE),
+        (None, false) => Ok(ExitCode::SUCCESS),
+    }
 }

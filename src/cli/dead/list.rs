@@ -83,7 +83,10 @@ impl List {
     }
 }
 
-/// One letter: two lines, or one of JSON.
+/// The lines about a letter.
+const ABOUT: usize = 3;
+
+/// One letter: a few lines, or one of JSON.
 fn tell(out: &Out, letter: &Summary, is_json: bool) {
     if is_json {
         return out.line(serde_json::to_string(letter).unwrap_or_default());
@@ -103,5 +106,7 @@ fn tell(out: &Out, letter: &Summary, is_json: bool) {
         about.push_str(&format!("{}: ", letter.kind));
     }
     about.push_str(&letter.error);
-    out.line(format_args!("  {}", print::cut(&about, print::WIDTH - 2)));
+    for line in print::folded(&about, 2, ABOUT) {
+        out.line(line);
+    }
 }

@@ -1,9 +1,9 @@
 //! `lapwing dead replay`
 
-use std::{collections::BTreeMap, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use clap::{ArgGroup, Args};
-use lapwing::letters::{self, Canaries, Canary, Changed, Letter, Look, Target};
+use lapwing::letters::{self, Canaries, Canary, Changed, Plan, Target};
 use serde_json::json;
 
 use super::{
@@ -102,12 +102,13 @@ impl Replay {
             by: desk.by.clone(),
         };
         if self.dry_run || !self.yes {
-            let plan = Plan::make(desk, &out, &replay).await?;
+            let plan = desk.letters.plan(&replay, &mut desk.report(&out)).await?;
+            desk.tell_look(&plan.looked);
             if self.dry_run {
-                plan.tell(desk, &out);
+                tell_plan(&plan, desk, &out);
                 return Ok(ExitCode::SUCCESS);
             }
-            if !desk.confirm(&plan.question(desk, self.canary))? {
+            if !desk.confirm(&question(&plan, desk, self.canary))? {
                 return Ok(ExitCode::FAILURE);
             }
         }
@@ -153,10 +154,9 @@ impl Replay {
                 it.outcome
             ));
             if !it.error.is_empty() {
-                out.line(format_args!(
-                    "    {}",
-                    print::cut(&it.error, print::WIDTH - 4)
-                ));
+                for line in print::folded(&it.error, 4, 3) {
+                    out.line(line);
+                }
             }
         }
         if silent.is_empty() {
@@ -185,66 +185,39 @@ const NO_REPORT: &str = "\
   that consumes it? A worker of an older version does not report, nor does one
   whose user is not the user of this command (broker.trusted_users).";
 
-/// What a replay would do.
-#[derive(Default)]
-struct Plan {
-    targets: BTreeMap<String, u64>,
-    kept: BTreeMap<String, u64>,
+/// Says what a replay would do.
+fn tell_plan(plan: &Plan, desk: &Desk, out: &Out) {
+    let queue = desk.letters.queue();
+    if desk.is_json {
+        return out.line(json!({
+            "queue": queue,
+            "would_replay": plan.targets,
+            "would_keep": plan.kept,
+        }));
+    }
+    if plan.targets.is_empty() {
+        out.line(format_args!("would replay nothing of {queue}"));
+    }
+    for (target, count) in &plan.targets {
+        out.line(format_args!(
+            "would replay {} to {target}",
+            print::letters(*count)
+        ));
+    }
+    for (why, count) in &plan.kept {
+        out.line(format_args!("would keep {}: {why}", print::count(*count)));
+    }
 }
 
-impl Plan {
-    async fn make(desk: &Desk, out: &Out, replay: &letters::Replay) -> anyhow::Result<Self> {
-        let mut plan = Self::default();
-        let look = Look {
-            filter: replay.filter.clone(),
-            limit: replay.limit,
-            renew: false,
-        };
-        let mut see = |letter: &Letter| match replay.target_of(letter) {
-            Ok(queue) => *plan.targets.entry(queue.to_owned()).or_default() += 1,
-            Err(why) => *plan.kept.entry(why).or_default() += 1,
-        };
-        let looked = desk
-            .letters
-            .look(&look, &mut see, &mut desk.report(out))
-            .await?;
-        desk.tell_look(&looked);
-        Ok(plan)
-    }
-
-    fn tell(&self, desk: &Desk, out: &Out) {
-        let queue = desk.letters.queue();
-        if desk.is_json {
-            return out.line(json!({
-                "queue": queue,
-                "would_replay": self.targets,
-                "would_keep": self.kept,
-            }));
-        }
-        if self.targets.is_empty() {
-            out.line(format_args!("would replay nothing of {queue}"));
-        }
-        for (target, count) in &self.targets {
-            out.line(format_args!(
-                "would replay {} to {target}",
-                print::letters(*count)
-            ));
-        }
-        for (why, count) in &self.kept {
-            out.line(format_args!("would keep {}: {why}", print::count(*count)));
-        }
-    }
-
-    fn question(&self, desk: &Desk, canary: Option<usize>) -> String {
-        let count = print::letters(self.targets.values().sum());
-        let targets: Vec<_> = self.targets.keys().map(String::as_str).collect();
-        let (queue, targets) = (desk.letters.queue(), targets.join(", "));
-        match (targets.is_empty(), canary) {
-            (true, _) => format!("Replay no letter of {queue}?"),
-            (false, None) => format!("Replay {count} of {queue} to {targets}?"),
-            (false, Some(first)) => {
-                format!("Replay {count} of {queue} to {targets}, {first} of them first?")
-            }
+fn question(plan: &Plan, desk: &Desk, canary: Option<usize>) -> String {
+    let count = print::letters(plan.targets.values().sum());
+    let targets: Vec<_> = plan.targets.keys().map(String::as_str).collect();
+    let (queue, targets) = (desk.letters.queue(), targets.join(", "));
+    match (targets.is_empty(), canary) {
+        (true, _) => format!("Replay no letter of {queue}?"),
+        (false, None) => format!("Replay {count} of {queue} to {targets}?"),
+        (false, Some(first)) => {
+            format!("Replay {count} of {queue} to {targets}, {first} of them first?")
         }
     }
 }

@@ -21,10 +21,8 @@ use serde::{
 };
 
 use self::error::in_plain_words;
-pub(super) use self::{
-    error::ReadError,
-    nearest::{nearest, nearest_within},
-};
+pub(crate) use self::nearest::nearest;
+pub(super) use self::{error::ReadError, nearest::nearest_within};
 use super::{
     layers::{is_from_environment, value_from_text},
     problem::Step,

@@ -1,7 +1,7 @@
 //! Finds the key or word that the writer probably meant.
 
 /// The word that differs least from the given text, if the difference is small.
-pub(in crate::config) fn nearest<'w>(written: &str, words: &[&'w str]) -> Option<&'w str> {
+pub(crate) fn nearest<'w>(written: &str, words: &[&'w str]) -> Option<&'w str> {
     nearest_within(written, words, |word| 1 + word.len() / 4)
 }
 

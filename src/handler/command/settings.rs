@@ -11,7 +11,7 @@ use crate::{
     handler::{
         Handler, HandlerError, HandlerFuture, Reached,
         child::{Environment, Limits, Program, check_environment},
-        kind::Kind,
+        kind::{Classes, Kind},
     },
     outcome::{Failure, Outcome},
 };
@@ -232,6 +232,16 @@ impl Kind for CommandHandlerSettings {
             }
             _ => None,
         }
+    }
+
+    fn classes(&self) -> Classes {
+        Classes::closed(&[
+            "command",
+            "command-signal",
+            "command-start",
+            "command-wait",
+            "result",
+        ])
     }
 
     fn check(&self, findings: &mut Findings, path: &KeyPath) {

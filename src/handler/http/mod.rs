@@ -47,7 +47,7 @@ use request::{Theirs, describe, printable};
 use trace::RequestTrace;
 
 /// The classes of all failures of a consumer with this handler.
-pub(crate) const HTTP_CLASSES: [&str; 8] = [
+pub(crate) const HTTP_CLASSES: [&str; 9] = [
     "http",
     "http-connect",
     "http-echo",
@@ -55,6 +55,7 @@ pub(crate) const HTTP_CLASSES: [&str; 8] = [
     "http-request",
     "http-timeout",
     "panic",
+    "result",
     "timeout",
 ];
 

@@ -12,7 +12,10 @@ use url::Url;
 use super::{HTTP_CLASSES, HttpHandler, answer, reach};
 use crate::{
     config::{Findings, HOUR, KIND, KeyPath, Secret, Span, redact},
-    handler::{Handler, HandlerError, HandlerFuture, Reached, kind::Kind},
+    handler::{
+        Handler, HandlerError, HandlerFuture, Reached,
+        kind::{Classes, Kind},
+    },
     outcome::Outcome,
     pem::ClientFiles,
 };
@@ -192,6 +195,10 @@ impl Kind for HttpHandlerSettings {
         let mut known = HTTP_CLASSES.into_iter();
         let class = known.find(|known| class == Some(known) && known.starts_with("http-"))?;
         Some(Outcome::Failed(answer::no_answer(class, String::new())))
+    }
+
+    fn classes(&self) -> Classes {
+        Classes::closed(&HTTP_CLASSES)
     }
 
     fn check(&self, findings: &mut Findings, path: &KeyPath) {

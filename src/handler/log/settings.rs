@@ -8,7 +8,10 @@ use serde::{Deserialize, Serialize};
 use super::LogHandler;
 use crate::{
     config::{Findings, KeyPath},
-    handler::{Handler, HandlerError, HandlerFuture, Reached, kind::Kind},
+    handler::{
+        Handler, HandlerError, HandlerFuture, Reached,
+        kind::{Classes, Kind},
+    },
 };
 
 /// The handler writes each message to the log at level `info`: id, type, routing key, headers and the
@@ -23,6 +26,10 @@ impl Kind for LogHandlerSettings {
     }
 
     fn check(&self, _: &mut Findings, _: &KeyPath) {}
+
+    fn classes(&self) -> Classes {
+        Classes::closed(&[])
+    }
 
     fn reach(&self) -> HandlerFuture<'_, Result<Reached, HandlerError>> {
         let reached = Reached {

@@ -11,7 +11,7 @@ use crate::{
     handler::{
         Handler, HandlerError, HandlerFuture, Reached,
         child::{Environment, Limits, Program, check_environment},
-        kind::Kind,
+        kind::{Classes, Kind},
     },
     outcome::{Failure, Outcome},
 };
@@ -156,6 +156,18 @@ impl Kind for ProcessHandlerSettings {
     fn judge(&self, class: Option<&str>, _: Option<u16>, _: Option<Duration>) -> Option<Outcome> {
         let is_start = class == Some("process-start");
         is_start.then(|| Outcome::Failed(Failure::unavailable("process-start", String::new())))
+    }
+
+    fn classes(&self) -> Classes {
+        Classes::open(&[
+            "decode",
+            "process",
+            "process-exit",
+            "process-protocol",
+            "process-start",
+            "process-stopped",
+            "result",
+        ])
     }
 
     fn check(&self, findings: &mut Findings, path: &KeyPath) {

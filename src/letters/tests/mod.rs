@@ -3,6 +3,7 @@
 
 mod canary;
 mod change;
+mod import;
 mod look;
 mod reading;
 mod transfer;

@@ -15,11 +15,11 @@ use crate::support::{
     VHost, WorkerProcess, admin::answer, consumer, field, vhost, within,
 };
 
-const DEAD: &str = "q.dead";
-const BASE: &str = "/api/v1/dead/q";
+pub(super) const DEAD: &str = "q.dead";
+pub(super) const BASE: &str = "/api/v1/dead/q";
 
 /// A worker with an admin server. Its handler fails for good until the flag is set.
-async fn start(vhost: &VHost) -> (RunningWorker, Admin, Arc<AtomicBool>) {
+pub(super) async fn start(vhost: &VHost) -> (RunningWorker, Admin, Arc<AtomicBool>) {
     let settings = settings(vhost, "");
     let is_mended = Arc::new(AtomicBool::new(false));
     let mended = Arc::clone(&is_mended);
@@ -38,7 +38,7 @@ async fn start(vhost: &VHost) -> (RunningWorker, Admin, Arc<AtomicBool>) {
 }
 
 /// Has this many messages dead-lettered.
-async fn fail(vhost: &VHost, count: usize) -> Vec<String> {
+pub(super) async fn fail(vhost: &VHost, count: usize) -> Vec<String> {
     let message = |number| {
         PublishSpec::of(format!("{{\"number\":{number}}}"))
             .header("tenant", if number % 2 == 0 { "acme" } else { "other" })
@@ -50,7 +50,7 @@ async fn fail(vhost: &VHost, count: usize) -> Vec<String> {
 }
 
 /// The answer to a POST with the token and this JSON.
-async fn post(admin: &Admin, path: &str, body: &Value) -> (u16, Value) {
+pub(super) async fn post(admin: &Admin, path: &str, body: &Value) -> (u16, Value) {
     let request = admin.request(Method::POST, &format!("{BASE}/{path}"));
     let request = request.bearer_auth(TOKEN);
     let request = request.header("content-type", "application/json");
@@ -58,7 +58,7 @@ async fn post(admin: &Admin, path: &str, body: &Value) -> (u16, Value) {
 }
 
 /// Starts a job, waits for its end, and returns it.
-async fn job(admin: &Admin, path: &str, body: &Value) -> Value {
+pub(super) async fn job(admin: &Admin, path: &str, body: &Value) -> Value {
     let (status, job) = post(admin, path, body).await;
     assert_eq!(status, 202, "{job}");
     let path = format!("{BASE}/jobs/{}", job["id"].as_str().expect("it has an id"));
@@ -66,7 +66,7 @@ async fn job(admin: &Admin, path: &str, body: &Value) -> Value {
     admin.until(&path, ended).await.1
 }
 
-async fn look(admin: &Admin) {
+pub(super) async fn look(admin: &Admin) {
     let job = job(admin, "look", &json!({})).await;
     assert_eq!(job["state"], "done", "{job}");
 }
@@ -311,7 +311,7 @@ async fn a_job_can_be_watched_and_stopped_and_keeps_others_out() {
 async fn nobody_looks_without_the_token() {
     let vhost = vhost().await;
     let (worker, admin, _) = start(&vhost).await;
-    for path in ["look", "show", "replay", "edit", "drop", "export"] {
+    for path in ["look", "show", "replay", "edit", "drop", "export", "import"] {
         let request = admin.request(Method::POST, &format!("{BASE}/{path}"));
         assert_eq!(answer(request.body("{}")).await.0, 401, "{path}");
     }

@@ -5,6 +5,7 @@ mod changes;
 mod commands;
 mod connections;
 mod dead;
+mod dead_import;
 mod document;
 mod events;
 mod handle;

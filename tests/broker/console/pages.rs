@@ -99,7 +99,7 @@ async fn a_message_is_found_with_its_runs_while_it_is_in_flight_and_afterwards()
         browser.wait_for_text(&format!("{page} tbody"), part).await;
     }
     gate.open();
-    let ended = "Not in flight in this worker. It is a dead letter.";
+    let ended = "Consumer q dead-lettered it in q.dead";
     browser
         .wait_for_text(&format!("{page} .where"), ended)
         .await;
@@ -111,7 +111,10 @@ async fn a_message_is_found_with_its_runs_while_it_is_in_flight_and_afterwards()
         .await;
     browser.eval("location.hash = '#/message/unheard-of'").await;
     browser
-        .wait_for_text(&format!("{page} .where"), "no outcome of it is known here")
+        .wait_for_text(
+            &format!("{page} .where"),
+            "knows no ack and no failure of it",
+        )
         .await;
     console.browser.end().await;
 }

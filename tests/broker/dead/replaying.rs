@@ -107,6 +107,8 @@ async fn letters_are_dropped_only_when_they_are_selected() {
     let (code, _, _) = run(&vhost, &["drop", "--yes"]).await;
     assert_eq!(code, Some(2));
     let all = numbered(20);
+    let dry = output(&vhost, &["drop", &all[3], &all[7], "--dry-run"]).await;
+    assert_eq!(dry, "would drop 2 letters of orders.dead\n");
     output(&vhost, &["drop", &all[3], &all[7], "--yes"]).await;
     output(&vhost, &["drop", "--match", "/number=9", "--yes"]).await;
     let gone = [&all[3], &all[7], &all[9]];

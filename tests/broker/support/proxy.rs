@@ -42,6 +42,10 @@ struct Shared {
     upstream: String,
     /// Whether bytes pass.
     flowing: watch::Sender<bool>,
+    /// The bytes at which a client is held: see [`Proxy::hold_at`].
+    hold: Mutex<Option<Vec<u8>>>,
+    /// Whether a client was held.
+    held: watch::Sender<bool>,
     /// A task for each connection. Ended tasks are removed at the next connection.
     connections: Mutex<Vec<JoinHandle<()>>>,
     /// Connections accepted since the start.
@@ -63,6 +67,8 @@ impl Proxy {
         let shared = Arc::new(Shared {
             upstream,
             flowing: watch::Sender::new(true),
+            hold: Mutex::default(),
+            held: watch::Sender::new(false),
             connections: Mutex::default(),
             accepted: watch::Sender::new(0),
             to_broker: AtomicU64::new(0),
@@ -109,6 +115,21 @@ impl Proxy {
     /// Passes bytes again, beginning with those held back.
     pub fn resume(&self) {
         self.shared.flowing.send_replace(true);
+    }
+
+    /// Holds back what a client sends from these bytes on: the broker never gets them. A connection that is
+    /// held stays open until [`Self::cut`]. The bytes must come in one piece, as a short frame does.
+    pub fn hold_at(&self, bytes: &[u8]) {
+        *lock(&self.shared.hold) = Some(bytes.to_vec());
+    }
+
+    /// Waits until a client is held.
+    pub async fn held(&self) {
+        let mut held = self.shared.held.subscribe();
+        let held = held.wait_for(|&held| held);
+        within("a client is held", held)
+            .await
+            .expect("the sender is ours");
     }
 
     /// Refuses new clients. Open connections stay; [`Self::cut`] ends them.
@@ -225,20 +246,33 @@ async fn relay(client: TcpStream, shared: &Shared) -> io::Result<()> {
     client.set_nodelay(true)?;
     let (from_client, to_client) = client.into_split();
     let (from_broker, to_broker) = broker.into_split();
-    let up = pump(from_client, to_broker, &shared.flowing, &shared.to_broker);
-    let down = pump(from_broker, to_client, &shared.flowing, &shared.from_broker);
+    let pass = |_: &[u8]| None;
+    let hold = |bytes: &[u8]| shared.held_at(bytes);
+    let up = pump(from_client, to_broker, shared, &shared.to_broker, hold);
+    let down = pump(from_broker, to_client, shared, &shared.from_broker, pass);
     tokio::try_join!(up, down)?;
     Ok(())
 }
 
-/// Passes bytes one way while the proxy is not stalled, and then the end of the stream.
+impl Shared {
+    /// Where these bytes of a client are to be held; `None`: they pass.
+    fn held_at(&self, bytes: &[u8]) -> Option<usize> {
+        let hold = lock(&self.hold);
+        let hold = hold.as_ref()?;
+        bytes.windows(hold.len()).position(|part| part == hold)
+    }
+}
+
+/// Passes bytes one way while the proxy is not stalled, and then the end of the stream. Stops where `hold`
+/// says.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    flowing: &watch::Sender<bool>,
+    shared: &Shared,
     counter: &AtomicU64,
+    hold: impl Fn(&[u8]) -> Option<usize>,
 ) -> io::Result<()> {
-    let mut flowing = flowing.subscribe();
+    let mut flowing = shared.flowing.subscribe();
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let read = from.read(&mut buffer).await?;
@@ -248,6 +282,11 @@ async fn pump(
             .map_err(io::Error::other)?;
         if read == 0 {
             return to.shutdown().await;
+        }
+        if let Some(at) = hold(&buffer[..read]) {
+            to.write_all(&buffer[..at]).await?;
+            shared.held.send_replace(true);
+            return std::future::pending().await;
         }
         to.write_all(&buffer[..read]).await?;
         counter.fetch_add(read as u64, Ordering::SeqCst);

@@ -23,13 +23,13 @@ fn order(_: usize) -> PublishSpec {
 }
 
 /// Publishes messages to the exchange, with ids that begin so.
-async fn publish(vhost: &VHost, name: &str, count: usize) -> Vec<String> {
+pub(super) async fn publish(vhost: &VHost, name: &str, count: usize) -> Vec<String> {
     let named = |number| order(number).id(&format!("{name}-{number:04}"));
     vhost.publish_many("", count, named).await
 }
 
 /// A classic queue `orders` that is bound to the exchange `shop`.
-async fn classic() -> VHost {
+pub(super) async fn classic() -> VHost {
     let vhost = Broker::shared().await.vhost_with_a_short_name().await;
     vhost.declare("orders", QueueType::Classic).await;
     vhost.declare_exchange("shop", ExchangeKind::Topic).await;
@@ -38,7 +38,7 @@ async fn classic() -> VHost {
 }
 
 /// The settings while both queues are consumed.
-fn both(vhost: &VHost) -> Consumers {
+pub(super) fn both(vhost: &VHost) -> Consumers {
     consumers(vhost, &["orders", "orders2"]).with(&format!(
         "{}\n[consumers.orders]\ntopology = 'attach'\nretry.cap = '1s'\n\
          [consumers.orders2]\nretry.cap = '1s'\n",
@@ -46,9 +46,9 @@ fn both(vhost: &VHost) -> Consumers {
     ))
 }
 
-const MIGRATE: [&str; 6] = ["migrate", "orders", "--to", "orders2", "--yes", "--json"];
+pub(super) const MIGRATE: [&str; 6] = ["migrate", "orders", "--to", "orders2", "--yes", "--json"];
 
-async fn migrate(settings: &Consumers, code: i32) -> Value {
+pub(super) async fn migrate(settings: &Consumers, code: i32) -> Value {
     run(settings, &MIGRATE).await.json(code)
 }
 
@@ -104,7 +104,7 @@ async fn a_migration_under_traffic_that_is_killed_goes_on_and_loses_nothing() {
 }
 
 /// A queue that dead-letters to `orders` after ten minutes.
-async fn declare_later(vhost: &VHost) {
+pub(super) async fn declare_later(vhost: &VHost) {
     let text = |text: &str| AMQPValue::LongString(text.into());
     let rung = [
         ("x-message-ttl", AMQPValue::LongLongInt(600_000)),

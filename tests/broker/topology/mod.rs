@@ -3,6 +3,7 @@
 mod declare;
 mod existing;
 mod migrate;
+mod migrate_faults;
 mod plan;
 mod refused;
 mod verify;

@@ -16,7 +16,7 @@ use std::{
 use super::views::{Group, Groups};
 use crate::{
     letters::{Facts, Filter, Letter, Origin, SEARCHED, Summary},
-    text::{cut, rfc3339},
+    text::{cut, ends, rfc3339},
 };
 
 /// The most letters that a look keeps.
@@ -30,6 +30,8 @@ const WHOLE_ROOM: usize = 8 * 1024 * 1024;
 const WHOLE: usize = 4_000;
 /// The longest letter that is kept whole, as JSON, in bytes.
 const LONGEST_WHOLE: usize = 64 * 1024;
+/// The bytes of the end of a long error that a line keeps, beside the beginning that a search covers.
+const ERROR_TAIL: usize = 60;
 /// The bars of a sparkline.
 const BARS: usize = 32;
 
@@ -182,7 +184,7 @@ impl Snapshot {
         }
         let summary = &letter.summary;
         let common = self.common(summary);
-        let error = self.error(cut(&summary.error, SEARCHED));
+        let error = self.error(&ends(&summary.error, SEARCHED, ERROR_TAIL));
         let id = cut(&summary.id, TEXT_ROOM);
         let trace = summary.trace_id.as_deref();
         self.size += size_of::<Line>() + id.len() + trace.map_or(0, str::len);
