@@ -52,6 +52,11 @@ impl Outbox {
         self.with(|content| content.result = Some(result));
     }
 
+    /// Whether nothing is to be published.
+    pub(crate) fn is_empty(&self) -> bool {
+        lock(&self.content).is_none()
+    }
+
     pub(crate) fn take(&self) -> Content {
         let content = lock(&self.content).take();
         content.map(|content| *content).unwrap_or_default()
