@@ -149,9 +149,9 @@ pub(crate) fn sign(retry: &RetrySettings, ending: &Ending) -> Sign {
             true => Sign::Answered,
             false => Sign::Rejected,
         },
-        Ending::Panicked { .. } => Sign::Answered,
-        Ending::Handled(Outcome::Duplicate)
-        | Ending::Interrupted
+        // The store that knows the message answered. The service behind the handler was not asked.
+        Ending::Handled(Outcome::Duplicate) | Ending::Panicked { .. } => Sign::Answered,
+        Ending::Interrupted
         | Ending::Undecodable(_)
         | Ending::Unroutable { .. }
         | Ending::Expired { .. } => Sign::Nothing,

@@ -187,6 +187,9 @@ impl Drop for Lent {
             return;
         };
         let session = Object::take(session);
+        if session.client.is_closed() {
+            return;
+        }
         // Without a runtime the process ends, and the server sees that.
         match Handle::try_current() {
             Ok(runtime) => {

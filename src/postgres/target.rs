@@ -75,7 +75,9 @@ impl Target {
         };
         if let Some(file) = &self.password_file {
             let password = content(file)?;
-            config.password(password.trim_ascii());
+            // As for the broker: a file ends with a line break.
+            let end = password.iter().rposition(|byte| !b"\r\n".contains(byte));
+            config.password(&password[..end.map_or(0, |end| end + 1)]);
         }
         let optional = |file: &Option<PathBuf>| file.as_ref().map(content).transpose();
         let (ca, cert) = (optional(&self.ca_file)?, optional(&self.cert_file)?);

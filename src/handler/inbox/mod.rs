@@ -213,7 +213,7 @@ impl Inbox {
                 Some(Store::Postgres(postgres)) => postgres.claim(&inbox.terms, &key).await?,
             };
             let lease = match claim {
-                Claim::Mine(epoch) => Some(Lease::new(inbox, key, epoch)),
+                Claim::Mine(epoch) => Some(Lease(Some((inbox, key, epoch)))),
                 Claim::Done | Claim::Runs(_) => None,
             };
             Ok((claim, lease))
@@ -250,21 +250,11 @@ pub(super) struct Row {
 
 /// A key that a run has taken. Unless the run has [ended](Self::end), its end is that it was dropped:
 /// then the key is released.
-struct Lease {
-    /// `None`: the end is noted.
-    taken: Option<(Arc<Inbox>, String, Epoch)>,
-    until: tokio::time::Instant,
-}
+///
+/// `None`: the end is noted.
+struct Lease(Option<(Arc<Inbox>, String, Epoch)>);
 
 impl Lease {
-    fn new(inbox: Arc<Inbox>, key: String, epoch: Epoch) -> Self {
-        let until = tokio::time::Instant::now() + inbox.terms.lease;
-        Self {
-            taken: Some((inbox, key, epoch)),
-            until,
-        }
-    }
-
     /// The run has ended. If the caller is dropped meanwhile, the end is noted all the same: the effect
     /// has happened.
     async fn end(mut self, is_done: bool) {
@@ -274,30 +264,33 @@ impl Lease {
         }
     }
 
-    /// Notes the end, again and again until the store takes it or the lease is over.
+    /// Notes the end. That a message is done is noted again and again until the store takes it, also
+    /// after the end of the lease: unless another run has taken the key, it is still true. A key that is
+    /// not released is free when its lease is over.
     fn note(&mut self, is_done: bool) -> Option<tokio::task::JoinHandle<()>> {
-        let (inbox, key, epoch) = self.taken.take()?;
-        let until = self.until;
+        let (inbox, key, epoch) = self.0.take()?;
         let runtime = tokio::runtime::Handle::try_current().ok()?;
         let notes = inbox.notes.clone();
         let note = async move {
+            let mut has_failed = false;
             loop {
                 match inbox.note(&key, epoch, is_done).await {
                     Ok(true) => return,
                     Ok(false) => {
-                        warn!(%key, "the lease of a message was over before its run: another run may have done it too");
+                        warn!(%key, "another run has taken the message while this run went on: it may be done twice");
                         return;
                     }
-                    // A key that is not released is free when its lease is over.
-                    Err(error) if is_done && tokio::time::Instant::now() < until => {
-                        warn!(%key, error, "failed to note in the inbox that a message is done, trying again");
-                        tokio::time::sleep(NOTE_AGAIN).await;
-                    }
-                    Err(error) => {
-                        warn!(%key, error, is_done, "failed to note the end of a run in the inbox: the message can run again when its lease is over");
+                    Err(error) if !is_done => {
+                        warn!(%key, error, "failed to release a message in the inbox: it waits until its lease is over");
                         return;
                     }
+                    Err(error) if !has_failed => {
+                        warn!(%key, error, "failed to note in the inbox that a message is done: trying again until the store takes it");
+                        has_failed = true;
+                    }
+                    Err(_) => {}
                 }
+                tokio::time::sleep(NOTE_AGAIN).await;
             }
         };
         Some(notes.spawn_on(note, &runtime))
@@ -325,7 +318,7 @@ impl Once {
         };
         let outcome = self.inner.handle(context.clone()).await;
         let mut is_done = matches!(outcome, Outcome::Succeeded | Outcome::Dropped { .. });
-        if is_done && !context.outbox().is_empty() {
+        if is_done && context.outbox().publishes() {
             // If the worker ends before they are published, the message must run again.
             warn!(
                 consumer = context.consumer(),

@@ -12,7 +12,7 @@ use tracing::warn;
 
 use super::{Claim, Epoch, InboxSettings, InboxStore, Row, Table, Terms};
 use crate::{
-    handler::{HandlerError, HandlerSettings},
+    handler::{HandlerError, HandlerSettings, Reached},
     lock::lock,
     postgres::{Database, Lent, Session, Target, Trouble},
 };
@@ -183,28 +183,65 @@ fn sweep(database: Arc<Database>, table: Arc<Table>) -> impl Future<Output = ()>
 pub struct InboxTable {
     target: Target,
     table: String,
+    /// Whether a worker makes it at its start.
+    migrate: bool,
 }
 
 impl InboxTable {
-    /// The table that the inbox of a consumer with this handler needs. `None`: it needs none.
-    pub(crate) fn of(settings: &InboxSettings, handlers: &[&HandlerSettings]) -> Option<Self> {
+    /// The tables that the inbox of a consumer with these handlers needs.
+    pub(crate) fn of<'a>(
+        settings: &InboxSettings,
+        handlers: impl Iterator<Item = &'a HandlerSettings>,
+    ) -> Vec<Self> {
         if settings.store != InboxStore::Postgres {
-            return None;
+            return Vec::new();
         }
-        let own = handlers.iter().find_map(|handler| match handler {
+        let own = handlers.filter_map(|handler| match handler {
             HandlerSettings::Sql(sql) => Some(sql.target()),
             _ => None,
         });
-        Some(Self {
-            target: settings.target().or(own)?,
+        let targets = match settings.target() {
+            Some(target) => vec![target],
+            None => own.collect(),
+        };
+        let of = |target| Self {
+            target,
             table: settings.table.clone(),
-        })
+            migrate: settings.migrate,
+        };
+        targets.into_iter().map(of).collect()
     }
 
     /// Whether both are the same table.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         self.table == other.table && self.target.is_same(&other.target)
+    }
+
+    /// Whether the table is there.
+    pub(crate) async fn reach(&self) -> Result<Reached, HandlerError> {
+        let failed = |text: String| HandlerError::new(text);
+        let reached = |what: String, is_away| Reached {
+            what,
+            certificates: Vec::new(),
+            is_away,
+        };
+        let database = Database::new(self.target.clone(), 1).map_err(failed)?;
+        let looked = async {
+            let mut session = database.lend().await?;
+            let missing = Table::new(&self.table).is_missing(&mut session).await?;
+            session.give_back();
+            Ok::<_, Trouble>(missing)
+        };
+        let looked = looked.await;
+        database.stop().await;
+        match looked {
+            Ok(None) => Ok(reached(format!("{self} is there"), false)),
+            Ok(Some(why)) if self.migrate => Ok(reached(format!("{why}: the worker makes it"), false)),
+            Ok(Some(why)) => Err(failed(why)),
+            Err(trouble) if trouble.code.is_none() => Ok(reached(trouble.to_string(), true)),
+            Err(trouble) => Err(failed(trouble.to_string())),
+        }
     }
 
     /// Makes or updates the table. Several programs may do so at once. Returns the number of steps that

@@ -163,8 +163,7 @@ impl InboxSettings {
         if forwards {
             let message = "cannot be used together with `forward`: a duplicate has no result, so the \
                            result of a message that came twice could be lost";
-            let forward = KeyPath::of("forward");
-            findings.contradiction(path.key("store"), [forward], message);
+            findings.add(path.key("store"), message);
         }
         let at_url = path.key("url");
         match (self.store, self.target()) {
@@ -199,5 +198,64 @@ impl InboxSettings {
             lease: longest + super::MARGIN,
             limit: self.connect_timeout,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::samples::{Sample, sections};
+
+    sections!({ handler: HandlerSettings, inbox: InboxSettings, forwards: bool }, |it, findings| {
+        let handlers = std::iter::once(&it.handler);
+        it.inbox.check(findings, &KeyPath::of("inbox"), handlers, it.forwards);
+    });
+
+    const SQL: &str = "handler.kind = \"sql\"\nhandler.url = \"postgres://u@db/x\"\n\
+                       handler.statement = \"SELECT 1\"\n";
+
+    #[test]
+    fn an_inbox_in_postgres_has_a_database() {
+        let log = "handler.kind = \"log\"\n";
+        let url = "inbox.url = \"postgres://u@db/x\"\n";
+        let postgres = "inbox.store = \"postgres\"\n";
+        Sections::allowed(&[
+            "",
+            "inbox.store = \"memory\"",
+            &format!("{SQL}{postgres}"),
+            &format!("{log}{postgres}{url}"),
+            &format!("{postgres}inbox.table = \"shop.inbox_2\""),
+        ]);
+        Sections::refused(&[
+            (&format!("{log}{postgres}"), "inbox.url: is needed"),
+            (
+                &format!("{log}{postgres}inbox.url = \"x\""),
+                "inbox.url: must be a complete URL",
+            ),
+            (
+                &format!("inbox.store = \"memory\"\n{url}"),
+                "inbox.url: belongs to store \"postgres\"",
+            ),
+            ("inbox.key = \"type\"", "inbox.store: is \"none\""),
+            (
+                &format!("{SQL}{postgres}inbox.table = \"a; DROP TABLE b\""),
+                "inbox.table: ",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn a_key_is_the_same_in_each_delivery() {
+        let key = |key: &str| format!("inbox.store = \"memory\"\ninbox.key = \"{key}\"");
+        for good in ["message-id", "correlation-id", "header:id", "body:/order/id"] {
+            Sections::allowed(&[&key(good)]);
+        }
+        for bad in ["attempt", "redelivered", "body", "id", "body:id"] {
+            let text = key(bad);
+            let problems = Sections::problems(&text);
+            assert_eq!(problems.len(), 1, "{bad}: {problems:?}");
+        }
+        let text = format!("{}\nforwards = true", key("message-id"));
+        Sections::refused(&[(&text, "inbox.store: cannot be used together with `forward`")]);
     }
 }

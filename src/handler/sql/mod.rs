@@ -8,11 +8,10 @@ mod reach;
 mod settings;
 mod statement;
 mod states;
-#[cfg(test)]
-mod tests;
 
 use std::{fmt, sync::Arc};
 
+use futures_util::future::join;
 use tokio_postgres::{Statement, types::ToSql};
 
 pub use settings::SqlHandlerSettings;
@@ -192,8 +191,8 @@ impl SqlHandler {
         match (&self.row, &prepared.row, key) {
             (Some(row), Some(statements), Some(key)) => {
                 let claim = row.table.claim_in_transaction(session, statements, &row.terms, key);
-                // The database gets both at once.
-                let (begun, is_mine) = tokio::join!(session.run("BEGIN"), claim);
+                // The database gets both at once, in this order.
+                let (begun, is_mine) = join(session.run("BEGIN"), claim).await;
                 begun?;
                 if !is_mine? {
                     let claim = row.table.look(session, &row.terms, key).await?;
@@ -203,7 +202,7 @@ impl SqlHandler {
             }
             _ => {
                 let execute = self.execute(session, &prepared.statement, bound);
-                let (begun, executed) = tokio::join!(session.run("BEGIN"), execute);
+                let (begun, executed) = join(session.run("BEGIN"), execute).await;
                 begun?;
                 executed?;
             }
