@@ -276,8 +276,12 @@ impl ConsumerSettings {
         let forward = section.key("forward");
         self.forward.check(findings, &forward, &self.queue);
         let idempotency = section.key("idempotency");
-        self.idempotency
-            .check(findings, &idempotency, self.handlers(), self.forward.wants_results());
+        self.idempotency.check(
+            findings,
+            &idempotency,
+            self.handlers(),
+            self.forward.wants_results(),
+        );
         self.handler.check(findings, &section.key("handler"));
         for (message_type, by_type) in &self.types {
             let path = section.key("types").key(message_type);

@@ -42,7 +42,9 @@ impl From<&Error> for Trouble {
         if let Some(sent) = error.as_db_error() {
             return Self::from(sent);
         }
-        let is_io = error.source().is_some_and(<dyn std::error::Error>::is::<io::Error>);
+        let is_io = error
+            .source()
+            .is_some_and(<dyn std::error::Error>::is::<io::Error>);
         let text = match error.is_closed() || is_io {
             true => format!("the connection is lost: {}", causes(error)),
             false => causes(error),

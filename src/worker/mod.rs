@@ -26,7 +26,8 @@ use assembly::Setup;
 
 use crate::{
     broker::Broker,
-    config, consumer,
+    config,
+    consumer::{self, ConsumerSettings},
     flight::Extensions,
     handler::{Handler, HandlerError, HandlerSettings, Inbox, IntoHandler, Requirements},
     path::Handlers,

@@ -195,7 +195,9 @@ impl Generation {
     fn new(settings: &HttpHandlerSettings, trust_system: bool) -> Result<Self, String> {
         let files = Files::read(settings)?;
         let headers = files.headers(settings)?;
-        let tls = files.tls(trust_system).map_err(|error| causes(error.as_ref()))?;
+        let tls = files
+            .tls(trust_system)
+            .map_err(|error| causes(error.as_ref()))?;
         let settings = ClientSettings {
             connect_timeout: settings.connect_timeout,
             tls,

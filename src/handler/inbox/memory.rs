@@ -140,7 +140,11 @@ mod tests {
         assert!(memory.done("a", third, terms.ttl));
         assert_eq!(memory.claim("a", &terms), Claim::Done);
         memory.release("a", third);
-        assert_eq!(memory.claim("a", &terms), Claim::Done, "what is done stays done");
+        assert_eq!(
+            memory.claim("a", &terms),
+            Claim::Done,
+            "what is done stays done"
+        );
         tokio::time::advance(terms.ttl).await;
         claimed(&memory, "a");
     }

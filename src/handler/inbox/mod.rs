@@ -69,7 +69,8 @@ impl Terms {
     /// # Errors
     /// The outcome of a message that has no key.
     pub(super) fn key(&self, context: &Context) -> Result<String, Failure> {
-        let failed = |text: &str| Failure::permanent("inbox-key", format!("the message's key {text}"));
+        let failed =
+            |text: &str| Failure::permanent("inbox-key", format!("the message's key {text}"));
         let values = Values::of(context, [&self.key]);
         let datum = self.key.read(&values).map_err(Failure::undecodable)?;
         let key: Cow<'_, str> = match datum {

@@ -1,7 +1,6 @@
 //! Keys in PostgreSQL, for handlers whose effect is elsewhere.
 
 use std::{
-    future::Future,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -14,7 +13,7 @@ use super::{Claim, Epoch, InboxSettings, InboxStore, Row, Table, Terms};
 use crate::{
     handler::{HandlerError, HandlerSettings, Reached},
     lock::lock,
-    postgres::{Database, Lent, Session, Target, Trouble},
+    postgres::{Database, Session, Target, Trouble},
 };
 
 /// The most sessions of an inbox: each is busy for less than a millisecond a message.
@@ -141,7 +140,10 @@ impl Table {
 
 impl Row {
     /// Makes the table if the settings say so, or says that it is missing.
-    pub(in crate::handler) async fn start(&self, session: &mut Session) -> Result<(), HandlerError> {
+    pub(in crate::handler) async fn start(
+        &self,
+        session: &mut Session,
+    ) -> Result<(), HandlerError> {
         self.table.be_there(session, self.migrate).await
     }
 }
@@ -161,19 +163,17 @@ impl Sweeper {
     }
 }
 
-fn sweep(database: Arc<Database>, table: Arc<Table>) -> impl Future<Output = ()> {
-    async move {
-        loop {
-            sleep(SWEEP).await;
-            let swept = async {
-                let mut session = database.lend().await?;
-                table.sweep(&mut session).await?;
-                Lent::give_back(session);
-                Ok::<_, Trouble>(())
-            };
-            if let Err(error) = swept.await {
-                warn!(%error, "failed to delete inbox rows that have expired");
-            }
+async fn sweep(database: Arc<Database>, table: Arc<Table>) {
+    loop {
+        sleep(SWEEP).await;
+        let swept = async {
+            let mut session = database.lend().await?;
+            table.sweep(&mut session).await?;
+            session.give_back();
+            Ok::<_, Trouble>(())
+        };
+        if let Err(error) = swept.await {
+            warn!(%error, "failed to delete inbox rows that have expired");
         }
     }
 }
@@ -237,7 +237,9 @@ impl InboxTable {
         database.stop().await;
         match looked {
             Ok(None) => Ok(reached(format!("{self} is there"), false)),
-            Ok(Some(why)) if self.migrate => Ok(reached(format!("{why}: the worker makes it"), false)),
+            Ok(Some(why)) if self.migrate => {
+                Ok(reached(format!("{why}: the worker makes it"), false))
+            }
             Ok(Some(why)) => Err(failed(why)),
             Err(trouble) if trouble.code.is_none() => Ok(reached(trouble.to_string(), true)),
             Err(trouble) => Err(failed(trouble.to_string())),
@@ -258,7 +260,9 @@ impl InboxTable {
             session.give_back();
             Ok::<_, Trouble>(steps)
         };
-        let migrated = migrated.await.map_err(|trouble| failed(trouble.to_string()));
+        let migrated = migrated
+            .await
+            .map_err(|trouble| failed(trouble.to_string()));
         database.stop().await;
         migrated
     }

@@ -174,7 +174,8 @@ impl InboxSettings {
                 let is_sql = |it: &HandlerSettings| matches!(it, HandlerSettings::Sql(_));
                 let mut needs = handlers.by_ref().filter(|it| **it != HandlerSettings::None);
                 if !needs.all(is_sql) {
-                    let message = "is needed: only a handler of kind \"sql\" has a database of its own";
+                    let message =
+                        "is needed: only a handler of kind \"sql\" has a database of its own";
                     findings.contradiction(at_url, [path.key("store")], message);
                 }
             }
@@ -247,7 +248,12 @@ mod tests {
     #[test]
     fn a_key_is_the_same_in_each_delivery() {
         let key = |key: &str| format!("inbox.store = \"memory\"\ninbox.key = \"{key}\"");
-        for good in ["message-id", "correlation-id", "header:id", "body:/order/id"] {
+        for good in [
+            "message-id",
+            "correlation-id",
+            "header:id",
+            "body:/order/id",
+        ] {
             Sections::allowed(&[&key(good)]);
         }
         for bad in ["attempt", "redelivered", "body", "id", "body:id"] {

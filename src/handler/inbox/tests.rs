@@ -89,7 +89,9 @@ async fn a_message_that_is_done_does_not_run_again() {
     let handler = around("body:/id", &counting);
     let first = handler.handle(with_body(r#"{"id": 1}"#)).await;
     assert_eq!(first, Outcome::Succeeded);
-    let again = handler.handle(with_body(r#"{"id": 1, "more": true}"#)).await;
+    let again = handler
+        .handle(with_body(r#"{"id": 1, "more": true}"#))
+        .await;
     assert_eq!(again, Outcome::Duplicate);
     let other = handler.handle(with_body(r#"{"id": 2}"#)).await;
     assert_eq!(other, Outcome::Succeeded);
@@ -105,7 +107,10 @@ async fn a_message_that_is_not_done_runs_again() {
     ];
     let counting = Counting::ending(failures.clone());
     let handler = around("message-id", &counting);
-    for expected in failures.into_iter().chain([Outcome::Succeeded, Outcome::Duplicate]) {
+    for expected in failures
+        .into_iter()
+        .chain([Outcome::Succeeded, Outcome::Duplicate])
+    {
         assert_eq!(handler.handle(with_body("x")).await, expected);
     }
     assert_eq!(counting.runs(), 4);
@@ -115,7 +120,10 @@ async fn a_message_that_is_not_done_runs_again() {
 async fn a_message_that_the_handler_drops_is_done() {
     let counting = Counting::ending([Outcome::dropped("old")]);
     let handler = around("message-id", &counting);
-    assert_eq!(handler.handle(with_body("x")).await, Outcome::dropped("old"));
+    assert_eq!(
+        handler.handle(with_body("x")).await,
+        Outcome::dropped("old")
+    );
     assert_eq!(handler.handle(with_body("x")).await, Outcome::Duplicate);
 }
 
@@ -171,7 +179,10 @@ async fn a_message_without_a_key_never_runs() {
         let Outcome::Failed(failure) = handler.handle(with_body(body)).await else {
             panic!("{body} has a key");
         };
-        assert_eq!((failure.class.as_ref(), failure.retryable), ("inbox-key", false));
+        assert_eq!(
+            (failure.class.as_ref(), failure.retryable),
+            ("inbox-key", false)
+        );
     }
     let handler = around("body:/id", &counting);
     let Outcome::Failed(failure) = handler.handle(with_body("no JSON")).await else {
@@ -200,7 +211,11 @@ async fn without_its_store_a_message_is_unavailable_and_never_runs() {
     let counting = Counting::ending([]);
     let inner: Arc<dyn Handler> = Arc::<Counting>::clone(&counting);
     let handler = inbox.around(inner);
-    assert_eq!(handler.start().await, Ok(()), "the worker waits for its store");
+    assert_eq!(
+        handler.start().await,
+        Ok(()),
+        "the worker waits for its store"
+    );
     let Outcome::Failed(failure) = handler.handle(with_body("x")).await else {
         panic!("it has run without its store");
     };

@@ -91,9 +91,8 @@ impl SqlHandler {
         concurrency: u16,
         row: Option<Row>,
     ) -> Result<Self, HandlerError> {
-        let failed = |what: &str, error: String| {
-            HandlerError::new(format!("sql handler: {what} {error}"))
-        };
+        let failed =
+            |what: &str, error: String| HandlerError::new(format!("sql handler: {what} {error}"));
         let numbered = settings.numbered();
         let numbered = numbered.map_err(|error| failed("statement", error))?;
         let sessions = settings.sessions.unwrap_or(concurrency).max(1);
@@ -121,19 +120,23 @@ impl SqlHandler {
     /// The values of the message's parameters.
     fn bind(&self, context: &Context, statement: &Statement) -> Result<Vec<Parameter>, Failure> {
         let values = Values::of(context, self.inputs.iter().map(|input| &input.source));
-        let bound = self.inputs.iter().zip(statement.params()).map(|(input, of)| {
-            let refused = |text: &str| {
-                let text = format!("parameter `{}`: {text}", input.name);
-                Failure::permanent(PARAMETER, text)
-            };
-            let datum = input.source.read(&values).map_err(Failure::undecodable)?;
-            match datum {
-                Some(datum) => parameter::fit(datum, of)
-                    .map_err(|error| refused(&format!("its value {error}"))),
-                None if input.is_optional => Ok(Parameter::Null),
-                None => Err(refused("the message has no value for it")),
-            }
-        });
+        let bound = self
+            .inputs
+            .iter()
+            .zip(statement.params())
+            .map(|(input, of)| {
+                let refused = |text: &str| {
+                    let text = format!("parameter `{}`: {text}", input.name);
+                    Failure::permanent(PARAMETER, text)
+                };
+                let datum = input.source.read(&values).map_err(Failure::undecodable)?;
+                match datum {
+                    Some(datum) => parameter::fit(datum, of)
+                        .map_err(|error| refused(&format!("its value {error}"))),
+                    None if input.is_optional => Ok(Parameter::Null),
+                    None => Err(refused("the message has no value for it")),
+                }
+            });
         bound.collect()
     }
 
@@ -152,7 +155,12 @@ impl SqlHandler {
     async fn work(&self, context: &Context) -> Result<(), Undone> {
         // Before a session is taken: a message without a key needs none.
         let key = match &self.row {
-            Some(row) => Some(row.terms.key(context).map_err(Outcome::Failed).map_err(Undone::Outcome)?),
+            Some(row) => Some(
+                row.terms
+                    .key(context)
+                    .map_err(Outcome::Failed)
+                    .map_err(Undone::Outcome)?,
+            ),
             None => None,
         };
         let mut session = self.database.lend().await?;
@@ -164,7 +172,9 @@ impl SqlHandler {
                 return Err(Undone::Outcome(Outcome::Failed(failure)));
             }
         };
-        let applied = self.apply(&mut session, &prepared, key.as_deref(), &bound).await;
+        let applied = self
+            .apply(&mut session, &prepared, key.as_deref(), &bound)
+            .await;
         if let Err(undone) = applied {
             // A session that is in trouble, or that may know an old table, is replaced.
             let is_usable = match &undone {
@@ -190,7 +200,9 @@ impl SqlHandler {
     ) -> Result<(), Undone> {
         match (&self.row, &prepared.row, key) {
             (Some(row), Some(statements), Some(key)) => {
-                let claim = row.table.claim_in_transaction(session, statements, &row.terms, key);
+                let claim = row
+                    .table
+                    .claim_in_transaction(session, statements, &row.terms, key);
                 // The database gets both at once, in this order.
                 let (begun, is_mine) = join(session.run("BEGIN"), claim).await;
                 begun?;
@@ -220,7 +232,9 @@ impl SqlHandler {
     ) -> Result<(), Trouble> {
         let bound: Vec<_> = bound.iter().map(|it| it as &(dyn ToSql + Sync)).collect();
         let executed = session.execute(statement, &bound).await;
-        executed.map(|_| ()).map_err(|trouble| self.explained(trouble))
+        executed
+            .map(|_| ())
+            .map_err(|trouble| self.explained(trouble))
     }
 
     /// The trouble with the name of the parameter that it is about.
@@ -257,7 +271,10 @@ impl Handler for SqlHandler {
     fn start(&self) -> HandlerFuture<'_, Result<(), HandlerError>> {
         Box::pin(async {
             let failed = |trouble: Trouble| {
-                HandlerError::new(format!("sql handler: {}: {trouble}", self.database.target().name()))
+                HandlerError::new(format!(
+                    "sql handler: {}: {trouble}",
+                    self.database.target().name()
+                ))
             };
             match self.database.lend().await {
                 Ok(mut session) => {

@@ -23,11 +23,7 @@ pub(super) enum Parameter {
 }
 
 impl ToSql for Parameter {
-    fn to_sql(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
         match self {
             Self::Null => return Ok(IsNull::Yes),
             Self::Text(text) => out.put_slice(text.as_bytes()),
@@ -195,7 +191,11 @@ mod tests {
     #[test]
     fn a_value_keeps_its_text() {
         for (value, of, expected) in [
-            ("12345678901234567890.10", Type::NUMERIC, "12345678901234567890.10"),
+            (
+                "12345678901234567890.10",
+                Type::NUMERIC,
+                "12345678901234567890.10",
+            ),
             ("1e400", Type::FLOAT8, "1e400"),
             ("true", Type::BOOL, "true"),
             ("\"it's \\\"x\\\" \\u00e4\"", Type::TEXT, "it's \"x\" ä"),
@@ -222,7 +222,11 @@ mod tests {
                 Type::TEXT_ARRAY,
                 r#"{"a,b","}\"","\\","null",""}"#,
             ),
-            (r#"[{"a": 1}, "x"]"#, Type::JSONB_ARRAY, r#"{"{\"a\": 1}","\"x\""}"#),
+            (
+                r#"[{"a": 1}, "x"]"#,
+                Type::JSONB_ARRAY,
+                r#"{"{\"a\": 1}","\"x\""}"#,
+            ),
             (r#"["ab"]"#, Type::BYTEA_ARRAY, r#"{"\\x6162"}"#),
         ] {
             assert_eq!(fitted(json(value), &of), is_text(expected), "{value}");
@@ -236,14 +240,25 @@ mod tests {
         assert_eq!(fitted(Datum::Text("\\x41".into()), &Type::BYTEA), bytes);
         assert_eq!(fitted(json("\"\\\\x41\""), &Type::BYTEA), bytes);
         assert_eq!(fitted(Datum::Bytes(b"{}"), &Type::JSON), is_text("{}"));
-        assert_eq!(fitted(Datum::Text("a\"b".into()), &Type::JSON), is_text("\"a\\\"b\""));
+        assert_eq!(
+            fitted(Datum::Text("a\"b".into()), &Type::JSON),
+            is_text("\"a\\\"b\"")
+        );
     }
 
     #[test]
     fn what_no_value_of_the_type_can_be_is_refused() {
         for (datum, of, error) in [
-            (json("[1]"), Type::INT4, "is a JSON array, and its type is int4"),
-            (json("{}"), Type::TEXT, "is a JSON object, and its type is text"),
+            (
+                json("[1]"),
+                Type::INT4,
+                "is a JSON array, and its type is int4",
+            ),
+            (
+                json("{}"),
+                Type::TEXT,
+                "is a JSON object, and its type is text",
+            ),
             (json("[{}]"), Type::INT4_ARRAY, "holds a JSON object"),
             (json("\"\\ud800\""), Type::TEXT, "is no text: "),
             (Datum::Bytes(b"\xff"), Type::TEXT, "is no text in UTF-8"),

@@ -1,26 +1,17 @@
 //! `handler = { kind = "sql" }`.
 
-use std::{
-    collections::BTreeMap,
-    fmt,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
-    SqlHandler, reach,
+    SqlHandler, reach, statement,
     states::{SqlMeaning, is_state_or_class},
-    statement,
 };
 use crate::{
     config::{Findings, HOUR, KIND, KeyPath, Span, redact},
-    handler::{
-        Handler, HandlerError, HandlerFuture, Reached, inbox, kind::Kind, source::Source,
-    },
+    handler::{Handler, HandlerError, HandlerFuture, Reached, inbox, kind::Kind, source::Source},
     outcome::Outcome,
     postgres::Target,
 };
@@ -238,7 +229,8 @@ impl Kind for SqlHandlerSettings {
         self.check_parameters(findings, path);
         for code in self.sqlstates.keys() {
             if !is_state_or_class(code) {
-                let message = "is no SQLSTATE: five digits and capital letters, or the first two of them";
+                let message =
+                    "is no SQLSTATE: five digits and capital letters, or the first two of them";
                 findings.add(path.key("sqlstates").key(code), message);
             }
         }
@@ -281,12 +273,17 @@ mod tests {
         Sections::allowed(&[
             &sql(id),
             &sql(&format!("{id}handler.optional = [\"id\"]")),
-            &sql(&format!("{id}handler.sqlstates = {{ 23505 = \"dropped\", 40 = \"retry\" }}")),
+            &sql(&format!(
+                "{id}handler.sqlstates = {{ 23505 = \"dropped\", 40 = \"retry\" }}"
+            )),
         ]);
         let bare = "handler.kind = \"sql\"\nhandler.statement = \"SELECT 1\"";
         Sections::refused(&[
             (bare, "handler.url: is required by kind \"sql\""),
-            (&sql(""), "handler.statement: has `:id`, which is no key of `parameters`"),
+            (
+                &sql(""),
+                "handler.statement: has `:id`, which is no key of `parameters`",
+            ),
             (
                 &sql(&format!("{id}handler.parameters.other = \"body\"")),
                 "handler.parameters.other: is not used",
@@ -310,8 +307,14 @@ mod tests {
         ]);
         let url = "handler.kind = \"sql\"\nhandler.statement = \"SELECT 1\"\nhandler.url = ";
         Sections::refused(&[
-            (&format!("{url}\"http://db/x\""), "handler.url: must be a complete URL"),
-            (&format!("{url}\"postgres://db/x\""), "handler.url: names no user"),
+            (
+                &format!("{url}\"http://db/x\""),
+                "handler.url: must be a complete URL",
+            ),
+            (
+                &format!("{url}\"postgres://db/x\""),
+                "handler.url: names no user",
+            ),
         ]);
     }
 }

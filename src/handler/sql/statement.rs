@@ -29,8 +29,13 @@ pub(super) fn numbered(
         let skipped = skipped(rest, before)?;
         let taken = match (skipped, first) {
             (0, ':') => parameter(rest, &is_name, &mut made)?,
-            (0, '$') if !is_part(before) && rest[1..].starts_with(|it: char| it.is_ascii_digit()) => {
-                return Err("has a parameter by number: write `:name`, with a key of `parameters`".to_owned());
+            (0, '$')
+                if !is_part(before) && rest[1..].starts_with(|it: char| it.is_ascii_digit()) =>
+            {
+                return Err(
+                    "has a parameter by number: write `:name`, with a key of `parameters`"
+                        .to_owned(),
+                );
             }
             (0, letter) => {
                 made.text.push(letter);
@@ -164,7 +169,10 @@ mod tests {
     fn names_become_numbers_and_a_name_keeps_its_number() {
         let statement = "INSERT INTO orders VALUES (:id, :sum::numeric, :id, :größe)";
         let made = made(statement).unwrap();
-        assert_eq!(made.text, "INSERT INTO orders VALUES ($1, $2::numeric, $1, $3)");
+        assert_eq!(
+            made.text,
+            "INSERT INTO orders VALUES ($1, $2::numeric, $1, $3)"
+        );
         assert_eq!(made.names, ["id", "sum", "größe"]);
     }
 
@@ -194,7 +202,10 @@ mod tests {
             ("SELECT ':id", "has a string without an end"),
             ("SELECT \":id", "has a quoted identifier without an end"),
             ("SELECT /* /* */ :id", "has a comment without an end"),
-            ("SELECT $a$ :id $$", "has a string in dollar quotes without an end"),
+            (
+                "SELECT $a$ :id $$",
+                "has a string in dollar quotes without an end",
+            ),
         ] {
             let found = made(statement).unwrap_err();
             assert!(found.starts_with(error), "{statement}: {found}");

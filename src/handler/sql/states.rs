@@ -152,7 +152,10 @@ mod tests {
         ] {
             assert_eq!(usual.meaning(code), meaning, "{code}");
         }
-        let settings = [("23505", SqlMeaning::Dropped), ("40", SqlMeaning::Permanent)];
+        let settings = [
+            ("23505", SqlMeaning::Dropped),
+            ("40", SqlMeaning::Permanent),
+        ];
         let settings = settings.map(|(code, meaning)| (code.to_owned(), meaning));
         let set = States::new(&BTreeMap::from(settings));
         assert_eq!(set.meaning("23505"), SqlMeaning::Dropped);

@@ -42,7 +42,10 @@ impl Site {
     }
 
     fn send(&self, id: &str) {
-        assert!(self.inner.send("orders", b"{}", Letter::default().id(id).into()));
+        assert!(
+            self.inner
+                .send("orders", b"{}", Letter::default().id(id).into())
+        );
     }
 
     /// The report once so many deliveries are acked.
@@ -101,7 +104,10 @@ async fn a_copy_that_comes_while_the_message_runs_waits_without_a_charge() {
     site.send("a");
     site.send("a");
     // The first is a dead letter after 3 s. So the second has its own run, which is its first attempt.
-    let dead = timeout(SOON, site.inner.until(|it| it.ready("orders.dead").len() == 2));
+    let dead = timeout(
+        SOON,
+        site.inner.until(|it| it.ready("orders.dead").len() == 2),
+    );
     assert!(dead.await.is_ok());
     let report = site.worker.handle().report("orders").unwrap();
     assert!(report.counts.snoozed >= 1, "{:?}", report.counts);

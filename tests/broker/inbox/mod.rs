@@ -6,7 +6,7 @@ mod stores;
 
 use std::process::ExitStatus;
 
-use crate::support::{Consumers, DEADLINE, within};
+use crate::support::{Consumers, within};
 
 /// Runs `lapwing migrate` with these settings: how it ended, and what it said.
 async fn migrate(consumers: &Consumers) -> (ExitStatus, String) {

@@ -90,7 +90,11 @@ async fn a_service_gets_each_message_once_and_its_key() {
         let report = worker
             .wait_for_report("all are settled", "q", |report| report.ledger.acked == 4)
             .await;
-        assert_eq!((report.counts.succeeded, report.counts.duplicate), (2, 2), "{name}");
+        assert_eq!(
+            (report.counts.succeeded, report.counts.duplicate),
+            (2, 2),
+            "{name}"
+        );
         let seen = handler.seen();
         let keys = seen.exchanges[before..].iter();
         let mut keys: Vec<_> = keys
@@ -124,7 +128,8 @@ async fn a_message_that_runs_elsewhere_waits_and_is_then_a_duplicate() {
     let acked = async || one.report("q").await.ledger.acked + two.report("q").await.ledger.acked;
     crate::support::wait_until("both are settled", DEADLINE, acked, |acked| *acked == 2).await;
     assert_eq!(handler.seen().exchanges.len(), 1);
-    let duplicates = one.report("q").await.counts.duplicate + two.report("q").await.counts.duplicate;
+    let duplicates =
+        one.report("q").await.counts.duplicate + two.report("q").await.counts.duplicate;
     assert_eq!(duplicates, 1);
     one.drain().await;
     two.drain().await;

@@ -6,7 +6,7 @@ mod values;
 use lapwing::Ledger;
 
 use crate::support::{
-    Consumers, Database, DEADLINE, Postgres, RunningWorker, VHost, consumer, vhost,
+    Consumers, DEADLINE, Database, Postgres, RunningWorker, VHost, consumer, vhost,
 };
 
 /// The table of most tests.

@@ -24,7 +24,11 @@ async fn the_sqlstate_decides_what_follows() {
           END IF; INSERT INTO orders (id) VALUES (how); END $$;";
     let setup = Setup::new(&format!("{ORDERS}; {function}")).await;
     let consumer = setup
-        .consumer("SELECT work(:how)", "how = 'body'", "retry = { base = '10ms' }")
+        .consumer(
+            "SELECT work(:how)",
+            "how = 'body'",
+            "retry = { base = '10ms' }",
+        )
         .with("consumers.q.handler.sqlstates = { LW001 = 'dropped' }");
     let worker = consumer.start().await;
     for body in ["good", "fails", "bad", "unwanted"] {
@@ -39,10 +43,19 @@ async fn the_sqlstate_decides_what_follows() {
     let report = worker
         .wait_for_report("all have ended", "q", |report| report.ledger.acked == 3)
         .await;
-    assert_eq!(report.counts.failed, 3, "two of the retried one, one for good");
+    assert_eq!(
+        report.counts.failed, 3,
+        "two of the retried one, one for good"
+    );
     let ledger = drained(worker).await;
     assert_eq!((ledger.acked, ledger.dropped), (3, 1), "{ledger:?}");
-    assert_eq!(setup.database.value::<i64>("SELECT count(*) FROM orders").await, 2);
+    assert_eq!(
+        setup
+            .database
+            .value::<i64>("SELECT count(*) FROM orders")
+            .await,
+        2
+    );
 }
 
 #[tokio::test]
@@ -64,7 +77,10 @@ async fn a_deadlock_is_retried_and_both_have_their_effect() {
         .wait_for_report("both are done", "q", |report| report.ledger.acked == 2)
         .await;
     assert_eq!(report.counts.succeeded, 2);
-    let sum = setup.database.value::<i64>("SELECT sum(n) FROM stock").await;
+    let sum = setup
+        .database
+        .value::<i64>("SELECT sum(n) FROM stock")
+        .await;
     assert_eq!(sum, 4);
     drained(worker).await;
 }
@@ -95,7 +111,13 @@ async fn messages_wait_for_a_database_that_is_down_and_no_attempt_is_charged() {
     let ledger = drained(worker).await;
     assert_eq!((ledger.acked, ledger.dead_lettered), (30, 0), "{ledger:?}");
     setup.database.again().await;
-    assert_eq!(setup.database.value::<i64>("SELECT count(*) FROM orders").await, 30);
+    assert_eq!(
+        setup
+            .database
+            .value::<i64>("SELECT count(*) FROM orders")
+            .await,
+        30
+    );
 }
 
 #[tokio::test]
@@ -106,7 +128,10 @@ async fn a_server_that_crashes_in_the_middle_of_a_statement_leaves_no_half_effec
     let statement = "WITH seen AS (INSERT INTO orders (id) VALUES (:id::text || '-begun')), \
                      slept AS MATERIALIZED (SELECT pg_sleep(:seconds)) \
                      INSERT INTO orders (id) SELECT :id FROM slept";
-    let worker = setup.consumer(statement, SLOW_PARAMETERS, hasty).start().await;
+    let worker = setup
+        .consumer(statement, SLOW_PARAMETERS, hasty)
+        .start()
+        .await;
     let body = r#"{"id": "a", "seconds": 1}"#;
     setup.vhost.publish("q", body).await;
     let query = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'WITH seen%'";
@@ -117,7 +142,10 @@ async fn a_server_that_crashes_in_the_middle_of_a_statement_leaves_no_half_effec
     worker
         .wait_for_report("it is done", "q", |report| report.ledger.acked == 1)
         .await;
-    let count = setup.database.value::<i64>("SELECT count(*) FROM orders").await;
+    let count = setup
+        .database
+        .value::<i64>("SELECT count(*) FROM orders")
+        .await;
     assert_eq!(count, 2);
     let ledger = drained(worker).await;
     assert_eq!(ledger.dead_lettered, 0, "{ledger:?}");
@@ -128,16 +156,25 @@ async fn a_statement_that_takes_too_long_ends_at_the_server_and_has_no_effect() 
     let setup = Setup::new(ORDERS).await;
     let once = "timeout = '1s'\nretry = { max_attempts = 1 }";
     let worker = setup.consumer(SLOW, SLOW_PARAMETERS, once).start().await;
-    setup.vhost.publish("q", r#"{"id": "slow", "seconds": 600}"#).await;
+    setup
+        .vhost
+        .publish("q", r#"{"id": "slow", "seconds": 600}"#)
+        .await;
     let (reason, error) = setup.dead_letter().await;
     assert_eq!(reason, "max-attempts");
     assert!(error.starts_with("no answer within 1"), "{error}");
     setup.database.wait_for(&running("WITH slept"), 0_i64).await;
     // The next message gets a session that works.
-    setup.vhost.publish("q", r#"{"id": "fast", "seconds": 0}"#).await;
+    setup
+        .vhost
+        .publish("q", r#"{"id": "fast", "seconds": 0}"#)
+        .await;
     setup
         .database
-        .wait_for("SELECT string_agg(id, ',') FROM orders", Some("fast".to_owned()))
+        .wait_for(
+            "SELECT string_agg(id, ',') FROM orders",
+            Some("fast".to_owned()),
+        )
         .await;
     drained(worker).await;
 }
@@ -167,10 +204,17 @@ async fn a_drain_waits_for_a_statement_and_cancels_it_after_the_grace() {
         let exit = worker.exited(DEADLINE).await;
         assert_eq!(exit.status.code(), Some(code));
         let ledger = worker.ledger();
-        assert_eq!((ledger.acked, ledger.returned), (acked, 1 - acked), "{ledger:?}");
+        assert_eq!(
+            (ledger.acked, ledger.returned),
+            (acked, 1 - acked),
+            "{ledger:?}"
+        );
         // The server has heard of it before the worker ended, or learns it from the closed connection.
         setup.database.wait_for(&running("WITH slept"), 0_i64).await;
-        let count = setup.database.value::<i64>("SELECT count(*) FROM orders").await;
+        let count = setup
+            .database
+            .value::<i64>("SELECT count(*) FROM orders")
+            .await;
         assert_eq!(count.unsigned_abs(), acked);
     }
 }
@@ -227,8 +271,14 @@ async fn a_session_over_tls_needs_the_right_authority() {
 async fn the_doctor_tries_the_statement() {
     let setup = Setup::new(ORDERS).await;
     for (statement, word) in [
-        ("INSERT INTO orders (id) VALUES (:id)", "takes the statement"),
-        ("INSERT INTO missing (id) VALUES (:id)", "refuses the statement: 42P01"),
+        (
+            "INSERT INTO orders (id) VALUES (:id)",
+            "takes the statement",
+        ),
+        (
+            "INSERT INTO missing (id) VALUES (:id)",
+            "refuses the statement: 42P01",
+        ),
     ] {
         let config = setup.consumer(statement, "id = 'body'", "").toml();
         let folder = tempfile::TempDir::new().expect("a temporary folder");

@@ -25,7 +25,10 @@ async fn values_of_body_headers_and_properties_arrive_as_they_are() {
         .vhost
         .publish_with(spec.header("x-source", "shop"))
         .await;
-    setup.database.wait_for("SELECT count(*) FROM seen", 1_i64).await;
+    setup
+        .database
+        .wait_for("SELECT count(*) FROM seen", 1_i64)
+        .await;
     assert_eq!(drained(worker).await.acked, 1);
 
     let is = "SELECT id = 'm1' AND big = 123456789012345678901234567890.12 AND small = -7 AND flag \
@@ -106,7 +109,10 @@ async fn what_cannot_be_a_value_is_a_dead_letter_that_says_why() {
         assert!(text.starts_with(error), "{body}: {text}");
     }
     // The session is of use after each of them.
-    setup.vhost.publish("q", r#"{"id": "good", "sum": 2}"#).await;
+    setup
+        .vhost
+        .publish("q", r#"{"id": "good", "sum": 2}"#)
+        .await;
     let good = "SELECT count(*) FROM orders WHERE id = 'good' AND sum = 2";
     setup.database.wait_for(good, 1_i64).await;
     setup.vhost.wait_for_counts("q", 0, 0, DEADLINE).await;
