@@ -17,8 +17,9 @@ override SECONDS := $(if $(filter command% environment%,$(origin SECONDS)),$(SEC
 SEED ?=
 
 COMPARE_SCRIPTS ?= 2000
+ONCE_MESSAGES ?= 50000
 
-.PHONY: help run unit test compare test-4.0 test-4.3 matrix test-backends soak letters simulate replay lint audit fmt docs chart bench fuzz fuzz-api picture clean setup
+.PHONY: help run unit test compare test-4.0 test-4.3 matrix test-backends soak letters once simulate replay lint audit fmt docs chart bench fuzz fuzz-api picture clean setup
 
 help: ## List these targets
 	@sed -nE 's/^([a-z0-9.-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -33,8 +34,9 @@ unit: ## Run the unit tests and the examples of the documentation; needs nothing
 
 # After success the node is deleted; after a failure it is only stopped, which keeps its logs.
 test: setup ## Run the whole suite; ARGS='...' goes to cargo nextest
-	@trap 'if (($$? == 0)); then end=down; else end=stop; fi; scripts/rabbitmq $$end "suite*"' EXIT; \
+	@trap 'if (($$? == 0)); then end=down; else end=stop; fi; scripts/rabbitmq $$end "suite*"; scripts/postgres $$end "suite*"' EXIT; \
 	[[ -n "$${AMQP_URL:-}" ]] || scripts/rabbitmq up suite --release $(LAPWING_TEST_RELEASE) >/dev/null; \
+	scripts/postgres up suite >/dev/null; \
 	cargo test --doc; \
 	cargo nextest run $(ARGS)
 
@@ -76,6 +78,10 @@ letters: setup ## Read 100,000 dead letters by the command, the API and the page
 	[[ -n "$${AMQP_URL:-}" ]] || scripts/rabbitmq up suite --release $(LAPWING_TEST_RELEASE) >/dev/null; \
 	cargo test --test broker -- --ignored --nocapture --exact \
 	  console::many_letters::a_hundred_thousand_letters_take_less_than_100_mb_load
+
+once: setup ## Publish ONCE_MESSAGES messages twice, kill workers and PostgreSQL, and check that each has its effect once
+	@trap 'scripts/rabbitmq down "suite*"; scripts/postgres down "suite*"' EXIT; \
+	LAPWING_ONCE_MESSAGES=$(ONCE_MESSAGES) cargo test --test broker -- --ignored --nocapture --test-threads 1 inbox::once::
 
 # One profile with optimisation and all assertions. A failure prints its seed and the shortest script.
 simulate: ## Play random faults against simulated workers until stopped, or for SECONDS; SEED=… begins there
@@ -127,6 +133,7 @@ picture: setup ## Take docs/console.png: five minutes of traffic, then a screens
 
 clean: ## Stop all nodes of this checkout and delete everything built
 	scripts/rabbitmq down '*'
+	scripts/postgres down '*'
 	scripts/backends down phoenix
 	cargo clean
 	rm -rf --one-file-system target
@@ -139,5 +146,6 @@ setup:
 	@scripts/rabbitmq install $(LAPWING_TEST_RELEASE)
 	@scripts/browser install
 	@scripts/runtimes install
+	@scripts/postgres install
 	@scripts/backends install prometheus >/dev/null
 	@command -v cargo-nextest >/dev/null || $(install_nextest)

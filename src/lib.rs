@@ -108,7 +108,10 @@ pub mod settings;
 mod config;
 mod lock;
 mod pem;
+mod pointer;
+mod postgres;
 mod text;
+mod tls;
 mod words;
 
 // The functions that the fuzzer runs.

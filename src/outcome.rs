@@ -27,6 +27,8 @@ pub enum Outcome {
         /// The reason, for the log.
         reason: Cow<'static, str>,
     },
+    /// The message was done before. The worker acks it and counts it apart.
+    Duplicate,
 }
 
 impl Outcome {
@@ -88,6 +90,8 @@ macro_rules! outcomes {
             Succeeded succeeded "succeeded",
             /// The handler did not want the message.
             Dropped dropped "dropped",
+            /// The message was done before.
+            Duplicate duplicate "duplicate",
             /// The handler failed.
             Failed failed "failed",
             /// The service behind the handler is unavailable.
@@ -129,7 +133,10 @@ outcomes!(kinds);
 impl OutcomeKind {
     /// Whether the outcome is normal for every message and needs no attention.
     pub(crate) fn is_routine(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Dropped | Self::Snoozed)
+        matches!(
+            self,
+            Self::Succeeded | Self::Dropped | Self::Duplicate | Self::Snoozed
+        )
     }
 
     /// Whether the outcome is a failure. An interrupted run is none: it does not count.
@@ -145,6 +152,7 @@ impl Ending {
         match self {
             Self::Handled(Outcome::Succeeded) => OutcomeKind::Succeeded,
             Self::Handled(Outcome::Dropped { .. }) => OutcomeKind::Dropped,
+            Self::Handled(Outcome::Duplicate) => OutcomeKind::Duplicate,
             Self::Handled(Outcome::Failed(_)) => OutcomeKind::Failed,
             Self::Handled(Outcome::Snoozed { .. }) => OutcomeKind::Snoozed,
             Self::TimedOut { .. } => OutcomeKind::TimedOut,
@@ -184,7 +192,10 @@ impl Ending {
                 ),
             ),
             Self::Handled(
-                Outcome::Succeeded | Outcome::Snoozed { .. } | Outcome::Dropped { .. },
+                Outcome::Succeeded
+                | Outcome::Snoozed { .. }
+                | Outcome::Dropped { .. }
+                | Outcome::Duplicate,
             )
             | Self::Interrupted => return None,
         })
@@ -364,6 +375,7 @@ mod tests {
         let endings = [
             (Ending::from(Outcome::Succeeded), None),
             (Outcome::dropped("old").into(), None),
+            (Outcome::Duplicate.into(), None),
             (Outcome::Failed(failure()).into(), Some("x")),
             (
                 Outcome::Failed(Failure::unavailable("y", "down")).into(),

@@ -149,7 +149,8 @@ pub(crate) fn sign(retry: &RetrySettings, ending: &Ending) -> Sign {
             true => Sign::Answered,
             false => Sign::Rejected,
         },
-        Ending::Panicked { .. } => Sign::Answered,
+        // The store that knows the message answered. The service behind the handler was not asked.
+        Ending::Handled(Outcome::Duplicate) | Ending::Panicked { .. } => Sign::Answered,
         Ending::Interrupted
         | Ending::Undecodable(_)
         | Ending::Unroutable { .. }
@@ -162,7 +163,9 @@ pub(crate) fn sign(retry: &RetrySettings, ending: &Ending) -> Sign {
 #[must_use]
 pub fn decide(retry: &RetrySettings, ending: &Ending, facts: impl FnOnce() -> Facts) -> Settlement {
     match ending {
-        Ending::Handled(Outcome::Succeeded | Outcome::Dropped { .. }) => Settlement::Ack,
+        Ending::Handled(Outcome::Succeeded | Outcome::Dropped { .. } | Outcome::Duplicate) => {
+            Settlement::Ack
+        }
         Ending::Handled(Outcome::Snoozed { after }) => Settlement::Retry {
             after: *after,
             charged: false,

@@ -329,7 +329,14 @@ mod tests {
         };
         for kind in OutcomeKind::ALL {
             let record = OutcomeRecord::sample(*kind, SettlementKind::Retry);
-            let is_fine = ["succeeded", "dropped", "snoozed", "interrupted"].contains(&kind.name());
+            let is_fine = [
+                "succeeded",
+                "dropped",
+                "duplicate",
+                "snoozed",
+                "interrupted",
+            ]
+            .contains(&kind.name());
             assert_eq!(
                 wanted.fits(&Facts::of(&record)),
                 !is_fine,

@@ -10,6 +10,7 @@ mod descriptors;
 mod doctor;
 mod explain;
 mod health;
+mod migrate;
 mod print;
 mod process;
 mod publish;
@@ -55,6 +56,9 @@ enum Command {
     Explain(explain::Explain),
     /// Compare queues and bindings with the settings, make what is missing, replace a queue
     Topology(topology::Topology),
+    /// Make or update the inbox tables in PostgreSQL that the settings name
+    #[command(after_help = migrate::EXIT_CODES)]
+    Migrate(migrate::Migrate),
     /// Check the health of the worker on this machine: exit code 0 if healthy, else 1
     Health(health::Health),
     /// Say how a running worker and its consumers are
@@ -93,6 +97,10 @@ impl Command {
                 explain.run()
             }
             Self::Topology(topology) => topology.run(caught),
+            Self::Migrate(migrate) => {
+                caught.end_process()?;
+                migrate.run()
+            }
             Self::Health(health) => {
                 caught.end_process()?;
                 health.run()

@@ -14,7 +14,7 @@ use crate::{
     broker::{Binding, QueueArgument, QueueSpec, QueueType, Topology, argument_is_ours},
     config::{Findings, HOUR, KeyPath, SECOND, Span, SpanOrOff},
     decode::Decode,
-    handler::HandlerSettings,
+    handler::{HandlerSettings, InboxSettings, InboxTable},
     retry::{Ladder, RetrySettings},
 };
 
@@ -144,6 +144,8 @@ pub struct ConsumerSettings {
     pub breaker: BreakerSettings,
     /// Where the results of the handler are published.
     pub forward: ForwardSettings,
+    /// What is remembered of messages that are done.
+    pub idempotency: InboxSettings,
 }
 
 impl Default for ConsumerSettings {
@@ -173,6 +175,7 @@ impl Default for ConsumerSettings {
             retry: RetrySettings::default(),
             breaker: BreakerSettings::default(),
             forward: ForwardSettings::default(),
+            idempotency: InboxSettings::default(),
         }
     }
 }
@@ -236,6 +239,16 @@ impl ConsumerSettings {
         }
     }
 
+    /// The tables that the inbox of this consumer needs, if it is kept in PostgreSQL.
+    #[must_use]
+    pub fn inbox_tables(&self) -> Vec<InboxTable> {
+        InboxTable::of(&self.idempotency, self.handlers())
+    }
+
+    fn handlers(&self) -> impl Iterator<Item = &HandlerSettings> {
+        std::iter::once(&self.handler).chain(self.types.values())
+    }
+
     pub(super) fn check(&self, findings: &mut Findings, name: &str) {
         let section = section(name);
         if !is_name(name) {
@@ -262,6 +275,13 @@ impl ConsumerSettings {
         self.breaker.check(findings, &section.key("breaker"));
         let forward = section.key("forward");
         self.forward.check(findings, &forward, &self.queue);
+        let idempotency = section.key("idempotency");
+        self.idempotency.check(
+            findings,
+            &idempotency,
+            self.handlers(),
+            self.forward.wants_results(),
+        );
         self.handler.check(findings, &section.key("handler"));
         for (message_type, by_type) in &self.types {
             let path = section.key("types").key(message_type);

@@ -14,16 +14,20 @@ use super::{
 use crate::{
     broker::{Access, BrokerError, Examiner, Place, QueueRole, Standing, Survey, Version, places},
     certificates,
+    config::KeyPath,
     consumer::ConsumerSettings,
+    handler::{HandlerError, Reached},
     settings::Settings,
 };
 
 /// Looks at everything.
 pub(super) async fn gather<'a>(settings: &'a Settings, around: &'a Surroundings) -> Scene<'a> {
     let mut scene = Scene::at_start(settings, around);
-    let (broker, handlers) = tokio::join!(broker(settings), handlers(settings));
+    let (broker, handlers, inboxes) =
+        tokio::join!(broker(settings), handlers(settings), inboxes(settings));
     (scene.places, scene.broker) = broker;
     scene.handlers = handlers;
+    scene.inboxes = inboxes;
     scene
 }
 
@@ -205,4 +209,15 @@ async fn handlers(settings: &Settings) -> Vec<HandlerSeen> {
         }
     });
     join_all(all).await
+}
+
+/// Asks each database of an inbox whether the table is there.
+async fn inboxes(settings: &Settings) -> Vec<(KeyPath, Result<Reached, HandlerError>)> {
+    let all = settings.consumers.iter().flat_map(|(name, consumer)| {
+        let at = KeyPath::of("consumers").key(name).key("idempotency");
+        let tables = consumer.inbox_tables().into_iter();
+        tables.map(move |table| (at.clone(), table))
+    });
+    let asked = all.map(|(at, table)| async move { (at, table.reach().await) });
+    join_all(asked).await
 }

@@ -18,6 +18,12 @@ pub(super) const CHECKS: &[Check] = &[
         look: handlers,
     },
     Check {
+        name: "inbox",
+        why: "without its inbox a consumer runs no handler",
+        needs: Needs::Handlers,
+        look: inboxes,
+    },
+    Check {
         name: "proxies",
         why: "the HTTP handler uses the proxy that the environment names",
         needs: Needs::Settings,
@@ -47,6 +53,9 @@ fn handlers(scene: &Scene<'_>, found: &mut Found) {
                     HandlerSettings::Http(_) => {
                         format!("correct {at}.url; for TLS also {at}.ca_file")
                     }
+                    HandlerSettings::Sql(_) => {
+                        format!("correct {at}.statement or {at}.url, or give its user the right")
+                    }
                     _ => format!("correct {at}.argv, or install what is missing"),
                 };
                 found.fail(at.to_string(), error.to_string(), mend);
@@ -55,6 +64,25 @@ fn handlers(scene: &Scene<'_>, found: &mut Found) {
     }
     if found.rows.is_empty() {
         found.ok("all handlers are registered in code");
+    }
+}
+
+fn inboxes(scene: &Scene<'_>, found: &mut Found) {
+    for (at, reached) in &scene.inboxes {
+        match reached {
+            Ok(reached) if reached.is_away => {
+                let mend = format!("start the database, or correct {at}.url");
+                found.warn(at.to_string(), &reached.what, mend);
+            }
+            Ok(reached) => found.ok(format!("{at}: {}", reached.what)),
+            Err(error) => {
+                let mend = "run `lapwing migrate`, or correct the database's user";
+                found.fail(at.to_string(), error.to_string(), mend);
+            }
+        }
+    }
+    if found.rows.is_empty() {
+        found.ok("no consumer has an inbox in a database");
     }
 }
 

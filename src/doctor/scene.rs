@@ -74,6 +74,8 @@ pub(super) struct Scene<'a> {
     /// What was seen over a connection; the default without one.
     pub(super) broker: BrokerSeen,
     pub(super) handlers: Vec<HandlerSeen>,
+    /// The inboxes in databases: the setting, and whether the table is there.
+    pub(super) inboxes: Vec<(KeyPath, Result<Reached, HandlerError>)>,
 }
 
 impl<'a> Scene<'a> {
@@ -85,6 +87,7 @@ impl<'a> Scene<'a> {
             places: Ok(Vec::new()),
             broker: BrokerSeen::default(),
             handlers: Vec::new(),
+            inboxes: Vec::new(),
         }
     }
 }

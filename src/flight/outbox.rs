@@ -52,6 +52,15 @@ impl Outbox {
         self.with(|content| content.result = Some(result));
     }
 
+    /// Whether something is to be published.
+    pub(crate) fn publishes(&self) -> bool {
+        let content = lock(&self.content);
+        let publishes = |content: &Content| {
+            !content.messages.is_empty() || content.result.is_some() && self.wants_result()
+        };
+        content.as_deref().is_some_and(publishes)
+    }
+
     pub(crate) fn take(&self) -> Content {
         let content = lock(&self.content).take();
         content.map(|content| *content).unwrap_or_default()

@@ -32,6 +32,13 @@ pub(super) struct Name {
     pub(super) key: &'static str,
 }
 
+impl Name {
+    /// The name as settings write it: one of [`FACTS`].
+    pub(super) fn word(&self) -> &'static str {
+        self.header.trim_start_matches("lapwing-")
+    }
+}
+
 macro_rules! name {
     ($header:literal, $variable:literal, $key:literal) => {
         Name {
@@ -108,6 +115,24 @@ pub(super) fn facts(context: &Context) -> impl Iterator<Item = Fact<'_>> {
     all.into_iter()
         .filter_map(|(name, value)| Some((name, value?)))
 }
+
+/// The names of all facts, as settings write them.
+pub(super) const FACTS: [&str; 14] = [
+    "message-id",
+    "attempt",
+    "queue",
+    "exchange",
+    "routing-key",
+    "type",
+    "redelivered",
+    "correlation-id",
+    "reply-to",
+    "app-id",
+    "user-id",
+    "timestamp",
+    "priority",
+    "expiration",
+];
 
 /// The trace context that the handler continues: that of the attempt, or else the message's.
 pub(super) fn trace(context: &Context) -> Vec<(&'static str, String)> {

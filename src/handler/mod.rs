@@ -9,6 +9,7 @@ mod context;
 mod extract;
 mod function;
 mod http;
+mod inbox;
 #[macro_use]
 mod kind;
 mod log;
@@ -17,6 +18,8 @@ mod results;
 #[cfg(test)]
 mod samples;
 mod settings;
+mod source;
+mod sql;
 
 pub use command::{CommandHandler, CommandHandlerSettings, CommandOutput, ExitMeaning};
 pub use context::{Cancellation, Context};
@@ -26,11 +29,14 @@ pub use function::{FunctionHandler, IntoHandler};
 pub(crate) use http::fuzz_answer;
 pub(crate) use http::{HTTP_CLASSES, proxy_warning};
 pub use http::{HeaderFile, HttpHandler, HttpHandlerSettings};
+pub(crate) use inbox::Inbox;
+pub use inbox::{InboxSettings, InboxStore, InboxTable};
 pub(crate) use kind::{Classes, Reached};
 pub use log::{LogHandler, LogHandlerSettings};
 pub use process::{ProcessCheck, ProcessHandler, ProcessHandlerSettings, check_process};
 
 pub use results::Results;
+pub use sql::{SqlHandler, SqlHandlerSettings, SqlMeaning};
 
 pub use crate::{
     flight::CancelReason,
@@ -104,6 +110,8 @@ kinds! {
     "command" => Command(CommandHandlerSettings),
     /// Give each message to one of several programs that run on, by lines of JSON.
     "process" => Process(ProcessHandlerSettings),
+    /// Run a statement in PostgreSQL.
+    "sql" => Sql(SqlHandlerSettings),
     /// Write the message to the log and ack it.
     "log" => Log(LogHandlerSettings),
 }

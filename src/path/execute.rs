@@ -98,7 +98,14 @@ async fn supervise(handler: &dyn Handler, flight: &Arc<Flight>, limits: Limits) 
     flight.handler_ended();
     let ending = match (cancelled, last) {
         // The handler finished all the same, so the message need not run again.
-        (_, Some(done @ Ending::Handled(Outcome::Succeeded | Outcome::Dropped { .. }))) => done,
+        (
+            _,
+            Some(
+                done @ Ending::Handled(
+                    Outcome::Succeeded | Outcome::Dropped { .. } | Outcome::Duplicate,
+                ),
+            ),
+        ) => done,
         (CancelReason::Timeout, _) => Ending::TimedOut {
             after: limits.timeout,
         },

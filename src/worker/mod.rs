@@ -26,9 +26,10 @@ use assembly::Setup;
 
 use crate::{
     broker::Broker,
-    config, consumer,
+    config,
+    consumer::{self, ConsumerSettings},
     flight::Extensions,
-    handler::{Handler, IntoHandler, Requirements},
+    handler::{Handler, HandlerError, HandlerSettings, Inbox, IntoHandler, Requirements},
     path::Handlers,
     state,
     telemetry::Signals,
@@ -201,15 +202,14 @@ impl Worker {
                 consumer: name.clone(),
                 error,
             };
-            let mut lane = self.handlers.get(name).cloned().unwrap_or_default();
+            let make = Making::of(consumer).map_err(failed)?;
+            let registered = self.handlers.get(name).cloned().unwrap_or_default();
+            let mut lane = make.around(registered);
             if lane.any.is_none() {
-                lane.any = consumer
-                    .handler
-                    .make(consumer.concurrency)
-                    .map_err(failed)?;
+                lane.any = make.handler(&consumer.handler).map_err(failed)?;
             }
             for (message_type, settings) in &consumer.types {
-                if let Some(handler) = settings.make(consumer.concurrency).map_err(failed)? {
+                if let Some(handler) = make.handler(settings).map_err(failed)? {
                     lane.by_type.entry(message_type.clone()).or_insert(handler);
                 }
             }
@@ -239,6 +239,45 @@ impl Worker {
                 type_name,
             }),
         }
+    }
+}
+
+/// Makes the handlers of one consumer.
+struct Making {
+    concurrency: u16,
+    inbox: Option<Arc<Inbox>>,
+}
+
+impl Making {
+    fn of(consumer: &ConsumerSettings) -> Result<Self, HandlerError> {
+        let longest = consumer.timeout + consumer.cancel_grace;
+        let concurrency = consumer.concurrency;
+        let inbox = Inbox::of(&consumer.idempotency, &consumer.queue, longest, concurrency)?;
+        Ok(Self { concurrency, inbox })
+    }
+
+    /// The handler that the settings name.
+    fn handler(
+        &self,
+        settings: &HandlerSettings,
+    ) -> Result<Option<Arc<dyn Handler>>, HandlerError> {
+        match &self.inbox {
+            Some(inbox) => inbox.make(settings, self.concurrency),
+            None => settings.make(self.concurrency),
+        }
+    }
+
+    /// The handlers that were registered in code.
+    fn around(&self, mut registered: Handlers) -> Handlers {
+        let Some(inbox) = &self.inbox else {
+            return registered;
+        };
+        registered.any = registered.any.map(|handler| inbox.around(handler));
+        let by_type = registered.by_type.into_iter();
+        registered.by_type = by_type
+            .map(|(name, handler)| (name, inbox.around(handler)))
+            .collect();
+        registered
     }
 }
 

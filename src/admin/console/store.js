@@ -4,7 +4,7 @@ const MINUTE = 60_000;
 const OUTCOMES = 1000; // kept by the page; the worker keeps its own
 
 /** The kinds of outcome that are not failures. */
-export const FINE = new Set(["succeeded", "dropped", "snoozed", "interrupted"]);
+export const FINE = new Set(["succeeded", "dropped", "duplicate", "snoozed", "interrupted"]);
 
 /** The outcomes of handler runs that a consumer counts. */
 export const RUNS = [

@@ -20,7 +20,7 @@ use hyper_util::client::legacy::{self, connect::HttpInfo};
 use reqwest::{Client, ClientBuilder, Response, header::HeaderMap, redirect};
 use tokio::time::Instant;
 
-use super::{HttpHandlerSettings, files::Files, tls};
+use super::{HttpHandlerSettings, files::Files};
 use crate::{lock::lock, text::causes};
 
 /// How long a generation is used.
@@ -195,7 +195,9 @@ impl Generation {
     fn new(settings: &HttpHandlerSettings, trust_system: bool) -> Result<Self, String> {
         let files = Files::read(settings)?;
         let headers = files.headers(settings)?;
-        let tls = tls::config(&files, trust_system).map_err(|error| causes(error.as_ref()))?;
+        let tls = files
+            .tls(trust_system)
+            .map_err(|error| causes(error.as_ref()))?;
         let settings = ClientSettings {
             connect_timeout: settings.connect_timeout,
             tls,

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::HttpHandlerSettings;
+use crate::tls::{self, Pem};
 
 /// The content of all files at one moment.
 #[derive(Default, PartialEq)]
@@ -45,6 +46,24 @@ impl Files {
             key: optional(&settings.key_file)?,
             headers,
         })
+    }
+
+    /// The TLS configuration for one generation of connections.
+    ///
+    /// # Errors
+    /// If a certificate or the key cannot be used.
+    pub(super) fn tls(
+        &self,
+        system: bool,
+    ) -> Result<rustls::ClientConfig, Box<dyn std::error::Error + Send + Sync>> {
+        let files = Pem {
+            ca: self.ca.as_deref(),
+            cert: self.cert.as_deref(),
+            key: self.key.as_deref(),
+        };
+        let mut config = tls::config(files, system)?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(config)
     }
 
     /// The headers of every request: those of the settings, and those whose values are in files.

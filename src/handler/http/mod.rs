@@ -17,7 +17,6 @@ mod request;
 mod settings;
 #[cfg(test)]
 mod tests;
-mod tls;
 mod trace;
 
 use std::{

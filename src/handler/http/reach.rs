@@ -6,7 +6,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use tokio::{net::TcpStream, time::timeout};
 use url::{Host, Url};
 
-use super::{HttpHandler, HttpHandlerSettings, files::Files, tls};
+use super::{HttpHandler, HttpHandlerSettings, files::Files};
 use crate::{
     certificates,
     handler::{HandlerError, Reached},
@@ -59,7 +59,7 @@ pub(super) async fn reach(settings: &HttpHandlerSettings) -> Result<Reached, Han
         });
     }
     let files = Files::read(settings).map_err(failed)?;
-    let config = tls::config(&files, settings.system_authorities);
+    let config = files.tls(settings.system_authorities);
     let config = config.map_err(|error| failed(causes(error.as_ref())))?;
     let shown = certificates::shown_by(&host, port, Some(config), limit).await;
     match shown {

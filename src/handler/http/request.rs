@@ -28,6 +28,9 @@ const VALUE: usize = 4 * 1024;
 /// more than 100 headers.
 const MOST: usize = 64;
 
+/// Names the message to a service that does nothing twice.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// Which of the message's own headers a request has.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Theirs {
@@ -48,6 +51,11 @@ pub(super) fn describe(context: &Context, configured: &HeaderMap, theirs: Theirs
             HeaderName::from_static(name.header),
             printable(&value.text()),
         );
+    }
+    if !configured.contains_key(IDEMPOTENCY_KEY)
+        && let Some(key) = idempotency_key(message.id())
+    {
+        headers.insert(IDEMPOTENCY_KEY, key);
     }
     if !configured.contains_key(CONTENT_TYPE)
         && let Some(content_type) = content_type(context)
@@ -83,6 +91,14 @@ pub(super) fn describe(context: &Context, configured: &HeaderMap, theirs: Theirs
         headers.insert(HeaderName::from_static(CUT_HEADERS), printable(list));
     }
     headers
+}
+
+/// The key by which a service knows a message that it has done. An id that a header cannot hold as it is
+/// gives none: two messages must never share a key.
+fn idempotency_key(id: Option<&str>) -> Option<HeaderValue> {
+    let id = id.filter(|id| !id.is_empty())?;
+    let key = printable(id);
+    (key.as_bytes() == id.as_bytes()).then_some(key)
 }
 
 /// Whether the message has headers of its own that a request can carry.
@@ -194,6 +210,15 @@ mod tests {
         );
         assert_eq!(printable("a\r\nb").as_bytes(), b"a??b");
         assert_eq!(printable("\u{e9}").as_bytes(), "\u{e9}".as_bytes());
+    }
+
+    #[test]
+    fn an_id_is_an_idempotency_key_only_as_it_is() {
+        let key = |id| idempotency_key(id).map(|key| key.as_bytes().to_vec());
+        assert_eq!(key(Some("order-7")), Some(b"order-7".to_vec()));
+        for id in [None, Some(""), Some("a\nb")] {
+            assert_eq!(key(id), None, "{id:?}");
+        }
     }
 
     #[test]

@@ -31,7 +31,8 @@ pub use headers::HeaderFile;
 /// `lapwing-redelivered`, `lapwing-correlation-id`, `lapwing-reply-to`, `lapwing-app-id`,
 /// `lapwing-user-id`, `lapwing-timestamp` (seconds since 1970), `lapwing-priority`,
 /// `lapwing-expiration` (milliseconds), `traceparent` and `tracestate`. A property that the message
-/// does not have has no header. With `decode = "json"` the content type is `application/json` if
+/// does not have has no header. `idempotency-key` is the message id too, unless `headers` has another
+/// one: a service that keeps it does nothing twice. With `decode = "json"` the content type is `application/json` if
 /// the message names none or another one. The handler does not send a `content_encoding` that is no
 /// compression: a charset (`utf-8`), `7bit`, `8bit` or `binary`.
 ///

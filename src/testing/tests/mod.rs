@@ -14,6 +14,7 @@ mod end;
 mod expirations;
 mod faults;
 mod in_flight;
+mod inbox;
 mod kept;
 mod kit;
 mod lifecycle;

@@ -1,4 +1,4 @@
-//! TLS to a handler's server: whom to trust, and the client certificate to show.
+//! TLS to the server of a handler: whom to trust, and the client certificate to show.
 
 use std::{error::Error, sync::Arc};
 
@@ -15,19 +15,28 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use super::files::Files;
+/// The content of the PEM files that the settings name.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Pem<'a> {
+    /// Certificate authorities to trust, in addition to the system's.
+    pub(crate) ca: Option<&'a [u8]>,
+    /// The client certificate, or its chain.
+    pub(crate) cert: Option<&'a [u8]>,
+    /// The key of the client certificate.
+    pub(crate) key: Option<&'a [u8]>,
+}
 
-/// The TLS configuration for one generation of connections.
+/// The TLS configuration of a client.
 ///
 /// # Errors
 /// If a certificate or the key cannot be used. Missing authorities of the system are no error:
 /// then each handshake fails, and says so.
-pub(super) fn config(
-    files: &Files,
+pub(crate) fn config(
+    files: Pem<'_>,
     system: bool,
 ) -> Result<ClientConfig, Box<dyn Error + Send + Sync>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let trusted = certificates(files.ca.as_deref())?;
+    let trusted = certificates(files.ca)?;
     let mut roots = RootCertStore::empty();
     for certificate in &trusted {
         roots.add(certificate.clone())?;
@@ -53,15 +62,13 @@ pub(super) fn config(
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier));
-    let mut config = match &files.key {
+    Ok(match files.key {
         Some(key) => {
-            let chain = certificates(files.cert.as_deref())?;
+            let chain = certificates(files.cert)?;
             config.with_client_auth_cert(chain, PrivateKeyDer::from_pem_slice(key)?)?
         }
         None => config.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    })
 }
 
 fn certificates(
