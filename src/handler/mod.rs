@@ -3,12 +3,14 @@
 //! A handler reports what happened. [`policy`](crate::policy) decides what follows.
 
 mod about;
+mod batch;
 mod child;
 mod command;
 mod context;
 mod extract;
 mod function;
 mod http;
+mod json;
 #[macro_use]
 mod kind;
 mod log;
@@ -18,6 +20,7 @@ mod results;
 mod samples;
 mod settings;
 
+pub use batch::BatchSettings;
 pub use command::{CommandHandler, CommandHandlerSettings, CommandOutput, ExitMeaning};
 pub use context::{Cancellation, Context};
 pub use extract::{Attempt, Body, FromContext, Headers, Json, Requirements, Shared};

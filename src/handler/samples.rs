@@ -36,6 +36,7 @@ impl Sample {
         let resources = Resources {
             state: state::start(1, Duration::from_secs(1)),
             extensions: Extensions::default(),
+            drain: tokio_util::sync::CancellationToken::new(),
         };
         let message = Message::new(delivery, "q".into());
         let is_json = decode::check(&message, decode).unwrap();

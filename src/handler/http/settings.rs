@@ -12,7 +12,9 @@ use url::Url;
 use super::{HTTP_CLASSES, HttpHandler, answer, reach};
 use crate::{
     config::{Findings, HOUR, KIND, KeyPath, Secret, Span, redact},
-    handler::{Handler, HandlerError, HandlerFuture, Reached, kind::Kind},
+    handler::{
+        Handler, HandlerError, HandlerFuture, Reached, batch::BatchSettings, kind::Kind,
+    },
     outcome::Outcome,
     pem::ClientFiles,
 };
@@ -116,6 +118,9 @@ pub struct HttpHandlerSettings {
     /// request's, and would ack a message that the service never handled. HTTP/2 does not need this.
     /// Default: `false`.
     pub echo: bool,
+    /// Several messages in one request, which is a JSON array. [handlers.md](handlers.md#batches) shows
+    /// request and answer.
+    pub batch: BatchSettings,
 }
 
 fn example_header_files() -> BTreeMap<&'static str, HeaderFile> {
@@ -147,6 +152,7 @@ impl Default for HttpHandlerSettings {
             cert_file: None,
             key_file: None,
             echo: false,
+            batch: BatchSettings::default(),
         }
     }
 }
@@ -163,6 +169,7 @@ impl fmt::Debug for HttpHandlerSettings {
             .field("cert_file", &self.cert_file)
             .field("key_file", &self.key_file)
             .field("echo", &self.echo)
+            .field("batch", &self.batch)
             .finish()
     }
 }
@@ -174,6 +181,10 @@ impl Kind for HttpHandlerSettings {
 
     fn reach(&self) -> HandlerFuture<'_, Result<Reached, HandlerError>> {
         Box::pin(reach::reach(self))
+    }
+
+    fn batch(&self) -> Option<&BatchSettings> {
+        Some(&self.batch)
     }
 
     fn judge(
