@@ -265,7 +265,8 @@ impl ConsumerSettings {
         let limits = (concurrency, self.timeout);
         let handler = section.key("handler");
         self.handler.check(findings, &handler);
-        self.handler.check_batch(findings, &handler, &section, limits);
+        self.handler
+            .check_batch(findings, &handler, &section, limits);
         for (message_type, by_type) in &self.types {
             let path = section.key("types").key(message_type);
             findings.name(path.clone(), message_type);

@@ -228,7 +228,9 @@ impl Flight {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let limit = self.limit.load(Ordering::Relaxed);
         let started = self.started_at();
-        started.checked_add(Duration::from_micros(limit)).filter(|_| limit > 0)
+        started
+            .checked_add(Duration::from_micros(limit))
+            .filter(|_| limit > 0)
     }
 
     /// A call with this many messages was made, and is counted when this flight's attempt ends.

@@ -82,8 +82,8 @@ fn fixture(outcomes: Vec<Outcome>) -> Fixture {
     let resources = Resources {
         state,
         extensions: Extensions::default(),
-            drain: CancellationToken::new(),
-        };
+        drain: CancellationToken::new(),
+    };
     let slots = Arc::clone(&figures.slots);
     let (name, worker) = (QUEUE.into(), "worker".into());
     let lane = Lane {

@@ -117,9 +117,10 @@ impl<C: Call> Batches<C> {
         match said.await {
             Ok(said) => said.leave(&context),
             // The sender is dropped only if the call panics.
-            Err(_) => {
-                Outcome::Failed(Failure::retryable("panic", "the call of the batch panicked"))
-            }
+            Err(_) => Outcome::Failed(Failure::retryable(
+                "panic",
+                "the call of the batch panicked",
+            )),
         }
     }
 

@@ -130,8 +130,8 @@ impl Service {
 
 /// Reads what an answer says about each message.
 fn read(body: &[u8], posted: &Posted) -> Result<Vec<Said>, String> {
-    let answers: Answers<'_> = serde_json::from_slice(body)
-        .map_err(|error| format!("{error}, in {}", shown(body)))?;
+    let answers: Answers<'_> =
+        serde_json::from_slice(body).map_err(|error| format!("{error}, in {}", shown(body)))?;
     let ids = posted.first..posted.first + posted.count as u64;
     Ok(json::each(&answers.outcomes, ids, CLASSES))
 }

@@ -12,9 +12,7 @@ use url::Url;
 use super::{HTTP_CLASSES, HttpHandler, answer, reach};
 use crate::{
     config::{Findings, HOUR, KIND, KeyPath, Secret, Span, redact},
-    handler::{
-        Handler, HandlerError, HandlerFuture, Reached, batch::BatchSettings, kind::Kind,
-    },
+    handler::{Handler, HandlerError, HandlerFuture, Reached, batch::BatchSettings, kind::Kind},
     outcome::Outcome,
     pem::ClientFiles,
 };

@@ -191,7 +191,11 @@ mod tests {
             (b"\"a\nb\"", "ImEKYiI="),
             (b"\"\xff\"", "Iv8i"),
         ] {
-            assert_eq!(written(body, None), (none.clone(), base64.into()), "{body:?}");
+            assert_eq!(
+                written(body, None),
+                (none.clone(), base64.into()),
+                "{body:?}"
+            );
         }
         assert_eq!(written(b"1", Some("gzip")), (none, "MQ==".into()));
     }
@@ -207,7 +211,12 @@ mod tests {
         let bytes = all(b"[".to_vec(), 5..7, &contexts, Bodies::Json);
         let text = String::from_utf8(bytes).unwrap() + "]";
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let ids: Vec<_> = value.as_array().unwrap().iter().map(|it| &it["id"]).collect();
+        let ids: Vec<_> = value
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|it| &it["id"])
+            .collect();
         assert_eq!(ids, [5, 6]);
         assert_eq!(value[1]["body"], serde_json::json!([2]));
         assert_eq!(value[0]["message_id"], "same");

@@ -162,7 +162,13 @@ pub(in crate::handler) fn each(
         let (id, said) = match serde_json::from_str::<Answer>(text) {
             Ok(answer) => (answer.id, answer.said(classes.usual)),
             Err(error) => match serde_json::from_str::<Id>(text) {
-                Ok(Id { id }) => (id, Err(format!("{} cannot be read: {error}", shown(text.as_bytes())))),
+                Ok(Id { id }) => (
+                    id,
+                    Err(format!(
+                        "{} cannot be read: {error}",
+                        shown(text.as_bytes())
+                    )),
+                ),
                 Err(_) => {
                     strays.add(|| format!("{} names no message", shown(text.as_bytes())));
                     continue;
@@ -175,9 +181,13 @@ pub(in crate::handler) fn each(
             Some(place @ None) => *place = Some(said),
             Some(place) => {
                 strays.add(|| format!("id {id} has two outcomes, so its message is retried"));
-                *place = Some(Err("the answer has two outcomes for this message".to_owned()));
+                *place = Some(Err(
+                    "the answer has two outcomes for this message".to_owned()
+                ));
             }
-            None => strays.add(|| format!("id {id} is not one of {} to {}", ids.start, ids.end - 1)),
+            None => {
+                strays.add(|| format!("id {id} is not one of {} to {}", ids.start, ids.end - 1))
+            }
         }
     }
     strays.say();
@@ -349,11 +359,23 @@ mod tests {
             (r#",{"id":8,"outcome":"succeeded"}"#, missing),
             (r#",{"id":4,"outcome":"succeeded"}"#, missing),
             (r#",{"id":-1,"outcome":"succeeded"}"#, missing),
-            (r#",{"id":18446744073709551615,"outcome":"succeeded"}"#, missing),
+            (
+                r#",{"id":18446744073709551615,"outcome":"succeeded"}"#,
+                missing,
+            ),
             (r#",{"outcome":"succeeded"}"#, missing),
-            (r#",{"id":"6","outcome":"succeeded"},null,7,[],"x""#, missing),
-            (r#",{"id":6,"outcome":"succeeded"},{"id":6,"outcome":"succeeded"}"#, doubled),
-            (r#",{"id":6,"outcome":"succeeded"},{"id":6,"outcome":"retry"}"#, doubled),
+            (
+                r#",{"id":"6","outcome":"succeeded"},null,7,[],"x""#,
+                missing,
+            ),
+            (
+                r#",{"id":6,"outcome":"succeeded"},{"id":6,"outcome":"succeeded"}"#,
+                doubled,
+            ),
+            (
+                r#",{"id":6,"outcome":"succeeded"},{"id":6,"outcome":"retry"}"#,
+                doubled,
+            ),
             (r#",{"id":6,"outcome":"succeeded"},{"id":6}"#, doubled),
             (
                 r#",{"id":6,"outcome":"done"}"#,

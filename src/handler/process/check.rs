@@ -56,36 +56,31 @@ pub async fn check_process(argv: &[String]) -> Vec<ProcessCheck> {
         }
     };
     let takes_batches = ready.as_ref().is_ok_and(|ready| ready.batch);
-    let right = note("its first line says that it is ready", ready.map(|_| String::new()))
-        && note(
-            "it answers a message",
-            run.ask(|line| line.body(b"{\"check\":1}")).await,
-        )
-        && note(
-            "it takes a body with line breaks, quotes and NUL",
-            run.ask(|line| line.body(HOSTILE.as_bytes())).await,
-        )
-        && note(
-            "it takes a body that is not UTF-8",
-            run.ask(|line| line.body(b"\xff\0\xfe")).await,
-        )
-        && note(
-            "it takes an empty body",
-            run.ask(|line| line.body(b"")).await,
-        )
-        && note(
-            "it takes a body of 1 MiB",
-            run.ask(|line| line.body(&vec![b'x'; LONG])).await,
-        )
-        && note(
-            "it takes keys that it does not know",
-            run.ask(unknown).await,
-        )
-        && note(
-            "it answers 100 messages, one after the other",
-            run.row().await,
-        )
-        && (!takes_batches || run.batches(&mut note).await);
+    let right = note(
+        "its first line says that it is ready",
+        ready.map(|_| String::new()),
+    ) && note(
+        "it answers a message",
+        run.ask(|line| line.body(b"{\"check\":1}")).await,
+    ) && note(
+        "it takes a body with line breaks, quotes and NUL",
+        run.ask(|line| line.body(HOSTILE.as_bytes())).await,
+    ) && note(
+        "it takes a body that is not UTF-8",
+        run.ask(|line| line.body(b"\xff\0\xfe")).await,
+    ) && note(
+        "it takes an empty body",
+        run.ask(|line| line.body(b"")).await,
+    ) && note(
+        "it takes a body of 1 MiB",
+        run.ask(|line| line.body(&vec![b'x'; LONG])).await,
+    ) && note(
+        "it takes keys that it does not know",
+        run.ask(unknown).await,
+    ) && note(
+        "it answers 100 messages, one after the other",
+        run.row().await,
+    ) && (!takes_batches || run.batches(&mut note).await);
     let end = run.end().await;
     if right {
         note("it ends at the end of its input", end);
@@ -246,9 +241,14 @@ impl Run {
     }
 
     /// The points about lines with several messages.
-    async fn batches(&mut self, note: &mut impl FnMut(&'static str, Result<String, String>) -> bool) -> bool {
+    async fn batches(
+        &mut self,
+        note: &mut impl FnMut(&'static str, Result<String, String>) -> bool,
+    ) -> bool {
         const ODD: [&[u8]; 4] = [b"{\"check\":1}", HOSTILE.as_bytes(), b"\xff\0\xfe", b""];
-        let odd = self.ask_batch(ODD.len(), |number, object| object.body(ODD[number])).await;
+        let odd = self
+            .ask_batch(ODD.len(), |number, object| object.body(ODD[number]))
+            .await;
         note("it answers a line with several messages", odd)
             && note(
                 "it answers a line with one message in a list",

@@ -34,9 +34,11 @@ impl Terms {
     /// Whether a co-process with this first line can be used.
     pub(super) fn accept(&self, ready: &Ready) -> Result<(), String> {
         match self.batch && !ready.batch {
-            true => Err("the settings have `batch`, but the co-process takes single messages: its \
+            true => Err(
+                "the settings have `batch`, but the co-process takes single messages: its \
                          first line must be {\"ready\":1,\"batch\":true}"
-                .to_owned()),
+                    .to_owned(),
+            ),
             false => Ok(()),
         }
     }
