@@ -163,7 +163,7 @@ instruments! {
     LATENCY = Histogram "lapwing.message.latency" "s" [CONSUMER]
         "Time from the publish of a message until its handler succeeded: waiting in the queue, all attempts and the delays between them. Only for messages that say when they were published (property timestamp or header timestamp_in_ms).";
     BATCH_SIZE = Sizes "lapwing.batch.size" "{message}" [CONSUMER]
-        "How many messages one call of the handler had. Only for handlers with batch. If a call fails as a whole, each half is a call of its own.";
+        "How many messages one call of the handler had. Only for handlers with batch. The halves of a call that failed do not count.";
     DRAIN_DURATION = Histogram "lapwing.drain.duration" "s" []
         "How long the worker took to stop, from the signal until every delivery was settled.";
     BUILD = Gauge "lapwing.build.info" "{build}" [VERSION]

@@ -56,7 +56,8 @@ impl Batch {
     }
 }
 
-/// Makes the call for a batch. If it fails, makes a call for each half.
+/// Makes the call for a batch. If it fails, makes a call for each half. `ready`: what the first call
+/// needs.
 pub(super) fn attend<C: Call>(
     shared: Arc<Shared<C>>,
     ready: Option<C::Ready>,
@@ -67,7 +68,9 @@ pub(super) fn attend<C: Call>(
         let Some(first) = messages.first() else {
             return;
         };
-        first.count_batch(messages.len());
+        if ready.is_some() {
+            first.count_batch(messages.len());
+        }
         let called = tokio::select! {
             biased;
             called = call(&shared.call, ready, &messages) => called,

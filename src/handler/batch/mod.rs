@@ -17,6 +17,8 @@
 //! A call is a task of its own: no path can end the call while others wait for it.
 
 mod attend;
+#[cfg(test)]
+pub(crate) mod samples;
 mod settings;
 #[cfg(test)]
 mod tests;
