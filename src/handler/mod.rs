@@ -21,6 +21,8 @@ mod samples;
 mod settings;
 
 pub use batch::BatchSettings;
+#[cfg(test)]
+pub(crate) use batch::samples as batch_samples;
 pub use command::{CommandHandler, CommandHandlerSettings, CommandOutput, ExitMeaning};
 pub use context::{Cancellation, Context};
 pub use extract::{Attempt, Body, FromContext, Headers, Json, Requirements, Shared};
