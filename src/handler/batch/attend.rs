@@ -68,7 +68,8 @@ pub(super) fn attend<C: Call>(
         let Some(first) = messages.first() else {
             return;
         };
-        if ready.is_some() {
+        let is_first_call = ready.is_some();
+        if is_first_call {
             first.count_batch(messages.len());
         }
         let called = tokio::select! {
@@ -81,10 +82,12 @@ pub(super) fn attend<C: Call>(
             // A message that is alone is at fault, and nobody is if the service is unavailable.
             Err(failure) if failure.unavailable || messages.len() == 1 => batch.fail(&failure),
             Err(failure) => {
-                info!(
-                    consumer = first.consumer(), messages = messages.len(), class = %failure.class,
-                    error = %failure.error, "the call for several messages failed: one call for each half",
-                );
+                if is_first_call {
+                    info!(
+                        consumer = first.consumer(), messages = messages.len(), class = %failure.class,
+                        error = %failure.error, "the call for several messages failed: halving the batch until the message at fault is alone",
+                    );
+                }
                 drop(messages);
                 let (first, second) = batch.halves();
                 let first = attend(Arc::clone(&shared), None, first);

@@ -82,7 +82,7 @@ pub(in crate::handler) fn message(
     for (key, value) in trace {
         object.add(key, &value);
     }
-    let (headers, cut) = about::headers(properties, usize::MAX);
+    let (headers, cut) = about::headers(properties, None);
     object.add("headers", &headers);
     if let Some(list) = cut.text() {
         object.add("cut_headers", list);
