@@ -57,19 +57,31 @@ impl Batch {
 }
 
 /// Makes the call for a batch. If it fails, makes a call for each half. `ready`: what the first call
-/// needs.
+/// needs; `None` for a half.
 pub(super) fn attend<C: Call>(
     shared: Arc<Shared<C>>,
     ready: Option<C::Ready>,
     mut batch: Batch,
 ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
     Box::pin(async move {
+        let is_half = ready.is_none();
+        let ready = match ready {
+            Some(ready) => Ok(ready),
+            None => tokio::select! {
+                biased;
+                ready = shared.call.ready() => ready,
+                () = batch.abandoned() => return,
+            },
+        };
+        let ready = match ready {
+            Ok(ready) => ready,
+            Err(failure) => return batch.fail(&failure),
+        };
         let messages = batch.present();
         let Some(first) = messages.first() else {
             return;
         };
-        let is_first_call = ready.is_some();
-        if is_first_call {
+        if !is_half {
             first.count_batch(messages.len());
         }
         let called = tokio::select! {
@@ -82,7 +94,7 @@ pub(super) fn attend<C: Call>(
             // A message that is alone is at fault, and nobody is if the service is unavailable.
             Err(failure) if failure.unavailable || messages.len() == 1 => batch.fail(&failure),
             Err(failure) => {
-                if is_first_call {
+                if !is_half {
                     info!(
                         consumer = first.consumer(), messages = messages.len(), class = %failure.class,
                         error = %failure.error, "the call for several messages failed: halving the batch until the message at fault is alone",
@@ -100,13 +112,9 @@ pub(super) fn attend<C: Call>(
 /// Makes one call, for a part of the time that its messages have.
 async fn call<C: Call>(
     call: &C,
-    ready: Option<C::Ready>,
+    ready: C::Ready,
     messages: &[Context],
 ) -> Result<Vec<Said>, Failure> {
-    let ready = match ready {
-        Some(ready) => ready,
-        None => call.ready().await?,
-    };
     let mut trace = CallTrace::begin(messages);
     let calling = call.call(ready, messages);
     let calling = within(trace.context(), async {
