@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Findings, KeyPath, MINUTE, Span};
 
 /// Several messages in one call of the handler, with an outcome for each. Each message keeps its own
-/// handler slot, timeout, attempt and settlement.
+/// handler slot, timeout, attempt and settlement. For the kinds `http` and `process`.
+///
+/// [handlers.md](handlers.md#batches) shows a call, and says what follows if a call fails.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BatchSettings {

@@ -116,8 +116,7 @@ pub struct HttpHandlerSettings {
     /// request's, and would ack a message that the service never handled. HTTP/2 does not need this.
     /// Default: `false`.
     pub echo: bool,
-    /// Several messages in one request, which is a JSON array. [handlers.md](handlers.md#batches) shows
-    /// request and answer.
+    /// Several messages in one request.
     pub batch: BatchSettings,
 }
 

@@ -85,8 +85,7 @@ pub struct ProcessHandlerSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1), example = 512)]
     pub memory_mib: Option<u32>,
-    /// Several messages in one line. Only for a co-process whose first line is
-    /// `{"ready":1,"batch":true}`.
+    /// Several messages in one line.
     pub batch: BatchSettings,
 }
 

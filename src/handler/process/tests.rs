@@ -422,8 +422,10 @@ async fn a_message_that_breaks_its_co_process_is_found_in_a_batch() {
         assert!(failure.retryable && !failure.unavailable, "{bad}");
         assert_eq!(outcomes, vec![Outcome::Succeeded; 7], "{bad}");
         stop(&handler).await;
-        // Each line with the bad message, of eight, four, two and one, has ended a co-process.
-        assert_eq!(script.left().lines().count(), 5, "{bad}");
+        // Each line with the bad message, of eight, four, two and one, has ended a co-process. The last
+        // of them may not have been replaced yet.
+        let begun = script.left().lines().count();
+        assert!((4..=5).contains(&begun), "{bad}: {begun}");
     }
 }
 

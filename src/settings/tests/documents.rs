@@ -141,6 +141,13 @@ impl Documents {
                 rows: self.rows(variant),
             });
         }
+        // Tables inside of a kind. Several kinds can have the same one.
+        for variant in kinds {
+            let mut inside = Vec::new();
+            self.add_tables_inside(&mut inside, path, variant);
+            inside.retain(|table| tables.iter().all(|known| known.path != table.path));
+            tables.append(&mut inside);
+        }
     }
 
     fn rows(&self, table: &Value) -> Vec<Row> {
