@@ -123,11 +123,7 @@ impl Service {
             .lock()
             .unwrap()
             .extend(done.map(|(body, _)| body));
-        let said = |outcome| Said {
-            outcome,
-            result: None,
-        };
-        Ok(outcomes.into_iter().map(said).collect())
+        Ok(outcomes.into_iter().map(Said::from).collect())
     }
 }
 

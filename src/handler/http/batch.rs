@@ -31,9 +31,11 @@ const CLASSES: Classes = Classes {
     wrong: "http-answer",
 };
 
-/// A request, and the first of its ids.
-struct Posted {
+/// A request.
+struct Posted<'a> {
+    consumer: &'a str,
     body: Bytes,
+    /// The first of its ids.
     first: u64,
     count: usize,
 }
@@ -61,6 +63,7 @@ impl Call for Arc<Service> {
         let mut body = json::all(b"[".to_vec(), ids, messages, Bodies::Json);
         body.push(b']');
         let posted = Posted {
+            consumer: messages.first().map_or("", Context::consumer),
             body: body.into(),
             first,
             count,
@@ -79,7 +82,7 @@ impl Call for Arc<Service> {
 
 impl Service {
     /// Sends a request, and reads the whole answer.
-    async fn post(&self, posted: &Posted, generation: &Arc<Generation>, on: On) -> Ended {
+    async fn post(&self, posted: &Posted<'_>, generation: &Arc<Generation>, on: On) -> Ended {
         let mut headers = HeaderMap::new();
         if !generation.headers.contains_key(CONTENT_TYPE) {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -129,11 +132,11 @@ impl Service {
 }
 
 /// Reads what an answer says about each message.
-fn read(body: &[u8], posted: &Posted) -> Result<Vec<Said>, String> {
+fn read(body: &[u8], posted: &Posted<'_>) -> Result<Vec<Said>, String> {
     let answers: Answers<'_> =
         serde_json::from_slice(body).map_err(|error| format!("{error}, in {}", shown(body)))?;
     let ids = posted.first..posted.first + posted.count as u64;
-    Ok(json::each(&answers.outcomes, ids, CLASSES))
+    Ok(json::each(&answers.outcomes, ids, CLASSES, posted.consumer))
 }
 
 #[cfg(test)]
@@ -143,6 +146,7 @@ mod tests {
     #[test]
     fn an_answer_that_is_no_object_with_outcomes_is_refused_as_a_whole() {
         let posted = Posted {
+            consumer: "orders",
             body: Bytes::new(),
             first: 5,
             count: 1,

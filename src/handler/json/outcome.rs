@@ -1,6 +1,6 @@
 //! What is said about messages: an outcome for each, as JSON.
 
-use std::{borrow::Cow, ops::Range, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, ops::Range, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use tracing::warn;
 
 use crate::{
+    broker::NewMessage,
     flight::HandlerResult,
     handler::Context,
     outcome::{Failure, Outcome},
@@ -27,11 +28,26 @@ pub(in crate::handler) struct Said {
     pub(in crate::handler) outcome: Outcome,
     /// The result, if the handler gave one.
     pub(in crate::handler) result: Option<HandlerResult>,
+    /// Messages to publish.
+    pub(in crate::handler) messages: Vec<NewMessage>,
+}
+
+impl From<Outcome> for Said {
+    fn from(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            result: None,
+            messages: Vec::new(),
+        }
+    }
 }
 
 impl Said {
-    /// Leaves the result with the message, and gives the outcome.
+    /// Leaves the result and the messages to publish with the message, and gives the outcome.
     pub(in crate::handler) fn leave(self, context: &Context) -> Outcome {
+        for message in self.messages {
+            context.outbox().add(message);
+        }
         if let Some(result) = self.result {
             context.outbox().set_result(result);
         }
@@ -40,10 +56,7 @@ impl Said {
 
     /// The message has failed.
     pub(in crate::handler) fn failed(failure: Failure) -> Self {
-        Self {
-            outcome: Outcome::Failed(failure),
-            result: None,
-        }
+        Outcome::Failed(failure).into()
     }
 }
 
@@ -60,6 +73,57 @@ pub(in crate::handler) struct Answer {
     result: Option<String>,
     result_base64: Option<String>,
     content_type: Option<String>,
+    #[serde(default)]
+    publish: Vec<Publish>,
+}
+
+/// A message that the handler wants published.
+#[derive(Debug, Deserialize)]
+struct Publish {
+    #[serde(default)]
+    exchange: String,
+    routing_key: String,
+    body: Option<String>,
+    body_base64: Option<String>,
+    message_id: Option<String>,
+    content_type: Option<String>,
+    #[serde(rename = "type")]
+    message_type: Option<String>,
+    correlation_id: Option<String>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+}
+
+impl Publish {
+    fn message(self) -> Result<NewMessage, String> {
+        let body = bytes("body", self.body, self.body_base64)?;
+        Ok(NewMessage {
+            exchange: self.exchange,
+            routing_key: self.routing_key,
+            body: body.ok_or("a message in `publish` needs `body` or `body_base64`")?,
+            message_id: self.message_id,
+            content_type: self.content_type,
+            message_type: self.message_type,
+            correlation_id: self.correlation_id,
+            headers: self.headers.into_iter().collect(),
+        })
+    }
+}
+
+/// The bytes of a text, or of base64.
+fn bytes(
+    name: &str,
+    text: Option<String>,
+    encoded: Option<String>,
+) -> Result<Option<Vec<u8>>, String> {
+    match (text, encoded) {
+        (Some(text), _) => Ok(Some(text.into_bytes())),
+        (None, Some(encoded)) => match STANDARD.decode(encoded) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) => Err(format!("`{name}_base64` is no base64: {error}")),
+        },
+        (None, None) => Ok(None),
+    }
 }
 
 /// The outcomes that can be answered.
@@ -80,22 +144,23 @@ impl Answer {
     /// the answer.
     pub(in crate::handler) fn said(mut self, class: &'static str) -> Result<Said, String> {
         let result = self.result()?;
+        let messages = std::mem::take(&mut self.publish).into_iter();
+        let messages = messages.map(Publish::message).collect::<Result<_, _>>()?;
         let outcome = self.outcome(class)?;
-        Ok(Said { outcome, result })
+        Ok(Said {
+            outcome,
+            result,
+            messages,
+        })
     }
 
     fn result(&mut self) -> Result<Option<HandlerResult>, String> {
-        let body = match (self.result.take(), self.result_base64.take()) {
-            (Some(text), _) => text.into_bytes(),
-            (None, Some(encoded)) => STANDARD
-                .decode(encoded)
-                .map_err(|error| format!("`result_base64` is no base64: {error}"))?,
-            (None, None) => return Ok(None),
-        };
-        Ok(Some(HandlerResult {
+        let body = bytes("result", self.result.take(), self.result_base64.take())?;
+        let result = |body| HandlerResult {
             body,
             content_type: self.content_type.take(),
-        }))
+        };
+        Ok(body.map(result))
     }
 
     fn outcome(self, usual: &'static str) -> Result<Outcome, String> {
@@ -148,6 +213,7 @@ pub(in crate::handler) fn each(
     answers: &[&RawValue],
     ids: Range<u64>,
     classes: Classes,
+    consumer: &str,
 ) -> Vec<Said> {
     #[derive(Deserialize)]
     struct Id {
@@ -190,7 +256,7 @@ pub(in crate::handler) fn each(
             }
         }
     }
-    strays.say();
+    strays.say(consumer);
     let missing = || Err("the answer has no outcome for this message".to_owned());
     let said = found.into_iter().map(|said| said.unwrap_or_else(missing));
     said.map(|said| {
@@ -212,9 +278,10 @@ impl Strays {
         self.first.get_or_insert_with(text);
     }
 
-    fn say(self) {
+    fn say(self, consumer: &str) {
         if let Some(first) = self.first {
             warn!(
+                consumer,
                 first,
                 count = self.count,
                 "the answer to a batch has parts that are not counted"
@@ -302,6 +369,53 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_can_ask_for_messages_to_be_published() {
+        let asked = |publish: &str| {
+            read(&format!(
+                "{{\"id\":7,\"outcome\":\"succeeded\",\"publish\":{publish}}}"
+            ))
+            .map(|said| said.messages)
+        };
+        let messages = asked(
+            r#"[{"routing_key":"q","body":"{}"},{"exchange":"e","routing_key":"k","body_base64":"/w==",
+            "message_id":"m","content_type":"a/b","type":"t","correlation_id":"c","headers":{"a":"b"}}]"#,
+        );
+        let messages = messages.unwrap();
+        assert_eq!(messages.len(), 2);
+        let (first, second) = (&messages[0], &messages[1]);
+        assert_eq!((&*first.exchange, &*first.routing_key), ("", "q"));
+        assert_eq!((&*first.body, &*second.body), (&b"{}"[..], &b"\xff"[..]));
+        assert_eq!((&*second.exchange, &*second.routing_key), ("e", "k"));
+        let texts = [
+            &second.message_id,
+            &second.content_type,
+            &second.message_type,
+            &second.correlation_id,
+        ];
+        assert_eq!(
+            texts.map(|text| text.as_deref()),
+            ["m", "a/b", "t", "c"].map(Some)
+        );
+        assert_eq!(second.headers, [("a".to_owned(), "b".to_owned())]);
+        for (publish, wrong) in [
+            (r#"[{"routing_key":"q"}]"#, "needs `body`"),
+            (r#"[{"body":"x"}]"#, "missing field `routing_key`"),
+            (
+                r#"[{"routing_key":"q","body_base64":"!"}]"#,
+                "`body_base64` is no base64",
+            ),
+            (
+                r#"[{"routing_key":"q","body":"x","headers":{"a":1}}]"#,
+                "invalid type",
+            ),
+            ("{}", "invalid type"),
+        ] {
+            let error = asked(publish).unwrap_err();
+            assert!(error.contains(wrong), "{publish}: {error}");
+        }
+    }
+
+    #[test]
     fn what_is_no_answer_is_refused() {
         for (line, wrong) in [
             ("", "EOF"),
@@ -332,7 +446,7 @@ mod tests {
             usual: "usual",
             wrong: "wrong",
         };
-        let said = each(&answers, 5..8, classes).into_iter();
+        let said = each(&answers, 5..8, classes, "orders").into_iter();
         said.map(|said| match said.outcome {
             Outcome::Failed(failure) => format!("{failure:?}"),
             other => format!("{other:?}"),

@@ -22,8 +22,9 @@ impl Call for Arc<Peers> {
         if count > 1 {
             lease.excuse();
         }
+        let consumer = messages.first().map_or("", Context::consumer);
         let broken = match lease.ask(&line).await {
-            Ok(answer) => match line::read_batch(&answer, id, count) {
+            Ok(answer) => match line::read_batch(&answer, id, count, consumer) {
                 Ok(said) => {
                     lease.done(count as u64);
                     return Ok(said);

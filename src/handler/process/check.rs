@@ -228,7 +228,7 @@ impl Run {
             object
         });
         let answer = self.line(Some(line::of_batch(id, objects))).await?;
-        let said = line::read_batch(&answer, id, count)?;
+        let said = line::read_batch(&answer, id, count, "")?;
         for (number, said) in said.iter().enumerate() {
             if let Outcome::Failed(failure) = &said.outcome
                 && failure.class == line::WRONG

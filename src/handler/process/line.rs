@@ -89,7 +89,12 @@ struct Answers<'a> {
 
 /// Reads the answer to the line about so many messages with this id. The error says what is wrong with
 /// the line as a whole.
-pub(super) fn read_batch(line: &[u8], id: u64, count: usize) -> Result<Vec<Said>, String> {
+pub(super) fn read_batch(
+    line: &[u8],
+    id: u64,
+    count: usize,
+    consumer: &str,
+) -> Result<Vec<Said>, String> {
     let answers: Answers<'_> =
         serde_json::from_slice(line).map_err(|error| no_answer(line, &error))?;
     check_id(answers.id, id)?;
@@ -98,7 +103,7 @@ pub(super) fn read_batch(line: &[u8], id: u64, count: usize) -> Result<Vec<Said>
         wrong: WRONG,
     };
     let ids = id + 1..id + 1 + count as u64;
-    Ok(json::each(&answers.outcomes, ids, classes))
+    Ok(json::each(&answers.outcomes, ids, classes, consumer))
 }
 
 fn check_id(other: u64, id: u64) -> Result<(), String> {
@@ -132,7 +137,10 @@ mod tests {
     fn an_answer_about_several_messages_is_one_line_with_their_outcomes() {
         let outcomes = "[{\"id\":8,\"outcome\":\"succeeded\"},{\"id\":9,\"outcome\":\"retry\"}]";
         let line = format!("{{\"id\":7,\"outcomes\":{outcomes},\"more\":1}}");
-        assert_eq!(read_batch(line.as_bytes(), 7, 2).unwrap().len(), 2);
+        assert_eq!(
+            read_batch(line.as_bytes(), 7, 2, "orders").unwrap().len(),
+            2
+        );
         for (line, wrong) in [
             (line.replace("7", "6"), "the answer is for id 6"),
             ("{\"id\":7}".to_owned(), "missing field `outcomes`"),
@@ -143,7 +151,7 @@ mod tests {
             ("{\"id\":7,\"outcomes\":{}}".to_owned(), "is no answer"),
             (line[..line.len() - 1].to_owned(), "is no answer"),
         ] {
-            let error = read_batch(line.as_bytes(), 7, 2).unwrap_err();
+            let error = read_batch(line.as_bytes(), 7, 2, "orders").unwrap_err();
             assert!(error.contains(wrong), "{line}: {error}");
         }
     }
