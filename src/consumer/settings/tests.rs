@@ -189,7 +189,7 @@ fn a_batch_fits_the_slots_and_the_timeout() {
         ),
         (
             &format!("{handler}.size = 0"),
-            "handler.batch.size: must be at least 1",
+            "handler.batch.size: is 0, must be 1 to 10000",
         ),
         (
             &format!("{handler}.max_wait = \"2m\""),

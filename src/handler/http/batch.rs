@@ -156,7 +156,8 @@ mod tests {
         for (body, wrong) in [
             (&b""[..], "EOF"),
             (b"ok", "expected value"),
-            (b"[]", "missing field `outcomes`"),
+            (b"[]", "invalid length 0"),
+            (b"{}", "missing field `outcomes`"),
             (b"{\"outcomes\":5}", "invalid type"),
             (b"{\"outcomes\":[{}", "EOF"),
             (b"{\"outcomes\":[]} {}", "trailing"),

@@ -23,7 +23,7 @@ const CLASS: usize = 64;
 const SHOWN: usize = 200;
 
 /// What is said about a message.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(in crate::handler) struct Said {
     pub(in crate::handler) outcome: Outcome,
     /// The result, if the handler gave one.
