@@ -20,8 +20,8 @@ use crate::{
 /// The handler gives messages to co-processes: programs that it starts before the first message, and
 /// that run on. A co-process reads messages from its standard input and writes outcomes to its
 /// standard output, as lines of JSON: see [process-protocol.md](process-protocol.md), which also has
-/// clients in several languages. Each co-process has one message at a time, or one
-/// batch, so that a crash names its message. Its standard error goes to the worker's log, line by line.
+/// clients in several languages. Each co-process has one message at a time, or one batch, so that a
+/// crash names its message. Its standard error goes to the worker's log, line by line.
 ///
 /// If a co-process ends by itself, the handler retries its message (class `process-exit`) and starts
 /// the co-process again at once. The handler waits from 100 ms to 10 s before a start if the co-process
