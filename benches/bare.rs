@@ -1,6 +1,6 @@
 //! What the system allows without a worker, for `make bench`: `bare spawn` starts programs that do
-//! nothing, and `bare pipe` passes lines to co-processes and back. `N` times, `CONC` at once. Prints
-//! the number in a second.
+//! nothing, and `bare pipe` passes lines to co-processes and back, `BATCH` messages in each. `N` times,
+//! `CONC` at once. Prints the number in a second.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -23,19 +23,31 @@ fn spawn(n: usize) {
     }
 }
 
-/// As long as the line about a message of the benchmark.
-const LINE: usize = 600;
+/// As long as what a line has about a message of the benchmark.
+const MESSAGE: usize = 600;
 
-fn pipe(n: usize, argv: &[String]) {
+/// A line about the messages with these ids.
+fn line(id: usize, batch: usize, body: &str) -> String {
+    let message = |id| format!("{{\"id\":{id},\"body\":\"{body}\"}}");
+    match batch {
+        1 => message(id) + "\n",
+        batch => {
+            let messages: Vec<_> = (id + 1..=id + batch).map(message).collect();
+            format!("{{\"id\":{id},\"messages\":[{}]}}\n", messages.join(","))
+        }
+    }
+}
+
+fn pipe(n: usize, batch: usize, argv: &[String]) {
     let mut program = Command::new(&argv[0]);
     let program = program.args(&argv[1..]).stdin(Stdio::piped());
     let mut program = program.stdout(Stdio::piped()).spawn().expect("it starts");
     let mut stdin = program.stdin.take().expect("it is piped");
     let mut lines = BufReader::new(program.stdout.take().expect("it is piped")).lines();
     lines.next().expect("it is ready").expect("it is text");
-    let body = "x".repeat(LINE - 40);
-    for id in 0..n {
-        let line = format!("{{\"id\":{id},\"body\":\"{body}\"}}\n");
+    let body = "x".repeat(MESSAGE - 40);
+    for id in (0..n).step_by(batch) {
+        let line = line(id, batch, &body);
         stdin.write_all(line.as_bytes()).expect("it reads");
         lines.next().expect("it answers").expect("it is text");
     }
@@ -51,7 +63,7 @@ fn main() {
         for _ in 0..at_once {
             scope.spawn(|| match arguments[0].as_str() {
                 "spawn" => spawn(n / at_once),
-                _ => pipe(n / at_once, &arguments[1..]),
+                _ => pipe(n / at_once, env("BATCH", 1), &arguments[1..]),
             });
         }
     });

@@ -80,6 +80,16 @@ fn text(message: &Message) -> Result<&[u8], Failure> {
     }
 }
 
+/// The body as it stands in other JSON, if it is JSON: one document, in UTF-8, not compressed. The content
+/// type does not count.
+pub(crate) fn as_json(message: &Message) -> Option<&[u8]> {
+    let encoding = message.properties.content_encoding();
+    if encoding.is_some_and(is_encoded) {
+        return None;
+    }
+    text(message).ok().filter(|body| is_json_text(body).is_ok())
+}
+
 /// The body of a message as `T`.
 pub(crate) fn message<T: DeserializeOwned>(message: &Message) -> Result<T, Failure> {
     json(text(message)?)

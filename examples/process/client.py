@@ -6,8 +6,7 @@ import sys
 
 
 class Permanent(Exception):
-    """Every attempt would fail: the message becomes a dead letter. A ValueError, such as that of bad JSON,
-    counts as this too. Any other error is retried."""
+    """Every attempt would fail: the message becomes a dead letter. So does a ValueError. Others are retried."""
 
 
 class Unavailable(Exception):
@@ -20,21 +19,21 @@ def handle(message, body):
         raise Permanent("negative price")
 
 
-def outcome(message):
-    encoded = message.get("body_base64")
+def answer(line):
+    if "messages" in line:  # With the setting `batch`: several messages, each with an outcome of its own.
+        return {"id": line["id"], "outcomes": [answer(message) for message in line["messages"]]}
+    encoded = line.get("body_base64")
     try:
-        handle(message, message["body"] if encoded is None else base64.b64decode(encoded))
-        return {"outcome": "succeeded"}
+        handle(line, line["body"] if encoded is None else base64.b64decode(encoded))
+        return {"id": line["id"], "outcome": "succeeded"}
     except (Permanent, ValueError) as error:
-        return {"outcome": "permanent", "error": str(error)}
-    except Unavailable as error:
-        return {"outcome": "unavailable", "error": str(error)}
+        return {"id": line["id"], "outcome": "permanent", "error": str(error)}
     except Exception as error:
-        return {"outcome": "retry", "class": type(error).__name__, "error": str(error)}
+        outcome = "unavailable" if isinstance(error, Unavailable) else "retry"
+        return {"id": line["id"], "outcome": outcome, "class": type(error).__name__, "error": str(error)}
 
 
 answers, sys.stdout = sys.stdout, sys.stderr  # `print` goes to the worker's log
-print('{"ready":1}', file=answers, flush=True)
+print('{"ready":1,"batch":true}', file=answers, flush=True)
 for line in sys.stdin.buffer:
-    message = json.loads(line)
-    print(json.dumps({"id": message["id"], **outcome(message)}), file=answers, flush=True)
+    print(json.dumps(answer(json.loads(line))), file=answers, flush=True)

@@ -282,11 +282,16 @@ impl ConsumerSettings {
             self.handlers(),
             self.forward.wants_results(),
         );
-        self.handler.check(findings, &section.key("handler"));
+        let limits = (concurrency, self.timeout);
+        let handler = section.key("handler");
+        self.handler.check(findings, &handler);
+        self.handler
+            .check_batch(findings, &handler, &section, limits);
         for (message_type, by_type) in &self.types {
             let path = section.key("types").key(message_type);
             findings.name(path.clone(), message_type);
             by_type.check_for_type(findings, &path);
+            by_type.check_batch(findings, &path, &section, limits);
         }
     }
 

@@ -26,6 +26,7 @@ use std::{
 };
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     broker::{Moment, Properties},
@@ -42,6 +43,8 @@ use session_id::Place;
 pub(crate) struct Resources {
     pub(crate) state: StateHandle,
     pub(crate) extensions: Extensions,
+    /// Cancelled when a drain begins.
+    pub(crate) drain: CancellationToken,
 }
 
 /// One delivery inside the worker, from its arrival to its settlement.
@@ -75,6 +78,10 @@ pub(crate) struct Flight {
     started: AtomicU64,
     /// How long the last handler run took, in microseconds; 0 before the first has ended.
     handled: AtomicU64,
+    /// The time for the run under way, in microseconds; 0: no limit is known.
+    limit: AtomicU64,
+    /// The messages of a call that is counted with this flight; 0: none.
+    batch: AtomicU32,
     /// The record of earlier attempts: from the message's headers, and from attempts of this
     /// flight.
     story: Mutex<Option<Past>>,
@@ -110,6 +117,8 @@ impl Flight {
             attempt: AtomicU32::new(attempt),
             started: AtomicU64::new(0),
             handled: AtomicU64::new(0),
+            limit: AtomicU64::new(0),
+            batch: AtomicU32::new(0),
             story: Mutex::new(None),
             trace: Mutex::new(None),
         }
@@ -189,9 +198,11 @@ impl Flight {
         !self.has_outcome.swap(true, Ordering::Relaxed)
     }
 
-    /// The handler starts now.
-    pub(crate) fn handler_started(&self) -> Instant {
+    /// The handler starts now, and may run for this long.
+    pub(crate) fn handler_started(&self, limit: Duration) -> Instant {
         let micros = self.micros();
+        let limit = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+        self.limit.store(limit, Ordering::Relaxed);
         self.started.store(micros, Ordering::Relaxed);
         self.phase.handle();
         self.received + Duration::from_micros(micros)
@@ -211,6 +222,28 @@ impl Flight {
     /// When the handler was last started.
     pub(crate) fn started_at(&self) -> Instant {
         self.received + Duration::from_micros(self.started())
+    }
+
+    /// When the worker ends the run under way. `None`: no limit is known.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let started = self.started_at();
+        started
+            .checked_add(Duration::from_micros(limit))
+            .filter(|_| limit > 0)
+    }
+
+    /// A call with this many messages was made, and is counted when this flight's attempt ends.
+    pub(crate) fn count_batch(&self, messages: u32) {
+        self.batch.store(messages, Ordering::Relaxed);
+    }
+
+    /// The messages of the call to count, if there is one. It is counted once.
+    pub(crate) fn take_batch(&self) -> Option<u32> {
+        match self.batch.load(Ordering::Relaxed) {
+            0 => None,
+            _ => Some(self.batch.swap(0, Ordering::Relaxed)).filter(|count| *count > 0),
+        }
     }
 
     fn started(&self) -> u64 {

@@ -107,6 +107,13 @@ impl SlotPlace {
         self.held.load(Ordering::Acquire)
     }
 
+    /// Whether no slot is free, and so many flights hold all those in use: no other flight can get one
+    /// before one of these gives its slot back.
+    pub(crate) fn are_all_held_by(&self, count: usize) -> bool {
+        let slots = self.slots.get();
+        slots.is_some_and(|slots| slots.free() == 0 && slots.in_use() <= count)
+    }
+
     /// Gives the slot back, if the flight holds one.
     pub(crate) fn give_back(&self) {
         if self.held.swap(false, Ordering::AcqRel)

@@ -174,20 +174,24 @@ pub(super) fn is_ours(name: &str) -> bool {
 }
 
 /// The message's own headers as JSON. A header that does not fit into `room` bytes, together with
-/// those before it, is left out and listed.
-pub(super) fn headers(properties: &Properties, room: usize) -> (Map<String, Value>, CutList) {
+/// those before it, is left out and listed. `None`: all fit.
+pub(super) fn headers(
+    properties: &Properties,
+    mut room: Option<usize>,
+) -> (Map<String, Value>, CutList) {
     let mut cut = CutList::of(properties);
     let mut map = Map::new();
-    let mut room = room;
     for (name, value) in properties.headers().filter(|(name, _)| !is_ours(name)) {
         let value = value.to_json();
-        // The text of the value, the name, and four marks: `"":,`.
-        let length = value.to_string().len() + name.len() + 4;
-        if length > room {
-            cut.add(name);
-            continue;
+        if let Some(room) = &mut room {
+            // The text of the value, the name, and four marks: `"":,`.
+            let length = value.to_string().len() + name.len() + 4;
+            if length > *room {
+                cut.add(name);
+                continue;
+            }
+            *room -= length;
         }
-        room -= length;
         map.insert(name.to_owned(), value);
     }
     (map, cut)

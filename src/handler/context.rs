@@ -5,8 +5,12 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use opentelemetry::trace::SpanContext;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
 use crate::{
-    flight::{CancelReason, Flight, Outbox},
+    flight::{AttemptTrace, CancelReason, Flight, Outbox},
     message::Message,
     state::StateHandle,
 };
@@ -56,6 +60,42 @@ impl Context {
     /// What the handler wants published once it has succeeded.
     pub(crate) fn outbox(&self) -> &Outbox {
         &self.flight.outbox
+    }
+
+    /// When the worker ends this run. `None`: no limit is known.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.flight.deadline()
+    }
+
+    /// Cancelled when the worker begins to drain.
+    pub(super) fn drain(&self) -> CancellationToken {
+        self.flight.resources.drain.clone()
+    }
+
+    /// The place of the delivery among others of its consumer.
+    pub(super) fn delivered(&self) -> (Instant, u64) {
+        (self.flight.received, self.flight.tag())
+    }
+
+    /// Whether so many messages, this one included, hold all slots of the consumer.
+    pub(super) fn holds_all_slots_with(&self, messages: usize) -> bool {
+        self.flight.slot.are_all_held_by(messages)
+    }
+
+    /// A call was made for so many messages. It is counted with this one.
+    pub(super) fn count_batch(&self, messages: usize) {
+        let messages = u32::try_from(messages).unwrap_or(u32::MAX);
+        self.flight.count_batch(messages);
+    }
+
+    /// The trace of this attempt, if it is traced.
+    pub(super) fn attempt_trace(&self) -> Option<AttemptTrace> {
+        self.flight.attempt_trace()
+    }
+
+    /// The span of this attempt, if it is traced.
+    pub(super) fn attempt_span(&self) -> Option<SpanContext> {
+        self.attempt_trace().map(|trace| trace.span_context())
     }
 
     /// A shared value of the worker, by its type.

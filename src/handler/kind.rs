@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use schemars::Schema;
 use serde_json::{Map, Value, json};
 
-use super::{Handler, HandlerError, HandlerFuture};
+use super::{Handler, HandlerError, HandlerFuture, batch::BatchSettings};
 use crate::{
     certificates::Certificate,
     config::{Findings, KIND, KeyPath},
@@ -33,6 +33,11 @@ pub(super) trait Kind {
 
     /// Whether what the handler needs is there. Handles no message.
     fn reach(&self) -> HandlerFuture<'_, Result<Reached, HandlerError>>;
+
+    /// The settings of batches. `None`: this kind of handler has none.
+    fn batch(&self) -> Option<&BatchSettings> {
+        None
+    }
 
     /// The outcome of an attempt that ends with this class, this status and the wait that the service
     /// asks for. `None`: this kind of handler has no such end.

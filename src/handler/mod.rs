@@ -3,6 +3,7 @@
 //! A handler reports what happened. [`policy`](crate::policy) decides what follows.
 
 mod about;
+mod batch;
 mod child;
 mod command;
 mod context;
@@ -10,6 +11,7 @@ mod extract;
 mod function;
 mod http;
 mod inbox;
+mod json;
 #[macro_use]
 mod kind;
 mod log;
@@ -21,6 +23,9 @@ mod settings;
 mod source;
 mod sql;
 
+pub use batch::BatchSettings;
+#[cfg(test)]
+pub(crate) use batch::samples as batch_samples;
 pub use command::{CommandHandler, CommandHandlerSettings, CommandOutput, ExitMeaning};
 pub use context::{Cancellation, Context};
 pub use extract::{Attempt, Body, FromContext, Headers, Json, Requirements, Shared};

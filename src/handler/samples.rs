@@ -24,8 +24,13 @@ pub(super) struct Sample(Arc<Flight>);
 
 impl Sample {
     pub(super) fn of(properties: Properties, body: &[u8], decode: Decode) -> Self {
+        Self::delivered(1, properties, body, decode)
+    }
+
+    /// A message with this delivery tag.
+    pub(super) fn delivered(tag: u64, properties: Properties, body: &[u8], decode: Decode) -> Self {
         let delivery = Delivery {
-            tag: 1,
+            tag,
             received: Moment::now(),
             exchange: "events".to_owned(),
             routing_key: "q".to_owned(),
@@ -36,6 +41,7 @@ impl Sample {
         let resources = Resources {
             state: state::start(1, Duration::from_secs(1)),
             extensions: Extensions::default(),
+            drain: tokio_util::sync::CancellationToken::new(),
         };
         let message = Message::new(delivery, "q".into());
         let is_json = decode::check(&message, decode).unwrap();
@@ -44,7 +50,7 @@ impl Sample {
             message,
             Arc::new(resources),
             SessionId::next(),
-            1,
+            tag,
             Moment::now(),
         );
         flight.is_json.store(is_json, Ordering::Relaxed);
@@ -59,6 +65,21 @@ impl Sample {
 
     pub(super) fn context(&self) -> Context {
         Context::new(Arc::clone(&self.0))
+    }
+
+    /// Starts the run, as the worker does it, with this time limit.
+    pub(super) fn start(&self, limit: Duration) {
+        self.0.handler_started(limit);
+    }
+
+    /// Begins the drain of the worker.
+    pub(super) fn drain(&self) {
+        self.0.resources.drain.cancel();
+    }
+
+    /// The messages of the call that is counted with this message.
+    pub(super) fn batch(&self) -> Option<u32> {
+        self.0.take_batch()
     }
 
     /// Cancels the run as the worker does it at the timeout.

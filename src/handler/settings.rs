@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Deserializer, de};
 
-use super::{Classes, Handler, HandlerError, HandlerSettings, Reached, Word};
+use super::{Classes, Handler, HandlerError, HandlerSettings, Reached, Word, kind::Kind};
 use crate::{
     config::{Findings, KIND, KeyPath},
     outcome::Outcome,
@@ -47,6 +47,19 @@ impl HandlerSettings {
     pub(crate) fn check(&self, findings: &mut Findings, path: &KeyPath) {
         if let Some(settings) = self.settings() {
             settings.check(findings, path);
+        }
+    }
+
+    /// Checks the batches of the handler at `path`, for the consumer at `consumer` with these limits.
+    pub(crate) fn check_batch(
+        &self,
+        findings: &mut Findings,
+        path: &KeyPath,
+        consumer: &KeyPath,
+        (concurrency, timeout): (u16, Duration),
+    ) {
+        if let Some(batch) = self.settings().and_then(Kind::batch) {
+            batch.check(findings, (path, consumer), concurrency, timeout);
         }
     }
 

@@ -64,7 +64,7 @@ async fn supervise(handler: &dyn Handler, flight: &Arc<Flight>, limits: Limits) 
         let handling =
             AssertUnwindSafe(async move { handler.handle(context).await }).catch_unwind();
         let mut handling = pin!(handling);
-        let started = flight.handler_started();
+        let started = flight.handler_started(limits.timeout);
         let mut last = None;
         let cancelled = tokio::select! {
             biased;

@@ -82,6 +82,7 @@ fn fixture(outcomes: Vec<Outcome>) -> Fixture {
     let resources = Resources {
         state,
         extensions: Extensions::default(),
+        drain: CancellationToken::new(),
     };
     let slots = Arc::clone(&figures.slots);
     let (name, worker) = (QUEUE.into(), "worker".into());

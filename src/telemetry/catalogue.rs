@@ -16,6 +16,8 @@ pub enum Kind {
     Gauge,
     /// A distribution, in seconds.
     Histogram,
+    /// A distribution of whole numbers.
+    Sizes,
 }
 
 /// One instrument.
@@ -66,11 +68,16 @@ pub mod attributes {
     pub const VERSION: &str = "version";
 }
 
-/// The bucket boundaries of every histogram, in seconds. Those up to 10 come from the conventions.
+/// The bucket boundaries of every duration, in seconds. Those up to 10 come from the conventions.
 /// Those above are ours, for handlers near their timeout and for messages that wait for a retry.
 pub(crate) const BUCKETS: [f64; 20] = [
     0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 30.0, 60.0,
     300.0, 600.0, 3600.0, 86_400.0,
+];
+
+/// The bucket boundaries of distributions of whole numbers.
+pub(crate) const SIZES: [f64; 12] = [
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0,
 ];
 
 macro_rules! instruments {
@@ -155,6 +162,8 @@ instruments! {
         "Requests that the admin server refused: a missing or wrong token, or another host or origin.";
     LATENCY = Histogram "lapwing.message.latency" "s" [CONSUMER]
         "Time from the publish of a message until its handler succeeded: waiting in the queue, all attempts and the delays between them. Only for messages that say when they were published (property timestamp or header timestamp_in_ms).";
+    BATCH_SIZE = Sizes "lapwing.batch.size" "{message}" [CONSUMER]
+        "How many messages one call of the handler had. Only for handlers with batch. The halves of a call that failed do not count.";
     DRAIN_DURATION = Histogram "lapwing.drain.duration" "s" []
         "How long the worker took to stop, from the signal until every delivery was settled.";
     BUILD = Gauge "lapwing.build.info" "{build}" [VERSION]
@@ -173,7 +182,7 @@ mod tests {
         let kind = match instrument.kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
+            Kind::Histogram | Kind::Sizes => "histogram",
         };
         let attributes: Vec<_> = instrument
             .attributes

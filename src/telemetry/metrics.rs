@@ -12,7 +12,7 @@ use opentelemetry::{
     metrics::{Counter, Histogram, Meter},
 };
 
-use super::catalogue::{self, BUCKETS, Instrument, attributes};
+use super::catalogue::{self, BUCKETS, Instrument, Kind, SIZES, attributes};
 use crate::{lock::lock, outcome::Ending, text::snake_case};
 
 /// The attributes of an operation on the messages of a consumer.
@@ -34,7 +34,10 @@ fn histogram(meter: &Meter, instrument: &Instrument) -> Histogram<f64> {
         .f64_histogram(instrument.name)
         .with_unit(instrument.unit)
         .with_description(instrument.meaning)
-        .with_boundaries(BUCKETS.to_vec())
+        .with_boundaries(match instrument.kind {
+            Kind::Sizes => SIZES.to_vec(),
+            _ => BUCKETS.to_vec(),
+        })
         .build()
 }
 
@@ -45,6 +48,7 @@ pub(crate) struct ConsumerMetrics {
     process: Histogram<f64>,
     operation: Histogram<f64>,
     latency: Histogram<f64>,
+    batch: Histogram<f64>,
     sent: Counter<u64>,
     /// The attributes of a handler run that succeeded.
     succeeded: [KeyValue; 4],
@@ -59,6 +63,7 @@ impl ConsumerMetrics {
             process: histogram(meter, &catalogue::PROCESS_DURATION),
             operation: histogram(meter, &catalogue::OPERATION_DURATION),
             latency: histogram(meter, &catalogue::LATENCY),
+            batch: histogram(meter, &catalogue::BATCH_SIZE),
             sent: meter
                 .u64_counter(catalogue::SENT.name)
                 .with_unit(catalogue::SENT.unit)
@@ -83,11 +88,17 @@ impl ConsumerMetrics {
 
     /// The handler has succeeded with a message, or has dropped it.
     pub(crate) fn done(&self, since_published: Duration) {
-        let labels = [KeyValue::new(
-            attributes::CONSUMER,
-            Arc::clone(&self.consumer),
-        )];
+        let labels = [self.label()];
         self.latency.record(since_published.as_secs_f64(), &labels);
+    }
+
+    /// A call of the handler had so many messages.
+    pub(crate) fn called(&self, messages: u32) {
+        self.batch.record(messages.into(), &[self.label()]);
+    }
+
+    fn label(&self) -> KeyValue {
+        KeyValue::new(attributes::CONSUMER, Arc::clone(&self.consumer))
     }
 
     /// The publish of a copy has ended.

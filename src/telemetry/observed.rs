@@ -233,6 +233,8 @@ fn register(
     match instrument.kind {
         Kind::Gauge => build!(u64_observable_gauge),
         Kind::Counter => build!(u64_observable_counter),
-        Kind::Histogram => unreachable!("{name}: durations are recorded, not observed"),
+        Kind::Histogram | Kind::Sizes => {
+            unreachable!("{name}: distributions are recorded, not observed")
+        }
     }
 }

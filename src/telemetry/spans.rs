@@ -5,6 +5,7 @@
 //! └─ process orders                 CONSUMER  an attempt: one run of the handler
 //!    ├─ buffer orders               INTERNAL  the wait for a handler slot, before the run
 //!    ├─ POST                        CLIENT    the request of the HTTP handler
+//!    ├─ batch orders                INTERNAL  a call for several messages, linked to their attempts
 //!    ├─ publish orders.retry.4s     CLIENT    the publish of the copy, until its confirm
 //!    ├─ ack orders                  CLIENT    from the end of the attempt until the ack is written
 //!    └─ wait orders                 INTERNAL  the wait for the next attempt

@@ -123,6 +123,9 @@ impl Watch {
         if let (Some(metrics), Some(took)) = (&self.metrics, took) {
             metrics.ran(ending, took);
         }
+        if let (Some(metrics), Some(messages)) = (&self.metrics, flight.take_batch()) {
+            metrics.called(messages);
+        }
         if self.traces.is_some()
             && let Some(trace) = flight.attempt_trace()
         {

@@ -78,7 +78,11 @@ impl Setup {
         let common = Common {
             worker: settings.broker.worker_name().into(),
             broker,
-            resources: Arc::new(Resources { state, extensions }),
+            resources: Arc::new(Resources {
+                state,
+                extensions,
+                drain: calls.drain.clone(),
+            }),
             drain: calls.drain,
             hard_stop: calls.hard_stop,
             signals,

@@ -169,3 +169,36 @@ fn the_retry_queues_of_a_classic_queue_have_names_that_no_earlier_version_gave()
     let chosen = format!("{classic}\nretry_queue_prefix = \"later\"");
     assert_eq!(first(&chosen).as_deref(), Some("later.1s"));
 }
+
+#[test]
+fn a_batch_fits_the_slots_and_the_timeout() {
+    let handler = "handler.kind = \"http\"\nhandler.url = \"http://a/\"\nhandler.batch";
+    let typed = "types.a.kind = \"process\"\ntypes.a.argv = [\"sh\"]\ntypes.a.batch";
+    orders_refused(&[
+        (
+            &format!("{handler}.size = 33"),
+            "handler.batch.size: is 33, must not be above the consumer's `concurrency` (32)",
+        ),
+        (
+            &format!("{typed}.size = 33"),
+            "types.a.batch.size: is 33, must not be above the consumer's `concurrency` (32)",
+        ),
+        (
+            &format!("timeout = \"1s\"\n{handler} = {{ size = 2, max_wait = \"1s\" }}"),
+            "handler.batch.max_wait: must be shorter than the consumer's `timeout` (1s)",
+        ),
+        (
+            &format!("{handler}.size = 0"),
+            "handler.batch.size: is 0, must be 1 to 10000",
+        ),
+        (
+            &format!("{handler}.max_wait = \"2m\""),
+            "handler.batch.max_wait: is 2m, must be 0s to 1m",
+        ),
+    ]);
+    Sections::allowed(&[
+        &orders(&format!("{handler}.size = 32")),
+        // Without batches their wait does not count.
+        &orders(&format!("timeout = \"1ms\"\n{handler}.size = 1")),
+    ]);
+}

@@ -193,7 +193,7 @@ fn variables(context: &Context) -> Vec<(OsString, OsString)> {
     let known = known
         .into_iter()
         .filter_map(|(name, value)| Some((format!("{PREFIX}{name}"), value?.to_owned())));
-    let (headers, cut) = about::headers(properties, HEADERS);
+    let (headers, cut) = about::headers(properties, Some(HEADERS));
     let headers = serde_json::Value::Object(headers).to_string();
     let cut = cut.text().map(str::to_owned);
     let trace = about::trace(context);

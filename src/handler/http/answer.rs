@@ -59,6 +59,12 @@ pub(super) async fn judge(mut response: Response, context: &Context, to: &Target
         }
         return Outcome::Succeeded;
     }
+    Outcome::Failed(refused(response, to).await)
+}
+
+/// The failure of a request with this answer, which is no success.
+pub(super) async fn refused(mut response: Response, to: &Target) -> Failure {
+    let status = response.status();
     let retry_after = retry_after(&response, clock::now());
     let redirect = redirect(status, response.headers());
     let body = read(&mut response, READ).await;
@@ -71,7 +77,22 @@ pub(super) async fn judge(mut response: Response, context: &Context, to: &Target
         "" => text,
         said => format!("{text}: {said}"),
     };
-    Outcome::Failed(refusal(status, retry_after, text))
+    refusal(status, retry_after, text)
+}
+
+/// The whole body of an answer.
+///
+/// # Errors
+/// If the body breaks off, or is longer than `most` bytes.
+pub(super) async fn whole(mut response: Response, most: usize) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| causes(&error))? {
+        if body.len() + chunk.len() > most {
+            return Err(format!("the body is longer than {most} bytes"));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 /// The failure of a request that was answered with this error status.

@@ -9,6 +9,7 @@
 //! mend: see [`Again`].
 
 mod answer;
+mod batch;
 mod connections;
 mod files;
 mod proxy;
@@ -35,7 +36,7 @@ pub(crate) use answer::fuzz_answer;
 pub(crate) use proxy::warning as proxy_warning;
 pub use settings::{HeaderFile, HttpHandlerSettings};
 
-use super::{Context, Handler, HandlerError, HandlerFuture};
+use super::{Context, Handler, HandlerError, HandlerFuture, batch::Batches};
 use crate::{
     clock,
     outcome::{Failure, Outcome},
@@ -48,6 +49,7 @@ use trace::RequestTrace;
 /// The classes of all failures of a consumer with this handler.
 pub(crate) const HTTP_CLASSES: [&str; 9] = [
     "http",
+    "http-answer",
     "http-connect",
     "http-echo",
     "http-proxy",
@@ -60,10 +62,18 @@ pub(crate) const HTTP_CLASSES: [&str; 9] = [
 
 /// POSTs messages to a URL, over pooled connections.
 pub struct HttpHandler {
+    service: Arc<Service>,
+    batches: Option<Batches<Arc<Service>>>,
+}
+
+/// The service behind a URL, and how to reach it.
+struct Service {
     url: Url,
     connections: Connections,
     target: Target,
     echo: Option<Echo>,
+    /// The id of the next message in a batch.
+    next: AtomicU64,
 }
 
 impl fmt::Debug for HttpHandler {
@@ -113,12 +123,30 @@ impl HttpHandler {
                 .port_u16()
                 .map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
         });
-        Ok(Self {
+        let service = Arc::new(Service {
             url,
             connections,
             target: Target::new(&settings.url, via),
             echo: settings.echo.then(Echo::new),
+            next: AtomicU64::new(1),
+        });
+        Ok(Self {
+            batches: Batches::of(&settings.batch, Arc::clone(&service)),
+            service,
         })
+    }
+}
+
+impl Service {
+    /// Sends a message.
+    async fn handle(&self, context: &Context) -> Outcome {
+        let generation = self.connections.present().await;
+        let first = self.request(context, &generation, On::AnyConnection, Theirs::Fitting);
+        let Ended { outcome, again } = first.await;
+        match again {
+            None => outcome,
+            Some(again) => Box::pin(self.request_again(context, &generation, again)).await,
+        }
     }
 
     /// Sends one request, and reads its answer.
@@ -147,9 +175,9 @@ impl HttpHandler {
                 waiting.answered(&response);
                 trace.answered(response.status());
                 if let Some(mark) = &mark
-                    && let Some(ended) = Echo::check(&response, mark)
+                    && let Some((failure, again)) = Echo::check(&response, mark)
                 {
-                    return ended;
+                    return Ended::failed(failure, again);
                 }
                 let again = self
                     .after_answer(context, generation, &response, theirs)
@@ -161,16 +189,25 @@ impl HttpHandler {
                 waiting.failed();
                 let failure = answer::unreachable(&error, &self.target);
                 trace.failed(&failure);
-                let again = match error.is_connect() {
-                    true => self
-                        .connections
-                        .changed_since(generation)
-                        .await
-                        .map(Again::Renewed),
-                    false => generation.was_not_served(&error).then_some(Again::Fresh),
-                };
+                let again = self.after_error(generation, &error).await;
                 Ended::failed(failure, again)
             }
+        }
+    }
+
+    /// Whether the handler can mend the reason for this error.
+    async fn after_error(
+        &self,
+        generation: &Arc<Generation>,
+        error: &reqwest::Error,
+    ) -> Option<Again> {
+        match error.is_connect() {
+            true => self
+                .connections
+                .changed_since(generation)
+                .await
+                .map(Again::Renewed),
+            false => generation.was_not_served(error).then_some(Again::Fresh),
         }
     }
 
@@ -187,13 +224,22 @@ impl HttpHandler {
                 let may_help = theirs == Theirs::Fitting && request::has_theirs(context);
                 may_help.then_some(Again::Bare)
             }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self
-                .connections
-                .changed_since(generation)
-                .await
-                .map(Again::Renewed),
-            _ => None,
+            status => self.after_refusal(generation, status).await,
         }
+    }
+
+    /// Whether the files have changed with which a request with this answer was sent.
+    async fn after_refusal(
+        &self,
+        generation: &Arc<Generation>,
+        status: StatusCode,
+    ) -> Option<Again> {
+        let may_be_a_secret = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN].contains(&status);
+        let changed = match may_be_a_secret {
+            true => self.connections.changed_since(generation).await,
+            false => None,
+        };
+        changed.map(Again::Renewed)
     }
 
     /// Sends the second and last request of an attempt.
@@ -228,12 +274,9 @@ impl Ended {
 impl Handler for HttpHandler {
     fn handle(&self, context: Context) -> HandlerFuture<'_> {
         Box::pin(async move {
-            let generation = self.connections.present().await;
-            let first = self.request(&context, &generation, On::AnyConnection, Theirs::Fitting);
-            let Ended { outcome, again } = first.await;
-            match again {
-                None => outcome,
-                Some(again) => Box::pin(self.request_again(&context, &generation, again)).await,
+            match &self.batches {
+                Some(batches) => batches.run(context).await,
+                None => self.service.handle(&context).await,
             }
         })
     }
@@ -273,20 +316,20 @@ impl Echo {
         format!("{}-{number:x}", self.prefix)
     }
 
-    /// How the request ended if the response does not repeat its mark.
-    fn check(response: &Response, mark: &str) -> Option<Ended> {
+    /// The failure of the request if the response does not repeat its mark.
+    fn check(response: &Response, mark: &str) -> Option<(Failure, Option<Again>)> {
         let (name, status) = (Self::HEADER, response.status());
         let failed = |text| Failure::retryable("http-echo", text);
         match response.headers().get(&name) {
             Some(got) if got == mark => None,
             Some(_) => {
                 let failure = failed(format!("HTTP {status} answers another request"));
-                Some(Ended::failed(failure, Some(Again::Fresh)))
+                Some((failure, Some(Again::Fresh)))
             }
             None => {
                 let why = format!("it has no header `{name}`, which `echo` demands");
                 let failure = failed(format!("HTTP {status} does not count: {why}"));
-                Some(Ended::failed(failure, None))
+                Some((failure, None))
             }
         }
     }

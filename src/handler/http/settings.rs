@@ -14,6 +14,7 @@ use crate::{
     config::{Findings, HOUR, KIND, KeyPath, Secret, Span, redact},
     handler::{
         Handler, HandlerError, HandlerFuture, Reached,
+        batch::BatchSettings,
         kind::{Classes, Kind},
     },
     outcome::Outcome,
@@ -120,6 +121,8 @@ pub struct HttpHandlerSettings {
     /// request's, and would ack a message that the service never handled. HTTP/2 does not need this.
     /// Default: `false`.
     pub echo: bool,
+    /// Several messages in one request.
+    pub batch: BatchSettings,
 }
 
 fn example_header_files() -> BTreeMap<&'static str, HeaderFile> {
@@ -151,6 +154,7 @@ impl Default for HttpHandlerSettings {
             cert_file: None,
             key_file: None,
             echo: false,
+            batch: BatchSettings::default(),
         }
     }
 }
@@ -167,6 +171,7 @@ impl fmt::Debug for HttpHandlerSettings {
             .field("cert_file", &self.cert_file)
             .field("key_file", &self.key_file)
             .field("echo", &self.echo)
+            .field("batch", &self.batch)
             .finish()
     }
 }
@@ -178,6 +183,10 @@ impl Kind for HttpHandlerSettings {
 
     fn reach(&self) -> HandlerFuture<'_, Result<Reached, HandlerError>> {
         Box::pin(reach::reach(self))
+    }
+
+    fn batch(&self) -> Option<&BatchSettings> {
+        Some(&self.batch)
     }
 
     fn judge(

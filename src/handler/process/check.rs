@@ -6,11 +6,14 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::{
-    line::{Answer, Line, check_ready},
+    line::{self, Ready, read_ready},
     link::{Broken, Link},
 };
 use crate::{
-    handler::child::{self, Child, Ending, Environment, Program, Tail},
+    handler::{
+        child::{self, Child, Ending, Environment, Program, Tail},
+        json::{Object, Said},
+    },
     outcome::Outcome,
 };
 
@@ -52,35 +55,32 @@ pub async fn check_process(argv: &[String]) -> Vec<ProcessCheck> {
             return checks;
         }
     };
-    let right = note("its first line says that it is ready", ready)
-        && note(
-            "it answers a message",
-            run.ask(|line| line.body(b"{\"check\":1}")).await,
-        )
-        && note(
-            "it takes a body with line breaks, quotes and NUL",
-            run.ask(|line| line.body(HOSTILE.as_bytes())).await,
-        )
-        && note(
-            "it takes a body that is not UTF-8",
-            run.ask(|line| line.body(b"\xff\0\xfe")).await,
-        )
-        && note(
-            "it takes an empty body",
-            run.ask(|line| line.body(b"")).await,
-        )
-        && note(
-            "it takes a body of 1 MiB",
-            run.ask(|line| line.body(&vec![b'x'; LONG])).await,
-        )
-        && note(
-            "it takes keys that it does not know",
-            run.ask(unknown).await,
-        )
-        && note(
-            "it answers 100 messages, one after the other",
-            run.row().await,
-        );
+    let takes_batches = ready.as_ref().is_ok_and(|ready| ready.batch);
+    let right = note(
+        "its first line says that it is ready",
+        ready.map(|_| String::new()),
+    ) && note(
+        "it answers a message",
+        run.ask(|line| line.body(b"{\"check\":1}")).await,
+    ) && note(
+        "it takes a body with line breaks, quotes and NUL",
+        run.ask(|line| line.body(HOSTILE.as_bytes())).await,
+    ) && note(
+        "it takes a body that is not UTF-8",
+        run.ask(|line| line.body(b"\xff\0\xfe")).await,
+    ) && note(
+        "it takes an empty body",
+        run.ask(|line| line.body(b"")).await,
+    ) && note(
+        "it takes a body of 1 MiB",
+        run.ask(|line| line.body(&vec![b'x'; LONG])).await,
+    ) && note(
+        "it takes keys that it does not know",
+        run.ask(unknown).await,
+    ) && note(
+        "it answers 100 messages, one after the other",
+        run.row().await,
+    ) && (!takes_batches || run.batches(&mut note).await);
     let end = run.end().await;
     if right {
         note("it ends at the end of its input", end);
@@ -92,8 +92,22 @@ pub async fn check_process(argv: &[String]) -> Vec<ProcessCheck> {
     checks
 }
 
+fn begin(id: u64) -> Object {
+    let mut object = Object::begin(Vec::new(), id);
+    object.add("attempt", &1);
+    object
+}
+
+fn shown(said: &Said) -> String {
+    match &said.outcome {
+        Outcome::Succeeded => "succeeded".to_owned(),
+        Outcome::Failed(failure) => format!("{failure:?}"),
+        other => format!("{other:?}"),
+    }
+}
+
 /// Every key of the protocol, and two more.
-fn unknown(line: &mut Line) {
+fn unknown(line: &mut Object) {
     for key in [
         "message_id",
         "queue",
@@ -136,7 +150,7 @@ struct Run {
 
 impl Run {
     /// Starts the program, and reads its first line.
-    async fn start(argv: &[String]) -> Result<(Self, Result<String, String>), String> {
+    async fn start(argv: &[String]) -> Result<(Self, Result<Ready, String>), String> {
         let names = env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         let program = Program::find(argv)?
             .environment(Environment {
@@ -159,8 +173,8 @@ impl Run {
             next: 1,
         };
         let first = run.line(None).await;
-        let ready = first.and_then(|line| check_ready(&line));
-        Ok((run, ready.map(|()| String::new())))
+        let ready = first.and_then(|line| read_ready(&line));
+        Ok((run, ready))
     }
 
     /// Writes a line, if there is one, and waits for the next line of the co-process.
@@ -190,19 +204,60 @@ impl Run {
     }
 
     /// Sends a message that `fill` completes, and reads the answer.
-    async fn ask(&mut self, fill: impl FnOnce(&mut Line)) -> Result<String, String> {
+    async fn ask(&mut self, fill: impl FnOnce(&mut Object)) -> Result<String, String> {
         let id = self.next;
         self.next += 1;
-        let mut line = Line::new(id, 0);
-        line.add("attempt", &1);
-        fill(&mut line);
-        let answer = self.line(Some(line.end())).await?;
-        let (outcome, _) = Answer::read(&answer, id)?;
-        Ok(match outcome {
-            Outcome::Succeeded => "succeeded".to_owned(),
-            Outcome::Failed(failure) => format!("{failure:?}"),
-            other => format!("{other:?}"),
-        })
+        let mut object = begin(id);
+        fill(&mut object);
+        let answer = self.line(Some(line::of(object))).await?;
+        Ok(shown(&line::read(&answer, id)?))
+    }
+
+    /// Sends a line with so many messages, and reads the answer. A message whose outcome is missing or
+    /// wrong is an error.
+    async fn ask_batch(
+        &mut self,
+        count: usize,
+        fill: impl Fn(usize, &mut Object),
+    ) -> Result<String, String> {
+        let id = self.next;
+        self.next += 1 + count as u64;
+        let objects = (0..count).map(|number| {
+            let mut object = begin(id + 1 + number as u64);
+            fill(number, &mut object);
+            object
+        });
+        let answer = self.line(Some(line::of_batch(id, objects))).await?;
+        let said = line::read_batch(&answer, id, count, "")?;
+        for (number, said) in said.iter().enumerate() {
+            if let Outcome::Failed(failure) = &said.outcome
+                && failure.class == line::WRONG
+            {
+                let (number, error) = (number + 1, &failure.error);
+                return Err(format!("message {number} of {count}: {error}"));
+            }
+        }
+        Ok(said.first().map(shown).unwrap_or_default())
+    }
+
+    /// The points about lines with several messages.
+    async fn batches(
+        &mut self,
+        note: &mut impl FnMut(&'static str, Result<String, String>) -> bool,
+    ) -> bool {
+        const ODD: [&[u8]; 4] = [b"{\"check\":1}", HOSTILE.as_bytes(), b"\xff\0\xfe", b""];
+        let odd = self
+            .ask_batch(ODD.len(), |number, object| object.body(ODD[number]))
+            .await;
+        note("it answers a line with several messages", odd)
+            && note(
+                "it answers a line with one message in a list",
+                self.ask_batch(1, |_, object| object.body(b"{}")).await,
+            )
+            && note(
+                "it answers a line with 100 messages",
+                self.ask_batch(100, |_, object| unknown(object)).await,
+            )
     }
 
     async fn row(&mut self) -> Result<String, String> {

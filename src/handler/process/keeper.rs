@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    line::check_ready,
+    line::read_ready,
     link::{Broken, Link},
     pool::{CoProcess, Pool},
 };
@@ -44,12 +44,17 @@ pub(super) struct Life {
     /// The co-process has had its last message, and its input is closed.
     pub(super) retire: CancellationToken,
     /// It has answered a message.
-    pub(super) has_served: AtomicBool,
+    has_served: AtomicBool,
     /// How it ended.
     gone: watch::Receiver<Option<String>>,
 }
 
 impl Life {
+    /// It has answered a message.
+    pub(super) fn serves(&self) {
+        self.has_served.store(true, Ordering::Relaxed);
+    }
+
     pub(super) fn is_over(&self) -> bool {
         self.gone.borrow().is_some() || self.kill.is_cancelled()
     }
@@ -147,7 +152,7 @@ async fn start(pool: &Pool) -> Result<Started, String> {
         } => return Err(String::new()),
     };
     let error = match first {
-        Ok(Ok(line)) => match check_ready(&line) {
+        Ok(Ok(line)) => match read_ready(&line).and_then(|ready| pool.terms.accept(&ready)) {
             Ok(()) => {
                 return Ok(Started {
                     link,

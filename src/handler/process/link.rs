@@ -2,7 +2,10 @@
 
 use std::io;
 
-use tokio::{io::AsyncWriteExt, net::unix::pipe};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::unix::pipe,
+};
 
 /// The longest line of a co-process, in bytes.
 pub(super) const LONGEST: usize = 1024 * 1024;
@@ -66,12 +69,8 @@ impl Link {
                 return Err(Broken::Protocol(text));
             }
             self.buffer.reserve(CHUNK);
-            self.stdout.readable().await?;
-            match self.stdout.try_read_buf(&mut self.buffer) {
-                Ok(0) => return Err(Broken::Closed),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error.into()),
+            if self.stdout.read_buf(&mut self.buffer).await? == 0 {
+                return Err(Broken::Closed);
             }
         }
     }

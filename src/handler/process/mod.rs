@@ -1,6 +1,7 @@
 //! A handler that gives each message to one of several co-processes: programs that run on, take
 //! messages as lines of JSON and answer with outcomes. `docs/process-protocol.md` is the protocol.
 
+mod batch;
 mod check;
 mod keeper;
 mod line;
@@ -21,14 +22,19 @@ use std::{
 pub use check::{ProcessCheck, check_process};
 pub use settings::ProcessHandlerSettings;
 
-use super::{Context, Handler, HandlerError, HandlerFuture};
+use super::{Context, Handler, HandlerError, HandlerFuture, batch::Batches};
 use crate::outcome::{Failure, Outcome};
-use line::Answer;
 use link::Broken;
 use pool::{Lease, Pool};
 
 /// Gives messages to co-processes.
 pub struct ProcessHandler {
+    peers: Arc<Peers>,
+    batches: Option<Batches<Arc<Peers>>>,
+}
+
+/// The co-processes of a handler, and the ids of the lines to them.
+struct Peers {
     pool: Arc<Pool>,
     next: AtomicU64,
 }
@@ -50,15 +56,40 @@ impl ProcessHandler {
         let name = settings.argv.first().map_or("", String::as_str);
         let program = settings.program().map_err(failed)?;
         let pool = Pool::new(name, program, settings.terms(concurrency));
-        Ok(Self {
+        let peers = Arc::new(Peers {
             pool: Arc::new(pool),
             next: AtomicU64::new(1),
+        });
+        Ok(Self {
+            batches: Batches::of(&settings.batch, Arc::clone(&peers)),
+            peers,
         })
+    }
+}
+
+impl Peers {
+    /// The next ids: so many, one after the other. The first of them.
+    fn ids(&self, count: usize) -> u64 {
+        self.next.fetch_add(count as u64, Ordering::Relaxed)
+    }
+
+    /// Gives a message to a co-process that is free.
+    async fn run(&self, context: &Context) -> Outcome {
+        let cancellation = context.cancellation();
+        let lease = tokio::select! {
+            biased;
+            lease = self.pool.lend() => lease,
+            _ = cancellation.cancelled() => return cancelled(),
+        };
+        match lease {
+            Ok(lease) => self.run_with(lease, context).await,
+            Err(failure) => Outcome::Failed(failure),
+        }
     }
 
     /// Gives the message to a co-process that is lent for it.
-    async fn run(&self, mut lease: Lease, context: &Context) -> Outcome {
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
+    async fn run_with(&self, mut lease: Lease, context: &Context) -> Outcome {
+        let id = self.ids(1);
         let line = line::message(id, context);
         let cancellation = context.cancellation();
         let answered = tokio::select! {
@@ -70,28 +101,30 @@ impl ProcessHandler {
             }
         };
         let broken = match answered {
-            Ok(answer) => match Answer::read(&answer, id) {
-                Ok((outcome, result)) => {
-                    lease.done();
-                    if let Some(result) = result {
-                        context.outbox().set_result(result);
-                    }
-                    return outcome;
+            Ok(answer) => match line::read(&answer, id) {
+                Ok(said) => {
+                    lease.done(1);
+                    return said.leave(context);
                 }
                 Err(error) => Broken::Protocol(error),
             },
             Err(broken) => broken,
         };
-        Outcome::Failed(match broken {
-            Broken::Closed => {
-                let text = format!("the co-process ended: {}", lease.closed().await);
-                Failure::retryable("process-exit", text)
-            }
-            Broken::Protocol(error) => {
-                lease.end().await;
-                Failure::retryable("process-protocol", error)
-            }
-        })
+        Outcome::Failed(failure(lease, broken).await)
+    }
+}
+
+/// The failure of a line without an answer. Ends the co-process.
+async fn failure(lease: Lease, broken: Broken) -> Failure {
+    match broken {
+        Broken::Closed => {
+            let text = format!("the co-process ended: {}", lease.closed().await);
+            Failure::retryable("process-exit", text)
+        }
+        Broken::Protocol(error) => {
+            lease.end().await;
+            Failure::retryable(line::WRONG, error)
+        }
     }
 }
 
@@ -102,27 +135,21 @@ fn cancelled() -> Outcome {
 impl Handler for ProcessHandler {
     fn handle(&self, context: Context) -> HandlerFuture<'_> {
         Box::pin(async move {
-            let cancellation = context.cancellation();
-            let lease = tokio::select! {
-                biased;
-                lease = self.pool.lend() => lease,
-                _ = cancellation.cancelled() => return cancelled(),
-            };
-            match lease {
-                Ok(lease) => self.run(lease, &context).await,
-                Err(failure) => Outcome::Failed(failure),
+            match &self.batches {
+                Some(batches) => batches.run(context).await,
+                None => self.peers.run(&context).await,
             }
         })
     }
 
     fn start(&self) -> HandlerFuture<'_, Result<(), HandlerError>> {
         Box::pin(async {
-            let started = self.pool.start().await;
+            let started = self.peers.pool.start().await;
             started.map_err(|error| HandlerError::new(format!("co-process: {error}")))
         })
     }
 
     fn stop(&self) -> HandlerFuture<'_, ()> {
-        Box::pin(self.pool.stop())
+        Box::pin(self.peers.pool.stop())
     }
 }

@@ -13,6 +13,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     keeper::{self, Life},
+    line::Ready,
     link::{Broken, Link},
 };
 use crate::{handler::child::Program, lock::lock, outcome::Failure};
@@ -25,6 +26,22 @@ pub(super) struct Terms {
     pub(super) kill_after: Duration,
     pub(super) max_messages: Option<u64>,
     pub(super) max_lifetime: Option<Duration>,
+    /// Whether a line has several messages.
+    pub(super) batch: bool,
+}
+
+impl Terms {
+    /// Whether a co-process with this first line can be used.
+    pub(super) fn accept(&self, ready: &Ready) -> Result<(), String> {
+        match self.batch && !ready.batch {
+            true => Err(
+                "the settings have `batch`, but the co-process takes single messages: its \
+                         first line must be {\"ready\":1,\"batch\":true}"
+                    .to_owned(),
+            ),
+            false => Ok(()),
+        }
+    }
 }
 
 /// The co-processes of a handler.
@@ -150,6 +167,7 @@ impl Pool {
             return Ok(Lease {
                 pool: Arc::clone(self),
                 process: Some(process),
+                was_asked: false,
             });
         }
     }
@@ -176,35 +194,44 @@ impl CoProcess {
     }
 }
 
-/// A co-process that works on a message. Dropping this before the answer ends the co-process, because
-/// it may still work on that message.
+/// A co-process that works on a message, or on several. Dropping this before the answer ends the
+/// co-process, because it may still work on them.
 pub(super) struct Lease {
     pool: Arc<Pool>,
     process: Option<CoProcess>,
+    /// Whether the co-process has got a line.
+    was_asked: bool,
 }
 
 impl Lease {
     /// Sends a line, and waits for the answer.
     pub(super) async fn ask(&mut self, line: &[u8]) -> Result<Vec<u8>, Broken> {
+        self.was_asked = true;
         match &mut self.process {
             Some(process) => process.link.ask(line).await,
             None => Err(Broken::Closed),
         }
     }
 
-    /// The co-process has answered: it is free for another message.
-    pub(super) fn done(mut self) {
+    /// The co-process has answered about so many messages: it is free for others.
+    pub(super) fn done(mut self, messages: u64) {
         let Some(mut process) = self.process.take() else {
             return;
         };
-        process.served += 1;
-        let life = &process.life;
-        life.has_served
-            .store(true, std::sync::atomic::Ordering::Relaxed);
+        process.served += messages;
+        process.life.serves();
         let is_last = |most| process.served >= most;
         match self.pool.terms.max_messages.is_some_and(is_last) {
             true => process.retire(),
             false => self.pool.put(process),
+        }
+    }
+
+    /// The co-process gets several messages, and any of them may end it. If one does, the co-process is
+    /// started again as one that has served.
+    pub(super) fn excuse(&self) {
+        if let Some(process) = &self.process {
+            process.life.serves();
         }
     }
 
@@ -236,8 +263,12 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if let Some(process) = &self.process {
-            process.life.kill.cancel();
+        let Some(process) = self.process.take() else {
+            return;
+        };
+        match self.was_asked {
+            true => process.life.kill.cancel(),
+            false => self.pool.put(process),
         }
     }
 }

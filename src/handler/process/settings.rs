@@ -10,6 +10,7 @@ use crate::{
     config::{DAY, Findings, HOUR, KIND, KeyPath, Secret, Span},
     handler::{
         Handler, HandlerError, HandlerFuture, Reached,
+        batch::BatchSettings,
         child::{Environment, Limits, Program, check_environment},
         kind::{Classes, Kind},
     },
@@ -19,8 +20,8 @@ use crate::{
 /// The handler gives messages to co-processes: programs that it starts before the first message, and
 /// that run on. A co-process reads messages from its standard input and writes outcomes to its
 /// standard output, as lines of JSON: see [process-protocol.md](process-protocol.md), which also has
-/// clients in several languages. Each co-process has one message at a time, so that a crash names its
-/// message. Its standard error goes to the worker's log, line by line.
+/// clients in several languages. Each co-process has one message at a time, or one batch, so that a
+/// crash names its message. Its standard error goes to the worker's log, line by line.
 ///
 /// If a co-process ends by itself, the handler retries its message (class `process-exit`) and starts
 /// the co-process again at once. The handler waits from 100 ms to 10 s before a start if the co-process
@@ -53,8 +54,9 @@ pub struct ProcessHandlerSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/srv/orders")]
     pub directory: Option<PathBuf>,
-    /// The number of co-processes. Not set: as many as the consumer's `concurrency`. Fewer: messages
-    /// wait for a free co-process, and that counts against their `timeout`. Default: none.
+    /// The number of co-processes. Not set: as many as the consumer's `concurrency`, divided by
+    /// `batch.size`. Fewer: messages wait for a free co-process, and that counts against their
+    /// `timeout`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000), example = 4)]
     pub processes: Option<u16>,
@@ -83,6 +85,8 @@ pub struct ProcessHandlerSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1), example = 512)]
     pub memory_mib: Option<u32>,
+    /// Several messages in one line.
+    pub batch: BatchSettings,
 }
 
 fn example_env() -> BTreeMap<&'static str, &'static str> {
@@ -102,6 +106,7 @@ impl Default for ProcessHandlerSettings {
             max_messages: None,
             max_lifetime: Duration::ZERO,
             memory_mib: None,
+            batch: BatchSettings::default(),
         }
     }
 }
@@ -130,12 +135,14 @@ impl ProcessHandlerSettings {
 
     pub(super) fn terms(&self, concurrency: u16) -> Terms {
         let limit = self.max_lifetime;
+        let usual = concurrency / self.batch.size.max(1);
         Terms {
-            processes: self.processes.unwrap_or(concurrency).max(1).into(),
+            processes: self.processes.unwrap_or(usual).max(1).into(),
             start_timeout: self.start_timeout,
             kill_after: self.kill_after,
             max_messages: self.max_messages.map(u64::from),
             max_lifetime: (!limit.is_zero()).then_some(limit),
+            batch: self.batch.is_on(),
         }
     }
 }
@@ -151,6 +158,10 @@ impl Kind for ProcessHandlerSettings {
                 .and_then(|it| it.reach())
                 .map_err(HandlerError::new)
         })
+    }
+
+    fn batch(&self) -> Option<&BatchSettings> {
+        Some(&self.batch)
     }
 
     fn judge(&self, class: Option<&str>, _: Option<u16>, _: Option<Duration>) -> Option<Outcome> {

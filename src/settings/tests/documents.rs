@@ -141,6 +141,13 @@ impl Documents {
                 rows: self.rows(variant),
             });
         }
+        // Tables inside of a kind. Several kinds can have the same one.
+        for variant in kinds {
+            let mut inside = Vec::new();
+            self.add_tables_inside(&mut inside, path, variant);
+            inside.retain(|table| tables.iter().all(|known| known.path != table.path));
+            tables.append(&mut inside);
+        }
     }
 
     fn rows(&self, table: &Value) -> Vec<Row> {
@@ -313,8 +320,21 @@ fn by_type(tables: &[Table]) -> String {
         let value = row.example.as_ref().or(row.default.as_ref()).unwrap();
         format!("\n#{} = {}", row.key, in_toml(value))
     });
+    // Tables inside of the handler.
+    let is_inside = |table: &&Table| match table.path.as_slice() {
+        [consumers, _, handler, _] => consumers == "consumers" && handler == "handler",
+        _ => false,
+    };
+    let inside = tables.iter().filter(is_inside).flat_map(|table| {
+        let name = table.path.last().unwrap();
+        let key = move |row: &Row| {
+            let value = in_toml(row.default.as_ref().unwrap());
+            format!("\n#{name}.{} = {value}", row.key)
+        };
+        table.rows.iter().map(key)
+    });
     let about = comment(&types.meaning);
-    let keys: String = keys.collect();
+    let keys: String = keys.chain(inside).collect();
     format!("\n\n{about}#[consumers.orders.types.\"order.paid\"]\n#kind = \"{SAMPLE_KIND}\"{keys}")
 }
 

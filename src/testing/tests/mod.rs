@@ -3,6 +3,7 @@
 mod account;
 mod acks;
 mod anything;
+mod batches;
 mod bodies;
 mod canaries;
 mod concurrency;

@@ -1,6 +1,7 @@
 //! The HTTP handler: its requests, and what it does with the answers.
 
 mod answers;
+mod batches;
 mod descriptors;
 mod outage;
 mod rate;

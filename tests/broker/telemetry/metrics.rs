@@ -43,9 +43,11 @@ async fn what_is_exported_is_what_the_catalogue_says() {
     let seen = seen.await;
 
     let exported: BTreeSet<_> = seen.metrics.keys().map(String::as_str).collect();
-    let catalogued: BTreeSet<_> = INSTRUMENTS.iter().map(|one| one.name).collect();
-    assert_eq!(exported, catalogued);
-    for instrument in INSTRUMENTS {
+    // This consumer makes no batches.
+    let catalogued = || INSTRUMENTS.iter().filter(|one| one.kind != Kind::Sizes);
+    let names: BTreeSet<_> = catalogued().map(|one| one.name).collect();
+    assert_eq!(exported, names);
+    for instrument in catalogued() {
         let metric = &seen.metrics[instrument.name];
         assert_eq!(metric.unit, instrument.unit, "{}", instrument.name);
         assert_eq!(metric.description, instrument.meaning);

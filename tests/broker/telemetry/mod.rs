@@ -1,5 +1,6 @@
 //! Traces, metrics and logs of the worker, as a collector receives them.
 
+mod batches;
 mod export;
 mod logs;
 mod metrics;

@@ -11,16 +11,16 @@ use crate::support::{
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const UNSAMPLED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A span as a `traceparent`.
-fn traceparent(span: &Span) -> String {
+pub(super) fn traceparent(span: &Span) -> String {
     format!("00-{}-{}-01", hex(&span.trace_id), hex(&span.span_id))
 }
 
-fn attribute(span: &Span, name: &str) -> String {
+pub(super) fn attribute(span: &Span, name: &str) -> String {
     let all = attributes(&span.attributes);
     all.get(name).cloned().unwrap_or_default()
 }
@@ -31,13 +31,13 @@ fn is_error(span: &Span) -> bool {
         .is_some_and(|status| status.code() == StatusCode::Error)
 }
 
-fn has(name: &'static str, count: usize) -> impl Fn(&Received) -> bool {
+pub(super) fn has(name: &'static str, count: usize) -> impl Fn(&Received) -> bool {
     move |received| received.named(name).len() >= count
 }
 
 /// Asserts that a span is the child of another.
 #[track_caller]
-fn assert_child(child: &Span, parent: &Span) {
+pub(super) fn assert_child(child: &Span, parent: &Span) {
     assert_eq!(hex(&child.trace_id), hex(&parent.trace_id), "{child:?}");
     assert_eq!(
         hex(&child.parent_span_id),
@@ -49,7 +49,7 @@ fn assert_child(child: &Span, parent: &Span) {
 }
 
 #[track_caller]
-fn links(span: &Span) -> Vec<String> {
+pub(super) fn links(span: &Span) -> Vec<String> {
     let ids = span.links.iter().map(|link| hex(&link.span_id));
     ids.collect()
 }

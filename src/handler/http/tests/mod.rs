@@ -1,6 +1,7 @@
 //! The HTTP handler against a small server, on real sockets.
 
 mod answers;
+mod batches;
 mod connections;
 mod http2;
 mod requests;
