@@ -45,6 +45,9 @@
 pub mod broker;
 
 mod decode;
+
+// What other systems write into their messages.
+mod dialect;
 pub mod message;
 
 // The delivery is in flight: it waits for a slot, its handler runs, and the worker settles it.
@@ -108,6 +111,7 @@ pub mod settings;
 mod config;
 mod lock;
 mod pem;
+mod pointer;
 mod text;
 mod words;
 

@@ -67,10 +67,10 @@ pub enum Ending {
     Undecodable(Failure),
     /// The service behind the handler is unavailable, as the handler or a rule says.
     Unavailable(Failure),
-    /// No handler is configured for the message's type.
+    /// Neither a route nor the consumer's own handler takes the message.
     Unroutable {
-        /// The message's type.
-        message_type: String,
+        /// What was read, for people.
+        why: String,
     },
     /// The message's own `expiration` was over before a handler could start.
     Expired {
@@ -102,7 +102,7 @@ macro_rules! outcomes {
             Interrupted interrupted "interrupted",
             /// No handler ran, because the body cannot be decoded.
             Undecodable undecodable "undecodable",
-            /// No handler ran, because none is configured for the message's type.
+            /// No handler ran, because no route takes the message.
             Unroutable unroutable "unroutable-type",
             /// No handler ran, because the message's own `expiration` was over.
             Expired expired "expired",
@@ -172,10 +172,7 @@ impl Ending {
                 ),
             ),
             Self::Panicked { message } => Failure::retryable("panic", message.clone()),
-            Self::Unroutable { message_type } => Failure::permanent(
-                "unroutable-type",
-                format!("no handler for message type {message_type:?}"),
-            ),
+            Self::Unroutable { why } => Failure::permanent("unroutable-type", why.clone()),
             Self::Expired { by } => Failure::permanent(
                 "expired",
                 format!(
@@ -389,7 +386,7 @@ mod tests {
             ),
             (
                 Ending::Unroutable {
-                    message_type: "t".into(),
+                    why: "t".into(),
                 },
                 Some("unroutable-type"),
             ),

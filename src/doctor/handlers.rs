@@ -72,10 +72,20 @@ fn proxies(scene: &Scene<'_>, found: &mut Found) {
 
 fn rules(scene: &Scene<'_>, found: &mut Found) {
     for (name, consumer) in &scene.settings.consumers {
-        let section = KeyPath::of("consumers").key(name).key("retry").key("rules");
-        for (index, key, text) in idle_rules(consumer) {
-            let mend = "correct or remove the rule";
-            found.warn(section.index(index).key(key).to_string(), text, mend);
+        let section = KeyPath::of("consumers").key(name);
+        for (route, own) in consumer.sorts() {
+            // A route without retry settings has the rules of its consumer, which are for all routes.
+            let at = match route {
+                Some(route) if consumer.routes[route].retry.is_empty() => continue,
+                Some(route) => section.key("routes").key(route),
+                None if !consumer.routes.is_empty() => continue,
+                None => section.clone(),
+            };
+            for (index, key, text) in idle_rules(&own) {
+                let mend = "correct or remove the rule";
+                let at = at.key("retry").key("rules").index(index).key(key);
+                found.warn(at.to_string(), text, mend);
+            }
         }
     }
     found.ok("each rule fits failures of its handler");
@@ -84,7 +94,7 @@ fn rules(scene: &Scene<'_>, found: &mut Found) {
 /// Rules for a class or a status that no failure of an HTTP handler has: the rule's index, the key and
 /// the text.
 fn idle_rules(consumer: &ConsumerSettings) -> impl Iterator<Item = (usize, &'static str, String)> {
-    let is_http = consumer.types.is_empty() && matches!(consumer.handler, HandlerSettings::Http(_));
+    let is_http = matches!(consumer.handler, HandlerSettings::Http(_));
     let rules = consumer.retry.rules.iter().enumerate();
     rules.filter_map(move |(index, rule)| {
         let class = rule.class.as_deref();

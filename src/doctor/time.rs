@@ -15,6 +15,7 @@ use crate::{
     config::KeyPath,
     consumer::ConsumerSettings,
     explain::Schedule,
+    retry::RetrySettings,
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -55,14 +56,27 @@ fn section(name: &str) -> KeyPath {
     KeyPath::of("consumers").key(name)
 }
 
+/// The setting of the longest timeout of a consumer: its own, or that of a route.
+fn at_timeout(name: &str, consumer: &ConsumerSettings) -> KeyPath {
+    let longest = consumer.longest_timeout();
+    let mut routes = consumer.routes.iter();
+    let route = routes.find(|(_, route)| route.timeout == Some(longest));
+    let section = section(name);
+    match route.filter(|_| consumer.timeout < longest) {
+        Some((route, _)) => section.key("routes").key(route).key("timeout"),
+        None => section.key("timeout"),
+    }
+}
+
 fn drain(scene: &Scene<'_>, found: &mut Found) {
     let grace = scene.settings.drain.grace;
     let long = format_duration(grace);
     for (name, consumer) in &scene.settings.consumers {
-        if consumer.timeout > grace {
-            let timeout = format_duration(consumer.timeout);
+        let longest = consumer.longest_timeout();
+        if longest > grace {
+            let timeout = format_duration(longest);
             found.warn(
-                section(name).key("timeout").to_string(),
+                at_timeout(name, consumer).to_string(),
                 format!("is {timeout}, above `drain.grace` ({long})"),
                 format!("lower the timeout, or set drain.grace = \"{timeout}\""),
             );
@@ -182,18 +196,19 @@ fn hold(found: &mut Found, name: &str, consumer: &ConsumerSettings, limit: &Limi
     let section = section(name);
     let Limit { time, by } = *limit;
     let most = format!("{by} ({})", format_duration(time));
-    let timeout = format_duration(consumer.timeout);
+    let longest = consumer.longest_timeout();
+    let timeout = format_duration(longest);
     let (prefetch, concurrency) = (consumer.prefetch, consumer.concurrency);
     let waits = longest_in_flight(consumer);
-    if consumer.timeout >= time {
+    if longest >= time {
         found.warn(
-            section.key("timeout").to_string(),
+            at_timeout(name, consumer).to_string(),
             format!("is {timeout}, which is not below {most}"),
             "lower the timeout, or raise the broker's: x-consumer-timeout of the queue, or \
              consumer_timeout in rabbitmq.conf, which the doctor cannot see",
         );
     } else if waits >= time {
-        let fits = time.as_secs() / consumer.timeout.as_secs().max(1);
+        let fits = time.as_secs() / longest.as_secs().max(1);
         let fits = fits.saturating_sub(1).max(1) * u64::from(concurrency);
         found.warn(
             section.key("prefetch").to_string(),
@@ -225,36 +240,49 @@ fn hold(found: &mut Found, name: &str, consumer: &ConsumerSettings, limit: &Limi
 /// many attempts one after the other as the prefetch has messages for each handler.
 fn longest_in_flight(consumer: &ConsumerSettings) -> Duration {
     let turns = u32::from(consumer.prefetch).div_ceil(u32::from(consumer.concurrency.max(1)));
-    consumer.timeout.saturating_mul(turns)
+    consumer.longest_timeout().saturating_mul(turns)
 }
 
 fn retry_schedule(scene: &Scene<'_>, found: &mut Found) {
     for (name, consumer) in &scene.settings.consumers {
-        let Schedule {
-            summary, attempts, ..
-        } = Schedule::new(&consumer.retry);
-        let wanted = consumer.retry.attempts();
-        // The schedule does not look at so many attempts that nobody can say which limit ends them.
-        let most = attempts[1].and_then(|most| u32::try_from(most).ok());
-        let most = most.unwrap_or(u32::MAX);
-        let age = format_duration(consumer.retry.max_age);
-        // Who wants the age to decide sets a number of attempts that is far too high.
-        let mend = match !consumer.retry.delays.is_empty() {
-            true => RAISE.to_owned(),
-            false => format!(
-                "{RAISE}. If `max_age` alone is to end the retries, set `max_attempts` to more than \
-                 {FAR} times {most}"
-            ),
-        };
-        if most < wanted && most >= wanted / FAR {
-            found.warn(
-                section(name).key("retry").key("max_age").to_string(),
-                format!("is {age}: of {wanted} attempts a message has {most} at most"),
-                mend,
-            );
-        } else {
-            found.ok(format!("{name}: {summary}"));
+        let at = section(name).key("retry");
+        fits_age(found, name, &at, &consumer.retry);
+        for (route, own) in &consumer.routes {
+            if !own.retry.is_empty() {
+                let at = section(name).key("routes").key(route).key("retry");
+                let label = format!("{name}, route {route}");
+                fits_age(found, &label, &at, &own.retry.over(&consumer.retry));
+            }
         }
+    }
+}
+
+/// Tells if a message becomes too old before it has had its attempts.
+fn fits_age(found: &mut Found, label: &str, at: &KeyPath, retry: &RetrySettings) {
+    let Schedule {
+        summary, attempts, ..
+    } = Schedule::new(retry);
+    let wanted = retry.attempts();
+    // The schedule does not look at so many attempts that nobody can say which limit ends them.
+    let most = attempts[1].and_then(|most| u32::try_from(most).ok());
+    let most = most.unwrap_or(u32::MAX);
+    let age = format_duration(retry.max_age);
+    // Who wants the age to decide sets a number of attempts that is far too high.
+    let mend = match !retry.delays.is_empty() {
+        true => RAISE.to_owned(),
+        false => format!(
+            "{RAISE}. If `max_age` alone is to end the retries, set `max_attempts` to more than \
+             {FAR} times {most}"
+        ),
+    };
+    if most < wanted && most >= wanted / FAR {
+        found.warn(
+            at.key("max_age").to_string(),
+            format!("is {age}: of {wanted} attempts a message has {most} at most"),
+            mend,
+        );
+    } else {
+        found.ok(format!("{label}: {summary}"));
     }
 }
 

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    dispatch::Dispatch, ends::Ends, execute::Limits, kept::Kept, service::Service,
+    dispatch::Dispatch, ends::Ends, kept::Kept, service::Service,
     start_queue::StartQueue,
 };
 use crate::{
@@ -41,8 +41,6 @@ pub(crate) struct Lane<B> {
     pub(crate) publish: PublishSettings,
     /// The longest wait for the broker to apply the last acks.
     pub(crate) drain_settle: Duration,
-    /// The limits of all its routes.
-    pub(crate) limits: Limits,
     pub(crate) ladder: Ladder,
     pub(crate) dispatch: Dispatch,
     pub(crate) broker: B,

@@ -40,7 +40,7 @@ fn each_outcome_has_its_settlement() {
         (Ending::Undecodable(no()), dead(Reason::Decode)),
         (
             Ending::Unroutable {
-                message_type: "t".into(),
+                why: "t".into(),
             },
             dead(Reason::UnroutableType),
         ),

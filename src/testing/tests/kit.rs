@@ -342,7 +342,7 @@ impl Kit {
     ) -> Self {
         let (mut worker, mut handlings) = (worker(settings), Vec::new());
         for (message_type, handling) in typed {
-            worker = worker.handler_for_type("orders", message_type, handling.clone());
+            worker = worker.handler_for_route("orders", message_type, handling.clone());
             handlings.push(handling);
         }
         let broker = TestBroker::new();

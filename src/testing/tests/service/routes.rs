@@ -18,8 +18,8 @@ const MILLI: Duration = Duration::from_millis(1);
 /// A worker whose consumer has a handler for each of two types.
 async fn start(settings: &str, invoices: &Service, mails: &Service) -> (TestWorker, FakeBroker) {
     let worker = Worker::new(Settings::from_toml(settings).unwrap())
-        .handler_for_type("orders", "invoice", invoices.clone())
-        .handler_for_type("orders", "mail", mails.clone());
+        .handler_for_route("orders", "invoice", invoices.clone())
+        .handler_for_route("orders", "mail", mails.clone());
     let broker = FakeBroker::new(Release::V43);
     let mut worker = TestWorker::start_on(worker, &TestBroker::of(broker.clone()));
     worker.until(|it| it.ready).await;
