@@ -164,6 +164,7 @@ fn source<'a>(properties: &'a Properties, name: &str, arrived: &'a str) -> &'a s
 
 impl Message {
     /// A message in the words of AMQP alone.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn new(delivery: Delivery, queue: Arc<str>) -> Self {
         Self::read(delivery, queue, None)
     }

@@ -94,6 +94,9 @@ impl<B: Broker> LaneActor<B> {
         self.sizes.saw(delivery.body.len());
         let (lane, tag, received) = (&self.lane, delivery.tag, delivery.received);
         let message = Message::read(delivery, Arc::clone(&lane.queue), lane.settings.dialect);
+        if message.has_sequel {
+            lane.tell_of_sequel(&message);
+        }
         if self.samples_wait {
             self.samples_wait = !lane.watch.arrived(&message);
         }

@@ -20,6 +20,7 @@ use crate::{
     handler::Handler,
     outcome::{Ending, Outcome},
     retry::RetrySettings,
+    status::RouteFigures,
 };
 pub(super) use own::Own;
 
@@ -58,8 +59,8 @@ impl Route {
     }
 }
 
-/// What the name of a route in figures and logs is for messages that no route takes.
-pub(crate) const REST: &str = "(others)";
+/// What figures and logs call the messages that no route takes.
+const REST: &str = "(others)";
 
 /// The routes of a lane.
 pub(crate) struct Dispatch {
@@ -73,13 +74,17 @@ pub(crate) struct Dispatch {
     any: Option<usize>,
     by: RouteBy,
     unrouted: Unrouted,
+    /// The figures of each route, and of the messages that no route takes. Empty without routes.
+    figures: Vec<Arc<RouteFigures>>,
 }
 
 impl Dispatch {
     /// Makes the routes that the settings name, and one for each further handler. A route without a
     /// handler of its own has that of the consumer.
     pub(crate) fn new(mut handlers: Handlers, settings: &ConsumerSettings) -> Self {
-        let names = route_names(&handlers, settings);
+        // Those of the settings, and those of handlers that are registered in code.
+        let registered = handlers.by_route.keys();
+        let names: BTreeSet<_> = settings.routes.keys().chain(registered).cloned().collect();
         let mut made = Self {
             routes: Vec::new(),
             exact: BTreeMap::new(),
@@ -87,6 +92,7 @@ impl Dispatch {
             any: None,
             by: settings.route_by.clone(),
             unrouted: settings.unrouted,
+            figures: Vec::new(),
         };
         for name in &names {
             let own = handlers.by_route.remove(name);
@@ -101,8 +107,11 @@ impl Dispatch {
         }
         made.patterns
             .sort_by(|(one, _), (other, _)| consumer::order(one, other));
-        let any = handlers.any;
-        made.any = any.map(|handler| made.add(None, handler, settings, !names.is_empty()));
+        match handlers.any {
+            Some(handler) => made.any = Some(made.add(None, handler, settings, !names.is_empty())),
+            None if !names.is_empty() => drop(made.figures(REST, settings)),
+            None => {}
+        }
         made
     }
 
@@ -118,8 +127,8 @@ impl Dispatch {
         let number = self.routes.len();
         let own = is_own.then(|| {
             let longest = limits.timeout + limits.cancel_grace + Duration::from_secs(1);
-            let name = name.unwrap_or(REST).into();
-            Own::new(number, name, &settings.breaker, longest)
+            let figures = self.figures(name.unwrap_or(REST), &settings);
+            Own::new(number, figures, &settings.breaker, longest)
         });
         self.routes.push(Route {
             handler,
@@ -129,6 +138,18 @@ impl Dispatch {
             own,
         });
         number
+    }
+
+    fn figures(&mut self, name: &str, settings: &ConsumerSettings) -> Arc<RouteFigures> {
+        let attempts = settings.retry.attempts();
+        let figures = Arc::new(RouteFigures::new(name, settings.timeout, attempts));
+        self.figures.push(Arc::clone(&figures));
+        figures
+    }
+
+    /// The figures of the routes.
+    pub(crate) fn route_figures(&self) -> &[Arc<RouteFigures>] {
+        &self.figures
     }
 
     /// The message's route. The ending is that of a message that no route takes.
@@ -173,12 +194,6 @@ impl Dispatch {
     pub(super) fn forget_outages(&self) {
         self.routes.iter().filter_map(Route::own).for_each(Own::reset);
     }
-}
-
-/// The names of all routes: those of the settings, and those of handlers that are registered in code.
-pub(crate) fn route_names(handlers: &Handlers, settings: &ConsumerSettings) -> BTreeSet<String> {
-    let registered = handlers.by_route.keys();
-    settings.routes.keys().chain(registered).cloned().collect()
 }
 
 impl fmt::Debug for Dispatch {

@@ -26,7 +26,9 @@ use super::{
 use crate::{
     broker::{Broker, Properties, Publication, PublishError, PublishSettings},
     consumer::ConsumerSettings,
+    dialect::Dialect,
     flight::{CurrentSession, Flight, Resources, SessionId},
+    message::Message,
     retry::{Ladder, Rung},
     telemetry::Watch,
 };
@@ -78,6 +80,8 @@ pub(crate) struct Live {
     pub(crate) kept: Kept,
     /// The log has said that a message asks for a reply that this consumer does not send.
     pub(super) unanswered: AtomicBool,
+    /// The log has said that the publisher's system would go on with other work after a message.
+    has_sequel: AtomicBool,
     /// A path is declaring a queue again.
     restoring: AtomicBool,
     /// Reports of canaries under way.
@@ -135,6 +139,14 @@ impl<B: Broker> Lane<B> {
                 () = moved => {}
                 () = late => return false,
             }
+        }
+    }
+
+    /// Says once that a message has follow-up work, such as the rest of a Celery chain.
+    pub(crate) fn tell_of_sequel(&self, message: &Message) {
+        if !self.live.has_sequel.swap(true, Ordering::Relaxed) {
+            let dialect = self.settings.dialect.map(Dialect::name);
+            warn!(consumer = %self.name, id = message.id(), dialect, "a message names work that its system starts after it (a chain, a callback): this worker does not start it, the handler has to; logged once");
         }
     }
 

@@ -34,7 +34,7 @@ use crate::{
     status::End,
 };
 pub(crate) use back::copy_back;
-pub(crate) use dispatch::{Dispatch, Handlers, route_names};
+pub(crate) use dispatch::{Dispatch, Handlers};
 pub(crate) use ends::{Ended, Ends};
 pub(crate) use lane::{Lane, Live};
 pub(crate) use runner::run_on;

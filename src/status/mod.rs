@@ -11,6 +11,7 @@ mod ledger;
 mod outcomes;
 mod process;
 mod report;
+mod routes;
 
 pub use backlog::{Backlog, Limit, Load, OldestFrom};
 pub(crate) use backlog::{Look, Looks};
@@ -26,3 +27,5 @@ pub use outcomes::OutcomeRecord;
 pub(crate) use outcomes::Outcomes;
 pub(crate) use process::{admin_refused, note_admin_refused};
 pub use report::{ConsumerReport, ConsumerReports};
+pub(crate) use routes::RouteFigures;
+pub use routes::RouteReport;

@@ -177,6 +177,8 @@ impl<B: Broker> Common<B> {
         let ladder = settings.ladder();
         let rate = RateLimit::of(&settings);
         let starts = StartQueue::new(Arc::clone(&figures.slots), rate);
+        let dispatch = Dispatch::new(handlers, &settings);
+        figures.set_routes(dispatch.route_figures().to_vec());
         Lane {
             watch: Watch::new(figures, self.signals, &name, &queue, &self.worker),
             name,
@@ -184,7 +186,7 @@ impl<B: Broker> Common<B> {
             worker: Arc::clone(&self.worker),
             publish: self.settings.publish.clone(),
             drain_settle: self.settings.drain.settle,
-            dispatch: Dispatch::new(handlers, &settings),
+            dispatch,
             service: Service::new(&settings.breaker),
             settings,
             ladder,

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use crate::{
     breaker::{Breaker, BreakerSettings, Evidence, Stance, Verdict},
     lock::lock,
+    status::RouteFigures,
 };
 
 /// How long a message waits whose service is down for other messages. Each of these messages comes back
@@ -25,7 +26,7 @@ const LATER: Duration = Duration::from_secs(30);
 pub(in crate::path) struct Own {
     /// From 0, different for each route.
     pub(in crate::path) number: usize,
-    name: Arc<str>,
+    figures: Arc<RouteFigures>,
     /// The attempts of this route that ended well.
     served: AtomicU64,
     /// The breaker of this route is closed. An attempt then costs one look at this.
@@ -47,13 +48,13 @@ struct State {
 impl Own {
     pub(super) fn new(
         number: usize,
-        name: Arc<str>,
+        figures: Arc<RouteFigures>,
         settings: &BreakerSettings,
         longest: Duration,
     ) -> Self {
         Self {
             number,
-            name,
+            figures,
             served: AtomicU64::new(0),
             calm: AtomicBool::new(true),
             state: Mutex::new(State {
@@ -125,12 +126,16 @@ impl Own {
         let is_open = state.breaker.is_open();
         self.calm.store(!is_open, Ordering::Release);
         state.probes_until = None;
+        if was_open || is_open {
+            let reason = state.breaker.reason(evidence.now, false);
+            self.figures.set_down(reason);
+        }
         match (was_open, is_open) {
             (false, true) => {
-                warn!(consumer, route = %self.name, error = evidence.error, "the service of one route is down: its messages wait, and one at a time tries it");
+                warn!(consumer, route = %self.figures.name, error = evidence.error, "the service of one route is down: its messages wait, and one at a time tries it");
             }
             (true, false) => {
-                info!(consumer, route = %self.name, "the service of one route is back");
+                info!(consumer, route = %self.figures.name, "the service of one route is back");
             }
             _ => {}
         }
@@ -144,13 +149,6 @@ impl Own {
         state.probes_until = None;
         state.called = None;
         self.calm.store(true, Ordering::Release);
-    }
-
-    /// Why the messages of this route wait; `None` if they do not.
-    pub(in crate::path) fn reason(&self, now: Instant) -> Option<String> {
-        if self.is_calm() {
-            return None;
-        }
-        lock(&self.state).breaker.reason(now, false)
+        self.figures.set_down(None);
     }
 }
