@@ -139,7 +139,7 @@ pub struct ConsumerSettings {
     /// message lacks them: [dialects.md](dialects.md). Without it: the messages are taken as they are.
     /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(example = &"celery")]
+    #[schemars(with = "Dialect", example = &"celery")]
     pub dialect: Option<Dialect>,
     /// Where the kind of a message is read, which decides its route: `type` (the property),
     /// `routing-key`, `header:NAME`, `body:/JSON/POINTER` (text in a JSON body), or `cloudevents` (the

@@ -201,6 +201,3 @@ impl fmt::Debug for Dispatch {
         write!(f, "Dispatch({} routes)", self.routes.len())
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -63,3 +63,88 @@ pub(super) fn unrouted(message: &Message, by: &RouteBy, kind: Option<&str>) -> S
         _ => read,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{Delivery, Moment, Properties};
+
+    fn message(
+        content_type: Option<&str>,
+        kind: Option<&str>,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Message {
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+            .collect();
+        let delivery = Delivery {
+            tag: 1,
+            received: Moment::now(),
+            exchange: "shop".to_owned(),
+            routing_key: "orders.eu".to_owned(),
+            redelivered: false,
+            properties: Properties::new("m1", content_type, kind, &headers),
+            body: body.into(),
+        };
+        Message::new(delivery, "q".into())
+    }
+
+    #[track_caller]
+    fn assert_kind(message: &Message, by: &str, wanted: Option<&str>) {
+        let by = by.parse().unwrap();
+        assert_eq!(kind(message, &by).as_deref(), wanted, "{by}");
+    }
+
+    #[test]
+    fn the_kind_is_read_where_the_setting_says() {
+        let headers = [("task", "shop.pay"), ("empty", "")];
+        let full = message(None, Some("paid"), &headers, r#"{"a":{"b":"x"},"n":7,"z":null}"#);
+        assert_kind(&full, "type", Some("paid"));
+        assert_kind(&full, "routing-key", Some("orders.eu"));
+        assert_kind(&full, "header:task", Some("shop.pay"));
+        assert_kind(&full, "header:empty", Some(""));
+        assert_kind(&full, "header:none", None);
+        assert_kind(&full, "body:/a/b", Some("x"));
+        assert_kind(&full, "body:/n", Some("7"));
+        assert_kind(&full, "body:/a", Some(r#"{"b":"x"}"#));
+        assert_kind(&full, "body:/z", None);
+        assert_kind(&full, "body:/a/c", None);
+        assert_kind(&full, "cloudevents", None);
+        let bare = message(None, None, &[], "no JSON");
+        assert_kind(&bare, "type", None);
+        assert_kind(&bare, "body:/a", None);
+    }
+
+    #[test]
+    fn a_cloud_event_has_its_type_in_a_header_or_in_its_body() {
+        for name in EVENT_TYPES {
+            let binary = message(None, None, &[(name, "shop.paid")], "{}");
+            assert_kind(&binary, "cloudevents", Some("shop.paid"));
+        }
+        let body = r#"{"specversion":"1.0","type":"shop.paid","data":{"type":"other"}}"#;
+        for content_type in [
+            "application/cloudevents+json",
+            "Application/CloudEvents+JSON; charset=utf-8",
+        ] {
+            let structured = message(Some(content_type), None, &[], body);
+            assert_kind(&structured, "cloudevents", Some("shop.paid"));
+        }
+        let other = message(Some("application/json"), None, &[], body);
+        assert_kind(&other, "cloudevents", None);
+    }
+
+    #[test]
+    fn the_error_says_what_was_read_and_what_is_there_instead() {
+        let by = RouteBy::Type;
+        let spring = message(None, None, &[("__TypeId__", "shop.Paid")], "");
+        let why = unrouted(&spring, &by, None);
+        assert!(why.starts_with("the message has no type"), "{why}");
+        assert!(why.contains("`__TypeId__`: set `dialect = \"spring\"`"), "{why}");
+        let lost = unrouted(&spring, &by, Some("lost"));
+        assert_eq!(lost, "no route takes type \"lost\"");
+        let long = unrouted(&spring, &by, Some(&"x".repeat(1000)));
+        assert!(long.len() < 300, "{long}");
+    }
+}

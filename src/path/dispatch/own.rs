@@ -152,3 +152,91 @@ impl Own {
         self.figures.set_down(None);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::breaker::Sign;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn own() -> Own {
+        let figures = Arc::new(RouteFigures::new("a", 20 * SECOND, 3));
+        Own::new(0, figures, &BreakerSettings::default(), 22 * SECOND)
+    }
+
+    fn end(own: &Own, sign: Sign, message: u64, now: Instant) -> Verdict {
+        if sign == Sign::Well {
+            own.worked();
+        }
+        let evidence = Evidence {
+            sign,
+            message,
+            started: now,
+            now,
+            served: 0,
+            route: Some(7),
+            served_by_route: 0,
+            retry_after: None,
+            error: "refused",
+        };
+        own.note("orders", evidence)
+    }
+
+    /// A route whose service is down since `now`.
+    fn down(now: Instant) -> Own {
+        let own = own();
+        for message in 0..5 {
+            assert_eq!(own.wait(now), None);
+            let verdict = end(&own, Sign::Unavailable, message, now);
+            assert_eq!(verdict, Verdict::Excused { times: 1 });
+        }
+        own
+    }
+
+    #[test]
+    fn while_a_route_is_down_one_message_at_a_time_tries_its_service() {
+        let now = Instant::now();
+        let own = down(now);
+        assert_eq!(own.wait(now), Some(SECOND), "it comes back for the probe");
+        assert_eq!(own.wait(now), Some(LATER));
+        let now = now + SECOND;
+        assert_eq!(own.wait(now), None);
+        assert_eq!(own.wait(now), Some(LATER));
+        end(&own, Sign::Unavailable, 9, now);
+        assert_eq!(own.wait(now), Some(2 * SECOND), "the next one comes later");
+        let now = now + 2 * SECOND;
+        assert_eq!(own.wait(now), None);
+        end(&own, Sign::Well, 9, now);
+        assert!(own.is_calm());
+        assert_eq!([own.wait(now), own.wait(now)], [None, None]);
+    }
+
+    #[test]
+    fn a_probe_that_asks_the_service_nothing_gives_its_turn_to_another_one() {
+        let now = Instant::now();
+        let own = down(now);
+        let now = now + SECOND;
+        assert_eq!(own.wait(now), None);
+        own.has_not_tried();
+        assert_eq!(own.wait(now), None);
+        // The end of a probe can be lost.
+        assert_eq!(own.wait(now + 21 * SECOND), Some(LATER));
+        assert_eq!(own.wait(now + 22 * SECOND), None);
+    }
+
+    #[test]
+    fn a_service_without_an_answer_and_one_that_refuses_everything_are_down_too() {
+        let now = Instant::now();
+        for (sign, times) in [(Sign::TimedOut, 5), (Sign::Rejected, 50)] {
+            let own = own();
+            for message in 0..times {
+                assert!(own.is_calm(), "{sign:?} {message}");
+                end(&own, sign, message, now);
+            }
+            assert!(!own.is_calm(), "{sign:?}");
+            own.reset();
+            assert_eq!(own.wait(now), None);
+        }
+    }
+}

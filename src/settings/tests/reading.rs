@@ -107,7 +107,8 @@ fn a_list_is_no_table() {
         ("consumers.a.retry", "[3, \"5m\"]"),
         ("consumers.a.handler", "[]"),
         ("consumers.a.handler.headers", "[]"),
-        ("consumers.a.types.b", "[\"log\"]"),
+        ("consumers.a.routes.b", "[\"log\"]"),
+        ("consumers.a.routes.b.retry", "[3]"),
     ] {
         let name = format!("LAPWING__{}", key.replace('.', "__").to_uppercase());
         let (text, kind) = match key {
@@ -249,7 +250,7 @@ fn no_error_shows_a_value() {
         .filter(|key| !key.ends_with("_file"))
     {
         for value in wrong {
-            let key = key.replace("types.order.paid", "types.\"order.paid\"");
+            let key = key.replace("routes.order.paid", "routes.\"order.paid\"");
             let name = format!("LAPWING__{}", key.replace('.', "__").to_uppercase());
             let bare = value.trim_matches('"');
             for result in [
