@@ -120,9 +120,27 @@ fn line(out: &Out, consumer: &Value) {
     let said = reasons.into_iter().filter(|reason| !reason.is_empty());
     // A consumer that takes no messages has no pace.
     let pace = is_consuming.then(|| pace(backlog)).flatten();
-    for reason in said.map(str::to_owned).chain(pace) {
-        out.line(format_args!("  {}", print::cut(&reason, print::WIDTH - 2)));
+    let routes = consumer["routes"].as_array().map_or(&[][..], Vec::as_slice);
+    let more = said.map(str::to_owned).chain(pace);
+    for line in more.chain(routes.iter().map(route)) {
+        out.line(format_args!("  {}", print::cut(&line, print::WIDTH - 2)));
     }
+}
+
+/// A route: its attempts, those that failed, and why its messages wait.
+fn route(route: &Value) -> String {
+    let mut line = format!(
+        "route {}: {} attempts, {} failed",
+        text(route, "route"),
+        number(route, "attempts"),
+        number(route, "failed")
+    );
+    match (text(route, "service_down"), number(route, "dropped")) {
+        ("", 0) => {}
+        ("", dropped) => line.push_str(&format!(", {dropped} dropped")),
+        (down, _) => line.push_str(&format!("; its service is down: {down}")),
+    }
+    line
 }
 
 /// A number in so many characters, in thousands or millions if it has more digits.
@@ -176,6 +194,21 @@ mod tests {
             consumer("consuming", "keeping-up"),
         ];
         assert!(order.is_sorted_by(|a, b| a < b), "{order:?}");
+    }
+
+    #[test]
+    fn a_route_is_told_with_its_failures_and_why_its_messages_wait() {
+        let told = |down: Value, dropped: u64| {
+            route(&json!({
+                "route": "order.*", "attempts": 7, "failed": 2, "dropped": dropped,
+                "service_down": down,
+            }))
+        };
+        let plain = "route order.*: 7 attempts, 2 failed";
+        assert_eq!(told(Value::Null, 0), plain);
+        assert_eq!(told(Value::Null, 3), format!("{plain}, 3 dropped"));
+        let down = told("connection refused".into(), 3);
+        assert_eq!(down, format!("{plain}; its service is down: connection refused"));
     }
 
     #[test]

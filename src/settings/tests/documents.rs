@@ -346,6 +346,7 @@ fn route(tables: &[Table]) -> String {
 fn comment(text: &str) -> String {
     let text = text.replace("[admin.md](admin.md)", "docs/admin.md");
     let text = text.replace("[telemetry.md](telemetry.md)", "docs/telemetry.md");
+    let text = text.replace("[dialects.md](dialects.md)", "docs/dialects.md");
     let text = text.replace(
         "[kubernetes.md](kubernetes.md#which-pod-ends-first)",
         "docs/kubernetes.md",

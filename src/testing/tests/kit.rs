@@ -303,7 +303,7 @@ pub(super) struct Kit {
     pub(super) worker: TestWorker,
     pub(super) broker: FakeBroker,
     pub(super) handling: Handling,
-    /// The handlers for message types.
+    /// The handlers of routes.
     typed: Vec<Handling>,
 }
 
@@ -335,7 +335,7 @@ impl Kit {
         }
     }
 
-    /// A worker with handlers for message types. Other types have a handler only if the settings name one.
+    /// A worker with handlers for routes. Other messages have a handler only if the settings name one.
     pub(super) async fn start_typed(
         settings: &str,
         typed: impl IntoIterator<Item = (&str, Handling)>,
