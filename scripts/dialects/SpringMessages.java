@@ -29,15 +29,14 @@ public class SpringMessages {
 
         template.convertAndSend("", "recorded", order);
         for (int time = 0; time < 2; time++) {
+            await(admin);
             template.execute(channel -> {
                 long tag = channel.basicGet("recorded", false).getEnvelope().getDeliveryTag();
                 channel.basicReject(tag, false);
                 return null;
             });
-            while (admin.getQueueInfo("recorded").getMessageCount() == 0) {
-                Thread.onSpinWait();
-            }
         }
+        await(admin);
         name(template, "rejected");
         template.convertAndSend("", "recorded", order);
         name(template, "plain");
@@ -50,6 +49,13 @@ public class SpringMessages {
                 .recover(failed, new IllegalStateException("no stock"));
         name(template, "republished");
         factory.destroy();
+    }
+
+    /** Waits until the queue has a message. */
+    private static void await(RabbitAdmin admin) {
+        while (admin.getQueueInfo("recorded").getMessageCount() == 0) {
+            Thread.onSpinWait();
+        }
     }
 
     private static void name(RabbitTemplate template, String name) {

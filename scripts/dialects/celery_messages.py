@@ -19,7 +19,7 @@ def add(a, b, note=None):
 def name(title):
     with Connection(URL) as connection:
         with connection.SimpleQueue("recorded.names") as names:
-            names.put(title, serializer="raw", content_type="text/plain", content_encoding="utf-8")
+            names.put(title.encode(), serializer="raw")
 
 
 def record(title, send):

@@ -234,31 +234,6 @@ impl Properties {
 }
 
 impl Properties {
-    /// Fills in properties that the message lacks, and the content type also where it says nothing
-    /// (`application/octet-stream`). A text that is too long for a property is left out.
-    pub(crate) fn fill(
-        &mut self,
-        message_type: Option<&str>,
-        message_id: Option<&str>,
-        content_type: Option<&str>,
-    ) {
-        let fits = |text: Option<&str>| text.filter(|text| text.len() <= 255).map(short);
-        let mut inner = std::mem::take(&mut self.0);
-        if let (None, Some(kind)) = (inner.kind(), fits(message_type)) {
-            inner = inner.with_type(kind);
-        }
-        if let (None, Some(id)) = (inner.message_id(), fits(message_id)) {
-            inner = inner.with_message_id(id);
-        }
-        let says_nothing = |known: &ShortString| known.as_str() == "application/octet-stream";
-        if let Some(content_type) = fits(content_type)
-            && inner.content_type().as_ref().is_none_or(says_nothing)
-        {
-            inner = inner.with_content_type(content_type);
-        }
-        self.0 = inner;
-    }
-
     /// The same properties with this correlation id.
     pub(super) fn with_correlation_id(self, id: &str) -> Self {
         Self(self.0.with_correlation_id(short(id)))

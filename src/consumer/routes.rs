@@ -210,8 +210,8 @@ impl ConsumerSettings {
                 own.breaker.check(findings, &path.key("breaker"));
             }
         }
-        if self.unrouted == Unrouted::Ack && (self.routes.is_empty() || !is_none(&self.handler)) {
-            let others = [section.key("handler"), at_routes];
+        if self.unrouted == Unrouted::Ack && !is_none(&self.handler) {
+            let others = [section.key("handler")];
             let message = "has no effect: `handler` takes each message that no route takes";
             findings.contradiction(section.key("unrouted"), others, message);
         }

@@ -14,8 +14,8 @@ impl<B: Broker> LaneActor<B> {
         let grace = self.lane.settings.cancel_grace + SLACK;
         let after_stop = self.hard_stopped.is_some_and(|at| at.elapsed() > grace);
         let timeout = |flight: &Flight| match self.lane.dispatch.route(flight) {
-            Ok(route) => route.limits.timeout,
-            Err(_) => self.lane.settings.timeout,
+            Some(route) => route.limits.timeout,
+            None => self.lane.settings.timeout,
         };
         let stuck = |flight: &&Arc<Flight>| {
             flight

@@ -141,8 +141,8 @@ impl Dispatch {
     }
 
     fn figures(&mut self, name: &str, settings: &ConsumerSettings) -> Arc<RouteFigures> {
-        let attempts = settings.retry.attempts();
-        let figures = Arc::new(RouteFigures::new(name, settings.timeout, attempts));
+        let figures = RouteFigures::new(name, settings.timeout, &settings.retry);
+        let figures = Arc::new(figures);
         self.figures.push(Arc::clone(&figures));
         figures
     }
@@ -152,15 +152,14 @@ impl Dispatch {
         &self.figures
     }
 
-    /// The message's route. The ending is that of a message that no route takes.
-    pub(crate) fn route(&self, flight: &Flight) -> Result<&Route, Ending> {
+    /// The message's route; `None` if nothing takes it.
+    pub(crate) fn route(&self, flight: &Flight) -> Option<&Route> {
         let place = match self.exact.is_empty() && self.patterns.is_empty() {
             true => self.any,
             // Reading the kind can mean to read the body.
             false => *flight.route.get_or_init(|| self.find(flight)),
         };
-        let route = place.and_then(|place| self.routes.get(place));
-        route.ok_or_else(|| self.no_route(flight))
+        self.routes.get(place?)
     }
 
     fn find(&self, flight: &Flight) -> Option<usize> {
@@ -176,7 +175,8 @@ impl Dispatch {
         fits.or(self.any)
     }
 
-    fn no_route(&self, flight: &Flight) -> Ending {
+    /// The ending of a message that nothing takes.
+    pub(super) fn no_route(&self, flight: &Flight) -> Ending {
         let kind = kind::kind(&flight.message, &self.by);
         let why = kind::unrouted(&flight.message, &self.by, kind.as_deref());
         match self.unrouted {

@@ -81,7 +81,7 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, mut now: Instan
     if !early.is_zero() {
         // The clocks of two workers differ by a little, so a little too early is no reason to park the
         // message again.
-        let terms = retry_settings(lane, &lane.dispatch.route(flight));
+        let terms = retry_settings(lane, lane.dispatch.route(flight));
         if let Some(end) = put_off(lane, flight, terms, early).await {
             return Some(end);
         }
@@ -93,12 +93,12 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, mut now: Instan
             return Some(End::Stale);
         }
         let route = lane.dispatch.route(flight);
-        let terms = retry_settings(lane, &route);
+        let terms = retry_settings(lane, route);
         let expired = flight.message.expired_by();
         // A message that runs no handler takes no turn, and one that is too old has its last attempt.
         let is_due = expired.is_some() || flight.age_at(now) >= terms.max_age;
-        let wait = match &route {
-            Ok(route) if !is_due && !lane.service.is_down() => route.wait(now),
+        let wait = match route {
+            Some(route) if !is_due && !lane.service.is_down() => route.wait(now),
             _ => None,
         };
         if let Some(wait) = wait {
@@ -113,8 +113,8 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, mut now: Instan
         let trace = lane.watch.attempt_began(flight);
         let ending = match (expired, route) {
             (Some(by), _) => Ending::Expired { by },
-            (None, Ok(route)) => within(trace.as_ref(), handle(lane, flight, route)).await,
-            (None, Err(unroutable)) => unroutable,
+            (None, Some(route)) => within(trace.as_ref(), handle(lane, flight, route)).await,
+            (None, None) => lane.dispatch.no_route(flight),
         };
         flight.slot.give_back();
         if !flight.claim() {
@@ -157,7 +157,7 @@ pub(crate) async fn settle_stuck<B: Broker>(
     flight: Arc<Flight>,
     ending: Ending,
 ) {
-    let terms = retry_settings(&lane, &lane.dispatch.route(&flight));
+    let terms = retry_settings(&lane, lane.dispatch.route(&flight));
     let settled = async {
         let end = match settle(&lane, &flight, terms, ending).await {
             Next::End(end) => end,
@@ -181,12 +181,9 @@ pub(crate) async fn settle_stuck<B: Broker>(
 /// only fill the place.
 fn retry_settings<'a, B: Broker>(
     lane: &'a Lane<B>,
-    route: &Result<&'a Route, Ending>,
+    route: Option<&'a Route>,
 ) -> &'a RetrySettings {
-    match route {
-        Ok(route) => &route.retry,
-        Err(_) => &lane.settings.retry,
-    }
+    route.map_or(&lane.settings.retry, |route| &route.retry)
 }
 
 /// Runs the handler, if the body can be decoded as the handler demands.

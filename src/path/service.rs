@@ -75,7 +75,7 @@ impl<B: Broker> Lane<B> {
     ) -> Option<u32> {
         let sign = policy::sign(retry, ending);
         // Nothing runs for a message that no route takes.
-        let route = self.dispatch.route(flight).ok()?;
+        let route = self.dispatch.route(flight)?;
         let own = route.own();
         match (own, sign) {
             (Some(own), Sign::Well) => own.worked(),

@@ -159,26 +159,30 @@ impl Figures {
 
     /// Counts an attempt that ended, for the message's route.
     pub(crate) fn attempt_of_route_ended(&self, flight: &Flight, kind: OutcomeKind) {
-        let Some(routes) = self.routes.get() else {
-            return;
-        };
+        self.route_of(flight).inspect(|it| it.attempt_ended(kind));
+    }
+
+    /// The figures of the message's route.
+    fn route_of(&self, flight: &Flight) -> Option<&Arc<RouteFigures>> {
+        let routes = self.routes.get()?;
         let place = flight.route.get().copied().flatten();
-        let route = place.map_or(routes.last(), |place| routes.get(place));
-        route.inspect(|route| route.attempt_ended(kind));
+        place.map_or(routes.last(), |place| routes.get(place))
     }
 
     /// Keeps an outcome for people, if it is a failure or few others were kept.
     pub(crate) fn note(&self, flight: &Flight, ending: &Ending, settlement: &Settlement) {
-        let rung = |settlement: &Settlement| self.retry_queue(settlement);
+        let rung = |settlement: &Settlement| self.retry_queue(flight, settlement);
         self.outcomes.note(flight, ending, settlement, rung);
     }
 
     /// The retry queue in which a message waits for its next attempt, if it waits at the broker.
-    fn retry_queue(&self, settlement: &Settlement) -> Option<String> {
+    fn retry_queue(&self, flight: &Flight, settlement: &Settlement) -> Option<String> {
+        let stays = |delay| match self.route_of(flight) {
+            Some(route) => route.waits_in_worker(delay),
+            None => self.settings.retry.waits_in_worker(delay),
+        };
         let delay = match settlement {
-            Settlement::Retry { after, .. } if *after < self.settings.retry.inline_below => {
-                return None;
-            }
+            Settlement::Retry { after, .. } if stays(*after) => return None,
             Settlement::Retry { after, .. } | Settlement::Defer { after } => *after,
             _ => return None,
         };

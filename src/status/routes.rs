@@ -9,14 +9,14 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::counters::Counter;
-use crate::{lock::lock, outcome::OutcomeKind};
+use crate::{lock::lock, outcome::OutcomeKind, retry::RetrySettings};
 
 /// One route: its limits, and how its attempts end.
 #[derive(Debug)]
 pub(crate) struct RouteFigures {
     pub(crate) name: Arc<str>,
     timeout: Duration,
-    max_attempts: u32,
+    retry: RetrySettings,
     succeeded: Counter,
     dropped: Counter,
     failed: Counter,
@@ -48,17 +48,22 @@ pub struct RouteReport {
 }
 
 impl RouteFigures {
-    pub(crate) fn new(name: &str, timeout: Duration, max_attempts: u32) -> Self {
+    pub(crate) fn new(name: &str, timeout: Duration, retry: &RetrySettings) -> Self {
         Self {
             name: name.into(),
             timeout,
-            max_attempts,
+            retry: retry.clone(),
             succeeded: Counter::default(),
             dropped: Counter::default(),
             failed: Counter::default(),
             other: Counter::default(),
             down: Mutex::new(None),
         }
+    }
+
+    /// Whether a retry with this delay waits in the worker.
+    pub(super) fn waits_in_worker(&self, delay: Duration) -> bool {
+        self.retry.waits_in_worker(delay)
     }
 
     /// Counts an attempt that ended.
@@ -83,7 +88,7 @@ impl RouteFigures {
         RouteReport {
             route: self.name.to_string(),
             timeout_seconds: self.timeout.as_secs_f64(),
-            max_attempts: self.max_attempts,
+            max_attempts: self.retry.attempts(),
             attempts: succeeded + dropped + failed + other,
             succeeded,
             dropped,

@@ -28,6 +28,7 @@ mod prometheus;
 mod replicas;
 mod republish;
 mod returns;
+mod routes;
 mod same;
 mod semantics;
 mod soak;

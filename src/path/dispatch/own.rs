@@ -161,7 +161,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn own() -> Own {
-        let figures = Arc::new(RouteFigures::new("a", 20 * SECOND, 3));
+        let figures = Arc::new(RouteFigures::new("a", 20 * SECOND, &Default::default()));
         Own::new(0, figures, &BreakerSettings::default(), 22 * SECOND)
     }
 
