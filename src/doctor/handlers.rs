@@ -140,6 +140,17 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_of_a_route_that_fits_nothing_is_found() {
+        let lines = "handler = { kind = 'log' }
+            routes.a.handler = { kind = 'http', url = 'http://a' }
+            routes.a.retry.rules = [{ class = 'htpp', action = 'retry' }]";
+        let told = found(&start(lines), "rules");
+        assert_eq!(told.len(), 1, "{told:?}");
+        let at = "WARN consumers.orders.routes.a.retry.rules[0].class";
+        assert!(told[0].starts_with(at), "{told:?}");
+    }
+
+    #[test]
     fn a_proxy_that_cannot_work_is_found() {
         let mut start = start("handler = { kind = 'http', url = 'http://shop/' }");
         assert_eq!(found(&start, "proxies"), [""; 0]);

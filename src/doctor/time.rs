@@ -309,6 +309,30 @@ mod tests {
     }
 
     #[test]
+    fn the_longest_timeout_of_all_routes_counts() {
+        let lines = "routes.a.timeout = '26s'\nroutes.b.timeout = '2s'";
+        let told = found(&start(lines), "drain");
+        assert_eq!(told.len(), 1, "{told:?}");
+        let text = "WARN consumers.orders.routes.a.timeout: is 26s, above `drain.grace` (25s)";
+        assert!(told[0].starts_with(text), "{told:?}");
+        let told = found(&start("routes.a.timeout = '30m'"), "consumer-timeout");
+        let text = "WARN consumers.orders.routes.a.timeout: is 30m, which is not below";
+        assert!(told[0].starts_with(text), "{told:?}");
+        let told = found(&start("routes.a.timeout = '20m'"), "consumer-timeout");
+        let text = "WARN consumers.orders.prefetch: is 64";
+        assert!(told[0].starts_with(text), "{told:?}");
+    }
+
+    #[test]
+    fn a_route_whose_attempts_do_not_fit_its_age_is_found() {
+        let lines = "routes.a.retry = { max_attempts = 30, base = '1h', factor = 1 }";
+        let told = found(&start(lines), "retry-schedule");
+        assert_eq!(told.len(), 1, "{told:?}");
+        let text = "WARN consumers.orders.routes.a.retry.max_age: is 1day";
+        assert!(told[0].starts_with(text), "{told:?}");
+    }
+
+    #[test]
     fn a_message_that_waits_longer_than_the_broker_allows_is_found() {
         let keys = |lines: &str| {
             let told = found(&start(lines), "consumer-timeout");

@@ -97,3 +97,23 @@ impl RouteFigures {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_attempts_of_a_route_are_counted_by_their_outcome() {
+        let route = RouteFigures::new("a", Duration::from_secs(5), &RetrySettings::default());
+        for kind in OutcomeKind::ALL {
+            route.attempt_ended(*kind);
+        }
+        route.set_down(Some("refused".to_owned()));
+        let report = route.report();
+        let failures = OutcomeKind::ALL.iter().filter(|kind| kind.is_failure());
+        assert_eq!(report.attempts, OutcomeKind::ALL.len() as u64);
+        assert_eq!((report.succeeded, report.dropped), (1, 1));
+        assert_eq!(report.failed, failures.count() as u64);
+        assert_eq!(report.service_down.as_deref(), Some("refused"));
+    }
+}
