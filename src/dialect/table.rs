@@ -143,10 +143,7 @@ const NSERVICEBUS: Table = Table {
     short_kind: first_class,
     id: &[Header("NServiceBus.MessageId")],
     content_type_at: &[Header("NServiceBus.ContentType")],
-    attempts: &[
-        Header("NServiceBus.DelayedRetries"),
-        Header("NServiceBus.Retries"),
-    ],
+    attempts: &[Header("NServiceBus.Retries")],
     error: &[Header("NServiceBus.ExceptionInfo.Message")],
     error_class: &[Header("NServiceBus.ExceptionInfo.ExceptionType")],
     ..NONE

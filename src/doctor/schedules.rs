@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_route_whose_attempts_do_not_fit_its_age_is_found() {
-        let lines = "routes.a.retry = { max_attempts = 30, base = '1h', factor = 1 }";
+        let lines = "routes.a.retry = { max_attempts = 30, base = '1h', factor = 1, jitter = 0 }";
         let told = found(&start(lines), "retry-schedule");
         assert_eq!(told.len(), 1, "{told:?}");
         let text = "WARN consumers.orders.routes.a.retry.max_age: is 1day";
