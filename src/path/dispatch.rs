@@ -100,17 +100,19 @@ impl Dispatch {
                 continue;
             };
             let number = made.add(Some(name), handler, settings, true);
-            match consumer::is_pattern(name) {
-                true => made.patterns.push((name.clone(), number)),
-                false => drop(made.exact.insert(name.clone(), number)),
+            if consumer::is_pattern(name) {
+                made.patterns.push((name.clone(), number));
+            } else {
+                made.exact.insert(name.clone(), number);
             }
         }
         made.patterns
             .sort_by(|(one, _), (other, _)| consumer::order(one, other));
-        match handlers.any {
-            Some(handler) => made.any = Some(made.add(None, handler, settings, !names.is_empty())),
-            None if !names.is_empty() => drop(made.figures(REST, settings)),
-            None => {}
+        let has_routes = !names.is_empty();
+        if let Some(handler) = handlers.any {
+            made.any = Some(made.add(None, handler, settings, has_routes));
+        } else if has_routes {
+            made.figures(REST, settings);
         }
         made
     }
