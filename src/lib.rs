@@ -131,7 +131,8 @@ pub use policy::SettlementKind;
 pub use settings::Settings;
 pub use status::{
     Backlog, ConsumerHealth, ConsumerReport, ConsumerReports, ConsumerState, DeliveryId, InFlight,
-    InFlightPage, InvalidDeliveryId, Ledger, Limit, Load, OldestFrom, OutcomeRecord, Readiness, RouteReport,
+    InFlightPage, InvalidDeliveryId, Ledger, Limit, Load, OldestFrom, OutcomeRecord, Readiness,
+    RouteReport,
 };
 pub use worker::{
     ConcurrencyError, EndWhen, EndedBy, Report, RunError, Worker, WorkerHandle, shutdown_signal,

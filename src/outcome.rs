@@ -385,9 +385,7 @@ mod tests {
                 Some("decode"),
             ),
             (
-                Ending::Unroutable {
-                    why: "t".into(),
-                },
+                Ending::Unroutable { why: "t".into() },
                 Some("unroutable-type"),
             ),
             (Ending::Expired { by: Duration::ZERO }, Some("expired")),

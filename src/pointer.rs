@@ -179,7 +179,10 @@ mod tests {
         assert_eq!(at(body, ["/a", "/a/b/0"])[1], Some(json!(1)));
         assert_eq!(at(body, ["/n", "/n/x"]), [Some(Value::Null), None]);
         assert_eq!(at(body, ["/", "/a/b/01"]), [None, None]);
-        assert_eq!(at(r#"{"a":1,"a":{}}"#, ["/a", "/a/b"]), [Some(json!({})), None]);
+        assert_eq!(
+            at(r#"{"a":1,"a":{}}"#, ["/a", "/a/b"]),
+            [Some(json!({})), None]
+        );
     }
 
     #[test]

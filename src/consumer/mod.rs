@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 
 pub use forward::ForwardSettings;
 pub use rate::{InvalidRate, Rate};
-pub(crate) use routes::{find, is_pattern, order, takes};
 pub use routes::{InvalidRouteBy, RouteBy, RouteSettings, Unrouted};
+pub(crate) use routes::{find, is_pattern, order, takes};
 pub(crate) use settings::NAME_PATTERN;
 pub use settings::{AckSettings, ConsumerSettings};
 

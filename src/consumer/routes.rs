@@ -105,7 +105,7 @@ pub struct RouteSettings {
     /// What runs for each message of this route: a table with the keys of `handler`. Without it: the
     /// consumer's `handler`. Default: none.
     #[serde(skip_serializing_if = "is_none")]
-    #[schemars(extend("x-whole" = true), example = &serde_json::json!({ "kind": "http", "url": "http://127.0.0.1:8000/paid" }))]
+    #[schemars(extend("x-whole" = true), example = &serde_json::json!({ "kind": "log" }))]
     pub handler: HandlerSettings,
     /// How long one attempt of this route may take. Too low and too high: as for the consumer's
     /// `timeout`. Without it: the consumer's `timeout`. Default: none.

@@ -25,17 +25,17 @@ use table::{At, Deaths, Table, When};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Dialect {
-    /// Celery, with its task protocol 2.
+    /// The task protocol 2 of Celery.
     Celery,
-    /// Dramatiq.
+    /// Messages of Dramatiq.
     Dramatiq,
     /// The transport RMQ of NestJS.
     NestJs,
-    /// Spring AMQP.
+    /// Messages of Spring AMQP.
     Spring,
-    /// NServiceBus.
+    /// Messages of NServiceBus.
     NServiceBus,
-    /// MassTransit, with its JSON envelope.
+    /// The JSON envelope of MassTransit.
     MassTransit,
 }
 
@@ -98,7 +98,9 @@ impl Dialect {
             expires_at: seen.first_time(table.expires).filter(|_| !is_replay),
             attempts: match is_replay {
                 true => 0,
-                false => seen.count(table.attempts).max(deaths(table, properties, queue)),
+                false => seen
+                    .count(table.attempts)
+                    .max(deaths(table, properties, queue)),
             },
             failure: seen.failure(self, table).filter(|_| !is_replay),
             has_sequel: table.sequel.iter().any(|at| seen.has_content(*at)),

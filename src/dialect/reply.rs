@@ -105,13 +105,22 @@ mod tests {
     fn a_reply_has_the_form_that_its_caller_reads() {
         let celery = json_of(Dialect::Celery, "{\"sum\":7}");
         assert_eq!(celery["task_id"], "t1");
-        assert_eq!((&celery["status"], &celery["result"]), (&json!("SUCCESS"), &json!({"sum":7})));
+        assert_eq!(
+            (&celery["status"], &celery["result"]),
+            (&json!("SUCCESS"), &json!({"sum":7}))
+        );
         assert_eq!(json_of(Dialect::Celery, "")["result"], Value::Null);
         let nest = json!({ "response": "seven", "isDisposed": true });
         assert_eq!(json_of(Dialect::NestJs, "seven"), nest);
         let plain = answer(None, "a/b", "x");
-        assert_eq!((plain.exchange.as_str(), plain.routing_key.as_str()), ("", "a/b"));
-        assert_eq!((plain.body.as_slice(), plain.content_type), (&b"x"[..], Some("text/plain".to_owned())));
+        assert_eq!(
+            (plain.exchange.as_str(), plain.routing_key.as_str()),
+            ("", "a/b")
+        );
+        assert_eq!(
+            (plain.body.as_slice(), plain.content_type),
+            (&b"x"[..], Some("text/plain".to_owned()))
+        );
     }
 
     #[test]

@@ -187,10 +187,14 @@ pub(super) fn of(dialect: Dialect) -> &'static Table {
 impl Table {
     /// The places of the body that this table names.
     pub(super) fn places(&self) -> impl Iterator<Item = &'static str> {
-        let times = self.eta.iter().chain(self.expires).flat_map(|when| match *when {
-            When::Iso(at) | When::Millis(at) => [Some(at), None],
-            When::MillisAfter { start, length } => [Some(start), Some(length)],
-        });
+        let times = self
+            .eta
+            .iter()
+            .chain(self.expires)
+            .flat_map(|when| match *when {
+                When::Iso(at) | When::Millis(at) => [Some(at), None],
+                When::MillisAfter { start, length } => [Some(start), Some(length)],
+            });
         let lists = [
             self.kind,
             self.id,

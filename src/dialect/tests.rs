@@ -89,7 +89,9 @@ fn a_message_of_dramatiq_has_everything_in_its_body() {
     };
     let near = |one: Option<SystemTime>, other: Option<SystemTime>| {
         let [one, other] = [one, other].map(Option::unwrap);
-        let apart = one.duration_since(other).or_else(|_| other.duration_since(one));
+        let apart = one
+            .duration_since(other)
+            .or_else(|_| other.duration_since(one));
         apart.unwrap() < Duration::from_millis(1)
     };
     assert_eq!(written("plain").1, Facts::default());
@@ -128,7 +130,10 @@ fn a_message_of_spring_has_its_class_in_a_header_and_its_attempts_in_x_death() {
     assert!(read(Dialect::Spring, "request").0.reply_to().is_some());
     assert_eq!(read(Dialect::Spring, "rejected").1.attempts, 2);
     let failed = read(Dialect::Spring, "republished").1.failure.unwrap();
-    assert_eq!((failed.class.as_str(), failed.error.as_str()), ("spring", "no stock"));
+    assert_eq!(
+        (failed.class.as_str(), failed.error.as_str()),
+        ("spring", "no stock")
+    );
 }
 
 #[test]
@@ -144,8 +149,15 @@ fn a_message_of_nservicebus_has_its_first_class_as_its_type() {
     assert_filled(&command, "Shop.Messages.PlaceOrder", JSON);
     assert_eq!(facts, Facts::default());
     let (failed, facts) = read(Dialect::NServiceBus, "failed");
-    assert_filled(&failed, "Shop.Messages.OrderPaid", "application/json; charset=utf-8");
-    assert_eq!(failed.message_id(), header(&failed, "NServiceBus.MessageId"));
+    assert_filled(
+        &failed,
+        "Shop.Messages.OrderPaid",
+        "application/json; charset=utf-8",
+    );
+    assert_eq!(
+        failed.message_id(),
+        header(&failed, "NServiceBus.MessageId")
+    );
     assert_eq!(facts.attempts, 2);
     let failure = facts.failure.unwrap();
     assert_eq!(failure.class, "System.InvalidOperationException");
@@ -159,7 +171,10 @@ fn a_message_of_masstransit_has_its_envelope_in_its_body() {
     assert_filled(&published, urn, "application/vnd.masstransit+json");
     assert_eq!(facts, Facts::default());
     let (redelivered, facts) = read(Dialect::MassTransit, "redelivered");
-    assert_eq!(redelivered.message_id(), Some("08dc0000-ac11-0242-9a1e-08dd0f1e8a11"));
+    assert_eq!(
+        redelivered.message_id(),
+        Some("08dc0000-ac11-0242-9a1e-08dd0f1e8a11")
+    );
     assert_eq!(facts.attempts, 2);
     assert_eq!(facts.expires_at, time::iso("2026-11-27T18:52:23.5Z"));
     let failure = read(Dialect::MassTransit, "fault").1.failure.unwrap();
@@ -180,7 +195,13 @@ fn a_property_that_the_publisher_has_set_stays() {
 /// Anybody can publish such messages.
 #[test]
 fn a_message_that_is_none_of_the_dialect_is_left_as_it_is() {
-    let bodies = ["", "null", "[]", "{", "{\"pattern\":{},\"actor_name\":7,\"messageType\":{}}"];
+    let bodies = [
+        "",
+        "null",
+        "[]",
+        "{",
+        "{\"pattern\":{},\"actor_name\":7,\"messageType\":{}}",
+    ];
     for (dialect, _) in table::ALL {
         for body in bodies {
             let mut properties: Properties = Letter::default().header("eta", "soon").into();
@@ -188,8 +209,11 @@ fn a_message_that_is_none_of_the_dialect_is_left_as_it_is() {
             assert_eq!(facts, Facts::default(), "{dialect:?} {body}");
         }
         let long = "x".repeat(300);
-        let body = format!(r#"{{"pattern":"{long}","actor_name":"{long}","messageType":["{long}"]}}"#);
-        let letter = Letter::default().header("task", &long).header("__TypeId__", &long);
+        let body =
+            format!(r#"{{"pattern":"{long}","actor_name":"{long}","messageType":["{long}"]}}"#);
+        let letter = Letter::default()
+            .header("task", &long)
+            .header("__TypeId__", &long);
         let mut properties: Properties = letter.into();
         dialect.read(&mut properties, body.as_bytes(), "q");
         assert_eq!(properties.message_type(), None, "{dialect:?}");

@@ -17,7 +17,10 @@ pub(super) fn iso(text: &str) -> Option<SystemTime> {
     let (clock, zone) = rest.split_at(zone);
     let east = offset(zone)?;
     // Written in UTC, but without the offset and with nine digits at most, as the parser wants it.
-    let (whole, fraction) = clock.trim_end().split_once('.').unwrap_or((clock.trim_end(), ""));
+    let (whole, fraction) = clock
+        .trim_end()
+        .split_once('.')
+        .unwrap_or((clock.trim_end(), ""));
     let whole = match whole.len() {
         5 => format!("{whole}:00"),
         _ => whole.to_owned(),
@@ -60,8 +63,14 @@ mod tests {
             ("2026-11-27T20:31:04Z", "2026-11-27T20:31:04Z"),
             ("2026-11-27T20:31:04", "2026-11-27T20:31:04Z"),
             ("2026-11-27 20:31:04.25", "2026-11-27T20:31:04.25Z"),
-            ("2026-11-27T20:31:04.123456+00:00", "2026-11-27T20:31:04.123456Z"),
-            ("2026-11-27T20:31:04.1234567Z", "2026-11-27T20:31:04.1234567Z"),
+            (
+                "2026-11-27T20:31:04.123456+00:00",
+                "2026-11-27T20:31:04.123456Z",
+            ),
+            (
+                "2026-11-27T20:31:04.1234567Z",
+                "2026-11-27T20:31:04.1234567Z",
+            ),
             ("2026-11-27T20:31:04+01:30", "2026-11-27T19:01:04Z"),
             ("2026-11-27T20:31-0500", "2026-11-28T01:31:00Z"),
             ("2026-11-27T23:31:04-05", "2026-11-28T04:31:04Z"),
@@ -69,14 +78,23 @@ mod tests {
         for (text, wanted) in cases {
             assert_eq!(iso(text), utc(wanted), "{text}");
         }
-        for text in ["", "2026-11-27", "soon", "2026-11-27T20:31:04+1", "2026-13-01T00:00:00Z"] {
+        for text in [
+            "",
+            "2026-11-27",
+            "soon",
+            "2026-11-27T20:31:04+1",
+            "2026-13-01T00:00:00Z",
+        ] {
             assert_eq!(iso(text), None, "{text}");
         }
     }
 
     #[test]
     fn a_number_that_is_no_time_is_none() {
-        assert_eq!(millis(1500.0), Some(UNIX_EPOCH + Duration::from_millis(1500)));
+        assert_eq!(
+            millis(1500.0),
+            Some(UNIX_EPOCH + Duration::from_millis(1500))
+        );
         for number in [-1.0, f64::NAN, f64::INFINITY] {
             assert_eq!(millis(number), None);
         }

@@ -11,7 +11,11 @@ pub(super) fn retry_schedule(scene: &Scene<'_>, found: &mut Found) {
         fits_age(found, name, &at, &consumer.retry);
         for (route, own) in &consumer.routes {
             if !own.retry.is_empty() {
-                let at = KeyPath::of("consumers").key(name).key("routes").key(route).key("retry");
+                let at = KeyPath::of("consumers")
+                    .key(name)
+                    .key("routes")
+                    .key(route)
+                    .key("retry");
                 let label = format!("{name}, route {route}");
                 fits_age(found, &label, &at, &own.retry.over(&consumer.retry));
             }

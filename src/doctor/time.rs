@@ -7,8 +7,9 @@ use humantime::format_duration;
 use super::{
     check::{Check, Found, Needs},
     in_force::InForce,
-    queues, schedules,
+    queues,
     scene::{ConsumerSeen, Scene},
+    schedules,
 };
 use crate::{
     broker::{QueueArgument, Role, Version},

@@ -39,7 +39,10 @@ pub enum Says {
 
 impl Failing {
     /// The settings for the message; `None` if no route takes it.
-    pub(super) fn of<'a>(&self, consumer: &'a ConsumerSettings) -> Option<Cow<'a, ConsumerSettings>> {
+    pub(super) fn of<'a>(
+        &self,
+        consumer: &'a ConsumerSettings,
+    ) -> Option<Cow<'a, ConsumerSettings>> {
         let names = || consumer.routes.keys().map(String::as_str);
         let takes_rest = names().len() == 0 || consumer.handler != HandlerSettings::None;
         let route = match &self.route {

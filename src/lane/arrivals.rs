@@ -119,8 +119,7 @@ impl<B: Broker> LaneActor<B> {
             return None;
         }
         let dialect = self.lane.settings.dialect;
-        let is_it =
-            |flight: &Arc<Flight>| flight.message.is_delivered_again_by(delivery, dialect);
+        let is_it = |flight: &Arc<Flight>| flight.message.is_delivered_again_by(delivery, dialect);
         let index = self.orphans.iter().position(is_it)?;
         Some(self.orphans.remove(index))
     }

@@ -194,7 +194,10 @@ impl Dispatch {
 
     /// An operator has started the lane anew.
     pub(super) fn forget_outages(&self) {
-        self.routes.iter().filter_map(Route::own).for_each(Own::reset);
+        self.routes
+            .iter()
+            .filter_map(Route::own)
+            .for_each(Own::reset);
     }
 }
 

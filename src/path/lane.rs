@@ -20,8 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    dispatch::Dispatch, ends::Ends, kept::Kept, service::Service,
-    start_queue::StartQueue,
+    dispatch::Dispatch, ends::Ends, kept::Kept, service::Service, start_queue::StartQueue,
 };
 use crate::{
     broker::{Broker, Properties, Publication, PublishError, PublishSettings},

@@ -179,10 +179,7 @@ pub(crate) async fn settle_stuck<B: Broker>(
 
 /// The route's retry settings. Without a route the message is not retried, so the lane's settings
 /// only fill the place.
-fn retry_settings<'a, B: Broker>(
-    lane: &'a Lane<B>,
-    route: Option<&'a Route>,
-) -> &'a RetrySettings {
+fn retry_settings<'a, B: Broker>(lane: &'a Lane<B>, route: Option<&'a Route>) -> &'a RetrySettings {
     route.map_or(&lane.settings.retry, |route| &route.retry)
 }
 

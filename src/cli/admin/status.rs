@@ -208,7 +208,10 @@ mod tests {
         assert_eq!(told(Value::Null, 0), plain);
         assert_eq!(told(Value::Null, 3), format!("{plain}, 3 dropped"));
         let down = told("connection refused".into(), 3);
-        assert_eq!(down, format!("{plain}; its service is down: connection refused"));
+        assert_eq!(
+            down,
+            format!("{plain}; its service is down: connection refused")
+        );
     }
 
     #[test]

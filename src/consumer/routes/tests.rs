@@ -30,7 +30,14 @@ fn a_pattern_takes_what_a_topic_exchange_routes() {
 
 #[test]
 fn the_more_exact_of_two_patterns_takes_the_message() {
-    let names = ["#", "*.paid", "order.#", "order.*", "order.paid", "order.*.eu"];
+    let names = [
+        "#",
+        "*.paid",
+        "order.#",
+        "order.*",
+        "order.paid",
+        "order.*.eu",
+    ];
     let route = |kind| find(names.into_iter(), kind);
     assert_eq!(route("order.paid"), Some("order.paid"));
     assert_eq!(route("order.sent"), Some("order.*"));

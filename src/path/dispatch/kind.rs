@@ -100,7 +100,12 @@ mod tests {
     #[test]
     fn the_kind_is_read_where_the_setting_says() {
         let headers = [("task", "shop.pay"), ("empty", "")];
-        let full = message(None, Some("paid"), &headers, r#"{"a":{"b":"x"},"n":7,"z":null}"#);
+        let full = message(
+            None,
+            Some("paid"),
+            &headers,
+            r#"{"a":{"b":"x"},"n":7,"z":null}"#,
+        );
         assert_kind(&full, "type", Some("paid"));
         assert_kind(&full, "routing-key", Some("orders.eu"));
         assert_kind(&full, "header:task", Some("shop.pay"));
@@ -141,7 +146,10 @@ mod tests {
         let spring = message(None, None, &[("__TypeId__", "shop.Paid")], "");
         let why = unrouted(&spring, &by, None);
         assert!(why.starts_with("the message has no type"), "{why}");
-        assert!(why.contains("`__TypeId__`: set `dialect = \"spring\"`"), "{why}");
+        assert!(
+            why.contains("`__TypeId__`: set `dialect = \"spring\"`"),
+            "{why}"
+        );
         let lost = unrouted(&spring, &by, Some("lost"));
         assert_eq!(lost, "no route takes type \"lost\"");
         let long = unrouted(&spring, &by, Some(&"x".repeat(1000)));

@@ -96,7 +96,10 @@ fn a_worker_needs_consumers_and_handlers() {
         let settings = Settings::from_toml(&format!("{ORDERS}{with}")).unwrap();
         assert_eq!(settings.require_handlers(), Ok(()), "{with}");
     }
-    for without in ["routes.a.timeout = '1s'", "routes = { a = {}, b.handler.kind = 'log' }"] {
+    for without in [
+        "routes.a.timeout = '1s'",
+        "routes = { a = {}, b.handler.kind = 'log' }",
+    ] {
         let settings = Settings::from_toml(&format!("{ORDERS}{without}")).unwrap();
         assert!(settings.require_handlers().is_err(), "{without}");
     }

@@ -75,6 +75,7 @@ fn whole_numbers_begin_where_the_settings_do() {
         if !value.is_integer() {
             continue;
         }
+        let key = key.replace("routes.order.paid", "routes.\"order.paid\"");
         for (value, beginnings) in [
             ("0", ["must be at least 1", "is 0, must be 1 to "]),
             (

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     ConsumerState, Worker,
-    broker::fake::{Fault, FakeBroker, Letter, Release},
+    broker::fake::{FakeBroker, Fault, Letter, Release},
     clock,
     handler::Results,
     settings::Settings,
@@ -45,7 +45,10 @@ async fn a_task_with_a_time_waits_for_it_and_is_not_older_by_that() {
     assert_eq!(parked.properties.message_type(), Some("shop.pay"));
     kit.finished().await;
     let runs = handling.runs();
-    let told: Vec<_> = runs.iter().map(|run| (run.id.as_str(), run.attempt)).collect();
+    let told: Vec<_> = runs
+        .iter()
+        .map(|run| (run.id.as_str(), run.attempt))
+        .collect();
     assert_eq!(told, [("t2", 1), ("t2", 2), ("t1", 1)]);
     let at = (runs[2].at - began).as_secs();
     assert!((59..70).contains(&at), "{at}");
@@ -157,7 +160,10 @@ async fn a_caller_gets_the_reply_that_it_reads() {
     let result = json!({ "sum": 7 });
     let celery = reply("celery", task("t1")).await;
     assert_eq!(celery["task_id"], "t1");
-    assert_eq!((&celery["status"], &celery["result"]), (&json!("SUCCESS"), &result));
+    assert_eq!(
+        (&celery["status"], &celery["result"]),
+        (&json!("SUCCESS"), &result)
+    );
     let nest = reply("nestjs", Letter::default()).await;
     assert_eq!(nest, json!({ "response": result, "isDisposed": true }));
     assert_eq!(reply("spring", Letter::default()).await, result);

@@ -62,9 +62,17 @@ async fn each_message_and_its_retry_go_to_the_handler_of_their_kind() {
 #[tokio::test(start_paused = true)]
 async fn a_message_without_a_kind_and_one_that_a_pattern_takes_find_their_routes() {
     let [patterned, exact] = [(); 2].map(|()| Handling::new([], Step::Succeed));
-    let routes = [("order.*", patterned.clone()), ("order.paid", exact.clone())];
+    let routes = [
+        ("order.*", patterned.clone()),
+        ("order.paid", exact.clone()),
+    ];
     let kit = Kit::start_typed("unrouted = 'ack'", routes).await;
-    for (id, kind) in [("1", "order.sent"), ("2", "order.paid"), ("3", "order"), ("4", "#")] {
+    for (id, kind) in [
+        ("1", "order.sent"),
+        ("2", "order.paid"),
+        ("3", "order"),
+        ("4", "#"),
+    ] {
         kit.send(Letter::default().id(id).message_type(kind), b"");
     }
     kit.send(Letter::default().id("5"), b"");
@@ -101,10 +109,13 @@ async fn a_route_has_its_own_timeout_and_retry_policy() {
     near(&slow.gaps(), &[70_000]);
     near(&other.gaps(), &[15_000, 15_000]);
     let dead = kit.broker.ready("orders.dead");
-    let attempts: Vec<_> = dead.iter().map(|it| it.number("lapwing-attempts")).collect();
+    let attempts: Vec<_> = dead
+        .iter()
+        .map(|it| it.number("lapwing-attempts"))
+        .collect();
     assert_eq!(attempts, [Some(3), Some(2)]);
     let error = dead[1].header("lapwing-error").unwrap();
-    assert!(error.contains("within 60 s") || error.contains("within 1m"), "{error}");
+    assert!(error.contains("within 60s"), "{error}");
     let routes = kit.report().await.routes;
     let told = |it: &RouteReport| (it.timeout_seconds, it.max_attempts, it.failed);
     let told: Vec<_> = routes.iter().take(2).map(told).collect();
@@ -145,11 +156,17 @@ async fn a_rule_of_a_route_decides_for_its_messages_only() {
 async fn the_dead_letter_of_a_message_from_another_system_says_what_its_type_is_in() {
     let paid = Handling::new([], Step::Succeed);
     let kit = Kit::start_typed("", [("paid", paid)]).await;
-    kit.send(Letter::default().id("1").header("__TypeId__", "shop.Paid"), b"");
+    kit.send(
+        Letter::default().id("1").header("__TypeId__", "shop.Paid"),
+        b"",
+    );
     kit.finished().await;
     let dead = kit.dead();
     let error = dead.header("lapwing-error").unwrap();
-    assert!(error.contains("`__TypeId__`: set `dialect = \"spring\"`"), "{error}");
+    assert!(
+        error.contains("`__TypeId__`: set `dialect = \"spring\"`"),
+        "{error}"
+    );
     kit.drain().await.unwrap();
 }
 

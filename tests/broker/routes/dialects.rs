@@ -15,8 +15,14 @@ const PRODUCERS: [(&str, &str); 6] = [
     ("dramatiq", include_str!("../../dialects/dramatiq.json")),
     ("nestjs", include_str!("../../dialects/nestjs.json")),
     ("spring", include_str!("../../dialects/spring.json")),
-    ("nservicebus", include_str!("../../dialects/nservicebus.json")),
-    ("masstransit", include_str!("../../dialects/masstransit.json")),
+    (
+        "nservicebus",
+        include_str!("../../dialects/nservicebus.json"),
+    ),
+    (
+        "masstransit",
+        include_str!("../../dialects/masstransit.json"),
+    ),
 ];
 
 /// The first message of a producer, and its type, as the worker has to read it.
@@ -68,7 +74,11 @@ fn amqp(value: &Value) -> AMQPValue {
 }
 
 /// A queue as the other system declares it, and a worker that attaches to it.
-async fn attached(vhost: &VHost, producer: &str, handler: &HttpHandler) -> crate::support::RunningWorker {
+async fn attached(
+    vhost: &VHost,
+    producer: &str,
+    handler: &HttpHandler,
+) -> crate::support::RunningWorker {
     vhost.declare(producer, QueueType::Classic).await;
     let settings = format!(
         "[consumers.{producer}]\ntopology = 'attach'\nqueue_type = 'classic'\ndialect = '{producer}'"
@@ -89,7 +99,10 @@ async fn the_message_of_each_producer_reaches_its_handler_with_type_id_and_conte
         let seen = handler.wait_for_requests(index + 1, DEADLINE).await;
         let request = &seen.exchanges[index].request;
         assert_eq!(request.header("lapwing-type"), kind, "{producer}");
-        assert!(request.header("content-type").contains("json"), "{producer}");
+        assert!(
+            request.header("content-type").contains("json"),
+            "{producer}"
+        );
         assert_eq!(request.header("content-encoding"), "", "{producer}");
         if producer != "nestjs" && producer != "spring" {
             assert_ne!(request.message_id(), "", "{producer}");
@@ -113,7 +126,9 @@ async fn a_task_runs_at_its_time_and_one_that_has_expired_does_not() {
     let now = SystemTime::now();
     let late = Duration::from_secs(3);
     vhost.publish_with(task("eta", "eta", now + late)).await;
-    vhost.publish_with(task("past", "expires", now - late)).await;
+    vhost
+        .publish_with(task("past", "expires", now - late))
+        .await;
     vhost.wait_for_counts("celery.dead", 1, 0, DEADLINE).await;
     handler.wait_for_requests(1, DEADLINE).await;
     // The clock of this test is that of the worker.
@@ -122,7 +137,9 @@ async fn a_task_runs_at_its_time_and_one_that_has_expired_does_not() {
     assert_eq!(dead[0].header("id"), "past");
     assert_eq!(dead[0].header("lapwing-reason"), "expired");
     let report = worker
-        .wait_for_report("the task is done", "celery", |report| report.ledger.acked == 1)
+        .wait_for_report("the task is done", "celery", |report| {
+            report.ledger.acked == 1
+        })
         .await;
     assert_eq!((report.ledger.parked, report.counts.succeeded), (1, 1));
     worker.drain().await;

@@ -6,9 +6,7 @@ mod dialects;
 use lapin::ExchangeKind;
 use lapwing::{Context, Failure};
 
-use crate::support::{
-    DEADLINE, Notes, PublishSpec, RunningWorker, consumer, consumers, vhost,
-};
+use crate::support::{DEADLINE, Notes, PublishSpec, RunningWorker, consumer, consumers, vhost};
 
 /// A handler that fails each message once, and notes the messages.
 fn once_more(
@@ -32,7 +30,9 @@ fn attempts(notes: &Notes) -> Vec<(String, u32)> {
 }
 
 fn twice(ids: &[&str]) -> Vec<(String, u32)> {
-    let both = ids.iter().flat_map(|id| [1, 2].map(|attempt| ((*id).to_owned(), attempt)));
+    let both = ids
+        .iter()
+        .flat_map(|id| [1, 2].map(|attempt| ((*id).to_owned(), attempt)));
     both.collect()
 }
 
