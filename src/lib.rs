@@ -45,6 +45,9 @@
 pub mod broker;
 
 mod decode;
+
+// What other systems write into their messages.
+mod dialect;
 pub mod message;
 
 // The delivery is in flight: it waits for a slot, its handler runs, and the worker settles it.
@@ -131,6 +134,7 @@ pub use settings::Settings;
 pub use status::{
     Backlog, ConsumerHealth, ConsumerReport, ConsumerReports, ConsumerState, DeliveryId, InFlight,
     InFlightPage, InvalidDeliveryId, Ledger, Limit, Load, OldestFrom, OutcomeRecord, Readiness,
+    RouteReport,
 };
 pub use worker::{
     ConcurrencyError, EndWhen, EndedBy, Report, RunError, Worker, WorkerHandle, shutdown_signal,

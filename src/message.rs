@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     broker::{Delivery, HeaderValue, Properties, headers::names},
     clock,
+    dialect::{self, Dialect},
+    text,
 };
 
 /// The message that a handler works on: the body's bytes, the properties, and the record of earlier
@@ -26,6 +28,10 @@ pub struct Message {
     pub(crate) body: Vec<u8>,
     /// The record of earlier attempts, from the headers.
     pub(crate) past: Past,
+    /// The time before which the publisher wants no attempt, in the words of its dialect.
+    eta: Option<SystemTime>,
+    /// The publisher's system would go on with other work after this message.
+    pub(crate) has_sequel: bool,
 }
 
 /// The record of earlier attempts in a message's headers. A publisher can write any value there, so
@@ -85,6 +91,30 @@ impl Past {
     }
 }
 
+impl Past {
+    /// Adds what the message says in its dialect. What a worker has written comes first.
+    fn add(&mut self, dialect: Dialect, facts: dialect::Facts, received: SystemTime) {
+        /// The longest error text, in bytes.
+        const ERROR_ROOM: usize = 512;
+        self.not_before = self.not_before.or(facts.eta);
+        self.expires_at = self.expires_at.or(facts.expires_at);
+        if self.first_seen.is_some() {
+            return;
+        }
+        self.attempts = self.attempts.max(facts.attempts);
+        if let Some(failed) = facts.failure.filter(|_| self.history.is_empty()) {
+            self.history.push(PastAttempt {
+                at: text::rfc3339(received),
+                attempt: self.attempts,
+                kind: text::cut(&failed.class, 255).to_owned(),
+                error: text::cut(&failed.error, ERROR_ROOM).to_owned(),
+                worker: dialect.name().to_owned(),
+                trace: None,
+            });
+        }
+    }
+}
+
 /// Attempts charged to a message, from its headers.
 pub(crate) fn attempts(properties: &Properties) -> u32 {
     let charged = properties
@@ -133,8 +163,24 @@ fn source<'a>(properties: &'a Properties, name: &str, arrived: &'a str) -> &'a s
 }
 
 impl Message {
+    /// A message in the words of AMQP alone.
+    #[cfg(any(test, fuzzing))]
     pub(crate) fn new(delivery: Delivery, queue: Arc<str>) -> Self {
+        Self::read(delivery, queue, None)
+    }
+
+    /// A message whose publisher's system speaks this dialect.
+    pub(crate) fn read(mut delivery: Delivery, queue: Arc<str>, dialect: Option<Dialect>) -> Self {
+        let facts = dialect.map(|dialect| {
+            let facts = dialect.read(&mut delivery.properties, &delivery.body, &queue);
+            (dialect, facts)
+        });
         let mut past = Past::read(&delivery.properties);
+        let (mut eta, mut has_sequel) = (None, false);
+        if let Some((dialect, facts)) = facts {
+            (eta, has_sequel) = (facts.eta, facts.has_sequel);
+            past.add(dialect, facts, delivery.received.time);
+        }
         past.expires_at = past
             .expires_at
             .or_else(|| expiry(&delivery.properties, delivery.received.time));
@@ -146,7 +192,14 @@ impl Message {
             properties: delivery.properties,
             body: delivery.body,
             past,
+            eta,
+            has_sequel,
         }
+    }
+
+    /// When a message that a worker first saw at this time may have its first attempt.
+    pub(crate) fn due_since(&self, first_seen: SystemTime) -> SystemTime {
+        self.eta.map_or(first_seen, |eta| eta.max(first_seen))
     }
 
     /// When the message was published, if that is known: to the millisecond from RabbitMQ's header
@@ -169,11 +222,23 @@ impl Message {
 
     /// Whether this is another delivery of the same message: everything but the broker's counts of its
     /// deliveries is equal.
-    pub(crate) fn is_delivered_again_by(&self, delivery: &Delivery) -> bool {
+    pub(crate) fn is_delivered_again_by(
+        &self,
+        delivery: &Delivery,
+        dialect: Option<Dialect>,
+    ) -> bool {
+        let are_of_the_same = || match dialect {
+            None => self.properties.are_of_the_same(&delivery.properties),
+            Some(dialect) => {
+                let mut properties = delivery.properties.clone();
+                dialect.read(&mut properties, &delivery.body, &self.queue);
+                self.properties.are_of_the_same(&properties)
+            }
+        };
         self.body == delivery.body
             && self.exchange == delivery.exchange
             && self.routing_key == delivery.routing_key
-            && self.properties.are_of_the_same(&delivery.properties)
+            && are_of_the_same()
     }
 
     /// The body's bytes, as published.
@@ -182,7 +247,8 @@ impl Message {
         &self.body
     }
 
-    /// Properties and headers, as the worker received them.
+    /// Properties and headers, as the worker received them. If the consumer has a `dialect`, missing
+    /// properties are filled in.
     #[must_use]
     pub fn properties(&self) -> &Properties {
         &self.properties

@@ -69,10 +69,10 @@ pub enum Ending {
     Undecodable(Failure),
     /// The service behind the handler is unavailable, as the handler or a rule says.
     Unavailable(Failure),
-    /// No handler is configured for the message's type.
+    /// Neither a route nor the consumer's own handler takes the message.
     Unroutable {
-        /// The message's type.
-        message_type: String,
+        /// What was read, for people.
+        why: String,
     },
     /// The message's own `expiration` was over before a handler could start.
     Expired {
@@ -106,7 +106,7 @@ macro_rules! outcomes {
             Interrupted interrupted "interrupted",
             /// No handler ran, because the body cannot be decoded.
             Undecodable undecodable "undecodable",
-            /// No handler ran, because none is configured for the message's type.
+            /// No handler ran, because no route takes the message.
             Unroutable unroutable "unroutable-type",
             /// No handler ran, because the message's own `expiration` was over.
             Expired expired "expired",
@@ -180,10 +180,7 @@ impl Ending {
                 ),
             ),
             Self::Panicked { message } => Failure::retryable("panic", message.clone()),
-            Self::Unroutable { message_type } => Failure::permanent(
-                "unroutable-type",
-                format!("no handler for message type {message_type:?}"),
-            ),
+            Self::Unroutable { why } => Failure::permanent("unroutable-type", why.clone()),
             Self::Expired { by } => Failure::permanent(
                 "expired",
                 format!(
@@ -400,9 +397,7 @@ mod tests {
                 Some("decode"),
             ),
             (
-                Ending::Unroutable {
-                    message_type: "t".into(),
-                },
+                Ending::Unroutable { why: "t".into() },
                 Some("unroutable-type"),
             ),
             (Ending::Expired { by: Duration::ZERO }, Some("expired")),

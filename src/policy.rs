@@ -83,7 +83,7 @@ words! {
         MaxAge = "max-age",
         /// The handler cannot decode the body.
         Decode = "decode",
-        /// No handler is configured for the message's type.
+        /// No route takes the message.
         UnroutableType = "unroutable-type",
         /// The message's own `expiration` was over before a handler could start.
         Expired = "expired",

@@ -60,7 +60,8 @@ pub(super) struct Consumer {
     pub(super) name: String,
     /// The queue from which the consumer takes messages.
     pub(super) queue: String,
-    /// The kind of the handler; `function` for a handler that the program registers.
+    /// The kind of the handler; `function` for a handler that the program registers, `routes` if only
+    /// routes have handlers.
     pub(super) handler: &'static str,
     #[serde(flatten)]
     pub(super) health: ConsumerHealth,
@@ -105,6 +106,7 @@ impl Consumer {
         let backlog = figures.looks.backlog();
         let failing = pace.recent.is_failing();
         let handler = match &settings.handler {
+            HandlerSettings::None if !settings.routes.is_empty() => "routes",
             handler if figures.is_registered() || *handler == HandlerSettings::None => "function",
             handler => handler.kind(),
         };

@@ -65,7 +65,7 @@ pub(crate) struct Evidence<'a> {
     pub(crate) now: Instant,
     /// The attempts of the lane that ended well, this one included.
     pub(crate) served: u64,
-    /// The number of the message's route, if the lane has handlers for several message types.
+    /// The number of the message's route, if the lane has several.
     pub(crate) route: Option<usize>,
     /// Of `served`, those of the message's own route.
     pub(crate) served_by_route: u64,

@@ -18,6 +18,7 @@ mod examiner;
 )]
 pub(crate) mod fake;
 mod fault;
+mod fill;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
 pub mod headers;

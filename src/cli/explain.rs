@@ -47,9 +47,9 @@ pub(super) struct Explain {
     /// The wait that the service asks for (`Retry-After`)
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     retry_after: Option<Duration>,
-    /// The type of the message: the handler of this type fails
-    #[arg(long = "type", value_name = "TYPE")]
-    message_type: Option<String>,
+    /// The route of the message, or the kind by which it gets its route: the handler of this route fails
+    #[arg(long, value_name = "NAME")]
+    route: Option<String>,
     /// Write JSON
     #[arg(long)]
     json: bool,
@@ -90,7 +90,7 @@ impl Explain {
                 Says::Unavailable => explain::Says::Unavailable,
             }),
             retry_after: self.retry_after,
-            message_type: self.message_type,
+            route: self.route,
         };
         let explained = explain::explain(&name, consumer, &failing);
         let out = Out::default();

@@ -7,6 +7,7 @@
 mod findings;
 mod layers;
 mod load;
+mod overrides;
 mod problem;
 mod read;
 mod recover;
@@ -20,6 +21,7 @@ pub(crate) mod samples;
 
 pub(crate) use findings::{Checked, Findings};
 pub use load::environment;
+pub use overrides::Overrides;
 pub use problem::{ConfigError, Problem, Source};
 pub use secret::Secret;
 

@@ -56,6 +56,10 @@ fn standardise(schema: &mut Schema) {
         notes.extend(range(schema.as_value()));
         schema.remove(BOUNDS);
     }
+    // Keywords for our own documents.
+    if let Some(keywords) = schema.as_object_mut() {
+        keywords.retain(|keyword, _| !keyword.starts_with("x-"));
+    }
     // The keys inside have texts of their own.
     if schema.get("default").is_some_and(Value::is_object) {
         schema.remove("default");

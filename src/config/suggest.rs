@@ -26,6 +26,14 @@ const ALIASES: [(&str, &str); 13] = [
     ("backoff", "base"),
 ];
 
+/// Keys of earlier versions, the key that took their place there, and what to write now.
+const RENAMED: [(&str, &str, &str); 1] = [(
+    "types",
+    "routes",
+    "is `routes` now: write `[consumers.NAME.routes.\"TYPE\"]`, and the old table of the type as its \
+     key `handler`",
+)];
+
 /// Completes the message about an unknown key. Marks the suggested key as unread. True if the error
 /// is only a consequence of an error that is already reported.
 pub(super) fn explain(
@@ -47,6 +55,12 @@ pub(super) fn explain(
         return unread.contains(&table.key(KIND));
     }
     let valid = place.keys();
+    let renamed = RENAMED.iter();
+    let mut renamed = renamed.filter(|(old, new, _)| old == key && valid.contains(new));
+    if let Some((_, _, message)) = renamed.next() {
+        (*message).clone_into(&mut error.message);
+        return false;
+    }
     let alias = ALIASES.iter().find(|(alias, _)| alias == key);
     let key = alias.map_or(key.as_str(), |(_, ours)| ours);
     // Try a slip of one letter first, then the right key in the wrong table, then a guess.

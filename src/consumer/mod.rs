@@ -3,12 +3,15 @@
 mod forward;
 mod queues;
 mod rate;
+mod routes;
 mod settings;
 
 use std::collections::BTreeMap;
 
 pub use forward::ForwardSettings;
 pub use rate::{InvalidRate, Rate};
+pub use routes::{InvalidRouteBy, RouteBy, RouteSettings, Unrouted};
+pub(crate) use routes::{find, is_pattern, order, takes};
 pub(crate) use settings::NAME_PATTERN;
 pub use settings::{AckSettings, ConsumerSettings};
 

@@ -8,12 +8,14 @@ use serde::{Deserialize, Serialize};
 use super::{
     ForwardSettings,
     rate::{PATTERN, Rate},
+    routes::{ROUTE_BY, RouteBy, RouteSettings, Unrouted},
 };
 use crate::{
     breaker::BreakerSettings,
     broker::{Binding, QueueArgument, QueueSpec, QueueType, Topology, argument_is_ours},
     config::{Findings, HOUR, KeyPath, SECOND, Span, SpanOrOff},
     decode::Decode,
+    dialect::Dialect,
     handler::{HandlerSettings, InboxSettings, InboxTable},
     retry::{Ladder, RetrySettings},
 };
@@ -132,10 +134,24 @@ pub struct ConsumerSettings {
     pub decode: Decode,
     /// What runs for each message.
     pub handler: HandlerSettings,
-    /// Handlers by message type (the `type` property): a table for each type, with the keys of
-    /// `handler`. Messages of other types go to `handler` or, if its kind is `none`, to the
-    /// dead-letter queue. Default: none.
-    pub types: BTreeMap<String, HandlerSettings>,
+    /// The system that writes the messages. The worker then reads what AMQP has no property for as that
+    /// system writes it, and fills in the properties `type`, `message-id` and `content-type` where a
+    /// message lacks them: [dialects.md](dialects.md). Without it: the messages are taken as they are.
+    /// Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Dialect", example = &"celery")]
+    pub dialect: Option<Dialect>,
+    /// Where the kind of a message is read, which decides its route: `type` (the property),
+    /// `routing-key`, `header:NAME`, `body:/JSON/POINTER` (text in a JSON body), or `cloudevents` (the
+    /// type of a CloudEvent, in a header or in the body). Default: `type`.
+    #[schemars(with = "String", extend("pattern" = ROUTE_BY))]
+    pub route_by: RouteBy,
+    /// Handlers for messages of one kind each: a table for each route. Messages that no route takes go
+    /// to `handler`. Default: none.
+    #[schemars(extend("x-routes" = true))]
+    pub routes: BTreeMap<String, RouteSettings>,
+    /// What happens to a message that neither a route nor `handler` takes. Default: `dead-letter`.
+    pub unrouted: Unrouted,
     /// How acks are sent.
     pub ack: AckSettings,
     /// What happens after a failure.
@@ -170,7 +186,10 @@ impl Default for ConsumerSettings {
             cancel_grace: Duration::from_secs(1),
             decode: Decode::Auto,
             handler: HandlerSettings::default(),
-            types: BTreeMap::new(),
+            dialect: None,
+            route_by: RouteBy::default(),
+            routes: BTreeMap::new(),
+            unrouted: Unrouted::default(),
             ack: AckSettings::default(),
             retry: RetrySettings::default(),
             breaker: BreakerSettings::default(),
@@ -229,14 +248,15 @@ impl ConsumerSettings {
         )
     }
 
-    /// The retry queues of this consumer.
+    /// The retry queues of this consumer and of its routes.
     pub(crate) fn ladder(&self) -> Ladder {
         let prefix = self.retry_queue_prefix();
-        if self.topology.creates() {
-            Ladder::new(&prefix, &self.retry)
-        } else {
-            Ladder::fixed(&prefix, &self.retry)
-        }
+        let of = |retry: &RetrySettings| match self.topology.creates() {
+            true => Ladder::new(&prefix, retry),
+            false => Ladder::fixed(&prefix, retry),
+        };
+        let routes = self.route_retries();
+        routes.fold(of(&self.retry), |all, retry| all.and(of(&retry)))
     }
 
     /// The tables that the inbox of this consumer needs, if it is kept in PostgreSQL.
@@ -246,7 +266,8 @@ impl ConsumerSettings {
     }
 
     fn handlers(&self) -> impl Iterator<Item = &HandlerSettings> {
-        std::iter::once(&self.handler).chain(self.types.values())
+        let routes = self.routes.values().map(|route| &route.handler);
+        std::iter::once(&self.handler).chain(routes)
     }
 
     pub(super) fn check(&self, findings: &mut Findings, name: &str) {
@@ -282,17 +303,9 @@ impl ConsumerSettings {
             self.handlers(),
             self.forward.wants_results(),
         );
-        let limits = (concurrency, self.timeout);
-        let handler = section.key("handler");
-        self.handler.check(findings, &handler);
-        self.handler
-            .check_batch(findings, &handler, &section, limits);
-        for (message_type, by_type) in &self.types {
-            let path = section.key("types").key(message_type);
-            findings.name(path.clone(), message_type);
-            by_type.check_for_type(findings, &path);
-            by_type.check_batch(findings, &path, &section, limits);
-        }
+        self.handler.check(findings, &section.key("handler"));
+        self.check_routes(findings, &section);
+        self.check_batches(findings, &section, concurrency);
     }
 
     fn check_arguments(&self, findings: &mut Findings, section: &KeyPath) {

@@ -100,10 +100,20 @@ fn proxies(scene: &Scene<'_>, found: &mut Found) {
 
 fn rules(scene: &Scene<'_>, found: &mut Found) {
     for (name, consumer) in &scene.settings.consumers {
-        let section = KeyPath::of("consumers").key(name).key("retry").key("rules");
-        for (index, key, text) in idle_rules(consumer) {
-            let mend = "correct or remove the rule";
-            found.warn(section.index(index).key(key).to_string(), text, mend);
+        let section = KeyPath::of("consumers").key(name);
+        for (route, own) in consumer.sorts() {
+            // A route without retry settings has the rules of its consumer, which are for all routes.
+            let at = match route {
+                Some(route) if consumer.routes[route].retry.is_empty() => continue,
+                Some(route) => section.key("routes").key(route),
+                None if !consumer.routes.is_empty() => continue,
+                None => section.clone(),
+            };
+            for (index, key, text) in idle_rules(&own) {
+                let mend = "correct or remove the rule";
+                let at = at.key("retry").key("rules").index(index).key(key);
+                found.warn(at.to_string(), text, mend);
+            }
         }
     }
     found.ok("each rule fits failures of its handler");
@@ -112,7 +122,7 @@ fn rules(scene: &Scene<'_>, found: &mut Found) {
 /// Rules for a class or a status that no failure of an HTTP handler has: the rule's index, the key and
 /// the text.
 fn idle_rules(consumer: &ConsumerSettings) -> impl Iterator<Item = (usize, &'static str, String)> {
-    let is_http = consumer.types.is_empty() && matches!(consumer.handler, HandlerSettings::Http(_));
+    let is_http = matches!(consumer.handler, HandlerSettings::Http(_));
     let rules = consumer.retry.rules.iter().enumerate();
     rules.filter_map(move |(index, rule)| {
         let class = rule.class.as_deref();
@@ -155,6 +165,17 @@ mod tests {
         let at = "WARN consumers.orders.retry.rules[0].status: no HTTP response has the status 6xx";
         assert!(rule("status = '600-699'")[0].starts_with(at));
         assert_eq!(rule("status = '599-699'"), [""; 0]);
+    }
+
+    #[test]
+    fn a_rule_of_a_route_that_fits_nothing_is_found() {
+        let lines = "handler = { kind = 'log' }
+            routes.a.handler = { kind = 'http', url = 'http://a' }
+            routes.a.retry.rules = [{ class = 'htpp', action = 'retry' }]";
+        let told = found(&start(lines), "rules");
+        assert_eq!(told.len(), 1, "{told:?}");
+        let at = "WARN consumers.orders.routes.a.retry.rules[0].class";
+        assert!(told[0].starts_with(at), "{told:?}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod permissions;
 mod policies;
 mod queues;
 mod scene;
+mod schedules;
 mod secrets;
 mod shell;
 #[cfg(test)]

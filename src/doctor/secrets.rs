@@ -155,7 +155,7 @@ fn is_local(url: &Url) -> bool {
     }
 }
 
-/// The HTTP handlers of all consumers and types.
+/// The HTTP handlers of all consumers and routes.
 fn http_handlers(settings: &Settings) -> impl Iterator<Item = (KeyPath, &HttpHandlerSettings)> {
     settings
         .handlers()

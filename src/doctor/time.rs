@@ -9,12 +9,12 @@ use super::{
     in_force::InForce,
     queues,
     scene::{ConsumerSeen, Scene},
+    schedules,
 };
 use crate::{
     broker::{QueueArgument, QueueRole, Version},
     config::KeyPath,
     consumer::ConsumerSettings,
-    explain::Schedule,
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -47,7 +47,7 @@ pub(super) const CHECKS: &[Check] = &[
         name: "retry-schedule",
         why: "a message that fails after retry.max_age is dead-lettered, however few attempts it had",
         needs: Needs::Settings,
-        look: retry_schedule,
+        look: schedules::retry_schedule,
     },
 ];
 
@@ -55,14 +55,27 @@ fn section(name: &str) -> KeyPath {
     KeyPath::of("consumers").key(name)
 }
 
+/// The setting of the longest timeout of a consumer: its own, or that of a route.
+fn at_timeout(name: &str, consumer: &ConsumerSettings) -> KeyPath {
+    let longest = consumer.longest_timeout();
+    let mut routes = consumer.routes.iter();
+    let route = routes.find(|(_, route)| route.timeout == Some(longest));
+    let section = section(name);
+    match route.filter(|_| consumer.timeout < longest) {
+        Some((route, _)) => section.key("routes").key(route).key("timeout"),
+        None => section.key("timeout"),
+    }
+}
+
 fn drain(scene: &Scene<'_>, found: &mut Found) {
     let grace = scene.settings.drain.grace;
     let long = format_duration(grace);
     for (name, consumer) in &scene.settings.consumers {
-        if consumer.timeout > grace {
-            let timeout = format_duration(consumer.timeout);
+        let longest = consumer.longest_timeout();
+        if longest > grace {
+            let timeout = format_duration(longest);
             found.warn(
-                section(name).key("timeout").to_string(),
+                at_timeout(name, consumer).to_string(),
                 format!("is {timeout}, above `drain.grace` ({long})"),
                 format!("lower the timeout, or set drain.grace = \"{timeout}\""),
             );
@@ -182,18 +195,19 @@ fn hold(found: &mut Found, name: &str, consumer: &ConsumerSettings, limit: &Limi
     let section = section(name);
     let Limit { time, by } = *limit;
     let most = format!("{by} ({})", format_duration(time));
-    let timeout = format_duration(consumer.timeout);
+    let longest = consumer.longest_timeout();
+    let timeout = format_duration(longest);
     let (prefetch, concurrency) = (consumer.prefetch, consumer.concurrency);
     let waits = longest_in_flight(consumer);
-    if consumer.timeout >= time {
+    if longest >= time {
         found.warn(
-            section.key("timeout").to_string(),
+            at_timeout(name, consumer).to_string(),
             format!("is {timeout}, which is not below {most}"),
             "lower the timeout, or raise the broker's: x-consumer-timeout of the queue, or \
              consumer_timeout in rabbitmq.conf, which the doctor cannot see",
         );
     } else if waits >= time {
-        let fits = time.as_secs() / consumer.timeout.as_secs().max(1);
+        let fits = time.as_secs() / longest.as_secs().max(1);
         let fits = fits.saturating_sub(1).max(1) * u64::from(concurrency);
         found.warn(
             section.key("prefetch").to_string(),
@@ -225,43 +239,8 @@ fn hold(found: &mut Found, name: &str, consumer: &ConsumerSettings, limit: &Limi
 /// many attempts one after the other as the prefetch has messages for each handler.
 fn longest_in_flight(consumer: &ConsumerSettings) -> Duration {
     let turns = u32::from(consumer.prefetch).div_ceil(u32::from(consumer.concurrency.max(1)));
-    consumer.timeout.saturating_mul(turns)
+    consumer.longest_timeout().saturating_mul(turns)
 }
-
-fn retry_schedule(scene: &Scene<'_>, found: &mut Found) {
-    for (name, consumer) in &scene.settings.consumers {
-        let Schedule {
-            summary, attempts, ..
-        } = Schedule::new(&consumer.retry);
-        let wanted = consumer.retry.attempts();
-        // The schedule does not look at so many attempts that nobody can say which limit ends them.
-        let most = attempts[1].and_then(|most| u32::try_from(most).ok());
-        let most = most.unwrap_or(u32::MAX);
-        let age = format_duration(consumer.retry.max_age);
-        // Who wants the age to decide sets a number of attempts that is far too high.
-        let mend = match !consumer.retry.delays.is_empty() {
-            true => RAISE.to_owned(),
-            false => format!(
-                "{RAISE}. If `max_age` alone is to end the retries, set `max_attempts` to more than \
-                 {FAR} times {most}"
-            ),
-        };
-        if most < wanted && most >= wanted / FAR {
-            found.warn(
-                section(name).key("retry").key("max_age").to_string(),
-                format!("is {age}: of {wanted} attempts a message has {most} at most"),
-                mend,
-            );
-        } else {
-            found.ok(format!("{name}: {summary}"));
-        }
-    }
-}
-
-/// What makes the attempts fit the age.
-const RAISE: &str = "raise `max_age`, or lower `cap` or the delays";
-/// So many times too high is no mistake.
-const FAR: u32 = 10;
 
 #[cfg(test)]
 mod tests {
@@ -278,6 +257,21 @@ mod tests {
             told[0].starts_with("WARN consumers.orders.timeout: is 26s, above `drain.grace` (25s)")
         );
         assert!(told[0].ends_with("set drain.grace = \"26s\""), "{told:?}");
+    }
+
+    #[test]
+    fn the_longest_timeout_of_all_routes_counts() {
+        let lines = "routes.a.timeout = '26s'\nroutes.b.timeout = '2s'";
+        let told = found(&start(lines), "drain");
+        assert_eq!(told.len(), 1, "{told:?}");
+        let text = "WARN consumers.orders.routes.a.timeout: is 26s, above `drain.grace` (25s)";
+        assert!(told[0].starts_with(text), "{told:?}");
+        let told = found(&start("routes.a.timeout = '30m'"), "consumer-timeout");
+        let text = "WARN consumers.orders.routes.a.timeout: is 30m, which is not below";
+        assert!(told[0].starts_with(text), "{told:?}");
+        let told = found(&start("routes.a.timeout = '20m'"), "consumer-timeout");
+        let text = "WARN consumers.orders.prefetch: is 64";
+        assert!(told[0].starts_with(text), "{told:?}");
     }
 
     #[test]
@@ -330,22 +324,5 @@ mod tests {
         assert!(with(25)[0].starts_with("FAIL terminationGracePeriodSeconds: is 25s"));
         assert!(with(27)[0].starts_with("WARN terminationGracePeriodSeconds: is 27s"));
         assert!(with(27)[0].contains("terminationGracePeriodSeconds to 38"));
-    }
-
-    #[test]
-    fn attempts_that_do_not_fit_the_age_are_found() {
-        let told = |retry: &str| found(&start(&format!("retry = {{ {retry} }}")), "retry-schedule");
-        assert_eq!(told(""), [""; 0]);
-        let told_of = told("max_age = '1h'");
-        assert_eq!(told_of.len(), 1, "{told_of:?}");
-        assert!(
-            told_of[0].starts_with("WARN consumers.orders.retry.max_age: is 1h: of 20 attempts")
-        );
-        assert_eq!(told("max_age = '1h', max_attempts = 1000000"), [""; 0]);
-        // So many attempts that nobody looks at all of them.
-        let many = "max_attempts = 2000, base = '1s', factor = 1, max_age = '7d'";
-        assert_eq!(told(many), [""; 0]);
-        let list = told("delays = ['5s', '1m', '10m', '1h'], max_age = '10s'");
-        assert_eq!(list.len(), 1, "{list:?}");
     }
 }

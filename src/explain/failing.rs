@@ -1,10 +1,10 @@
 //! The failure that is explained: how each attempt ends.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use crate::{
     config::nearest,
-    consumer::ConsumerSettings,
+    consumer::{self, ConsumerSettings, Unrouted},
     handler::HandlerSettings,
     outcome::{Ending, Failure, Outcome},
 };
@@ -22,8 +22,9 @@ pub struct Failing {
     pub says: Option<Says>,
     /// The time after which the service wants to be asked again: `Retry-After`.
     pub retry_after: Option<Duration>,
-    /// The type of the message: the handler of this type fails.
-    pub message_type: Option<String>,
+    /// The route of the message, or the kind by which it gets its route. `None`: the consumer's own
+    /// handler fails or, if there is none, that of any route.
+    pub route: Option<String>,
 }
 
 /// What a handler says about a failure.
@@ -41,12 +42,25 @@ pub enum Says {
 const OF_ALL: [&str; 4] = ["expired", "panic", "timeout", "unroutable-type"];
 
 impl Failing {
-    /// How each attempt of the consumer's handler ends.
-    pub(super) fn ending(&self, consumer: &ConsumerSettings) -> Ending {
-        let Some(handler) = self.handler(consumer) else {
-            let message_type = self.message_type.clone().unwrap_or_default();
-            return Ending::Unroutable { message_type };
+    /// The settings for the message; `None` if no route takes it.
+    pub(super) fn of<'a>(
+        &self,
+        consumer: &'a ConsumerSettings,
+    ) -> Option<Cow<'a, ConsumerSettings>> {
+        let names = || consumer.routes.keys().map(String::as_str);
+        let takes_rest = names().len() == 0 || consumer.handler != HandlerSettings::None;
+        let route = match &self.route {
+            Some(kind) => consumer::find(names(), kind),
+            None if takes_rest => None,
+            None => names().next(),
         };
+        let found = route.is_some() || takes_rest;
+        found.then(|| consumer.of_route(route))
+    }
+
+    /// How each attempt of the handler of these settings ends.
+    pub(super) fn ending(&self, consumer: &ConsumerSettings) -> Ending {
+        let handler = &consumer.handler;
         match self.class.as_deref() {
             Some("timeout") if self.says.is_none() => Ending::TimedOut {
                 after: consumer.timeout,
@@ -57,18 +71,16 @@ impl Failing {
             Some("decode") if self.says.is_none() => {
                 Ending::from(Outcome::Failed(Failure::undecodable("")))
             }
-            Some("unroutable-type") => Ending::Unroutable {
-                message_type: self.message_type.clone().unwrap_or_default(),
-            },
+            Some("unroutable-type") => unroutable(consumer),
             Some("expired") => Ending::Expired { by: Duration::ZERO },
             class => Ending::from(self.outcome(handler, class)),
         }
     }
 
-    /// Why no failure of the consumer may have this class; `None` if one can.
+    /// Why no failure of the handler of these settings may have this class; `None` if one can.
     pub(super) fn doubt(&self, consumer: &ConsumerSettings) -> Option<String> {
         let class = self.class.as_deref()?;
-        let handler = self.handler(consumer)?;
+        let handler = &consumer.handler;
         let classes = handler.classes();
         let rules = consumer.retry.rules.iter();
         let mut known: Vec<&str> = rules.filter_map(|rule| rule.class.as_deref()).collect();
@@ -96,21 +108,6 @@ impl Failing {
         ))
     }
 
-    /// The handler of the message; `None` if no handler takes its type.
-    fn handler<'a>(&self, consumer: &'a ConsumerSettings) -> Option<&'a HandlerSettings> {
-        let typed = self.message_type.as_ref();
-        let typed = typed.and_then(|message_type| consumer.types.get(message_type));
-        let takes_all = consumer.types.is_empty() || consumer.handler != HandlerSettings::None;
-        // Without a type it is the only handler, or any of them.
-        let any = || match self.message_type {
-            None => consumer.types.values().next(),
-            Some(_) => None,
-        };
-        typed
-            .or(takes_all.then_some(&consumer.handler))
-            .or_else(any)
-    }
-
     fn outcome(&self, handler: &HandlerSettings, class: Option<&str>) -> Outcome {
         let judged = match self.says {
             None => handler.judge(class, self.status, self.retry_after),
@@ -129,5 +126,16 @@ impl Failing {
         failure.status = self.status;
         failure.retry_after = self.retry_after;
         failure
+    }
+}
+
+/// How a message ends that no route takes.
+pub(super) fn unroutable(consumer: &ConsumerSettings) -> Ending {
+    let why = "no route takes the message";
+    match consumer.unrouted {
+        Unrouted::DeadLetter => Ending::Unroutable {
+            why: why.to_owned(),
+        },
+        Unrouted::Ack => Ending::Handled(Outcome::dropped(why)),
     }
 }

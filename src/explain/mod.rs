@@ -96,7 +96,14 @@ pub struct Attempts {
 /// Explains what happens to a message of this consumer whose handler keeps failing like this.
 #[must_use]
 pub fn explain(name: &str, consumer: &ConsumerSettings, failing: &Failing) -> Explained {
-    let ending = policy::classify(&consumer.retry, failing.ending(consumer));
+    let ladder = consumer.ladder();
+    let of_message = failing.of(consumer);
+    let ending = match &of_message {
+        Some(own) => failing.ending(own),
+        None => failing::unroutable(consumer),
+    };
+    let consumer = of_message.as_deref().unwrap_or(consumer);
+    let ending = policy::classify(&consumer.retry, ending);
     let sign = policy::sign(&consumer.retry, &ending);
     let failure = ending.failure();
     let runs = match ending {
@@ -115,7 +122,7 @@ pub fn explain(name: &str, consumer: &ConsumerSettings, failing: &Failing) -> Ex
             };
             Life::new(&given, random)
         };
-        Story::new(consumer, when, &life(1.0), &life(0.0))
+        Story::new(consumer, &ladder, when, &life(1.0), &life(0.0))
     };
     let alone = story(None, true);
     let down = story(None, false);
@@ -151,12 +158,12 @@ const OTHERS_SUCCEED: &str = "while other messages of its type succeed";
 impl Story {
     fn new(
         consumer: &ConsumerSettings,
+        ladder: &Ladder,
         when: Option<&'static str>,
         shortest: &Life,
         longest: &Life,
     ) -> Self {
-        let ladder = consumer.ladder();
-        let attempts = Attempts::of(consumer, &ladder, shortest, longest);
+        let attempts = Attempts::of(consumer, ladder, shortest, longest);
         let mut reasons: Vec<_> = [longest, shortest]
             .iter()
             .filter_map(|life| life.reason())

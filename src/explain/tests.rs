@@ -193,15 +193,35 @@ fn ends_without_a_handler_are_explained_too() {
         assert_eq!(explained.lives[0].reasons, [reason]);
         assert_eq!(explained.stops, None, "{class}");
     }
-    let typed = consumer("types.'order.paid' = { kind = 'log' }");
+    let typed = consumer("routes.'order.paid'.handler.kind = 'log'");
     let other = Failing {
-        message_type: Some("other".to_owned()),
+        route: Some("other".to_owned()),
         ..Failing::default()
     };
     assert_eq!(
         explain("o", &typed, &other).outcome,
         OutcomeKind::Unroutable
     );
+}
+
+#[test]
+fn a_route_is_explained_with_its_own_settings() {
+    let routed = consumer(&format!(
+        "{HTTP}\nroutes.'order.*' = {{ timeout = '3s', retry.delays = ['1h'] }}"
+    ));
+    let of = |route: Option<&str>| {
+        let failing = Failing {
+            class: Some("timeout".to_owned()),
+            route: route.map(str::to_owned),
+            ..Failing::default()
+        };
+        let explained = explain("o", &routed, &failing);
+        (explained.runs.as_secs(), explained.lives[0].last_attempt)
+    };
+    assert_eq!(of(Some("order.paid")), (3, [2, 2]));
+    assert_eq!(of(Some("order.*")), (3, [2, 2]));
+    assert_eq!(of(Some("invoice")), (20, [20, 20]));
+    assert_eq!(of(None), (20, [20, 20]));
 }
 
 #[test]

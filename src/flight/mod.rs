@@ -19,7 +19,7 @@ pub(crate) use trace::{AttemptTrace, SCOPE, inject, parse_traceparent, tracepare
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -63,6 +63,8 @@ pub(crate) struct Flight {
     received_at: SystemTime,
     /// The body was checked, and is JSON.
     pub(crate) is_json: AtomicBool,
+    /// The number of the route of the message, once it is known. `None` inside: no route takes it.
+    pub(crate) route: OnceLock<Option<usize>>,
     /// What the handler wants published once it has succeeded.
     pub(crate) outbox: Outbox,
     /// The slot that the handler holds.
@@ -109,6 +111,7 @@ impl Flight {
             received: received.instant,
             received_at: received.time,
             is_json: AtomicBool::new(false),
+            route: OnceLock::new(),
             outbox: Outbox::default(),
             slot: SlotPlace::default(),
             phase: SharedPhase::buffered(),
@@ -277,8 +280,13 @@ impl Flight {
 
     /// The [age](Self::age) at a time that was read before: reading a clock costs time.
     pub(crate) fn age_at(&self, now: Instant) -> Duration {
-        let before = self.received_at.duration_since(self.first_seen());
-        before.unwrap_or_default() + now.saturating_duration_since(self.received)
+        let here = now.saturating_duration_since(self.received);
+        let since = self.message.due_since(self.first_seen());
+        match self.received_at.duration_since(since) {
+            Ok(before) => before + here,
+            // The message is not due yet.
+            Err(early) => here.saturating_sub(early.duration()),
+        }
     }
 
     /// When the worker received the delivery.
@@ -296,10 +304,10 @@ impl Flight {
         Some(self.received_at.duration_since(since).unwrap_or_default())
     }
 
-    /// Time since a worker first saw the message.
+    /// Time since a worker first saw the message, or since the message was due if that was later.
     pub(crate) fn age(&self) -> Duration {
         clock::now()
-            .duration_since(self.first_seen())
+            .duration_since(self.message.due_since(self.first_seen()))
             .unwrap_or_default()
     }
 

@@ -103,7 +103,7 @@ pub(super) fn schema(word: &str, meaning: &str, mut settings: Schema) -> Schema 
 /// Makes [`HandlerSettings`](super::HandlerSettings) from the table of kinds.
 macro_rules! kinds {
     ($($(#[doc = $doc:literal])+ $word:literal => $name:ident($settings:ty),)+) => {
-        /// The handler of a consumer or of a message type.
+        /// The handler of a consumer or of a route.
         ///
         /// In settings this is a table with the key `kind`; the other keys belong to that kind. In formats
         /// other than TOML, `kind` must be the first key.
@@ -111,7 +111,7 @@ macro_rules! kinds {
         #[serde(tag = "kind")]
         #[non_exhaustive]
         pub enum HandlerSettings {
-            /// No handler here: one is registered in code, or each message type has its own.
+            /// No handler here: one is registered in code, or each route has its own.
             #[default]
             #[serde(rename = "none")]
             None,
@@ -119,9 +119,6 @@ macro_rules! kinds {
         }
 
         impl HandlerSettings {
-            /// The kinds with a handler: all except `none`.
-            pub(crate) const KINDS: &[&str] = &[$($word),+];
-
             /// The value of `kind` in settings.
             #[must_use]
             pub fn kind(&self) -> &'static str {
@@ -174,8 +171,7 @@ macro_rules! kinds {
             }
 
             fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                let none = "No handler here: one is registered in code, or each message type \
-                            has its own.";
+                let none = "No handler here: one is registered in code, or each route has its own.";
                 schemars::json_schema!({
                     "oneOf": [
                         kind::schema("none", none, schemars::json_schema!({})),

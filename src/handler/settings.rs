@@ -1,4 +1,4 @@
-//! `handler` and `types.TYPE`: the settings of a handler, whatever its kind.
+//! `handler` of a consumer and of a route: the settings of a handler, whatever its kind.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de};
 
 use super::{Classes, Handler, HandlerError, HandlerSettings, Reached, Word, kind::Kind};
 use crate::{
-    config::{Findings, KIND, KeyPath},
+    config::{Findings, KeyPath},
     outcome::Outcome,
 };
 
@@ -62,17 +62,6 @@ impl HandlerSettings {
             batch.check(findings, (path, consumer), concurrency, timeout);
         }
     }
-
-    /// Checks the handler of one message type: its kind must not be `none`.
-    pub(crate) fn check_for_type(&self, findings: &mut Findings, path: &KeyPath) {
-        if *self == Self::None {
-            let kinds = Self::KINDS.iter().map(|kind| format!("\"{kind}\""));
-            let kinds = kinds.collect::<Vec<_>>().join(" or ");
-            let message = format!("must be {kinds}: leave out a type that has no handler");
-            findings.add(path.key(KIND), message);
-        }
-        self.check(findings, path);
-    }
 }
 
 /// serde's own `tag` would collect the whole table first, and lose which key an error is about and
@@ -110,28 +99,12 @@ enum Key {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
     use crate::config::samples::{Sample, sections};
 
-    sections!({
-        handler: HandlerSettings, types: BTreeMap<String, HandlerSettings>
-    }, |it, findings| {
+    sections!({ handler: HandlerSettings }, |it, findings| {
         it.handler.check(findings, &KeyPath::of("handler"));
-        for (name, handler) in &it.types {
-            handler.check_for_type(findings, &KeyPath::of("types").key(name));
-        }
     });
-
-    /// A type needs a handler: any kind but `none`.
-    #[test]
-    fn a_type_without_a_handler_is_told_the_kinds() {
-        let kinds = HandlerSettings::KINDS.iter();
-        let kinds: Vec<_> = kinds.map(|kind| format!("\"{kind}\"")).collect();
-        let beginning = format!("types.a.kind: must be {}", kinds.join(" or "));
-        Sections::refused(&[("types.a = {}", &beginning)]);
-    }
 
     #[test]
     fn settings_of_one_kind_of_handler_are_refused_for_another() {
@@ -155,10 +128,6 @@ mod tests {
             (
                 "handler = { kind = \"log\", ca_file = \"/x\" }",
                 "handler.ca_file: belongs to kind",
-            ),
-            (
-                "types.\"a.b\" = { kind = \"http\" }",
-                "types.\"a.b\".url: is required",
             ),
         ]);
     }

@@ -9,7 +9,7 @@ use super::{
     Context,
     about::{self, FACTS, Known},
 };
-use crate::pointer::{self, Pointer};
+use crate::pointer::{self, InvalidPointer, Pointer};
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +49,10 @@ impl Source {
     /// A text for people.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if let Some(pointer) = text.strip_prefix("body:") {
-            return Pointer::parse(pointer).map(Self::Pointer);
+            return match pointer.parse() {
+                Ok(pointer) => Ok(Self::Pointer(pointer)),
+                Err(error) => Err(InvalidPointer::to_string(&error)),
+            };
         }
         if let Some(name) = text.strip_prefix("header:") {
             return match name.is_empty() {
@@ -151,7 +154,7 @@ mod tests {
             ("content-type", Source::ContentType),
             (
                 "body:/a~1b",
-                Source::Pointer(Pointer::parse("/a~1b").unwrap()),
+                Source::Pointer("/a~1b".parse().unwrap()),
             ),
         ] {
             assert_eq!(Source::parse(text).as_ref(), Ok(&source), "{text}");

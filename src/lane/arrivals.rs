@@ -93,7 +93,10 @@ impl<B: Broker> LaneActor<B> {
         let session = self.subscription.session_id?;
         self.sizes.saw(delivery.body.len());
         let (lane, tag, received) = (&self.lane, delivery.tag, delivery.received);
-        let message = Message::new(delivery, Arc::clone(&lane.queue));
+        let message = Message::read(delivery, Arc::clone(&lane.queue), lane.settings.dialect);
+        if message.has_sequel {
+            lane.tell_of_sequel(&message);
+        }
         if self.samples_wait {
             self.samples_wait = !lane.watch.arrived(&message);
         }
@@ -115,7 +118,8 @@ impl<B: Broker> LaneActor<B> {
         if !delivery.redelivered || self.orphans.is_empty() {
             return None;
         }
-        let is_it = |flight: &Arc<Flight>| flight.message.is_delivered_again_by(delivery);
+        let dialect = self.lane.settings.dialect;
+        let is_it = |flight: &Arc<Flight>| flight.message.is_delivered_again_by(delivery, dialect);
         let index = self.orphans.iter().position(is_it)?;
         Some(self.orphans.remove(index))
     }

@@ -41,7 +41,7 @@ impl<B: Broker> LaneActor<B> {
 
     /// Whether the time after the hard stop is used up.
     pub(super) fn has_given_up(&self) -> bool {
-        let most = self.lane.limits.cancel_grace + LAST_CHANCE;
+        let most = self.lane.settings.cancel_grace + LAST_CHANCE;
         self.hard_stopped.is_some_and(|at| at.elapsed() > most)
     }
 

@@ -11,15 +11,16 @@ const SLACK: Duration = Duration::from_millis(500);
 
 impl<B: Broker> LaneActor<B> {
     pub(super) fn settle_stuck_handlers(&mut self) {
-        let limits = self.lane.limits;
-        let most = limits.timeout + limits.cancel_grace + SLACK;
-        let after_stop = self
-            .hard_stopped
-            .is_some_and(|at| at.elapsed() > limits.cancel_grace + SLACK);
+        let grace = self.lane.settings.cancel_grace + SLACK;
+        let after_stop = self.hard_stopped.is_some_and(|at| at.elapsed() > grace);
+        let timeout = |flight: &Flight| match self.lane.dispatch.route(flight) {
+            Some(route) => route.limits.timeout,
+            None => self.lane.settings.timeout,
+        };
         let stuck = |flight: &&Arc<Flight>| {
             flight
                 .handling_for()
-                .is_some_and(|time| time > most || after_stop)
+                .is_some_and(|time| after_stop || time > timeout(flight) + grace)
                 && flight.claim_from_handler()
         };
         let flights = self.unsettled.flights().chain(&self.orphans);
@@ -30,7 +31,7 @@ impl<B: Broker> LaneActor<B> {
             let ending = match after_stop {
                 true => Ending::Interrupted,
                 false => Ending::TimedOut {
-                    after: limits.timeout,
+                    after: timeout(&flight),
                 },
             };
             tokio::spawn(path::settle_stuck(Arc::clone(&self.lane), flight, ending));

@@ -1,46 +1,40 @@
-//! Dispatch: the handler that a message goes to, with its limits, retry policy and decoding.
+//! Dispatch: the handler that a message goes to, with its limits, retry policy, decoding and breaker.
+
+mod kind;
+mod own;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU32, AtomicU64, Ordering},
-    },
+    sync::Arc,
+    time::Duration,
 };
 
 use tokio::time::Instant;
-use tracing::{info, warn};
 
 use super::execute::Limits;
 use crate::{
-    consumer::ConsumerSettings,
+    consumer::{self, ConsumerSettings, RouteBy, Unrouted},
     decode::Decode,
+    flight::Flight,
     handler::Handler,
-    lock::lock,
-    message::Message,
-    outcome::{Ending, OutcomeKind},
+    outcome::{Ending, Outcome},
     retry::RetrySettings,
+    status::RouteFigures,
 };
+pub(super) use own::Own;
 
-/// So many attempts of one route in a row end by their timeout before its messages wait.
-const SILENT: u32 = 5;
-
-/// The handlers of a lane: by message type, and one for all other messages.
+/// The handlers of a lane: by route, and one for all other messages.
 #[derive(Clone, Default)]
 pub(crate) struct Handlers {
-    pub(crate) by_type: BTreeMap<String, Arc<dyn Handler>>,
+    pub(crate) by_route: BTreeMap<String, Arc<dyn Handler>>,
     pub(crate) any: Option<Arc<dyn Handler>>,
 }
 
 impl Handlers {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.by_type.is_empty() && self.any.is_none()
-    }
-
     /// All handlers.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<dyn Handler>> {
-        self.by_type.values().chain(&self.any)
+        self.by_route.values().chain(&self.any)
     }
 }
 
@@ -50,133 +44,165 @@ pub(crate) struct Route {
     pub(crate) limits: Limits,
     pub(crate) retry: RetrySettings,
     pub(crate) decode: Decode,
-    /// If the lane has several routes: what the breaker is told of this one.
+    /// If the lane has routes: this one's part in the breakers.
     own: Option<Own>,
 }
 
-/// One of several routes of a lane, for the breaker.
-#[derive(Debug)]
-pub(super) struct Own {
-    /// From 0, different for each route.
-    pub(super) number: usize,
-    /// The attempts of this route that ended well.
-    pub(super) served: AtomicU64,
-    /// The attempts in a row that ended by their timeout.
-    timed_out: AtomicU32,
-    /// When an attempt last tried the service that gives no answer.
-    tried: Mutex<Option<Instant>>,
-}
-
-impl Own {
-    fn new(number: usize) -> Self {
-        Self {
-            number,
-            served: AtomicU64::new(0),
-            timed_out: AtomicU32::new(0),
-            tried: Mutex::new(None),
-        }
-    }
-}
-
 impl Route {
-    /// Whether an attempt may start. If the service behind this route, one of several, gives no answer,
-    /// one attempt in each `timeout` tries it. More of them would hold the handler slots that messages
-    /// of other types need.
-    pub(super) fn may_start(&self) -> bool {
-        let Some(own) = &self.own else { return true };
-        if own.timed_out.load(Ordering::Relaxed) < SILENT {
-            return true;
-        }
-        let now = Instant::now();
-        let mut tried = lock(&own.tried);
-        if tried.is_some_and(|at| now < at + self.limits.timeout) {
-            return false;
-        }
-        *tried = Some(now);
-        true
+    pub(super) fn own(&self) -> Option<&Own> {
+        self.own.as_ref()
     }
 
-    /// An attempt that [may start](Self::may_start) asks the service nothing.
-    pub(super) fn has_not_tried(&self) {
-        if let Some(own) = &self.own {
-            *lock(&own.tried) = None;
-        }
-    }
-
-    /// An attempt has ended like this.
-    pub(super) fn ended(&self, consumer: &str, ending: &Ending) {
-        let Some(own) = &self.own else { return };
-        match ending.kind() {
-            OutcomeKind::TimedOut => {
-                if own.timed_out.fetch_add(1, Ordering::Relaxed) + 1 == SILENT {
-                    warn!(%consumer, "the service for one type of message gives no answer: its messages wait, and one in each timeout tries it");
-                }
-            }
-            // It says nothing about the service.
-            OutcomeKind::Interrupted => {}
-            _ => {
-                if own.timed_out.swap(0, Ordering::Relaxed) >= SILENT {
-                    *lock(&own.tried) = None;
-                    info!(%consumer, "the service for one type of message answers again");
-                }
-            }
-        }
+    /// How long a message waits whose service is down for this route; `None`: its attempt may start.
+    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
+        self.own.as_ref()?.wait(now)
     }
 }
+
+/// What figures and logs call the messages that no route takes.
+const REST: &str = "(others)";
 
 /// The routes of a lane.
 pub(crate) struct Dispatch {
-    by_type: BTreeMap<String, Route>,
-    any: Option<Route>,
+    /// All routes. The one for messages that no other takes is the last, if there is one.
+    routes: Vec<Route>,
+    /// The names of the routes with their places in `routes`, without patterns.
+    exact: BTreeMap<String, usize>,
+    /// The patterns, those that are tried first first.
+    patterns: Vec<(String, usize)>,
+    /// The route for messages that no other takes.
+    any: Option<usize>,
+    by: RouteBy,
+    unrouted: Unrouted,
+    /// The figures of each route, and of the messages that no route takes. Empty without routes.
+    figures: Vec<Arc<RouteFigures>>,
 }
 
 impl Dispatch {
-    /// Makes a route for each handler. All routes of a lane have the same limits, retry policy and
-    /// decoding.
-    pub(crate) fn new(handlers: Handlers, settings: &ConsumerSettings) -> Self {
-        let has_several = handlers.all().nth(1).is_some();
-        let mut numbers = 0..;
-        let mut route = |handler| Route {
+    /// Makes the routes that the settings name, and one for each further handler. A route without a
+    /// handler of its own has that of the consumer.
+    pub(crate) fn new(mut handlers: Handlers, settings: &ConsumerSettings) -> Self {
+        // Those of the settings, and those of handlers that are registered in code.
+        let registered = handlers.by_route.keys();
+        let names: BTreeSet<_> = settings.routes.keys().chain(registered).cloned().collect();
+        let mut made = Self {
+            routes: Vec::new(),
+            exact: BTreeMap::new(),
+            patterns: Vec::new(),
+            any: None,
+            by: settings.route_by.clone(),
+            unrouted: settings.unrouted,
+            figures: Vec::new(),
+        };
+        for name in &names {
+            let own = handlers.by_route.remove(name);
+            let Some(handler) = own.or_else(|| handlers.any.clone()) else {
+                continue;
+            };
+            let number = made.add(Some(name), handler, settings, true);
+            if consumer::is_pattern(name) {
+                made.patterns.push((name.clone(), number));
+            } else {
+                made.exact.insert(name.clone(), number);
+            }
+        }
+        made.patterns
+            .sort_by(|(one, _), (other, _)| consumer::order(one, other));
+        let has_routes = !names.is_empty();
+        if let Some(handler) = handlers.any {
+            made.any = Some(made.add(None, handler, settings, has_routes));
+        } else if has_routes {
+            made.figures(REST, settings);
+        }
+        made
+    }
+
+    fn add(
+        &mut self,
+        name: Option<&str>,
+        handler: Arc<dyn Handler>,
+        settings: &ConsumerSettings,
+        is_own: bool,
+    ) -> usize {
+        let settings = settings.of_route(name);
+        let limits = Limits::of(&settings);
+        let number = self.routes.len();
+        let own = is_own.then(|| {
+            let longest = limits.timeout + limits.cancel_grace + Duration::from_secs(1);
+            let figures = self.figures(name.unwrap_or(REST), &settings);
+            Own::new(number, figures, &settings.breaker, longest)
+        });
+        self.routes.push(Route {
             handler,
-            limits: Limits::of(settings),
+            limits,
             retry: settings.retry.clone(),
             decode: settings.decode,
-            own: numbers.next().filter(|_| has_several).map(Own::new),
-        };
-        let by_type = handlers.by_type.into_iter();
-        Self {
-            by_type: by_type
-                .map(|(name, handler)| (name, route(handler)))
-                .collect(),
-            any: handlers.any.map(route),
-        }
+            own,
+        });
+        number
     }
 
-    /// The message's route for the breaker, if the lane has several.
-    pub(super) fn own(&self, message: &Message) -> Option<&Own> {
-        if self.by_type.is_empty() {
-            return None;
-        }
-        self.route(message).ok()?.own.as_ref()
+    fn figures(&mut self, name: &str, settings: &ConsumerSettings) -> Arc<RouteFigures> {
+        let figures = RouteFigures::new(name, settings.timeout, &settings.retry);
+        let figures = Arc::new(figures);
+        self.figures.push(Arc::clone(&figures));
+        figures
     }
 
-    /// The message's route. The ending is `Unroutable` if no handler takes its type.
-    pub(crate) fn route(&self, message: &Message) -> Result<&Route, Ending> {
-        let message_type = message.message_type().unwrap_or_default();
-        let typed = match self.by_type.is_empty() {
-            true => None,
-            false => self.by_type.get(message_type),
+    /// The figures of the routes.
+    pub(crate) fn route_figures(&self) -> &[Arc<RouteFigures>] {
+        &self.figures
+    }
+
+    /// The message's route; `None` if nothing takes it.
+    pub(crate) fn route(&self, flight: &Flight) -> Option<&Route> {
+        let place = match self.exact.is_empty() && self.patterns.is_empty() {
+            true => self.any,
+            // Reading the kind can mean to read the body.
+            false => *flight.route.get_or_init(|| self.find(flight)),
         };
-        typed
-            .or(self.any.as_ref())
-            .ok_or_else(|| Ending::Unroutable {
-                message_type: message_type.to_owned(),
+        self.routes.get(place?)
+    }
+
+    fn find(&self, flight: &Flight) -> Option<usize> {
+        let kind = kind::kind(&flight.message, &self.by);
+        let fits = kind.as_deref().and_then(|kind| {
+            let exact = self.exact.get(kind).copied();
+            exact.or_else(|| {
+                let mut patterns = self.patterns.iter();
+                let fits = patterns.find(|(pattern, _)| consumer::takes(pattern, kind));
+                fits.map(|(_, place)| *place)
             })
+        });
+        fits.or(self.any)
+    }
+
+    /// The ending of a message that nothing takes.
+    pub(super) fn no_route(&self, flight: &Flight) -> Ending {
+        let kind = kind::kind(&flight.message, &self.by);
+        let why = kind::unrouted(&flight.message, &self.by, kind.as_deref());
+        match self.unrouted {
+            Unrouted::DeadLetter => Ending::Unroutable { why },
+            Unrouted::Ack => Ending::Handled(Outcome::dropped(why)),
+        }
+    }
+
+    /// Whether the lane has several routes.
+    pub(super) fn has_several(&self) -> bool {
+        self.routes.len() > 1
+    }
+
+    /// An operator has started the lane anew.
+    pub(super) fn forget_outages(&self) {
+        self.routes
+            .iter()
+            .filter_map(Route::own)
+            .for_each(Own::reset);
     }
 }
 
 impl fmt::Debug for Dispatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Dispatch({} by type)", self.by_type.len())
+        write!(f, "Dispatch({} routes)", self.routes.len())
     }
 }

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     broker::{Broker, NewMessage, Publication, PublishError, Written},
     chance,
+    dialect::Answer,
     flight::{Flight, HandlerResult, inject},
     outcome::{Ending, Failure, Outcome},
     retry::RetrySettings,
@@ -69,8 +70,8 @@ fn outgoing<B: Broker>(lane: &Lane<B>, flight: &Flight) -> Vec<Outgoing> {
         .map(Outgoing::Message)
         .collect();
     let message = &flight.message;
-    let of_result = |result: HandlerResult, exchange: &str, routing_key: String| NewMessage {
-        exchange: exchange.to_owned(),
+    let of_result = |result: HandlerResult, exchange: String, routing_key: String| NewMessage {
+        exchange,
         routing_key,
         body: result.body,
         message_id: message.id().map(str::to_owned),
@@ -100,11 +101,19 @@ fn outgoing<B: Broker>(lane: &Lane<B>, flight: &Flight) -> Vec<Outgoing> {
     if let Some(key) = settings.key(message)
         && !result.body.is_empty()
     {
-        let message = of_result(result.clone(), &settings.exchange, key);
+        let message = of_result(result.clone(), settings.exchange.clone(), key);
         outgoing.push(Outgoing::Message(message));
     }
     if let Some(queue) = reply_to.filter(|_| answered) {
-        outgoing.push(Outgoing::Reply(of_result(result, "", queue.to_owned())));
+        let HandlerResult { body, content_type } = result;
+        let dialect = lane.settings.dialect;
+        let answer = Answer::new(dialect, queue, message.id(), body, content_type);
+        let result = HandlerResult {
+            body: answer.body,
+            content_type: answer.content_type,
+        };
+        let reply = of_result(result, answer.exchange, answer.routing_key);
+        outgoing.push(Outgoing::Reply(reply));
     }
     outgoing
 }

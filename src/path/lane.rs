@@ -20,13 +20,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{
-    dispatch::Dispatch, ends::Ends, execute::Limits, kept::Kept, service::Service,
-    start_queue::StartQueue,
+    dispatch::Dispatch, ends::Ends, kept::Kept, service::Service, start_queue::StartQueue,
 };
 use crate::{
     broker::{Broker, Properties, Publication, PublishError, PublishSettings},
     consumer::ConsumerSettings,
+    dialect::Dialect,
     flight::{CurrentSession, Flight, Resources, SessionId},
+    message::Message,
     retry::{Ladder, Rung},
     telemetry::Watch,
 };
@@ -41,8 +42,6 @@ pub(crate) struct Lane<B> {
     pub(crate) publish: PublishSettings,
     /// The longest wait for the broker to apply the last acks.
     pub(crate) drain_settle: Duration,
-    /// The limits of all its routes.
-    pub(crate) limits: Limits,
     pub(crate) ladder: Ladder,
     pub(crate) dispatch: Dispatch,
     pub(crate) broker: B,
@@ -80,6 +79,8 @@ pub(crate) struct Live {
     pub(crate) kept: Kept,
     /// The log has said that a message asks for a reply that this consumer does not send.
     pub(super) unanswered: AtomicBool,
+    /// The log has said that the publisher's system would go on with other work after a message.
+    has_sequel: AtomicBool,
     /// A path is declaring a queue again.
     restoring: AtomicBool,
     /// Reports of canaries under way.
@@ -137,6 +138,14 @@ impl<B: Broker> Lane<B> {
                 () = moved => {}
                 () = late => return false,
             }
+        }
+    }
+
+    /// Says once that a message has follow-up work, such as the rest of a Celery chain.
+    pub(crate) fn tell_of_sequel(&self, message: &Message) {
+        if !self.live.has_sequel.swap(true, Ordering::Relaxed) {
+            let dialect = self.settings.dialect.map(Dialect::name);
+            warn!(consumer = %self.name, id = message.id(), dialect, "a message names work that its system starts after it (a chain, a callback): this worker does not start it, the handler has to; logged once");
         }
     }
 

@@ -36,7 +36,6 @@ use crate::{
 pub(crate) use back::copy_back;
 pub(crate) use dispatch::{Dispatch, Handlers};
 pub(crate) use ends::{Ended, Ends};
-pub(crate) use execute::Limits;
 pub(crate) use lane::{Lane, Live};
 pub(crate) use runner::run_on;
 pub(crate) use service::Service;
@@ -47,9 +46,6 @@ use execute::{Executed, execute};
 use forward::forward;
 use republish::{dead_letter, park, retry};
 use runner::or_fault;
-
-/// How long a message waits whose service gives no answer to other messages.
-const NO_ANSWER: Duration = Duration::from_secs(30);
 
 /// Carries a delivery that has got its slot `now` to its end, and waits until this end can be booked.
 /// `None`: the handler was stuck, and the lane has claimed the delivery.
@@ -85,7 +81,7 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, mut now: Instan
     if !early.is_zero() {
         // The clocks of two workers differ by a little, so a little too early is no reason to park the
         // message again.
-        let terms = retry_settings(lane, &lane.dispatch.route(&flight.message));
+        let terms = retry_settings(lane, lane.dispatch.route(flight));
         if let Some(end) = put_off(lane, flight, terms, early).await {
             return Some(end);
         }
@@ -96,14 +92,17 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, mut now: Instan
         if !lane.is_current(flight.session()) {
             return Some(End::Stale);
         }
-        let route = lane.dispatch.route(&flight.message);
-        let terms = retry_settings(lane, &route);
+        let route = lane.dispatch.route(flight);
+        let terms = retry_settings(lane, route);
         let expired = flight.message.expired_by();
+        // A message that runs no handler takes no turn, and one that is too old has its last attempt.
         let is_due = expired.is_some() || flight.age_at(now) >= terms.max_age;
-        // A message that runs no handler takes no turn.
-        let may_start = is_due || route.as_ref().map_or(true, |route| route.may_start());
-        if !may_start {
-            match put_off(lane, flight, terms, NO_ANSWER).await {
+        let wait = match route {
+            Some(route) if !is_due && !lane.service.is_down() => route.wait(now),
+            _ => None,
+        };
+        if let Some(wait) = wait {
+            match put_off(lane, flight, terms, wait).await {
                 Some(end) => return Some(end),
                 None => {
                     now = Instant::now();
@@ -114,8 +113,8 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, mut now: Instan
         let trace = lane.watch.attempt_began(flight);
         let ending = match (expired, route) {
             (Some(by), _) => Ending::Expired { by },
-            (None, Ok(route)) => within(trace.as_ref(), handle(lane, flight, route)).await,
-            (None, Err(unroutable)) => unroutable,
+            (None, Some(route)) => within(trace.as_ref(), handle(lane, flight, route)).await,
+            (None, None) => lane.dispatch.no_route(flight),
         };
         flight.slot.give_back();
         if !flight.claim() {
@@ -158,7 +157,7 @@ pub(crate) async fn settle_stuck<B: Broker>(
     flight: Arc<Flight>,
     ending: Ending,
 ) {
-    let terms = retry_settings(&lane, &lane.dispatch.route(&flight.message));
+    let terms = retry_settings(&lane, lane.dispatch.route(&flight));
     let settled = async {
         let end = match settle(&lane, &flight, terms, ending).await {
             Next::End(end) => end,
@@ -180,14 +179,8 @@ pub(crate) async fn settle_stuck<B: Broker>(
 
 /// The route's retry settings. Without a route the message is not retried, so the lane's settings
 /// only fill the place.
-fn retry_settings<'a, B: Broker>(
-    lane: &'a Lane<B>,
-    route: &Result<&'a Route, Ending>,
-) -> &'a RetrySettings {
-    match route {
-        Ok(route) => &route.retry,
-        Err(_) => &lane.settings.retry,
-    }
+fn retry_settings<'a, B: Broker>(lane: &'a Lane<B>, route: Option<&'a Route>) -> &'a RetrySettings {
+    route.map_or(&lane.settings.retry, |route| &route.retry)
 }
 
 /// Runs the handler, if the body can be decoded as the handler demands.
@@ -196,17 +189,13 @@ async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, route: &Route) 
     if route.handler.wants_checked_json() {
         match decode::check(&flight.message, route.decode) {
             Ok(is_json) => flight.is_json.store(is_json, Ordering::Relaxed),
-            Err(failure) => {
-                route.has_not_tried();
-                return Ending::Undecodable(failure);
-            }
+            Err(failure) => return Ending::Undecodable(failure),
         }
     }
     let Executed {
         ending,
         ignored_cancellation,
     } = execute(route.handler.as_ref(), flight, route.limits).await;
-    route.ended(&lane.name, &ending);
     if ignored_cancellation {
         lane.watch.ignored_cancellation(flight);
     }

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{Lane, runner::run_on};
+use super::{Lane, dispatch::Own, runner::run_on};
 use crate::{
     breaker::{Breaker, BreakerSettings, Evidence, Sign, Stance, Verdict},
     broker::Broker,
@@ -47,6 +47,11 @@ impl Service {
         self.calm.load(Ordering::Acquire)
     }
 
+    /// Whether the service of the whole lane counts as down.
+    pub(super) fn is_down(&self) -> bool {
+        !self.is_calm() && lock(&self.breaker).is_open()
+    }
+
     /// What the lane should do now.
     pub(crate) fn stance(&self, now: Instant) -> Stance {
         lock(&self.breaker).stance(now)
@@ -60,7 +65,8 @@ impl Service {
 }
 
 impl<B: Broker> Lane<B> {
-    /// Tells the breaker how an attempt ended. The breaker decides whether the service is at fault.
+    /// Tells the breakers of the lane and of the route how an attempt ended. They decide whether the
+    /// service is at fault, and then return how many attempts in a row of this message were excused.
     pub(super) fn judge(
         &self,
         flight: &Flight,
@@ -68,39 +74,55 @@ impl<B: Broker> Lane<B> {
         ending: &Ending,
     ) -> Option<u32> {
         let sign = policy::sign(retry, ending);
-        let route = self.dispatch.own(&flight.message);
-        if let (Some(route), Sign::Well) = (route, sign) {
-            route.served.fetch_add(1, Ordering::Relaxed);
+        // Nothing runs for a message that no route takes.
+        let route = self.dispatch.route(flight)?;
+        let own = route.own();
+        match (own, sign) {
+            (Some(own), Sign::Well) => own.worked(),
+            (Some(own), Sign::Nothing) => own.has_not_tried(),
+            _ => {}
         }
-        if sign == Sign::Nothing || sign == Sign::Well && self.service.is_calm() {
+        let is_calm = self.service.is_calm() && own.is_none_or(Own::is_calm);
+        if sign == Sign::Nothing || sign == Sign::Well && is_calm {
             return None;
         }
         let failure = ending.failure();
         let served = self.served();
+        let own_of_several = own.filter(|_| self.dispatch.has_several());
         let evidence = Evidence {
             sign,
             message: identity(flight),
             started: flight.started_at(),
             now: Instant::now(),
             served,
-            route: route.map(|route| route.number),
-            served_by_route: route.map_or(served, |route| route.served.load(Ordering::Relaxed)),
+            route: own_of_several.map(|own| own.number),
+            served_by_route: own.map_or(served, Own::served),
             retry_after: failure.as_ref().and_then(|failure| failure.retry_after),
             error: failure.as_ref().map_or("", |failure| &failure.error),
         };
+        let of_route = own.map(|own| own.note(&self.name, evidence));
+        let of_lane = self.tell(&evidence);
+        [Some(of_lane), of_route]
+            .into_iter()
+            .flatten()
+            .find_map(|verdict| match verdict {
+                Verdict::Usual => None,
+                Verdict::Excused { times } => Some(times),
+            })
+    }
+
+    /// Tells the breaker of the lane how an attempt ended.
+    fn tell(&self, evidence: &Evidence<'_>) -> Verdict {
         let mut breaker = lock(&self.service.breaker);
         let was_open = breaker.is_open();
-        let verdict = breaker.note(&evidence);
+        let verdict = breaker.note(evidence);
         self.carry_out(&mut breaker);
         let has_changed = was_open != breaker.is_open();
         drop(breaker);
         if has_changed || was_open {
             self.ends.rouse();
         }
-        match verdict {
-            Verdict::Usual => None,
-            Verdict::Excused { times } => Some(times),
-        }
+        verdict
     }
 
     /// Tells the breaker of an attempt that ended well, before its results are published. Until the
@@ -133,6 +155,7 @@ impl<B: Broker> Lane<B> {
 
     /// An operator has paused the lane: it begins anew afterwards.
     pub(crate) fn forget_outage(&self) {
+        self.dispatch.forget_outages();
         let mut breaker = lock(&self.service.breaker);
         breaker.reset();
         self.carry_out(&mut breaker);

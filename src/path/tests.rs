@@ -93,7 +93,6 @@ fn fixture(outcomes: Vec<Outcome>) -> Fixture {
         worker,
         publish: PublishSettings::default(),
         drain_settle: Duration::ZERO,
-        limits: Limits::of(&settings),
         dispatch: Dispatch::new(handlers, &settings),
         settings,
         ladder,
@@ -339,44 +338,4 @@ async fn a_parked_canary_is_still_to_be_reported_if_it_has_had_no_outcome() {
     assert_eq!(parked(), Some(canary));
     assert!(flight.is_first_outcome());
     assert_eq!(parked(), None);
-}
-
-/// If a message that asks the service nothing took the turn, a service that is back would be tried one
-/// `timeout` later.
-#[test]
-fn an_attempt_that_asks_the_service_nothing_gives_its_turn_back() {
-    let handler = || -> Arc<dyn Handler> {
-        Arc::new(Scripted {
-            outcomes: Mutex::default(),
-            let_go: Arc::default(),
-        })
-    };
-    let by_type = ["a", "b"].map(|name| (name.to_owned(), handler()));
-    let handlers = Handlers {
-        by_type: by_type.into(),
-        any: None,
-    };
-    let dispatch = Dispatch::new(handlers, &ConsumerSettings::default());
-    let delivery = Delivery {
-        tag: 1,
-        received: Moment::now(),
-        exchange: String::new(),
-        routing_key: QUEUE.to_owned(),
-        redelivered: false,
-        properties: Properties::new("m1", None, Some("a"), &[]),
-        body: Vec::new(),
-    };
-    let message = Message::new(delivery, QUEUE.into());
-    let Ok(route) = dispatch.route(&message) else {
-        panic!("it has a handler");
-    };
-    for _ in 0..5 {
-        assert!(route.may_start());
-        let after = Duration::from_secs(1);
-        route.ended("orders", &Ending::TimedOut { after });
-    }
-    assert!(route.may_start());
-    assert!(!route.may_start());
-    route.has_not_tried();
-    assert!(route.may_start());
 }

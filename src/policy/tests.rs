@@ -39,9 +39,7 @@ fn each_outcome_has_its_settlement() {
         ),
         (Ending::Undecodable(no()), dead(Reason::Decode)),
         (
-            Ending::Unroutable {
-                message_type: "t".into(),
-            },
+            Ending::Unroutable { why: "t".into() },
             dead(Reason::UnroutableType),
         ),
         (Ending::Expired { by: hour }, dead(Reason::Expired)),

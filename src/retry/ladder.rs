@@ -51,6 +51,13 @@ impl Ladder {
         }
     }
 
+    /// A ladder that has the rungs of this one and of another one with the same prefix.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.lengths.extend(other.lengths);
+        self.longest = self.longest.max(other.longest);
+        self
+    }
+
     /// The beginning of the names of all rungs.
     pub(crate) fn prefix(&self) -> &str {
         &self.prefix

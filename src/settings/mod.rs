@@ -16,12 +16,17 @@ pub use crate::{
         Binding, BrokerSettings, BrokerUrls, PublishSettings, QueueArgument, QueueType,
         ReconnectSettings, TimeoutSettings, TlsSettings, Topology,
     },
-    config::{ConfigError, Problem, Secret, Source, environment},
-    consumer::{AckSettings, ConsumerSettings, ForwardSettings, InvalidRate, Rate},
+    config::{ConfigError, Overrides, Problem, Secret, Source, environment},
+    consumer::{
+        AckSettings, ConsumerSettings, ForwardSettings, InvalidRate, InvalidRouteBy, Rate, RouteBy,
+        RouteSettings, Unrouted,
+    },
     decode::Decode,
+    dialect::Dialect,
     explain::Schedule,
     handler::HandlerSettings,
     kubernetes::PodDeletionCostSettings,
+    pointer::{InvalidPointer, Pointer},
     retry::{InvalidStatus, RetrySettings, Rule, RuleAction, StatusPattern},
     state::StateSettings,
     telemetry::{LogFormat, LogSettings, OtlpProtocol, TelemetrySettings, TraceParent},
@@ -176,8 +181,11 @@ impl Settings {
     /// # Errors
     /// Names the consumers without a handler.
     pub fn require_handlers(&self) -> Result<(), ConfigError> {
+        let is_none = |handler: &HandlerSettings| *handler == HandlerSettings::None;
         let without = self.consumers.iter().filter(|(_, consumer)| {
-            consumer.handler == HandlerSettings::None && consumer.types.is_empty()
+            let mut routes = consumer.routes.values();
+            let needs_own = routes.len() == 0 || routes.any(|route| is_none(&route.handler));
+            is_none(&consumer.handler) && needs_own
         });
         let problems = without.map(|(name, _)| Problem {
             path: KeyPath::of("consumers")
@@ -185,16 +193,34 @@ impl Settings {
                 .key("handler")
                 .to_string(),
             source: Source::Default,
-            message: "is required, such as { kind = \"log\" }, or `types` with a handler for each"
+            message: "is required, such as { kind = \"log\" }, or `routes` with a handler for each"
                 .to_owned(),
         });
         ConfigError::check(problems.collect())
     }
 
-    /// For each consumer what a message lives through that fails in every attempt.
-    pub fn retry_schedules(&self) -> impl Iterator<Item = (&str, Schedule)> {
-        let consumers = self.consumers.iter();
-        consumers.map(|(name, consumer)| (name.as_str(), Schedule::new(&consumer.retry)))
+    /// For each consumer, and for each route with a retry policy of its own, what a message lives through
+    /// that fails in every attempt: its name, such as `orders` or `orders, route order.paid`, and the
+    /// schedule.
+    pub fn retry_schedules(&self) -> impl Iterator<Item = (String, Schedule)> {
+        self.consumers.iter().flat_map(|(name, consumer)| {
+            let differs = |route: &Option<&str>, own: &ConsumerSettings| {
+                route.is_none() || own.retry != consumer.retry
+            };
+            let consumer_itself = (None, std::borrow::Cow::Borrowed(consumer));
+            let routes = consumer.routes.keys();
+            let routes = routes.map(|route| (Some(route.as_str()), consumer.of_route(Some(route))));
+            std::iter::once(consumer_itself)
+                .chain(routes)
+                .filter(move |(route, own)| differs(route, own))
+                .map(move |(route, own)| {
+                    let label = match route {
+                        Some(route) => format!("{name}, route {route}"),
+                        None => name.clone(),
+                    };
+                    (label, Schedule::new(&own.retry))
+                })
+        })
     }
 
     /// For each consumer whose queue is used as it is: what its worker assumes about the delivery limit.
@@ -208,9 +234,12 @@ impl Settings {
         self.consumers.iter().flat_map(|(name, consumer)| {
             let at = KeyPath::of("consumers").key(name);
             let own = (at.key("handler"), &consumer.handler);
-            let typed = consumer.types.iter();
-            let typed = typed.map(move |(kind, handler)| (at.key("types").key(kind), handler));
-            typed.chain([own])
+            let routes = consumer.routes.iter();
+            let routes = routes.map(move |(route, settings)| {
+                let at = at.key("routes").key(route).key("handler");
+                (at, &settings.handler)
+            });
+            routes.chain([own])
         })
     }
 }

@@ -3,14 +3,14 @@
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use super::{
-    ConsumerReport, Counters, Durations, Ledger, Looks,
+    ConsumerReport, Counters, Durations, Ledger, Looks, RouteFigures,
     counters::Counter,
     outcomes::{ConsumerOutcomes, Outcomes},
 };
@@ -35,6 +35,8 @@ pub(crate) struct Figures {
     pub(crate) looks: Looks,
     /// The last outcomes, for people.
     pub(crate) outcomes: ConsumerOutcomes,
+    /// The consumer's routes, once its lane is made. The last ones are for messages that no route takes.
+    routes: OnceLock<Vec<Arc<RouteFigures>>>,
     /// Retries parked, by retry queue.
     parked: Vec<(Rung, Counter)>,
     /// The retry queues that the retry schedule can use.
@@ -77,6 +79,7 @@ impl Figures {
             durations: Durations::default(),
             looks: Looks::default(),
             outcomes: outcomes.consumer(name),
+            routes: OnceLock::new(),
             parked: ladder
                 .all()
                 .map(|rung| (rung, Counter::default()))
@@ -124,6 +127,7 @@ impl Figures {
             waiting,
             ledger,
             counts: self.counters.counts(),
+            routes: self.all_routes().map(|route| route.report()).collect(),
             left: usize::try_from(left).unwrap_or(usize::MAX),
         }
     }
@@ -143,18 +147,42 @@ impl Figures {
         }
     }
 
+    /// The lane is made, with these routes.
+    pub(crate) fn set_routes(&self, routes: Vec<Arc<RouteFigures>>) {
+        // A consumer has one lane.
+        let _ = self.routes.set(routes);
+    }
+
+    fn all_routes(&self) -> impl Iterator<Item = &Arc<RouteFigures>> {
+        self.routes.get().into_iter().flatten()
+    }
+
+    /// Counts an attempt that ended, for the message's route.
+    pub(crate) fn attempt_of_route_ended(&self, flight: &Flight, kind: OutcomeKind) {
+        self.route_of(flight).inspect(|it| it.attempt_ended(kind));
+    }
+
+    /// The figures of the message's route.
+    fn route_of(&self, flight: &Flight) -> Option<&Arc<RouteFigures>> {
+        let routes = self.routes.get()?;
+        let place = flight.route.get().copied().flatten();
+        place.map_or(routes.last(), |place| routes.get(place))
+    }
+
     /// Keeps an outcome for people, if it is a failure or few others were kept.
     pub(crate) fn note(&self, flight: &Flight, ending: &Ending, settlement: &Settlement) {
-        let rung = |settlement: &Settlement| self.retry_queue(settlement);
+        let rung = |settlement: &Settlement| self.retry_queue(flight, settlement);
         self.outcomes.note(flight, ending, settlement, rung);
     }
 
     /// The retry queue in which a message waits for its next attempt, if it waits at the broker.
-    fn retry_queue(&self, settlement: &Settlement) -> Option<String> {
+    fn retry_queue(&self, flight: &Flight, settlement: &Settlement) -> Option<String> {
+        let stays = |delay| match self.route_of(flight) {
+            Some(route) => route.waits_in_worker(delay),
+            None => self.settings.retry.waits_in_worker(delay),
+        };
         let delay = match settlement {
-            Settlement::Retry { after, .. } if *after < self.settings.retry.inline_below => {
-                return None;
-            }
+            Settlement::Retry { after, .. } if stays(*after) => return None,
             Settlement::Retry { after, .. } | Settlement::Defer { after } => *after,
             _ => return None,
         };

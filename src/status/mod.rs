@@ -13,6 +13,7 @@ mod outcome_record;
 mod outcomes;
 mod process;
 mod report;
+mod routes;
 
 pub use backlog::{Backlog, Limit, Load, OldestFrom};
 pub(crate) use backlog::{Look, Looks};
@@ -28,3 +29,5 @@ pub use outcome_record::OutcomeRecord;
 pub(crate) use outcomes::Outcomes;
 pub(crate) use process::{admin_refused, note_admin_refused};
 pub use report::{ConsumerReport, ConsumerReports};
+pub(crate) use routes::RouteFigures;
+pub use routes::RouteReport;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{counters::Counts, ledger::Ledger};
+use super::{counters::Counts, ledger::Ledger, routes::RouteReport};
 
 /// The figures of one consumer.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
@@ -23,6 +23,8 @@ pub struct ConsumerReport {
     pub ledger: Ledger,
     /// The consumer's other counts.
     pub counts: Counts,
+    /// The consumer's routes, if it has any.
+    pub routes: Vec<RouteReport>,
     /// After a drain: deliveries that the drain left unsettled. The broker redelivers them.
     #[serde(skip)]
     pub left: usize,

@@ -120,6 +120,7 @@ impl Watch {
     pub(crate) fn attempt_ended(&self, flight: &Flight, ending: &Ending) {
         let took = flight.handled_for();
         self.figures.attempt_ended(ending.kind(), took);
+        self.figures.attempt_of_route_ended(flight, ending.kind());
         if let (Some(metrics), Some(took)) = (&self.metrics, took) {
             metrics.ran(ending, took);
         }

@@ -27,7 +27,7 @@ use crate::{
     consumer::ConsumerSettings,
     flight::{Extensions, Resources, SCOPE},
     lane::{LaneActor, LaneChannels},
-    path::{Dispatch, Ends, Handlers, Lane, Limits, Live, RateLimit, Service, StartQueue},
+    path::{Dispatch, Ends, Handlers, Lane, Live, RateLimit, Service, StartQueue},
     state::StateHandle,
     status::{ConsumerReport, ConsumerReports, Figures},
     telemetry::{self, Observed, ObservedConsumer, Signals, Watch},
@@ -181,6 +181,8 @@ impl<B: Broker> Common<B> {
         let ladder = settings.ladder();
         let rate = RateLimit::of(&settings);
         let starts = StartQueue::new(Arc::clone(&figures.slots), rate);
+        let dispatch = Dispatch::new(handlers, &settings);
+        figures.set_routes(dispatch.route_figures().to_vec());
         Lane {
             watch: Watch::new(figures, self.signals, &name, &queue, &self.worker),
             name,
@@ -188,8 +190,7 @@ impl<B: Broker> Common<B> {
             worker: Arc::clone(&self.worker),
             publish: self.settings.publish.clone(),
             drain_settle: self.settings.drain.settle,
-            limits: Limits::of(&settings),
-            dispatch: Dispatch::new(handlers, &settings),
+            dispatch,
             service: Service::new(&settings.breaker),
             settings,
             ladder,

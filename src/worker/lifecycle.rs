@@ -48,7 +48,7 @@ impl Lifecycle {
             all.extend(handlers.map(|handler| OfConsumer {
                 consumer: name.clone(),
                 handler: Arc::clone(handler),
-                start_limit: settings.timeout,
+                start_limit: settings.longest_timeout(),
                 stop_limit: settings.cancel_grace,
             }));
         }

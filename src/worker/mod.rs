@@ -91,16 +91,19 @@ impl Worker {
         self
     }
 
-    /// Registers a handler for a consumer's messages of one type (the `type` property).
-    pub fn handler_for_type<M>(
+    /// Registers a handler for one route of a consumer: for messages of this kind, or for those that
+    /// this pattern takes ([`RouteSettings`](crate::settings::RouteSettings)). `route_by` says where the
+    /// kind is read. The settings of this route, if there are any, have its timeout, retry policy and
+    /// breaker. The handler replaces the one that they name.
+    pub fn handler_for_route<M>(
         mut self,
         consumer: &str,
-        message_type: &str,
+        route: &str,
         handler: impl IntoHandler<M>,
     ) -> Self {
         let lane = self.handlers.entry(consumer.to_owned()).or_default();
         let handler: Arc<dyn Handler> = Arc::new(handler.into_handler());
-        lane.by_type.insert(message_type.to_owned(), handler);
+        lane.by_route.insert(route.to_owned(), handler);
         self
     }
 
@@ -208,12 +211,14 @@ impl Worker {
             if lane.any.is_none() {
                 lane.any = make.handler(&consumer.handler).map_err(failed)?;
             }
-            for (message_type, settings) in &consumer.types {
-                if let Some(handler) = make.handler(settings).map_err(failed)? {
-                    lane.by_type.entry(message_type.clone()).or_insert(handler);
+            for (route, settings) in &consumer.routes {
+                if let Some(handler) = make.handler(&settings.handler).map_err(failed)? {
+                    lane.by_route.entry(route.clone()).or_insert(handler);
                 }
             }
-            if lane.is_empty() {
+            let has_own = |route: &String| lane.by_route.contains_key(route);
+            let needs_any = lane.by_route.is_empty() || !consumer.routes.keys().all(has_own);
+            if lane.any.is_none() && needs_any {
                 return Err(RunError::NoHandler(name.clone()));
             }
             self.check_requirements(name, &lane)?;
@@ -250,7 +255,7 @@ struct Making {
 
 impl Making {
     fn of(consumer: &ConsumerSettings) -> Result<Self, HandlerError> {
-        let longest = consumer.timeout + consumer.cancel_grace;
+        let longest = consumer.longest_timeout() + consumer.cancel_grace;
         let concurrency = consumer.concurrency;
         let inbox = Inbox::of(&consumer.idempotency, &consumer.queue, longest, concurrency)?;
         Ok(Self { concurrency, inbox })
@@ -273,8 +278,8 @@ impl Making {
             return registered;
         };
         registered.any = registered.any.map(|handler| inbox.around(handler));
-        let by_type = registered.by_type.into_iter();
-        registered.by_type = by_type
+        let by_route = registered.by_route.into_iter();
+        registered.by_route = by_route
             .map(|(name, handler)| (name, inbox.around(handler)))
             .collect();
         registered

@@ -29,6 +29,7 @@ mod prometheus;
 mod replicas;
 mod republish;
 mod returns;
+mod routes;
 mod same;
 mod semantics;
 mod soak;

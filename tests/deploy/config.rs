@@ -132,7 +132,7 @@ fn values_arrive_as_they_were_written() {
         (&orders["prefetch"], &orders["retry"]["factor"]),
         (&8.into(), &2.0.into())
     );
-    assert_eq!(orders["types"]["order.paid"]["kind"], "log");
+    assert_eq!(orders["routes"]["order.paid"]["handler"]["kind"], "log");
     assert_eq!(orders["retry"]["rules"][0]["status"], "409");
     assert_eq!(settings["admin"]["probes"], "0.0.0.0:9091");
     assert_eq!(settings["admin"]["listen"], "0.0.0.0:8672");

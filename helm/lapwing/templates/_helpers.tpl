@@ -118,7 +118,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- $policy := .Values.networkPolicy }}
 {{- if and $policy.enabled (not $policy.handlersTo) (not $policy.extraEgress) }}
 {{- range $name, $consumer := .Values.config.consumers }}
-{{- range concat (list (default dict $consumer.handler)) (values (default dict $consumer.types)) }}
+{{- $handlers := list (default dict $consumer.handler) }}
+{{- range $route := values (default dict $consumer.routes) }}
+{{- $handlers = append $handlers (default dict $route.handler) }}
+{{- end }}
+{{- range $handlers }}
 {{- $url := default "" .url }}
 {{- if and $url (not (regexMatch "^https?://(localhost|127\\.[0-9.]+|\\[::1\\])([:/]|$)" $url)) }}
 {{- fail (printf "networkPolicy: would cut off the handler of config.consumers.%s at %s: set networkPolicy.handlersTo to where it is, or extraEgress" $name (urlParse $url).host) }}

@@ -194,6 +194,11 @@ export class ConsumerView {
         ["Succeeded", rate(rates.succeeded)],
         ["Failed", rate(rates.failed), consumer.failing ? "bad" : ""],
       ]]]),
+      ...(consumer.routes.length === 0 ? [] : [["Routes, since the start", consumer.routes.map((route) => [
+        visible(route.route),
+        route.service_down === null ? `${count(route.attempts)}, ${count(route.failed)} failed` : `service down: ${visible(route.service_down)}`,
+        route.service_down === null ? "" : "bad",
+      ])]]),
       ["Since the start", [
         ["Handler", consumer.handler ?? NONE],
         ["Subscriptions so far", count(consumer.counts.sessions)],

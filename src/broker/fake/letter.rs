@@ -45,6 +45,37 @@ impl Letter {
         reply_to => with_reply_to,
     }
 
+    /// A message as a producer of another system wrote it: a recording in `tests/dialects`. Returns the
+    /// properties, and the body.
+    #[cfg(test)]
+    pub(crate) fn recorded(recording: &serde_json::Value) -> (Self, Vec<u8>) {
+        let properties = &recording["properties"];
+        let mut letter = Self::default();
+        macro_rules! take {
+            ($($name:literal => $set:ident),* $(,)?) => {
+                $(if let Some(text) = properties[$name].as_str() {
+                    letter.properties = letter.properties.$set(short(text));
+                })*
+            };
+        }
+        take! {
+            "content_type" => with_content_type,
+            "content_encoding" => with_content_encoding,
+            "correlation_id" => with_correlation_id,
+            "reply_to" => with_reply_to,
+            "expiration" => with_expiration,
+            "message_id" => with_message_id,
+            "type" => with_type,
+            "user_id" => with_user_id,
+            "app_id" => with_app_id,
+        }
+        for (name, value) in recording["headers"].as_object().into_iter().flatten() {
+            letter = letter.value(name, amqp(value));
+        }
+        let body = recording["body"].as_str().unwrap_or_default();
+        (letter, body.as_bytes().to_vec())
+    }
+
     /// A retry that a worker parked, as the worker finds it when it comes back.
     #[must_use]
     pub(crate) fn parked(self) -> Self {
@@ -90,6 +121,31 @@ impl Letter {
     fn value(mut self, name: &str, value: AMQPValue) -> Self {
         self.headers.insert(short(name), value);
         self
+    }
+}
+
+/// A recorded value, as AMQP has it.
+#[cfg(test)]
+fn amqp(value: &serde_json::Value) -> AMQPValue {
+    use serde_json::Value;
+    match value {
+        Value::Null => AMQPValue::Void,
+        Value::Bool(flag) => AMQPValue::Boolean(*flag),
+        Value::String(text) => AMQPValue::LongString(text.as_str().into()),
+        Value::Number(number) => match number.as_i64() {
+            Some(number) => AMQPValue::LongLongInt(number),
+            None => AMQPValue::Double(number.as_f64().unwrap_or_default()),
+        },
+        Value::Array(items) => {
+            AMQPValue::FieldArray(items.iter().map(amqp).collect::<Vec<_>>().into())
+        }
+        Value::Object(members) => {
+            let mut table = FieldTable::default();
+            for (name, value) in members {
+                table.insert(short(name), amqp(value));
+            }
+            AMQPValue::FieldTable(table)
+        }
     }
 }
 

@@ -111,7 +111,9 @@ fn line(out: &Out, consumer: &Value) {
     // A consumer that takes no messages has no pace.
     let pace = is_consuming.then(|| pace(backlog)).flatten();
     let failing = failing(consumer);
-    for reason in said.map(str::to_owned).chain(failing).chain(pace) {
+    let routes = consumer["routes"].as_array().map_or(&[][..], Vec::as_slice);
+    let reasons = said.map(str::to_owned).chain(failing).chain(pace);
+    for reason in reasons.chain(routes.iter().map(route)) {
         for line in print::folded(&reason, 2, 2) {
             out.line(line);
         }
@@ -130,6 +132,22 @@ fn failing(consumer: &Value) -> Option<String> {
         "{failed} of {all} runs of the last minute failed: lapwing failures --consumer {}",
         text(consumer, "name")
     ))
+}
+
+/// A route: its attempts, those that failed, and why its messages wait.
+fn route(route: &Value) -> String {
+    let mut line = format!(
+        "route {}: {} attempts, {} failed",
+        text(route, "route"),
+        number(route, "attempts"),
+        number(route, "failed")
+    );
+    match (text(route, "service_down"), number(route, "dropped")) {
+        ("", 0) => {}
+        ("", dropped) => line.push_str(&format!(", {dropped} dropped")),
+        (down, _) => line.push_str(&format!("; its service is down: {down}")),
+    }
+    line
 }
 
 /// A number in so many characters, in thousands or millions if it has more digits.
@@ -189,6 +207,24 @@ mod tests {
         assert_eq!(told("consuming", false), ("at its limit".to_owned(), None));
         assert_eq!(told("paused", true), ("paused".to_owned(), None));
         assert!(line.len() <= print::WIDTH - 2);
+    }
+
+    #[test]
+    fn a_route_is_told_with_its_failures_and_why_its_messages_wait() {
+        let told = |down: Value, dropped: u64| {
+            route(&json!({
+                "route": "order.*", "attempts": 7, "failed": 2, "dropped": dropped,
+                "service_down": down,
+            }))
+        };
+        let plain = "route order.*: 7 attempts, 2 failed";
+        assert_eq!(told(Value::Null, 0), plain);
+        assert_eq!(told(Value::Null, 3), format!("{plain}, 3 dropped"));
+        let down = told("connection refused".into(), 3);
+        assert_eq!(
+            down,
+            format!("{plain}; its service is down: connection refused")
+        );
     }
 
     #[test]

@@ -64,8 +64,8 @@ fn consumers_keep_their_ranges() {
         ("ack.batch = 0", "ack.batch: must be at least 1"),
         ("ack.delay = \"2s\"", "ack.delay: is 2s, must be 0s to 1s"),
         (
-            "types.\"\" = { kind = \"log\" }",
-            "types.\"\": must not be empty",
+            "routes.\"\".handler.kind = \"log\"",
+            "routes.\"\": must not be empty",
         ),
         (
             "bindings = [{ routing_key = \"a\" }]",
@@ -109,6 +109,48 @@ fn consumers_keep_their_ranges() {
         &orders("concurrency = 64"),
         &orders("timeout = \"12h\"\ncancel_grace = \"0s\"\nack.delay = \"0s\"\nack.batch = 1"),
         &orders("bindings = [{ exchange = \"amq.topic\" }]"),
+    ]);
+}
+
+#[test]
+fn routes_keep_the_ranges_of_their_consumer() {
+    orders_refused(&[
+        (
+            "routes.a.timeout = \"0s\"",
+            "routes.a.timeout: is 0s, must be 1ms to 12h",
+        ),
+        (
+            "routes.a.retry.max_attempts = 0",
+            "routes.a.retry.max_attempts: must be at least 1",
+        ),
+        (
+            "routes.a.retry.base = \"5h\"",
+            "routes.a.retry.cap: is 4h, must not be below `base` (5h)",
+        ),
+        (
+            "routes.a.breaker.probe = \"20s\"",
+            "routes.a.breaker.probe_cap: is 10s, must not be below `probe` (20s)",
+        ),
+        (
+            "routes.a.retry.max_atempts = 3",
+            "routes.a.retry.max_atempts: unknown key; did you mean `max_attempts`?",
+        ),
+        (
+            "routes.a.handler = { kind = \"http\" }",
+            "routes.a.handler.url: is required",
+        ),
+        ("route_by = \"kind\"", "route_by: expected \"type\""),
+        ("route_by = \"body:kind\"", "route_by: expected \"type\""),
+        (
+            "unrouted = \"ack\"\nhandler.kind = \"log\"",
+            "unrouted: has no effect",
+        ),
+        ("dialect = \"celary\"", "dialect: expected \"celery\""),
+    ]);
+    Sections::allowed(&[
+        &orders("route_by = \"body:/a\"\nroutes.\"#\".retry.base = \"2h\""),
+        &orders("unrouted = \"ack\"\nroutes.a.handler.kind = \"log\""),
+        &orders("dialect = \"masstransit\""),
     ]);
 }
 

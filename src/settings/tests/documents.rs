@@ -86,14 +86,17 @@ impl Documents {
             let path = [path, std::slice::from_ref(key)].concat();
             let inner = self.of_type(schema);
             let (any, items) = (&inner["additionalProperties"], &inner["items"]);
-            if inner.get("properties").is_some() {
+            if is_whole(schema) {
+                continue;
+            } else if inner.get("properties").is_some() {
                 self.add_table(tables, path, inner, false);
             } else if inner.get("oneOf").is_some_and(|_| words(inner).is_none()) {
                 self.add_kinds(tables, &path, schema, inner);
             } else if let Some(item) = self.of_type(items).get("properties").map(|_| items) {
                 self.add_table(tables, path, self.of_type(item), true);
             } else if self.of_type(any).get("properties").is_some() {
-                let path = [path, vec!["NAME".to_owned()]].concat();
+                let name = if is_routes(schema) { ROUTE } else { "NAME" };
+                let path = [path, vec![name.to_owned()]].concat();
                 self.add_table(tables, path, self.of_type(any), false);
             }
         }
@@ -157,7 +160,8 @@ impl Documents {
             let is_table = inner.get("properties").is_some();
             let has_kinds = inner.get("oneOf").is_some() && words(inner).is_none();
             let holds = self.of_type(&inner["additionalProperties"]);
-            !is_table && !has_kinds && holds.get("properties").is_none()
+            let has_tables = is_table || has_kinds || holds.get("properties").is_some();
+            is_whole(schema) || is_routes(schema) || !has_tables
         };
         let rows = properties(table).filter(|(key, schema)| *key != "kind" && is_row(schema));
         rows.map(|(key, schema)| {
@@ -175,6 +179,26 @@ impl Documents {
             }
         })
         .collect()
+    }
+}
+
+/// The name of a route in the reference. It can have dots, so the keys of a route have no variables.
+const ROUTE: &str = "ROUTE";
+
+/// Whether the setting is a table whose keys are described elsewhere.
+fn is_whole(schema: &Value) -> bool {
+    schema.get("x-whole").is_some()
+}
+
+/// Whether the setting is the table of all routes.
+fn is_routes(schema: &Value) -> bool {
+    schema.get("x-routes").is_some()
+}
+
+impl Table {
+    /// Whether the keys have environment variables of their own.
+    fn has_variables(&self) -> bool {
+        !self.is_item && self.path.last().is_none_or(|name| name != ROUTE)
     }
 }
 
@@ -211,7 +235,8 @@ fn reference() -> String {
 
 fn section(table: &Table) -> String {
     let path = table.path.join(".");
-    let depth = table.path.iter().filter(|key| *key != "NAME").count();
+    let is_key = |key: &&String| !["NAME", ROUTE].contains(&key.as_str());
+    let depth = table.path.iter().filter(is_key).count();
     let level = "#".repeat(if depth == 1 { 2 } else { 3 });
     let mut lines = match (&table.kind, table.is_item) {
         (Some(kind), _) => format!("{level} `[{path}]` with kind `{kind}`\n"),
@@ -222,9 +247,9 @@ fn section(table: &Table) -> String {
     lines.push_str(&format!("\n{first}\n"));
     if !table.rows.is_empty() {
         // A list as a whole has one variable.
-        lines.push_str(match table.is_item {
-            true => "\n| Key | Default | Meaning |\n| --- | --- | --- |\n",
-            false => {
+        lines.push_str(match table.has_variables() {
+            false => "\n| Key | Default | Meaning |\n| --- | --- | --- |\n",
+            true => {
                 "\n| Key | Default | Meaning | Environment variable |\n| --- | --- | --- | --- |\n"
             }
         });
@@ -244,9 +269,9 @@ fn in_reference(table: &Table, row: &Row) -> String {
         Some(Value::Object(_)) => "none".to_owned(),
         Some(value) => format!("`{}`", in_toml(value)),
     };
-    let variable = match table.is_item {
-        true => String::new(),
-        false => format!(
+    let variable = match table.has_variables() {
+        false => String::new(),
+        true => format!(
             " `LAPWING__{}__{}` |",
             path.to_uppercase(),
             row.key.to_uppercase()
@@ -263,7 +288,7 @@ fn default_toml() -> String {
     let by_hand = document.split("\n\n").next().unwrap();
     let mut text = by_hand.to_owned();
     let tables = Documents::new().tables();
-    for table in tables.iter().filter(|table| !table.is_item) {
+    for table in tables.iter().filter(|table| table.has_variables()) {
         match &table.kind {
             Some(kind) if kind != SAMPLE_KIND => continue,
             Some(_) => {}
@@ -273,11 +298,11 @@ fn default_toml() -> String {
                 text.push_str(&format!("\n\n{}[{path}]", comment(about)));
             }
         }
-        for row in table.rows.iter().filter(|row| row.key != "types") {
+        for row in table.rows.iter().filter(|row| row.key != "routes") {
             text.push_str(&in_default_toml(row));
         }
         if table.kind.is_some() {
-            text.push_str(&by_type(&tables));
+            text.push_str(&route(&tables));
         }
     }
     text + "\n"
@@ -309,39 +334,26 @@ fn in_default_toml(row: &Row) -> String {
     format!("\n{}{more}{shown}", comment(&row.meaning))
 }
 
-/// A handler for one type. It has the same keys as `handler`.
-fn by_type(tables: &[Table]) -> String {
-    let rows = || tables.iter().flat_map(|table| &table.rows);
-    let types = rows().find(|row| row.key == "types").unwrap();
-    let kind = tables
+/// A route.
+fn route(tables: &[Table]) -> String {
+    let table = tables
         .iter()
-        .filter(|table| table.kind.as_deref() == Some(SAMPLE_KIND));
-    let keys = kind.flat_map(|table| &table.rows).map(|row| {
-        let value = row.example.as_ref().or(row.default.as_ref()).unwrap();
-        format!("\n#{} = {}", row.key, in_toml(value))
+        .find(|table| table.path.last().is_some_and(|name| name == ROUTE))
+        .unwrap();
+    let keys = table.rows.iter().map(|row| {
+        let value = in_toml(row.example.as_ref().unwrap());
+        format!("\n{}#{} = {value}", comment(&row.meaning), row.key)
     });
-    // Tables inside of the handler.
-    let is_inside = |table: &&Table| match table.path.as_slice() {
-        [consumers, _, handler, _] => consumers == "consumers" && handler == "handler",
-        _ => false,
-    };
-    let inside = tables.iter().filter(is_inside).flat_map(|table| {
-        let name = table.path.last().unwrap();
-        let key = move |row: &Row| {
-            let value = in_toml(row.default.as_ref().unwrap());
-            format!("\n#{name}.{} = {value}", row.key)
-        };
-        table.rows.iter().map(key)
-    });
-    let about = comment(&types.meaning);
-    let keys: String = keys.chain(inside).collect();
-    format!("\n\n{about}#[consumers.orders.types.\"order.paid\"]\n#kind = \"{SAMPLE_KIND}\"{keys}")
+    let about = comment(&table.text);
+    let keys: String = keys.collect();
+    format!("\n\n{about}#[consumers.orders.routes.\"order.paid\"]{keys}")
 }
 
 /// The text as a comment, wrapped.
 fn comment(text: &str) -> String {
     let text = text.replace("[admin.md](admin.md)", "docs/admin.md");
     let text = text.replace("[telemetry.md](telemetry.md)", "docs/telemetry.md");
+    let text = text.replace("[dialects.md](dialects.md)", "docs/dialects.md");
     let text = text.replace(
         "[kubernetes.md](kubernetes.md#which-pod-ends-first)",
         "docs/kubernetes.md",
@@ -509,7 +521,7 @@ fn rows() -> Vec<Written> {
         let (Some(section), [key, default, .., variable]) = (&section, cells.as_slice()) else {
             continue;
         };
-        if key.starts_with('`') && !section.starts_with('[') {
+        if key.starts_with('`') && !section.starts_with('[') && !section.ends_with(ROUTE) {
             let plain = |cell: &str| cell.trim_matches('`').to_owned();
             rows.push(Written {
                 key: format!("{section}.{}", plain(key)),
@@ -531,7 +543,7 @@ const WHOLE: [&str; 4] = [
     "consumers.NAME.arguments",
     "consumers.NAME.handler.header_files",
     "consumers.NAME.handler.headers",
-    "consumers.NAME.types",
+    "consumers.NAME.routes",
 ];
 
 #[test]

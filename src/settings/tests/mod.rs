@@ -92,8 +92,15 @@ fn a_worker_needs_consumers_and_handlers() {
     let error = settings.require_handlers().unwrap_err();
     assert_eq!(error.problems[0].path, "consumers.orders.handler");
 
-    for with in ["handler.kind = \"log\"", "types.a.kind = \"log\""] {
+    for with in ["handler.kind = \"log\"", "routes.a.handler.kind = \"log\""] {
         let settings = Settings::from_toml(&format!("{ORDERS}{with}")).unwrap();
         assert_eq!(settings.require_handlers(), Ok(()), "{with}");
+    }
+    for without in [
+        "routes.a.timeout = '1s'",
+        "routes = { a = {}, b.handler.kind = 'log' }",
+    ] {
+        let settings = Settings::from_toml(&format!("{ORDERS}{without}")).unwrap();
+        assert!(settings.require_handlers().is_err(), "{without}");
     }
 }

@@ -59,3 +59,17 @@ fn a_key_one_table_too_far_out_is_shown_its_place() {
         assert_eq!(suggested(text).as_deref(), suggestion, "{text}");
     }
 }
+
+#[test]
+fn a_key_of_an_earlier_version_is_told_its_new_place() {
+    let text = "[consumers.a]\nqueue = 'a'\ntypes.'order.paid' = { kind = 'log' }";
+    let error = Settings::from_toml(text).unwrap_err().to_string();
+    assert!(
+        error.contains("consumers.a.types: is `routes` now"),
+        "{error}"
+    );
+    assert!(
+        error.contains("[consumers.NAME.routes.\"TYPE\"]"),
+        "{error}"
+    );
+}

@@ -303,7 +303,7 @@ pub(super) struct Kit {
     pub(super) worker: TestWorker,
     pub(super) broker: FakeBroker,
     pub(super) handling: Handling,
-    /// The handlers for message types.
+    /// The handlers of routes.
     typed: Vec<Handling>,
 }
 
@@ -335,14 +335,14 @@ impl Kit {
         }
     }
 
-    /// A worker with handlers for message types. Other types have a handler only if the settings name one.
+    /// A worker with handlers for routes. Other messages have a handler only if the settings name one.
     pub(super) async fn start_typed(
         settings: &str,
         typed: impl IntoIterator<Item = (&str, Handling)>,
     ) -> Self {
         let (mut worker, mut handlings) = (worker(settings), Vec::new());
         for (message_type, handling) in typed {
-            worker = worker.handler_for_type("orders", message_type, handling.clone());
+            worker = worker.handler_for_route("orders", message_type, handling.clone());
             handlings.push(handling);
         }
         let broker = TestBroker::new();

@@ -13,7 +13,7 @@ async fn a_stream_tells_changed_numbers_and_new_failures() {
     let settings = settings(&vhost, "");
     let fails = async || Err::<(), _>(Failure::permanent("price", "negative"));
     let worker = Worker::new(settings.clone()).handler("q", async || {});
-    let worker = worker.handler_for_type("q", "fails", fails);
+    let worker = worker.handler_for_route("q", "fails", fails);
     let (worker, admin) = start_both(settings, worker).await;
     let mut events = Events::open(&admin).await;
     let first = events.next("state", |_| true).await;

@@ -34,7 +34,7 @@ async fn messages_in_flight_are_listed_oldest_first_with_their_phase() {
     let worker = consumers
         .worker()
         .handler("q", holding)
-        .handler_for_type("q", "fails", async || {
+        .handler_for_route("q", "fails", async || {
             Err::<(), _>(Failure::retryable("x", "not now"))
         })
         .handler("other", gated(&notes, &gate));

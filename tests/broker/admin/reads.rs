@@ -91,7 +91,7 @@ async fn failures_and_what_waits_at_the_broker_are_told() {
     let handler = async || Err::<(), _>(Failure::retryable("http", "x".repeat(600)).status(503));
     let dead = async || Err::<(), _>(Failure::permanent("price", "negative"));
     let worker = Worker::new(settings.clone()).handler("q", handler);
-    let worker = worker.handler_for_type("q", "dead", dead);
+    let worker = worker.handler_for_route("q", "dead", dead);
     let (worker, admin) = start_both(settings, worker).await;
     let typed = PublishSpec::to("q").id("dead");
     vhost

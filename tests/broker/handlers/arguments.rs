@@ -145,9 +145,9 @@ async fn messages_go_to_the_handler_of_their_type_and_others_are_dead_lettered()
     };
     let worker = consumers
         .worker()
-        .handler_for_type("typed", "order.paid", noting(&paid))
-        .handler_for_type("typed", "order.sent", noting(&sent))
-        .handler_for_type("rest", "order.paid", noting(&paid))
+        .handler_for_route("typed", "order.paid", noting(&paid))
+        .handler_for_route("typed", "order.sent", noting(&sent))
+        .handler_for_route("rest", "order.paid", noting(&paid))
         .handler("rest", noting(&rest));
     let worker = RunningWorker::start(worker).await;
     let publish = async |queue: &str, id: &str, kind: &str| {
@@ -176,7 +176,7 @@ async fn messages_go_to_the_handler_of_their_type_and_others_are_dead_lettered()
     assert_eq!(dead.header("lapwing-reason"), "unroutable-type");
     assert_eq!(
         dead.header("lapwing-error"),
-        r#"no handler for message type "order.lost""#
+        r#"no route takes type "order.lost""#
     );
     let ledger = worker.drain().await.ledger();
     assert_eq!((ledger.acked, ledger.dead_lettered), (5, 1));

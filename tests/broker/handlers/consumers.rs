@@ -269,7 +269,7 @@ async fn handlers_of_two_consumers_share_the_state_actor() {
         .worker()
         .handler("a", count)
         .handler("b", count)
-        .handler_for_type("b", "report", report);
+        .handler_for_route("b", "report", report);
     let worker = RunningWorker::start(worker).await;
     for consumer in ["a", "b"] {
         vhost

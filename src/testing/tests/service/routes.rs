@@ -1,12 +1,12 @@
-//! A consumer with handlers for several message types, whose services differ.
+//! A consumer with several routes, whose services differ.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::site::{Service, refused};
+use super::site::{Service, failed, refused};
 use crate::{
-    Outcome, Worker,
+    Failure, Outcome, Worker,
     broker::fake::{FakeBroker, Letter, Release},
     settings::Settings,
     testing::{TestBroker, TestWorker},
@@ -18,8 +18,8 @@ const MILLI: Duration = Duration::from_millis(1);
 /// A worker whose consumer has a handler for each of two types.
 async fn start(settings: &str, invoices: &Service, mails: &Service) -> (TestWorker, FakeBroker) {
     let worker = Worker::new(Settings::from_toml(settings).unwrap())
-        .handler_for_type("orders", "invoice", invoices.clone())
-        .handler_for_type("orders", "mail", mails.clone());
+        .handler_for_route("orders", "invoice", invoices.clone())
+        .handler_for_route("orders", "mail", mails.clone());
     let broker = FakeBroker::new(Release::V43);
     let mut worker = TestWorker::start_on(worker, &TestBroker::of(broker.clone()));
     worker.until(|it| it.ready).await;
@@ -83,4 +83,71 @@ async fn while_one_service_gives_no_answer_the_other_types_go_on() {
     worker.finished().await;
     let ledger = worker.drain().await.unwrap().ledger();
     assert_eq!((ledger.open(), ledger.dead_lettered), (0, 1), "{ledger:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_whose_service_is_down_is_tried_by_one_message_at_a_time() {
+    let settings = "[consumers.orders]\nqueue = 'orders'\nretry = { max_attempts = 2 }";
+    let invoices = Service::down_until(120 * SECOND, MILLI, refused());
+    let mails = Service::new(|_, _, _| (5 * MILLI, Outcome::Succeeded));
+    let (worker, broker) = start(settings, &invoices, &mails).await;
+    for number in 0..400 {
+        for kind in ["invoice", "mail"] {
+            send(&broker, kind, number);
+        }
+        sleep(SECOND / 4).await;
+    }
+    // As many as ran at once, and then a probe every 10 s.
+    let refused = invoices.refused().len();
+    assert!((10..60).contains(&refused), "{refused}");
+    let report = worker.handle().report("orders").unwrap();
+    let of = |name: &str| report.routes.iter().find(|it| it.route == name).unwrap();
+    assert_eq!(of("mail").service_down, None);
+    let down = of("invoice").service_down.clone().unwrap();
+    assert!(down.contains("connection refused"), "{down}");
+    worker.finished().await;
+    assert_eq!((invoices.served().len(), mails.served().len()), (400, 400));
+    let report = worker.handle().report("orders").unwrap();
+    assert!(report.routes.iter().all(|it| it.service_down.is_none()));
+    let ledger = worker.drain().await.unwrap().ledger();
+    assert_eq!((ledger.open(), ledger.dead_lettered), (0, 0), "{ledger:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_of_permanent_failures_stops_its_route_only() {
+    let settings = "[consumers.orders]\nqueue = 'orders'\nroutes.invoice.breaker.rejected = 10";
+    let invoices = Service::new(|_, now, _| match now < 60 * SECOND {
+        true => failed(Failure::permanent("http", "HTTP 404")),
+        false => (MILLI, Outcome::Succeeded),
+    });
+    let mails = Service::new(|_, _, _| (5 * MILLI, Outcome::Succeeded));
+    let (worker, broker) = start(settings, &invoices, &mails).await;
+    for number in 0..100 {
+        for kind in ["invoice", "mail"] {
+            send(&broker, kind, number);
+        }
+        sleep(SECOND / 4).await;
+    }
+    worker.finished().await;
+    let ledger = worker.drain().await.unwrap().ledger();
+    assert_eq!((ledger.open(), ledger.dead_lettered), (0, 9), "{ledger:?}");
+    assert_eq!((invoices.served().len(), mails.served().len()), (91, 100));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_whose_breaker_is_off_meets_its_service_with_each_message() {
+    let settings = "[consumers.orders]\nqueue = 'orders'\nroutes.invoice.breaker.enabled = false";
+    let invoices = Service::down_until(20 * SECOND, MILLI, refused());
+    let mails = Service::new(|_, _, _| (5 * MILLI, Outcome::Succeeded));
+    let (worker, broker) = start(settings, &invoices, &mails).await;
+    for number in 0..60 {
+        for kind in ["invoice", "mail"] {
+            send(&broker, kind, number);
+        }
+        sleep(SECOND / 4).await;
+    }
+    assert!(invoices.refused().len() >= 60, "{:?}", invoices.refused());
+    worker.finished().await;
+    let ledger = worker.drain().await.unwrap().ledger();
+    assert_eq!((ledger.open(), ledger.dead_lettered), (0, 0), "{ledger:?}");
 }
