@@ -4,9 +4,10 @@
 use crate::{
     Settings,
     broker::{CopyHeaders, Header, HeaderValue, fuzz, headers::names},
-    decode::{self, Decode},
+    decode::{Decode, Reader},
     doctor, handler,
     message::Message,
+    settings::{BodySettings, CloudEvents},
 };
 
 /// The byte stream under lapin: the first byte is the size of the pieces in which the rest arrives.
@@ -36,7 +37,12 @@ pub fn headers(data: &[u8]) {
     assert!(is_copy || message.attempts_before() == 0);
     let _ = (message.early_by(), message.expired_by(), message.trace_id());
     assert!(message.exchange().len() <= 255 && message.routing_key().len() <= 255);
-    let _ = decode::check(&message, Decode::Auto);
+    let settings = BodySettings {
+        cloud_events: CloudEvents::Auto,
+        ..BodySettings::default()
+    };
+    let reader = Reader::without_schema(Decode::Auto, &settings);
+    let _ = reader.read(&message, true, true);
 }
 
 /// A copy of a message: parked, read again, and dead-lettered.

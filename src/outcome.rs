@@ -289,6 +289,12 @@ impl Failure {
         }
     }
 
+    /// The same failure, with this class.
+    pub(crate) fn of_class(mut self, class: &'static str) -> Self {
+        self.class = class.into();
+        self
+    }
+
     /// The same failure, with a retry after `delay` (at most the consumer's cap).
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {

@@ -272,7 +272,7 @@ impl From<BasicProperties> for Properties {
 
 /// One header's value, as the broker sent it.
 #[derive(Clone, Copy, Debug)]
-pub struct HeaderValue<'a>(&'a AMQPValue);
+pub struct HeaderValue<'a>(pub(super) &'a AMQPValue);
 
 impl<'a> HeaderValue<'a> {
     /// The value, if it is text in UTF-8.
@@ -357,6 +357,22 @@ pub(super) fn rebuilt(
     priority: Option<u8>,
     bare: bool,
 ) -> BasicProperties {
+    let body = (
+        properties.content_type().clone(),
+        properties.content_encoding().clone(),
+    );
+    rebuilt_for(body, properties, user_id, expiration, priority, bare)
+}
+
+/// As [`rebuilt`], for a body with this content type and this encoding.
+pub(super) fn rebuilt_for(
+    body: (Option<ShortString>, Option<ShortString>),
+    properties: &BasicProperties,
+    user_id: Option<ShortString>,
+    expiration: Option<ShortString>,
+    priority: Option<u8>,
+    bare: bool,
+) -> BasicProperties {
     let mut rebuilt = BasicProperties::default();
     macro_rules! set {
         ($($value:expr => $set:ident),* $(,)?) => {
@@ -364,8 +380,8 @@ pub(super) fn rebuilt(
         };
     }
     set!(
-        properties.content_type().clone() => with_content_type,
-        properties.content_encoding().clone() => with_content_encoding,
+        body.0 => with_content_type,
+        body.1 => with_content_encoding,
         *properties.delivery_mode() => with_delivery_mode,
         priority => with_priority,
         properties.correlation_id().clone() => with_correlation_id,

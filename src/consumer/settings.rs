@@ -13,7 +13,7 @@ use crate::{
     breaker::BreakerSettings,
     broker::{Binding, QueueArgument, QueueSpec, QueueType, Topology, argument_is_ours},
     config::{Findings, HOUR, KeyPath, SECOND, Span, SpanOrOff},
-    decode::Decode,
+    decode::{BodySettings, Decode},
     handler::HandlerSettings,
     retry::{Ladder, RetrySettings},
 };
@@ -127,9 +127,10 @@ pub struct ConsumerSettings {
     /// `1s`.
     #[serde(with = "Span::<0, HOUR>")]
     pub cancel_grace: Duration,
-    /// How the worker reads bodies. It never unpacks a compressed body: the handler gets it as it
-    /// is, and a Rust handler that takes `Json` cannot read it. Default: `auto`.
+    /// How the worker reads bodies, once they are unpacked. Default: `auto`.
     pub decode: Decode,
+    /// What happens to bodies before the handler.
+    pub body: BodySettings,
     /// What runs for each message.
     pub handler: HandlerSettings,
     /// Handlers by message type (the `type` property): a table for each type, with the keys of
@@ -167,6 +168,7 @@ impl Default for ConsumerSettings {
             timeout: Duration::from_secs(20),
             cancel_grace: Duration::from_secs(1),
             decode: Decode::Auto,
+            body: BodySettings::default(),
             handler: HandlerSettings::default(),
             types: BTreeMap::new(),
             ack: AckSettings::default(),
@@ -258,6 +260,8 @@ impl ConsumerSettings {
             binding.check(findings, &section.key("bindings").index(index));
         }
         self.check_arguments(findings, &section);
+        let decode = (self.decode, section.key("decode"));
+        self.body.check(findings, &section.key("body"), decode);
         self.retry.check(findings, &section.key("retry"));
         self.breaker.check(findings, &section.key("breaker"));
         let forward = section.key("forward");

@@ -58,8 +58,6 @@ pub(crate) struct Flight {
     pub(crate) received: Instant,
     /// `received` as wall-clock time, for headers and spans.
     received_at: SystemTime,
-    /// The body was checked, and is JSON.
-    pub(crate) is_json: AtomicBool,
     /// What the handler wants published once it has succeeded.
     pub(crate) outbox: Outbox,
     /// The slot that the handler holds.
@@ -101,7 +99,6 @@ impl Flight {
             redelivered: Mutex::new(None),
             received: received.instant,
             received_at: received.time,
-            is_json: AtomicBool::new(false),
             outbox: Outbox::default(),
             slot: SlotPlace::default(),
             phase: SharedPhase::buffered(),

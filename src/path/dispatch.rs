@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::execute::Limits;
 use crate::{
     consumer::ConsumerSettings,
-    decode::Decode,
+    decode::Reader,
     handler::Handler,
     lock::lock,
     message::Message,
@@ -31,6 +31,8 @@ const SILENT: u32 = 5;
 pub(crate) struct Handlers {
     pub(crate) by_type: BTreeMap<String, Arc<dyn Handler>>,
     pub(crate) any: Option<Arc<dyn Handler>>,
+    /// How their messages are read. `None`: without a schema.
+    pub(crate) reader: Option<Arc<Reader>>,
 }
 
 impl Handlers {
@@ -49,7 +51,7 @@ pub(crate) struct Route {
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) limits: Limits,
     pub(crate) retry: RetrySettings,
-    pub(crate) decode: Decode,
+    pub(crate) reader: Arc<Reader>,
     /// If the lane has several routes: what the breaker is told of this one.
     own: Option<Own>,
 }
@@ -135,12 +137,15 @@ impl Dispatch {
     /// decoding.
     pub(crate) fn new(handlers: Handlers, settings: &ConsumerSettings) -> Self {
         let has_several = handlers.all().nth(1).is_some();
+        let reader = handlers.reader.clone();
+        let reader = reader
+            .unwrap_or_else(|| Arc::new(Reader::without_schema(settings.decode, &settings.body)));
         let mut numbers = 0..;
         let mut route = |handler| Route {
             handler,
             limits: Limits::of(settings),
             retry: settings.retry.clone(),
-            decode: settings.decode,
+            reader: Arc::clone(&reader),
             own: numbers.next().filter(|_| has_several).map(Own::new),
         };
         let by_type = handlers.by_type.into_iter();

@@ -353,7 +353,7 @@ fn an_attempt_that_asks_the_service_nothing_gives_its_turn_back() {
     let by_type = ["a", "b"].map(|name| (name.to_owned(), handler()));
     let handlers = Handlers {
         by_type: by_type.into(),
-        any: None,
+        ..Handlers::default()
     };
     let dispatch = Dispatch::new(handlers, &ConsumerSettings::default());
     let delivery = Delivery {

@@ -18,7 +18,7 @@ pub use crate::{
     },
     config::{ConfigError, Problem, Secret, Source, environment},
     consumer::{AckSettings, ConsumerSettings, ForwardSettings, InvalidRate, Rate},
-    decode::Decode,
+    decode::{BodySettings, CloudEvents, Decode},
     explain::Schedule,
     handler::HandlerSettings,
     kubernetes::PodDeletionCostSettings,

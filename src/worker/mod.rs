@@ -27,8 +27,9 @@ use assembly::Setup;
 use crate::{
     broker::Broker,
     config, consumer,
+    decode::Reader,
     flight::Extensions,
-    handler::{Handler, IntoHandler, Requirements},
+    handler::{Handler, HandlerError, IntoHandler, Requirements},
     path::Handlers,
     state,
     telemetry::Signals,
@@ -216,6 +217,9 @@ impl Worker {
             if lane.is_empty() {
                 return Err(RunError::NoHandler(name.clone()));
             }
+            let reader = Reader::new(consumer.decode, &consumer.body);
+            let reader = reader.map_err(|why| failed(HandlerError::new(why)))?;
+            lane.reader = Some(Arc::new(reader));
             self.check_requirements(name, &lane)?;
             self.handle.ask_handlers(name, &lane);
             made.insert(name.clone(), lane);
