@@ -25,7 +25,7 @@ pub use function::{FunctionHandler, IntoHandler};
 #[cfg(any(test, fuzzing))]
 pub(crate) use http::fuzz_answer;
 pub(crate) use http::{HTTP_CLASSES, proxy_warning};
-pub use http::{HeaderFile, HttpHandler, HttpHandlerSettings};
+pub use http::{HeaderFile, HttpHandler, HttpHandlerSettings, OAuthSettings, SecretIn};
 pub(crate) use kind::Reached;
 pub use log::{LogHandler, LogHandlerSettings};
 pub use process::{ProcessCheck, ProcessHandler, ProcessHandlerSettings, check_process};

@@ -20,9 +20,15 @@ pub(in super::super) struct Asked {
     pub(in super::super) earlier: usize,
     /// Its request line and headers.
     pub(in super::super) head: String,
+    pub(in super::super) body: Vec<u8>,
 }
 
 impl Asked {
+    /// The path.
+    pub(in super::super) fn path(&self) -> &str {
+        self.head.split(' ').nth(1).unwrap_or_default()
+    }
+
     /// The value of a header; empty if it is missing.
     pub(in super::super) fn header(&self, name: &str) -> &str {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
@@ -136,13 +142,15 @@ async fn serve(
             head.push(stream.read_u8().await?);
         }
         let head = String::from_utf8_lossy(&head).into_owned();
-        let asked = Asked {
+        let mut asked = Asked {
             connection,
             earlier,
             head,
+            body: Vec::new(),
         };
         let length = asked.header("content-length").parse().unwrap_or(0);
-        stream.read_exact(&mut vec![0; length]).await?;
+        asked.body = vec![0; length];
+        stream.read_exact(&mut asked.body).await?;
         let say = answer(&asked);
         record.lock().unwrap().push(asked);
         match say {
