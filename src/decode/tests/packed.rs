@@ -2,6 +2,8 @@
 
 use super::*;
 
+type Packer = fn(&[u8]) -> Vec<u8>;
+
 #[test]
 fn a_packed_body_is_seen_unpacked_and_without_its_encoding() {
     for (encoding, body, rest) in [
@@ -99,7 +101,7 @@ fn unpacking_stops_at_the_limit() {
         ..settings()
     };
     let text = |length: u64| format!("\"{}\"", "x".repeat(length as usize - 2)).into_bytes();
-    let packers: [(&str, fn(&[u8]) -> Vec<u8>); 5] = [
+    let packers: [(&str, Packer); 5] = [
         ("gzip", gzip),
         ("deflate", zlib),
         ("zstd", zstd),

@@ -10,8 +10,8 @@ use crate::support::{DEADLINE, HttpHandler, PublishSpec, Reply};
 
 fn gzip(body: &[u8]) -> Vec<u8> {
     let mut packer = GzEncoder::new(Vec::new(), Compression::default());
-    packer.write_all(body).unwrap();
-    packer.finish().unwrap()
+    packer.write_all(body).expect("memory can be written");
+    packer.finish().expect("memory can be written")
 }
 
 fn json(id: &str, body: impl Into<Vec<u8>>) -> PublishSpec {
