@@ -17,7 +17,8 @@ use crate::{
 /// The message that a handler works on: the body's bytes, the properties, and the record of earlier
 /// attempts.
 ///
-/// The worker never changes the bytes. The handler's extractors interpret them.
+/// A handler gets the body as the consumer's settings `body` say: unpacked, and the data of a CloudEvent.
+/// Retries and dead letters have the publisher's bytes. The handler's extractors interpret the body.
 #[derive(Debug)]
 pub struct Message {
     pub(crate) queue: Arc<str>,
@@ -202,6 +203,19 @@ impl Message {
         self.eta.map_or(first_seen, |eta| eta.max(first_seen))
     }
 
+    /// The message as its handler sees it, with these properties and this body.
+    pub(crate) fn with_body(&self, properties: Properties, body: Vec<u8>) -> Self {
+        Self {
+            queue: Arc::clone(&self.queue),
+            exchange: self.exchange.clone(),
+            routing_key: self.routing_key.clone(),
+            redelivered: self.redelivered,
+            properties,
+            body,
+            past: self.past.clone(),
+        }
+    }
+
     /// When the message was published, if that is known: to the millisecond from RabbitMQ's header
     /// `timestamp_in_ms`, or to the second from the property `timestamp`.
     pub(crate) fn published_at(&self) -> Option<SystemTime> {
@@ -241,7 +255,7 @@ impl Message {
             && are_of_the_same()
     }
 
-    /// The body's bytes, as published.
+    /// The body's bytes.
     #[must_use]
     pub fn body(&self) -> &[u8] {
         &self.body

@@ -32,6 +32,7 @@ mod rabbit;
 mod reconnect;
 mod scouting;
 mod seam;
+mod seen;
 mod session;
 mod settings;
 mod settle;

@@ -14,7 +14,7 @@ use crate::{
     breaker::BreakerSettings,
     broker::{Binding, QueueArgument, QueueSpec, QueueType, Topology, argument_is_ours},
     config::{Findings, HOUR, KeyPath, SECOND, Span, SpanOrOff},
-    decode::Decode,
+    decode::{BodySettings, Decode},
     dialect::Dialect,
     handler::{HandlerSettings, InboxSettings, InboxTable},
     retry::{Ladder, RetrySettings},
@@ -129,9 +129,10 @@ pub struct ConsumerSettings {
     /// `1s`.
     #[serde(with = "Span::<0, HOUR>")]
     pub cancel_grace: Duration,
-    /// How the worker reads bodies. It never unpacks a compressed body: the handler gets it as it
-    /// is, and a Rust handler that takes `Json` cannot read it. Default: `auto`.
+    /// How the worker reads bodies, once they are unpacked. Default: `auto`.
     pub decode: Decode,
+    /// What happens to bodies before the handler.
+    pub body: BodySettings,
     /// What runs for each message.
     pub handler: HandlerSettings,
     /// The system that writes the messages. The worker then reads what AMQP has no property for as that
@@ -185,6 +186,7 @@ impl Default for ConsumerSettings {
             timeout: Duration::from_secs(20),
             cancel_grace: Duration::from_secs(1),
             decode: Decode::Auto,
+            body: BodySettings::default(),
             handler: HandlerSettings::default(),
             dialect: None,
             route_by: RouteBy::default(),
@@ -292,6 +294,8 @@ impl ConsumerSettings {
             binding.check(findings, &section.key("bindings").index(index));
         }
         self.check_arguments(findings, &section);
+        let decode = (self.decode, section.key("decode"));
+        self.body.check(findings, &section.key("body"), decode);
         self.retry.check(findings, &section.key("retry"));
         self.breaker.check(findings, &section.key("breaker"));
         let forward = section.key("forward");

@@ -61,8 +61,6 @@ pub(crate) struct Flight {
     pub(crate) received: Instant,
     /// `received` as wall-clock time, for headers and spans.
     received_at: SystemTime,
-    /// The body was checked, and is JSON.
-    pub(crate) is_json: AtomicBool,
     /// The number of the route of the message, once it is known. `None` inside: no route takes it.
     pub(crate) route: OnceLock<Option<usize>>,
     /// What the handler wants published once it has succeeded.
@@ -110,7 +108,6 @@ impl Flight {
             redelivered: Mutex::new(None),
             received: received.instant,
             received_at: received.time,
-            is_json: AtomicBool::new(false),
             route: OnceLock::new(),
             outbox: Outbox::default(),
             slot: SlotPlace::default(),

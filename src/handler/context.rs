@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    decode::Seen,
     flight::{AttemptTrace, CancelReason, Flight, Outbox},
     message::Message,
     state::StateHandle,
@@ -20,17 +21,18 @@ use crate::{
 #[derive(Clone)]
 pub struct Context {
     flight: Arc<Flight>,
+    seen: Seen,
 }
 
 impl Context {
-    pub(crate) fn new(flight: Arc<Flight>) -> Self {
-        Self { flight }
+    pub(crate) fn new(flight: Arc<Flight>, seen: Seen) -> Self {
+        Self { flight, seen }
     }
 
     /// The message.
     #[must_use]
     pub fn message(&self) -> &Message {
-        &self.flight.message
+        self.seen.message.as_deref().unwrap_or(&self.flight.message)
     }
 
     /// The number of this attempt: 1 the first time.
@@ -54,7 +56,12 @@ impl Context {
     /// Whether the worker has checked that the body is JSON, because the settings say so or the
     /// content type.
     pub(crate) fn is_checked_json(&self) -> bool {
-        self.flight.is_json.load(Ordering::Relaxed)
+        self.seen.is_json
+    }
+
+    /// Whether the message is a CloudEvent, by the settings. Its attributes are headers.
+    pub(crate) fn is_event(&self) -> bool {
+        self.seen.is_event
     }
 
     /// What the handler wants published once it has succeeded.

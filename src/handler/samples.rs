@@ -1,14 +1,11 @@
 //! Messages for the tests of handlers, as a handler gets them in the worker.
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use super::Context;
 use crate::{
     broker::{Delivery, Moment, Properties},
-    decode::{self, Decode},
+    decode::{BodySettings, Decode, Reader, Seen},
     flight::{CancelReason, Extensions, Flight, Resources, SessionId},
     message::Message,
     state,
@@ -20,15 +17,35 @@ pub(super) fn context(properties: Properties, body: &[u8], decode: Decode) -> Co
 }
 
 /// A message whose run can be cancelled.
-pub(super) struct Sample(Arc<Flight>);
+pub(super) struct Sample(Arc<Flight>, Seen);
 
 impl Sample {
     pub(super) fn of(properties: Properties, body: &[u8], decode: Decode) -> Self {
-        Self::delivered(1, properties, body, decode)
+        Self::made(1, properties, body, decode, &BodySettings::default())
     }
 
     /// A message with this delivery tag.
     pub(super) fn delivered(tag: u64, properties: Properties, body: &[u8], decode: Decode) -> Self {
+        Self::made(tag, properties, body, decode, &BodySettings::default())
+    }
+
+    /// A message that is read with these settings.
+    pub(super) fn read(
+        properties: Properties,
+        body: &[u8],
+        decode: Decode,
+        settings: &BodySettings,
+    ) -> Self {
+        Self::made(1, properties, body, decode, settings)
+    }
+
+    fn made(
+        tag: u64,
+        properties: Properties,
+        body: &[u8],
+        decode: Decode,
+        settings: &BodySettings,
+    ) -> Self {
         let delivery = Delivery {
             tag,
             received: Moment::now(),
@@ -44,7 +61,8 @@ impl Sample {
             drain: tokio_util::sync::CancellationToken::new(),
         };
         let message = Message::new(delivery, "q".into());
-        let is_json = decode::check(&message, decode).unwrap();
+        let reader = Reader::new(decode, settings).unwrap();
+        let seen = reader.read(&message, true, false).unwrap();
         let flight = Flight::new(
             "q".into(),
             message,
@@ -53,8 +71,7 @@ impl Sample {
             tag,
             Moment::now(),
         );
-        flight.is_json.store(is_json, Ordering::Relaxed);
-        Self(Arc::new(flight))
+        Self(Arc::new(flight), seen)
     }
 
     /// A message with nothing but an id and this body.
@@ -64,7 +81,7 @@ impl Sample {
     }
 
     pub(super) fn context(&self) -> Context {
-        Context::new(Arc::clone(&self.0))
+        Context::new(Arc::clone(&self.0), self.1.clone())
     }
 
     /// Starts the run, as the worker does it, with this time limit.

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::execute::Limits;
 use crate::{
     consumer::{self, ConsumerSettings, RouteBy, Unrouted},
-    decode::Decode,
+    decode::Reader,
     flight::Flight,
     handler::Handler,
     outcome::{Ending, Outcome},
@@ -29,6 +29,8 @@ pub(super) use own::Own;
 pub(crate) struct Handlers {
     pub(crate) by_route: BTreeMap<String, Arc<dyn Handler>>,
     pub(crate) any: Option<Arc<dyn Handler>>,
+    /// How their messages are read. `None`: without a schema.
+    pub(crate) reader: Option<Arc<Reader>>,
 }
 
 impl Handlers {
@@ -43,7 +45,7 @@ pub(crate) struct Route {
     pub(crate) handler: Arc<dyn Handler>,
     pub(crate) limits: Limits,
     pub(crate) retry: RetrySettings,
-    pub(crate) decode: Decode,
+    pub(crate) reader: Arc<Reader>,
     /// If the lane has routes: this one's part in the breakers.
     own: Option<Own>,
 }
@@ -74,6 +76,8 @@ pub(crate) struct Dispatch {
     any: Option<usize>,
     by: RouteBy,
     unrouted: Unrouted,
+    /// How the messages of all routes are read.
+    reader: Arc<Reader>,
     /// The figures of each route, and of the messages that no route takes. Empty without routes.
     figures: Vec<Arc<RouteFigures>>,
 }
@@ -85,6 +89,9 @@ impl Dispatch {
         // Those of the settings, and those of handlers that are registered in code.
         let registered = handlers.by_route.keys();
         let names: BTreeSet<_> = settings.routes.keys().chain(registered).cloned().collect();
+        let reader = handlers.reader.take();
+        let reader = reader
+            .unwrap_or_else(|| Arc::new(Reader::without_schema(settings.decode, &settings.body)));
         let mut made = Self {
             routes: Vec::new(),
             exact: BTreeMap::new(),
@@ -92,6 +99,7 @@ impl Dispatch {
             any: None,
             by: settings.route_by.clone(),
             unrouted: settings.unrouted,
+            reader,
             figures: Vec::new(),
         };
         for name in &names {
@@ -136,7 +144,7 @@ impl Dispatch {
             handler,
             limits,
             retry: settings.retry.clone(),
-            decode: settings.decode,
+            reader: Arc::clone(&self.reader),
             own,
         });
         number

@@ -7,6 +7,7 @@ use tokio::time::{sleep_until, timeout};
 
 use crate::{
     consumer::ConsumerSettings,
+    decode::Seen,
     flight::{CancelReason, Flight},
     handler::{Context, Handler},
     outcome::{Ending, Outcome},
@@ -43,11 +44,12 @@ pub(crate) struct Executed {
 pub(crate) async fn execute(
     handler: &dyn Handler,
     flight: &Arc<Flight>,
+    seen: Seen,
     limits: Limits,
 ) -> Executed {
     flight.cancel.begin();
     // Destructors of what the handler owns can panic too.
-    let supervised = AssertUnwindSafe(supervise(handler, flight, limits)).catch_unwind();
+    let supervised = AssertUnwindSafe(supervise(handler, flight, seen, limits)).catch_unwind();
     supervised.await.unwrap_or_else(|payload| {
         flight.handler_ended();
         Executed {
@@ -57,9 +59,14 @@ pub(crate) async fn execute(
     })
 }
 
-async fn supervise(handler: &dyn Handler, flight: &Arc<Flight>, limits: Limits) -> Executed {
+async fn supervise(
+    handler: &dyn Handler,
+    flight: &Arc<Flight>,
+    seen: Seen,
+    limits: Limits,
+) -> Executed {
     let (cancelled, last, ignored_cancellation) = {
-        let context = Context::new(Arc::clone(flight));
+        let context = Context::new(Arc::clone(flight), seen);
         // Call `handle` inside the future, to catch a panic before the handler's first await too.
         let handling =
             AssertUnwindSafe(async move { handler.handle(context).await }).catch_unwind();
@@ -117,7 +124,7 @@ async fn supervise(handler: &dyn Handler, flight: &Arc<Flight>, limits: Limits) 
     }
 }
 
-fn panicked(payload: Box<dyn Any + Send>) -> Ending {
+pub(super) fn panicked(payload: Box<dyn Any + Send>) -> Ending {
     let text = payload
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned());

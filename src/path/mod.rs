@@ -1,6 +1,6 @@
 //! The path of one delivery, from its handler slot to its end.
 //!
-//! [`travel`] is the whole path: `dispatch -> decode check -> execute -> forward -> decide -> settle`. Each
+//! [`travel`] is the whole path: `dispatch -> read -> execute -> forward -> decide -> settle`. Each
 //! step gives a value and no error. A delivery leaves the path only by an [`End`], so every
 //! delivery is settled.
 
@@ -12,21 +12,19 @@ mod execute;
 mod forward;
 mod kept;
 mod lane;
+mod read;
 mod republish;
 mod runner;
 mod service;
 mod start_queue;
 
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::{
     broker::Broker,
-    chance, dead_letters, decode,
+    chance, dead_letters,
     flight::{Flight, within},
     outcome::{Ending, OutcomeKind},
     policy::{self, Facts, Settlement},
@@ -44,6 +42,7 @@ pub(crate) use start_queue::{RateLimit, StartQueue};
 use dispatch::Route;
 use execute::{Executed, execute};
 use forward::forward;
+use read::read;
 use republish::{dead_letter, park, retry};
 use runner::or_fault;
 
@@ -183,19 +182,17 @@ fn retry_settings<'a, B: Broker>(lane: &'a Lane<B>, route: Option<&'a Route>) ->
     route.map_or(&lane.settings.retry, |route| &route.retry)
 }
 
-/// Runs the handler, if the body can be decoded as the handler demands.
+/// Runs the handler, if the message can be read as the settings and the handler demand.
 async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, route: &Route) -> Ending {
     flight.outbox.begin(lane.settings.forward.wants_results());
-    if route.handler.wants_checked_json() {
-        match decode::check(&flight.message, route.decode) {
-            Ok(is_json) => flight.is_json.store(is_json, Ordering::Relaxed),
-            Err(failure) => return Ending::Undecodable(failure),
-        }
-    }
+    let seen = match read(flight, route).await {
+        Ok(seen) => seen,
+        Err(ending) => return ending,
+    };
     let Executed {
         ending,
         ignored_cancellation,
-    } = execute(route.handler.as_ref(), flight, route.limits).await;
+    } = execute(route.handler.as_ref(), flight, seen, route.limits).await;
     if ignored_cancellation {
         lane.watch.ignored_cancellation(flight);
     }

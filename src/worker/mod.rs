@@ -28,6 +28,7 @@ use crate::{
     broker::Broker,
     config,
     consumer::{self, ConsumerSettings},
+    decode::Reader,
     flight::Extensions,
     handler::{Handler, HandlerError, HandlerSettings, Inbox, IntoHandler, Requirements},
     path::Handlers,
@@ -221,6 +222,9 @@ impl Worker {
             if lane.any.is_none() && needs_any {
                 return Err(RunError::NoHandler(name.clone()));
             }
+            let reader = Reader::new(consumer.decode, &consumer.body);
+            let reader = reader.map_err(|why| failed(HandlerError::new(why)))?;
+            lane.reader = Some(Arc::new(reader));
             self.check_requirements(name, &lane)?;
             self.handle.ask_handlers(name, &lane);
             made.insert(name.clone(), lane);

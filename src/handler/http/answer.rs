@@ -8,6 +8,7 @@ use reqwest::{
 };
 use tokio::time::{Instant, timeout_at};
 
+use super::token;
 use crate::{
     clock,
     config::redact,
@@ -120,7 +121,7 @@ const CONNECT: &str = "http-connect";
 /// The failure of a request without an answer, of this class.
 pub(super) fn no_answer(class: &'static str, text: String) -> Failure {
     match class {
-        CONNECT => Failure::unavailable(class, text),
+        CONNECT | token::CLASS => Failure::unavailable(class, text),
         _ => Failure::retryable(class, text),
     }
 }
@@ -236,7 +237,7 @@ fn is_unavailable(status: StatusCode) -> bool {
 }
 
 /// `Retry-After` (RFC 9110, 10.2.3): seconds, or a date.
-fn retry_after(response: &Response, now: SystemTime) -> Option<Duration> {
+pub(super) fn retry_after(response: &Response, now: SystemTime) -> Option<Duration> {
     let value = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
     parse_retry_after(value.trim(), now)
 }

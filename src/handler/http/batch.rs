@@ -3,7 +3,10 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{
+    StatusCode,
+    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
+};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -76,6 +79,12 @@ impl Call for Arc<Service> {
             Some(Again::Renewed(renewed)) => {
                 self.post(&posted, &renewed, On::AnyConnection).await.0
             }
+            Some(Again::Token(refused)) => {
+                if let Some(tokens) = &self.tokens {
+                    tokens.forget(&refused);
+                }
+                self.post(&posted, &generation, On::AnyConnection).await.0
+            }
         }
     }
 }
@@ -83,7 +92,17 @@ impl Call for Arc<Service> {
 impl Service {
     /// Sends a request, and reads the whole answer.
     async fn post(&self, posted: &Posted<'_>, generation: &Arc<Generation>, on: On) -> Ended {
+        let token = match self.token(generation).await {
+            Ok(token) => token,
+            Err(failure) => return (Err(failure), None),
+        };
         let mut headers = HeaderMap::new();
+        if let Some(token) = &token {
+            token.put(&mut headers);
+        }
+        if let Some(signer) = &generation.signer {
+            signer.sign(&mut headers, None, &posted.body);
+        }
         if !generation.headers.contains_key(CONTENT_TYPE) {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
@@ -118,7 +137,9 @@ impl Service {
             return (Err(failure), again);
         }
         if !status.is_success() {
-            let again = self.after_refusal(generation, status).await;
+            let is_refused = status == StatusCode::UNAUTHORIZED;
+            let refused = token.filter(|_| is_refused).map(Again::Token);
+            let again = self.after_refusal(generation, status).await.or(refused);
             return (Err(answer::refused(response, &self.target).await), again);
         }
         let body = answer::whole(response, results::LONGEST).await;

@@ -20,7 +20,7 @@ use hyper_util::client::legacy::{self, connect::HttpInfo};
 use reqwest::{Client, ClientBuilder, Response, header::HeaderMap, redirect};
 use tokio::time::Instant;
 
-use super::{HttpHandlerSettings, files::Files};
+use super::{HttpHandlerSettings, files::Files, signature::Signer};
 use crate::{lock::lock, text::causes};
 
 /// How long a generation is used.
@@ -158,6 +158,8 @@ pub(super) struct Generation {
     fresh: OnceLock<Client>,
     /// The headers of every request.
     pub(super) headers: HeaderMap,
+    /// What signs every request.
+    pub(super) signer: Option<Signer>,
     files: Files,
     /// The local addresses of connections on which a request was answered.
     proven: Mutex<HashSet<SocketAddr>>,
@@ -195,6 +197,7 @@ impl Generation {
     fn new(settings: &HttpHandlerSettings, trust_system: bool) -> Result<Self, String> {
         let files = Files::read(settings)?;
         let headers = files.headers(settings)?;
+        let signer = files.signer(settings)?;
         let tls = files
             .tls(trust_system)
             .map_err(|error| causes(error.as_ref()))?;
@@ -208,6 +211,7 @@ impl Generation {
             client,
             fresh: OnceLock::new(),
             headers,
+            signer,
             files,
             proven: Mutex::default(),
             unanswered: AtomicU32::new(0),

@@ -5,8 +5,11 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::HttpHandlerSettings;
-use crate::tls::{self, Pem};
+use super::{HttpHandlerSettings, signature::Signer};
+use crate::{
+    config::Secret,
+    tls::{self, Pem},
+};
 
 /// The content of all files at one moment.
 #[derive(Default, PartialEq)]
@@ -16,12 +19,19 @@ pub(super) struct Files {
     pub(super) key: Option<Vec<u8>>,
     /// Headers whose values come from files, by name.
     headers: BTreeMap<String, String>,
+    /// The secrets that sign requests.
+    pub(super) signing: Option<Secret>,
 }
 
 impl Files {
     /// Whether the settings name any file.
     pub(super) fn are_set(settings: &HttpHandlerSettings) -> bool {
-        let files = [&settings.ca_file, &settings.cert_file, &settings.key_file];
+        let files = [
+            &settings.ca_file,
+            &settings.cert_file,
+            &settings.key_file,
+            &settings.signing_file,
+        ];
         files.into_iter().any(Option::is_some) || !settings.header_files.is_empty()
     }
 
@@ -33,11 +43,15 @@ impl Files {
         let content = |file: &Path| {
             fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))
         };
+        let text = |file: &Path| {
+            let text = String::from_utf8(content(file)?);
+            text.map_err(|_| format!("{} is not text", file.display()))
+        };
+        let signing = settings.signing_file.as_deref().map(text).transpose()?;
         let optional = |file: &Option<_>| file.as_deref().map(content).transpose();
         let mut headers = BTreeMap::new();
         for (name, header) in &settings.header_files {
-            let text = String::from_utf8(content(&header.file)?);
-            let text = text.map_err(|_| format!("{} is not text", header.file.display()))?;
+            let text = text(&header.file)?;
             headers.insert(name.clone(), header.value(&text));
         }
         Ok(Self {
@@ -45,6 +59,7 @@ impl Files {
             cert: optional(&settings.cert_file)?,
             key: optional(&settings.key_file)?,
             headers,
+            signing: signing.as_deref().map(Secret::from),
         })
     }
 
@@ -64,6 +79,19 @@ impl Files {
         let mut config = tls::config(files, system)?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
+    }
+
+    /// What signs the requests, if the settings name a file for it.
+    ///
+    /// # Errors
+    /// What is wrong with the file. The text does not quote it.
+    pub(super) fn signer(&self, settings: &HttpHandlerSettings) -> Result<Option<Signer>, String> {
+        let signing = self.signing.as_ref().zip(settings.signing_file.as_ref());
+        let signer = signing.map(|(text, file)| {
+            let signer = Signer::new(text.expose());
+            signer.map_err(|error| format!("{}: {error}", file.display()))
+        });
+        signer.transpose()
     }
 
     /// The headers of every request: those of the settings, and those whose values are in files.

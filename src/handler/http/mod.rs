@@ -16,8 +16,10 @@ mod proxy;
 mod reach;
 mod request;
 mod settings;
+mod signature;
 #[cfg(test)]
 mod tests;
+mod token;
 mod trace;
 
 use std::{
@@ -29,12 +31,15 @@ use std::{
 };
 
 use hyper_util::client::proxy::matcher::Matcher;
-use reqwest::{Response, StatusCode, Url, header::HeaderName};
+use reqwest::{
+    Response, StatusCode, Url,
+    header::{HeaderMap, HeaderName},
+};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use answer::fuzz_answer;
 pub(crate) use proxy::warning as proxy_warning;
-pub use settings::{HeaderFile, HttpHandlerSettings};
+pub use settings::{HeaderFile, HttpHandlerSettings, OAuthSettings, SecretIn};
 
 use super::{Context, Handler, HandlerError, HandlerFuture, batch::Batches};
 use crate::{
@@ -44,6 +49,7 @@ use crate::{
 use answer::Target;
 use connections::{Connections, Generation, On};
 use request::{Theirs, describe, printable};
+use token::{Token, Tokens};
 use trace::RequestTrace;
 
 /// The classes of all failures of a consumer with this handler.
@@ -55,6 +61,7 @@ pub(crate) const HTTP_CLASSES: [&str; 9] = [
     "http-proxy",
     "http-request",
     "http-timeout",
+    token::CLASS,
     "panic",
     "result",
     "timeout",
@@ -71,6 +78,7 @@ struct Service {
     url: Url,
     connections: Connections,
     target: Target,
+    tokens: Option<Tokens>,
     echo: Option<Echo>,
     /// The id of the next message in a batch.
     next: AtomicU64,
@@ -91,6 +99,8 @@ enum Again {
     Bare,
     /// It uses files that have changed.
     Renewed(Arc<Generation>),
+    /// It has another token, because the service refused this one.
+    Token(Arc<Token>),
 }
 
 /// How a request ended.
@@ -113,8 +123,13 @@ impl HttpHandler {
         let proxy = Matcher::from_env().intercept(&uri);
         let proxy = proxy.as_ref().map(|proxy| proxy.uri());
         let is_tls = |uri: &hyper::Uri| uri.scheme_str() == Some("https");
-        let trust_system =
-            settings.system_authorities && (is_tls(&uri) || proxy.is_some_and(is_tls));
+        let tokens = settings.oauth.as_ref();
+        let tokens = tokens.map(|oauth| Tokens::new(oauth, settings.connect_timeout));
+        let tokens = tokens.transpose().map_err(|error| failed(&error))?;
+        let uses_tls = is_tls(&uri)
+            || proxy.is_some_and(is_tls)
+            || tokens.as_ref().is_some_and(Tokens::needs_tls);
+        let trust_system = settings.system_authorities && uses_tls;
         let connections =
             Connections::new(settings, trust_system).map_err(|error| failed(&error))?;
         let via = proxy.map(|proxy| {
@@ -127,6 +142,7 @@ impl HttpHandler {
             url,
             connections,
             target: Target::new(&settings.url, via),
+            tokens,
             echo: settings.echo.then(Echo::new),
             next: AtomicU64::new(1),
         });
@@ -157,10 +173,13 @@ impl Service {
         on: On,
         theirs: Theirs,
     ) -> Ended {
-        let mut described = describe(context, &generation.headers, theirs);
-        let mark = self.echo.as_ref().map(|echo| echo.mark());
-        if let Some(mark) = &mark {
-            described.insert(Echo::HEADER, printable(mark));
+        let token = match self.token(generation).await {
+            Ok(token) => token,
+            Err(failure) => return Ended::failed(failure, None),
+        };
+        let (mut described, mark) = self.describe(context, generation, theirs);
+        if let Some(token) = &token {
+            token.put(&mut described);
         }
         let trace = RequestTrace::begin(&self.url, &mut described);
         let request = generation
@@ -182,6 +201,9 @@ impl Service {
                 let again = self
                     .after_answer(context, generation, &response, theirs)
                     .await;
+                let is_refused = response.status() == StatusCode::UNAUTHORIZED;
+                let refused = token.filter(|_| is_refused).map(Again::Token);
+                let again = again.or(refused);
                 let outcome = answer::judge(response, context, &self.target).await;
                 Ended { outcome, again }
             }
@@ -208,6 +230,36 @@ impl Service {
                 .await
                 .map(Again::Renewed),
             false => generation.was_not_served(error).then_some(Again::Fresh),
+        }
+    }
+
+    /// The headers of a request that are its own, and the mark that its answer must repeat.
+    fn describe(
+        &self,
+        context: &Context,
+        generation: &Generation,
+        theirs: Theirs,
+    ) -> (HeaderMap, Option<String>) {
+        let mut described = describe(context, &generation.headers, theirs);
+        if let Some(signer) = &generation.signer {
+            let message = context.message();
+            signer.sign(&mut described, message.id(), message.body());
+        }
+        let mark = self.echo.as_ref().map(|echo| echo.mark());
+        if let Some(mark) = &mark {
+            described.insert(Echo::HEADER, printable(mark));
+        }
+        (described, mark)
+    }
+
+    /// The token of a request, if the settings name a server that gives tokens.
+    async fn token(&self, generation: &Generation) -> Result<Option<Arc<Token>>, Failure> {
+        match &self.tokens {
+            None => Ok(None),
+            Some(tokens) => {
+                let client = generation.client(On::AnyConnection);
+                tokens.token(client).await.map(Some)
+            }
         }
     }
 
@@ -257,6 +309,13 @@ impl Service {
             }
             Again::Bare => self.request(context, generation, any, Theirs::None).await,
             Again::Renewed(renewed) => self.request(context, &renewed, any, Theirs::Fitting).await,
+            Again::Token(refused) => {
+                if let Some(tokens) = &self.tokens {
+                    tokens.forget(&refused);
+                }
+                self.request(context, generation, any, Theirs::Fitting)
+                    .await
+            }
         };
         ended.outcome
     }

@@ -79,8 +79,12 @@ pub(super) fn describe(context: &Context, configured: &HeaderMap, theirs: Theirs
             headers.insert(HeaderName::from_static(name), printable(&value));
         }
     }
+    if context.is_event() {
+        pass.event(&mut headers, properties);
+    }
     for (name, value) in properties.headers() {
-        if let Some(key) = header_name(name) {
+        let is_attribute = context.is_event() && decode::attribute(name).is_some();
+        if let Some(key) = header_name(name).filter(|_| !is_attribute) {
             match theirs {
                 Theirs::Fitting => pass.on(&mut headers, name, key, &value.to_text()),
                 Theirs::None => pass.cut.add(name),
@@ -123,6 +127,32 @@ impl Pass {
         }
     }
 
+    /// Passes the attributes of an event on, as CloudEvents over HTTP have them. Those that each event has
+    /// come first.
+    fn event(&mut self, headers: &mut HeaderMap, properties: &broker::Properties) {
+        let is_required = |name: &str| decode::REQUIRED_ATTRIBUTES.contains(&name);
+        for first in [true, false] {
+            for (header, value) in properties.headers() {
+                let name = decode::attribute(header).filter(|name| is_required(name) == first);
+                let key = name.and_then(|name| HeaderName::try_from(format!("ce-{name}")).ok());
+                // A header of the first spelling counts.
+                let Some(key) = key.filter(|key| !headers.contains_key(key)) else {
+                    continue;
+                };
+                let value = escaped(&decode::attribute_text(value));
+                let length = key.as_str().len() + value.len();
+                match HeaderValue::try_from(value) {
+                    Ok(value) if self.left > 0 && length <= self.room => {
+                        self.left -= 1;
+                        self.room -= length;
+                        headers.insert(key, value);
+                    }
+                    _ => self.cut.add(header),
+                }
+            }
+        }
+    }
+
     fn on(&mut self, headers: &mut HeaderMap, name: &str, key: HeaderName, text: &str) {
         let sent = cut(text, VALUE);
         let length = key.as_str().len() + sent.len();
@@ -142,6 +172,18 @@ impl Pass {
         }
         headers.append(key, value);
     }
+}
+
+/// The text in visible ASCII: each other byte, each `"` and each `%` as `%` and two digits.
+pub(super) fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            0x21..=0x7e if !matches!(byte, b'"' | b'%') => escaped.push(byte.into()),
+            _ => escaped.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    escaped
 }
 
 /// The content type to send: that of the message, unless the worker knows better.

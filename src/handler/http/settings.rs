@@ -1,6 +1,7 @@
 //! `handler = { kind = "http" }`.
 
 mod headers;
+mod oauth;
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
@@ -9,7 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize, Serializer};
 use url::Url;
 
-use super::{HTTP_CLASSES, HttpHandler, answer, reach};
+use super::{HTTP_CLASSES, HttpHandler, answer, reach, signature::Signer};
 use crate::{
     config::{Findings, HOUR, KIND, KeyPath, Secret, Span, redact},
     handler::{
@@ -21,6 +22,7 @@ use crate::{
     pem::ClientFiles,
 };
 pub use headers::HeaderFile;
+pub use oauth::{OAuthSettings, SecretIn};
 
 /// The handler POSTs each message to a URL. A status 2xx is a success. The statuses 407, 408, 425,
 /// 429 and 5xx, any other error status with `Retry-After`, connection errors and timeouts are
@@ -54,9 +56,24 @@ pub use headers::HeaderFile;
 /// on a new connection, in the same attempt: servers close idle connections at any time. So a
 /// request can arrive twice, as a message can.
 ///
-/// The handler reads `ca_file`, `cert_file`, `key_file` and `header_files` again each minute, and
-/// also after a failed handshake and after 401 or 403. If they have changed, it then sends the
-/// request once more.
+/// The handler reads `ca_file`, `cert_file`, `key_file`, `header_files` and `signing_file` again each
+/// minute, and also after a failed handshake and after 401 or 403. If they have changed, it then sends
+/// the request once more.
+///
+/// With `oauth` each request has a token of an OAuth 2 server, by client credentials. The keys of the
+/// table: `token_url`, `client_id` and `client_secret_file` are required, `scope` and `audience` are
+/// sent if they are set, and `secret_in` says where the id and the secret stand: `header` (the
+/// default) or `body`. The handler keeps a token until shortly before its end, and asks for the next one
+/// once at a time. If the service answers 401, the handler asks for another token and sends the request
+/// once more, in the same attempt. If the server gives no token within `connect_timeout`, the service
+/// counts as unavailable. The handler reaches the server as it reaches the service: with the same
+/// authorities, client certificate and proxies. Neither tokens nor secrets are ever logged.
+///
+/// With `signing_file` each request is signed as [Standard Webhooks](https://www.standardwebhooks.com)
+/// has it: `webhook-id` is the message-id, `webhook-timestamp` the time of the request, and
+/// `webhook-signature` has a signature of both and the body by each secret. A message without an id
+/// gets another `webhook-id` in each request. Characters of the id that are not visible ASCII, `"` and
+/// `%` are sent as `%` and two digits.
 ///
 /// The handler uses the proxy that the environment names: `HTTP_PROXY` for `http://` URLs,
 /// `HTTPS_PROXY` for `https://` (by CONNECT), `ALL_PROXY` for both. Names in lower case work too;
@@ -115,6 +132,16 @@ pub struct HttpHandlerSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/run/secrets/client.key")]
     pub key_file: Option<PathBuf>,
+    /// The OAuth 2 server that gives the handler its tokens, as a table. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<BTreeMap<String, String>>", example = oauth::example())]
+    pub oauth: Option<OAuthSettings>,
+    /// A file with the secrets that sign requests: `whsec_` and Base64 of 24 to 64 bytes, one a line. To
+    /// change a secret, add a line for the new one, and remove the old one when the service knows the
+    /// new one. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(example = "/run/secrets/webhook")]
+    pub signing_file: Option<PathBuf>,
     /// Whether an answer counts only if it repeats the request's header `lapwing-delivery`, which is
     /// different in each request; any other answer is retried. For services, or proxies before them,
     /// that may answer a request twice on HTTP/1.1: the second answer would be taken for the next
@@ -153,6 +180,8 @@ impl Default for HttpHandlerSettings {
             system_authorities: true,
             cert_file: None,
             key_file: None,
+            oauth: None,
+            signing_file: None,
             echo: false,
             batch: BatchSettings::default(),
         }
@@ -170,6 +199,8 @@ impl fmt::Debug for HttpHandlerSettings {
             .field("system_authorities", &self.system_authorities)
             .field("cert_file", &self.cert_file)
             .field("key_file", &self.key_file)
+            .field("oauth", &self.oauth)
+            .field("signing_file", &self.signing_file)
             .field("echo", &self.echo)
             .field("batch", &self.batch)
             .finish()
@@ -229,7 +260,8 @@ impl Kind for HttpHandlerSettings {
                 findings.add(at_url.clone(), message);
             }
         }
-        let plain = is_plain.then(|| {
+        let token_needs_tls = self.oauth.as_ref().is_some_and(OAuthSettings::needs_tls);
+        let plain = (is_plain && !token_needs_tls).then(|| {
             let message = "needs TLS, but the URL begins with http://";
             (message, vec![path.key("url")])
         });
@@ -241,147 +273,19 @@ impl Kind for HttpHandlerSettings {
         };
         files.check(findings, path, plain);
         headers::check(findings, path, self);
+        if let Some(oauth) = &self.oauth {
+            oauth.check(findings, &path.key("oauth"));
+        }
+        if let Some(file) = &self.signing_file {
+            let path = path.key("signing_file");
+            if let Some(text) = findings.text_file(&path, file)
+                && let Err(error) = Signer::new(&text)
+            {
+                findings.add(path, format!("{}: {error}", file.display()));
+            }
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        config::samples::{CERTIFICATE, KEY, Sample, file, sections},
-        handler::HandlerSettings,
-    };
-
-    sections!({ handler: HandlerSettings }, |it, findings| {
-        it.handler.check(findings, &KeyPath::of("handler"));
-    });
-
-    #[test]
-    fn passwords_and_header_values_never_print() {
-        let handler = HttpHandlerSettings {
-            url: "http://u:s3cret@localhost/orders?token=s3cret".to_owned(),
-            headers: BTreeMap::from([("authorization".to_owned(), Secret::from("s3cret"))]),
-            ..HttpHandlerSettings::default()
-        };
-        let shown = format!("{handler:?} {}", serde_json::to_string(&handler).unwrap());
-        assert!(!shown.contains("s3cret"), "{shown}");
-        assert!(
-            shown.contains("http://u:***@localhost/orders?***"),
-            "{shown}"
-        );
-    }
-
-    #[test]
-    fn http_handlers_have_a_whole_url_and_headers_of_their_own() {
-        let http = |rest: &str| format!("handler.kind = \"http\"\n{rest}");
-        let pem = file(CERTIFICATE);
-        let pem = pem.path().display();
-        for url in [
-            "orders",
-            "/orders",
-            "127.0.0.1:8000",
-            "ftp://a/",
-            "http://",
-            "amqp://a",
-        ] {
-            let text = http(&format!("handler.url = \"{url}\""));
-            Sections::refused(&[(&text, "handler.url: must be a complete URL")]);
-        }
-        let url = "handler.url = \"http://a/\"";
-        for name in [
-            "connection",
-            "content-encoding",
-            "Content-Length",
-            "host",
-            "te",
-            "traceparent",
-            "tracestate",
-            "transfer-encoding",
-            "upgrade",
-        ] {
-            let text = http(&format!("{url}\nhandler.headers = {{ {name} = \"x\" }}"));
-            let beginning = format!("handler.headers.{name}: lapwing sets this header itself");
-            Sections::refused(&[(&text, &beginning)]);
-        }
-        let headers = "handler.headers";
-        Sections::refused(&[
-            (
-                &http(&format!("{url}\nhandler.headers = {{ \"a b\" = \"x\" }}")),
-                &format!("{headers}.\"a b\": is not a header name"),
-            ),
-            (
-                &http(&format!(
-                    "{url}\nhandler.headers = {{ Lapwing-Queue = \"x\" }}"
-                )),
-                &format!("{headers}.Lapwing-Queue: names that begin with `lapwing-` are reserved"),
-            ),
-            (
-                &http(&format!("{url}\nhandler.headers = {{ a = \"x\\ny\" }}")),
-                &format!("{headers}.a: has a value that no header can carry"),
-            ),
-            (
-                &http(&format!(
-                    "{url}\nhandler.headers = {{ a = \"x\", A = \"y\" }}"
-                )),
-                &format!("{headers}.a: is set twice"),
-            ),
-            (
-                &http(&format!("{url}\nhandler.connect_timeout = \"0s\"")),
-                "handler.connect_timeout: is 0s, must be 1ms",
-            ),
-            (
-                &http(&format!("{url}\nhandler.ca_file = \"{pem}\"")),
-                "handler.ca_file: needs TLS",
-            ),
-            (
-                &http("handler.url = \"https://a/\"\nhandler.system_authorities = false"),
-                "handler.system_authorities: is false, so `ca_file` is needed",
-            ),
-            (
-                &http("handler.url = \"https://a/\"\nhandler.ca_file = \"/missing\""),
-                "handler.ca_file: cannot read /missing",
-            ),
-        ]);
-        Sections::allowed(&[
-            &http("handler.url = \"http://u:p@[::1]:8000/orders?x=y\""),
-            &http(&format!(
-                "handler.url = \"https://a/\"\nhandler.ca_file = \"{pem}\""
-            )),
-            &http(&format!(
-                "{url}\nhandler.headers = {{ Authorization = \"Bearer x\" }}"
-            )),
-            &http(&format!(
-                "{url}\nhandler.headers = {{ Content-Type = \"application/json\" }}"
-            )),
-        ]);
-    }
-
-    #[test]
-    fn a_client_certificate_needs_its_key_and_tls() {
-        let [pem, key] = [CERTIFICATE, KEY].map(file);
-        let [pem, key] = [&pem, &key].map(|file| file.path().display());
-        let with = |url: &str, rest: &str| {
-            format!("handler.kind = \"http\"\nhandler.url = \"{url}\"\n{rest}")
-        };
-        let cert_file = format!("handler.cert_file = \"{pem}\"\n");
-        let key_file = format!("handler.key_file = \"{key}\"\n");
-        Sections::allowed(&[&with("https://a/", &format!("{cert_file}{key_file}"))]);
-        Sections::refused(&[
-            (
-                &with("https://a/", &cert_file),
-                "handler.cert_file: needs `key_file` too",
-            ),
-            (
-                &with("https://a/", &key_file),
-                "handler.key_file: needs `cert_file` too",
-            ),
-            (
-                &with(
-                    "https://a/",
-                    &format!("{cert_file}handler.key_file = \"{pem}\""),
-                ),
-                "handler.key_file: ",
-            ),
-        ]);
-    }
-}
+mod tests;

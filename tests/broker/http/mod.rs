@@ -1,7 +1,9 @@
 //! The HTTP handler: its requests, and what it does with the answers.
 
 mod answers;
+mod authentication;
 mod batches;
+mod bodies;
 mod descriptors;
 mod outage;
 mod rate;

@@ -6,7 +6,10 @@ use reqwest::header::{HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
 use super::HttpHandlerSettings;
-use crate::config::{Findings, KeyPath};
+use crate::{
+    config::{Findings, KeyPath},
+    handler::http::signature,
+};
 
 /// A header whose value is in a file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -56,6 +59,25 @@ pub(super) fn check(findings: &mut Findings, path: &KeyPath, settings: &HttpHand
         let text = findings.text_file(&path.key("file"), &header.file);
         let value = header.value(&text.unwrap_or_default());
         check_header(findings, &path, name, &value, &mut seen);
+    }
+    check_others(findings, path, settings);
+}
+
+/// Checks that no header of the settings is one that another setting writes.
+fn check_others(findings: &mut Findings, path: &KeyPath, settings: &HttpHandlerSettings) {
+    let written = settings.headers.keys().map(|name| ("headers", name));
+    let read = settings.header_files.keys();
+    for (table, name) in written.chain(read.map(|name| ("header_files", name))) {
+        let lower = name.to_ascii_lowercase();
+        let other = match lower.as_str() {
+            "authorization" if settings.oauth.is_some() => "oauth",
+            name if name.starts_with(signature::PREFIX) && settings.signing_file.is_some() => {
+                "signing_file"
+            }
+            _ => continue,
+        };
+        let message = format!("is a header that `{other}` sets");
+        findings.contradiction(path.key(table).key(name), [path.key(other)], message);
     }
 }
 

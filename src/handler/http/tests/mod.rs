@@ -6,7 +6,9 @@ mod connections;
 mod http2;
 mod requests;
 mod server;
+mod signatures;
 mod tls;
+mod tokens;
 
 use std::time::Duration;
 

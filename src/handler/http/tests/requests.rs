@@ -1,7 +1,11 @@
 //! What a request tells about its message.
 
 use super::*;
-use crate::config::Secret;
+use crate::{
+    config::Secret,
+    decode::{BodySettings, CloudEvents},
+    handler::samples::Sample,
+};
 
 /// The request of a message in one attempt, which succeeds.
 async fn asked(settings: HttpHandlerSettings, context: Context) -> Asked {
@@ -70,7 +74,7 @@ async fn a_charset_is_no_compression() {
     for (theirs, encoding, sent_type, sent_encoding) in [
         (json, "utf-8", json, ""),
         (json, "8bit", json, ""),
-        (json, "gzip", json, "gzip"),
+        (json, "br", json, "br"),
         (
             "text/plain",
             "iso-8859-1",
@@ -184,4 +188,70 @@ async fn an_answer_without_the_mark_is_retried_where_answers_are_echoed() {
         ("http-echo", true)
     );
     assert_eq!(server.asked().len(), 1);
+}
+
+/// A message that is read as an event.
+fn event(content_type: &str, headers: &[(&str, &str)], body: &[u8]) -> Context {
+    let headers = headers.iter();
+    let headers = headers.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let headers: Vec<_> = headers.collect();
+    let properties = Properties::new("m1", Some(content_type), None, &headers);
+    let settings = BodySettings {
+        cloud_events: CloudEvents::Auto,
+        ..BodySettings::default()
+    };
+    Sample::read(properties, body, Decode::Auto, &settings).context()
+}
+
+#[tokio::test]
+async fn an_event_is_sent_as_cloud_events_over_http_have_it() {
+    let headers = [
+        ("cloudEvents:specversion", "1.0"),
+        ("cloudEvents:id", "e1"),
+        ("cloudEvents:type", "order.placed"),
+        ("cloudEvents_source", "/shop"),
+        ("cloudEvents:subject", "50 % \"off\" \u{e9}"),
+        ("tenant", "a"),
+    ];
+    let body = br#"{"specversion":"1.0","id":"e1","type":"order.placed","source":"/shop",
+        "subject":"50 % \"off\" \u00e9","data":{"n":1}}"#;
+    for context in [
+        event("application/json", &headers, b"{\"n\":1}"),
+        event("application/cloudevents+json", &[("tenant", "a")], body),
+    ] {
+        let asked = asked(HttpHandlerSettings::default(), context).await;
+        for (name, value) in [
+            ("ce-specversion", "1.0"),
+            ("ce-id", "e1"),
+            ("ce-type", "order.placed"),
+            ("ce-source", "/shop"),
+            ("ce-subject", "50%20%25%20%22off%22%20%C3%A9"),
+            ("content-type", "application/json"),
+            ("lapwing-header-tenant", "a"),
+            ("lapwing-message-id", "m1"),
+        ] {
+            assert_eq!(asked.header(name), value, "{name}: {}", asked.head);
+        }
+        let theirs = asked.head.to_lowercase();
+        assert!(!theirs.contains("lapwing-header-cloudevents"), "{theirs}");
+        assert_eq!(asked.body, b"{\"n\":1}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_event_must_have_is_sent_before_what_has_no_room() {
+    let long = "x".repeat(7000);
+    let headers = [
+        ("cloudEvents:specversion", "1.0"),
+        ("cloudEvents:id", "e1"),
+        ("cloudEvents:type", "t"),
+        ("cloudEvents:source", "/shop"),
+        ("cloudEvents:a", &long),
+    ];
+    let asked = asked(HttpHandlerSettings::default(), event("a/b", &headers, b"")).await;
+    for name in ["ce-specversion", "ce-id", "ce-type", "ce-source"] {
+        assert_ne!(asked.header(name), "", "{name}");
+    }
+    assert_eq!(asked.header("ce-a"), "");
+    assert_eq!(asked.header("lapwing-cut-headers"), "cloudEvents:a");
 }

@@ -24,6 +24,11 @@ pub(in super::super) struct Asked {
 }
 
 impl Asked {
+    /// The path.
+    pub(in super::super) fn path(&self) -> &str {
+        self.head.split(' ').nth(1).unwrap_or_default()
+    }
+
     /// The value of a header; empty if it is missing.
     pub(in super::super) fn header(&self, name: &str) -> &str {
         let lines = self.head.lines().filter_map(|line| line.split_once(": "));
