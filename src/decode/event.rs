@@ -6,19 +6,16 @@
 use std::{
     borrow::Cow,
     collections::BTreeMap,
+    fmt,
     time::{Duration, UNIX_EPOCH},
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::{Deserialize, Deserializer, de};
 use serde_json::{Value, value::RawValue};
 
 use super::{json, words};
-use crate::{
-    broker::{HeaderValue, Properties},
-    message::Message,
-    outcome::Failure,
-    text::cut,
-};
+use crate::{broker::HeaderValue, message::Message, outcome::Failure, text::cut};
 
 /// The attributes that each event has.
 pub(crate) const REQUIRED: [&str; 4] = ["id", "source", "specversion", "type"];
@@ -27,6 +24,10 @@ pub(crate) const REQUIRED: [&str; 4] = ["id", "source", "specversion", "type"];
 const PREFIXES: [&str; 2] = ["cloudEvents:", "cloudEvents_"];
 /// The longest name of an attribute, in bytes. The specification asks for 20.
 const NAME: usize = 64;
+/// The most members of an event in a body.
+const MEMBERS: usize = 256;
+/// The longest attribute of an event in a body, as JSON. Each attribute becomes a header.
+const ATTRIBUTE: usize = 64 * 1024;
 /// The longest content type: AMQP sends its length in one byte.
 const CONTENT_TYPE: usize = 255;
 
@@ -65,17 +66,14 @@ pub(crate) fn attribute_text(value: HeaderValue<'_>) -> Cow<'_, str> {
     }
 }
 
-/// The format of an event that is in the body: what follows `application/cloudevents`.
-fn format(properties: &Properties) -> Option<&str> {
-    const TYPE: &str = "application/cloudevents";
-    let essence = properties.content_type()?.split(';').next()?.trim();
-    let begins = essence.get(..TYPE.len())?.eq_ignore_ascii_case(TYPE);
-    begins.then(|| &essence[TYPE.len()..])
-}
-
-/// Whether the message says that its body is an event.
+/// Whether the message says that its body is an event, in the format that the worker reads.
 pub(super) fn is_structured(message: &Message) -> bool {
-    format(&message.properties).is_some()
+    let content_type = message.properties.content_type();
+    let essence = content_type.and_then(|it| it.split(';').next());
+    essence.is_some_and(|it| {
+        it.trim()
+            .eq_ignore_ascii_case("application/cloudevents+json")
+    })
 }
 
 /// Reads a message as an event.
@@ -83,20 +81,18 @@ pub(super) fn is_structured(message: &Message) -> bool {
 /// # Errors
 /// If it says that it is one, and is no valid one.
 pub(super) fn read(message: &Message) -> Result<Event, Failure> {
-    if let Some(format) = format(&message.properties) {
-        if !format.eq_ignore_ascii_case("+json") {
-            let why = format!(
-                "the worker reads the format +json, and this one is {:?}",
-                cut(format, NAME)
-            );
-            return Err(invalid(&why));
-        }
+    if is_structured(message) {
         return structured(message).map(|event| Event::Structured(Box::new(event)));
     }
     let headers = message.properties.headers();
-    let attributes =
-        headers.filter_map(|(name, value)| Some((attribute(name)?, attribute_text(value))));
-    let attributes: BTreeMap<_, _> = attributes.collect();
+    let found = headers.filter_map(|(name, value)| Some((attribute(name)?, value)));
+    let mut attributes = BTreeMap::new();
+    for (name, value) in found {
+        // An attribute can have both beginnings. Handlers take the first header.
+        attributes
+            .entry(name)
+            .or_insert_with(|| attribute_text(value));
+    }
     if attributes.is_empty() {
         return Ok(Event::None);
     }
@@ -104,10 +100,40 @@ pub(super) fn read(message: &Message) -> Result<Event, Failure> {
     Ok(Event::Binary)
 }
 
+/// The members of an event in a body.
+struct Members(BTreeMap<String, Box<RawValue>>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ReadMembers)
+    }
+}
+
+struct ReadMembers;
+
+impl<'de> de::Visitor<'de> for ReadMembers {
+    type Value = Members;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an event")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+        let mut members = BTreeMap::new();
+        while let Some((name, value)) = map.next_entry()? {
+            if members.len() == MEMBERS {
+                let why = format!("it has more than {MEMBERS} members");
+                return Err(de::Error::custom(why));
+            }
+            members.insert(name, value);
+        }
+        Ok(Members(members))
+    }
+}
+
 /// The event in the body of a message.
 fn structured(message: &Message) -> Result<Message, Failure> {
-    let mut members: BTreeMap<String, Box<RawValue>> =
-        json::message(message).map_err(|failure| invalid(&failure.error))?;
+    let Members(mut members) = json::message(message).map_err(|failure| invalid(&failure.error))?;
     let data = (members.remove("data"), members.remove("data_base64"));
     let mut attributes = BTreeMap::<&str, Cow<'_, str>>::new();
     for (name, value) in &members {
@@ -143,11 +169,22 @@ fn structured(message: &Message) -> Result<Message, Failure> {
 /// The value of an attribute as text, as the specification has it. `None`: it is null, which means that
 /// the event does not have it.
 fn text(name: &str, value: &RawValue) -> Result<Option<String>, Failure> {
-    match serde_json::from_str(value.get()) {
-        Ok(Value::Null) => Ok(None),
-        Ok(Value::String(text)) => Ok(Some(text)),
-        Ok(Value::Bool(flag)) => Ok(Some(flag.to_string())),
-        Ok(Value::Number(number)) if number.is_i64() => Ok(Some(number.to_string())),
+    let value = value.get();
+    if value.len() > ATTRIBUTE {
+        let name = cut(name, NAME);
+        let why = format!("the attribute {name:?} has more than {ATTRIBUTE} bytes");
+        return Err(invalid(&why));
+    }
+    // An array and an object are not even parsed.
+    let parsed = match value.starts_with(['[', '{']) {
+        true => None,
+        false => serde_json::from_str(value).ok(),
+    };
+    match parsed {
+        Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(Value::Bool(flag)) => Ok(Some(flag.to_string())),
+        Some(Value::Number(number)) if number.is_i64() => Ok(Some(number.to_string())),
         _ => {
             let name = cut(name, NAME);
             let why =

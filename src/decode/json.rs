@@ -11,7 +11,7 @@ use crate::{broker::Properties, message::Message, outcome::Failure};
 /// Checks a body that must be JSON, and returns whether it was one. Called for handlers that pass
 /// the body on unread. Handlers that parse it (the `Json` extractor) find an error themselves.
 pub(super) fn check(message: &Message, decode: Decode) -> Result<bool, Failure> {
-    if !must_be_json(&message.properties, decode) {
+    if !must_be(&message.properties, decode) {
         return Ok(false);
     }
     match text(message).and_then(is_json_text) {
@@ -35,7 +35,8 @@ fn is_json_text(body: &[u8]) -> Result<(), Failure> {
     json::<serde::de::IgnoredAny>(body).map(|_| ())
 }
 
-fn must_be_json(properties: &Properties, decode: Decode) -> bool {
+/// Whether a body with these properties must be JSON.
+pub(super) fn must_be(properties: &Properties, decode: Decode) -> bool {
     match decode {
         Decode::Json => true,
         Decode::Bytes => false,
@@ -77,6 +78,25 @@ pub(crate) fn as_json(message: &Message) -> Option<&[u8]> {
     text(message).ok().filter(|body| is_json_text(body).is_ok())
 }
 
+/// How many values and names a body has at most, if it is JSON. The parser makes a tree of them, which can
+/// need a hundred times as much memory as the body.
+pub(super) fn values(body: &[u8]) -> usize {
+    let mut values = 1;
+    let mut is_text = false;
+    let mut bytes = body.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => is_text = !is_text,
+            b'\\' if is_text => {
+                bytes.next();
+            }
+            b',' | b':' | b'[' | b'{' if !is_text => values += 1,
+            _ => {}
+        }
+    }
+    values
+}
+
 /// The body of a message as `T`.
 pub(crate) fn message<T: DeserializeOwned>(message: &Message) -> Result<T, Failure> {
     json(text(message)?)
@@ -113,6 +133,20 @@ mod tests {
             body: body.to_vec(),
         };
         Message::new(delivery, "q".into())
+    }
+
+    #[test]
+    fn values_are_counted_and_text_is_not() {
+        for (body, count) in [
+            (r#""#, 1),
+            (r#""a,b:[{""#, 1),
+            (r#""a\",b\\""#, 1),
+            (r#"[0,"x",[]]"#, 5),
+            (r#"{"a":{"":0}}"#, 5),
+            (r#""\"#, 1),
+        ] {
+            assert_eq!(values(body.as_bytes()), count, "{body}");
+        }
     }
 
     #[test]

@@ -105,12 +105,15 @@ impl Reader {
         let is_event =
             self.events != CloudEvents::Off && self.unwrap_event(message, &mut changed, at_once)?;
         let seen = changed.as_ref().unwrap_or(message);
+        let takes_long = at_once && seen.body().len() > LONG;
+        let must_be_json = || wants_json && json::must_be(&seen.properties, self.decode);
         let is_json = match &self.schema {
-            Some(_) if at_once && seen.body().len() > LONG => return Err(Unread::TakesLong),
+            Some(_) if takes_long => return Err(Unread::TakesLong),
             Some(schema) => {
-                schema.check(&json::message(seen)?)?;
+                schema.check(seen)?;
                 true
             }
+            None if takes_long && must_be_json() => return Err(Unread::TakesLong),
             None => wants_json && json::check(seen, self.decode)?,
         };
         Ok(Seen {
@@ -131,7 +134,7 @@ impl Reader {
         if at_once && packed.len() > LONG && unpack::is_packed(encoding) {
             return Err(Unread::TakesLong);
         }
-        match unpack::unpack(encoding, packed, now) {
+        match unpack::unpack(encoding, packed, now, most) {
             Ok(None) => Ok(None),
             Ok(Some(body)) => {
                 let its = &message.properties;

@@ -2,14 +2,21 @@
 
 use std::{fs, path::Path};
 
-use jsonschema::{Retrieve, Uri, ValidationError, Validator};
+use jsonschema::{PatternOptions, Retrieve, Uri, ValidationError, Validator};
 use serde_json::Value;
 
+use super::json;
 use crate::{
+    message::Message,
     outcome::Failure,
     text::{causes, cut},
 };
 
+/// The most values of a body. A check needs some hundred bytes for each.
+const VALUES: usize = 1_000_000;
+/// The most values of a body whose violations are named. The crate collects all violations before it gives
+/// the first one, also those of each branch of an `anyOf`.
+const VALUES_WITH_PLACES: usize = 20_000;
 /// The most violations that an error names.
 const NAMED: usize = 5;
 /// The most bytes of the place of a violation.
@@ -53,17 +60,35 @@ impl Schema {
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let schema: Value =
             serde_json::from_str(text).map_err(|error| format!("is no JSON: {error}"))?;
-        let options = jsonschema::options().with_retriever(Nowhere);
+        // The other engine can take millions of steps for a short text, and the worker could not end them.
+        let options = jsonschema::options()
+            .with_retriever(Nowhere)
+            .with_pattern_options(PatternOptions::regex());
         let validator = options.build(&schema).map_err(|error| refusal(&error))?;
         Ok(Self(validator))
     }
 
-    /// Checks a body.
-    pub(super) fn check(&self, body: &Value) -> Result<(), Failure> {
-        if self.0.is_valid(body) {
+    /// Checks the body of a message.
+    pub(super) fn check(&self, message: &Message) -> Result<(), Failure> {
+        let refused = |text| Err(Failure::undecodable(text).of_class("schema"));
+        let values = json::values(message.body());
+        if values > VALUES {
+            return refused(format!(
+                "the body has more than {VALUES} values and names, and the worker checks no such body \
+                 against a schema"
+            ));
+        }
+        let body: Value = json::message(message)?;
+        if self.0.is_valid(&body) {
             return Ok(());
         }
-        let mut errors = self.0.iter_errors(body);
+        if values > VALUES_WITH_PLACES {
+            return refused(format!(
+                "the body does not fit the schema; it has more than {VALUES_WITH_PLACES} values and \
+                 names, so the worker does not look for the places"
+            ));
+        }
+        let mut errors = self.0.iter_errors(&body);
         let named: Vec<_> = errors
             .by_ref()
             .take(NAMED)
@@ -73,11 +98,10 @@ impl Schema {
             Some(_) => "; and more",
             None => "",
         };
-        let text = format!(
+        refused(format!(
             "the body does not fit the schema: {}{more}",
             named.join("; ")
-        );
-        Err(Failure::undecodable(text).of_class("schema"))
+        ))
     }
 }
 
@@ -93,7 +117,11 @@ fn refusal(error: &ValidationError<'_>) -> String {
         "" => String::new(),
         place => format!(" at {}", cut(place, PLACE)),
     };
-    format!("is no JSON Schema:{place} {}", cut(&text, TEXT))
+    let hint = match text.ends_with("is not a \"regex\"") {
+        true => ", or has look-around or a back-reference, which the worker does not know",
+        false => "",
+    };
+    format!("is no JSON Schema:{place} {}{hint}", cut(&text, TEXT))
 }
 
 /// The place of a violation, and what is wrong there. The value itself may be long or secret, so it is

@@ -38,14 +38,17 @@ pub struct BodySettings {
     pub unpack: bool,
     /// The most bytes that a body may have once it is unpacked. The worker stops unpacking there, and
     /// dead-letters the message with its packed body. The handlers of a consumer may need
-    /// `concurrency × unpacked_bytes` of memory. Too low: good messages are dead-lettered. Too high: a few
-    /// bytes of a hostile publisher fill the memory. The default is 16 MiB. Default: `16777216`.
+    /// `concurrency × unpacked_bytes` of memory, and the check of a schema some hundred MiB more for each core.
+    /// Too low: good messages are dead-lettered. Too high: a few bytes of a hostile publisher fill the memory.
+    /// The default is 16 MiB. Default: `16777216`.
     #[schemars(range(min = 1))]
     pub unpacked_bytes: u64,
     /// A file with a JSON Schema (drafts 4, 6, 7, 2019-09 and 2020-12) that each body must fit, whatever
     /// its content type. The worker reads it at the start. `$ref` reaches places in this file and the
-    /// drafts' own schemas only: the worker fetches nothing. `format` is checked in drafts up to 7. The error of the dead letter names the first five
-    /// places that do not fit, and never their values. Default: none.
+    /// drafts' own schemas only: the worker fetches nothing. `format` is checked in drafts up to 7. Patterns have
+    /// neither look-around nor back-references. The error of the dead letter names the first five places that do
+    /// not fit, and never their values; it names no places of a body with more than 20,000 values and names. A
+    /// body with more than 1,000,000 of them does not fit any schema. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/etc/lapwing/order.schema.json")]
     pub schema_file: Option<PathBuf>,
@@ -135,6 +138,14 @@ mod tests {
             ),
             (r##"{"$ref": "#/$defs/missing"}"##, "is no JSON Schema"),
             (r#"{"pattern": "("}"#, "is no JSON Schema"),
+            (
+                r#"{"pattern": "(?<!a)b"}"#,
+                "is no JSON Schema: \"(?<!a)b\" is not a \"regex\", or has look-around",
+            ),
+            (
+                r#"{"patternProperties": {"^(a)\\1$": true}}"#,
+                "is no JSON Schema",
+            ),
         ] {
             let (file, text) = with_schema(schema);
             let beginning = format!("body.schema_file: {}: {reason}", file.path().display());

@@ -87,11 +87,11 @@ impl Coding {
         found.map(|(_, coding)| coding)
     }
 
-    /// A reader of what was packed. `most`: how many bytes somebody wants of it.
+    /// A reader of what was packed. `longest`: the most bytes that a body may have.
     fn unpacking<'a>(
         self,
         packed: impl BufRead + 'a,
-        most: usize,
+        longest: usize,
     ) -> io::Result<Box<dyn Read + 'a>> {
         Ok(match self {
             Self::Gzip => Box::new(MultiGzDecoder::new(packed)),
@@ -99,7 +99,7 @@ impl Coding {
             Self::Zstd => {
                 let mut decoder = zstd::Decoder::with_buffer(packed)?;
                 // The window is memory that the publisher asks for. None larger than the result helps.
-                let window = most.max(1).ilog2() + 1;
+                let window = longest.max(1).ilog2() + 1;
                 decoder.window_log_max(window.clamp(ZSTD_WINDOW, ZSTD_LONGEST_WINDOW))?;
                 Box::new(decoder)
             }
@@ -123,11 +123,13 @@ pub(super) fn is_packed(encoding: &str) -> bool {
 }
 
 /// Unpacks a body. `None`: it is not packed, or in a way that the worker does not know. Needs memory for
-/// `most` bytes at most, and a window for each coding.
+/// `most` bytes at most, and a window for each coding. `longest`: the most bytes that a body may have.
+/// `most` may be less, for a first look: the window that is allowed must not depend on it.
 pub(super) fn unpack(
     encoding: &str,
     packed: &[u8],
     most: usize,
+    longest: usize,
 ) -> Result<Option<Vec<u8>>, Refusal> {
     let Some(codings) = codings(encoding) else {
         return Ok(None);
@@ -146,10 +148,10 @@ pub(super) fn unpack(
     let mut reader: Box<dyn Read + '_> = Box::new(packed);
     for (step, coding) in codings.into_iter().enumerate() {
         reader = match step {
-            0 => coding.unpacking(packed, most)?,
+            0 => coding.unpacking(packed, longest)?,
             _ => {
                 let before = Limited { reader, left: most };
-                coding.unpacking(BufReader::with_capacity(PIECE, before), most)?
+                coding.unpacking(BufReader::with_capacity(PIECE, before), longest)?
             }
         };
     }

@@ -149,26 +149,71 @@ fn an_event_that_is_not_valid_is_refused_with_the_reason() {
         let beginning = format!("no valid CloudEvent: {reason}");
         assert!(error.starts_with(&beginning), "{more}: {error}");
     }
-    for (content_type, reason) in [
-        (
-            "application/cloudevents-batch+json",
-            "the worker reads the format +json",
-        ),
-        (
-            "application/cloudevents+avro",
-            "the worker reads the format +json",
-        ),
-        ("application/cloudevents+json", "invalid JSON"),
-    ] {
-        let error = error(&events(), &typed(Some(content_type), &[], b"[]"));
-        assert!(
-            error.starts_with(&format!("no valid CloudEvent: {reason}")),
-            "{error}"
-        );
-    }
+    let content_type = Some("application/cloudevents+json");
+    let text = error(&events(), &typed(content_type, &[], b"[]"));
+    assert!(
+        text.starts_with("no valid CloudEvent: invalid JSON"),
+        "{text}"
+    );
     let headers = [("cloudEvents:id", "1")];
-    let error = error(&events(), &typed(None, &headers, b""));
-    assert_eq!(error, "no valid CloudEvent: it has no source");
+    let text = error(&events(), &typed(None, &headers, b""));
+    assert_eq!(text, "no valid CloudEvent: it has no source");
+}
+
+#[test]
+fn an_event_in_a_body_has_few_attributes_and_short_ones() {
+    let many = (0..300).map(|number| (format!("a{number}"), json!("")));
+    let deep = "[".repeat(100) + &"]".repeat(100);
+    for (more, reason) in [
+        (many.collect(), "invalid JSON: it has more than 256 members"),
+        (
+            json!({"ext": "x".repeat(70_000)}),
+            "the attribute \"ext\" has more than 65536 bytes",
+        ),
+        (
+            json!({"ext": serde_json::from_str::<Value>(&deep).unwrap()}),
+            "the attribute \"ext\" is neither text nor",
+        ),
+    ] {
+        let error = error(&events(), &structured(&more));
+        let beginning = format!("no valid CloudEvent: {reason}");
+        assert!(error.starts_with(&beginning), "{error}");
+    }
+}
+
+#[test]
+fn events_in_a_format_that_the_worker_does_not_read_stay_as_they_are() {
+    let required = BodySettings {
+        cloud_events: CloudEvents::Required,
+        ..settings()
+    };
+    for content_type in [
+        "application/cloudevents-batch+json",
+        "application/cloudevents+avro",
+        "application/cloudevents",
+        "application/cloudeventsomething",
+    ] {
+        let message = typed(Some(content_type), &[], b"[]");
+        let seen = read(&events(), &message).unwrap();
+        assert!(seen.message.is_none() && !seen.is_event, "{content_type}");
+        let text = error(&required, &message);
+        assert!(text.contains("neither the content type"), "{text}");
+    }
+}
+
+#[test]
+fn the_attribute_that_is_checked_is_the_one_that_handlers_take() {
+    for (first, second, valid) in [("9", "1.0", false), ("1.0", "9", true)] {
+        let both = [
+            ("cloudEvents:id", "e1"),
+            ("cloudEvents:source", "/shop"),
+            ("cloudEvents:type", "a"),
+            ("cloudEvents:specversion", first),
+            ("cloudEvents_specversion", second),
+        ];
+        let read = read(&events(), &typed(None, &both, BODY));
+        assert_eq!(read.is_ok(), valid, "{first}");
+    }
 }
 
 #[test]

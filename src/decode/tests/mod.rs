@@ -92,6 +92,14 @@ fn zstd(body: &[u8]) -> Vec<u8> {
     zstd::encode_all(body, 3).unwrap()
 }
 
+/// Packed as a stream that asks for this window, a power of two.
+fn zstd_with_window(body: &[u8], window: u32) -> Vec<u8> {
+    let mut packer = zstd::Encoder::new(Vec::new(), 3).unwrap();
+    packer.window_log(window).unwrap();
+    packer.write_all(body).unwrap();
+    packer.finish().unwrap()
+}
+
 const BODY: &[u8] = br#"{"id": 1}"#;
 
 #[test]
@@ -111,16 +119,18 @@ fn at_once_the_reader_does_little_work() {
         packed("gzip", &gzip(&long)),
         packed("gzip", &long),
         typed(Some(structured), &[], &long),
+        typed(Some("application/json"), &[], &long),
     ] {
         assert_eq!(at_once(&takes_long), Err(Unread::TakesLong));
     }
     assert_eq!(at_once(&packed("gzip", &gzip(BODY))), Ok(()));
     // Nothing is done with these but what is done with each message.
-    assert_eq!(
-        at_once(&typed(Some("application/json"), &[], &long)),
-        Ok(())
-    );
+    assert_eq!(at_once(&typed(Some("text/plain"), &[], &long)), Ok(()));
     assert_eq!(at_once(&packed("br", &long)), Ok(()));
+    // The window that a packed body may ask for depends on the settings alone.
+    let wide = packed("zstd", &zstd_with_window(BODY, 24));
+    assert_eq!(at_once(&wide), Ok(()));
+    assert!(read(&events(), &wide).is_ok());
     let failed = at_once(&typed(None, &event, &long));
     assert!(matches!(failed, Err(Unread::Failed(_))), "{failed:?}");
 }

@@ -51,6 +51,31 @@ fn a_body_that_does_not_fit_the_schema_names_the_places_and_no_values() {
 }
 
 #[test]
+fn a_body_of_very_many_values_is_refused_before_it_is_parsed() {
+    let (_file, settings) = with_schema(&json!({"items": {"type": "string"}}));
+    let of = |count: usize, item: &str| format!("[{}]", vec![item; count].join(","));
+    let check = |body: String| error(&settings, &typed(None, &[], body.as_bytes()));
+    // All of these do not fit. The more there are, the less is said.
+    let few = check(of(10_000, "0"));
+    assert!(
+        few.contains(": /0: ") && few.ends_with("; and more"),
+        "{few}"
+    );
+    let many = check(of(20_001, "0"));
+    assert!(
+        many.contains("the worker does not look for the places"),
+        "{many}"
+    );
+    let most = check(of(400_000, "{\"\":0}"));
+    assert!(
+        most.contains("more than 1000000 values and names"),
+        "{most}"
+    );
+    let text = format!("[{:?}]", ",".repeat(2_000_000));
+    assert!(read(&settings, &typed(None, &[], text.as_bytes())).is_ok());
+}
+
+#[test]
 fn a_schema_is_for_the_unpacked_body_and_for_the_data_of_an_event() {
     let (_file, settings) = with_schema(&json!({"required": ["id"]}));
     assert!(
