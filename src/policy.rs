@@ -171,10 +171,11 @@ pub fn decide(retry: &RetrySettings, ending: &Ending, facts: impl FnOnce() -> Fa
             charged: false,
         },
         Ending::Interrupted => Settlement::Return,
-        Ending::Undecodable(_) => dead(Reason::Decode),
+        Ending::Undecodable(failure) if !failure.retryable => dead(Reason::Decode),
         Ending::Unroutable { .. } => dead(Reason::UnroutableType),
         Ending::Expired { .. } => dead(Reason::Expired),
         Ending::Handled(Outcome::Failed(_))
+        | Ending::Undecodable(_)
         | Ending::Unavailable(_)
         | Ending::TimedOut { .. }
         | Ending::Panicked { .. } => {

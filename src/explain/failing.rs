@@ -12,7 +12,8 @@ use crate::{
 /// How a message keeps failing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Failing {
-    /// The class of the failure: `timeout`, `panic`, `decode`, `unroutable-type`, `expired`, a class of
+    /// The class of the failure: `timeout`, `panic`, `decode` and the other classes of bodies that cannot
+    /// be read, `unroutable-type`, `expired`, a class of
     /// the consumer's kind of handler, or any class that a handler of its own gives.
     pub class: Option<String>,
     /// The HTTP status, or the exit code of a program.
@@ -39,7 +40,17 @@ pub enum Says {
 }
 
 /// The classes that the failures of each handler can have.
-const OF_ALL: [&str; 4] = ["expired", "panic", "timeout", "unroutable-type"];
+const OF_ALL: [&str; 9] = [
+    "cloudevent",
+    "decode",
+    "decode-timeout",
+    "expired",
+    "panic",
+    "schema",
+    "timeout",
+    "unpack",
+    "unroutable-type",
+];
 
 impl Failing {
     /// The settings for the message; `None` if no route takes it.
@@ -71,6 +82,10 @@ impl Failing {
             Some("decode" | "unpack" | "cloudevent" | "schema") if self.says.is_none() => {
                 Ending::from(Outcome::Failed(Failure::undecodable("")))
             }
+            Some("decode-timeout") if self.says.is_none() => Ending::Undecodable(Failure {
+                retryable: true,
+                ..Failure::undecodable("")
+            }),
             Some("unroutable-type") => unroutable(consumer),
             Some("expired") => Ending::Expired { by: Duration::ZERO },
             class => Ending::from(self.outcome(handler, class)),

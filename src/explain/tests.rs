@@ -186,6 +186,8 @@ fn rules_and_exit_codes_decide_as_in_a_worker() {
 fn ends_without_a_handler_are_explained_too() {
     for (class, reason) in [
         ("decode", "decode"),
+        ("schema", "decode"),
+        ("decode-timeout", "max-attempts"),
         ("unroutable-type", "unroutable-type"),
         ("expired", "expired"),
     ] {
@@ -243,7 +245,14 @@ fn a_class_that_nothing_can_give_is_doubted() {
     assert_eq!(refused, wanted);
     let far = doubt(HTTP, "no-stock").unwrap();
     assert!(far.ends_with("has the class \"no-stock\"; it has: http, http-connect, http-echo, http-proxy, http-request, http-timeout, panic, result, timeout"), "{far}");
-    for known in ["timeout", "panic", "expired", "http", "http-connect"] {
+    for known in [
+        "timeout",
+        "panic",
+        "expired",
+        "schema",
+        "http",
+        "http-connect",
+    ] {
         assert_eq!(doubt(HTTP, known), None, "{known}");
     }
     let command = "handler = { kind = 'command', argv = ['/bin/true'] }";

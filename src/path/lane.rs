@@ -55,6 +55,8 @@ pub(crate) struct Lane<B> {
     pub(crate) runtime: Handle,
     /// The one permit of the worker for publishing the report of a canary.
     pub(crate) reports: Arc<Semaphore>,
+    /// The permits of the worker for reading long bodies.
+    pub(crate) readings: Arc<Semaphore>,
     /// Deliveries that have yet to start.
     pub(crate) starts: StartQueue,
     /// Ends of paths that the actor has not yet booked. When the actor ends, it books its remaining

@@ -35,6 +35,7 @@ pub(crate) use back::copy_back;
 pub(crate) use dispatch::{Dispatch, Handlers};
 pub(crate) use ends::{Ended, Ends};
 pub(crate) use lane::{Lane, Live};
+pub(crate) use read::reading_permits;
 pub(crate) use runner::run_on;
 pub(crate) use service::Service;
 pub(crate) use start_queue::{RateLimit, StartQueue};
@@ -185,7 +186,7 @@ fn retry_settings<'a, B: Broker>(lane: &'a Lane<B>, route: Option<&'a Route>) ->
 /// Runs the handler, if the message can be read as the settings and the handler demand.
 async fn handle<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, route: &Route) -> Ending {
     flight.outbox.begin(lane.settings.forward.wants_results());
-    let seen = match read(flight, route).await {
+    let seen = match read(&lane.readings, flight, route).await {
         Ok(seen) => seen,
         Err(ending) => return ending,
     };

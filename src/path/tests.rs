@@ -102,6 +102,7 @@ fn fixture(outcomes: Vec<Outcome>) -> Fixture {
         hard_stop: CancellationToken::new(),
         runtime: Handle::current(),
         reports: Arc::new(Semaphore::new(1)),
+        readings: reading_permits(),
         starts: StartQueue::new(slots, None),
         ends: Ends::default(),
         service: Service::new(&BreakerSettings::default()),
@@ -314,6 +315,60 @@ async fn a_panic_of_the_path_is_a_fault_and_the_delivery_stays() {
     let end = or_fault(&flight, async { panic!("a fault of ours") }).await;
     assert_eq!(end, Some(End::Fault));
     assert!(!flight.claim_from_handler(), "the lane leaves it alone");
+}
+
+/// A message that is read on a thread of its own.
+fn long(fixture: &Fixture) -> Message {
+    let mut message = fixture.message();
+    message.properties = Properties::new("m1", Some("application/json"), None, &[]);
+    message.body = format!("\"{}\"", "x".repeat(100_000)).into_bytes();
+    message
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_waits_for_other_readings_is_not_at_fault() {
+    let fixture = fixture(vec![Outcome::Succeeded]);
+    let readings = Arc::clone(&fixture.lane.readings);
+    let all = u32::try_from(readings.available_permits()).unwrap();
+    let others = readings.acquire_many_owned(all).await.unwrap();
+    let flight = fixture.start(long(&fixture)).await;
+    advance(2 * fixture.lane.settings.timeout).await;
+    settle_down().await;
+    assert_eq!((flight.phase(), flight.attempt()), (Phase::Buffered, 1));
+    assert!(!fixture.has_ended());
+    drop(others);
+    fixture.let_go.notify_one();
+    assert_eq!(fixture.end().await, End::Done);
+    assert_eq!(flight.attempt(), 1);
+}
+
+#[test]
+fn a_reading_that_takes_too_long_is_tried_again_and_keeps_its_permit_to_its_end() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .max_blocking_threads(1)
+        .build();
+    runtime.unwrap().block_on(async {
+        let fixture = fixture(vec![Outcome::Succeeded]);
+        let (release, blocked) = std::sync::mpsc::channel::<()>();
+        let blocking = tokio::task::spawn_blocking(move || blocked.recv());
+        let free = || fixture.lane.readings.available_permits();
+        let all = free();
+        let flight = fixture.start(long(&fixture)).await;
+        assert_eq!(free(), all - 1);
+        advance(fixture.lane.settings.timeout).await;
+        settle_down().await;
+        assert_eq!(flight.phase(), Phase::Waiting);
+        assert_eq!(free(), all - 1, "the reading has not ended");
+        let counters = &fixture.lane.watch.figures.counters;
+        assert_eq!(counters.outcome(OutcomeKind::Undecodable).get(), 1);
+        drop(release);
+        assert!(blocking.await.unwrap().is_err());
+        fixture.let_go.notify_one();
+        assert_eq!(fixture.end().await, End::Done);
+        assert_eq!((flight.attempt(), free()), (2, all));
+    });
 }
 
 /// The messages of a service that gives no answer are parked before their first attempt.

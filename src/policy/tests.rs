@@ -38,6 +38,11 @@ fn each_outcome_has_its_settlement() {
             },
         ),
         (Ending::Undecodable(no()), dead(Reason::Decode)),
+        // Reading took too long.
+        (
+            Ending::Undecodable(Failure::retryable("x", "try")),
+            retry(500),
+        ),
         (
             Ending::Unroutable { why: "t".into() },
             dead(Reason::UnroutableType),

@@ -27,7 +27,7 @@ use crate::{
     consumer::ConsumerSettings,
     flight::{Extensions, Resources, SCOPE},
     lane::{LaneActor, LaneChannels},
-    path::{Dispatch, Ends, Handlers, Lane, Live, RateLimit, Service, StartQueue},
+    path::{Dispatch, Ends, Handlers, Lane, Live, RateLimit, Service, StartQueue, reading_permits},
     state::StateHandle,
     status::{ConsumerReport, ConsumerReports, Figures},
     telemetry::{self, Observed, ObservedConsumer, Signals, Watch},
@@ -88,6 +88,7 @@ impl Setup {
             signals,
             runtime,
             reports: Arc::new(Semaphore::new(1)),
+            readings: reading_permits(),
             settings,
         };
         let names: BTreeSet<String> = consumers.keys().cloned().collect();
@@ -134,6 +135,8 @@ struct Common<B> {
     drain: CancellationToken,
     hard_stop: CancellationToken,
     reports: Arc<Semaphore>,
+    /// The permits for reading long bodies.
+    readings: Arc<Semaphore>,
 }
 
 /// The lanes that run, with their names.
@@ -200,6 +203,7 @@ impl<B: Broker> Common<B> {
             hard_stop: self.hard_stop.clone(),
             runtime: self.runtime.clone(),
             reports: Arc::clone(&self.reports),
+            readings: Arc::clone(&self.readings),
             starts,
             ends: Ends::default(),
             live: Live::default(),
