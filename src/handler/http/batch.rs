@@ -3,16 +3,15 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use bytes::Bytes;
-use reqwest::{
-    StatusCode,
-    header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue},
-};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::Instant;
 
 use super::{
-    Again, Echo, Service, answer,
+    Again, Service, answer,
     connections::{Generation, On},
+    echo::Echo,
     request::printable,
     trace::RequestTrace,
 };
@@ -41,6 +40,8 @@ struct Posted<'a> {
     /// The first of its ids.
     first: u64,
     count: usize,
+    /// When it must have ended.
+    deadline: Option<Instant>,
 }
 
 /// The answer to a request.
@@ -70,6 +71,7 @@ impl Call for Arc<Service> {
             body: body.into(),
             first,
             count,
+            deadline: deadline(messages),
         };
         let generation = self.connections.present().await;
         let (said, again) = self.post(&posted, &generation, On::AnyConnection).await;
@@ -79,12 +81,7 @@ impl Call for Arc<Service> {
             Some(Again::Renewed(renewed)) => {
                 self.post(&posted, &renewed, On::AnyConnection).await.0
             }
-            Some(Again::Token(refused)) => {
-                if let Some(tokens) = &self.tokens {
-                    tokens.forget(&refused);
-                }
-                self.post(&posted, &generation, On::AnyConnection).await.0
-            }
+            Some(Again::Token) => self.post(&posted, &generation, On::AnyConnection).await.0,
         }
     }
 }
@@ -92,7 +89,7 @@ impl Call for Arc<Service> {
 impl Service {
     /// Sends a request, and reads the whole answer.
     async fn post(&self, posted: &Posted<'_>, generation: &Arc<Generation>, on: On) -> Ended {
-        let token = match self.token(generation).await {
+        let token = match self.token(generation, posted.deadline).await {
             Ok(token) => token,
             Err(failure) => return (Err(failure), None),
         };
@@ -136,11 +133,14 @@ impl Service {
         {
             return (Err(failure), again);
         }
+        let other_token = self.after_token(token.as_ref(), status);
         if !status.is_success() {
-            let is_refused = status == StatusCode::UNAUTHORIZED;
-            let refused = token.filter(|_| is_refused).map(Again::Token);
-            let again = self.after_refusal(generation, status).await.or(refused);
-            return (Err(answer::refused(response, &self.target).await), again);
+            let again = self.after_refusal(generation, status).await.or(other_token);
+            let mut failure = answer::refused(response, &self.target).await;
+            if let Some(token) = token {
+                failure = token.excuse(failure);
+            }
+            return (Err(failure), again);
         }
         let body = answer::whole(response, results::LONGEST).await;
         let said = body.and_then(|body| read(&body, posted));
@@ -150,6 +150,18 @@ impl Service {
         });
         (said, None)
     }
+}
+
+/// When a call for these messages must have ended: if it is for several, in half of the time that they have
+/// left.
+fn deadline(messages: &[Context]) -> Option<Instant> {
+    let first = messages.iter().filter_map(Context::deadline).min()?;
+    let now = Instant::now();
+    let left = first.saturating_duration_since(now);
+    Some(match messages.len() {
+        1 => first,
+        _ => now + left / 2,
+    })
 }
 
 /// Reads what an answer says about each message.
@@ -171,6 +183,7 @@ mod tests {
             body: Bytes::new(),
             first: 5,
             count: 1,
+            deadline: None,
         };
         let outcomes = br#"{"outcomes":[{"id":5,"outcome":"succeeded"}],"more":1}"#;
         assert_eq!(read(outcomes, &posted).map(|said| said.len()), Ok(1));

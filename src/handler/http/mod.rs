@@ -11,6 +11,7 @@
 mod answer;
 mod batch;
 mod connections;
+mod echo;
 mod files;
 mod proxy;
 mod reach;
@@ -24,30 +25,24 @@ mod trace;
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use hyper_util::client::proxy::matcher::Matcher;
-use reqwest::{
-    Response, StatusCode, Url,
-    header::{HeaderMap, HeaderName},
-};
+use reqwest::{Response, StatusCode, Url, header::HeaderMap};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use answer::fuzz_answer;
 pub(crate) use proxy::warning as proxy_warning;
 pub use settings::{HeaderFile, HttpHandlerSettings, OAuthSettings, SecretIn};
 
+use tokio::time::Instant;
+
 use super::{Context, Handler, HandlerError, HandlerFuture, batch::Batches};
-use crate::{
-    clock,
-    outcome::{Failure, Outcome},
-};
+use crate::outcome::{Failure, Outcome};
 use answer::Target;
 use connections::{Connections, Generation, On};
+use echo::Echo;
 use request::{Theirs, describe, printable};
 use token::{Token, Tokens};
 use trace::RequestTrace;
@@ -99,8 +94,8 @@ enum Again {
     Bare,
     /// It uses files that have changed.
     Renewed(Arc<Generation>),
-    /// It has another token, because the service refused this one.
-    Token(Arc<Token>),
+    /// It has another token, because the service refused the first.
+    Token,
 }
 
 /// How a request ended.
@@ -173,7 +168,7 @@ impl Service {
         on: On,
         theirs: Theirs,
     ) -> Ended {
-        let token = match self.token(generation).await {
+        let token = match self.token(generation, context.deadline()).await {
             Ok(token) => token,
             Err(failure) => return Ended::failed(failure, None),
         };
@@ -198,13 +193,18 @@ impl Service {
                 {
                     return Ended::failed(failure, again);
                 }
+                // Whatever the reason for another request is, it has another token then.
+                let other_token = self.after_token(token.as_ref(), response.status());
                 let again = self
                     .after_answer(context, generation, &response, theirs)
-                    .await;
-                let is_refused = response.status() == StatusCode::UNAUTHORIZED;
-                let refused = token.filter(|_| is_refused).map(Again::Token);
-                let again = again.or(refused);
-                let outcome = answer::judge(response, context, &self.target).await;
+                    .await
+                    .or(other_token);
+                let outcome = match (answer::judge(response, context, &self.target).await, token) {
+                    (Outcome::Failed(failure), Some(token)) => {
+                        Outcome::Failed(token.excuse(failure))
+                    }
+                    (outcome, _) => outcome,
+                };
                 Ended { outcome, again }
             }
             Err(error) => {
@@ -252,15 +252,27 @@ impl Service {
         (described, mark)
     }
 
-    /// The token of a request, if the settings name a server that gives tokens.
-    async fn token(&self, generation: &Generation) -> Result<Option<Arc<Token>>, Failure> {
+    /// The token of a request that must end at `deadline`, if the settings name a server that gives tokens.
+    async fn token(
+        &self,
+        generation: &Generation,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Arc<Token>>, Failure> {
         match &self.tokens {
             None => Ok(None),
             Some(tokens) => {
                 let client = generation.client(On::AnyConnection);
-                tokens.token(client).await.map(Some)
+                tokens.token(client, deadline).await.map(Some)
             }
         }
+    }
+
+    /// The service has answered a request with this token: whether another token may help.
+    fn after_token(&self, token: Option<&Arc<Token>>, status: StatusCode) -> Option<Again> {
+        let (tokens, token) = (self.tokens.as_ref()?, token?);
+        token.answered(status);
+        let may_help = status == StatusCode::UNAUTHORIZED && tokens.refused(token);
+        may_help.then_some(Again::Token)
     }
 
     /// Whether the handler can mend the reason for this answer.
@@ -309,10 +321,7 @@ impl Service {
             }
             Again::Bare => self.request(context, generation, any, Theirs::None).await,
             Again::Renewed(renewed) => self.request(context, &renewed, any, Theirs::Fitting).await,
-            Again::Token(refused) => {
-                if let Some(tokens) = &self.tokens {
-                    tokens.forget(&refused);
-                }
+            Again::Token => {
                 self.request(context, generation, any, Theirs::Fitting)
                     .await
             }
@@ -347,49 +356,5 @@ struct Body(Context);
 impl AsRef<[u8]> for Body {
     fn as_ref(&self) -> &[u8] {
         self.0.message().body()
-    }
-}
-
-/// Marks requests, so that the handler knows the answer to each: the setting `echo`.
-struct Echo {
-    /// Different in each process.
-    prefix: String,
-    next: AtomicU64,
-}
-
-impl Echo {
-    const HEADER: HeaderName = HeaderName::from_static("lapwing-delivery");
-
-    fn new() -> Self {
-        let since = clock::now().duration_since(std::time::UNIX_EPOCH);
-        let micros = since.unwrap_or_default().as_micros();
-        Self {
-            prefix: format!("{:x}-{micros:x}", std::process::id()),
-            next: AtomicU64::new(0),
-        }
-    }
-
-    /// The mark of the next request.
-    fn mark(&self) -> String {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        format!("{}-{number:x}", self.prefix)
-    }
-
-    /// The failure of the request if the response does not repeat its mark.
-    fn check(response: &Response, mark: &str) -> Option<(Failure, Option<Again>)> {
-        let (name, status) = (Self::HEADER, response.status());
-        let failed = |text| Failure::retryable("http-echo", text);
-        match response.headers().get(&name) {
-            Some(got) if got == mark => None,
-            Some(_) => {
-                let failure = failed(format!("HTTP {status} answers another request"));
-                Some((failure, Some(Again::Fresh)))
-            }
-            None => {
-                let why = format!("it has no header `{name}`, which `echo` demands");
-                let failure = failed(format!("HTTP {status} does not count: {why}"));
-                Some((failure, None))
-            }
-        }
     }
 }

@@ -64,16 +64,18 @@ pub use oauth::{OAuthSettings, SecretIn};
 /// table: `token_url`, `client_id` and `client_secret_file` are required, `scope` and `audience` are
 /// sent if they are set, and `secret_in` says where the id and the secret stand: `header` (the
 /// default) or `body`. The handler keeps a token until shortly before its end, and asks for the next one
-/// once at a time. If the service answers 401, the handler asks for another token and sends the request
-/// once more, in the same attempt. If the server gives no token within `connect_timeout`, the service
-/// counts as unavailable. The handler reaches the server as it reaches the service: with the same
+/// once at a time: requests go on with the present token meanwhile. If the service answers 401, the handler
+/// asks for another token and sends the request once more, in the same attempt, unless it has asked for one
+/// in the last 10 s. A 401 counts as an unavailable service until the service has accepted the token: then it
+/// is a dead letter, as without `oauth`. If the server gives no token within `connect_timeout`, or within half
+/// of the time of the attempt, the service counts as unavailable. The handler reaches the server as it reaches the service: with the same
 /// authorities, client certificate and proxies. Neither tokens nor secrets are ever logged.
 ///
 /// With `signing_file` each request is signed as [Standard Webhooks](https://www.standardwebhooks.com)
 /// has it: `webhook-id` is the message-id, `webhook-timestamp` the time of the request, and
 /// `webhook-signature` has a signature of both and the body by each secret. A message without an id
-/// gets another `webhook-id` in each request. Characters of the id that are not visible ASCII, `"` and
-/// `%` are sent as `%` and two digits.
+/// gets another `webhook-id` in each request, and so does each request with a batch. Characters of the id
+/// that are not visible ASCII, `"`, `%` and `.` are sent as `%` and two digits.
 ///
 /// The handler uses the proxy that the environment names: `HTTP_PROXY` for `http://` URLs,
 /// `HTTPS_PROXY` for `https://` (by CONNECT), `ALL_PROXY` for both. Names in lower case work too;

@@ -62,7 +62,8 @@ impl Signer {
     /// request gets an id of its own.
     pub(super) fn sign(&self, headers: &mut HeaderMap, id: Option<&str>, body: &[u8]) {
         let id = match id.filter(|id| !id.is_empty()) {
-            Some(id) => escaped(id),
+            // What is signed has dots between its parts, so no part but the last may have one.
+            Some(id) => escaped(id).replace('.', "%2E"),
             None => chance::message_id().to_string(),
         };
         let since = clock::now().duration_since(UNIX_EPOCH).unwrap_or_default();

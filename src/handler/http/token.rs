@@ -1,7 +1,10 @@
 //! Tokens of an OAuth 2 server, by client credentials (RFC 6749, 4.4).
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,6 +17,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokio::{
     fs,
+    sync::watch,
     time::{Instant, timeout},
 };
 use url::form_urlencoded;
@@ -43,11 +47,18 @@ const BEFORE_ITS_END: Duration = Duration::from_secs(30);
 /// The wait before the next try to replace a token that is still good.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// After a request for a token, refusals of the token lead to no other request for so long. A service that
+/// refuses some requests for another reason must not bring each of them to the server.
+const PAUSE: Duration = Duration::from_secs(10);
+
 /// A token.
 pub(super) struct Token {
     /// The value of `authorization`.
     header: HeaderValue,
+    fetched_at: Instant,
     ends_at: Instant,
+    /// The service has accepted a request with this token.
+    is_proven: AtomicBool,
 }
 
 impl Token {
@@ -55,115 +66,175 @@ impl Token {
     pub(super) fn put(&self, headers: &mut HeaderMap) {
         headers.insert(AUTHORIZATION, self.header.clone());
     }
+
+    /// A service that takes this token has answered with `status`.
+    pub(super) fn answered(&self, status: StatusCode) {
+        if status.is_success() && !self.is_proven.load(Ordering::Relaxed) {
+            self.is_proven.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The failure of a request that was refused with this token. If the service has never accepted the
+    /// token, the refusal says nothing about the message.
+    pub(super) fn excuse(&self, failure: Failure) -> Failure {
+        match failure.status == Some(401) && !self.is_proven.load(Ordering::Relaxed) {
+            true => Failure {
+                retryable: true,
+                unavailable: true,
+                ..failure.of_class(CLASS)
+            },
+            false => failure,
+        }
+    }
 }
 
 /// The present token, and how to get the next one.
 pub(super) struct Tokens {
+    server: Arc<Server>,
+    state: Arc<Mutex<State>>,
+}
+
+/// The server, and how it is asked.
+struct Server {
     settings: OAuthSettings,
     url: Url,
     /// The server's URL without its secrets.
     shown: String,
     /// The longest wait for the server's answer.
     limit: Duration,
-    present: Mutex<Option<Present>>,
-    /// Held by the one request that asks for a token: when the server last gave none, and why.
-    asking: tokio::sync::Mutex<Option<(Instant, Failure)>>,
 }
 
+#[derive(Default)]
+struct State {
+    present: Option<Present>,
+    /// The request under way.
+    asking: Option<Asking>,
+}
+
+#[derive(Clone)]
 struct Present {
     token: Arc<Token>,
     replace_at: Instant,
 }
+
+type Asking = watch::Receiver<Option<Result<Arc<Token>, Failure>>>;
 
 impl Tokens {
     /// # Errors
     /// If the server's URL cannot be read.
     pub(super) fn new(settings: &OAuthSettings, limit: Duration) -> Result<Self, String> {
         let url = Url::parse(&settings.token_url);
-        Ok(Self {
+        let server = Server {
             url: url.map_err(|error| format!("oauth.token_url: {error}"))?,
             shown: cut(&redact(&settings.token_url), 256).to_owned(),
             settings: settings.clone(),
             limit,
-            present: Mutex::new(None),
-            asking: tokio::sync::Mutex::default(),
+        };
+        Ok(Self {
+            server: Arc::new(server),
+            state: Arc::default(),
         })
     }
 
     /// Whether the server is asked over TLS.
     pub(super) fn needs_tls(&self) -> bool {
-        self.url.scheme() == "https"
+        self.server.url.scheme() == "https"
     }
 
-    /// The token for a request. One request at a time asks the server, and others wait for its answer.
+    /// The token for a request that must end at `deadline`. One request at a time asks the server, in a
+    /// task that no other request ends. Nobody waits for it while there is a token.
     ///
     /// # Errors
-    /// If the server gives none: the service is unavailable.
-    pub(super) async fn token(&self, client: &Client) -> Result<Arc<Token>, Failure> {
-        if let Some(token) = self.fresh() {
-            return Ok(token);
-        }
-        let began = Instant::now();
-        let mut failed = self.asking.lock().await;
-        if let Some(token) = self.fresh() {
-            return Ok(token);
-        }
-        if let Some((at, failure)) = &*failed
-            && *at >= began
-        {
-            return Err(failure.clone());
-        }
-        let fetched = timeout(self.limit, self.fetch(client)).await;
-        let fetched = fetched.unwrap_or_else(|_| {
-            let limit = crate::text::seconds(self.limit);
-            Err(self.failure(&format!("does not answer within {limit}")))
-        });
+    /// If the server gives none, or none in half of the time that is left: the service is unavailable.
+    pub(super) async fn token(
+        &self,
+        client: &Client,
+        deadline: Option<Instant>,
+    ) -> Result<Arc<Token>, Failure> {
         let now = Instant::now();
-        match fetched {
-            Ok((token, replace_at)) => {
+        let mut asking = {
+            let mut state = lock(&self.state);
+            if let Some(Present { token, replace_at }) = &state.present
+                && now < *replace_at
+            {
+                return Ok(Arc::clone(token));
+            }
+            let is_under_way = |asking: &&Asking| asking.has_changed().is_ok();
+            let asking = match state.asking.as_ref().filter(is_under_way) {
+                Some(asking) => asking.clone(),
+                None => state.asking.insert(self.ask(client)).clone(),
+            };
+            match &state.present {
+                Some(present) if now < present.token.ends_at => {
+                    return Ok(Arc::clone(&present.token));
+                }
+                _ => asking,
+            }
+        };
+        let answered = async {
+            let answer = asking.wait_for(Option::is_some).await;
+            let answer = answer.ok().and_then(|answer| (*answer).clone());
+            answer.unwrap_or_else(|| Err(self.server.failure("was not asked to the end")))
+        };
+        match deadline.map(|deadline| deadline.saturating_duration_since(now) / 2) {
+            None => answered.await,
+            Some(limit) => timeout(limit, answered).await.unwrap_or_else(|_| {
+                let limit = crate::text::seconds(limit);
+                let why =
+                    format!("has not answered within {limit}, half of the time of the attempt");
+                Err(self.server.failure(&why))
+            }),
+        }
+    }
+
+    /// Asks the server in a task of its own. Its answer becomes the present token.
+    fn ask(&self, client: &Client) -> Asking {
+        let (answer, asking) = watch::channel(None);
+        let (server, state) = (Arc::clone(&self.server), Arc::clone(&self.state));
+        let client = client.clone();
+        tokio::spawn(async move {
+            let fetched = timeout(server.limit, server.fetch(&client)).await;
+            let fetched = fetched.unwrap_or_else(|_| {
+                let limit = crate::text::seconds(server.limit);
+                Err(server.failure(&format!("does not answer within {limit}")))
+            });
+            let mut state = lock(&state);
+            let fetched = fetched.map(|(token, replace_at)| {
                 let token = Arc::new(token);
-                *lock(&self.present) = Some(Present {
+                state.present = Some(Present {
                     token: Arc::clone(&token),
                     replace_at,
                 });
-                Ok(token)
+                token
+            });
+            let now = Instant::now();
+            if let (Err(_), Some(present)) = (&fetched, &mut state.present) {
+                present.replace_at = (now + AGAIN).min(present.token.ends_at);
             }
-            Err(failure) => match self.still_good(now) {
-                Some(token) => Ok(token),
-                None => {
-                    *failed = Some((now, failure.clone()));
-                    Err(failure)
+            // The next request asks anew, if it must.
+            state.asking = None;
+            answer.send_replace(Some(fetched));
+        });
+        asking
+    }
+
+    /// The service has refused this token. Whether another one may help: then the next request has it.
+    pub(super) fn refused(&self, refused: &Arc<Token>) -> bool {
+        let mut state = lock(&self.state);
+        match &state.present {
+            Some(present) if Arc::ptr_eq(&present.token, refused) => {
+                let is_old = refused.fetched_at.elapsed() >= PAUSE;
+                if is_old {
+                    state.present = None;
                 }
-            },
+                is_old
+            }
+            _ => true,
         }
     }
+}
 
-    /// The service has refused this token: the next request asks for another one.
-    pub(super) fn forget(&self, refused: &Arc<Token>) {
-        let mut present = lock(&self.present);
-        if present
-            .as_ref()
-            .is_some_and(|it| Arc::ptr_eq(&it.token, refused))
-        {
-            *present = None;
-        }
-    }
-
-    /// The present token, if it need not be replaced.
-    fn fresh(&self) -> Option<Arc<Token>> {
-        let present = lock(&self.present);
-        let present = present.as_ref()?;
-        (Instant::now() < present.replace_at).then(|| Arc::clone(&present.token))
-    }
-
-    /// The present token, if it has not ended. It is replaced later.
-    fn still_good(&self, now: Instant) -> Option<Arc<Token>> {
-        let mut present = lock(&self.present);
-        let present = present.as_mut().filter(|it| now < it.token.ends_at)?;
-        present.replace_at = (now + AGAIN).min(present.token.ends_at);
-        Some(Arc::clone(&present.token))
-    }
-
+impl Server {
     /// Asks the server for a token. Also returns when to replace it.
     async fn fetch(&self, client: &Client) -> Result<(Token, Instant), Failure> {
         let file = &self.settings.client_secret_file;
@@ -198,7 +269,9 @@ impl Tokens {
         let early = BEFORE_ITS_END.min(life / 10);
         let token = Token {
             header,
+            fetched_at: Instant::now(),
             ends_at: began + life,
+            is_proven: AtomicBool::new(false),
         };
         Ok((token, began + life - early))
     }

@@ -3,8 +3,11 @@
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use super::*;
-use crate::{flight::HandlerResult, handler::batch::BatchSettings};
+use super::{tls::written, tokens::Login, *};
+use crate::{
+    flight::HandlerResult,
+    handler::{batch::BatchSettings, http::signature::Signer},
+};
 
 /// A handler whose batches are full with so many messages, and wait for as many.
 fn batching(url: String, size: u16) -> HttpHandler {
@@ -179,6 +182,48 @@ async fn a_service_that_is_down_is_asked_once_and_no_message_is_at_fault() {
         assert!(failure.unavailable, "{failure:?}");
         assert_eq!(failure.class, "http-connect");
     }
+}
+
+#[tokio::test]
+async fn each_request_has_a_token_and_a_signature_and_no_batch_is_halved_for_want_of_a_token() {
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let folder = tempfile::TempDir::new().unwrap();
+    let login = Login::giving("").await;
+    let server = Server::answering(|asked| {
+        let signer = Signer::new(SECRET).unwrap();
+        let [id, time] = ["webhook-id", "webhook-timestamp"].map(|name| asked.header(name));
+        let signature = signer.signature(id, time, &asked.body);
+        let is_signed = !id.is_empty() && asked.header("webhook-signature") == signature;
+        match is_signed && asked.header("authorization") == "Bearer t2" {
+            true => good(asked),
+            false => Say::status("401 Unauthorized", ""),
+        }
+    })
+    .await;
+    let settings = HttpHandlerSettings {
+        oauth: Some(login.settings.clone()),
+        connect_timeout: DEADLINE,
+        signing_file: written(folder.path(), "s", SECRET),
+        batch: BatchSettings {
+            size: 8,
+            max_wait: DEADLINE,
+            ..BatchSettings::default()
+        },
+        ..settings(server.url())
+    };
+    let handler = HttpHandler::new(&settings).unwrap();
+    for outcome in run_all(&handler, &["1"; 8]).await {
+        let Outcome::Failed(failure) = outcome else {
+            panic!("{outcome:?}");
+        };
+        assert!(failure.unavailable, "{failure:?}");
+        assert_eq!(failure.class, "http-token");
+    }
+    assert_eq!(server.asked().len(), 1);
+    pass(Duration::from_secs(10)).await;
+    let outcomes = run_all(&handler, &["1"; 8]).await;
+    assert_eq!(outcomes, vec![Outcome::Succeeded; 8]);
+    assert_eq!((server.asked().len(), login.server.asked().len()), (3, 2));
 }
 
 #[tokio::test]

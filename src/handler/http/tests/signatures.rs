@@ -59,14 +59,14 @@ async fn each_request_has_a_signature_by_each_secret_over_what_is_sent() {
         ..settings(server.url())
     };
     let handler = HttpHandler::new(&settings).unwrap();
-    let properties = Properties::new("m \u{e9}%", None, None, &[]);
+    let properties = Properties::new("m.1 \u{e9}%", None, None, &[]);
     let before = clock::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let outcome = run(&handler, context(properties, BODY, Decode::Bytes)).await;
     assert_eq!(outcome, Outcome::Succeeded);
 
     let asked = &server.asked()[0];
     let id = asked.header("webhook-id");
-    assert_eq!(id, "m%20%C3%A9%25");
+    assert_eq!(id, "m%2E1%20%C3%A9%25");
     let time = asked.header("webhook-timestamp");
     let seconds: u64 = time.parse().unwrap();
     assert!(

@@ -4,25 +4,34 @@ use std::{
     fs,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 use super::{tls::written, *};
-use crate::handler::{OAuthSettings, SecretIn, http::reach};
+use crate::handler::{
+    OAuthSettings, SecretIn,
+    http::{reach, signature::Signer},
+    samples::Sample,
+};
 
 /// A server that gives tokens, `t1`, `t2` and so on, and the settings that name it.
-struct Login {
-    server: Server,
-    settings: OAuthSettings,
+pub(super) struct Login {
+    pub(super) server: Server,
+    pub(super) settings: OAuthSettings,
     _folder: TempDir,
 }
 
 impl Login {
     /// `expires`: the end of the answer's JSON.
-    async fn giving(expires: &'static str) -> Self {
+    pub(super) async fn giving(expires: &'static str) -> Self {
         let count = AtomicUsize::new(0);
         let answer = move |_: &Asked| {
             let number = count.fetch_add(1, Ordering::Relaxed) + 1;
@@ -60,6 +69,16 @@ impl Login {
     }
 }
 
+/// Waits until the server has been asked so often.
+async fn until_asked(server: &Server, times: usize) {
+    let asked = async {
+        while server.asked().len() < times {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, asked).await.expect("the server is asked");
+}
+
 fn json(body: &str) -> Say {
     let length = body.len();
     Say::text(&format!(
@@ -94,8 +113,14 @@ async fn requests_share_a_token_until_shortly_before_its_end() {
     run(&handler, plain()).await;
     assert_eq!(login.server.asked().len(), 1);
     pass(Duration::from_secs(71)).await;
-    run(&handler, plain()).await;
-    assert_eq!(tokens(&service).last().unwrap(), "Bearer t2");
+    // No request waits for the next token.
+    let replaced = async {
+        while tokens(&service).last().unwrap() != "Bearer t2" {
+            run(&handler, plain()).await;
+        }
+    };
+    timeout(DEADLINE, replaced).await.unwrap();
+    assert_eq!(login.server.asked().len(), 2);
 }
 
 #[tokio::test]
@@ -133,21 +158,138 @@ async fn a_token_that_the_service_refuses_is_replaced_in_the_same_attempt() {
     })
     .await;
     let handler = login.handler(&service);
+    // The server has just been asked.
+    assert_eq!(failure(&handler, plain()).await.status, Some(401));
+    pass(Duration::from_secs(10)).await;
     assert_eq!(run(&handler, plain()).await, Outcome::Succeeded);
     assert_eq!(run(&handler, plain()).await, Outcome::Succeeded);
-    assert_eq!(tokens(&service), ["Bearer t1", "Bearer t2", "Bearer t2"]);
-    assert_eq!(service.asked()[1].header("lapwing-attempt"), "1");
+    let expected = ["Bearer t1", "Bearer t1", "Bearer t2", "Bearer t2"];
+    assert_eq!(tokens(&service), expected);
     assert_eq!(login.server.asked().len(), 2);
 }
 
 #[tokio::test]
-async fn a_service_that_refuses_each_token_is_asked_twice() {
+async fn a_service_that_has_accepted_no_token_is_unavailable() {
     let login = Login::giving("").await;
     let service = Server::answering(|_| Say::status("401 Unauthorized", "")).await;
-    let failure = failure(&login.handler(&service), plain()).await;
-    assert_eq!(failure.status, Some(401));
-    assert_eq!(tokens(&service), ["Bearer t1", "Bearer t2"]);
-    assert_eq!(login.server.asked().len(), 2);
+    let handler = login.handler(&service);
+    for sent in [&["Bearer t1"][..], &["Bearer t1", "Bearer t1", "Bearer t2"]] {
+        let failure = failure(&handler, plain()).await;
+        assert_eq!(failure.status, Some(401));
+        assert!(failure.unavailable && failure.retryable, "{failure:?}");
+        assert_eq!(failure.class, "http-token");
+        assert_eq!(tokens(&service), sent);
+        pass(Duration::from_secs(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_refuses_some_messages_gives_no_reason_for_many_tokens() {
+    let login = Login::giving(",\"expires_in\":3600").await;
+    let service = Server::answering(|asked| match asked.header("lapwing-header-tenant") {
+        "bad" => Say::status("401 Unauthorized", ""),
+        _ => Say::ok(),
+    })
+    .await;
+    let handler = login.handler(&service);
+    let bad = || with_headers(&[("tenant".to_owned(), "bad".to_owned())]);
+    for token in 1..=3 {
+        assert_eq!(run(&handler, plain()).await, Outcome::Succeeded);
+        for _ in 0..5 {
+            let failure = failure(&handler, bad()).await;
+            assert_eq!((failure.status, &*failure.class), (Some(401), "http"));
+            assert!(!failure.unavailable && !failure.retryable, "{failure:?}");
+        }
+        assert_eq!(login.server.asked().len(), token);
+        pass(Duration::from_secs(10)).await;
+        // The service has yet to accept the next token.
+        assert!(failure(&handler, bad()).await.unavailable);
+    }
+}
+
+#[tokio::test]
+async fn a_token_and_a_file_that_have_changed_together_are_both_used() {
+    let folder = TempDir::new().unwrap();
+    let [old, new] = [7, 9].map(|byte| format!("whsec_{}", BASE64_STANDARD.encode([byte; 32])));
+    let login = Login::giving(",\"expires_in\":3600").await;
+    let has_changed = Arc::new(AtomicBool::new(false));
+    let (is_new, expected) = (Arc::clone(&has_changed), new.clone());
+    let service = Server::answering(move |asked| {
+        if !is_new.load(Ordering::Relaxed) {
+            return Say::ok();
+        }
+        let signer = Signer::new(&expected).unwrap();
+        let [id, time] = ["webhook-id", "webhook-timestamp"].map(|name| asked.header(name));
+        let is_signed =
+            asked.header("webhook-signature") == signer.signature(id, time, &asked.body);
+        match is_signed && asked.header("authorization") == "Bearer t2" {
+            true => Say::ok(),
+            false => Say::status("401 Unauthorized", ""),
+        }
+    })
+    .await;
+    let settings = HttpHandlerSettings {
+        oauth: Some(login.settings.clone()),
+        connect_timeout: DEADLINE,
+        signing_file: written(folder.path(), "s", &old),
+        ..settings(service.url())
+    };
+    let handler = HttpHandler::new(&settings).unwrap();
+    assert_eq!(run(&handler, plain()).await, Outcome::Succeeded);
+    pass(Duration::from_secs(10)).await;
+    fs::write(folder.path().join("s"), &new).unwrap();
+    has_changed.store(true, Ordering::Relaxed);
+    assert_eq!(run(&handler, plain()).await, Outcome::Succeeded);
+    assert_eq!(tokens(&service), ["Bearer t1", "Bearer t1", "Bearer t2"]);
+}
+
+/// The settings of a server that answers only when the test does it.
+async fn by_hand() -> (TcpListener, Login) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut login = Login::giving("").await;
+    login.settings.token_url = format!("http://{}/", listener.local_addr().unwrap());
+    (listener, login)
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_server_gives_no_token_no_attempt_comes_to_its_timeout() {
+    let (_listener, login) = by_hand().await;
+    let service = Server::answering(|_| Say::ok()).await;
+    let message = Sample::with_body(b"{}");
+    message.start(Duration::from_secs(3));
+    let handler = login.handler(&service);
+    let outcome = timeout(Duration::from_secs(2), handler.handle(message.context())).await;
+    let Ok(Outcome::Failed(failure)) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert!(failure.unavailable, "{failure:?}");
+    assert_eq!(failure.class, "http-token");
+}
+
+#[tokio::test]
+async fn the_request_for_a_token_outlives_its_attempt_and_nobody_waits_for_it_while_there_is_one() {
+    let (listener, login) = by_hand().await;
+    let service = Server::answering(|_| Say::ok()).await;
+    let handler = login.handler(&service);
+    let (mut stream, _) = tokio::select! {
+        biased;
+        outcome = run(&handler, plain()) => panic!("{outcome:?}"),
+        accepted = listener.accept() => accepted.unwrap(),
+    };
+    // The attempt is dropped. The next one waits for the answer to its request.
+    let answer = r#"{"access_token":"t1","expires_in":3600}"#;
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{answer}",
+        answer.len()
+    );
+    stream.read_u8().await.unwrap();
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    assert_eq!(run(&handler, plain()).await, Outcome::Succeeded);
+    // It is time for the next token, and the server does not answer.
+    pass(Duration::from_secs(3580)).await;
+    assert_eq!(run(&handler, plain()).await, Outcome::Succeeded);
+    assert_eq!(tokens(&service), ["Bearer t1"; 2]);
+    timeout(DEADLINE, listener.accept()).await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -208,6 +350,7 @@ async fn a_token_is_used_to_its_end_if_there_is_no_other() {
     run(&handler, plain()).await;
     pass(Duration::from_secs(3580)).await;
     assert_eq!(run(&handler, plain()).await, Outcome::Succeeded);
+    until_asked(&login.server, 2).await;
     assert_eq!(run(&handler, plain()).await, Outcome::Succeeded);
     assert_eq!(
         login.server.asked().len(),
