@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     config::KeyPath,
-    handler::{HandlerSettings, HttpHandlerSettings},
+    handler::{HandlerSettings, HttpHandlerSettings, OAuthSettings},
     settings::{Listen, Settings},
 };
 
@@ -60,11 +60,16 @@ fn files(scene: &Scene<'_>, found: &mut Found) {
             ("ca_file", &http.ca_file),
             ("cert_file", &http.cert_file),
             ("key_file", &http.key_file),
+            ("signing_file", &http.signing_file),
         ];
         for (key, file) in files {
             if let Some(file) = file {
                 writable(found, &at.key(key), file);
             }
+        }
+        if let Some(oauth) = &http.oauth {
+            let at = at.key("oauth").key("client_secret_file");
+            writable(found, &at, &oauth.client_secret_file);
         }
         for (name, header) in &http.header_files {
             writable(found, &at.key("header_files").key(name), &header.file);
@@ -103,6 +108,11 @@ fn in_clear(scene: &Scene<'_>, found: &mut Found) {
                 format!("use https://{MEND}"),
             );
         }
+        if let Some(host) = http.oauth.as_ref().and_then(token_in_clear) {
+            let text = format!("sends the client's secret to {host} in clear");
+            let at = at.key("oauth").key("token_url").to_string();
+            found.warn(at, text, format!("use https://{MEND}"));
+        }
     }
     found.ok("no secret crosses a network in clear");
 }
@@ -139,9 +149,16 @@ fn handler_in_clear(http: &HttpHandlerSettings) -> Option<String> {
             .any(|word| name.contains(word))
     };
     let has_secret = url.password().is_some()
+        || http.oauth.is_some()
         || !http.header_files.is_empty()
         || http.headers.keys().any(is_secret);
     let in_clear = url.scheme() == "http" && has_secret && !is_local(&url);
+    in_clear.then(|| url.host_str().unwrap_or_default().to_owned())
+}
+
+fn token_in_clear(oauth: &OAuthSettings) -> Option<String> {
+    let url = Url::parse(&oauth.token_url).ok()?;
+    let in_clear = url.scheme() == "http" && !is_local(&url);
     in_clear.then(|| url.host_str().unwrap_or_default().to_owned())
 }
 
@@ -250,5 +267,25 @@ mod tests {
         }
         let rest = format!("url = \"http://api/\", {secret}");
         assert_eq!(handler(&rest), ["consumers.o.handler.url"]);
+        let client = file("secret");
+        let oauth = |url: &str, token_url: &str| {
+            let file = client.path().display();
+            handler(&format!(
+                "url = \"{url}\", oauth = {{ token_url = \"{token_url}\", client_id = \"a\", \
+                 client_secret_file = \"{file}\" }}"
+            ))
+        };
+        let (at_url, at_token) = (
+            "consumers.o.handler.url",
+            "consumers.o.handler.oauth.token_url",
+        );
+        for (url, token_url, expected) in [
+            ("https://api/", "https://login/", vec![]),
+            ("http://localhost/", "http://127.0.0.1/", vec![]),
+            ("https://api/", "http://login/", vec![at_token]),
+            ("http://api/", "https://login/", vec![at_url]),
+        ] {
+            assert_eq!(oauth(url, token_url), expected, "{url} {token_url}");
+        }
     }
 }

@@ -120,7 +120,9 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for Failure {
 /// `anyhow::Error` and `Box<dyn Error + Send + Sync>`: after them the worker tries again.
 ///
 /// A type of your own classifies itself. `?` in the function then converts errors into this type, as it
-/// does everywhere.
+/// does everywhere. In a function that returns [`Failure`], `?` turns an error of this type into a retryable
+/// failure, as it does with any error, and does not ask the type: let the function return the type, or call
+/// [`into_failure`](Self::into_failure).
 ///
 /// ```
 /// use lapwing::{Failure, handler::IntoFailure};
