@@ -24,13 +24,14 @@ fn library(folder: &Path) -> PathBuf {
     library.expect("cargo builds the library before its tests")
 }
 
-/// What the compiler says about a program with these items. Empty: nothing.
-fn said_about(items: &str) -> String {
+/// What the compiler says about a program with these items, each of which is in one line. Empty: nothing.
+fn said_about(items: &[String]) -> String {
     let this = env::current_exe().expect("a test has a file");
     let built = this.parent().expect("a file has a folder");
     let folder = tempfile::tempdir().expect("a folder can be made");
     let source = folder.path().join("wrong.rs");
     let uses = "#![allow(dead_code)] use lapwing::{*, handler::*};";
+    let items = items.join("\n");
     fs::write(&source, format!("{uses}\n{items}")).expect("a file can be written");
     let compiler = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let output = Command::new(compiler)
@@ -47,10 +48,18 @@ fn said_about(items: &str) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+/// What of this is about the item with this number, from 0.
+fn about(said: &str, item: usize) -> String {
+    // The first line has the imports.
+    let place = format!("wrong.rs:{}:", item + 2);
+    let errors = said.split("\n\n");
+    errors.filter(|error| error.contains(&place)).collect()
+}
+
 /// A function that registers `handler`.
 fn registers(handler: &str) -> String {
     format!(
-        "{handler}\nfn register(worker: Worker) -> Worker {{ worker.handler(\"orders\", handler) }}"
+        "{handler} fn register(worker: Worker) -> Worker {{ worker.handler(\"orders\", handler) }}"
     )
 }
 
@@ -58,20 +67,27 @@ fn registers(handler: &str) -> String {
 fn a_handler_compiles_without_a_word() {
     let handler =
         "async fn handler(_: Attempt, _: Option<MessageId>) -> Result<(), Failure> { Ok(()) }";
-    assert_eq!(said_about(&registers(handler)), "");
+    assert_eq!(said_about(&[registers(handler)]), "");
 }
 
 #[test]
 fn a_function_that_is_no_handler_is_told_what_one_is() {
-    for handler in [
+    let handlers = [
         "async fn handler(_: u32) {}",
         "async fn handler() -> u32 { 1 }",
         "async fn handler() -> Result<(), std::io::Error> { Ok(()) }",
         "fn handler(_: Attempt) {}",
         "async fn handler(a: Attempt, b: Attempt, c: Attempt, d: Attempt, e: Attempt, f: Attempt, \
          g: Attempt) {}",
-    ] {
-        let said = said_about(&registers(handler));
+    ];
+    let module = |(number, handler): (usize, &&str)| {
+        let items = registers(handler);
+        format!("mod wrong_{number} {{ use super::*; {items} }}")
+    };
+    // The compiler runs once: that takes longer than all else here.
+    let said = said_about(&handlers.iter().enumerate().map(module).collect::<Vec<_>>());
+    for (number, handler) in handlers.iter().enumerate() {
+        let said = about(&said, number);
         for words in [
             "cannot be registered as a handler",
             "this is no handler",
@@ -79,16 +95,19 @@ fn a_function_that_is_no_handler_is_told_what_one_is() {
             "each argument implements `lapwing::handler::FromContext`",
             "the function returns `()`, `lapwing::Outcome`",
         ] {
-            assert!(said.contains(words), "{words:?} is missing:\n{said}");
+            assert!(
+                said.contains(words),
+                "{handler}: {words:?} is missing:\n{said}"
+            );
         }
     }
 }
 
 #[test]
 fn a_type_without_a_trait_is_told_which_one_it_needs() {
-    let needs = "fn argument<T: FromContext>() {} fn outcome<T: IntoOutcome>() {}
+    let needs = "fn argument<T: FromContext>() {} fn outcome<T: IntoOutcome>() {} \
                  fn error<T: IntoFailure>() {} fn handler<T: Handler>() {}";
-    for (call, words) in [
+    let calls = [
         ("argument::<u32>()", "`u32` is no argument of a handler"),
         ("outcome::<u32>()", "`u32` is no outcome of a handler"),
         (
@@ -100,8 +119,15 @@ fn a_type_without_a_trait_is_told_which_one_it_needs() {
             "implement `lapwing::handler::IntoFailure` for `u32`",
         ),
         ("handler::<u32>()", "`u32` is no handler"),
-    ] {
-        let said = said_about(&format!("{needs} fn wrong() {{ {call} }}"));
-        assert!(said.contains(words), "{words:?} is missing:\n{said}");
+    ];
+    let wrong = calls.iter().enumerate();
+    let wrong = wrong.map(|(number, (call, _))| format!("fn wrong_{number}() {{ {call} }}"));
+    let said = said_about(&wrong.chain([needs.to_owned()]).collect::<Vec<_>>());
+    for (number, (call, words)) in calls.iter().enumerate() {
+        let said = about(&said, number);
+        assert!(
+            said.contains(words),
+            "{call}: {words:?} is missing:\n{said}"
+        );
     }
 }
