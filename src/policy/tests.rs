@@ -237,6 +237,8 @@ fn rules_say_which_failures_mean_that_the_service_is_unavailable() {
     assert_eq!(sign(Outcome::Failed(bad).into()), Sign::Unavailable);
     let many = Failure::unavailable("http", "slow down").status(429);
     assert_eq!(sign(Outcome::Failed(many).into()), Sign::Limited);
+    let unread = Ending::Undecodable(Failure::retryable("x", "too slow"));
+    assert_eq!(sign(unread), Sign::Nothing);
 }
 
 proptest! {
