@@ -28,7 +28,7 @@ run: ## Run the worker on a real RabbitMQ: six orders, and how each ends
 
 # The other test targets need a broker, or helm and Python.
 unit: ## Run the unit tests and the examples of the documentation; needs nothing but cargo
-	cargo test --lib --bins --test structure $(ARGS)
+	cargo test --lib --bins --test structure --test rust $(ARGS)
 	cargo test --doc
 
 # After success the node is deleted; after a failure it is only stopped, which keeps its logs.

@@ -5,7 +5,6 @@
 use lapwing::{
     Failure, Settings, Worker,
     handler::{Attempt, Cancellation, Json, Shared},
-    settings::environment,
     shutdown_signal,
     state::StateHandle,
     telemetry,
@@ -52,7 +51,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let file = std::env::args()
         .nth(1)
         .unwrap_or("config/default.toml".to_owned());
-    let settings = Settings::load(Some(file.as_ref()), environment()?)?;
+    let settings = Settings::from_file(file)?;
     let _telemetry = telemetry::start(&settings)?;
     let report = Worker::new(settings)
         .handler("orders", charge)

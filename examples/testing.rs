@@ -51,7 +51,7 @@ const SETTINGS: &str = "
     queue = 'orders'
     retry = { base = '2m', cap = '10m' }";
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+pub(crate) fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)

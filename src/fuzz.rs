@@ -37,12 +37,46 @@ pub fn headers(data: &[u8]) {
     assert!(is_copy || message.attempts_before() == 0);
     let _ = (message.early_by(), message.expired_by(), message.trace_id());
     assert!(message.exchange().len() <= 255 && message.routing_key().len() <= 255);
+    let _ = reader(BodySettings::default().unpacked_bytes).read(&message, true, true);
+}
+
+/// What reads messages, unpacked up to so many bytes, and events too.
+fn reader(unpacked_bytes: u64) -> Reader {
     let settings = BodySettings {
+        unpacked_bytes,
         cloud_events: CloudEvents::Auto,
         ..BodySettings::default()
     };
-    let reader = Reader::without_schema(Decode::Auto, &settings);
-    let _ = reader.read(&message, true, true);
+    Reader::without_schema(Decode::Auto, &settings)
+}
+
+/// A body: packed, or an event. The first byte says which.
+pub fn bodies(data: &[u8]) {
+    const MOST: usize = 4096;
+    const KINDS: [(&str, Option<&str>); 6] = [
+        ("application/json", Some("gzip")),
+        ("application/json", Some("deflate")),
+        ("application/json", Some("zstd")),
+        ("text/plain", Some("gzip, zstd, deflate")),
+        ("application/cloudevents+json", None),
+        ("application/cloudevents+json", Some("gzip")),
+    ];
+    let Some((kind, body)) = data.split_first() else {
+        return;
+    };
+    let (content_type, encoding) = KINDS[usize::from(*kind) % KINDS.len()];
+    let Some(delivery) = fuzz::delivery(&[0, 0], body) else {
+        return;
+    };
+    let message = Message::new(delivery, "orders".into());
+    let properties = message.properties.of_body(Some(content_type), encoding);
+    let message = message.with_body(properties, body.to_vec());
+    if let Ok(seen) = reader(MOST as u64).read(&message, true, false)
+        && let (Some(unpacked), Some(_)) = (seen.message, encoding)
+    {
+        assert!(unpacked.body().len() <= MOST);
+        assert_eq!(unpacked.properties().content_encoding(), None);
+    }
 }
 
 /// A copy of a message: parked, read again, and dead-lettered.
@@ -140,6 +174,11 @@ mod tests {
     #[test]
     fn the_corpus_of_headers_runs() {
         replay("headers", super::headers);
+    }
+
+    #[test]
+    fn the_corpus_of_bodies_runs() {
+        replay("bodies", super::bodies);
     }
 
     #[test]

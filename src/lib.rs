@@ -5,7 +5,7 @@
 //! twice, but no crash loses a message. Handlers must be idempotent.
 //!
 //! ```no_run
-//! use lapwing::{Failure, Settings, Worker, handler::Json, settings::environment};
+//! use lapwing::{Failure, Settings, Worker, handler::Json};
 //!
 //! #[derive(serde::Deserialize)]
 //! struct Order {
@@ -18,7 +18,7 @@
 //! }
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
-//! let settings = Settings::load(Some("worker.toml".as_ref()), environment()?)?;
+//! let settings = Settings::from_file("worker.toml")?;
 //! Worker::new(settings)
 //!     .handler("orders", ship)
 //!     .run(lapwing::shutdown_signal())

@@ -11,6 +11,8 @@ use lapin::{
 };
 use serde_json::{Value, json};
 
+use super::seen;
+
 /// Header names that Lapwing writes.
 pub mod names {
     /// Attempts charged so far (integer).
@@ -361,40 +363,7 @@ pub(super) fn rebuilt(
         properties.content_type().clone(),
         properties.content_encoding().clone(),
     );
-    rebuilt_for(body, properties, user_id, expiration, priority, bare)
-}
-
-/// As [`rebuilt`], for a body with this content type and this encoding.
-pub(super) fn rebuilt_for(
-    body: (Option<ShortString>, Option<ShortString>),
-    properties: &BasicProperties,
-    user_id: Option<ShortString>,
-    expiration: Option<ShortString>,
-    priority: Option<u8>,
-    bare: bool,
-) -> BasicProperties {
-    let mut rebuilt = BasicProperties::default();
-    macro_rules! set {
-        ($($value:expr => $set:ident),* $(,)?) => {
-            $(if let Some(value) = $value { rebuilt = rebuilt.$set(value); })*
-        };
-    }
-    set!(
-        body.0 => with_content_type,
-        body.1 => with_content_encoding,
-        *properties.delivery_mode() => with_delivery_mode,
-        priority => with_priority,
-        properties.correlation_id().clone() => with_correlation_id,
-        properties.reply_to().clone().filter(|_| !bare) => with_reply_to,
-        expiration => with_expiration,
-        properties.message_id().clone() => with_message_id,
-        *properties.timestamp() => with_timestamp,
-        properties.kind().clone() => with_type,
-        user_id => with_user_id,
-        properties.app_id().clone() => with_app_id,
-        properties.cluster_id().clone().filter(|_| !bare) => with_cluster_id,
-    );
-    rebuilt
+    seen::rebuilt_for(body, properties, user_id, expiration, priority, bare)
 }
 
 /// A short string from text that we know to be short. Longer text is cut, because lapin would

@@ -1,8 +1,11 @@
 //! The properties of a message whose handler sees another body than its publisher wrote.
 
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable, ShortString},
+};
 
-use super::headers::{HeaderValue, Properties, rebuilt_for, short};
+use super::headers::{HeaderValue, Properties, short};
 
 impl Properties {
     /// The same properties for another body: with this content type and this encoding.
@@ -48,4 +51,37 @@ impl HeaderValue<'_> {
             _ => None,
         }
     }
+}
+
+/// As [`rebuilt`](super::headers::rebuilt), for a body with this content type and this encoding.
+pub(super) fn rebuilt_for(
+    body: (Option<ShortString>, Option<ShortString>),
+    properties: &BasicProperties,
+    user_id: Option<ShortString>,
+    expiration: Option<ShortString>,
+    priority: Option<u8>,
+    bare: bool,
+) -> BasicProperties {
+    let mut rebuilt = BasicProperties::default();
+    macro_rules! set {
+        ($($value:expr => $set:ident),* $(,)?) => {
+            $(if let Some(value) = $value { rebuilt = rebuilt.$set(value); })*
+        };
+    }
+    set!(
+        body.0 => with_content_type,
+        body.1 => with_content_encoding,
+        *properties.delivery_mode() => with_delivery_mode,
+        priority => with_priority,
+        properties.correlation_id().clone() => with_correlation_id,
+        properties.reply_to().clone().filter(|_| !bare) => with_reply_to,
+        expiration => with_expiration,
+        properties.message_id().clone() => with_message_id,
+        *properties.timestamp() => with_timestamp,
+        properties.kind().clone() => with_type,
+        user_id => with_user_id,
+        properties.app_id().clone() => with_app_id,
+        properties.cluster_id().clone().filter(|_| !bare) => with_cluster_id,
+    );
+    rebuilt
 }

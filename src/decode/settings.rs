@@ -39,7 +39,7 @@ pub struct BodySettings {
     /// The most bytes that a body may have once it is unpacked. The worker stops unpacking there, and
     /// dead-letters the message with its packed body. The handlers of a consumer may need
     /// `concurrency × unpacked_bytes` of memory. Too low: good messages are dead-lettered. Too high: a few
-    /// bytes of a hostile publisher fill the memory. Default: `16777216` (16 MiB).
+    /// bytes of a hostile publisher fill the memory. The default is 16 MiB. Default: `16777216`.
     #[schemars(range(min = 1))]
     pub unpacked_bytes: u64,
     /// A file with a JSON Schema (drafts 4, 6, 7, 2019-09 and 2020-12) that each body must fit, whatever

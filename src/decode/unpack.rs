@@ -234,11 +234,7 @@ impl<R: BufRead> Read for Inflate<R> {
                 };
             }
             let (read, written) = (self.state.total_in(), self.state.total_out());
-            let flush = match is_over {
-                true => FlushDecompress::Finish,
-                false => FlushDecompress::None,
-            };
-            let status = self.state.decompress(input, into, flush);
+            let status = self.state.decompress(input, into, FlushDecompress::None);
             let status = status.map_err(|error| wrong(&error.to_string()))?;
             // Both fit: they are lengths of the slices.
             let read = (self.state.total_in() - read) as usize;

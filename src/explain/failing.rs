@@ -50,7 +50,7 @@ impl Failing {
             Some("panic") if self.says.is_none() => Ending::Panicked {
                 message: String::new(),
             },
-            Some("decode") if self.says.is_none() => {
+            Some("decode" | "unpack" | "cloudevent" | "schema") if self.says.is_none() => {
                 Ending::from(Outcome::Failed(Failure::undecodable("")))
             }
             Some("unroutable-type") => Ending::Unroutable {

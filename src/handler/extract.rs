@@ -13,6 +13,12 @@ use crate::{decode, message::Message, outcome::Failure, state::StateHandle};
 
 /// A type of argument for handler functions. The worker makes the value from the context before the
 /// function runs.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no argument of a handler",
+    label = "the worker cannot make this argument",
+    note = "an argument implements `lapwing::handler::FromContext`: `Json<T>` for a body of JSON, \
+            `Shared<T>` for a value of the program"
+)]
 pub trait FromContext: Sized {
     /// Makes the argument.
     ///
@@ -21,8 +27,25 @@ pub trait FromContext: Sized {
     /// [`Failure::undecodable`].
     fn from_context(context: &Context) -> Result<Self, Failure>;
 
+    /// Makes the argument `Option<Self>`. `None`: the message or the worker does not have what the
+    /// argument is made from.
+    ///
+    /// # Errors
+    /// If it is there, and the argument cannot be made from it.
+    fn optional(context: &Context) -> Result<Option<Self>, Failure> {
+        Self::from_context(context).map(Some)
+    }
+
     /// Adds the shared values that this argument needs from the worker.
     fn requirements(_requirements: &mut Requirements) {}
+}
+
+/// An argument that a message or a worker may lack: [`MessageId`], `CloudEvent`, [`Shared`], or [`Json`] of
+/// an empty body.
+impl<T: FromContext> FromContext for Option<T> {
+    fn from_context(context: &Context) -> Result<Self, Failure> {
+        T::optional(context)
+    }
 }
 
 /// The shared values that handlers need from the worker. The worker checks them before it starts.
@@ -40,9 +63,16 @@ impl<T: DeserializeOwned> FromContext for Json<T> {
     fn from_context(context: &Context) -> Result<Self, Failure> {
         decode::message(context.message()).map(Json)
     }
+
+    fn optional(context: &Context) -> Result<Option<Self>, Failure> {
+        match context.message().body().is_empty() {
+            true => Ok(None),
+            false => Self::from_context(context).map(Some),
+        }
+    }
 }
 
-/// The bytes of the body as published, without a copy.
+/// The bytes of the body, without a copy.
 #[derive(Clone, Debug)]
 pub struct Body(Context);
 
@@ -94,6 +124,42 @@ impl FromContext for Attempt {
     }
 }
 
+/// The `message-id` property. A message without one is dead-lettered with the reason `decode`; take
+/// `Option<MessageId>` if messages may lack it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MessageId(pub String);
+
+impl FromContext for MessageId {
+    fn from_context(context: &Context) -> Result<Self, Failure> {
+        let id = Self::optional(context)?;
+        id.ok_or_else(|| Failure::undecodable("the message has no message-id"))
+    }
+
+    fn optional(context: &Context) -> Result<Option<Self>, Failure> {
+        Ok(context.message().id().map(|id| Self(id.to_owned())))
+    }
+}
+
+/// The routing key that the publisher used, also on a retry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RoutingKey(pub String);
+
+impl FromContext for RoutingKey {
+    fn from_context(context: &Context) -> Result<Self, Failure> {
+        Ok(Self(context.message().routing_key().to_owned()))
+    }
+}
+
+/// The broker's `redelivered` flag: the message may have run before, without an outcome that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redelivered(pub bool);
+
+impl FromContext for Redelivered {
+    fn from_context(context: &Context) -> Result<Self, Failure> {
+        Ok(Self(context.message().redelivered()))
+    }
+}
+
 /// A value that the program gave to the worker with [`Worker::share`](crate::Worker::share), by type.
 #[derive(Debug)]
 pub struct Shared<T>(pub Arc<T>);
@@ -118,6 +184,10 @@ impl<T: Send + Sync + 'static> FromContext for Shared<T> {
             let text = format!("no {} was given to the worker", type_name::<T>());
             Failure::retryable("worker", text)
         })
+    }
+
+    fn optional(context: &Context) -> Result<Option<Self>, Failure> {
+        Ok(context.extension().map(Self))
     }
 
     fn requirements(requirements: &mut Requirements) {

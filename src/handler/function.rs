@@ -7,6 +7,17 @@ use crate::outcome::{IntoOutcome, Outcome};
 
 /// A type that can be registered on a worker as a handler: a [`Handler`], or an async function of up to
 /// six arguments that each implement [`FromContext`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be registered as a handler",
+    label = "this is no handler",
+    note = "a handler is an async function of up to six arguments, or a type that implements \
+            `lapwing::Handler`",
+    note = "each argument implements `lapwing::handler::FromContext`: `Json<T>`, `Body`, `Headers`, \
+            `Shared<T>`, `Attempt`, `Context` and others",
+    note = "the function returns `()`, `lapwing::Outcome`, or a `Result` of one of these and \
+            `lapwing::Failure` or another type that implements `lapwing::handler::IntoFailure`",
+    note = "its future is `Send`: it holds no `Rc` and no lock of the standard library over an `.await`"
+)]
 pub trait IntoHandler<Marker> {
     /// The type of the handler.
     type Handler: Handler;

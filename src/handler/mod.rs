@@ -6,6 +6,7 @@ mod about;
 mod child;
 mod command;
 mod context;
+mod event;
 mod extract;
 mod function;
 mod http;
@@ -20,7 +21,11 @@ mod settings;
 
 pub use command::{CommandHandler, CommandHandlerSettings, CommandOutput, ExitMeaning};
 pub use context::{Cancellation, Context};
-pub use extract::{Attempt, Body, FromContext, Headers, Json, Requirements, Shared};
+pub use event::CloudEvent;
+pub use extract::{
+    Attempt, Body, FromContext, Headers, Json, MessageId, Redelivered, Requirements, RoutingKey,
+    Shared,
+};
 pub use function::{FunctionHandler, IntoHandler};
 #[cfg(any(test, fuzzing))]
 pub(crate) use http::fuzz_answer;
@@ -34,7 +39,7 @@ pub use results::Results;
 
 pub use crate::{
     flight::CancelReason,
-    outcome::{Failure, IntoOutcome, Outcome},
+    outcome::{Failure, IntoFailure, IntoOutcome, Outcome},
 };
 
 use std::{future::Future, pin::Pin};
@@ -46,6 +51,10 @@ pub type HandlerFuture<'a, T = Outcome> = Pin<Box<dyn Future<Output = T> + Send 
 ///
 /// Most handlers are plain async functions (see [`IntoHandler`]). Implement this trait for a handler
 /// with its own fields.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no handler",
+    label = "the trait `lapwing::Handler` is not implemented for this type"
+)]
 pub trait Handler: Send + Sync + 'static {
     /// Works on one message. The worker calls this at least once for each message, and possibly more
     /// often, so its effects must be idempotent. The worker drops the future at the consumer's

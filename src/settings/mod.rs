@@ -5,10 +5,14 @@
 //! `docs/configuration.md`, `config/default.toml`, the chart's schema and the schema for editors
 //! from these types.
 
+mod builder;
+
 use std::{collections::BTreeMap, path::Path};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use builder::SettingsBuilder;
 
 pub use crate::{
     admin::{AdminSettings, Listen},
@@ -125,6 +129,20 @@ impl Settings {
         environment: impl IntoIterator<Item = (String, String)>,
     ) -> Result<Self, ConfigError> {
         config::load(file, environment)
+    }
+
+    /// Settings from the defaults, then this file, then the environment of the process, checked: what
+    /// `lapwing run --config FILE` does.
+    ///
+    /// # Errors
+    /// As [`Settings::load`], and if a variable that begins with `LAPWING__` is not UTF-8.
+    pub fn from_file(file: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        Self::load(Some(file.as_ref()), config::environment()?)
+    }
+
+    /// Makes settings in code.
+    pub fn builder() -> SettingsBuilder {
+        SettingsBuilder::default()
     }
 
     /// As [`Settings::load`], but checks the types only, not the meaning of values: for tools that

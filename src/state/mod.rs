@@ -19,6 +19,8 @@ pub use settings::StateSettings;
 
 use actor::{Actor, Command};
 
+use crate::outcome::{Failure, IntoFailure};
+
 /// Why a call to the state actor gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -35,6 +37,12 @@ pub enum StateError {
     /// The entry is not an integer, or the sum overflows.
     #[error("entry is not an integer that can be incremented")]
     NotAnInteger,
+}
+
+impl IntoFailure for StateError {
+    fn into_failure(self) -> Failure {
+        self.into()
+    }
 }
 
 /// Sends commands to the state actor. Cheap to clone. The actor ends when the last handle is

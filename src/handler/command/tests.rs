@@ -138,7 +138,7 @@ async fn the_environment_has_the_facts_and_nothing_else() {
     ];
     let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
     let properties = Properties::new("m\0\n$(id)", Some("a/b"), Some("order"), &headers);
-    let properties = properties.with_content_encoding("gzip").with_every_other();
+    let properties = properties.with_content_encoding("br").with_every_other();
     let script = Script::of("env -0 > \"$OUT\"");
     let sample = Sample::of(properties, b"", Decode::Bytes);
     assert_eq!(script.run(&sample).await, Outcome::Succeeded);
@@ -163,7 +163,7 @@ async fn the_environment_has_the_facts_and_nothing_else() {
     let wanted = [
         ("LAPWING_APP_ID", "shop"),
         ("LAPWING_ATTEMPT", "1"),
-        ("LAPWING_CONTENT_ENCODING", "gzip"),
+        ("LAPWING_CONTENT_ENCODING", "br"),
         ("LAPWING_CONTENT_TYPE", "a/b"),
         ("LAPWING_CORRELATION_ID", "c1"),
         ("LAPWING_EXCHANGE", "events"),

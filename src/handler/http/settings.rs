@@ -61,7 +61,8 @@ pub use oauth::{OAuthSettings, SecretIn};
 /// default) or `body`. The handler keeps a token until shortly before its end, and asks for the next one
 /// once at a time. If the service answers 401, the handler asks for another token and sends the request
 /// once more, in the same attempt. If the server gives no token within `connect_timeout`, the service
-/// counts as unavailable. Neither tokens nor secrets are ever logged.
+/// counts as unavailable. The handler reaches the server as it reaches the service: with the same
+/// authorities, client certificate and proxies. Neither tokens nor secrets are ever logged.
 ///
 /// With `signing_file` each request is signed as [Standard Webhooks](https://www.standardwebhooks.com)
 /// has it: `webhook-id` is the message-id, `webhook-timestamp` the time of the request, and

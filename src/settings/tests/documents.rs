@@ -507,10 +507,11 @@ fn as_written(key: &str) -> String {
 }
 
 /// Keys for which the reference has one row, whatever they contain.
-const WHOLE: [&str; 4] = [
+const WHOLE: [&str; 5] = [
     "consumers.NAME.arguments",
     "consumers.NAME.handler.header_files",
     "consumers.NAME.handler.headers",
+    "consumers.NAME.handler.oauth",
     "consumers.NAME.types",
 ];
 

@@ -1,6 +1,8 @@
 //! The HTTP handler: its requests, and what it does with the answers.
 
 mod answers;
+mod authentication;
+mod bodies;
 mod descriptors;
 mod outage;
 mod rate;

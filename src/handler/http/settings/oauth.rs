@@ -83,5 +83,6 @@ pub(super) fn example() -> BTreeMap<&'static str, &'static str> {
         ("client_id", "orders"),
         ("client_secret_file", "/run/secrets/client"),
         ("scope", "orders.write"),
+        ("secret_in", "header"),
     ])
 }

@@ -153,8 +153,12 @@ fn tokens_and_signatures_need_files_and_headers_of_their_own() {
     let signature = "handler.headers.Webhook-Id = \"x\"";
     Sections::allowed(&[
         &with(&format!("{oauth} }}")),
-        &with(&format!("{oauth}, scope = \"a b\", audience = \"c\", secret_in = \"body\" }}")),
-        &with(&format!("handler.signing_file = \"{signing}\"\n{authorization}")),
+        &with(&format!(
+            "{oauth}, scope = \"a b\", audience = \"c\", secret_in = \"body\" }}"
+        )),
+        &with(&format!(
+            "handler.signing_file = \"{signing}\"\n{authorization}"
+        )),
         &with(signature),
     ]);
     Sections::refused(&[
@@ -163,7 +167,9 @@ fn tokens_and_signatures_need_files_and_headers_of_their_own() {
             "handler.headers.authorization: is a header that `oauth` sets",
         ),
         (
-            &with(&format!("handler.signing_file = \"{signing}\"\n{signature}")),
+            &with(&format!(
+                "handler.signing_file = \"{signing}\"\n{signature}"
+            )),
             "handler.headers.Webhook-Id: is a header that `signing_file` sets",
         ),
         (
@@ -180,8 +186,14 @@ fn tokens_and_signatures_need_files_and_headers_of_their_own() {
         ),
     ]);
     for (missing, beginning) in [
-        ("token_url = \"https://a/token\", ", "handler.oauth.token_url: must be a complete URL"),
-        ("client_id = \"a\", ", "handler.oauth.client_id: is required"),
+        (
+            "token_url = \"https://a/token\", ",
+            "handler.oauth.token_url: must be a complete URL",
+        ),
+        (
+            "client_id = \"a\", ",
+            "handler.oauth.client_id: is required",
+        ),
     ] {
         let text = with(&format!("{oauth} }}").replace(missing, ""));
         Sections::refused(&[(&text, beginning)]);

@@ -1,9 +1,13 @@
 //! The outcomes of an attempt, and the outcomes that a handler can return.
 
-use std::{borrow::Cow, fmt, time::Duration};
+mod failure;
+
+use std::{borrow::Cow, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use failure::{Failure, IntoFailure, IntoOutcome};
 
 use crate::words::words;
 
@@ -219,143 +223,6 @@ impl From<Outcome> for Ending {
             Outcome::Failed(failure) if failure.undecodable => Self::Undecodable(failure),
             Outcome::Failed(failure) if failure.unavailable => Self::Unavailable(failure),
             outcome => Self::Handled(outcome),
-        }
-    }
-}
-
-/// Why a handler failed, and whether a later attempt may succeed.
-///
-/// `?` turns any [`std::error::Error`] into a retryable failure of class `error`.
-#[derive(Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Failure {
-    /// Whether a later attempt may succeed.
-    pub retryable: bool,
-    /// The sort of failure, for rules, counters and fingerprints. Use a small set of words, in
-    /// kebab-case.
-    pub class: Cow<'static, str>,
-    /// The HTTP status or a similar number, for rules.
-    pub status: Option<u16>,
-    /// The error's text, for people.
-    pub error: String,
-    /// The delay before the retry, instead of the computed delay.
-    pub retry_after: Option<Duration>,
-    /// Whether the service behind the handler is unavailable: [`Failure::unavailable`].
-    pub unavailable: bool,
-    /// Whether the body cannot be decoded: [`Failure::undecodable`].
-    pub(crate) undecodable: bool,
-}
-
-impl Failure {
-    /// A failure after which a later attempt may succeed.
-    pub fn retryable(class: impl Into<Cow<'static, str>>, error: impl Into<String>) -> Self {
-        Self {
-            retryable: true,
-            class: class.into(),
-            status: None,
-            error: error.into(),
-            retry_after: None,
-            unavailable: false,
-            undecodable: false,
-        }
-    }
-
-    /// The service that the handler needs is down, or asks for fewer requests. This says something
-    /// about the service and not about the message, so the attempt is not charged, unless other
-    /// messages succeed meanwhile. After several such failures in a row the consumer stops until the
-    /// service is back. Add [`retry_after`](Self::retry_after) if the service names a time, and
-    /// status 429 if it limits its rate.
-    pub fn unavailable(class: impl Into<Cow<'static, str>>, error: impl Into<String>) -> Self {
-        Self {
-            unavailable: true,
-            ..Self::retryable(class, error)
-        }
-    }
-
-    /// A failure that every attempt would have. The worker dead-letters the message as `rejected`.
-    pub fn permanent(class: impl Into<Cow<'static, str>>, error: impl Into<String>) -> Self {
-        Self {
-            retryable: false,
-            ..Self::retryable(class, error)
-        }
-    }
-
-    /// The handler cannot decode the body, or another source of an argument. The worker
-    /// dead-letters the message as `decode`, whatever the consumer's rules say.
-    pub fn undecodable(error: impl Into<String>) -> Self {
-        Self {
-            undecodable: true,
-            ..Self::permanent("decode", error)
-        }
-    }
-
-    /// The same failure, with this class.
-    pub(crate) fn of_class(mut self, class: &'static str) -> Self {
-        self.class = class.into();
-        self
-    }
-
-    /// The same failure, with a retry after `delay` (at most the consumer's cap).
-    #[must_use]
-    pub fn retry_after(mut self, delay: Duration) -> Self {
-        self.retry_after = Some(delay);
-        self
-    }
-
-    /// The same failure, with a status that rules can match.
-    #[must_use]
-    pub fn status(mut self, status: u16) -> Self {
-        self.status = Some(status);
-        self
-    }
-}
-
-impl fmt::Debug for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.unavailable {
-            "unavailable"
-        } else if self.retryable {
-            "retryable"
-        } else {
-            "permanent"
-        };
-        write!(f, "{kind} {}", self.class)?;
-        if let Some(status) = self.status {
-            write!(f, " ({status})")?;
-        }
-        write!(f, ": {}", self.error)
-    }
-}
-
-impl<E: std::error::Error> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::retryable("error", crate::text::causes(&error))
-    }
-}
-
-/// The types that a handler function may return.
-pub trait IntoOutcome {
-    /// Converts the value into an outcome.
-    fn into_outcome(self) -> Outcome;
-}
-
-impl IntoOutcome for Outcome {
-    fn into_outcome(self) -> Outcome {
-        self
-    }
-}
-
-impl IntoOutcome for () {
-    fn into_outcome(self) -> Outcome {
-        Outcome::Succeeded
-    }
-}
-
-impl<T: IntoOutcome, E: Into<Failure>> IntoOutcome for Result<T, E> {
-    fn into_outcome(self) -> Outcome {
-        match self {
-            Ok(value) => value.into_outcome(),
-            Err(error) => Outcome::Failed(error.into()),
         }
     }
 }
