@@ -255,8 +255,13 @@ async fn a_session_over_tls_needs_the_right_authority() {
     drained(worker).await;
 
     // Without the authority no session is opened, and the messages wait.
-    let worker = setup.consumer(statement, "id = 'body'", "").start().await;
-    setup.vhost.publish("q", "without ").await;
+    let hasty = "breaker = { probe = '100ms', probe_cap = '500ms' }";
+    let worker = setup.consumer(statement, "id = 'body'", hasty);
+    let worker = worker.start().await;
+    setup
+        .vhost
+        .publish_many("q", 10, |_| PublishSpec::of("without "))
+        .await;
     let is_down = |it: &Readiness| {
         let reason = it.consumers["q"].reason.as_deref().unwrap_or_default();
         reason.contains("certificate")
