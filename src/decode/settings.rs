@@ -140,7 +140,7 @@ mod tests {
             (r#"{"pattern": "("}"#, "is no JSON Schema"),
             (
                 r#"{"pattern": "(?<!a)b"}"#,
-                "is no JSON Schema: \"(?<!a)b\" is not a \"regex\", or has look-around",
+                "is no JSON Schema: at /pattern \"(?<!a)b\" is not a \"regex\", or has look-around",
             ),
             (
                 r#"{"patternProperties": {"^(a)\\1$": true}}"#,
