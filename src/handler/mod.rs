@@ -39,7 +39,7 @@ pub use function::{FunctionHandler, IntoHandler};
 pub(crate) use http::fuzz_answer;
 pub(crate) use http::{HTTP_CLASSES, proxy_warning};
 pub use http::{HeaderFile, HttpHandler, HttpHandlerSettings, OAuthSettings, SecretIn};
-pub(crate) use inbox::Inbox;
+pub(crate) use inbox::{INBOX, Inbox};
 pub use inbox::{InboxSettings, InboxStore, InboxTable};
 pub(crate) use kind::{Classes, Reached};
 pub use log::{LogHandler, LogHandlerSettings};
