@@ -66,7 +66,7 @@ impl Service {
 
     /// What the end of an attempt says. An attempt that the inbox ended asked only the inbox: that says
     /// something good only if the store of the inbox was what was down.
-    fn sign(&self, flight: &Flight, retry: &RetrySettings, ending: &Ending) -> Sign {
+    pub(super) fn sign(&self, flight: &Flight, retry: &RetrySettings, ending: &Ending) -> Sign {
         if flight.has_asked_nothing() {
             return match self.is_store.load(Ordering::Relaxed) {
                 true => Sign::Answered,
@@ -199,7 +199,7 @@ impl<B: Broker> Lane<B> {
     }
 
     /// The attempts that ended well.
-    fn served(&self) -> u64 {
+    pub(super) fn served(&self) -> u64 {
         const WELL: [OutcomeKind; 2] = [OutcomeKind::Succeeded, OutcomeKind::Dropped];
         let counters = &self.watch.figures.counters;
         let counted: u64 = WELL.iter().map(|kind| counters.outcome(*kind).get()).sum();

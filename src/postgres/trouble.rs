@@ -78,18 +78,24 @@ impl From<Error> for Trouble {
 impl From<&DbError> for Trouble {
     fn from(sent: &DbError) -> Self {
         let code = sent.code().code().to_owned();
-        let mut text = format!("{code}: {}", cut(sent.message(), LONGEST));
-        // The detail of another error can quote the row, which belongs into no log.
-        if let Some(detail) = sent.detail().filter(|_| code.starts_with(DATA)) {
-            text.push_str(": ");
-            text.push_str(cut(detail, LONGEST));
-        }
+        let text = text(&code, sent.message(), sent.detail());
         Self {
             code: Some(code),
             text,
             place: sent.where_().map(|place| cut(place, LONGEST).to_owned()),
         }
     }
+}
+
+/// The text of an error that PostgreSQL sent.
+fn text(code: &str, message: &str, detail: Option<&str>) -> String {
+    let mut text = format!("{code}: {}", cut(message, LONGEST));
+    // The detail of another error can quote the row, which belongs into no log.
+    if let Some(detail) = detail.filter(|_| code.starts_with(DATA)) {
+        text.push_str(": ");
+        text.push_str(cut(detail, LONGEST));
+    }
+    text
 }
 
 impl fmt::Display for Trouble {
@@ -99,3 +105,17 @@ impl fmt::Display for Trouble {
 }
 
 impl std::error::Error for Trouble {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_of_an_error_has_a_bound_and_quotes_no_row() {
+        let long = "x".repeat(1_000_000);
+        assert!(text("22P02", &long, Some(&long)).len() < 3 * LONGEST);
+        assert_eq!(text("22003", "range", Some("at 7")), "22003: range: at 7");
+        let detail = Some("Key (email)=(a@example.org) already exists.");
+        assert_eq!(text("23505", "duplicate key", detail), "23505: duplicate key");
+    }
+}

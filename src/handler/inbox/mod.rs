@@ -157,18 +157,18 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    /// The inbox of a consumer of this queue, whose runs end after the `longest` time. `None`: it has
-    /// none.
+    /// The inbox of a consumer whose runs end after the `longest` time. `None`: it has none. `place`
+    /// names its virtual host and queue, if they are known.
     ///
     /// # Errors
     /// If the database's URL or files cannot be used.
     pub(crate) fn of(
         settings: &InboxSettings,
-        queue: &str,
+        place: impl FnOnce() -> Option<String>,
         longest: Duration,
         concurrency: u16,
     ) -> Result<Option<Arc<Self>>, HandlerError> {
-        let Some(terms) = settings.terms(queue, longest) else {
+        let Some(terms) = settings.terms(place, longest)? else {
             return Ok(None);
         };
         let table = Arc::new(Table::new(&settings.table));

@@ -183,6 +183,8 @@ impl SqlHandler {
             };
             if is_usable && session.run("ROLLBACK").await.is_ok() {
                 session.give_back();
+            } else {
+                session.close();
             }
             return Err(undone);
         }

@@ -35,8 +35,8 @@ use crate::{
 /// At the consumer's `timeout`, and when the grace of a drain ends, the handler cancels the statement
 /// at the server and closes its session, so the transaction is rolled back. Only a COMMIT that is on
 /// its way can still succeed: with `idempotency` the next attempt knows. If the database is away when
-/// the worker starts, the worker starts, and messages wait. If PostgreSQL refuses the statement, the
-/// worker does not start.
+/// the worker starts, or does not answer within 10 seconds, the worker starts, and messages wait. If
+/// PostgreSQL refuses the statement, the worker does not start.
 ///
 /// TLS follows `sslmode` in the URL: `disable`, `prefer` (if the server offers it; the default) or
 /// `require`. TLS always checks the server's certificate.
@@ -75,7 +75,8 @@ pub struct SqlHandlerSettings {
     #[schemars(example = example_states())]
     pub sqlstates: BTreeMap<String, SqlMeaning>,
     /// The most sessions. Not set: as many as the consumer's `concurrency`. Fewer: messages wait for a
-    /// session, and that counts against their `timeout`. Default: none.
+    /// session, and that counts against their `timeout`. A session whose statement is being cancelled
+    /// is not among them: it ends within 10 seconds. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000), example = 4)]
     pub sessions: Option<u16>,
