@@ -20,16 +20,16 @@ use crate::{
 /// consumer waits until the store is back.
 ///
 /// With a handler of kind `sql` in the same database, the worker writes the key in the transaction of
-/// the statement, so the effect happens once. With any other handler a crash between the handler's
-/// effect and the note of its success lets the message run again: [handlers.md](handlers.md#effects-that-happen-once).
+/// the statement, so the effect happens once. With any other handler a message is done only if the
+/// handler says so: after a time-out, a lost answer or a crash it runs again, although its effect may have
+/// happened: [handlers.md](handlers.md#effects-that-happen-once).
 /// A message without a key is dead-lettered (`rejected`).
 #[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct InboxSettings {
     /// Where the worker keeps the keys. Default: `none`.
     pub store: InboxStore,
-    /// The key of a message: `message-id`, `correlation-id`, `timestamp`, `header:NAME`, or
-    /// `body:/POINTER` for a value in a body of JSON. A key has at most 512 bytes. Two messages with the
+    /// The key of a message: `message-id`, `correlation-id`, `header:NAME`, or `body:/POINTER` for a value in a body of JSON. A key has at most 512 bytes. Two messages with the
     /// same key are the same message, also if their types, exchanges or publishers differ: the second
     /// is acked without a run. Default: `message-id`.
     #[schemars(example = "body:/order/id")]
@@ -196,8 +196,8 @@ impl InboxSettings {
         match Source::parse(&self.key) {
             Err(error) => findings.add(path.key("key"), error),
             Ok(source) if !names_a_message(&source) => {
-                let message = "names no message: use `message-id`, `correlation-id`, `timestamp`, \
-                               `header:NAME` or `body:/POINTER`";
+                let message = "names no message: use `message-id`, `correlation-id`, `header:NAME` or \
+                               `body:/POINTER`";
                 findings.add(path.key("key"), message);
             }
             Ok(_) => {}
@@ -270,7 +270,7 @@ impl InboxSettings {
 fn names_a_message(source: &Source) -> bool {
     match source {
         Source::Pointer(_) | Source::Header(_) => true,
-        Source::Fact(fact) => matches!(*fact, "message-id" | "correlation-id" | "timestamp"),
+        Source::Fact(fact) => matches!(*fact, "message-id" | "correlation-id"),
         Source::Body | Source::ContentType | Source::Headers => false,
     }
 }
@@ -365,6 +365,7 @@ mod tests {
             "headers",
             "queue",
             "type",
+            "timestamp",
             "expiration",
             "id",
             "body:id",
