@@ -299,6 +299,16 @@ mod tests {
     }
 
     #[test]
+    fn a_scope_is_short_text() {
+        let scope = |scope: &str| format!("inbox.store = \"memory\"\ninbox.scope = \"{scope}\"");
+        Sections::allowed(&[&scope("shop")]);
+        let long = scope(&"x".repeat(513));
+        for bad in [&scope(""), &scope("a\\u0000b"), &long] {
+            Sections::refused(&[(bad, "inbox.scope: must not be empty")]);
+        }
+    }
+
+    #[test]
     fn without_a_scope_keys_belong_to_a_queue_of_a_virtual_host() {
         let mut inbox = InboxSettings {
             store: InboxStore::Memory,

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::*;
+use super::{lease::RELEASE, *};
 use crate::{broker::Properties, decode::Decode, handler::samples::Sample, lock::lock};
 
 /// A handler that counts its runs and ends as it is told.
@@ -281,7 +281,7 @@ async fn a_run_that_has_ended_does_not_wait_for_its_store_beyond_its_time() {
     let (inbox, _listener) = silent();
     let sample = Sample::with_body(b"x");
     let context = sample.context();
-    let lease = |key: &str| Lease(Some((Arc::clone(&inbox), key.to_owned(), 1)));
+    let lease = |key: &str| Lease::of(Arc::clone(&inbox), key.to_owned(), 1);
     let began = tokio::time::Instant::now();
     // A failure waits for its release only for a moment.
     lease("failed").end(false, &context).await;

@@ -103,6 +103,11 @@ pub struct SqlHandlerSettings {
     pub key_file: Option<PathBuf>,
 }
 
+fn begins_with_copy(statement: &str) -> bool {
+    let word = statement.split_whitespace().next();
+    word.is_some_and(|word| word.eq_ignore_ascii_case("copy"))
+}
+
 fn example_parameters() -> BTreeMap<&'static str, &'static str> {
     BTreeMap::from([
         ("id", "body:/id"),
@@ -182,6 +187,11 @@ impl SqlHandlerSettings {
             true => {
                 let message = "is required by kind \"sql\"";
                 findings.contradiction(at_statement, [path.key(KIND)], message);
+                None
+            }
+            false if begins_with_copy(&self.statement) => {
+                let message = "is COPY, which sends or takes rows beside the statement: use INSERT";
+                findings.add(at_statement, message);
                 None
             }
             false => match self.numbered() {
@@ -281,6 +291,10 @@ mod tests {
         let bare = "handler.kind = \"sql\"\nhandler.statement = \"SELECT 1\"";
         Sections::refused(&[
             (bare, "handler.url: is required by kind \"sql\""),
+            (
+                &sql("").replace("SELECT :id", "copy x FROM STDIN"),
+                "handler.statement: is COPY",
+            ),
             (
                 &sql(""),
                 "handler.statement: has `:id`, which is no key of `parameters`",
