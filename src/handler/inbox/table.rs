@@ -226,7 +226,7 @@ impl Table {
     }
 
     /// Makes or updates the table: the number of steps that were missing. Several may do so at once.
-    pub(in crate::handler) async fn migrate(&self, session: &mut Session) -> Result<usize, Trouble> {
+    pub(super) async fn migrate(&self, session: &mut Session) -> Result<usize, Trouble> {
         let migrated = self.steps(session).await;
         if migrated.is_err() {
             // The error matters, not the one of an end that follows it.
