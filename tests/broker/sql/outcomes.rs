@@ -169,7 +169,7 @@ async fn a_server_that_crashes_in_the_middle_of_a_statement_leaves_no_half_effec
 #[tokio::test]
 async fn a_statement_that_takes_too_long_ends_at_the_server_and_has_no_effect() {
     let setup = Setup::new(ORDERS).await;
-    let once = "timeout = '5s'\nretry = { max_attempts = 1 }";
+    let once = "timeout = '6s'\nretry = { max_attempts = 1 }";
     let worker = setup.consumer(SLOW, SLOW_PARAMETERS, once).start().await;
     setup
         .vhost
@@ -177,7 +177,7 @@ async fn a_statement_that_takes_too_long_ends_at_the_server_and_has_no_effect() 
         .await;
     let (reason, error) = setup.dead_letter().await;
     assert_eq!(reason, "max-attempts");
-    assert!(error.starts_with("no answer within 5"), "{error}");
+    assert!(error.starts_with("no answer within 6"), "{error}");
     setup.database.wait_for(&running("WITH slept"), 0_i64).await;
     // The next message gets a session that works.
     setup
