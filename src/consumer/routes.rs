@@ -204,7 +204,12 @@ impl ConsumerSettings {
         concurrency: u16,
     ) {
         let mut check = |handler: &HandlerSettings, path: KeyPath, timeout| {
-            handler.check_batch(findings, &path.key("handler"), section, (concurrency, timeout));
+            handler.check_batch(
+                findings,
+                &path.key("handler"),
+                section,
+                (concurrency, timeout),
+            );
         };
         let mut shortest = self.timeout;
         for (name, route) in &self.routes {

@@ -101,7 +101,7 @@ impl Source {
                 }),
             Self::ContentType => properties.content_type().map(|it| Datum::Text(it.into())),
             Self::Headers => {
-                let (headers, _) = about::headers(properties, HEADERS);
+                let (headers, _) = about::headers(properties, Some(HEADERS));
                 let headers = serde_json::Value::Object(headers);
                 Some(Datum::Json(headers.to_string().into()))
             }
@@ -146,10 +146,7 @@ mod tests {
             ("routing-key", Source::Fact("routing-key")),
             ("headers", Source::Headers),
             ("content-type", Source::ContentType),
-            (
-                "body:/a~1b",
-                Source::Pointer("/a~1b".parse().unwrap()),
-            ),
+            ("body:/a~1b", Source::Pointer("/a~1b".parse().unwrap())),
         ] {
             assert_eq!(Source::parse(text).as_ref(), Ok(&source), "{text}");
         }
