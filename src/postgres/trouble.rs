@@ -122,6 +122,9 @@ mod tests {
         assert!(text("22P02", &long, Some(&long)).len() < 3 * LONGEST);
         assert_eq!(text("22003", "range", Some("at 7")), "22003: range: at 7");
         let detail = Some("Key (email)=(a@example.org) already exists.");
-        assert_eq!(text("23505", "duplicate key", detail), "23505: duplicate key");
+        assert_eq!(
+            text("23505", "duplicate key", detail),
+            "23505: duplicate key"
+        );
     }
 }

@@ -208,7 +208,9 @@ impl Inbox {
                 };
                 return Ok(Some(Arc::new(sql.handler(concurrency, Some(row))?)));
             }
-            warn!("`idempotency` keeps its keys apart from the database of an sql handler, as far as the URLs tell: an effect can happen twice. Without `idempotency.url` both are in one transaction");
+            warn!(
+                "`idempotency` keeps its keys apart from the database of an sql handler, as far as the URLs tell: an effect can happen twice. Without `idempotency.url` both are in one transaction"
+            );
         }
         let made = handler.make(concurrency)?;
         Ok(made.map(|handler| self.around(handler)))

@@ -246,7 +246,11 @@ fn an_error_of_the_store_about_the_key_is_not_an_outage() {
         (None, "inbox", true, true),
     ] {
         let failure = failed(&trouble(code));
-        let found = (failure.class.as_ref(), failure.retryable, failure.unavailable);
+        let found = (
+            failure.class.as_ref(),
+            failure.retryable,
+            failure.unavailable,
+        );
         assert_eq!(found, (class, retryable, unavailable), "{code:?}");
     }
 }

@@ -206,16 +206,23 @@ async fn a_success_stays_one_although_the_store_goes_away_before_it_is_noted() {
     gate.open();
     // The message is acked without its store, and its copy waits for the store or is known to be done.
     worker
-        .wait_for_report("the run is acked", "q", |it| it.counts.succeeded == 1 && it.ledger.acked >= 1)
+        .wait_for_report("the run is acked", "q", |it| {
+            it.counts.succeeded == 1 && it.ledger.acked >= 1
+        })
         .await;
     postgres.start().await;
     database.again().await;
     let done = "SELECT count(*) FROM lapwing_inbox WHERE done_at IS NOT NULL";
     database.wait_for(done, 1_i64).await;
     let report = worker
-        .wait_for_report("the copy is a duplicate", "q", |it| it.counts.duplicate == 1)
+        .wait_for_report("the copy is a duplicate", "q", |it| {
+            it.counts.duplicate == 1
+        })
         .await;
-    assert_eq!((report.counts.timed_out, report.ledger.dead_lettered), (0, 0));
+    assert_eq!(
+        (report.counts.timed_out, report.ledger.dead_lettered),
+        (0, 0)
+    );
     assert_eq!(handler.seen().exchanges.len(), 1);
     worker.drain().await;
 }
