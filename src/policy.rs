@@ -149,7 +149,7 @@ pub(crate) fn sign(retry: &RetrySettings, ending: &Ending) -> Sign {
             true => Sign::Answered,
             false => Sign::Rejected,
         },
-        // The store that knows the message answered. The service behind the handler was not asked.
+        // A handler that knows the message answered. What the inbox knows never comes here.
         Ending::Handled(Outcome::Duplicate) | Ending::Panicked { .. } => Sign::Answered,
         Ending::Interrupted
         | Ending::Undecodable(_)

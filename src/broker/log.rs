@@ -14,8 +14,11 @@ pub(crate) fn is_of_library(target: &str) -> bool {
 
 /// Whether a line must not be written, whatever the filter says. At level `trace` the library prints
 /// every frame, including the one with the password. For a returned message it prints all bytes as
-/// numbers; the worker's own line says what happened to the message.
+/// numbers; the worker's own line says what happened to the message. The client of PostgreSQL prints the
+/// values of parameters below `info`: they are bodies and keys of messages.
 pub(crate) fn is_indiscreet(line: &tracing::Metadata<'_>) -> bool {
     let is_trace = *line.level() == tracing::Level::TRACE && is_of_library(line.target());
-    is_trace || line.target() == "lapin::returned_messages"
+    let is_of_postgres = line.target().starts_with("tokio_postgres");
+    let has_values = *line.level() > tracing::Level::INFO && is_of_postgres;
+    is_trace || has_values || line.target() == "lapin::returned_messages"
 }

@@ -72,6 +72,8 @@ pub(crate) struct Flight {
     kept: AtomicBool,
     /// An attempt of this flight has had an outcome.
     has_outcome: AtomicBool,
+    /// The attempt has ended without asking the service behind the handler.
+    unasked: AtomicBool,
     /// The attempt under way, or the last one.
     attempt: AtomicU32,
     /// When the handler was last started, in microseconds since `received`.
@@ -114,6 +116,7 @@ impl Flight {
             phase: SharedPhase::buffered(),
             kept: AtomicBool::new(false),
             has_outcome: AtomicBool::new(false),
+            unasked: AtomicBool::new(false),
             attempt: AtomicU32::new(attempt),
             started: AtomicU64::new(0),
             handled: AtomicU64::new(0),
@@ -191,6 +194,17 @@ impl Flight {
     /// Whether an attempt of a canary has had an outcome, which is reported.
     pub(crate) fn has_outcome(&self) -> bool {
         self.has_outcome.load(Ordering::Relaxed)
+    }
+
+    /// The attempt ends without asking the service behind the handler: the inbox knows the message.
+    pub(crate) fn asks_nothing(&self) {
+        self.unasked.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the attempt that has ended [asked nothing](Self::asks_nothing). Only the first look says
+    /// so.
+    pub(crate) fn has_asked_nothing(&self) -> bool {
+        self.unasked.load(Ordering::Relaxed) && self.unasked.swap(false, Ordering::Relaxed)
     }
 
     /// An attempt has had an outcome: whether it is the first one of this flight.

@@ -69,6 +69,11 @@ impl Context {
         &self.flight.outbox
     }
 
+    /// This run ends without asking the service behind the handler.
+    pub(super) fn asks_nothing(&self) {
+        self.flight.asks_nothing();
+    }
+
     /// When the worker ends this run. `None`: no limit is known.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.flight.deadline()

@@ -39,7 +39,7 @@ pub use function::{FunctionHandler, IntoHandler};
 pub(crate) use http::fuzz_answer;
 pub(crate) use http::{HTTP_CLASSES, proxy_warning};
 pub use http::{HeaderFile, HttpHandler, HttpHandlerSettings, OAuthSettings, SecretIn};
-pub(crate) use inbox::Inbox;
+pub(crate) use inbox::{INBOX, Inbox};
 pub use inbox::{InboxSettings, InboxStore, InboxTable};
 pub(crate) use kind::{Classes, Reached};
 pub use log::{LogHandler, LogHandlerSettings};
@@ -73,8 +73,8 @@ pub trait Handler: Send + Sync + 'static {
     fn handle(&self, context: Context) -> HandlerFuture<'_>;
 
     /// Prepares the handler, for example by opening a connection pool. The worker calls this once and
-    /// subscribes only after it has succeeded. If it fails or takes longer than the consumer's
-    /// `timeout`, the worker does not start.
+    /// subscribes only after it has succeeded. If it fails, or takes longer than the consumer's `timeout`
+    /// and than 15 seconds, the worker does not start.
     fn start(&self) -> HandlerFuture<'_, Result<(), HandlerError>> {
         Box::pin(async { Ok(()) })
     }

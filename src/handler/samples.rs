@@ -89,6 +89,11 @@ impl Sample {
         self.0.handler_started(limit);
     }
 
+    /// Whether the run ended without asking the service.
+    pub(super) fn has_asked_nothing(&self) -> bool {
+        self.0.has_asked_nothing()
+    }
+
     /// Begins the drain of the worker.
     pub(super) fn drain(&self) {
         self.0.resources.drain.cancel();

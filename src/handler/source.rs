@@ -75,12 +75,6 @@ impl Source {
         })
     }
 
-    /// Whether each delivery of a message has the same value.
-    pub(super) fn is_lasting(&self) -> bool {
-        let changes = [Self::Fact("attempt"), Self::Fact("redelivered")];
-        !changes.contains(self)
-    }
-
     /// The value of the message; `None` if it has none.
     ///
     /// # Errors
@@ -159,7 +153,5 @@ mod tests {
         for text in ["", "id", "body:id", "header:", "Body", "message_id"] {
             assert!(Source::parse(text).is_err(), "{text}");
         }
-        assert!(!Source::Fact("attempt").is_lasting());
-        assert!(Source::Fact("message-id").is_lasting());
     }
 }

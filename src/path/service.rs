@@ -16,8 +16,9 @@ use crate::{
     breaker::{Breaker, BreakerSettings, Evidence, Sign, Stance, Verdict},
     broker::Broker,
     flight::Flight,
+    handler::INBOX,
     lock::lock,
-    outcome::{Ending, OutcomeKind},
+    outcome::{Ending, Outcome, OutcomeKind},
     policy,
     retry::RetrySettings,
 };
@@ -31,6 +32,10 @@ pub(crate) struct Service {
     /// Attempts that ended well, and whose results are being published. They count as succeeded only
     /// afterwards.
     publishing: AtomicU64,
+    /// Attempts that a handler postponed. Those that the inbox postponed are not among them.
+    snoozed: AtomicU64,
+    /// The last attempt ended because the store of the inbox was unavailable.
+    is_store: AtomicBool,
     breaker: Mutex<Breaker>,
 }
 
@@ -39,6 +44,8 @@ impl Service {
         Self {
             calm: AtomicBool::new(true),
             publishing: AtomicU64::new(0),
+            snoozed: AtomicU64::new(0),
+            is_store: AtomicBool::new(false),
             breaker: Mutex::new(Breaker::new(settings.clone())),
         }
     }
@@ -57,6 +64,25 @@ impl Service {
         lock(&self.breaker).stance(now)
     }
 
+    /// What the end of an attempt says. An attempt that the inbox ended asked only the inbox: that says
+    /// something good only if the store of the inbox was what was down.
+    pub(super) fn sign(&self, flight: &Flight, retry: &RetrySettings, ending: &Ending) -> Sign {
+        if flight.has_asked_nothing() {
+            return match self.is_store.load(Ordering::Relaxed) {
+                true => Sign::Answered,
+                false => Sign::Nothing,
+            };
+        }
+        if matches!(ending, Ending::Handled(Outcome::Snoozed { .. })) {
+            self.snoozed.fetch_add(1, Ordering::Relaxed);
+        }
+        let is_store = matches!(ending, Ending::Unavailable(failure) if failure.class == INBOX);
+        if self.is_store.load(Ordering::Relaxed) != is_store {
+            self.is_store.store(is_store, Ordering::Relaxed);
+        }
+        policy::sign(retry, ending)
+    }
+
     /// Why the lane takes no messages; `None` if it does. `lacks_message`: for long there has been no
     /// message to probe with.
     pub(crate) fn reason(&self, now: Instant, lacks_message: bool) -> Option<String> {
@@ -73,7 +99,7 @@ impl<B: Broker> Lane<B> {
         retry: &RetrySettings,
         ending: &Ending,
     ) -> Option<u32> {
-        let sign = policy::sign(retry, ending);
+        let sign = self.service.sign(flight, retry, ending);
         // Nothing runs for a message that no route takes.
         let route = self.dispatch.route(flight)?;
         let own = route.own();
@@ -173,15 +199,14 @@ impl<B: Broker> Lane<B> {
     }
 
     /// The attempts that ended well.
-    fn served(&self) -> u64 {
-        const WELL: [OutcomeKind; 3] = [
-            OutcomeKind::Succeeded,
-            OutcomeKind::Dropped,
-            OutcomeKind::Snoozed,
-        ];
+    pub(super) fn served(&self) -> u64 {
+        const WELL: [OutcomeKind; 2] = [OutcomeKind::Succeeded, OutcomeKind::Dropped];
         let counters = &self.watch.figures.counters;
         let counted: u64 = WELL.iter().map(|kind| counters.outcome(*kind).get()).sum();
-        counted + self.service.publishing.load(Ordering::Relaxed)
+        let service = &self.service;
+        counted
+            + service.snoozed.load(Ordering::Relaxed)
+            + service.publishing.load(Ordering::Relaxed)
     }
 }
 

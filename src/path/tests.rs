@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    breaker::BreakerSettings,
+    breaker::{BreakerSettings, Sign},
     broker::{
         CopyHeaders, Delivery, Moment, Properties, PublishSettings,
         fake::{Confirm, FakeBroker, Release},
@@ -187,6 +187,39 @@ async fn settle_down() {
 
 fn failure() -> Outcome {
     Outcome::Failed(Failure::retryable("test", "not yet"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_inbox_knows_of_a_message_says_nothing_about_the_service() {
+    let fixture = fixture(Vec::new());
+    let lane = &fixture.lane;
+    let flight = Flight::new(
+        Arc::clone(&lane.name),
+        fixture.message(),
+        Arc::clone(&lane.resources),
+        fixture.session,
+        1,
+        Moment::now(),
+    );
+    let sign = |ending: &Ending| lane.service.sign(&flight, &lane.settings.retry, ending);
+    let snoozed = Ending::from(Outcome::snooze(Duration::ZERO));
+    let duplicate = Ending::from(Outcome::Duplicate);
+    for ending in [&snoozed, &duplicate] {
+        flight.asks_nothing();
+        assert_eq!(sign(ending), Sign::Nothing);
+        assert_eq!(lane.served(), 0);
+    }
+    // A handler that postpones a message has worked.
+    assert_eq!(sign(&snoozed), Sign::Well);
+    assert_eq!(lane.served(), 1);
+    // If the store is what was down, its answer counts.
+    let store = Ending::from(Outcome::Failed(Failure::unavailable("inbox", "away")));
+    assert_eq!(sign(&store), Sign::Unavailable);
+    flight.asks_nothing();
+    assert_eq!(sign(&duplicate), Sign::Answered);
+    sign(&Ending::from(failure()));
+    flight.asks_nothing();
+    assert_eq!(sign(&duplicate), Sign::Nothing);
 }
 
 #[tokio::test(start_paused = true)]

@@ -75,14 +75,20 @@ impl Session {
     }
 
     /// Cancels what the session does at the server, and closes the session. A transaction that is not
-    /// committed is rolled back.
-    async fn abandon(mut self) {
+    /// committed is rolled back. `is_there`: whether the server takes connections.
+    async fn abandon(self, is_there: impl FnOnce(bool)) {
         let token = self.client.cancel_token();
-        match timeout(CANCEL, token.cancel_query(self.tls.clone())).await {
+        let cancelled = timeout(CANCEL, token.cancel_query(self.tls.clone())).await;
+        is_there(matches!(cancelled, Ok(Ok(()))));
+        match cancelled {
             Ok(Ok(())) => {}
             Ok(Err(error)) => debug!(%error, "failed to cancel a statement"),
             Err(_) => debug!("failed to cancel a statement: no answer"),
         }
+        self.close().await;
+    }
+
+    async fn close(mut self) {
         drop(self.client);
         // The task ends when the server has taken the end of the session.
         if timeout(CANCEL, &mut self.connection).await.is_err() {
@@ -165,6 +171,14 @@ impl Lent {
     pub(crate) fn give_back(mut self) {
         drop(self.session.take());
     }
+
+    /// The server has answered everything, and the session must not be used again.
+    pub(crate) fn close(mut self) {
+        if let (Some(session), Ok(runtime)) = (self.session.take(), Handle::try_current()) {
+            let session = Object::take(session);
+            self.cancels.spawn_on(session.close(), &runtime);
+        }
+    }
 }
 
 impl Deref for Lent {
@@ -186,6 +200,7 @@ impl Drop for Lent {
         let Some(session) = self.session.take() else {
             return;
         };
+        let pool = Object::pool(&session);
         let session = Object::take(session);
         if session.client.is_closed() {
             return;
@@ -193,7 +208,13 @@ impl Drop for Lent {
         // Without a runtime the process ends, and the server sees that.
         match Handle::try_current() {
             Ok(runtime) => {
-                self.cancels.spawn_on(session.abandon(), &runtime);
+                let is_there = move |is_there: bool| {
+                    // Then the idle sessions lead nowhere either, although they look alive.
+                    if let (false, Some(pool)) = (is_there, pool) {
+                        pool.retain(|_, _| false);
+                    }
+                };
+                self.cancels.spawn_on(session.abandon(is_there), &runtime);
             }
             Err(_) => drop(session),
         }

@@ -1,6 +1,6 @@
 //! Where a database is, and how a session is opened there.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fmt, fs, path::PathBuf, time::Duration};
 
 use tokio_postgres::{
     Config,
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Where a database is, whom to trust, and what to show.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) url: String,
     pub(crate) password_file: Option<PathBuf>,
@@ -26,6 +26,22 @@ pub(crate) struct Target {
     pub(crate) key_file: Option<PathBuf>,
     pub(crate) connect_timeout: Duration,
 }
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The URL may hold a password.
+        f.debug_tuple("Target").field(&self.name()).finish()
+    }
+}
+
+/// How tokio-postgres is told that the URL says nothing about this.
+const IDLE_UNSET: Duration = Duration::from_hours(2);
+/// After this time of silence a session asks whether the server is there.
+const IDLE: Duration = Duration::from_secs(30);
+/// The time between two such questions.
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// After so many questions without an answer the session is lost.
+const QUESTIONS: u32 = 3;
 
 /// The values of `sslmode` that check certificates. Here TLS always checks them.
 const CHECKED: [&str; 2] = ["sslmode=verify-full", "sslmode=verify-ca"];
@@ -61,6 +77,7 @@ impl Target {
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(self.connect_timeout);
         }
+        notice_silence(&mut config);
         Ok(config)
     }
 
@@ -106,7 +123,10 @@ impl Target {
                 Host::Unix(path) => format!("{}:{port}", path.display()),
             }
         });
-        let hosts: Vec<_> = hosts.collect();
+        let mut hosts: Vec<_> = hosts.collect();
+        if hosts.is_empty() {
+            hosts.extend(config.get_hostaddrs().iter().map(ToString::to_string));
+        }
         let user = config.get_user().unwrap_or_default();
         let database = config.get_dbname().unwrap_or(user);
         format!("PostgreSQL {}/{database}", hosts.join(","))
@@ -116,7 +136,11 @@ impl Target {
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let is = |target: &Self| {
             let config = target.config().ok()?;
-            Some((target.name(), config.get_user().map(str::to_owned)))
+            let user = config.get_user().map(str::to_owned);
+            let addresses = config.get_hostaddrs().to_vec();
+            // `search_path` may be among them.
+            let options = config.get_options().map(str::to_owned);
+            Some((target.name(), user, addresses, options))
         };
         is(self).is_some() && is(self) == is(other)
     }
@@ -148,6 +172,23 @@ impl Target {
             key: self.key_file.as_deref(),
         };
         files.check(findings, path, plain);
+    }
+}
+
+/// A machine that loses its power, or its address, says nothing: without this its sessions would look
+/// alive for hours. What the URL says counts.
+fn notice_silence(config: &mut Config) {
+    if config.get_keepalives_idle() == IDLE_UNSET {
+        config.keepalives_idle(IDLE);
+    }
+    if config.get_keepalives_interval().is_none() {
+        config.keepalives_interval(ASK_AGAIN);
+    }
+    if config.get_keepalives_retries().is_none() {
+        config.keepalives_retries(QUESTIONS);
+    }
+    if config.get_tcp_user_timeout().is_none() {
+        config.tcp_user_timeout(IDLE);
     }
 }
 
@@ -183,10 +224,29 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_falls_silent_is_noticed_unless_the_url_says_otherwise() {
+        let config = target("postgres://u@db/x").config().unwrap();
+        assert_eq!(config.get_keepalives_idle(), IDLE);
+        assert_eq!(config.get_keepalives_interval(), Some(ASK_AGAIN));
+        assert_eq!(config.get_keepalives_retries(), Some(QUESTIONS));
+        assert_eq!(config.get_tcp_user_timeout(), Some(&IDLE));
+        let url = "postgres://u@db/x?keepalives_idle=7&tcp_user_timeout=9";
+        let config = target(url).config().unwrap();
+        assert_eq!(config.get_keepalives_idle(), Duration::from_secs(7));
+        assert!(config.get_tcp_user_timeout().unwrap() < &IDLE);
+    }
+
+    #[test]
     fn urls_that_name_the_same_database_are_known() {
         let one = target("postgres://u:a@db/shop");
         assert!(one.is_same(&target("postgresql://u:b@db:5432/shop?sslmode=require")));
-        for other in ["postgres://u@db/other", "postgres://v@db/shop", "nonsense"] {
+        for other in [
+            "postgres://u@db/other",
+            "postgres://v@db/shop",
+            "postgres://u@db/shop?options=-csearch_path%3Da",
+            "postgres://u@db/shop?hostaddr=10.0.0.1",
+            "nonsense",
+        ] {
             assert!(!one.is_same(&target(other)), "{other}");
         }
     }

@@ -22,6 +22,10 @@ use crate::{
 /// answer. The limit itself runs on the handlers' runtime, whose threads handlers may block.
 const SLACK: Duration = Duration::from_secs(1);
 
+/// The least limit of a start. A handler that looks whether its database is there must have the time to
+/// find out that it is not: `timeout` is about messages, and may be short.
+const LEAST_START: Duration = Duration::from_secs(15);
+
 /// All handlers of a worker.
 pub(super) struct Lifecycle {
     all: Vec<OfConsumer>,
@@ -48,7 +52,7 @@ impl Lifecycle {
             all.extend(handlers.map(|handler| OfConsumer {
                 consumer: name.clone(),
                 handler: Arc::clone(handler),
-                start_limit: settings.longest_timeout(),
+                start_limit: settings.longest_timeout().max(LEAST_START),
                 stop_limit: settings.cancel_grace,
             }));
         }

@@ -25,7 +25,7 @@ pub use settings::{DrainSettings, MemorySettings, WorkerSettings};
 use assembly::Setup;
 
 use crate::{
-    broker::Broker,
+    broker::{Broker, BrokerSettings},
     config,
     consumer::{self, ConsumerSettings},
     decode::Reader,
@@ -206,7 +206,7 @@ impl Worker {
                 consumer: name.clone(),
                 error,
             };
-            let make = Making::of(consumer).map_err(failed)?;
+            let make = Making::of(consumer, &self.settings.broker).map_err(failed)?;
             let registered = self.handlers.get(name).cloned().unwrap_or_default();
             let mut lane = make.around(registered);
             if lane.any.is_none() {
@@ -258,10 +258,11 @@ struct Making {
 }
 
 impl Making {
-    fn of(consumer: &ConsumerSettings) -> Result<Self, HandlerError> {
+    fn of(consumer: &ConsumerSettings, broker: &BrokerSettings) -> Result<Self, HandlerError> {
         let longest = consumer.longest_timeout() + consumer.cancel_grace;
         let concurrency = consumer.concurrency;
-        let inbox = Inbox::of(&consumer.idempotency, &consumer.queue, longest, concurrency)?;
+        let place = || Some(format!("{}/{}", broker.vhost()?, consumer.queue));
+        let inbox = Inbox::of(&consumer.idempotency, place, longest, concurrency)?;
         Ok(Self { concurrency, inbox })
     }
 

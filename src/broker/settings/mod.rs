@@ -109,6 +109,11 @@ impl BrokerSettings {
         format!("{}@{host}:{}", self.name, std::process::id())
     }
 
+    /// The virtual host, as far as the settings tell now.
+    pub(crate) fn vhost(&self) -> Option<String> {
+        urls::vhost(self)
+    }
+
     pub(crate) fn check(&self, findings: &mut Findings, publish: &PublishSettings) {
         let section = KeyPath::of("broker");
         findings.name(section.key("name"), &self.name);

@@ -48,6 +48,16 @@ impl BrokerUrls {
     }
 }
 
+/// The virtual host of the first URL, file or not. `None`: there is no such URL.
+pub(super) fn vhost(broker: &BrokerSettings) -> Option<String> {
+    let text = match &broker.url_file {
+        Some(file) => std::fs::read_to_string(file).ok()?,
+        None => broker.url.expose().join(" "),
+    };
+    let uri: AMQPUri = text.split_whitespace().next()?.parse().ok()?;
+    Some(uri.vhost)
+}
+
 /// A URL for people: user, host, port and virtual host, without the password.
 fn place(url: &str) -> Option<String> {
     let amqp: AMQPUri = url.parse().ok()?;

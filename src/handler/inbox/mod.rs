@@ -4,6 +4,7 @@
 //! [`Once`] is a handler around another one. It takes the message's key before the run, and marks the
 //! key as done after a success. The kind `sql` writes the key in its own transaction instead.
 
+mod lease;
 mod memory;
 mod postgres;
 mod settings;
@@ -11,33 +12,49 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 pub use postgres::InboxTable;
-pub(super) use postgres::{Sweeper, later};
+pub(super) use postgres::{Sweeper, look};
 pub use settings::{InboxSettings, InboxStore};
-pub(super) use table::{InTransaction, Table};
+pub(super) use table::{BEGIN, InTransaction, Table};
 
 use super::{
     Context, Handler, HandlerError, HandlerFuture, HandlerSettings, Requirements,
     source::{Datum, Source, Values},
 };
-use crate::outcome::{Failure, Outcome};
+use crate::{
+    lock::lock,
+    outcome::{Failure, Outcome},
+    postgres::{Session, Trouble},
+};
+use lease::Lease;
 use memory::Memory;
 use postgres::Postgres;
 
+/// The class of a failure of the store.
+pub(crate) const INBOX: &str = "inbox";
+/// The class of a message whose key cannot be one.
+const KEY: &str = "inbox-key";
 /// What a lease lasts beyond the longest run.
 const MARGIN: Duration = Duration::from_secs(10);
 /// The most bytes of a key.
 const LONGEST: usize = 512;
 /// A message that runs elsewhere is tried again after a time between these.
 const AGAIN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
-/// The wait before a run's end is noted again.
-const NOTE_AGAIN: Duration = Duration::from_millis(500);
-
+/// If it may run for longer than this, it is tried again after half of it.
+const LONG: Duration = Duration::from_mins(1);
 /// The number of one claim of a key, which no other claim has.
 type Epoch = i64;
 
@@ -69,8 +86,7 @@ impl Terms {
     /// # Errors
     /// The outcome of a message that has no key.
     pub(super) fn key(&self, context: &Context) -> Result<String, Failure> {
-        let failed =
-            |text: &str| Failure::permanent("inbox-key", format!("the message's key {text}"));
+        let failed = |text: &str| Failure::permanent(KEY, format!("the message's key {text}"));
         let values = Values::of(context, [&self.key]);
         let datum = self.key.read(&values).map_err(Failure::undecodable)?;
         let key: Cow<'_, str> = match datum {
@@ -93,10 +109,23 @@ impl Terms {
     }
 }
 
+/// What it means for a message that the store failed.
+fn failed(trouble: &Trouble) -> Failure {
+    let text = format!("inbox: {trouble}");
+    match trouble.code.as_deref().unwrap_or_default() {
+        // The database cannot hold the key: in its encoding, for example.
+        code if code.starts_with("22") => Failure::permanent(KEY, text),
+        // A deadlock or a serialization failure is over at the next try.
+        code if code.starts_with("40") => Failure::retryable(INBOX, text),
+        _ => Failure::unavailable(INBOX, text),
+    }
+}
+
 /// The outcome of a message that was done before, or that runs elsewhere.
 pub(super) fn not_mine(claim: Claim) -> Outcome {
     let [least, most] = AGAIN;
     match claim {
+        Claim::Runs(left) if left > LONG => Outcome::snooze(LONG / 2),
         Claim::Runs(left) => Outcome::snooze(left.clamp(least, most)),
         Claim::Done | Claim::Mine(_) => Outcome::Duplicate,
     }
@@ -115,30 +144,34 @@ pub(crate) struct Inbox {
     settings: InboxSettings,
     /// `None`: the handlers, all of kind `sql`, have it in their own database.
     store: Option<Store>,
+    /// The keys of messages that are done, which the store does not know yet.
+    done: Mutex<BTreeSet<String>>,
     /// The claims and ends that are on their way to the store.
     notes: TaskTracker,
+    /// The log has said that a handler publishes.
+    publishes: AtomicBool,
 }
 
 impl Inbox {
-    /// The inbox of a consumer of this queue, whose runs end after the `longest` time. `None`: it has
-    /// none.
+    /// The inbox of a consumer whose runs end after the `longest` time. `None`: it has none. `place`
+    /// names its virtual host and queue, if they are known.
     ///
     /// # Errors
     /// If the database's URL or files cannot be used.
     pub(crate) fn of(
         settings: &InboxSettings,
-        queue: &str,
+        place: impl FnOnce() -> Option<String>,
         longest: Duration,
         concurrency: u16,
     ) -> Result<Option<Arc<Self>>, HandlerError> {
-        let Some(terms) = settings.terms(queue, longest) else {
+        let Some(terms) = settings.terms(place, longest)? else {
             return Ok(None);
         };
         let table = Arc::new(Table::new(&settings.table));
         let store = match (settings.store, settings.target()) {
             (InboxStore::Memory, _) => Some(Store::Memory(Memory::new(settings.max_keys))),
             (_, Some(target)) => {
-                let made = Postgres::new(target, &table, settings.migrate, concurrency);
+                let made = Postgres::new(target, &table, settings, concurrency);
                 let failed = |error| HandlerError::new(format!("idempotency: url {error}"));
                 Some(Store::Postgres(made.map_err(failed)?))
             }
@@ -149,7 +182,9 @@ impl Inbox {
             table,
             settings: settings.clone(),
             store,
+            done: Mutex::default(),
             notes: TaskTracker::new(),
+            publishes: AtomicBool::new(false),
         })))
     }
 
@@ -173,6 +208,9 @@ impl Inbox {
                 };
                 return Ok(Some(Arc::new(sql.handler(concurrency, Some(row))?)));
             }
+            warn!(
+                "`idempotency` keeps its keys apart from the database of an sql handler, as far as the URLs tell: an effect can happen twice. Without `idempotency.url` both are in one transaction"
+            );
         }
         let made = handler.make(concurrency)?;
         Ok(made.map(|handler| self.around(handler)))
@@ -204,27 +242,33 @@ impl Inbox {
 
     /// Takes a key. If the caller is dropped meanwhile, the claim is released.
     async fn claim(self: &Arc<Self>, key: String) -> Result<(Claim, Option<Lease>), Failure> {
+        if lock(&self.done).contains(&key) {
+            return Ok((Claim::Done, None));
+        }
         let inbox = Arc::clone(self);
         // A claim that is dropped on its way to the database could succeed there, and nobody would
         // release it.
         let claimed = self.notes.spawn(async move {
             let claim = match &inbox.store {
-                None => return Err("it has no store".to_owned()),
+                None => return Err(Failure::unavailable(INBOX, "inbox: it has no store")),
                 Some(Store::Memory(memory)) => memory.claim(&key, &inbox.terms),
-                Some(Store::Postgres(postgres)) => postgres.claim(&inbox.terms, &key).await?,
+                Some(Store::Postgres(postgres)) => {
+                    let claim = postgres.claim(&inbox.terms, &key).await;
+                    claim.map_err(|trouble| failed(&trouble))?
+                }
             };
             let lease = match claim {
-                Claim::Mine(epoch) => Some(Lease(Some((inbox, key, epoch)))),
+                Claim::Mine(epoch) => Some(Lease::of(inbox, key, epoch)),
                 Claim::Done | Claim::Runs(_) => None,
             };
             Ok((claim, lease))
         });
-        let claimed = claimed.await.unwrap_or_else(|error| Err(error.to_string()));
-        claimed.map_err(|error| Failure::unavailable("inbox", format!("inbox: {error}")))
+        let lost = |error| Err(Failure::unavailable(INBOX, format!("inbox: {error}")));
+        claimed.await.unwrap_or_else(lost)
     }
 
     /// Notes the end of a run. False: another run has taken the key meanwhile.
-    async fn note(&self, key: &str, epoch: Epoch, is_done: bool) -> Result<bool, String> {
+    async fn note(&self, key: &str, epoch: Epoch, is_done: bool) -> Result<bool, Trouble> {
         match &self.store {
             None => Ok(true),
             Some(Store::Memory(memory)) => Ok(match is_done {
@@ -246,61 +290,20 @@ impl Inbox {
 pub(super) struct Row {
     pub(super) terms: Arc<Terms>,
     pub(super) table: Arc<Table>,
-    migrate: bool,
+    pub(super) migrate: bool,
 }
 
-/// A key that a run has taken. Unless the run has [ended](Self::end), its end is that it was dropped:
-/// then the key is released.
-///
-/// `None`: the end is noted.
-struct Lease(Option<(Arc<Inbox>, String, Epoch)>);
-
-impl Lease {
-    /// The run has ended. If the caller is dropped meanwhile, the end is noted all the same: the effect
-    /// has happened.
-    async fn end(mut self, is_done: bool) {
-        if let Some(noted) = self.note(is_done) {
-            // An end that panicked has told so.
-            let _ = noted.await;
-        }
-    }
-
-    /// Notes the end. That a message is done is noted again and again until the store takes it, also
-    /// after the end of the lease: unless another run has taken the key, it is still true. A key that is
-    /// not released is free when its lease is over.
-    fn note(&mut self, is_done: bool) -> Option<tokio::task::JoinHandle<()>> {
-        let (inbox, key, epoch) = self.0.take()?;
-        let runtime = tokio::runtime::Handle::try_current().ok()?;
-        let notes = inbox.notes.clone();
-        let note = async move {
-            let mut has_failed = false;
-            loop {
-                match inbox.note(&key, epoch, is_done).await {
-                    Ok(true) => return,
-                    Ok(false) => {
-                        warn!(%key, "another run has taken the message while this run went on: it may be done twice");
-                        return;
-                    }
-                    Err(error) if !is_done => {
-                        warn!(%key, error, "failed to release a message in the inbox: it waits until its lease is over");
-                        return;
-                    }
-                    Err(error) if !has_failed => {
-                        warn!(%key, error, "failed to note in the inbox that a message is done: trying again until the store takes it");
-                        has_failed = true;
-                    }
-                    Err(_) => {}
-                }
-                tokio::time::sleep(NOTE_AGAIN).await;
+impl Row {
+    /// Prepares what the transaction of a message needs.
+    pub(super) async fn prepare(&self, session: &mut Session) -> Result<InTransaction, Trouble> {
+        match self.table.prepare_in_transaction(session).await {
+            // The database was away when the worker started.
+            Err(trouble) if self.migrate && trouble.is_missing_table() => {
+                self.table.migrate(session).await?;
+                self.table.prepare_in_transaction(session).await
             }
-        };
-        Some(notes.spawn_on(note, &runtime))
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        self.note(false);
+            prepared => prepared,
+        }
     }
 }
 
@@ -315,19 +318,22 @@ impl Once {
         let key = self.inbox.terms.key(&context)?;
         let (claim, lease) = self.inbox.claim(key).await?;
         let Some(lease) = lease else {
+            context.asks_nothing();
             return Ok(not_mine(claim));
         };
         let outcome = self.inner.handle(context.clone()).await;
         let mut is_done = matches!(outcome, Outcome::Succeeded | Outcome::Dropped { .. });
         if is_done && context.outbox().publishes() {
             // If the worker ends before they are published, the message must run again.
-            warn!(
-                consumer = context.consumer(),
-                "a message whose handler publishes is not remembered as done"
-            );
             is_done = false;
+            if !self.inbox.publishes.swap(true, Ordering::Relaxed) {
+                warn!(
+                    consumer = context.consumer(),
+                    "a message whose handler publishes is not remembered as done; logged once"
+                );
+            }
         }
-        lease.end(is_done).await;
+        lease.end(is_done, &context).await;
         Ok(outcome)
     }
 }

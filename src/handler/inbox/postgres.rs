@@ -9,17 +9,27 @@ use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
-use super::{Claim, Epoch, InboxSettings, InboxStore, Row, Table, Terms};
+use super::{Claim, Epoch, InboxSettings, InboxStore, Table, Terms};
 use crate::{
+    chance,
     handler::{HandlerError, HandlerSettings, Reached},
     lock::lock,
     postgres::{Database, Session, Target, Trouble},
 };
 
-/// The most sessions of an inbox: each is busy for less than a millisecond a message.
-const SESSIONS: u16 = 8;
-/// How often rows that have expired are deleted.
+/// The most sessions of an inbox, unless the settings say otherwise: each is busy for two round trips a
+/// message.
+const SESSIONS: u16 = 32;
+/// How often rows that have expired are deleted, more or less: workers that start together must not
+/// sweep together.
 const SWEEP: Duration = Duration::from_mins(1);
+/// The wait between two sweeps that find rows.
+const SWEEP_ON: Duration = Duration::from_millis(100);
+/// The longest wait for one sweep, and for a session for it.
+const SWEEP_LIMIT: Duration = Duration::from_secs(30);
+/// How long the look at the database may take at the start of a worker. After this time it starts
+/// without.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// A table in a database, and sessions there.
 pub(super) struct Postgres {
@@ -33,25 +43,25 @@ impl Postgres {
     pub(super) fn new(
         target: Target,
         table: &Arc<Table>,
-        migrate: bool,
+        settings: &InboxSettings,
         concurrency: u16,
     ) -> Result<Self, String> {
-        let sessions = concurrency.clamp(1, SESSIONS).into();
+        let sessions = settings.sessions.unwrap_or(concurrency.min(SESSIONS));
         Ok(Self {
-            database: Arc::new(Database::new(target, sessions)?),
+            database: Arc::new(Database::new(target, sessions.max(1).into())?),
             table: Arc::clone(table),
-            migrate,
+            migrate: settings.migrate,
             sweeper: Sweeper::default(),
         })
     }
 
     pub(super) async fn start(&self) -> Result<(), HandlerError> {
-        match self.database.lend().await {
-            Ok(mut session) => {
-                self.table.be_there(&mut session, self.migrate).await?;
-                session.give_back();
+        let work = async |session: &mut Session| self.table.be_there(session, self.migrate).await;
+        match look(&self.database, work).await {
+            Ok(found) => found.unwrap_or(Ok(()))?,
+            Err(trouble) => {
+                return Err(HandlerError::new(format!("idempotency: {trouble}")));
             }
-            Err(trouble) => later(&trouble)?,
         }
         self.sweeper.start(&self.database, &self.table);
         Ok(())
@@ -62,8 +72,18 @@ impl Postgres {
         self.database.stop().await;
     }
 
-    pub(super) async fn claim(&self, terms: &Terms, key: &str) -> Result<Claim, String> {
-        let work = async |session: &mut Session| self.table.lease(session, terms, key).await;
+    pub(super) async fn claim(&self, terms: &Terms, key: &str) -> Result<Claim, Trouble> {
+        let work = async |session: &mut Session| {
+            let claim = self.table.lease(session, terms, key).await;
+            match claim {
+                // The database was away when the worker started.
+                Err(trouble) if self.migrate && trouble.is_missing_table() => {
+                    self.table.migrate(session).await?;
+                    self.table.lease(session, terms, key).await
+                }
+                claim => claim,
+            }
+        };
         self.within(terms, work).await
     }
 
@@ -73,7 +93,7 @@ impl Postgres {
         key: &str,
         epoch: Epoch,
         is_done: bool,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, Trouble> {
         let work = async |session: &mut Session| match is_done {
             true => self.table.done(session, terms, key, epoch).await,
             false => {
@@ -89,32 +109,50 @@ impl Postgres {
         &self,
         terms: &Terms,
         work: impl AsyncFnOnce(&mut Session) -> Result<T, Trouble>,
-    ) -> Result<T, String> {
-        let work = async {
-            let mut session = self.database.lend().await?;
-            let done = work(&mut session).await?;
-            session.give_back();
-            Ok::<_, Trouble>(done)
+    ) -> Result<T, Trouble> {
+        let late = |what: &str, limit: Duration| {
+            let text = format!("{what} within {limit:?}");
+            Trouble::no_connection(self.database.target(), &text)
         };
-        // Two waits: for a session, and for the answer.
-        match timeout(terms.limit * 2, work).await {
-            Ok(done) => done.map_err(|trouble| trouble.to_string()),
-            Err(_) => Err(format!("no answer within {:?}", terms.limit * 2)),
-        }
+        // One may have to be free first, and then a new one to be opened.
+        let limit = terms.limit * 2;
+        let session = timeout(limit, self.database.lend()).await;
+        let mut session = session.map_err(|_| late("no session", limit))??;
+        let done = timeout(terms.limit, work(&mut session)).await;
+        let done = done.map_err(|_| late("no answer", terms.limit))??;
+        session.give_back();
+        Ok(done)
     }
 }
 
-/// Whether a worker may start although it got no session: yes, if the database is away. Its messages
-/// wait for it.
-pub(in crate::handler) fn later(trouble: &Trouble) -> Result<(), HandlerError> {
-    /// Wrong user or password, no such database.
-    const WRONG: [&str; 2] = ["28", "3D"];
-    let is_wrong = |code: &String| WRONG.iter().any(|class| code.starts_with(class));
-    if trouble.code.as_ref().is_some_and(is_wrong) {
-        return Err(HandlerError::new(trouble.to_string()));
+/// Looks at a database at the start of a worker. `None`: the database is away, and the worker starts.
+///
+/// # Errors
+/// What will not be better later.
+pub(in crate::handler) async fn look<T>(
+    database: &Database,
+    work: impl AsyncFnOnce(&mut Session) -> Result<T, Trouble>,
+) -> Result<Option<T>, Trouble> {
+    /// The connection, a read-only server, locks, resources, shutdown and start, failures of the
+    /// system.
+    const LATER: [&str; 8] = ["08", "25", "40", "53", "55", "57", "58", "XX"];
+    let looked = async {
+        let mut session = database.lend().await?;
+        let looked = work(&mut session).await?;
+        session.give_back();
+        Ok::<_, Trouble>(looked)
+    };
+    let trouble = match timeout(LOOK, looked).await {
+        Ok(Ok(looked)) => return Ok(Some(looked)),
+        Ok(Err(trouble)) => trouble,
+        Err(_) => Trouble::no_connection(database.target(), &format!("no answer within {LOOK:?}")),
+    };
+    let is_later = |code: &String| LATER.iter().any(|class| code.starts_with(class));
+    if !trouble.code.as_ref().is_none_or(is_later) {
+        return Err(trouble);
     }
-    warn!(error = %trouble, "the database is away: messages wait until it is back");
-    Ok(())
+    warn!(error = %trouble, "failed to look at the database: messages wait until it takes them");
+    Ok(None)
 }
 
 impl Table {
@@ -123,28 +161,17 @@ impl Table {
         &self,
         session: &mut Session,
         migrate: bool,
-    ) -> Result<(), HandlerError> {
-        let failed = |trouble: Trouble| HandlerError::new(format!("idempotency: {trouble}"));
+    ) -> Result<Result<(), HandlerError>, Trouble> {
         if migrate {
-            self.migrate(session).await.map_err(failed)?;
-            return Ok(());
+            self.migrate(session).await?;
+            return Ok(Ok(()));
         }
-        match self.is_missing(session).await.map_err(failed)? {
+        Ok(match self.is_missing(session).await? {
             None => Ok(()),
             Some(why) => Err(HandlerError::new(format!(
                 "idempotency: {why}: run `lapwing migrate`, or set `idempotency.migrate`"
             ))),
-        }
-    }
-}
-
-impl Row {
-    /// Makes the table if the settings say so, or says that it is missing.
-    pub(in crate::handler) async fn start(
-        &self,
-        session: &mut Session,
-    ) -> Result<(), HandlerError> {
-        self.table.be_there(session, self.migrate).await
+        })
     }
 }
 
@@ -164,22 +191,35 @@ impl Sweeper {
 }
 
 async fn sweep(database: Arc<Database>, table: Arc<Table>) {
+    let mut wait = SWEEP.mul_f64(0.5 + chance::fraction());
     loop {
-        sleep(SWEEP).await;
+        sleep(wait).await;
+        // Handlers may use the same sessions: a sweep takes one for a short time, and then waits for its
+        // turn like everybody.
         let swept = async {
             let mut session = database.lend().await?;
-            table.sweep(&mut session).await?;
+            let has_more = table.sweep(&mut session).await?;
             session.give_back();
-            Ok::<_, Trouble>(())
+            Ok::<_, Trouble>(has_more)
         };
-        if let Err(error) = swept.await {
-            warn!(%error, "failed to delete inbox rows that have expired");
-        }
+        let late = || {
+            let text = format!("no answer within {SWEEP_LIMIT:?}");
+            Err(Trouble::no_connection(database.target(), &text))
+        };
+        let swept = timeout(SWEEP_LIMIT, swept).await;
+        wait = match swept.unwrap_or_else(|_| late()) {
+            Ok(true) => SWEEP_ON,
+            Ok(false) => SWEEP,
+            Err(error) => {
+                warn!(%error, "failed to delete inbox rows that have expired");
+                SWEEP
+            }
+        };
     }
 }
 
 /// The table of an inbox, for `lapwing migrate`.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub struct InboxTable {
     target: Target,
     table: String,

@@ -1,14 +1,14 @@
 //! `[consumers.NAME.idempotency]`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Terms;
 use crate::{
-    config::{DAY, Findings, HOUR, KeyPath, SECOND, Span, serialize_redacted},
-    handler::{HandlerSettings, source::Source},
+    config::{DAY, Findings, HOUR, KeyPath, SECOND, Span, redact, serialize_redacted},
+    handler::{HandlerError, HandlerSettings, source::Source},
     postgres::Target,
 };
 
@@ -20,17 +20,18 @@ use crate::{
 /// consumer waits until the store is back.
 ///
 /// With a handler of kind `sql` in the same database, the worker writes the key in the transaction of
-/// the statement, so the effect happens once. With any other handler a crash between the handler's
-/// effect and the note of its success lets the message run again: [handlers.md](handlers.md#effects-that-happen-once).
+/// the statement, so the effect happens once. With any other handler a message is done only if the
+/// handler says so: after a time-out, a lost answer or a crash it runs again, although its effect may have
+/// happened: [handlers.md](handlers.md#effects-that-happen-once).
 /// A message without a key is dead-lettered (`rejected`).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct InboxSettings {
     /// Where the worker keeps the keys. Default: `none`.
     pub store: InboxStore,
-    /// The key of a message: `message-id`, `correlation-id` or another property, `header:NAME`, or
-    /// `body:/POINTER` for a value in a body of JSON. A key has at most 512 bytes. Default:
-    /// `message-id`.
+    /// The key of a message: `message-id`, `correlation-id`, `header:NAME`, or `body:/POINTER` for a value in a body of JSON. A key has at most 512 bytes. Two messages with the
+    /// same key are the same message, also if their types, exchanges or publishers differ: the second
+    /// is acked without a run. Default: `message-id`.
     #[schemars(example = "body:/order/id")]
     pub key: String,
     /// How long a key is remembered after its message was done. Too low: a message that comes again
@@ -38,7 +39,9 @@ pub struct InboxSettings {
     #[serde(with = "Span::<SECOND, { 365 * DAY }>")]
     pub ttl: Duration,
     /// Keys are different messages if their scopes differ. Consumers with the same scope share their
-    /// keys. Without it: the name of the queue. Default: none.
+    /// keys. Without it: `VHOST/QUEUE`, the virtual host and the name of the queue. The broker is no
+    /// part of it: if queues of two brokers share a table, give them scopes or tables of their own.
+    /// Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = &"orders")]
     pub scope: Option<String>,
@@ -74,10 +77,16 @@ pub struct InboxSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/run/secrets/inbox.key")]
     pub key_file: Option<PathBuf>,
-    /// The longest wait for a session, and for each answer of the store. Too low: a slow store is
-    /// treated as dead. Too high: a dead store is noticed late. Default: `5s`.
+    /// The longest wait for a new session, and for each answer of the store. A message waits twice as
+    /// long for a session that is free. Too low: a slow store is treated as dead. Too high: a dead store
+    /// is noticed late. Default: `5s`.
     #[serde(with = "Span::<1, HOUR>")]
     pub connect_timeout: Duration,
+    /// With `url`: the most sessions. Not set: as many as the consumer's `concurrency`, but at most 32.
+    /// Each message needs one twice, for one round trip. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000), example = 64)]
+    pub sessions: Option<u16>,
     /// The table, with its schema if it needs one. `lapwing migrate` makes it. Default:
     /// `lapwing_inbox`.
     #[schemars(regex(pattern = TABLE))]
@@ -135,9 +144,23 @@ impl Default for InboxSettings {
             cert_file: None,
             key_file: None,
             connect_timeout: Duration::from_secs(5),
+            sessions: None,
             table: "lapwing_inbox".to_owned(),
             migrate: false,
         }
+    }
+}
+
+impl fmt::Debug for InboxSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InboxSettings")
+            .field("store", &self.store)
+            .field("key", &self.key)
+            .field("ttl", &self.ttl)
+            .field("scope", &self.scope)
+            .field("url", &self.url.as_deref().map(redact))
+            .field("table", &self.table)
+            .finish_non_exhaustive()
     }
 }
 
@@ -172,11 +195,18 @@ impl InboxSettings {
         }
         match Source::parse(&self.key) {
             Err(error) => findings.add(path.key("key"), error),
-            Ok(source) if !source.is_lasting() || source == Source::Body => {
-                let message = "is no key: it must be short, and the same in each delivery";
+            Ok(source) if !names_a_message(&source) => {
+                let message = "names no message: use `message-id`, `correlation-id`, `header:NAME` or \
+                               `body:/POINTER`";
                 findings.add(path.key("key"), message);
             }
             Ok(_) => {}
+        }
+        if let Some(scope) = &self.scope
+            && (scope.is_empty() || scope.len() > super::LONGEST || scope.contains('\0'))
+        {
+            let message = "must not be empty, have a NUL, or have more than 512 bytes";
+            findings.add(path.key("scope"), message);
         }
         if !is_table(&self.table) {
             let message = "must be the name of a table: small letters, digits and underscores, with \
@@ -211,17 +241,37 @@ impl InboxSettings {
     }
 
     /// What the inbox of a consumer needs to know. `None`: the consumer has none.
-    pub(super) fn terms(&self, queue: &str, longest: Duration) -> Option<Terms> {
+    ///
+    /// # Errors
+    /// If neither a scope nor a place is known, or the key cannot be read.
+    pub(super) fn terms(
+        &self,
+        place: impl FnOnce() -> Option<String>,
+        longest: Duration,
+    ) -> Result<Option<Terms>, HandlerError> {
         if self.store == InboxStore::None {
-            return None;
+            return Ok(None);
         }
-        Some(Terms {
-            key: Source::parse(&self.key).ok()?,
-            scope: self.scope.clone().unwrap_or_else(|| queue.to_owned()),
+        let unknown = "`scope` is missing, and the broker's URL names no virtual host".to_owned();
+        let scope = self.scope.clone().or_else(place).ok_or(unknown);
+        let failed = |error| HandlerError::new(format!("idempotency: {error}"));
+        Ok(Some(Terms {
+            key: Source::parse(&self.key).map_err(failed)?,
+            scope: scope.map_err(failed)?,
             ttl: self.ttl,
             lease: longest + super::MARGIN,
             limit: self.connect_timeout,
-        })
+        }))
+    }
+}
+
+/// Whether messages differ in this: the other facts are the same for many messages, or change from
+/// delivery to delivery.
+fn names_a_message(source: &Source) -> bool {
+    match source {
+        Source::Pointer(_) | Source::Header(_) => true,
+        Source::Fact(fact) => matches!(*fact, "message-id" | "correlation-id"),
+        Source::Body | Source::ContentType | Source::Headers => false,
     }
 }
 
@@ -234,6 +284,45 @@ mod tests {
         let handlers = std::iter::once(&it.handler);
         it.inbox.check(findings, &KeyPath::of("inbox"), handlers, it.forwards);
     });
+
+    #[test]
+    fn passwords_never_print() {
+        let inbox = InboxSettings {
+            store: InboxStore::Postgres,
+            url: Some("postgres://u:s3cret@db/shop?options=s3cret".to_owned()),
+            ..InboxSettings::default()
+        };
+        let tables = super::super::InboxTable::of(&inbox, std::iter::empty());
+        let shown = format!("{inbox:?} {tables:?} {:?}", inbox.target());
+        assert!(!shown.contains("s3cret"), "{shown}");
+        assert!(shown.contains("postgres://u:***@db/shop"), "{shown}");
+    }
+
+    #[test]
+    fn a_scope_is_short_text() {
+        let scope = |scope: &str| format!("inbox.store = \"memory\"\ninbox.scope = \"{scope}\"");
+        Sections::allowed(&[&scope("shop")]);
+        let long = scope(&"x".repeat(513));
+        for bad in [&scope(""), &scope("a\\u0000b"), &long] {
+            Sections::refused(&[(bad, "inbox.scope: must not be empty")]);
+        }
+    }
+
+    #[test]
+    fn without_a_scope_keys_belong_to_a_queue_of_a_virtual_host() {
+        let mut inbox = InboxSettings {
+            store: InboxStore::Memory,
+            ..InboxSettings::default()
+        };
+        let scope = |inbox: &InboxSettings, place: Option<&str>| {
+            let terms = inbox.terms(|| place.map(str::to_owned), Duration::ZERO);
+            terms.map(|terms| terms.map(|terms| terms.scope))
+        };
+        assert_eq!(scope(&inbox, Some("a/q")), Ok(Some("a/q".to_owned())));
+        assert!(scope(&inbox, None).is_err());
+        inbox.scope = Some("shop".to_owned());
+        assert_eq!(scope(&inbox, Some("a/q")), Ok(Some("shop".to_owned())));
+    }
 
     const SQL: &str = "handler.kind = \"sql\"\nhandler.url = \"postgres://u@db/x\"\n\
                        handler.statement = \"SELECT 1\"\n";
@@ -269,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_the_same_in_each_delivery() {
+    fn a_key_names_a_message_and_is_the_same_in_each_delivery() {
         let key = |key: &str| format!("inbox.store = \"memory\"\ninbox.key = \"{key}\"");
         for good in [
             "message-id",
@@ -279,7 +368,18 @@ mod tests {
         ] {
             Sections::allowed(&[&key(good)]);
         }
-        for bad in ["attempt", "redelivered", "body", "id", "body:id"] {
+        for bad in [
+            "attempt",
+            "redelivered",
+            "body",
+            "headers",
+            "queue",
+            "type",
+            "timestamp",
+            "expiration",
+            "id",
+            "body:id",
+        ] {
             let text = key(bad);
             let problems = Sections::problems(&text);
             assert_eq!(problems.len(), 1, "{bad}: {problems:?}");

@@ -32,8 +32,11 @@ const FREE: &str = "inbox.expires_at <= now() \
 /// The most rows that are deleted at once.
 const SWEEP: u32 = 5000;
 
-/// The SQLSTATE of a table that is missing.
-const UNDEFINED_TABLE: &str = "42P01";
+/// Begins the transaction of a claim.
+pub(in crate::handler) const BEGIN: &str = "BEGIN; SET LOCAL lapwing.run = '1'";
+
+/// What a migration waits for others at most.
+const LOCK_LIMIT: &str = "30s";
 
 /// The statements on one table.
 pub(in crate::handler) struct Table {
@@ -51,11 +54,14 @@ impl Table {
         let text = |text: String| Arc::<str>::from(text);
         Self {
             name: name.to_owned(),
-            // The lock keeps others from waiting for this transaction: they see that it runs.
+            // The lock keeps others from waiting for this transaction: they see that it runs. The
+            // setting is there only in a transaction that `BEGIN` has begun: a claim on its own would
+            // be committed without the statement.
             in_transaction: text(format!(
                 "INSERT INTO {name} AS inbox (scope, key, done_at, expires_at)
                  SELECT $1::text, $2::text, now(), now() + make_interval(secs => $3)
-                 WHERE pg_try_advisory_xact_lock(hashtextextended($1 || chr(10) || $2, 0))
+                 WHERE current_setting('lapwing.run', true) = '1'
+                     AND pg_try_advisory_xact_lock(hashtextextended($1 || chr(10) || $2, 0))
                  ON CONFLICT (scope, key) DO UPDATE SET epoch = DEFAULT, leased_until = NULL,
                      done_at = excluded.done_at, expires_at = excluded.expires_at
                  WHERE {FREE} RETURNING epoch"
@@ -182,11 +188,10 @@ impl Table {
         Ok(())
     }
 
-    /// Deletes rows that have expired.
-    pub(super) async fn sweep(&self, session: &mut Session) -> Result<(), Trouble> {
+    /// Deletes some rows that have expired: whether there may be more.
+    pub(super) async fn sweep(&self, session: &mut Session) -> Result<bool, Trouble> {
         let sweep = session.prepare(&self.sweep).await?;
-        while session.execute(&sweep, &[]).await? >= SWEEP.into() {}
-        Ok(())
+        Ok(session.execute(&sweep, &[]).await? >= SWEEP.into())
     }
 
     /// The number of the last step that has made the table; `None` if there is no table.
@@ -201,7 +206,7 @@ impl Table {
         };
         match found.await {
             Ok(row) => Ok(row.map(|row| usize::try_from(row.get::<_, i32>(0)).unwrap_or(0))),
-            Err(trouble) if trouble.code.as_deref() == Some(UNDEFINED_TABLE) => Ok(None),
+            Err(trouble) if trouble.is_missing_table() => Ok(None),
             Err(trouble) => Err(trouble),
         }
     }
@@ -233,7 +238,9 @@ impl Table {
     async fn steps(&self, session: &mut Session) -> Result<usize, Trouble> {
         let name = &self.name;
         session
-            .run(&format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK});"))
+            .run(&format!(
+                "BEGIN; SET LOCAL lock_timeout = '{LOCK_LIMIT}'; SELECT pg_advisory_xact_lock({LOCK});"
+            ))
             .await?;
         session
             .run(&format!(

@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::*;
+use super::{lease::RELEASE, *};
 use crate::{broker::Properties, decode::Decode, handler::samples::Sample, lock::lock};
 
 /// A handler that counts its runs and ends as it is told.
@@ -61,6 +61,10 @@ impl Handler for Counting {
     }
 }
 
+fn place() -> Option<String> {
+    Some("/q".to_owned())
+}
+
 /// The longest run of a handler, for the lease.
 const LONGEST: Duration = Duration::from_secs(20);
 
@@ -70,7 +74,7 @@ fn inbox(key: &str) -> Arc<Inbox> {
         key: key.to_owned(),
         ..InboxSettings::default()
     };
-    let made = Inbox::of(&settings, "q", LONGEST, 1).unwrap();
+    let made = Inbox::of(&settings, place, LONGEST, 1).unwrap();
     made.expect("the store is no `none`")
 }
 
@@ -136,6 +140,8 @@ async fn a_message_that_runs_elsewhere_is_tried_again_later() {
     counting.begun.notified().await;
     let [_, most] = AGAIN;
     assert_eq!(handler.handle(with_body("x")).await, Outcome::snooze(most));
+    let long = not_mine(Claim::Runs(Duration::from_hours(1)));
+    assert_eq!(long, Outcome::snooze(LONG / 2));
     counting.go.notify_one();
     assert_eq!(run.await.unwrap(), Outcome::Succeeded);
     assert_eq!(handler.handle(with_body("x")).await, Outcome::Duplicate);
@@ -207,7 +213,7 @@ async fn without_its_store_a_message_is_unavailable_and_never_runs() {
         connect_timeout: Duration::from_secs(20),
         ..InboxSettings::default()
     };
-    let inbox = Inbox::of(&settings, "q", LONGEST, 1).unwrap().unwrap();
+    let inbox = Inbox::of(&settings, place, LONGEST, 1).unwrap().unwrap();
     let counting = Counting::ending([]);
     let inner: Arc<dyn Handler> = Arc::<Counting>::clone(&counting);
     let handler = inbox.around(inner);
@@ -224,4 +230,90 @@ async fn without_its_store_a_message_is_unavailable_and_never_runs() {
     assert!(failure.error.contains(&name), "{failure:?}");
     assert_eq!(counting.runs(), 0);
     handler.stop().await;
+}
+
+#[test]
+fn an_error_of_the_store_about_the_key_is_not_an_outage() {
+    let trouble = |code: Option<&str>| Trouble {
+        code: code.map(str::to_owned),
+        text: "x".to_owned(),
+        place: None,
+    };
+    for (code, class, retryable, unavailable) in [
+        (Some("22P05"), "inbox-key", false, false),
+        (Some("40001"), "inbox", true, false),
+        (Some("53100"), "inbox", true, true),
+        (None, "inbox", true, true),
+    ] {
+        let failure = failed(&trouble(code));
+        let found = (
+            failure.class.as_ref(),
+            failure.retryable,
+            failure.unavailable,
+        );
+        assert_eq!(found, (class, retryable, unavailable), "{code:?}");
+    }
+}
+
+/// An inbox whose store takes connections, and answers nothing. It does so as long as the listener is
+/// there.
+fn silent() -> (Arc<Inbox>, std::net::TcpListener) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let settings = InboxSettings {
+        store: InboxStore::Postgres,
+        url: Some(format!("postgres://u@{address}/x?sslmode=disable")),
+        connect_timeout: Duration::from_secs(60),
+        ..InboxSettings::default()
+    };
+    let inbox = Inbox::of(&settings, place, LONGEST, 1).unwrap();
+    (inbox.expect("the store is no `none`"), listener)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_says_nothing_does_not_stop_the_start() {
+    let (inbox, _listener) = silent();
+    let counting: Arc<dyn Handler> = Counting::ending([]);
+    let handler = inbox.around(counting);
+    let began = tokio::time::Instant::now();
+    assert_eq!(handler.start().await, Ok(()));
+    assert!(began.elapsed() < Duration::from_secs(15));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_has_ended_does_not_wait_for_its_store_beyond_its_time() {
+    let (inbox, _listener) = silent();
+    let sample = Sample::with_body(b"x");
+    let context = sample.context();
+    let lease = |key: &str| Lease::of(Arc::clone(&inbox), key.to_owned(), 1);
+    let began = tokio::time::Instant::now();
+    // A failure waits for its release only for a moment.
+    lease("failed").end(false, &context).await;
+    assert!(began.elapsed() <= RELEASE);
+    // A success is still one when its time is over.
+    let lease = lease("done");
+    let ended = tokio::spawn(async move { lease.end(true, &context).await });
+    tokio::task::yield_now().await;
+    sample.time_out();
+    ended.await.unwrap();
+    assert!(began.elapsed() <= RELEASE * 2);
+    assert!(lock(&inbox.done).contains("done"));
+    assert!(!lock(&inbox.done).contains("failed"));
+}
+
+#[tokio::test]
+async fn a_message_that_is_done_is_known_before_its_store_knows() {
+    let counting = Counting::ending([]);
+    let inbox = inbox("message-id");
+    let inner: Arc<dyn Handler> = Arc::<Counting>::clone(&counting);
+    let handler = inbox.around(inner);
+    let sample = Sample::with_body(b"x");
+    let key = inbox.terms.key(&sample.context()).unwrap();
+    lock(&inbox.done).insert(key.clone());
+    assert_eq!(handler.handle(sample.context()).await, Outcome::Duplicate);
+    assert!(sample.has_asked_nothing());
+    lock(&inbox.done).remove(&key);
+    assert_eq!(handler.handle(with_body("x")).await, Outcome::Succeeded);
+    assert!(lock(&inbox.done).is_empty(), "the store knows it");
+    assert_eq!(counting.runs(), 1);
 }

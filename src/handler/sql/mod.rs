@@ -19,7 +19,7 @@ pub use states::SqlMeaning;
 
 use super::{
     Context, Handler, HandlerError, HandlerFuture,
-    inbox::{self, InTransaction, Row, Sweeper},
+    inbox::{self, Claim, InTransaction, Row, Sweeper},
     source::{Source, Values},
 };
 use crate::{
@@ -144,7 +144,7 @@ impl SqlHandler {
         Ok(Prepared {
             statement: session.prepare(&self.statement).await?,
             row: match &self.row {
-                Some(row) => Some(row.table.prepare_in_transaction(session).await?),
+                Some(row) => Some(row.prepare(session).await?),
                 None => None,
             },
         })
@@ -173,7 +173,7 @@ impl SqlHandler {
             }
         };
         let applied = self
-            .apply(&mut session, &prepared, key.as_deref(), &bound)
+            .apply(context, &mut session, &prepared, key.as_deref(), &bound)
             .await;
         if let Err(undone) = applied {
             // A session that is in trouble, or that may know an old table, is replaced.
@@ -183,6 +183,8 @@ impl SqlHandler {
             };
             if is_usable && session.run("ROLLBACK").await.is_ok() {
                 session.give_back();
+            } else {
+                session.close();
             }
             return Err(undone);
         }
@@ -193,6 +195,7 @@ impl SqlHandler {
     /// The transaction of one message. An error leaves it open.
     async fn apply(
         &self,
+        context: &Context,
         session: &mut Session,
         prepared: &Prepared,
         key: Option<&str>,
@@ -204,10 +207,13 @@ impl SqlHandler {
                     .table
                     .claim_in_transaction(session, statements, &row.terms, key);
                 // The database gets both at once, in this order.
-                let (begun, is_mine) = join(session.run("BEGIN"), claim).await;
+                let (begun, is_mine) = join(session.run(inbox::BEGIN), claim).await;
                 begun?;
                 if !is_mine? {
                     let claim = row.table.look(session, &row.terms, key).await?;
+                    if let Claim::Runs(_) = claim {
+                        context.asks_nothing();
+                    }
                     return Err(Undone::Outcome(inbox::not_mine(claim)));
                 }
                 self.execute(session, &prepared.statement, bound).await?;
@@ -276,16 +282,17 @@ impl Handler for SqlHandler {
                     self.database.target().name()
                 ))
             };
-            match self.database.lend().await {
-                Ok(mut session) => {
-                    if let Some(row) = &self.row {
-                        row.start(&mut session).await?;
-                    }
-                    self.prepare(&mut session).await.map_err(failed)?;
-                    session.give_back();
+            let work = async |session: &mut Session| {
+                if let Some(row) = &self.row
+                    && let Err(error) = row.table.be_there(session, row.migrate).await?
+                {
+                    return Ok(Err(error));
                 }
-                Err(trouble) => inbox::later(&trouble)?,
-            }
+                self.prepare(session).await?;
+                Ok(Ok(()))
+            };
+            let looked = inbox::look(&self.database, work).await.map_err(failed)?;
+            looked.unwrap_or(Ok(()))?;
             if let Some(row) = &self.row {
                 self.sweeper.start(&self.database, &row.table);
             }

@@ -82,7 +82,7 @@ fn value(json: &str, base: &Type, of: &Type) -> Result<Parameter, String> {
         Some(b'[') => match base.kind() {
             Kind::Array(element) => {
                 let mut literal = String::with_capacity(json.len() + 16);
-                array(json, element_of(element), &mut literal)?;
+                array(json, element_of(element), DIMENSIONS, &mut literal)?;
                 Ok(Parameter::Text(literal))
             }
             _ => Err(format!("is a JSON array, and its type is {of}")),
@@ -114,8 +114,15 @@ fn element_of(element: &Type) -> Element {
     }
 }
 
-/// Writes a JSON array as PostgreSQL's literal: `{1,"a",NULL}`.
-fn array(json: &str, element: Element, out: &mut String) -> Result<(), String> {
+/// The most dimensions of an array in PostgreSQL.
+const DIMENSIONS: u8 = 6;
+
+/// Writes a JSON array as PostgreSQL's literal: `{1,"a",NULL}`. It has at most so many dimensions: a
+/// body can nest arrays deeper than a stack is.
+fn array(json: &str, element: Element, dimensions: u8, out: &mut String) -> Result<(), String> {
+    let Some(dimensions) = dimensions.checked_sub(1) else {
+        return Err(format!("has more than {DIMENSIONS} dimensions"));
+    };
     let items: Vec<&RawValue> =
         serde_json::from_str(json).map_err(|error| format!("cannot be read: {error}"))?;
     out.push('{');
@@ -133,7 +140,7 @@ fn array(json: &str, element: Element, out: &mut String) -> Result<(), String> {
                 quote(&format!("\\x{hex}"), out);
             }
             (Some(b'"'), _) => quote(&text(item)?, out),
-            (Some(b'['), _) => array(item, element, out)?,
+            (Some(b'['), _) => array(item, element, dimensions, out)?,
             (Some(b'{'), _) => return Err("holds a JSON object".to_owned()),
             _ => out.push_str(item),
         }
@@ -265,6 +272,17 @@ mod tests {
         ] {
             let found = fitted(datum, &of).unwrap_err();
             assert!(found.starts_with(error), "{found}");
+        }
+    }
+
+    #[test]
+    fn an_array_has_at_most_six_dimensions_however_deep_the_body_is() {
+        let nested = |depth: usize| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+        let six = nested(6).replace('[', "{").replace(']', "}");
+        assert_eq!(fitted(json(&nested(6)), &Type::INT4_ARRAY), is_text(&six));
+        for depth in [7, 100_000] {
+            let found = fitted(json(&nested(depth)), &Type::INT4_ARRAY);
+            assert_eq!(found, Err("has more than 6 dimensions".to_owned()));
         }
     }
 

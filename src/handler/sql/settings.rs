@@ -35,8 +35,8 @@ use crate::{
 /// At the consumer's `timeout`, and when the grace of a drain ends, the handler cancels the statement
 /// at the server and closes its session, so the transaction is rolled back. Only a COMMIT that is on
 /// its way can still succeed: with `idempotency` the next attempt knows. If the database is away when
-/// the worker starts, the worker starts, and messages wait. If PostgreSQL refuses the statement, the
-/// worker does not start.
+/// the worker starts, or does not answer within 10 seconds, the worker starts, and messages wait. If
+/// PostgreSQL refuses the statement, the worker does not start.
 ///
 /// TLS follows `sslmode` in the URL: `disable`, `prefer` (if the server offers it; the default) or
 /// `require`. TLS always checks the server's certificate.
@@ -75,7 +75,8 @@ pub struct SqlHandlerSettings {
     #[schemars(example = example_states())]
     pub sqlstates: BTreeMap<String, SqlMeaning>,
     /// The most sessions. Not set: as many as the consumer's `concurrency`. Fewer: messages wait for a
-    /// session, and that counts against their `timeout`. Default: none.
+    /// session, and that counts against their `timeout`. A session whose statement is being cancelled
+    /// is not among them: it ends within 10 seconds. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000), example = 4)]
     pub sessions: Option<u16>,
@@ -100,6 +101,11 @@ pub struct SqlHandlerSettings {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(example = "/run/secrets/client.key")]
     pub key_file: Option<PathBuf>,
+}
+
+fn begins_with_copy(statement: &str) -> bool {
+    let word = statement.split_whitespace().next();
+    word.is_some_and(|word| word.eq_ignore_ascii_case("copy"))
 }
 
 fn example_parameters() -> BTreeMap<&'static str, &'static str> {
@@ -181,6 +187,11 @@ impl SqlHandlerSettings {
             true => {
                 let message = "is required by kind \"sql\"";
                 findings.contradiction(at_statement, [path.key(KIND)], message);
+                None
+            }
+            false if begins_with_copy(&self.statement) => {
+                let message = "is COPY, which sends or takes rows beside the statement: use INSERT";
+                findings.add(at_statement, message);
                 None
             }
             false => match self.numbered() {
@@ -280,6 +291,10 @@ mod tests {
         let bare = "handler.kind = \"sql\"\nhandler.statement = \"SELECT 1\"";
         Sections::refused(&[
             (bare, "handler.url: is required by kind \"sql\""),
+            (
+                &sql("").replace("SELECT :id", "copy x FROM STDIN"),
+                "handler.statement: is COPY",
+            ),
             (
                 &sql(""),
                 "handler.statement: has `:id`, which is no key of `parameters`",

@@ -48,7 +48,7 @@ async fn a_statement_has_its_effect_once_in_one_transaction_with_its_key() {
     assert_eq!((report.counts.succeeded, report.counts.duplicate), (3, 3));
     let ids = "SELECT string_agg(id, ',' ORDER BY id) FROM done";
     assert_eq!(database.value::<String>(ids).await, "a,b,c");
-    let keys = "SELECT count(*) FROM lapwing_inbox WHERE scope = 'q' AND done_at IS NOT NULL";
+    let keys = "SELECT count(*) FROM lapwing_inbox WHERE scope LIKE '_%/q' AND done_at IS NOT NULL";
     assert_eq!(database.value::<i64>(keys).await, 3);
     worker.drain().await;
 }
@@ -185,5 +185,44 @@ async fn a_run_that_ends_too_late_marks_nothing() {
         .await;
     let done = "SELECT count(*) FROM lapwing_inbox WHERE done_at IS NOT NULL";
     assert_eq!(database.value::<i64>(done).await, 0);
+    worker.drain().await;
+}
+
+#[tokio::test]
+async fn a_success_stays_one_although_the_store_goes_away_before_it_is_noted() {
+    let postgres = Postgres::own("gone").await;
+    let mut database = postgres.database().await;
+    let vhost = vhost().await;
+    let gate = Gate::default();
+    let handler = HttpHandler::behind(&gate, |_| Reply::ok()).await;
+    let consumer = in_postgres(&vhost, &database).http(&handler);
+    let worker = consumer
+        .with("[consumers.q]\nretry = { max_attempts = 1 }")
+        .start()
+        .await;
+    publish_twice(&vhost, &["a"]).await;
+    handler.wait_for_requests(1, DEADLINE).await;
+    postgres.stop().await;
+    gate.open();
+    // The message is acked without its store, and its copy waits for the store or is known to be done.
+    worker
+        .wait_for_report("the run is acked", "q", |it| {
+            it.counts.succeeded == 1 && it.ledger.acked >= 1
+        })
+        .await;
+    postgres.start().await;
+    database.again().await;
+    let done = "SELECT count(*) FROM lapwing_inbox WHERE done_at IS NOT NULL";
+    database.wait_for(done, 1_i64).await;
+    let report = worker
+        .wait_for_report("the copy is a duplicate", "q", |it| {
+            it.counts.duplicate == 1
+        })
+        .await;
+    assert_eq!(
+        (report.counts.timed_out, report.ledger.dead_lettered),
+        (0, 0)
+    );
+    assert_eq!(handler.seen().exchanges.len(), 1);
     worker.drain().await;
 }

@@ -12,6 +12,12 @@ const SLOW: &str = "WITH slept AS MATERIALIZED (SELECT pg_sleep(:seconds)) \
                     INSERT INTO orders (id) SELECT :id FROM slept";
 const SLOW_PARAMETERS: &str = "seconds = 'body:/seconds', id = 'body:/id'";
 
+/// `held()` ends when the table `hold` is empty.
+const HOLD: &str = "CREATE TABLE hold AS SELECT 1; \
+    CREATE FUNCTION held() RETURNS int LANGUAGE plpgsql VOLATILE AS $$ BEGIN \
+      WHILE EXISTS (SELECT FROM hold) LOOP PERFORM pg_sleep(0.02); END LOOP; \
+      RETURN 1; END $$;";
+
 #[tokio::test]
 async fn the_sqlstate_decides_what_follows() {
     // A sequence is not rolled back, so it counts attempts.
@@ -60,9 +66,18 @@ async fn the_sqlstate_decides_what_follows() {
 
 #[tokio::test]
 async fn a_deadlock_is_retried_and_both_have_their_effect() {
+    // The first two runs wait for each other: both have one row, and want the other one.
     let tables = "CREATE TABLE stock (id int PRIMARY KEY, n int); INSERT INTO stock VALUES (1, 0), (2, 0); \
+        CREATE SEQUENCE runs; \
+        CREATE FUNCTION both_run() RETURNS boolean LANGUAGE sql AS $$ \
+          SELECT count(*) = 2 FROM pg_locks WHERE locktype = 'advisory' AND objid = 7 \
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database()) $$; \
         CREATE FUNCTION move(a int, b int) RETURNS void LANGUAGE plpgsql AS $$ BEGIN \
-          UPDATE stock SET n = n + 1 WHERE id = a; PERFORM pg_sleep(0.3); \
+          UPDATE stock SET n = n + 1 WHERE id = a; \
+          IF nextval('runs') <= 2 THEN \
+            PERFORM pg_advisory_xact_lock_shared(7); \
+            WHILE NOT both_run() LOOP PERFORM pg_sleep(0.02); END LOOP; \
+          END IF; \
           UPDATE stock SET n = n + 1 WHERE id = b; END $$;";
     let setup = Setup::new(tables).await;
     let consumer = setup.consumer(
@@ -76,7 +91,7 @@ async fn a_deadlock_is_retried_and_both_have_their_effect() {
     let report = worker
         .wait_for_report("both are done", "q", |report| report.ledger.acked == 2)
         .await;
-    assert_eq!(report.counts.succeeded, 2);
+    assert_eq!((report.counts.succeeded, report.counts.failed), (2, 1));
     let sum = setup
         .database
         .value::<i64>("SELECT sum(n) FROM stock")
@@ -125,20 +140,20 @@ async fn a_server_that_crashes_in_the_middle_of_a_statement_leaves_no_half_effec
     let postgres = Postgres::own("crash").await;
     let mut setup = Setup::at(&postgres, ORDERS).await;
     let hasty = "breaker = { probe = '100ms', probe_cap = '500ms' }\nretry = { base = '50ms' }";
+    setup.database.run(HOLD).await;
     let statement = "WITH seen AS (INSERT INTO orders (id) VALUES (:id::text || '-begun')), \
-                     slept AS MATERIALIZED (SELECT pg_sleep(:seconds)) \
-                     INSERT INTO orders (id) SELECT :id FROM slept";
+                     held AS MATERIALIZED (SELECT held()) \
+                     INSERT INTO orders (id) SELECT :id FROM held";
     let worker = setup
-        .consumer(statement, SLOW_PARAMETERS, hasty)
+        .consumer(statement, "id = 'body'", hasty)
         .start()
         .await;
-    let body = r#"{"id": "a", "seconds": 1}"#;
-    setup.vhost.publish("q", body).await;
-    let query = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'WITH seen%'";
-    setup.database.wait_for(query, 1_i64).await;
+    setup.vhost.publish("q", "a").await;
+    setup.database.wait_for(&running("WITH seen"), 1_i64).await;
     postgres.kill().await;
     postgres.start().await;
     setup.database.again().await;
+    setup.database.run("DELETE FROM hold").await;
     worker
         .wait_for_report("it is done", "q", |report| report.ledger.acked == 1)
         .await;
@@ -154,7 +169,6 @@ async fn a_server_that_crashes_in_the_middle_of_a_statement_leaves_no_half_effec
 #[tokio::test]
 async fn a_statement_that_takes_too_long_ends_at_the_server_and_has_no_effect() {
     let setup = Setup::new(ORDERS).await;
-    // The start of the handler has this time too.
     let once = "timeout = '6s'\nretry = { max_attempts = 1 }";
     let worker = setup.consumer(SLOW, SLOW_PARAMETERS, once).start().await;
     setup
@@ -190,18 +204,22 @@ fn running(beginning: &str) -> String {
 
 #[tokio::test]
 async fn a_drain_waits_for_a_statement_and_cancels_it_after_the_grace() {
-    for (seconds, acked, code) in [(1, 1, 0), (600, 0, 4)] {
-        let setup = Setup::new(ORDERS).await;
+    for (ends, acked, code) in [(true, 1, 0), (false, 0, 4)] {
+        let setup = Setup::new(&format!("{ORDERS}; {HOLD}")).await;
+        let statement = "WITH held AS MATERIALIZED (SELECT held()) \
+                         INSERT INTO orders (id) SELECT :id FROM held";
         let config = setup
-            .consumer(SLOW, SLOW_PARAMETERS, "")
+            .consumer(statement, "id = 'body'", "")
             .with("drain.grace = '4s'")
             .toml();
         let mut worker = WorkerProcess::start(&config);
         worker.wait_for_consumers(&setup.vhost, "q", 1).await;
-        let body = format!("{{\"id\": \"a\", \"seconds\": {seconds}}}");
-        setup.vhost.publish("q", body).await;
-        setup.database.wait_for(&running("WITH slept"), 1_i64).await;
+        setup.vhost.publish("q", "a").await;
+        setup.database.wait_for(&running("WITH held"), 1_i64).await;
         worker.terminate();
+        if ends {
+            setup.database.run("DELETE FROM hold").await;
+        }
         let exit = worker.exited(DEADLINE).await;
         assert_eq!(exit.status.code(), Some(code));
         let ledger = worker.ledger();
@@ -211,7 +229,7 @@ async fn a_drain_waits_for_a_statement_and_cancels_it_after_the_grace() {
             "{ledger:?}"
         );
         // The server has heard of it before the worker ended, or learns it from the closed connection.
-        setup.database.wait_for(&running("WITH slept"), 0_i64).await;
+        setup.database.wait_for(&running("WITH held"), 0_i64).await;
         let count = setup
             .database
             .value::<i64>("SELECT count(*) FROM orders")
