@@ -1,6 +1,8 @@
 //! How the caller of a request wants its reply.
 
-use serde_json::{Value, json};
+use std::borrow::Cow;
+
+use serde_json::{Value, value::RawValue};
 
 use super::{Dialect, table};
 
@@ -43,18 +45,19 @@ impl Answer {
         };
         let wrapped = match style {
             Style::Plain | Style::Spring => None,
-            Style::Celery => Some(json!({
-                "task_id": id,
-                "status": "SUCCESS",
-                "result": value(&body),
-                "traceback": null,
-                "children": [],
-            })),
-            Style::NestJs => Some(json!({ "response": value(&body), "isDisposed": true })),
+            Style::Celery => Some(format!(
+                r#"{{"task_id":{},"status":"SUCCESS","result":{},"traceback":null,"children":[]}}"#,
+                Value::from(id),
+                json(&body),
+            )),
+            Style::NestJs => Some(format!(
+                r#"{{"response":{},"isDisposed":true}}"#,
+                json(&body)
+            )),
         };
         let (body, content_type) = match wrapped {
             Some(reply) => (
-                reply.to_string().into_bytes(),
+                reply.into_bytes(),
                 Some("application/json".to_owned()),
             ),
             None => (body, content_type),
@@ -77,17 +80,22 @@ fn address(reply_to: &str) -> (&str, &str) {
     }
 }
 
-/// A result as JSON: text if it is none. An empty result is null.
-fn value(body: &[u8]) -> Value {
+/// A result as JSON, as it is written: numbers keep all their digits. What is no JSON becomes text, and
+/// an empty result null.
+fn json(body: &[u8]) -> Cow<'_, str> {
     if body.is_empty() {
-        return Value::Null;
+        return Cow::Borrowed("null");
     }
-    serde_json::from_slice(body)
-        .unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned().into())
+    match serde_json::from_slice::<&RawValue>(body) {
+        Ok(json) => Cow::Borrowed(json.get()),
+        Err(_) => Cow::Owned(Value::from(String::from_utf8_lossy(body)).to_string()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn answer(dialect: Option<Dialect>, reply_to: &str, body: &str) -> Answer {
@@ -110,6 +118,12 @@ mod tests {
             (&json!("SUCCESS"), &json!({"sum":7}))
         );
         assert_eq!(json_of(Dialect::Celery, "")["result"], Value::Null);
+        let exact = "[12345678901234567890123,1.10]";
+        for dialect in [Dialect::Celery, Dialect::NestJs] {
+            let answer = answer(Some(dialect), "q", exact);
+            let body = String::from_utf8(answer.body).unwrap();
+            assert!(body.contains(exact), "{body}");
+        }
         let nest = json!({ "response": "seven", "isDisposed": true });
         assert_eq!(json_of(Dialect::NestJs, "seven"), nest);
         let plain = answer(None, "a/b", "x");

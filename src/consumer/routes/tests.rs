@@ -108,6 +108,18 @@ fn a_route_has_the_consumers_settings_where_it_has_none_of_its_own() {
 }
 
 #[test]
+fn a_route_with_a_number_of_attempts_has_not_the_consumers_list_of_delays() {
+    let consumer = consumer(
+        "retry.delays = ['5s', '1m', '10m']
+        routes.once.retry.max_attempts = 1
+        routes.young.retry.max_age = '1h'
+        routes.other.retry.delays = ['1s']",
+    );
+    let attempts = |route| consumer.of_route(Some(route)).retry.attempts();
+    assert_eq!(["once", "young", "other"].map(attempts), [1, 4, 2]);
+}
+
+#[test]
 fn the_retry_queues_are_those_that_any_route_needs() {
     let consumer = consumer(
         "retry = { max_attempts = 2, base = '1s', cap = '2s', jitter = 0 }

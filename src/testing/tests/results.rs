@@ -112,6 +112,15 @@ async fn a_reply_goes_to_the_queue_that_the_message_names() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_caller_whose_exchange_is_gone_does_not_hold_up_the_consumer() {
+    let site = Site::start("dialect = 'spring'\nforward.reply = true", answers).await;
+    site.send(Letter::default().reply_to("gone/answers"));
+    site.worker.finished().await;
+    let ledger = site.worker.drain().await.unwrap().ledger();
+    assert_eq!((ledger.acked, ledger.dead_lettered), (1, 0), "{ledger:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_the_setting_no_result_is_published() {
     let site = Site::start("", answers).await;
     site.send(Letter::default().reply_to(DONE));
