@@ -292,8 +292,14 @@ mod tests {
         assert_eq!(found, [Some(json!("x")), Some(json!(true))]);
         assert_eq!(at(body, ["/a", "/a/b/0"])[1], Some(json!(1)));
         assert_eq!(at(body, ["/n", "/n/x"]), [Some(Value::Null), None]);
-        assert_eq!(at(body, ["/a/b/0", "/a/b/0"]), [Some(json!(1)), Some(json!(1))]);
-        assert_eq!(at(body, ["/a/b/1/c", ""])[1], serde_json::from_str(body).ok());
+        assert_eq!(
+            at(body, ["/a/b/0", "/a/b/0"]),
+            [Some(json!(1)), Some(json!(1))]
+        );
+        assert_eq!(
+            at(body, ["/a/b/1/c", ""])[1],
+            serde_json::from_str(body).ok()
+        );
         assert_eq!(at(body, ["/", "/a/b/01"]), [None, None]);
         assert_eq!(
             at(r#"{"a":1,"a":{}}"#, ["/a", "/a/b"]),

@@ -91,7 +91,8 @@ pub enum Unrouted {
     /// Put it in the dead-letter queue, as `unroutable-type`.
     #[default]
     DeadLetter,
-    /// Ack it, and count it as `dropped`.
+    /// Ack it, and count it as `dropped`. A copy that a worker or an operator has put back becomes a dead
+    /// letter all the same, because it may have lost its kind.
     Ack,
 }
 
@@ -219,7 +220,12 @@ impl ConsumerSettings {
         concurrency: u16,
     ) {
         let mut check = |handler: &HandlerSettings, path: KeyPath, timeout| {
-            handler.check_batch(findings, &path.key("handler"), section, (concurrency, timeout));
+            handler.check_batch(
+                findings,
+                &path.key("handler"),
+                section,
+                (concurrency, timeout),
+            );
         };
         let mut shortest = self.timeout;
         for (name, route) in &self.routes {

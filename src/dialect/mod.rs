@@ -171,12 +171,7 @@ struct Seen<'a> {
 }
 
 impl<'a> Seen<'a> {
-    fn new(
-        places: &Places,
-        properties: &'a Properties,
-        body: &'a [u8],
-        with_sequel: bool,
-    ) -> Self {
+    fn new(places: &Places, properties: &'a Properties, body: &'a [u8], with_sequel: bool) -> Self {
         let most = match with_sequel {
             true => places.names.len(),
             false => places.facts,

@@ -38,11 +38,8 @@ impl Answer {
         body: Vec<u8>,
         content_type: Option<String>,
     ) -> Self {
-        let style = dialect.map_or(Style::Plain, |dialect| table::of(dialect).reply);
-        let (exchange, routing_key) = match style {
-            Style::Spring => address(reply_to),
-            _ => ("", reply_to),
-        };
+        let style = style(dialect);
+        let (exchange, routing_key) = address(style, reply_to);
         let wrapped = match style {
             Style::Plain | Style::Spring => None,
             Style::Celery => Some(format!(
@@ -56,10 +53,7 @@ impl Answer {
             )),
         };
         let (body, content_type) = match wrapped {
-            Some(reply) => (
-                reply.into_bytes(),
-                Some("application/json".to_owned()),
-            ),
+            Some(reply) => (reply.into_bytes(), Some("application/json".to_owned())),
             None => (body, content_type),
         };
         Self {
@@ -69,13 +63,23 @@ impl Answer {
             content_type,
         }
     }
+
+    /// The exchange that a `reply-to` names. Empty: the default exchange.
+    pub(crate) fn exchange(dialect: Option<Dialect>, reply_to: &str) -> &str {
+        address(style(dialect), reply_to).0
+    }
 }
 
-/// Spring's address: `exchange/routing-key`, or the name of a queue. The queues of direct reply-to have
-/// slashes in their names.
-fn address(reply_to: &str) -> (&str, &str) {
+fn style(dialect: Option<Dialect>) -> Style {
+    dialect.map_or(Style::Plain, |dialect| table::of(dialect).reply)
+}
+
+/// The exchange and the routing key of a reply. Spring's address is `exchange/routing-key`, or the name of a
+/// queue. The queues of direct reply-to have slashes in their names.
+fn address(style: Style, reply_to: &str) -> (&str, &str) {
+    let is_direct = reply_to.starts_with("amq.rabbitmq.reply-to");
     match reply_to.split_once('/') {
-        Some(parts) if !reply_to.starts_with("amq.rabbitmq.reply-to") => parts,
+        Some(parts) if style == Style::Spring && !is_direct => parts,
         _ => ("", reply_to),
     }
 }

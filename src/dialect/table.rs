@@ -245,7 +245,9 @@ fn sort(value: Value) -> Value {
                 let [lower, others] = [one, other].map(|key| key.to_lowercase());
                 lower.cmp(&others).then_with(|| other.cmp(one))
             });
-            keys.into_iter().map(|(key, value)| (key, sort(value))).collect()
+            keys.into_iter()
+                .map(|(key, value)| (key, sort(value)))
+                .collect()
         }
         value => value,
     }

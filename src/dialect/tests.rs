@@ -131,7 +131,10 @@ fn a_pattern_of_nestjs_names_one_route_however_its_keys_are_ordered() {
     };
     let sorted = Some(r#"{"a":{"x":1,"y":2},"B":3,"cmd":"sum"}"#.to_owned());
     assert_eq!(kind(r#"{"cmd":"sum", "B":3, "a":{"y":2,"x":1}}"#), sorted);
-    assert_eq!(kind(r#""{\"cmd\":\"sum\",\"B\":3,\"a\":{\"y\":2,\"x\":1}}""#), sorted);
+    assert_eq!(
+        kind(r#""{\"cmd\":\"sum\",\"B\":3,\"a\":{\"y\":2,\"x\":1}}""#),
+        sorted
+    );
     assert_eq!(kind(r#""order.paid""#).as_deref(), Some("order.paid"));
 }
 

@@ -152,10 +152,7 @@ mod tests {
             ("routing-key", Source::Fact("routing-key")),
             ("headers", Source::Headers),
             ("content-type", Source::ContentType),
-            (
-                "body:/a~1b",
-                Source::Pointer("/a~1b".parse().unwrap()),
-            ),
+            ("body:/a~1b", Source::Pointer("/a~1b".parse().unwrap())),
         ] {
             assert_eq!(Source::parse(text).as_ref(), Ok(&source), "{text}");
         }

@@ -57,12 +57,7 @@ impl Route {
 
     /// How long a message waits whose service is down for this route; `None`: its attempt may start.
     /// `comes_back`: if it waits, it is back after that time.
-    pub(super) fn wait(
-        &self,
-        now: Instant,
-        flight: &Flight,
-        comes_back: bool,
-    ) -> Option<Duration> {
+    pub(super) fn wait(&self, now: Instant, flight: &Flight, comes_back: bool) -> Option<Duration> {
         self.own.as_ref()?.wait(now, address(flight), comes_back)
     }
 }
@@ -212,10 +207,7 @@ impl Dispatch {
 
     /// Whether a route that has messages goes on.
     pub(super) fn goes_on(&self) -> bool {
-        self.routes
-            .iter()
-            .filter_map(Route::own)
-            .any(Own::goes_on)
+        self.routes.iter().filter_map(Route::own).any(Own::goes_on)
     }
 
     /// An operator has started the lane anew.

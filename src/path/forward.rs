@@ -90,11 +90,16 @@ fn outgoing<B: Broker>(lane: &Lane<B>, flight: &Flight) -> Vec<Outgoing> {
     let is_wanted = dialect.is_none_or(|dialect| dialect.wants_reply(&message.properties));
     let reply_to = reply_to.filter(|name| !name.is_empty() && is_wanted);
     let result = content.result;
-    let answered = reply_to.is_some() && settings.reply && result.is_some();
+    let may_go = |name| settings.may_reply_to(Answer::exchange(dialect, name));
+    let is_allowed = reply_to.is_none_or(may_go);
+    let answered = reply_to.is_some() && is_allowed && settings.reply && result.is_some();
     if reply_to.is_some() && !answered && !lane.live.unanswered.swap(true, Ordering::Relaxed) {
-        let why = match settings.reply {
-            true => "the handler gives no result",
-            false => "the consumer's `forward.reply` is false",
+        let why = match (settings.reply, is_allowed) {
+            (false, _) => "the consumer's `forward.reply` is false",
+            (true, false) => {
+                "its `reply-to` names an exchange that `forward.reply_exchanges` lacks"
+            }
+            (true, true) => "the handler gives no result",
         };
         warn!(consumer = %lane.name, id = message.id(), why, "a message asks for a reply that this consumer does not send; logged once");
     }

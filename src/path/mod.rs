@@ -78,7 +78,9 @@ pub(crate) async fn end_at_next_place<B: Broker>(
 async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, mut now: Instant) -> Option<End> {
     let early = flight.message.early_by();
     // A message that no route takes need not wait for its time.
-    if !early.is_zero() && let Some(route) = lane.dispatch.route(flight) {
+    if !early.is_zero()
+        && let Some(route) = lane.dispatch.route(flight)
+    {
         // The clocks of two workers differ by a little, so a little too early is no reason to park the
         // message again.
         let terms = &route.retry;

@@ -2,9 +2,7 @@
 
 use std::{borrow::Cow, slice};
 
-use crate::{
-    broker::HeaderValue, consumer::RouteBy, dialect::Dialect, message::Message, pointer,
-};
+use crate::{broker::HeaderValue, consumer::RouteBy, dialect::Dialect, message::Message, pointer};
 
 /// The headers in which binary CloudEvents over AMQP have their type.
 const EVENT_TYPES: [&str; 3] = ["cloudEvents:type", "cloudEvents_type", "ce-type"];
@@ -172,7 +170,14 @@ mod tests {
     #[test]
     fn a_kind_that_is_too_long_is_none() {
         let [fits, long] = [255, 256].map(|length| ".".repeat(length));
-        let at = |kind: &str| message(None, None, &[("kind", kind)], &format!("{{\"a\":{kind:?}}}"));
+        let at = |kind: &str| {
+            message(
+                None,
+                None,
+                &[("kind", kind)],
+                &format!("{{\"a\":{kind:?}}}"),
+            )
+        };
         for by in ["header:kind", "body:/a"] {
             assert_kind(&at(&fits), by, Some(&fits));
             assert_kind(&at(&long), by, None);
@@ -191,9 +196,17 @@ mod tests {
         let seen = ("lapwing-first-seen", "2026-01-01T00:00:00Z");
         let source = ("lapwing-source-routing-key", "orders.eu");
         let by = RouteBy::RoutingKey;
-        assert_kind(&came("", "q", &[seen, source]), "routing-key", Some("orders.eu"));
+        assert_kind(
+            &came("", "q", &[seen, source]),
+            "routing-key",
+            Some("orders.eu"),
+        );
         assert_kind(&came("", "q", &[]), "routing-key", Some("q"));
-        assert_kind(&came("shop", "orders.eu", &[seen]), "routing-key", Some("orders.eu"));
+        assert_kind(
+            &came("shop", "orders.eu", &[seen]),
+            "routing-key",
+            Some("orders.eu"),
+        );
         for header in [seen, ("lapwing-replays", "1")] {
             let lost = came("", "q", &[header]);
             assert_kind(&lost, "routing-key", None);

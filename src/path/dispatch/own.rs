@@ -260,7 +260,11 @@ mod tests {
     fn while_a_route_is_down_one_message_at_a_time_tries_its_service() {
         let now = Instant::now();
         let own = down(now);
-        assert_eq!(own.wait(now, 7, false), Some(LATER), "it does not come back");
+        assert_eq!(
+            own.wait(now, 7, false),
+            Some(LATER),
+            "it does not come back"
+        );
         let first = wait(&own, 8, now);
         assert_eq!(first, Some(SECOND), "it comes back for the probe");
         assert_eq!(wait(&own, 9, now), Some(LATER));

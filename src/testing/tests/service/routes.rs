@@ -170,7 +170,11 @@ async fn a_route_without_an_answer_leaves_the_slots_to_the_others() {
     for number in 0..900 {
         send(&broker, "mail", number);
         sleep(SECOND).await;
-        assert!(mails.served().len() + 3 > number, "{number}: {:?}", began.elapsed());
+        assert!(
+            mails.served().len() + 3 > number,
+            "{number}: {:?}",
+            began.elapsed()
+        );
     }
     let dead = worker.broker().messages("orders.dead");
     assert_eq!(dead.len(), 60);
