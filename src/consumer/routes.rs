@@ -244,6 +244,13 @@ impl ConsumerSettings {
             let path = at_routes.key(name);
             findings.name(path.clone(), name);
             route.handler.check(findings, &path.key("handler"));
+            let dialect = self.dialect.filter(|_| self.route_by == RouteBy::Type);
+            if let Some(kind) = dialect.map(|dialect| dialect.kind(name))
+                && kind != *name
+            {
+                let message = format!("takes no message: the worker reads this kind as `{kind}`");
+                findings.add(path.clone(), message);
+            }
             let own = self.of_route(Some(name));
             if !route.retry.is_empty() {
                 own.retry.check(findings, &path.key("retry"));

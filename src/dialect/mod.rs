@@ -83,6 +83,11 @@ impl Dialect {
             .map(|(dialect, _)| *dialect)
     }
 
+    /// The kind, as routes name it, of a message in which this text is the kind.
+    pub(crate) fn kind(self, written: &str) -> String {
+        (table::of(self).short_kind)(written.to_owned())
+    }
+
     /// Whether the caller of this message, which has a `reply-to`, wants its result.
     pub(crate) fn wants_reply(self, properties: &Properties) -> bool {
         let ignores = |name: &&str| properties.header(name).map(HeaderValue::to_json);

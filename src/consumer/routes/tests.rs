@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::samples::{Sample, sections};
 
 #[test]
 fn a_pattern_takes_what_a_topic_exchange_routes() {
@@ -129,4 +130,35 @@ fn the_retry_queues_are_those_that_any_route_needs() {
     let rungs: Vec<_> = ladder.rungs().map(|rung| rung.length.as_secs()).collect();
     assert_eq!(rungs, [1, 4096]);
     assert_eq!(ladder.all().last().unwrap().length.as_secs(), 4096);
+}
+
+sections!({ orders: ConsumerSettings }, |it, findings| {
+    it.orders.check_routes(findings, &KeyPath::of("orders"));
+});
+
+#[test]
+fn a_route_whose_kind_no_message_of_the_dialect_has_is_refused() {
+    let with = |dialect: &str, route: &str| {
+        format!(
+            "orders = {{ queue = 'q', dialect = '{dialect}', routes.'{route}'.handler.kind = 'log' }}"
+        )
+    };
+    let unsorted = r#"{"cmd":"sum","a":1}"#;
+    Sections::allowed(&[
+        &with("nestjs", r#"{"a":1,"cmd":"sum"}"#),
+        &with("nestjs", "order.*"),
+        &with("celery", unsorted),
+        &with("nservicebus", "Shop.OrderPaid"),
+        &with("nestjs', route_by = 'routing-key", unsorted),
+    ]);
+    Sections::refused(&[
+        (
+            &with("nestjs", unsorted),
+            r#"takes no message: the worker reads this kind as `{"a":1,"cmd":"sum"}`"#,
+        ),
+        (
+            &with("nservicebus", "Shop.OrderPaid, Shop"),
+            "the worker reads this kind as `Shop.OrderPaid`",
+        ),
+    ]);
 }
