@@ -147,6 +147,7 @@ fn deaths(table: &Table, properties: &Properties, queue: &str) -> u32 {
 /// The places of the body that the table of each dialect names.
 static PLACES: LazyLock<[Places; 6]> = LazyLock::new(|| table::ALL.map(|(_, it)| Places::of(it)));
 
+#[derive(Debug)]
 struct Places {
     names: Vec<&'static str>,
     pointers: Vec<Pointer>,
