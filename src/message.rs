@@ -218,6 +218,8 @@ impl Message {
             properties,
             body,
             past: self.past.clone(),
+            eta: self.eta,
+            has_sequel: self.has_sequel,
         }
     }
 

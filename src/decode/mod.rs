@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub use settings::{BodySettings, CloudEvents, Decode};
 
 pub(crate) use event::{REQUIRED as REQUIRED_ATTRIBUTES, attribute, attribute_text};
-pub(crate) use json::message;
+pub(crate) use json::{as_json, message};
 pub(crate) use words::{
     charset_of_encoding, charset_of_type, codings, has_other_words, is_json, is_utf8,
 };

@@ -107,7 +107,7 @@ impl Source {
                 }),
             Self::ContentType => properties.content_type().map(|it| Datum::Text(it.into())),
             Self::Headers => {
-                let (headers, _) = about::headers(properties, HEADERS);
+                let (headers, _) = about::headers(properties, Some(HEADERS));
                 let headers = serde_json::Value::Object(headers);
                 Some(Datum::Json(headers.to_string().into()))
             }

@@ -30,8 +30,14 @@ impl Trouble {
     /// A session could not be opened.
     pub(super) fn refused(target: &Target, error: &Error) -> Self {
         let trouble = Self::from(error);
+        let hint = match trouble.text.contains("certificate") {
+            true => {
+                " (`ca_file` names an authority to trust, and `sslmode=disable` in the URL turns TLS off)"
+            }
+            false => "",
+        };
         Self {
-            text: format!("{}: {}", target.name(), trouble.text),
+            text: format!("{}: {}{hint}", target.name(), trouble.text),
             ..trouble
         }
     }

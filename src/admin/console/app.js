@@ -5,7 +5,7 @@ import { byId, groups, h, mark, say, show, stranger, Table } from "./dom.js";
 import { change, clock, count, duration, percent, rate, visible, words } from "./format.js";
 import { DeadView } from "./dead.js";
 import { FailuresView } from "./failures.js";
-import { behind, markOf, verdict } from "./health.js";
+import { behind, failingRuns, markOf, verdict } from "./health.js";
 import { InFlightView } from "./in_flight.js";
 import { ConsumerView } from "./consumer.js";
 import { ConsumersView } from "./consumers.js";
@@ -58,6 +58,7 @@ function outcomesTable({ title, part, kinds, whole }) {
 function whyOf(consumer) {
   const { state, since, reason, rates, backlog } = consumer;
   if (behind(consumer) && !consumer.failing) return `${count(backlog.ready)} wait, ${change(backlog.growth)}`;
+  if (state === "consuming" && consumer.failing) return failingRuns(consumer);
   if (state === "paused") return `paused for ${duration(store.since(since))}`;
   if (state === "consuming") return `${rate(rates.failed)} failed, ${rate(rates.succeeded)} succeeded`;
   return `${words(state)} for ${duration(store.since(since))}${reason ? `: ${visible(reason)}` : ""}`;

@@ -3,7 +3,7 @@
 import { Chart, CHARTS } from "./charts.js";
 import { byId, groups, h, mark, say, show, stranger, Table } from "./dom.js";
 import { change as growth, count, duration, NONE, percent, rate, visible } from "./format.js";
-import { behind, markOf, stateOf, whyBehind } from "./health.js";
+import { behind, failingRuns, markOf, stateOf, whyBehind } from "./health.js";
 import { toDead } from "./address.js";
 import { Poll } from "./stream.js";
 import { change } from "./token.js";
@@ -141,10 +141,9 @@ export class ConsumerView {
     const isPaused = consumer.state === "paused";
     const isFailing = consumer.state === "consuming" && consumer.failing;
     const since = `for ${duration(this.store.since(consumer.since))}${isPaused ? ", on purpose" : ""}`;
-    const runs = `${count(consumer.recent.failed)} of ${count(consumer.recent.failed + consumer.recent.succeeded)} handler runs of the last minute failed`;
     say(place.children[1], stateOf(consumer));
     // A consumer consumes for longer than it has been behind or failing.
-    say(place.children[2], isFailing ? runs : behind(consumer) ? "" : since);
+    say(place.children[2], isFailing ? failingRuns(consumer) : behind(consumer) ? "" : since);
     const reason = isPaused ? "" : consumer.reason ?? "";
     const why = [visible(reason), whyBehind(consumer)].filter(Boolean).join(" ");
     const reasonPlace = byId("consumer-reason");

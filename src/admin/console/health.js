@@ -1,6 +1,6 @@
 // The health of the worker: one word, one sentence, and the consumers that are the reason.
 
-import { words } from "./format.js";
+import { count, words } from "./format.js";
 
 /** The states in which a consumer takes no messages, against its will. */
 const DOWN = new Set(["connecting", "held", "stopped", "draining"]);
@@ -17,6 +17,11 @@ export function behind({ state, backlog }) {
 export function stateOf(consumer) {
   if (consumer.state === "consuming" && consumer.failing) return "failing";
   return behind(consumer) ?? words(consumer.state);
+}
+
+/** How many runs of a failing consumer fail. */
+export function failingRuns({ recent: { failed, succeeded } }) {
+  return `${count(failed)} of ${count(failed + succeeded)} handler runs of the last minute failed`;
 }
 
 const LIMITS = {

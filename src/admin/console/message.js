@@ -42,8 +42,7 @@ export class MessagePage {
   constructor(place, store) {
     this.store = store;
     this.title = h("h2", { tabindex: "-1" });
-    this.where = h("span");
-    this.link = h("a");
+    this.where = h("div", { class: "where", role: "status" });
     this.flights = h("div");
     this.bar = h("div", { class: "spent", role: "img" });
     this.key = h("p", { class: "note" });
@@ -51,7 +50,7 @@ export class MessagePage {
     this.past = h("div", { class: "scroll", role: "group", "aria-label": "Earlier attempts", tabindex: "0" });
     this.note = h("p", { class: "note" });
     place.classList.add("message-page", "failures");
-    place.append(this.title, h("p", { class: "where", role: "status" }, this.where, " ", this.link), this.flights, this.bar, this.key, this.runs, this.past, this.note);
+    place.append(this.title, this.where, this.flights, this.bar, this.key, this.runs, this.past, this.note);
     this.table = new Table(this.runs, "Handler runs of the message in this worker, newest first", this.#columns());
     this.history = new Table(this.past, "Earlier attempts, from the headers of the message", this.#pastColumns());
     this.poll = new Poll({
@@ -60,7 +59,7 @@ export class MessagePage {
       // The worker reads its file once for the page. What is new is in its memory.
       path: () => `message?id=${encodeURIComponent(this.#id)}${this.#story ? "&file=false" : ""}`,
       answer: (story) => this.#show(this.#join(story)),
-      failed: (error) => say(this.where, `The worker does not tell: ${visible(error.message)}.`),
+      failed: (error) => this.#say([{ text: `The worker does not tell: ${visible(error.message)}.` }]),
     });
   }
 
@@ -96,8 +95,7 @@ export class MessagePage {
     this.#id = argument;
     this.#story = null;
     this.title.replaceChildren("Message ", argument ? stranger(argument, { class: "code" }) : "");
-    show(this.link, false);
-    say(this.where, argument ? "Asking the worker." : "Give the id of a message above.");
+    this.#say([{ text: argument ? "Asking the worker." : "Give the id of a message above." }]);
     this.flights.replaceChildren();
     this.table.update([], () => "");
     this.history.update([], () => "");
@@ -142,16 +140,25 @@ export class MessagePage {
 
   /** A line for each consumer that had the message: what this worker saw last of it there. */
   #showWhere({ places, in_flight: flights, unanswered, acks_since: acks }) {
-    const lines = places.map((place) => this.#whereabouts(place, flights.find(({ consumer }) => consumer === place.consumer), acks));
-    if (!places.length) lines.push("This worker does not have it, and knows no ack and no failure of it. It is in a queue, in another worker, or longer ago.");
-    if (unanswered.length) lines.push(`${unanswered.map(visible).join(", ")} gave no answer: the message may be there.`);
-    say(this.where, lines.join("\n"));
-    const dead = places.find(({ state }) => state === "dead-lettered");
-    const page = dead ? toDead(dead.consumer) : null;
-    show(this.link, page !== null);
-    if (page === null) return;
-    this.link.href = page;
-    say(this.link, `Dead letters of ${visible(dead.consumer)}`);
+    const lines = places.map((place) => ({
+      text: this.#whereabouts(place, flights.find(({ consumer }) => consumer === place.consumer), acks),
+      page: place.state === "dead-lettered" ? toDead(place.consumer) : null,
+    }));
+    if (!places.length) lines.push({ text: "This worker does not have it, and knows no ack and no failure of it. It is in a queue, in another worker, or longer ago." });
+    if (unanswered.length) lines.push({ text: `${unanswered.map(visible).join(", ")} gave no answer: the message may be there.` });
+    this.#say(lines);
+  }
+
+  /** Shows these lines. Those that are equal stay, and with them the focus. */
+  #say(lines) {
+    while (this.where.children.length > lines.length) this.where.lastChild.remove();
+    while (this.where.children.length < lines.length) this.where.append(h("p", {}, h("span"), " ", h("a", { hidden: true }, "Its dead letters")));
+    lines.forEach(({ text, page }, index) => {
+      const [words, link] = this.where.children[index].children;
+      say(words, text);
+      show(link, Boolean(page));
+      if (page) link.href = page;
+    });
   }
 
   #whereabouts({ consumer, state, at, due_at: due, queue, reason, may_be_acked: forgotten }, flight, acks) {

@@ -61,18 +61,28 @@ impl Publisher {
         blocked: &watch::Receiver<bool>,
     ) -> (usize, Result<(), PublishError>) {
         let mut confirms = Vec::with_capacity(messages.len());
+        let mut unwritten = None;
         for (message, properties) in messages.iter().zip(properties) {
             match self.write(channel, message, properties, blocked).await {
                 Ok(confirm) => confirms.push(confirm),
-                Err(error) => return (0, Err(error)),
+                Err(error) => {
+                    unwritten = Some(error);
+                    break;
+                }
             }
         }
         let mut answers = Vec::with_capacity(confirms.len());
         for confirm in confirms {
             match self.confirm(confirm, blocked).await {
                 Ok(answer) => answers.push(answer),
-                Err(error) => return (0, Err(error)),
+                // The refusal of a message closes the channel, so that a later one cannot be written. Then only
+                // the answers tell why.
+                Err(error @ PublishError::Refused { .. }) => return (0, Err(error)),
+                Err(error) => return (0, Err(unwritten.unwrap_or(error))),
             }
+        }
+        if let Some(error) = unwritten {
+            return (0, Err(error));
         }
         let sure = sure(&answers);
         (sure, answers.into_iter().try_for_each(result_of))

@@ -53,7 +53,7 @@ use token::{Token, Tokens};
 use trace::RequestTrace;
 
 /// The classes of all failures of a consumer with this handler.
-pub(crate) const HTTP_CLASSES: [&str; 9] = [
+pub(crate) const HTTP_CLASSES: [&str; 11] = [
     "http",
     "http-answer",
     "http-connect",

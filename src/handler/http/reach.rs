@@ -16,7 +16,8 @@ use crate::{
 /// Opens a connection to the server, or to the proxy in front of it.
 pub(super) async fn reach(settings: &HttpHandlerSettings) -> Result<Reached, HandlerError> {
     let handler = HttpHandler::new(settings)?;
-    let token = handler.token(&*handler.connections.present().await).await;
+    let service = &handler.service;
+    let token = service.token(&*service.connections.present().await).await;
     token.map_err(|failure| HandlerError::new(failure.error))?;
     let failed = |text: String| HandlerError::new(text);
     let reached = |what: String, certificates, is_away| Reached {

@@ -80,11 +80,29 @@ pub struct InboxSettings {
     pub connect_timeout: Duration,
     /// The table, with its schema if it needs one. `lapwing migrate` makes it. Default:
     /// `lapwing_inbox`.
-    #[schemars(regex(pattern = r"^[a-z_][a-z0-9_]{0,40}(\.[a-z_][a-z0-9_]{0,40})?$"))]
+    #[schemars(regex(pattern = TABLE))]
     pub table: String,
     /// Whether the worker makes or updates the table at its start, as `lapwing migrate` does. The user
     /// then needs the right to create tables. Default: `false`.
     pub migrate: bool,
+}
+
+/// The names of tables, for the schema.
+const TABLE: &str = r"^[a-z_][a-z0-9_]{0,40}(\.[a-z_][a-z0-9_]{0,40})?$";
+
+/// Whether this is such a name. It becomes a part of statements.
+fn is_table(name: &str) -> bool {
+    let is_part = |part: &str| {
+        let mut letters = part.bytes();
+        let is_first = |first: u8| first.is_ascii_lowercase() || first == b'_';
+        letters.next().is_some_and(is_first)
+            && letters.all(|it| is_first(it) || it.is_ascii_digit())
+            && part.len() <= 41
+    };
+    match name.split_once('.') {
+        Some((schema, table)) => is_part(schema) && is_part(table),
+        None => is_part(name),
+    }
 }
 
 /// Where the worker keeps the keys of messages that are done.
@@ -159,6 +177,11 @@ impl InboxSettings {
                 findings.add(path.key("key"), message);
             }
             Ok(_) => {}
+        }
+        if !is_table(&self.table) {
+            let message = "must be the name of a table: small letters, digits and underscores, with \
+                           a schema and a dot before it if it needs one";
+            findings.add(path.key("table"), message);
         }
         if forwards {
             let message = "cannot be used together with `forward`: a duplicate has no result, so the \

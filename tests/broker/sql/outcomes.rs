@@ -154,7 +154,8 @@ async fn a_server_that_crashes_in_the_middle_of_a_statement_leaves_no_half_effec
 #[tokio::test]
 async fn a_statement_that_takes_too_long_ends_at_the_server_and_has_no_effect() {
     let setup = Setup::new(ORDERS).await;
-    let once = "timeout = '1s'\nretry = { max_attempts = 1 }";
+    // The start of the handler has this time too.
+    let once = "timeout = '6s'\nretry = { max_attempts = 1 }";
     let worker = setup.consumer(SLOW, SLOW_PARAMETERS, once).start().await;
     setup
         .vhost
@@ -162,7 +163,7 @@ async fn a_statement_that_takes_too_long_ends_at_the_server_and_has_no_effect() 
         .await;
     let (reason, error) = setup.dead_letter().await;
     assert_eq!(reason, "max-attempts");
-    assert!(error.starts_with("no answer within 1"), "{error}");
+    assert!(error.starts_with("no answer within 6"), "{error}");
     setup.database.wait_for(&running("WITH slept"), 0_i64).await;
     // The next message gets a session that works.
     setup
@@ -239,10 +240,8 @@ async fn a_statement_that_the_database_refuses_stops_the_start() {
 async fn a_session_over_tls_needs_the_right_authority() {
     let postgres = Postgres::suite().await;
     let mut setup = Setup::at(&postgres, ORDERS).await;
-    setup.database.url = format!(
-        "{}?sslmode=verify-full",
-        setup.database.url.replace("127.0.0.1", "localhost")
-    );
+    let url = setup.database.url.replace("127.0.0.1", "localhost");
+    setup.database.url = url.replace("disable", "verify-full");
     let statement = "INSERT INTO orders (id) SELECT :id || version FROM pg_stat_ssl \
                      WHERE pid = pg_backend_pid() AND ssl";
     let ca = format!("consumers.q.handler.ca_file = '{}'", postgres.ca.display());
@@ -257,8 +256,13 @@ async fn a_session_over_tls_needs_the_right_authority() {
     drained(worker).await;
 
     // Without the authority no session is opened, and the messages wait.
-    let worker = setup.consumer(statement, "id = 'body'", "").start().await;
-    setup.vhost.publish("q", "without ").await;
+    let hasty = "breaker = { probe = '100ms', probe_cap = '500ms' }";
+    let worker = setup.consumer(statement, "id = 'body'", hasty);
+    let worker = worker.start().await;
+    setup
+        .vhost
+        .publish_many("q", 10, |_| PublishSpec::of("without "))
+        .await;
     let is_down = |it: &Readiness| {
         let reason = it.consumers["q"].reason.as_deref().unwrap_or_default();
         reason.contains("certificate")
@@ -285,7 +289,7 @@ async fn the_doctor_tries_the_statement() {
         let file = folder.path().join("lapwing.toml");
         std::fs::write(&file, config).expect("a temporary file");
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_lapwing"));
-        command.arg("doctor").arg("--config").arg(&file);
+        command.args(["doctor", "--json", "--config"]).arg(&file);
         let output = tokio::time::timeout(Duration::from_secs(120), command.output()).await;
         let output = output.expect("the doctor ends").expect("the doctor starts");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -83,7 +83,7 @@ impl Postgres {
             .await
             .expect("the database can be made");
         let server = self.url.trim_end_matches("/postgres");
-        let url = format!("{server}/{name}");
+        let url = format!("{server}/{name}?sslmode=disable");
         let client = connected(&url).await;
         Database { url, client }
     }

@@ -32,8 +32,8 @@ async fn line() -> (Line, TcpStream) {
     (Line::new(ours.unwrap()).unwrap(), peer)
 }
 
-/// Reads as lapin does: until there is no more, then again when it is woken. Answers each byte with
-/// itself, and counts how often the line was busy.
+/// Reads as lapin does: until there is no more, then again when it is woken. Answers all bytes with
+/// themselves, and counts how often the line was busy.
 fn echo(mut wire: Wire, ends: &Ends, count: usize) -> (Vec<u8>, usize) {
     let (waker, events) = events();
     let cx = &mut Context::from_waker(&waker);
@@ -60,11 +60,12 @@ fn echo(mut wire: Wire, ends: &Ends, count: usize) -> (Vec<u8>, usize) {
     (heard, busy)
 }
 
-/// The other end sends many bytes in a row, each once the one before was answered, and pauses now and
-/// then for longer than a busy line waits.
+/// The other end sends many words, each once the one before was answered, and pauses now and then for longer
+/// than a busy line waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_bytes_arrive_while_a_line_is_busy_and_while_it_is_not() {
-    const BYTES: usize = 2000;
+    const WORDS: usize = 2000;
+    const LENGTH: usize = 8;
     for has_consumer in [true, false] {
         let (line, mut peer) = line().await;
         let (ends, gate) = (line.ends(), Arc::new(Gate::default()));
@@ -73,20 +74,20 @@ async fn all_bytes_arrive_while_a_line_is_busy_and_while_it_is_not() {
         }
         let stream = AsyncTcpStream::Plain(line);
         let wire = Wire::new(stream, Arc::clone(&ends), gate, Arc::default());
-        let reader = thread::spawn(move || echo(wire, &ends, BYTES));
+        let reader = thread::spawn(move || echo(wire, &ends, WORDS * LENGTH));
         // Not the beginning of a frame, so the stream passes the bytes on as they are.
-        for number in 0..BYTES {
-            let byte = [b'a' + u8::try_from(number % 26).unwrap()];
+        for number in 0..WORDS {
+            let word = [b'a' + u8::try_from(number % 26).unwrap(); LENGTH];
             if number % 500 == 0 {
                 thread::sleep(Duration::from_millis(5));
             }
-            peer.write_all(&byte).unwrap();
-            let mut answer = [0];
+            peer.write_all(&word).unwrap();
+            let mut answer = [0; LENGTH];
             peer.read_exact(&mut answer).unwrap();
-            assert_eq!(answer, byte);
+            assert_eq!(answer, word);
         }
         let (heard, busy) = reader.join().unwrap();
-        assert_eq!(heard.len(), BYTES);
+        assert_eq!(heard.len(), WORDS * LENGTH);
         assert_eq!(busy > 0, has_consumer, "busy {busy} times");
     }
 }
