@@ -267,3 +267,41 @@ fn a_dead_letter_that_somebody_put_back_begins_anew() {
     assert_eq!((first.attempts, first.expires_at.is_some()), (7, true));
     assert_eq!(facts(letter.number(names::REPLAYS, 1)), Facts::default());
 }
+
+proptest::proptest! {
+    /// The messages of a lane are read in its own task, which must not panic.
+    #[test]
+    fn any_text_at_any_place_is_read(text in "[0-9T:.+€Zz-]{0,30}|.{0,20}") {
+        let mut letter = Letter::default();
+        for name in [
+            "task",
+            "id",
+            "eta",
+            "expires",
+            "retries",
+            "__TypeId__",
+            "retry-count",
+            "x-exception-message",
+            "NServiceBus.EnclosedMessageTypes",
+            "NServiceBus.MessageId",
+            "NServiceBus.Retries",
+            "MT-Redelivery-Count",
+            "MT-Fault-Message",
+        ] {
+            letter = letter.header(name, &text);
+        }
+        let body = serde_json::json!({
+            "pattern": { text.clone(): text }, "id": text,
+            "actor_name": text, "message_id": text, "message_timestamp": text,
+            "options": { "eta": text, "max_age": text, "retries": text, "traceback": text },
+            "messageType": [text], "messageId": text, "expirationTime": text,
+        });
+        for (dialect, _) in table::ALL {
+            let mut properties: Properties = letter.clone().into();
+            let facts = dialect.read(&mut properties, body.to_string().as_bytes(), "q", true);
+            for time in [facts.eta, facts.expires_at].into_iter().flatten() {
+                crate::text::rfc3339(time);
+            }
+        }
+    }
+}
