@@ -44,8 +44,8 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         .consumer("orders", "orders", |_| {})
         .build()?;
     let worker = Worker::new(settings)
-        .handler_for_type("orders", "order.placed", placed)
-        .handler_for_type("orders", "order.cancelled", cancelled)
+        .handler_for_route("orders", "order.placed", placed)
+        .handler_for_route("orders", "order.cancelled", cancelled)
         .handler("orders", other);
     let worker = TestWorker::start(worker).await;
     for (message_type, body) in [
