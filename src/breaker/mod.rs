@@ -186,7 +186,10 @@ impl Breaker {
                 self.rejected = 0;
             }
         }
+        let goes_on = evidence.routes_go_on && evidence.sign == Sign::Well;
         match self.outage.as_mut().map(|outage| outage.judge(evidence)) {
+            // A route whose first message ends well while the lane stops for all others.
+            Some(_) if goes_on => self.close(),
             Some(Probed::Nothing) => {}
             Some(Probed::Answered) => self.close(),
             Some(Probed::Failed) => self.wait_longer(evidence),

@@ -180,6 +180,10 @@ fn a_lane_stays_open_for_a_route_that_is_rarely_used() {
     bench.routes_go_on = false;
     bench.ends(1, Sign::Rejected);
     assert!(bench.breaker.is_open());
+    // It was under way when the lane stopped.
+    bench.routes_go_on = true;
+    bench.ends(1, Sign::Well);
+    assert!(!bench.breaker.is_open());
 }
 
 #[test]

@@ -29,7 +29,7 @@ pub(in crate::path) struct Own {
     figures: Arc<RouteFigures>,
     /// The attempts of this route that ended well.
     served: AtomicU64,
-    /// An attempt of this route has asked its service.
+    /// A message of this route has had an attempt, or has one.
     was_used: AtomicBool,
     /// The breaker of this route is closed. An attempt then costs one look at this.
     calm: AtomicBool,
@@ -101,7 +101,7 @@ impl Own {
         self.served.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// An attempt of this route has asked its service.
+    /// A message of this route has an attempt.
     pub(in crate::path) fn uses(&self) {
         if !self.was_used.load(Ordering::Relaxed) {
             self.was_used.store(true, Ordering::Relaxed);
@@ -122,6 +122,7 @@ impl Own {
         flight: usize,
         comes_back: bool,
     ) -> Option<Duration> {
+        self.uses();
         if self.is_calm() {
             return None;
         }
