@@ -242,7 +242,7 @@ fn a_class_that_nothing_can_give_is_doubted() {
     let wanted = "no failure of a handler of kind \"http\" has the class \"timout\". Did you mean \"timeout\"?";
     assert_eq!(refused, wanted);
     let far = doubt(HTTP, "no-stock").unwrap();
-    assert!(far.ends_with("has the class \"no-stock\"; it has: http, http-connect, http-echo, http-proxy, http-request, http-timeout, panic, result, timeout"), "{far}");
+    assert!(far.ends_with("has the class \"no-stock\"; it has: http, http-answer, http-connect, http-echo, http-proxy, http-request, http-timeout, http-token, panic, result, timeout"), "{far}");
     for known in ["timeout", "panic", "expired", "http", "http-connect"] {
         assert_eq!(doubt(HTTP, known), None, "{known}");
     }

@@ -31,8 +31,11 @@ pub(in crate::broker) struct Ends {
     pub(super) socket: TcpStream,
     /// lapin's thread waits for the socket itself.
     pub(super) busy: AtomicBool,
-    /// The socket had bytes when lapin's thread last waited for it.
+    /// The socket may have bytes: lapin's thread has waited for it.
     pub(super) has_bytes: AtomicBool,
+    /// The socket has no room for what lapin writes, and tokio wakes lapin when it has. The line stays
+    /// registered for that long: tokio forgets whom to wake with the registration.
+    pub(super) write_waits: AtomicBool,
 }
 
 /// The socket, as a stream for lapin or for TLS.
@@ -55,15 +58,22 @@ enum Socket {
     Moving,
 }
 
+impl Ends {
+    pub(super) fn new(socket: TcpStream) -> Self {
+        Self {
+            socket,
+            busy: AtomicBool::new(false),
+            has_bytes: AtomicBool::new(false),
+            write_waits: AtomicBool::new(false),
+        }
+    }
+}
+
 impl Line {
     /// Takes the socket of a connection, within the runtime that waits for it.
     pub(in crate::broker) fn new(socket: net::TcpStream) -> io::Result<Self> {
         let socket = socket.into_std()?;
-        let ends = Ends {
-            socket: socket.try_clone()?,
-            busy: AtomicBool::new(false),
-            has_bytes: AtomicBool::new(false),
-        };
+        let ends = Ends::new(socket.try_clone()?);
         Ok(Self {
             ends: Arc::new(ends),
             runtime: Handle::current(),
@@ -126,6 +136,17 @@ impl Line {
         read.map_or(Poll::Pending, Poll::Ready)
     }
 
+    /// Writes by tokio, which wakes lapin if the socket has no room now.
+    fn write_registered(
+        &mut self,
+        write: impl FnOnce(Pin<&mut net::TcpStream>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let written = write(Pin::new(self.registered()?));
+        let waits = &self.ends.write_waits;
+        waits.store(written.is_pending(), Ordering::Relaxed);
+        written
+    }
+
     /// Writes to a busy line. `None`: the socket has no room. The line is then no longer busy.
     fn write_busy(
         &mut self,
@@ -177,7 +198,7 @@ impl AsyncWrite for Line {
     ) -> Poll<io::Result<usize>> {
         match self.write_busy(|mut socket| socket.write(buf)) {
             Some(written) => Poll::Ready(written),
-            None => Pin::new(self.registered()?).poll_write(cx, buf),
+            None => self.write_registered(|socket| socket.poll_write(cx, buf)),
         }
     }
 
@@ -188,7 +209,7 @@ impl AsyncWrite for Line {
     ) -> Poll<io::Result<usize>> {
         match self.write_busy(|mut socket| socket.write_vectored(bufs)) {
             Some(written) => Poll::Ready(written),
-            None => Pin::new(self.registered()?).poll_write_vectored(cx, bufs),
+            None => self.write_registered(|socket| socket.poll_write_vectored(cx, bufs)),
         }
     }
 
@@ -197,7 +218,11 @@ impl AsyncWrite for Line {
     }
 
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.ends.socket.shutdown(Shutdown::Write))
+        Poll::Ready(match self.ends.socket.shutdown(Shutdown::Write) {
+            // The other end was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
+            shut => shut,
+        })
     }
 }
 

@@ -11,7 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 
 use super::line::Ends;
 
@@ -30,7 +33,9 @@ const WAIT: Timespec = Timespec {
 #[derive(Debug)]
 pub(super) struct Traffic {
     ends: Arc<Ends>,
-    /// Reads in a row within [`SOON`] of each other.
+    /// [`SOON`], unless a test needs more time.
+    pub(super) soon: Duration,
+    /// Reads in a row within this time of each other.
     reads: u32,
     last: Option<Instant>,
 }
@@ -50,6 +55,7 @@ impl Traffic {
     pub(super) fn new(ends: Arc<Ends>) -> Self {
         Self {
             ends,
+            soon: SOON,
             reads: 0,
             last: None,
         }
@@ -57,14 +63,14 @@ impl Traffic {
 
     /// lapin has taken all that the socket had.
     pub(super) fn read(&mut self, now: Instant) {
-        let is_soon = self.last.is_some_and(|last| now - last < SOON);
+        let is_soon = self.last.is_some_and(|last| now - last < self.soon);
         self.last = Some(now);
         self.reads = if is_soon {
             self.reads.saturating_add(1)
         } else {
             0
         };
-        if self.reads >= MANY {
+        if self.reads >= MANY && !self.ends.write_waits.load(Ordering::Relaxed) {
             self.ends.busy.store(true, Ordering::Relaxed);
         }
     }
@@ -76,7 +82,11 @@ impl Traffic {
         }
         match bell.wait(&self.ends.socket) {
             Heard::Socket => self.ends.has_bytes.store(true, Ordering::Relaxed),
-            Heard::Bell => return Waited::Rung,
+            Heard::Bell => {
+                // Nobody has looked whether there are bytes too.
+                self.ends.has_bytes.store(true, Ordering::Relaxed);
+                return Waited::Rung;
+            }
             Heard::Nothing => {
                 self.reads = 0;
                 self.ends.busy.store(false, Ordering::Relaxed);
@@ -143,7 +153,9 @@ impl Bell {
         self.waits.store(false, Ordering::SeqCst);
         match heard {
             // A signal. Nothing is lost by another look.
-            Err(_) => Heard::Socket,
+            Err(Errno::INTR) => Heard::Socket,
+            // This thread cannot wait here, so tokio does.
+            Err(_) => Heard::Nothing,
             Ok(_) if has_rung => {
                 let _ = (&self.inside).read(&mut [0; 16]);
                 self.rung.store(false, Ordering::SeqCst);

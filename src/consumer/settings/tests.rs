@@ -215,15 +215,15 @@ fn the_retry_queues_of_a_classic_queue_have_names_that_no_earlier_version_gave()
 #[test]
 fn a_batch_fits_the_slots_and_the_timeout() {
     let handler = "handler.kind = \"http\"\nhandler.url = \"http://a/\"\nhandler.batch";
-    let typed = "types.a.kind = \"process\"\ntypes.a.argv = [\"sh\"]\ntypes.a.batch";
+    let routed = "routes.a.handler.kind = \"process\"\nroutes.a.handler.argv = [\"sh\"]\nroutes.a.handler.batch";
     orders_refused(&[
         (
             &format!("{handler}.size = 33"),
             "handler.batch.size: is 33, must not be above the consumer's `concurrency` (32)",
         ),
         (
-            &format!("{typed}.size = 33"),
-            "types.a.batch.size: is 33, must not be above the consumer's `concurrency` (32)",
+            &format!("{routed}.size = 33"),
+            "routes.a.handler.batch.size: is 33, must not be above the consumer's `concurrency` (32)",
         ),
         (
             &format!("timeout = \"1s\"\n{handler} = {{ size = 2, max_wait = \"1s\" }}"),

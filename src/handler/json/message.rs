@@ -150,7 +150,11 @@ impl Object {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{broker::Properties, decode::Decode, handler::samples};
+    use crate::{
+        broker::Properties,
+        decode::{BodySettings, Decode},
+        handler::samples,
+    };
 
     #[test]
     fn a_body_that_is_no_text_is_written_in_base64() {
@@ -174,7 +178,12 @@ mod tests {
             if let Some(encoding) = encoding {
                 properties = properties.with_content_encoding(encoding);
             }
-            let context = samples::context(properties, body, Decode::Bytes);
+            let settings = BodySettings {
+                unpack: false,
+                ..BodySettings::default()
+            };
+            let sample = samples::Sample::read(properties, body, Decode::Bytes, &settings);
+            let context = sample.context();
             let bytes = message(Vec::new(), 7, &context, Bodies::Json);
             let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
             (value["body"].clone(), value["body_base64"].clone())

@@ -1,12 +1,12 @@
 use super::*;
-use crate::broker::wire::{Gate, Gated, Wire};
+use crate::broker::wire::{Gate, Gated, Wire, traffic::Traffic};
 use lapin::tcp::AsyncTcpStream;
 use std::{
     net::TcpListener,
     sync::mpsc,
     task::{Wake, Waker},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// The wake-ups of a thread like lapin's.
@@ -73,7 +73,9 @@ async fn all_bytes_arrive_while_a_line_is_busy_and_while_it_is_not() {
             Gated::new(Arc::clone(&gate));
         }
         let stream = AsyncTcpStream::Plain(line);
-        let wire = Wire::new(stream, Arc::clone(&ends), gate, Arc::default());
+        let mut wire = Wire::new(stream, Arc::clone(&ends), gate, Arc::default());
+        // However slow the machine is, the words follow each other closely.
+        wire.traffic.soon = Duration::from_secs(60);
         let reader = thread::spawn(move || echo(wire, &ends, WORDS * LENGTH));
         // Not the beginning of a frame, so the stream passes the bytes on as they are.
         for number in 0..WORDS {
@@ -109,6 +111,38 @@ async fn a_busy_line_without_room_to_write_is_woken_by_tokio() {
     peer.read_exact(&mut all).unwrap();
     events.recv_timeout(Duration::from_secs(60)).unwrap();
     assert!(Pin::new(&mut line).poll_write(cx, b"more").is_ready());
+}
+
+/// If the line were busy again, tokio would forget whom to wake, and lapin would never write again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_waits_for_room_is_not_busy_however_much_is_read() {
+    let (mut line, mut peer) = line().await;
+    let (waker, events) = events();
+    let cx = &mut Context::from_waker(&waker);
+    let mut traffic = Traffic::new(line.ends());
+    let mut now = Instant::now();
+    let mut read = |traffic: &mut Traffic| {
+        for _ in 0..100 {
+            traffic.read(now);
+            now += Duration::from_micros(1);
+        }
+    };
+    read(&mut traffic);
+    assert!(line.is_busy());
+    let chunk = [7; 64 * 1024];
+    let mut sent = 0;
+    while let Poll::Ready(written) = Pin::new(&mut line).poll_write(cx, &chunk) {
+        sent += written.unwrap();
+    }
+    read(&mut traffic);
+    assert!(!line.is_busy());
+    assert!(Pin::new(&mut line).poll_read(cx, &mut [0; 16]).is_pending());
+    let mut all = vec![0; sent];
+    peer.read_exact(&mut all).unwrap();
+    events.recv_timeout(Duration::from_secs(60)).unwrap();
+    assert!(Pin::new(&mut line).poll_write(cx, b"more").is_ready());
+    read(&mut traffic);
+    assert!(line.is_busy());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,12 +10,7 @@ fn pair() -> (TcpStream, TcpStream) {
 
 fn traffic() -> (Traffic, TcpStream) {
     let (socket, peer) = pair();
-    let ends = Ends {
-        socket,
-        busy: AtomicBool::new(false),
-        has_bytes: AtomicBool::new(false),
-    };
-    (Traffic::new(Arc::new(ends)), peer)
+    (Traffic::new(Arc::new(Ends::new(socket))), peer)
 }
 
 fn is_busy(traffic: &Traffic) -> bool {
