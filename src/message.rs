@@ -167,14 +167,19 @@ impl Message {
     /// A message in the words of AMQP alone.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn new(delivery: Delivery, queue: Arc<str>) -> Self {
-        Self::read(delivery, queue, None)
+        Self::read(delivery, queue, None, false)
     }
 
-    /// A message whose publisher's system speaks this dialect.
-    pub(crate) fn read(mut delivery: Delivery, queue: Arc<str>, dialect: Option<Dialect>) -> Self {
+    /// A message whose publisher's system speaks this dialect. `with_sequel`: looks for a sequel too.
+    pub(crate) fn read(
+        mut delivery: Delivery,
+        queue: Arc<str>,
+        dialect: Option<Dialect>,
+        with_sequel: bool,
+    ) -> Self {
         let facts = dialect.map(|dialect| {
-            let facts = dialect.read(&mut delivery.properties, &delivery.body, &queue);
-            (dialect, facts)
+            let (properties, body) = (&mut delivery.properties, &delivery.body);
+            (dialect, dialect.read(properties, body, &queue, with_sequel))
         });
         let mut past = Past::read(&delivery.properties);
         let (mut eta, mut has_sequel) = (None, false);
@@ -247,7 +252,7 @@ impl Message {
             None => self.properties.are_of_the_same(&delivery.properties),
             Some(dialect) => {
                 let mut properties = delivery.properties.clone();
-                dialect.read(&mut properties, &delivery.body, &self.queue);
+                dialect.read(&mut properties, &delivery.body, &self.queue, false);
                 self.properties.are_of_the_same(&properties)
             }
         };
@@ -303,6 +308,22 @@ impl Message {
             names::SOURCE_ROUTING_KEY,
             &self.routing_key,
         )
+    }
+
+    /// Whether a worker has parked or dead-lettered the message before, or has cut its headers: it may lack
+    /// what its publisher wrote.
+    pub(crate) fn is_copy(&self) -> bool {
+        let has = |name| self.properties.header(name).is_some();
+        self.past.first_seen.is_some() || has(names::REPLAYS) || has(names::CUT_HEADERS)
+    }
+
+    /// Whether the publisher's routing key is lost: the message came back by the name of its queue, and no
+    /// worker that this one believes says what it was before.
+    pub(crate) fn has_lost_its_routing_key(&self) -> bool {
+        self.is_copy()
+            && self.exchange.is_empty()
+            && self.routing_key == *self.queue
+            && self.properties.header(names::SOURCE_ROUTING_KEY).is_none()
     }
 
     /// The broker's `redelivered` flag: the broker has delivered the message before, and the

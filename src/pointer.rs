@@ -72,8 +72,7 @@ impl Pointer {
     pub(crate) fn find<'a>(&self, document: &'a RawValue) -> Result<Option<&'a RawValue>, Error> {
         let mut found = document;
         for step in &self.steps {
-            let mut json = serde_json::Deserializer::from_str(found.get());
-            match json.deserialize_any(Step(step))? {
+            match behind(found, &[step.as_str()])?.pop().flatten() {
                 Some(value) => found = value,
                 None => return Ok(None),
             }
@@ -82,19 +81,31 @@ impl Pointer {
     }
 }
 
-/// Looks for one step of a pointer in a value.
-struct Step<'a>(&'a str);
+/// The values behind these steps from a value, in the same order.
+fn behind<'a>(value: &'a RawValue, steps: &[&str]) -> Result<Vec<Option<&'a RawValue>>, Error> {
+    let mut json = serde_json::Deserializer::from_str(value.get());
+    json.deserialize_any(Steps(steps))
+}
+
+/// Looks for steps of pointers in a value.
+struct Steps<'a>(&'a [&'a str]);
+
+impl Steps<'_> {
+    fn none<'de>(&self) -> Vec<Option<&'de RawValue>> {
+        vec![None; self.0.len()]
+    }
+}
 
 macro_rules! scalars {
     ($($name:ident($type:ty),)+) => {
         $(fn $name<E>(self, _: $type) -> Result<Self::Value, E> {
-            Ok(None)
+            Ok(self.none())
         })+
     };
 }
 
-impl<'de> Visitor<'de> for Step<'_> {
-    type Value = Option<&'de RawValue>;
+impl<'de> Visitor<'de> for Steps<'_> {
+    type Value = Vec<Option<&'de RawValue>>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
@@ -105,15 +116,15 @@ impl<'de> Visitor<'de> for Step<'_> {
     }
 
     fn visit_unit<E>(self) -> Result<Self::Value, E> {
-        Ok(None)
+        Ok(self.none())
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut found = None;
+        let mut found = self.none();
         while let Some(key) = map.next_key::<String>()? {
-            match key == self.0 {
-                true => found = Some(map.next_value()?),
-                false => {
+            match self.0.iter().position(|step| *step == key) {
+                Some(place) => found[place] = Some(map.next_value()?),
+                None => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
@@ -122,19 +133,28 @@ impl<'de> Visitor<'de> for Step<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
-        // An index has no leading zero.
-        let is_index = self.0 == "0" || !self.0.starts_with(['0', '+']);
-        let index: Option<usize> = self.0.parse().ok().filter(|_| is_index);
-        let mut found = None;
-        let mut at = 0;
-        while let Some(value) = list.next_element::<&RawValue>()? {
-            if Some(at) == index {
-                found = Some(value);
+        let indices: Vec<Option<usize>> = self.0.iter().map(|step| index(step)).collect();
+        let mut found = self.none();
+        for at in 0.. {
+            let is_there = match indices.iter().position(|index| *index == Some(at)) {
+                Some(place) => {
+                    found[place] = list.next_element()?;
+                    found[place].is_some()
+                }
+                None => list.next_element::<IgnoredAny>()?.is_some(),
+            };
+            if !is_there {
+                break;
             }
-            at += 1;
         }
         Ok(found)
     }
+}
+
+/// The index that a step names. It has no leading zero.
+fn index(step: &str) -> Option<usize> {
+    let is_index = step == "0" || !step.starts_with(['0', '+']);
+    step.parse().ok().filter(|_| is_index)
 }
 
 /// The document of a body, which may begin with a byte order mark.
@@ -148,12 +168,59 @@ pub(crate) fn document(body: &[u8]) -> Result<&RawValue, Error> {
 /// The values at these places of a body, in the same order. `None` where there is none, and for all
 /// places if the body is not JSON.
 pub(crate) fn look_up(body: &[u8], places: &[Pointer]) -> Vec<Option<Value>> {
-    let document = document(body).ok();
-    let at = |place: &Pointer| {
-        let found = place.find(document?).ok()??;
-        serde_json::from_str(found.get()).ok()
-    };
-    places.iter().map(at).collect()
+    let found = find_all(body, places).into_iter();
+    let value = |found: Option<&RawValue>| serde_json::from_str(found?.get()).ok();
+    found.map(value).collect()
+}
+
+/// As [`look_up`], with each value as it is written. Reads each part of the body once for each step of the
+/// longest place, however many places there are.
+pub(crate) fn find_all<'a>(body: &'a [u8], places: &[Pointer]) -> Vec<Option<&'a RawValue>> {
+    let mut found = vec![None; places.len()];
+    if let Ok(document) = document(body) {
+        let steps = places.iter().map(|place| place.steps.as_slice());
+        let wanted: Vec<_> = steps.enumerate().collect();
+        descend(document, &wanted, &mut found);
+    }
+    found
+}
+
+/// Puts the values behind these steps into `found`, each at its number.
+fn descend<'a>(
+    value: &'a RawValue,
+    wanted: &[(usize, &[String])],
+    found: &mut [Option<&'a RawValue>],
+) {
+    let mut firsts: Vec<&str> = Vec::new();
+    for (number, steps) in wanted {
+        match steps.first() {
+            None => found[*number] = Some(value),
+            Some(first) if firsts.contains(&first.as_str()) => {}
+            Some(first) => firsts.push(first),
+        }
+    }
+    if firsts.is_empty() {
+        return;
+    }
+    let values = behind(value, &firsts).unwrap_or_default();
+    for (first, value) in firsts.iter().zip(values) {
+        let rest = wanted.iter().filter_map(|(number, steps)| {
+            let (step, rest) = steps.split_first()?;
+            (step == first).then_some((*number, rest))
+        });
+        if let Some(value) = value {
+            descend(value, &rest.collect::<Vec<_>>(), found);
+        }
+    }
+}
+
+/// A value as text: a table, list or number as JSON. `None` for null and for an empty text.
+pub(crate) fn text(value: Value) -> Option<String> {
+    match value {
+        Value::Null => None,
+        Value::String(text) => Some(text).filter(|text| !text.is_empty()),
+        other => Some(other.to_string()),
+    }
 }
 
 #[cfg(test)]
@@ -223,6 +290,14 @@ mod tests {
         assert_eq!(found, [Some(json!("x")), Some(json!(true))]);
         assert_eq!(at(body, ["/a", "/a/b/0"])[1], Some(json!(1)));
         assert_eq!(at(body, ["/n", "/n/x"]), [Some(Value::Null), None]);
+        assert_eq!(
+            at(body, ["/a/b/0", "/a/b/0"]),
+            [Some(json!(1)), Some(json!(1))]
+        );
+        assert_eq!(
+            at(body, ["/a/b/1/c", ""])[1],
+            serde_json::from_str(body).ok()
+        );
         assert_eq!(at(body, ["/", "/a/b/01"]), [None, None]);
         assert_eq!(
             at(r#"{"a":1,"a":{}}"#, ["/a", "/a/b"]),

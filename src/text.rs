@@ -77,12 +77,16 @@ pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A time as RFC 3339 with milliseconds, in UTC. RFC 3339 cannot write a time after the year 9999,
-/// so such a time becomes the last moment of that year.
+/// A time as RFC 3339 with milliseconds, in UTC. A time before 1970 becomes the first moment of that
+/// year, and one after the year 9999, which RFC 3339 cannot write, becomes the last moment of that year.
 #[must_use]
 pub(crate) fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(writable(time)).to_string()
+}
+
+fn writable(time: SystemTime) -> SystemTime {
     const END: Duration = Duration::from_millis(253_402_300_799_999);
-    humantime::format_rfc3339_millis(time.min(SystemTime::UNIX_EPOCH + END)).to_string()
+    time.clamp(SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + END)
 }
 
 /// Serialises a time as [`rfc3339`] writes it.
@@ -107,7 +111,7 @@ pub(crate) fn as_rfc3339_or_null<S: serde::Serializer>(
 /// A time with microseconds, for comparison with other times of the same clock.
 #[must_use]
 pub(crate) fn rfc3339_micros(time: SystemTime) -> String {
-    humantime::format_rfc3339_micros(time).to_string()
+    humantime::format_rfc3339_micros(writable(time)).to_string()
 }
 
 /// A duration for people: `1.5s`, not `1s 500ms`.
@@ -183,6 +187,11 @@ mod tests {
             |years: u64| SystemTime::UNIX_EPOCH + Duration::from_secs(years * 31_556_952);
         assert_eq!(rfc3339(in_years(1)), "1971-01-01T05:49:12.000Z");
         assert_eq!(rfc3339(in_years(9_000)), "9999-12-31T23:59:59.999Z");
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        assert_eq!(rfc3339(before), "1970-01-01T00:00:00.000Z");
+        let micros = [before, in_years(9_000)].map(rfc3339_micros);
+        assert_eq!(micros[0], "1970-01-01T00:00:00.000000Z");
+        assert_eq!(micros[1], "9999-12-31T23:59:59.999000Z");
     }
 
     #[test]

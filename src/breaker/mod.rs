@@ -69,6 +69,8 @@ pub(crate) struct Evidence<'a> {
     pub(crate) route: Option<usize>,
     /// Of `served`, those of the message's own route.
     pub(crate) served_by_route: u64,
+    /// One of several routes of the lane goes on: its own breaker is closed.
+    pub(crate) routes_go_on: bool,
     /// The wait that the service asks for.
     pub(crate) retry_after: Option<Duration>,
     /// The failure, for people.
@@ -138,8 +140,8 @@ struct Row {
     streak: Vec<u64>,
 }
 
-/// A lane with several routes stops only if none of them was served for this long: it can stop for all
-/// of them or for none.
+/// A lane with several routes stops only if the breaker of each route that has messages is open, and if
+/// none of them was served for this long: it can stop for all of them or for none.
 const NONE_SERVED: Duration = Duration::from_secs(10);
 
 impl Breaker {
@@ -184,7 +186,10 @@ impl Breaker {
                 self.rejected = 0;
             }
         }
+        let goes_on = evidence.routes_go_on && evidence.sign == Sign::Well;
         match self.outage.as_mut().map(|outage| outage.judge(evidence)) {
+            // A route whose first message ends well while the lane stops for all others.
+            Some(_) if goes_on => self.close(),
             Some(Probed::Nothing) => {}
             Some(Probed::Answered) => self.close(),
             Some(Probed::Failed) => self.wait_longer(evidence),
@@ -262,9 +267,10 @@ impl Breaker {
             ..
         } = self.settings;
         let recent = |at: Instant| evidence.now - at < NONE_SERVED;
-        let others_go_on = evidence.route.is_some() && self.served_at.is_some_and(recent);
-        let is_down = self.row(evidence).streak.len() >= unavailable as usize && !others_go_on;
-        enabled && (is_down || storms && self.rejected >= rejected)
+        let was_served = evidence.route.is_some() && self.served_at.is_some_and(recent);
+        let is_down = self.row(evidence).streak.len() >= unavailable as usize && !was_served;
+        let trips = is_down || storms && self.rejected >= rejected;
+        enabled && trips && !evidence.routes_go_on
     }
 
     fn open(&mut self, evidence: &Evidence<'_>) {

@@ -11,6 +11,7 @@ struct Bench {
     served: u64,
     /// Attempts of other routes that ended well.
     elsewhere: u64,
+    routes_go_on: bool,
     next: u64,
 }
 
@@ -21,6 +22,7 @@ impl Bench {
             now: Instant::now(),
             served: 0,
             elsewhere: 0,
+            routes_go_on: false,
             next: 0,
         }
     }
@@ -50,6 +52,7 @@ impl Bench {
             served: self.served,
             route: (self.elsewhere > 0).then_some(0),
             served_by_route: self.served - self.elsewhere,
+            routes_go_on: self.routes_go_on,
             retry_after,
             error: "connection refused",
         })
@@ -162,6 +165,25 @@ fn successes_of_another_route_keep_the_lane_open_but_say_nothing_about_the_messa
     bench.pass(SECOND);
     bench.ends(1, Sign::Unavailable);
     assert!(bench.breaker.is_open(), "none was served for 10 s");
+}
+
+#[test]
+fn a_lane_stays_open_for_a_route_that_is_rarely_used() {
+    let mut bench = Bench::new();
+    bench.another_route_is_served();
+    bench.routes_go_on = true;
+    for sign in [Sign::Unavailable, Sign::Rejected] {
+        bench.pass(Duration::from_hours(1));
+        bench.ends(100, sign);
+        assert!(!bench.breaker.is_open(), "{sign:?}");
+    }
+    bench.routes_go_on = false;
+    bench.ends(1, Sign::Rejected);
+    assert!(bench.breaker.is_open());
+    // It was under way when the lane stopped.
+    bench.routes_go_on = true;
+    bench.ends(1, Sign::Well);
+    assert!(!bench.breaker.is_open());
 }
 
 #[test]

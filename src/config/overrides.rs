@@ -22,6 +22,11 @@ impl<T> Overrides<T> {
     pub fn is_empty(&self) -> bool {
         self.given.is_empty()
     }
+
+    /// Whether this key is given.
+    pub(crate) fn gives(&self, key: &str) -> bool {
+        self.given.contains(key)
+    }
 }
 
 impl<T: Clone + Serialize + DeserializeOwned> Overrides<T> {
@@ -40,8 +45,11 @@ impl<T: Clone + Serialize + DeserializeOwned> Overrides<T> {
                 None => all.remove(key),
             };
         }
-        // The type reads what it has written.
-        serde_json::from_value(Value::Object(all)).unwrap_or_else(|_| self.value.clone())
+        // The type reads what it has written, unless code has made a value that no file may have.
+        serde_json::from_value(Value::Object(all)).unwrap_or_else(|error| {
+            tracing::error!(%error, keys = ?self.given, "settings with own keys of a route cannot be read: all other keys are the defaults");
+            self.value.clone()
+        })
     }
 }
 

@@ -33,6 +33,11 @@ pub struct ForwardSettings {
     /// If the caller's queue refuses the reply three times, because it is full, the message becomes a
     /// dead letter (class `forward`). Default: `false`.
     pub reply: bool,
+    /// The exchanges to which a reply may go. With `dialect = "spring"` a `reply-to` can name an exchange
+    /// and a routing key, so whoever publishes a message chooses what the worker publishes there. A
+    /// message that names another exchange gets no reply, and the log says so once. Default: `[]`.
+    #[schemars(example = ["answers"])]
+    pub reply_exchanges: Vec<String>,
 }
 
 /// The names that a routing key can have in braces.
@@ -60,6 +65,11 @@ impl ForwardSettings {
             });
         }
         Some(key)
+    }
+
+    /// Whether a reply may go to this exchange.
+    pub(crate) fn may_reply_to(&self, exchange: &str) -> bool {
+        exchange.is_empty() || self.reply_exchanges.iter().any(|known| known == exchange)
     }
 
     pub(super) fn check(&self, findings: &mut Findings, path: &KeyPath, queue: &str) {
@@ -136,6 +146,7 @@ mod tests {
         Sections::allowed(&[
             "",
             "forward.reply = true",
+            "forward = { reply = true, reply_exchanges = ['answers'] }",
             "forward.routing_key = 'done'",
             "forward = { exchange = 'shop', routing_key = '' }",
             "forward = { exchange = 'shop', routing_key = 'orders' }",

@@ -91,7 +91,8 @@ pub enum Unrouted {
     /// Put it in the dead-letter queue, as `unroutable-type`.
     #[default]
     DeadLetter,
-    /// Ack it, and count it as `dropped`.
+    /// Ack it, and count it as `dropped`. A copy that a worker or an operator has put back becomes a dead
+    /// letter all the same, because it may have lost its kind.
     Ack,
 }
 
@@ -117,7 +118,8 @@ pub struct RouteSettings {
     #[schemars(with = "Option<RouteSpan>", example = &"1m")]
     pub timeout: Option<Duration>,
     /// What happens after a failure: a table with keys of the consumer's `retry`. Keys that are not
-    /// given are those of the consumer. Default: none.
+    /// given are those of the consumer. The consumer's `delays` count only if the route gives none of
+    /// `max_attempts`, `base`, `factor` and `jitter`. Default: none.
     #[serde(skip_serializing_if = "Overrides::is_empty")]
     #[schemars(extend("x-whole" = true), example = &serde_json::json!({ "max_attempts": 5 }))]
     pub retry: Overrides<RetrySettings>,
@@ -126,6 +128,20 @@ pub struct RouteSettings {
     #[serde(skip_serializing_if = "Overrides::is_empty")]
     #[schemars(extend("x-whole" = true), example = &serde_json::json!({ "unavailable": 3 }))]
     pub breaker: Overrides<BreakerSettings>,
+}
+
+impl RouteSettings {
+    /// The retry settings of a route of a consumer that has these. A list of delays takes the place of the
+    /// number of attempts and of the backoff, so a route that gives one of those does not have the
+    /// consumer's list.
+    fn retry_over(&self, consumer: &RetrySettings) -> RetrySettings {
+        let mut retry = self.retry.over(consumer);
+        let of_backoff = ["max_attempts", "base", "factor", "jitter"];
+        if !self.retry.gives("delays") && of_backoff.iter().any(|key| self.retry.gives(key)) {
+            retry.delays.clear();
+        }
+        retry
+    }
 }
 
 fn is_none(handler: &HandlerSettings) -> bool {
@@ -166,7 +182,7 @@ impl ConsumerSettings {
             own.handler = route.handler.clone();
         }
         own.timeout = route.timeout.unwrap_or(self.timeout);
-        own.retry = route.retry.over(&self.retry);
+        own.retry = route.retry_over(&self.retry);
         own.breaker = route.breaker.over(&self.breaker);
         Cow::Owned(own)
     }
@@ -185,7 +201,7 @@ impl ConsumerSettings {
     pub(super) fn route_retries(&self) -> impl Iterator<Item = RetrySettings> + '_ {
         let routes = self.routes.values();
         let own = routes.filter(|route| !route.retry.is_empty());
-        own.map(|route| route.retry.over(&self.retry))
+        own.map(|route| route.retry_over(&self.retry))
     }
 
     /// The longest time for one attempt, whatever its route.
@@ -228,6 +244,13 @@ impl ConsumerSettings {
             let path = at_routes.key(name);
             findings.name(path.clone(), name);
             route.handler.check(findings, &path.key("handler"));
+            let dialect = self.dialect.filter(|_| self.route_by == RouteBy::Type);
+            if let Some(kind) = dialect.map(|dialect| dialect.kind(name))
+                && kind != *name
+            {
+                let message = format!("takes no message: the worker reads this kind as `{kind}`");
+                findings.add(path.clone(), message);
+            }
             let own = self.of_route(Some(name));
             if !route.retry.is_empty() {
                 own.retry.check(findings, &path.key("retry"));

@@ -8,15 +8,15 @@ mod table;
 mod tests;
 mod time;
 
-use std::time::SystemTime;
+use std::{sync::LazyLock, time::SystemTime};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     broker::{HeaderValue, Properties, headers::names},
-    pointer,
+    pointer::{self, Pointer},
 };
 pub(crate) use reply::Answer;
 use table::{At, Deaths, Table, When};
@@ -83,10 +83,29 @@ impl Dialect {
             .map(|(dialect, _)| *dialect)
     }
 
+    /// The kind, as routes name it, of a message in which this text is the kind.
+    pub(crate) fn kind(self, written: &str) -> String {
+        (table::of(self).short_kind)(written.to_owned())
+    }
+
+    /// Whether the caller of this message, which has a `reply-to`, wants its result.
+    pub(crate) fn wants_reply(self, properties: &Properties) -> bool {
+        let ignores = |name: &&str| properties.header(name).map(HeaderValue::to_json);
+        let mut ignores = table::of(self).ignores_result.iter().filter_map(ignores);
+        !ignores.any(|ignores| ignores == true)
+    }
+
     /// Reads a message that came from this queue, and fills in the properties that it lacks.
-    pub(crate) fn read(self, properties: &mut Properties, body: &[u8], queue: &str) -> Facts {
+    /// `with_sequel`: looks for a sequel too.
+    pub(crate) fn read(
+        self,
+        properties: &mut Properties,
+        body: &[u8],
+        queue: &str,
+        with_sequel: bool,
+    ) -> Facts {
         let table = table::of(self);
-        let seen = Seen::new(table, properties, body);
+        let seen = Seen::new(&PLACES[self as usize], properties, body, with_sequel);
         let kind = seen.first_text(table.kind).map(table.short_kind);
         let id = seen.first_text(table.id);
         let content_type = table.content_type.map(str::to_owned);
@@ -125,35 +144,65 @@ fn deaths(table: &Table, properties: &Properties, queue: &str) -> u32 {
     })
 }
 
+/// The places of the body that the table of each dialect names.
+static PLACES: LazyLock<[Places; 6]> = LazyLock::new(|| table::ALL.map(|(_, it)| Places::of(it)));
+
+#[derive(Debug)]
+struct Places {
+    names: Vec<&'static str>,
+    pointers: Vec<Pointer>,
+    /// How many of them are no sequels. Those are the last.
+    facts: usize,
+}
+
+impl Places {
+    fn of(table: &Table) -> Self {
+        let read = |name: &'static str| Some((name, name.parse().ok()?));
+        let facts = table.places().filter_map(read).count();
+        let all = table.places().chain(table.sequels()).filter_map(read);
+        let (names, pointers) = all.unzip();
+        Self {
+            names,
+            pointers,
+            facts,
+        }
+    }
+}
+
 /// A message, with the values of its body that the table names.
 struct Seen<'a> {
     properties: &'a Properties,
-    /// The values at the places of the body, in the order of the table's `places`.
-    body: Vec<(&'static str, Option<Value>)>,
+    /// The values at the places of the body.
+    body: Vec<(&'static str, Option<&'a RawValue>)>,
 }
 
 impl<'a> Seen<'a> {
-    fn new(table: &Table, properties: &'a Properties, body: &[u8]) -> Self {
-        let places: Vec<_> = table.places().collect();
-        let pointers: Vec<_> = places.iter().filter_map(|at| at.parse().ok()).collect();
-        let values = match pointers.is_empty() {
-            true => Vec::new(),
-            false => pointer::look_up(body, &pointers),
+    fn new(places: &Places, properties: &'a Properties, body: &'a [u8], with_sequel: bool) -> Self {
+        let most = match with_sequel {
+            true => places.names.len(),
+            false => places.facts,
+        };
+        let found = match most {
+            0 => Vec::new(),
+            most => pointer::find_all(body, &places.pointers[..most]),
         };
         Self {
             properties,
-            body: places.into_iter().zip(values).collect(),
+            body: places.names.iter().copied().zip(found).collect(),
         }
+    }
+
+    /// What stands at a place of the body.
+    fn written(&self, place: &str) -> Option<&'a str> {
+        let found = self.body.iter().find(|(known, _)| *known == place);
+        found.and_then(|(_, value)| value.map(RawValue::get))
     }
 
     /// The value at a place, if there is one and it is not null.
     fn value(&self, at: At) -> Option<Value> {
         let value = match at {
             At::Header(name) => self.properties.header(name)?.to_json(),
-            At::Body(place) => {
-                let found = self.body.iter().find(|(known, _)| *known == place);
-                found.and_then(|(_, value)| value.clone())?
-            }
+            At::Body(place) => serde_json::from_str(self.written(place)?).ok()?,
         };
         (!value.is_null()).then_some(value)
     }
@@ -166,11 +215,7 @@ impl<'a> Seen<'a> {
     }
 
     fn text(&self, at: At) -> Option<String> {
-        let text = match self.value(at)? {
-            Value::String(text) => text,
-            other => other.to_string(),
-        };
-        (!text.is_empty()).then_some(text)
+        pointer::text(self.value(at)?)
     }
 
     fn count(&self, places: &[At]) -> u32 {
@@ -206,11 +251,13 @@ impl<'a> Seen<'a> {
 
     /// Whether there is something at a place: not null, and no empty list.
     fn has_content(&self, at: At) -> bool {
-        match self.value(at) {
-            None => false,
-            Some(Value::Array(items)) => !items.is_empty(),
-            Some(_) => true,
-        }
+        let written = match at {
+            At::Body(place) => self.written(place),
+            At::Header(_) => return self.value(at).is_some(),
+        };
+        let inside = |list: &'a str| list.strip_prefix('[')?.strip_suffix(']');
+        let is_empty = |list: &'a str| inside(list).is_some_and(|items| items.trim().is_empty());
+        written.is_some_and(|value| value != "null" && !is_empty(value))
     }
 }
 

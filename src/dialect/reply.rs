@@ -1,6 +1,8 @@
 //! How the caller of a request wants its reply.
 
-use serde_json::{Value, json};
+use std::borrow::Cow;
+
+use serde_json::{Value, value::RawValue};
 
 use super::{Dialect, table};
 
@@ -36,27 +38,22 @@ impl Answer {
         body: Vec<u8>,
         content_type: Option<String>,
     ) -> Self {
-        let style = dialect.map_or(Style::Plain, |dialect| table::of(dialect).reply);
-        let (exchange, routing_key) = match style {
-            Style::Spring => address(reply_to),
-            _ => ("", reply_to),
-        };
+        let style = style(dialect);
+        let (exchange, routing_key) = address(style, reply_to);
         let wrapped = match style {
             Style::Plain | Style::Spring => None,
-            Style::Celery => Some(json!({
-                "task_id": id,
-                "status": "SUCCESS",
-                "result": value(&body),
-                "traceback": null,
-                "children": [],
-            })),
-            Style::NestJs => Some(json!({ "response": value(&body), "isDisposed": true })),
+            Style::Celery => Some(format!(
+                r#"{{"task_id":{},"status":"SUCCESS","result":{},"traceback":null,"children":[]}}"#,
+                Value::from(id),
+                json(&body),
+            )),
+            Style::NestJs => Some(format!(
+                r#"{{"response":{},"isDisposed":true}}"#,
+                json(&body)
+            )),
         };
         let (body, content_type) = match wrapped {
-            Some(reply) => (
-                reply.to_string().into_bytes(),
-                Some("application/json".to_owned()),
-            ),
+            Some(reply) => (reply.into_bytes(), Some("application/json".to_owned())),
             None => (body, content_type),
         };
         Self {
@@ -66,28 +63,43 @@ impl Answer {
             content_type,
         }
     }
+
+    /// The exchange that a `reply-to` names. Empty: the default exchange.
+    pub(crate) fn exchange(dialect: Option<Dialect>, reply_to: &str) -> &str {
+        address(style(dialect), reply_to).0
+    }
 }
 
-/// Spring's address: `exchange/routing-key`, or the name of a queue. The queues of direct reply-to have
-/// slashes in their names.
-fn address(reply_to: &str) -> (&str, &str) {
+fn style(dialect: Option<Dialect>) -> Style {
+    dialect.map_or(Style::Plain, |dialect| table::of(dialect).reply)
+}
+
+/// The exchange and the routing key of a reply. Spring's address is `exchange/routing-key`, or the name of a
+/// queue. The queues of direct reply-to have slashes in their names.
+fn address(style: Style, reply_to: &str) -> (&str, &str) {
+    let is_direct = reply_to.starts_with("amq.rabbitmq.reply-to");
     match reply_to.split_once('/') {
-        Some(parts) if !reply_to.starts_with("amq.rabbitmq.reply-to") => parts,
+        Some(parts) if style == Style::Spring && !is_direct => parts,
         _ => ("", reply_to),
     }
 }
 
-/// A result as JSON: text if it is none. An empty result is null.
-fn value(body: &[u8]) -> Value {
+/// A result as JSON, as it is written: numbers keep all their digits. What is no JSON becomes text, and
+/// an empty result null.
+fn json(body: &[u8]) -> Cow<'_, str> {
     if body.is_empty() {
-        return Value::Null;
+        return Cow::Borrowed("null");
     }
-    serde_json::from_slice(body)
-        .unwrap_or_else(|_| String::from_utf8_lossy(body).into_owned().into())
+    match serde_json::from_slice::<&RawValue>(body) {
+        Ok(json) => Cow::Borrowed(json.get()),
+        Err(_) => Cow::Owned(Value::from(String::from_utf8_lossy(body)).to_string()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn answer(dialect: Option<Dialect>, reply_to: &str, body: &str) -> Answer {
@@ -110,6 +122,12 @@ mod tests {
             (&json!("SUCCESS"), &json!({"sum":7}))
         );
         assert_eq!(json_of(Dialect::Celery, "")["result"], Value::Null);
+        let exact = "[12345678901234567890123,1.10]";
+        for dialect in [Dialect::Celery, Dialect::NestJs] {
+            let answer = answer(Some(dialect), "q", exact);
+            let body = String::from_utf8(answer.body).unwrap();
+            assert!(body.contains(exact), "{body}");
+        }
         let nest = json!({ "response": "seven", "isDisposed": true });
         assert_eq!(json_of(Dialect::NestJs, "seven"), nest);
         let plain = answer(None, "a/b", "x");

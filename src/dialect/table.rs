@@ -1,5 +1,7 @@
 //! The tables of the dialects.
 
+use serde_json::Value;
+
 use super::{Dialect, reply::Style};
 
 /// A place in a message.
@@ -58,6 +60,8 @@ pub(super) struct Table {
     pub(super) error_class: &'static [At<'static>],
     /// Other work that the system starts after the message.
     pub(super) sequel: &'static [At<'static>],
+    /// Headers that are true if the caller wants no reply, although the message has a `reply-to`.
+    pub(super) ignores_result: &'static [&'static str],
     pub(super) reply: Style,
 }
 
@@ -77,6 +81,7 @@ const NONE: Table = Table {
     is_traceback: false,
     error_class: &[],
     sequel: &[],
+    ignores_result: &[],
     reply: Style::Plain,
 };
 
@@ -93,6 +98,7 @@ const CELERY: Table = Table {
         Body("/2/chain"),
         Body("/2/chord"),
     ],
+    ignores_result: &["ignore_result"],
     reply: Style::Celery,
     ..NONE
 };
@@ -121,6 +127,7 @@ const DRAMATIQ: Table = Table {
 /// <https://docs.nestjs.com/microservices/rabbitmq>
 const NESTJS: Table = Table {
     kind: &[Body("/pattern")],
+    short_kind: sorted,
     id: &[Body("/id")],
     content_type: Some("application/json"),
     reply: Style::NestJs,
@@ -185,7 +192,7 @@ pub(super) fn of(dialect: Dialect) -> &'static Table {
 }
 
 impl Table {
-    /// The places of the body that this table names.
+    /// The places of the body that this table names, without those of sequels.
     pub(super) fn places(&self) -> impl Iterator<Item = &'static str> {
         let times = self
             .eta
@@ -202,13 +209,47 @@ impl Table {
             self.attempts,
             self.error,
             self.error_class,
-            self.sequel,
         ];
         let others = lists.into_iter().flatten().copied();
-        others.chain(times.flatten()).filter_map(|at| match at {
-            Body(place) => Some(place),
-            Header(_) => None,
-        })
+        others.chain(times.flatten()).filter_map(in_body)
+    }
+
+    /// The places of the body where sequels stand.
+    pub(super) fn sequels(&self) -> impl Iterator<Item = &'static str> {
+        self.sequel.iter().copied().filter_map(in_body)
+    }
+}
+
+fn in_body(at: At<'static>) -> Option<&'static str> {
+    match at {
+        Body(place) => Some(place),
+        Header(_) => None,
+    }
+}
+
+/// A pattern of NestJS with the keys of objects sorted, so that two ways to write a pattern name the same
+/// handler.
+fn sorted(pattern: String) -> String {
+    match serde_json::from_str(&pattern) {
+        Ok(object @ Value::Object(_)) => sort(object).to_string(),
+        _ => pattern,
+    }
+}
+
+fn sort(value: Value) -> Value {
+    match value {
+        Value::Object(keys) => {
+            let mut keys: Vec<_> = keys.into_iter().collect();
+            // As JavaScript's `localeCompare` orders letters of ASCII: `a`, `A`, `b`.
+            keys.sort_by(|(one, _), (other, _)| {
+                let [lower, others] = [one, other].map(|key| key.to_lowercase());
+                lower.cmp(&others).then_with(|| other.cmp(one))
+            });
+            keys.into_iter()
+                .map(|(key, value)| (key, sort(value)))
+                .collect()
+        }
+        value => value,
     }
 }
 

@@ -28,7 +28,7 @@ fn recorded(dialect: Dialect, name: &str) -> (Properties, Vec<u8>) {
 /// The message as the worker has it, and what it says.
 fn read(dialect: Dialect, name: &str) -> (Properties, Facts) {
     let (mut properties, body) = recorded(dialect, name);
-    let facts = dialect.read(&mut properties, &body, "recorded");
+    let facts = dialect.read(&mut properties, &body, "recorded", true);
     (properties, facts)
 }
 
@@ -118,7 +118,42 @@ fn a_message_of_nestjs_has_its_pattern_in_its_body() {
     assert_eq!(request.message_id(), request.correlation_id());
     assert!(request.reply_to().is_some());
     let (object, _) = read(Dialect::NestJs, "object");
-    assert_eq!(object.message_type(), Some(r#"{"cmd":"sum","a":1}"#));
+    assert_eq!(object.message_type(), Some(r#"{"a":1,"cmd":"sum"}"#));
+}
+
+#[test]
+fn a_pattern_of_nestjs_names_one_route_however_its_keys_are_ordered() {
+    let kind = |pattern: &str| {
+        let body = format!(r#"{{"pattern": {pattern}}}"#);
+        let mut properties = Properties::default();
+        Dialect::NestJs.read(&mut properties, body.as_bytes(), "q", true);
+        properties.message_type().map(str::to_owned)
+    };
+    let sorted = Some(r#"{"a":{"x":1,"y":2},"B":3,"cmd":"sum"}"#.to_owned());
+    assert_eq!(kind(r#"{"cmd":"sum", "B":3, "a":{"y":2,"x":1}}"#), sorted);
+    assert_eq!(
+        kind(r#""{\"cmd\":\"sum\",\"B\":3,\"a\":{\"y\":2,\"x\":1}}""#),
+        sorted
+    );
+    assert_eq!(kind(r#""order.paid""#).as_deref(), Some("order.paid"));
+}
+
+#[test]
+fn each_dialect_has_its_own_table() {
+    for (number, (dialect, _)) in table::ALL.into_iter().enumerate() {
+        assert_eq!(dialect as usize, number);
+        let places = &PLACES[number];
+        assert_eq!(places.names.len(), places.pointers.len());
+    }
+}
+
+#[test]
+fn a_task_whose_result_is_ignored_gets_no_reply() {
+    let [ignored, wanted] = ["plain", "request"].map(|name| read(Dialect::Celery, name).0);
+    assert!(ignored.reply_to().is_some() && wanted.reply_to().is_some());
+    assert!(!Dialect::Celery.wants_reply(&ignored));
+    assert!(Dialect::NestJs.wants_reply(&ignored));
+    assert!(Dialect::Celery.wants_reply(&wanted));
 }
 
 #[test]
@@ -139,7 +174,7 @@ fn a_message_of_spring_has_its_class_in_a_header_and_its_attempts_in_x_death() {
 #[test]
 fn only_what_the_queue_itself_rejected_counts_as_an_attempt() {
     let (mut properties, body) = recorded(Dialect::Spring, "rejected");
-    let facts = Dialect::Spring.read(&mut properties, &body, "another");
+    let facts = Dialect::Spring.read(&mut properties, &body, "another", true);
     assert_eq!(facts.attempts, 0);
 }
 
@@ -187,7 +222,7 @@ fn a_property_that_the_publisher_has_set_stays() {
         Properties::new("own", Some("text/plain"), Some("mine"), &[]),
         br#"{"pattern":"sum","id":"other"}"#,
     );
-    Dialect::NestJs.read(&mut properties, body, "q");
+    Dialect::NestJs.read(&mut properties, body, "q", true);
     assert_filled(&properties, "mine", "text/plain");
     assert_eq!(properties.message_id(), Some("own"));
 }
@@ -205,7 +240,7 @@ fn a_message_that_is_none_of_the_dialect_is_left_as_it_is() {
     for (dialect, _) in table::ALL {
         for body in bodies {
             let mut properties: Properties = Letter::default().header("eta", "soon").into();
-            let facts = dialect.read(&mut properties, body.as_bytes(), "q");
+            let facts = dialect.read(&mut properties, body.as_bytes(), "q", true);
             assert_eq!(facts, Facts::default(), "{dialect:?} {body}");
         }
         let long = "x".repeat(300);
@@ -215,7 +250,7 @@ fn a_message_that_is_none_of_the_dialect_is_left_as_it_is() {
             .header("task", &long)
             .header("__TypeId__", &long);
         let mut properties: Properties = letter.into();
-        dialect.read(&mut properties, body.as_bytes(), "q");
+        dialect.read(&mut properties, body.as_bytes(), "q", true);
         assert_eq!(properties.message_type(), None, "{dialect:?}");
     }
 }
@@ -226,9 +261,47 @@ fn a_dead_letter_that_somebody_put_back_begins_anew() {
     let letter = letter.number("retries", 7);
     let facts = |letter: Letter| {
         let mut properties: Properties = letter.into();
-        Dialect::Celery.read(&mut properties, b"[]", "q")
+        Dialect::Celery.read(&mut properties, b"[]", "q", true)
     };
     let first = facts(letter.clone());
     assert_eq!((first.attempts, first.expires_at.is_some()), (7, true));
     assert_eq!(facts(letter.number(names::REPLAYS, 1)), Facts::default());
+}
+
+proptest::proptest! {
+    /// The messages of a lane are read in its own task, which must not panic.
+    #[test]
+    fn any_text_at_any_place_is_read(text in "[0-9T:.+€Zz-]{0,30}|.{0,20}") {
+        let mut letter = Letter::default();
+        for name in [
+            "task",
+            "id",
+            "eta",
+            "expires",
+            "retries",
+            "__TypeId__",
+            "retry-count",
+            "x-exception-message",
+            "NServiceBus.EnclosedMessageTypes",
+            "NServiceBus.MessageId",
+            "NServiceBus.Retries",
+            "MT-Redelivery-Count",
+            "MT-Fault-Message",
+        ] {
+            letter = letter.header(name, &text);
+        }
+        let body = serde_json::json!({
+            "pattern": { text.clone(): text }, "id": text,
+            "actor_name": text, "message_id": text, "message_timestamp": text,
+            "options": { "eta": text, "max_age": text, "retries": text, "traceback": text },
+            "messageType": [text], "messageId": text, "expirationTime": text,
+        });
+        for (dialect, _) in table::ALL {
+            let mut properties: Properties = letter.clone().into();
+            let facts = dialect.read(&mut properties, body.to_string().as_bytes(), "q", true);
+            for time in [facts.eta, facts.expires_at].into_iter().flatten() {
+                let _ = crate::text::rfc3339(time);
+            }
+        }
+    }
 }

@@ -29,10 +29,12 @@ pub(super) fn iso(text: &str) -> Option<SystemTime> {
     let dot = if fraction.is_empty() { "" } else { "." };
     let utc = humantime::parse_rfc3339(&format!("{date}T{whole}{dot}{fraction}Z")).ok()?;
     let by = Duration::from_secs(u64::from(east.unsigned_abs()) * 60);
-    match east {
+    let time = match east {
         0.. => utc.checked_sub(by),
         _ => utc.checked_add(by),
-    }
+    };
+    // No message is from before 1970, and headers cannot write such a time.
+    time.filter(|time| *time >= UNIX_EPOCH)
 }
 
 /// The minutes to the east of Greenwich.
@@ -43,6 +45,9 @@ fn offset(zone: &str) -> Option<i32> {
     }
     let sign = if zone.starts_with('-') { -1 } else { 1 };
     let digits: String = zone.get(1..)?.chars().filter(|c| *c != ':').collect();
+    if !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
     let (hours, minutes) = match digits.len() {
         2 => (digits.as_str(), "0"),
         4 => digits.split_at(2),
@@ -54,6 +59,8 @@ fn offset(zone: &str) -> Option<i32> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -84,8 +91,27 @@ mod tests {
             "soon",
             "2026-11-27T20:31:04+1",
             "2026-13-01T00:00:00Z",
+            "2026-11-27T+€1",
+            "2026-11-27T20:31:04+€1",
+            "1970-01-01T00:00:00+01:00",
         ] {
             assert_eq!(iso(text), None, "{text}");
+        }
+    }
+
+    proptest! {
+        /// Anybody can publish any text.
+        #[test]
+        fn any_text_is_a_time_that_can_be_written_or_none(
+            start in "(2026-11-27|1970-01-01|9999-12-31)[Tt ]",
+            text in "([0-9:.+€Zz -]{0,12}|.{0,12})",
+        ) {
+            for text in [format!("{start}{text}"), format!("{start}20:31:04{text}"), text] {
+                if let Some(time) = iso(&text) {
+                    let _ = crate::text::rfc3339(time);
+                    let _ = crate::text::rfc3339_micros(time);
+                }
+            }
         }
     }
 

@@ -17,7 +17,12 @@ pub(super) fn retry_schedule(scene: &Scene<'_>, found: &mut Found) {
                     .key(route)
                     .key("retry");
                 let label = format!("{name}, route {route}");
-                fits_age(found, &label, &at, &own.retry.over(&consumer.retry));
+                fits_age(
+                    found,
+                    &label,
+                    &at,
+                    &consumer.of_route(Some(route.as_str())).retry,
+                );
             }
         }
     }

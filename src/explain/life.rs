@@ -129,6 +129,7 @@ pub(super) fn evidence(
         served,
         route: None,
         served_by_route: served,
+        routes_go_on: false,
         retry_after,
         error: "",
     }

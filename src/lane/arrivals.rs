@@ -18,23 +18,34 @@ use crate::{
     status::End,
 };
 
+/// A lane whose dialect reads bodies takes about so many bytes in one turn: all lanes share one thread, and
+/// their acks wait meanwhile.
+const READ_TOGETHER: usize = 256 * 1024;
+
 impl<B: Broker> LaneActor<B> {
     /// Takes this delivery, and all others that have arrived by now.
     pub(super) fn received(&mut self, delivery: Option<Result<Delivery, BrokerError>>) {
         let mut taken = 0;
+        let mut read = 0;
         let mut arrived = Some(delivery);
         while let Some(delivery) = arrived.take() {
             match delivery {
-                Some(Ok(delivery)) => self.take(delivery),
+                Some(Ok(delivery)) => {
+                    read += delivery.body.len();
+                    self.take(delivery);
+                }
                 Some(Err(error)) => return self.lose_session(&error),
                 None if self.subscription.is_stopping() => return self.stream_ended(),
                 // The broker has cancelled the consumer, for instance because the queue was
                 // deleted. The end of the stream is the only sign of it.
                 None => return self.consumer_cancelled(),
             }
+            taken += 1;
+            if read >= READ_TOGETHER && self.lane.settings.dialect.is_some() {
+                break;
+            }
             let session = self.subscription.session.as_mut();
             arrived = session.and_then(Session::try_next).map(Some);
-            taken += 1;
         }
         self.take_one_probe();
         if self.subscription.has_ended_unasked() {
@@ -93,7 +104,8 @@ impl<B: Broker> LaneActor<B> {
         let session = self.subscription.session_id?;
         self.sizes.saw(delivery.body.len());
         let (lane, tag, received) = (&self.lane, delivery.tag, delivery.received);
-        let message = Message::read(delivery, Arc::clone(&lane.queue), lane.settings.dialect);
+        let (dialect, with_sequel) = (lane.settings.dialect, lane.wants_sequel());
+        let message = Message::read(delivery, Arc::clone(&lane.queue), dialect, with_sequel);
         if message.has_sequel {
             lane.tell_of_sequel(&message);
         }

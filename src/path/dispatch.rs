@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::execute::Limits;
+use super::{execute::Limits, service::address};
 use crate::{
     consumer::{self, ConsumerSettings, RouteBy, Unrouted},
     decode::Reader,
@@ -56,8 +56,9 @@ impl Route {
     }
 
     /// How long a message waits whose service is down for this route; `None`: its attempt may start.
-    pub(super) fn wait(&self, now: Instant) -> Option<Duration> {
-        self.own.as_ref()?.wait(now)
+    /// `comes_back`: if it waits, it is back after that time.
+    pub(super) fn wait(&self, now: Instant, flight: &Flight, comes_back: bool) -> Option<Duration> {
+        self.own.as_ref()?.wait(now, address(flight), comes_back)
     }
 }
 
@@ -173,6 +174,9 @@ impl Dispatch {
     }
 
     fn find(&self, flight: &Flight) -> Option<usize> {
+        if kind::is_lost(&flight.message, &self.by) {
+            return None;
+        }
         let kind = kind::kind(&flight.message, &self.by);
         let fits = kind.as_deref().and_then(|kind| {
             let exact = self.exact.get(kind).copied();
@@ -190,14 +194,20 @@ impl Dispatch {
         let kind = kind::kind(&flight.message, &self.by);
         let why = kind::unrouted(&flight.message, &self.by, kind.as_deref());
         match self.unrouted {
-            Unrouted::DeadLetter => Ending::Unroutable { why },
-            Unrouted::Ack => Ending::Handled(Outcome::dropped(why)),
+            // A copy may have lost its kind, and its publisher wants it handled.
+            Unrouted::Ack if !flight.message.is_copy() => Ending::Handled(Outcome::dropped(why)),
+            Unrouted::Ack | Unrouted::DeadLetter => Ending::Unroutable { why },
         }
     }
 
     /// Whether the lane has several routes.
     pub(super) fn has_several(&self) -> bool {
         self.routes.len() > 1
+    }
+
+    /// Whether a route that has messages goes on.
+    pub(super) fn goes_on(&self) -> bool {
+        self.routes.iter().filter_map(Route::own).any(Own::goes_on)
     }
 
     /// An operator has started the lane anew.

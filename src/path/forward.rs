@@ -30,6 +30,8 @@ const CLASS: &str = "forward";
 const ATTEMPTS: u32 = 2;
 /// The longest name of an exchange and the longest routing key, in bytes: short strings of AMQP.
 const LONGEST: usize = 255;
+/// The broker's reply code for an exchange that does not exist.
+const NOT_FOUND: u16 = 404;
 /// The beginning of the queues of callers that use RabbitMQ's direct reply-to.
 const DIRECT: &str = "amq.rabbitmq.reply-to";
 
@@ -84,13 +86,20 @@ fn outgoing<B: Broker>(lane: &Lane<B>, flight: &Flight) -> Vec<Outgoing> {
         ..NewMessage::default()
     };
     let reply_to = message.properties.reply_to();
-    let reply_to = reply_to.filter(|name| !name.is_empty());
+    let dialect = lane.settings.dialect;
+    let is_wanted = dialect.is_none_or(|dialect| dialect.wants_reply(&message.properties));
+    let reply_to = reply_to.filter(|name| !name.is_empty() && is_wanted);
     let result = content.result;
-    let answered = reply_to.is_some() && settings.reply && result.is_some();
+    let may_go = |name| settings.may_reply_to(Answer::exchange(dialect, name));
+    let is_allowed = reply_to.is_none_or(may_go);
+    let answered = reply_to.is_some() && is_allowed && settings.reply && result.is_some();
     if reply_to.is_some() && !answered && !lane.live.unanswered.swap(true, Ordering::Relaxed) {
-        let why = match settings.reply {
-            true => "the handler gives no result",
-            false => "the consumer's `forward.reply` is false",
+        let why = match (settings.reply, is_allowed) {
+            (false, _) => "the consumer's `forward.reply` is false",
+            (true, false) => {
+                "its `reply-to` names an exchange that `forward.reply_exchanges` lacks"
+            }
+            (true, true) => "the handler gives no result",
         };
         warn!(consumer = %lane.name, id = message.id(), why, "a message asks for a reply that this consumer does not send; logged once");
     }
@@ -106,7 +115,6 @@ fn outgoing<B: Broker>(lane: &Lane<B>, flight: &Flight) -> Vec<Outgoing> {
     }
     if let Some(queue) = reply_to.filter(|_| answered) {
         let HandlerResult { body, content_type } = result;
-        let dialect = lane.settings.dialect;
         let answer = Answer::new(dialect, queue, message.id(), body, content_type);
         let result = HandlerResult {
             body: answer.body,
@@ -225,6 +233,11 @@ async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, one: Outgoing) -> R
                 }
                 return Ok(());
             }
+            // Spring's callers name an exchange, which is gone when they are.
+            Err(PublishError::Refused { code, text }) if is_reply && code == NOT_FOUND => {
+                warn!(consumer = %lane.name, id = flight.message.id(), exchange = message.exchange, error = text, "nobody takes the reply: its exchange is gone");
+                return Ok(());
+            }
             Err(failed) if failed.is_about_the_message() || by_message >= ATTEMPTS => {
                 return Err(refused(format!(
                     "the broker refuses the result for {place}: {failed}"
@@ -234,7 +247,7 @@ async fn publish<B: Broker>(lane: &Lane<B>, flight: &Flight, one: Outgoing) -> R
         };
         by_message += u32::from(match &failed {
             PublishError::Unconfirmed(_) => ends_connections,
-            PublishError::Nacked => is_reply,
+            PublishError::Nacked | PublishError::Refused { .. } => is_reply,
             _ => false,
         });
         let wait = waits.next();

@@ -143,6 +143,11 @@ impl<B: Broker> Lane<B> {
         }
     }
 
+    /// Whether the log has yet to say that a message has follow-up work.
+    pub(crate) fn wants_sequel(&self) -> bool {
+        !self.live.has_sequel.load(Ordering::Relaxed)
+    }
+
     /// Says once that a message has follow-up work, such as the rest of a Celery chain.
     pub(crate) fn tell_of_sequel(&self, message: &Message) {
         if !self.live.has_sequel.swap(true, Ordering::Relaxed) {

@@ -26,7 +26,7 @@ use crate::{
     broker::Broker,
     chance, dead_letters,
     flight::{Flight, within},
-    outcome::{Ending, OutcomeKind},
+    outcome::{Ending, Failure, OutcomeKind},
     policy::{self, Facts, Settlement},
     retry::RetrySettings,
     status::End,
@@ -78,10 +78,13 @@ pub(crate) async fn end_at_next_place<B: Broker>(
 /// claimed the delivery.
 async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, mut now: Instant) -> Option<End> {
     let early = flight.message.early_by();
-    if !early.is_zero() {
+    // A message that no route takes need not wait for its time.
+    if !early.is_zero()
+        && let Some(route) = lane.dispatch.route(flight)
+    {
         // The clocks of two workers differ by a little, so a little too early is no reason to park the
         // message again.
-        let terms = retry_settings(lane, lane.dispatch.route(flight));
+        let terms = &route.retry;
         if let Some(end) = put_off(lane, flight, terms, early).await {
             return Some(end);
         }
@@ -95,13 +98,17 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, mut now: Instan
         let route = lane.dispatch.route(flight);
         let terms = retry_settings(lane, route);
         let expired = flight.message.expired_by();
-        // A message that runs no handler takes no turn, and one that is too old has its last attempt.
-        let is_due = expired.is_some() || flight.age_at(now) >= terms.max_age;
+        let is_too_old = flight.age_at(now) >= terms.max_age;
+        // A message that runs no handler takes no turn.
         let wait = match route {
-            Some(route) if !is_due && !lane.service.is_down() => route.wait(now),
+            Some(route) if expired.is_none() && !lane.service.is_down() => {
+                route.wait(now, flight, !is_too_old)
+            }
             _ => None,
         };
-        if let Some(wait) = wait {
+        if let Some(wait) = wait
+            && !is_too_old
+        {
             match put_off(lane, flight, terms, wait).await {
                 Some(end) => return Some(end),
                 None => {
@@ -111,11 +118,13 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, mut now: Instan
             }
         }
         let trace = lane.watch.attempt_began(flight);
-        let ending = match (expired, route) {
-            (Some(by), _) => Ending::Expired { by },
-            (None, Some(route)) => within(trace.as_ref(), handle(lane, flight, route)).await,
-            (None, None) => lane.dispatch.no_route(flight),
+        let ending = match (expired, route, wait) {
+            (Some(by), _, _) => Ending::Expired { by },
+            (None, Some(_), Some(_)) => Ending::Unavailable(too_old()),
+            (None, Some(route), None) => within(trace.as_ref(), handle(lane, flight, route)).await,
+            (None, None, _) => lane.dispatch.no_route(flight),
         };
+        let was_asked = wait.is_none();
         flight.slot.give_back();
         if !flight.claim() {
             lane.watch.stale_end();
@@ -123,7 +132,7 @@ async fn travel<B: Broker>(lane: &Lane<B>, flight: &Arc<Flight>, mut now: Instan
         }
         let settled = async {
             let ending = forward(lane, flight, terms, ending).await;
-            settle(lane, flight, terms, ending).await
+            settle(lane, flight, terms, ending, was_asked).await
         };
         let next = within(trace.as_ref(), settled).await;
         let (after, charged) = match next {
@@ -159,7 +168,7 @@ pub(crate) async fn settle_stuck<B: Broker>(
 ) {
     let terms = retry_settings(&lane, lane.dispatch.route(&flight));
     let settled = async {
-        let end = match settle(&lane, &flight, terms, ending).await {
+        let end = match settle(&lane, &flight, terms, ending, true).await {
             Next::End(end) => end,
             // Park the retry, however short its delay. A retry that waits in the worker is not
             // claimed, so the path of the stuck handler would settle it when that handler ends.
@@ -208,16 +217,28 @@ enum Next {
     Retry { after: Duration, charged: bool },
 }
 
-/// Asks the policy what follows the end of an attempt, and carries out all but a retry.
+/// The failure of a message that is too old to wait for its service, which is down. To run it would take
+/// a slot from other routes for as long as the service gives no answer.
+fn too_old() -> Failure {
+    let text = "the service of its route is down, and the message is older than `retry.max_age`";
+    Failure::unavailable("service-down", text)
+}
+
+/// Asks the policy what follows the end of an attempt, and carries out all but a retry. `was_asked`: the
+/// end says something about the service.
 async fn settle<B: Broker>(
     lane: &Lane<B>,
     flight: &Flight,
     terms: &RetrySettings,
     ending: Ending,
+    was_asked: bool,
 ) -> Next {
     let ending = &policy::classify(terms, ending);
     lane.watch.attempt_ended(flight, ending);
-    let excused = lane.judge(flight, terms, ending);
+    let excused = match was_asked {
+        true => lane.judge(flight, terms, ending),
+        false => Some(1),
+    };
     let facts = || Facts {
         attempt: flight.attempt(),
         age: flight.age(),

@@ -104,9 +104,14 @@ impl<B: Broker> Lane<B> {
         let route = self.dispatch.route(flight)?;
         let own = route.own();
         match (own, sign) {
-            (Some(own), Sign::Well) => own.worked(),
-            (Some(own), Sign::Nothing) => own.has_not_tried(),
-            _ => {}
+            (Some(own), Sign::Nothing) => own.has_not_tried(address(flight)),
+            (Some(own), _) => {
+                own.uses();
+                if sign == Sign::Well {
+                    own.worked();
+                }
+            }
+            (None, _) => {}
         }
         let is_calm = self.service.is_calm() && own.is_none_or(Own::is_calm);
         if sign == Sign::Nothing || sign == Sign::Well && is_calm {
@@ -123,11 +128,15 @@ impl<B: Broker> Lane<B> {
             served,
             route: own_of_several.map(|own| own.number),
             served_by_route: own.map_or(served, Own::served),
+            routes_go_on: false,
             retry_after: failure.as_ref().and_then(|failure| failure.retry_after),
             error: failure.as_ref().map_or("", |failure| &failure.error),
         };
-        let of_route = own.map(|own| own.note(&self.name, evidence));
-        let of_lane = self.tell(&evidence);
+        let of_route = own.map(|own| own.note(&self.name, address(flight), evidence));
+        let of_lane = self.tell(&Evidence {
+            routes_go_on: own_of_several.is_some() && self.dispatch.goes_on(),
+            ..evidence
+        });
         [Some(of_lane), of_route]
             .into_iter()
             .flatten()
@@ -219,12 +228,17 @@ impl Drop for Worked<'_> {
     }
 }
 
+/// A number for a flight, different from those of all other flights.
+pub(super) fn address(flight: &Flight) -> usize {
+    std::ptr::from_ref(flight).addr()
+}
+
 /// The message as a number. A message without an id gets one with its first copy.
 fn identity(flight: &Flight) -> u64 {
     let mut hasher = DefaultHasher::new();
     match flight.message.id() {
         Some(id) => id.hash(&mut hasher),
-        None => (flight.received, std::ptr::from_ref(flight).addr()).hash(&mut hasher),
+        None => (flight.received, address(flight)).hash(&mut hasher),
     }
     hasher.finish()
 }

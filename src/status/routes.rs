@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::Serialize;
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::counters::Counter;
@@ -21,8 +22,8 @@ pub(crate) struct RouteFigures {
     dropped: Counter,
     failed: Counter,
     other: Counter,
-    /// Why the service of this route counts as down.
-    down: Mutex<Option<String>>,
+    /// Why the service of this route counts as down, and when an attempt last said so.
+    down: Mutex<Option<(String, Instant)>>,
 }
 
 /// The figures of one route.
@@ -79,7 +80,22 @@ impl RouteFigures {
 
     /// The service of this route counts as down for this reason, or no longer.
     pub(crate) fn set_down(&self, reason: Option<String>) {
-        *lock(&self.down) = reason;
+        *lock(&self.down) = reason.map(|reason| (reason, Instant::now()));
+    }
+
+    /// Why the service of this route counts as down. A route can be without messages for long, and then
+    /// nothing is known of its service.
+    fn service_down(&self) -> Option<String> {
+        const FRESH: Duration = Duration::from_secs(60);
+        let (reason, at) = lock(&self.down).clone()?;
+        let age = at.elapsed();
+        Some(match age > FRESH {
+            true => format!(
+                "no attempt has ended for {} s; before: {reason}",
+                age.as_secs()
+            ),
+            false => reason,
+        })
     }
 
     pub(super) fn report(&self) -> RouteReport {
@@ -93,7 +109,7 @@ impl RouteFigures {
             succeeded,
             dropped,
             failed,
-            service_down: lock(&self.down).clone(),
+            service_down: self.service_down(),
         }
     }
 }
@@ -101,6 +117,15 @@ impl RouteFigures {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_known_of_a_service_a_minute_ago_is_told_as_such() {
+        let route = RouteFigures::new("a", Duration::from_secs(5), &RetrySettings::default());
+        route.set_down(Some("refused".to_owned()));
+        tokio::time::advance(Duration::from_secs(90)).await;
+        let told = route.report().service_down.unwrap();
+        assert_eq!(told, "no attempt has ended for 90 s; before: refused");
+    }
 
     #[test]
     fn the_attempts_of_a_route_are_counted_by_their_outcome() {

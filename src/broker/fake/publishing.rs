@@ -202,6 +202,11 @@ impl FakeBroker {
         if let Some(text) = model.refused(Permission::Write, DEFAULT_EXCHANGE) {
             return Err(PublishError::Refused { code: 403, text });
         }
+        // The fake has only the default exchange.
+        if !message.exchange.is_empty() {
+            let text = format!("NOT_FOUND - no exchange '{}'", message.exchange);
+            return Err(PublishError::Refused { code: 404, text });
+        }
         let size = message.body.len();
         if let Some(max) = model.script.max_message_size.filter(|max| size > *max) {
             let text = format!(

@@ -1,6 +1,9 @@
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::samples::{Sample, sections};
 
 #[test]
 fn a_pattern_takes_what_a_topic_exchange_routes() {
@@ -108,6 +111,18 @@ fn a_route_has_the_consumers_settings_where_it_has_none_of_its_own() {
 }
 
 #[test]
+fn a_route_with_a_number_of_attempts_has_not_the_consumers_list_of_delays() {
+    let consumer = consumer(
+        "retry.delays = ['5s', '1m', '10m']
+        routes.once.retry.max_attempts = 1
+        routes.young.retry.max_age = '1h'
+        routes.other.retry.delays = ['1s']",
+    );
+    let attempts = |route| consumer.of_route(Some(route)).retry.attempts();
+    assert_eq!(["once", "young", "other"].map(attempts), [1, 4, 2]);
+}
+
+#[test]
 fn the_retry_queues_are_those_that_any_route_needs() {
     let consumer = consumer(
         "retry = { max_attempts = 2, base = '1s', cap = '2s', jitter = 0 }
@@ -117,4 +132,37 @@ fn the_retry_queues_are_those_that_any_route_needs() {
     let rungs: Vec<_> = ladder.rungs().map(|rung| rung.length.as_secs()).collect();
     assert_eq!(rungs, [1, 4096]);
     assert_eq!(ladder.all().last().unwrap().length.as_secs(), 4096);
+}
+
+sections!({ consumers: BTreeMap<String, ConsumerSettings> }, |it, findings| {
+    for (name, consumer) in &it.consumers {
+        consumer.check_routes(findings, &KeyPath::of("consumers").key(name));
+    }
+});
+
+#[test]
+fn a_route_whose_kind_no_message_of_the_dialect_has_is_refused() {
+    let problems = |dialect: &str, route: &str| {
+        Sections::problems(&format!(
+            "[consumers.q]\nqueue = 'q'\ndialect = {dialect}\nroutes.'{route}'.handler.kind = 'log'"
+        ))
+    };
+    let unsorted = r#"{"cmd":"sum","a":1}"#;
+    for (dialect, route) in [
+        ("'nestjs'", r#"{"a":1,"cmd":"sum"}"#),
+        ("'nestjs'", "order.*"),
+        ("'celery'", unsorted),
+        ("'nservicebus'", "Shop.OrderPaid"),
+        ("'nestjs'\nroute_by = 'routing-key'", unsorted),
+    ] {
+        assert_eq!(problems(dialect, route), [""; 0], "{dialect} {route}");
+    }
+    for (dialect, route, kind) in [
+        ("'nestjs'", unsorted, r#"{"a":1,"cmd":"sum"}"#),
+        ("'nservicebus'", "Shop.OrderPaid, Shop", "Shop.OrderPaid"),
+    ] {
+        let found = problems(dialect, route);
+        let words = format!("takes no message: the worker reads this kind as `{kind}`");
+        assert!(found.len() == 1 && found[0].ends_with(&words), "{found:?}");
+    }
 }

@@ -56,7 +56,8 @@ pub struct ProcessHandlerSettings {
     pub directory: Option<PathBuf>,
     /// The number of co-processes. Not set: as many as the consumer's `concurrency`, divided by
     /// `batch.size`. Fewer: messages wait for a free co-process, and that counts against their
-    /// `timeout`. Default: none.
+    /// `timeout`. Each route with such a handler has so many of its own, although all routes share the
+    /// `concurrency`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000), example = 4)]
     pub processes: Option<u16>,

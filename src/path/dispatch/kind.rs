@@ -2,26 +2,35 @@
 
 use std::{borrow::Cow, slice};
 
-use crate::{
-    broker::HeaderValue, consumer::RouteBy, dialect::Dialect, message::Message, pointer, text::cut,
-};
+use crate::{broker::HeaderValue, consumer::RouteBy, dialect::Dialect, message::Message, pointer};
 
 /// The headers in which binary CloudEvents over AMQP have their type.
 const EVENT_TYPES: [&str; 3] = ["cloudEvents:type", "cloudEvents_type", "ce-type"];
 /// Where a CloudEvent in structured mode has its type.
 const EVENT_TYPE: &str = "/type";
-/// The longest kind in an error, in bytes.
-const SHOWN: usize = 255;
+/// The longest kind, in bytes: as long as a type or a routing key can be. To compare a longer one with
+/// patterns would take time and memory that its publisher chooses.
+const LONGEST: usize = 255;
 
 /// The kind of a message; `None` if the message does not say it.
 pub(super) fn kind<'a>(message: &'a Message, by: &RouteBy) -> Option<Cow<'a, str>> {
+    said(message, by).filter(|kind| kind.len() <= LONGEST)
+}
+
+fn said<'a>(message: &'a Message, by: &RouteBy) -> Option<Cow<'a, str>> {
     match by {
         RouteBy::Type => message.message_type().map(Cow::Borrowed),
+        RouteBy::RoutingKey if is_lost(message, by) => None,
         RouteBy::RoutingKey => Some(Cow::Borrowed(message.routing_key())),
         RouteBy::Header(name) => message.properties().header(name).map(HeaderValue::to_text),
         RouteBy::Body(pointer) => in_body(message, pointer),
         RouteBy::CloudEvents => event_type(message),
     }
+}
+
+/// Whether the kind that the publisher gave the message is lost. Nobody knows its handler then.
+pub(super) fn is_lost(message: &Message, by: &RouteBy) -> bool {
+    *by == RouteBy::RoutingKey && message.has_lost_its_routing_key()
 }
 
 fn event_type(message: &Message) -> Option<Cow<'_, str>> {
@@ -39,19 +48,23 @@ fn event_type(message: &Message) -> Option<Cow<'_, str>> {
 
 fn in_body<'a>(message: &'a Message, place: &pointer::Pointer) -> Option<Cow<'a, str>> {
     let found = pointer::look_up(message.body(), slice::from_ref(place));
-    match found.into_iter().flatten().next()? {
-        serde_json::Value::Null => None,
-        serde_json::Value::String(text) => Some(Cow::Owned(text)),
-        other => Some(Cow::Owned(other.to_string())),
-    }
+    let found = found.into_iter().flatten().next()?;
+    pointer::text(found).map(Cow::Owned)
 }
 
 /// Why no route takes a message of this kind, for people: what was read, and which header of another
 /// system is there instead.
 pub(super) fn unrouted(message: &Message, by: &RouteBy, kind: Option<&str>) -> String {
     let read = match kind {
-        Some(kind) => format!("no route takes {by} {:?}", cut(kind, SHOWN)),
-        None => format!("the message has no {by}, by which `route_by` chooses its route"),
+        Some(kind) => format!("no route takes {by} {kind:?}"),
+        None if is_lost(message, by) => {
+            "the message has lost its routing key, by which `route_by` chooses its route: another user \
+             than this worker's parked it or put it back; set `broker.trusted_users`"
+                .to_owned()
+        }
+        None => format!(
+            "the message has no {by} of 1 to {LONGEST} bytes, by which `route_by` chooses its route"
+        ),
     };
     let others = message.properties().headers();
     let mut others = others.filter_map(|(name, _)| Some((name, Dialect::of_header(name)?)));
@@ -152,7 +165,54 @@ mod tests {
         );
         let lost = unrouted(&spring, &by, Some("lost"));
         assert_eq!(lost, "no route takes type \"lost\"");
-        let long = unrouted(&spring, &by, Some(&"x".repeat(1000)));
-        assert!(long.len() < 300, "{long}");
+    }
+
+    #[test]
+    fn a_kind_that_is_too_long_is_none() {
+        let [fits, long] = [255, 256].map(|length| ".".repeat(length));
+        let at = |kind: &str| {
+            message(
+                None,
+                None,
+                &[("kind", kind)],
+                &format!("{{\"a\":{kind:?}}}"),
+            )
+        };
+        for by in ["header:kind", "body:/a"] {
+            assert_kind(&at(&fits), by, Some(&fits));
+            assert_kind(&at(&long), by, None);
+        }
+    }
+
+    #[test]
+    fn a_copy_that_has_lost_its_routing_key_has_no_kind() {
+        let came = |exchange: &str, key: &str, headers: &[(&str, &str)]| {
+            let mut message = message(None, None, headers, "");
+            exchange.clone_into(&mut message.exchange);
+            key.clone_into(&mut message.routing_key);
+            message.past = crate::message::Past::read(&message.properties);
+            message
+        };
+        let seen = ("lapwing-first-seen", "2026-01-01T00:00:00Z");
+        let source = ("lapwing-source-routing-key", "orders.eu");
+        let by = RouteBy::RoutingKey;
+        assert_kind(
+            &came("", "q", &[seen, source]),
+            "routing-key",
+            Some("orders.eu"),
+        );
+        assert_kind(&came("", "q", &[]), "routing-key", Some("q"));
+        assert_kind(
+            &came("shop", "orders.eu", &[seen]),
+            "routing-key",
+            Some("orders.eu"),
+        );
+        for header in [seen, ("lapwing-replays", "1")] {
+            let lost = came("", "q", &[header]);
+            assert_kind(&lost, "routing-key", None);
+            assert!(is_lost(&lost, &by));
+            let why = unrouted(&lost, &by, None);
+            assert!(why.contains("broker.trusted_users"), "{why}");
+        }
     }
 }

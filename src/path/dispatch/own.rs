@@ -29,6 +29,8 @@ pub(in crate::path) struct Own {
     figures: Arc<RouteFigures>,
     /// The attempts of this route that ended well.
     served: AtomicU64,
+    /// A message of this route has had an attempt, or has one.
+    was_used: AtomicBool,
     /// The breaker of this route is closed. An attempt then costs one look at this.
     calm: AtomicBool,
     state: Mutex<State>,
@@ -39,10 +41,28 @@ pub(in crate::path) struct Own {
 #[derive(Debug)]
 struct State {
     breaker: Breaker,
-    /// When the probe under way has ended at the latest.
-    probes_until: Option<Instant>,
+    /// The probe under way.
+    probe: Option<Probe>,
     /// A message comes back at this time, to be the next probe.
     called: Option<Instant>,
+}
+
+/// An attempt that tries the service while it is down.
+#[derive(Debug)]
+struct Probe {
+    /// A number for its flight.
+    flight: usize,
+    /// When it has ended at the latest.
+    until: Instant,
+}
+
+impl State {
+    /// This flight's attempt has ended. If it is the probe, another one may follow. The ends of attempts
+    /// that began before the outage free nothing: each would let a further message meet a service that
+    /// gives no answer.
+    fn has_ended(&mut self, flight: usize) {
+        self.probe.take_if(|probe| probe.flight == flight);
+    }
 }
 
 impl Own {
@@ -56,10 +76,11 @@ impl Own {
             number,
             figures,
             served: AtomicU64::new(0),
+            was_used: AtomicBool::new(false),
             calm: AtomicBool::new(true),
             state: Mutex::new(State {
                 breaker: Breaker::new(settings.clone()),
-                probes_until: None,
+                probe: None,
                 called: None,
             }),
             longest,
@@ -80,39 +101,65 @@ impl Own {
         self.served.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// A message of this route has an attempt.
+    pub(in crate::path) fn uses(&self) {
+        if !self.was_used.load(Ordering::Relaxed) {
+            self.was_used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the route has messages, and serves them.
+    pub(super) fn goes_on(&self) -> bool {
+        self.was_used.load(Ordering::Relaxed) && self.is_calm()
+    }
+
     /// How long a message of this route waits, because its service is down. `None`: its attempt may
-    /// start, and while the service is down this attempt is a probe.
-    pub(in crate::path) fn wait(&self, now: Instant) -> Option<Duration> {
+    /// start, and while the service is down this attempt is a probe. `flight`: a number for its flight.
+    /// `comes_back`: if it waits, it is back after that time.
+    pub(in crate::path) fn wait(
+        &self,
+        now: Instant,
+        flight: usize,
+        comes_back: bool,
+    ) -> Option<Duration> {
+        self.uses();
         if self.is_calm() {
             return None;
         }
         let state = &mut *lock(&self.state);
         match state.breaker.stance(now) {
             Stance::Open => None,
+            Stance::Wait { .. } if !comes_back => Some(LATER),
             Stance::Wait { until, .. } if state.called == Some(until) => Some(LATER),
             Stance::Wait { until, .. } => {
                 state.called = Some(until);
                 Some((until - now).min(LATER))
             }
-            Stance::Probe { .. } if state.probes_until.is_some_and(|until| now < until) => {
-                Some(LATER)
-            }
-            Stance::Probe { .. } => {
-                state.probes_until = Some(now + self.longest);
-                None
-            }
+            Stance::Probe { .. } => match &state.probe {
+                Some(probe) if probe.flight != flight && now < probe.until => Some(LATER),
+                _ => {
+                    let until = now + self.longest;
+                    state.probe = Some(Probe { flight, until });
+                    None
+                }
+            },
         }
     }
 
     /// An attempt that may have been the probe has ended without asking the service.
-    pub(in crate::path) fn has_not_tried(&self) {
+    pub(in crate::path) fn has_not_tried(&self, flight: usize) {
         if !self.is_calm() {
-            lock(&self.state).probes_until = None;
+            lock(&self.state).has_ended(flight);
         }
     }
 
-    /// Tells the route's breaker how an attempt ended.
-    pub(in crate::path) fn note(&self, consumer: &str, evidence: Evidence<'_>) -> Verdict {
+    /// Tells the route's breaker how an attempt of this flight ended.
+    pub(in crate::path) fn note(
+        &self,
+        consumer: &str,
+        flight: usize,
+        evidence: Evidence<'_>,
+    ) -> Verdict {
         let served = self.served();
         let evidence = Evidence {
             served,
@@ -125,7 +172,10 @@ impl Own {
         let verdict = state.breaker.note(&evidence);
         let is_open = state.breaker.is_open();
         self.calm.store(!is_open, Ordering::Release);
-        state.probes_until = None;
+        state.has_ended(flight);
+        if !is_open {
+            state.probe = None;
+        }
         if was_open || is_open {
             let reason = state.breaker.reason(evidence.now, false);
             self.figures.set_down(reason);
@@ -146,7 +196,7 @@ impl Own {
     pub(in crate::path) fn reset(&self) {
         let state = &mut *lock(&self.state);
         state.breaker.reset();
-        state.probes_until = None;
+        state.probe = None;
         state.called = None;
         self.calm.store(true, Ordering::Release);
         self.figures.set_down(None);
@@ -169,7 +219,11 @@ mod tests {
         if sign == Sign::Well {
             own.worked();
         }
-        let evidence = Evidence {
+        own.note("orders", flight(message), evidence(sign, message, now))
+    }
+
+    fn evidence(sign: Sign, message: u64, now: Instant) -> Evidence<'static> {
+        Evidence {
             sign,
             message,
             started: now,
@@ -177,17 +231,26 @@ mod tests {
             served: 0,
             route: Some(7),
             served_by_route: 0,
+            routes_go_on: false,
             retry_after: None,
             error: "refused",
-        };
-        own.note("orders", evidence)
+        }
+    }
+
+    fn flight(message: u64) -> usize {
+        usize::try_from(message).unwrap()
+    }
+
+    /// A message asks to start.
+    fn wait(own: &Own, message: u64, now: Instant) -> Option<Duration> {
+        own.wait(now, flight(message), true)
     }
 
     /// A route whose service is down since `now`.
     fn down(now: Instant) -> Own {
         let own = own();
         for message in 0..5 {
-            assert_eq!(own.wait(now), None);
+            assert_eq!(wait(&own, message, now), None);
             let verdict = end(&own, Sign::Unavailable, message, now);
             assert_eq!(verdict, Verdict::Excused { times: 1 });
         }
@@ -198,18 +261,25 @@ mod tests {
     fn while_a_route_is_down_one_message_at_a_time_tries_its_service() {
         let now = Instant::now();
         let own = down(now);
-        assert_eq!(own.wait(now), Some(SECOND), "it comes back for the probe");
-        assert_eq!(own.wait(now), Some(LATER));
+        assert_eq!(
+            own.wait(now, 7, false),
+            Some(LATER),
+            "it does not come back"
+        );
+        let first = wait(&own, 8, now);
+        assert_eq!(first, Some(SECOND), "it comes back for the probe");
+        assert_eq!(wait(&own, 9, now), Some(LATER));
         let now = now + SECOND;
-        assert_eq!(own.wait(now), None);
-        assert_eq!(own.wait(now), Some(LATER));
-        end(&own, Sign::Unavailable, 9, now);
-        assert_eq!(own.wait(now), Some(2 * SECOND), "the next one comes later");
+        assert_eq!(wait(&own, 8, now), None);
+        assert_eq!(wait(&own, 9, now), Some(LATER));
+        end(&own, Sign::Unavailable, 8, now);
+        let next = wait(&own, 9, now);
+        assert_eq!(next, Some(2 * SECOND), "the next one comes later");
         let now = now + 2 * SECOND;
-        assert_eq!(own.wait(now), None);
+        assert_eq!(wait(&own, 9, now), None);
         end(&own, Sign::Well, 9, now);
         assert!(own.is_calm());
-        assert_eq!([own.wait(now), own.wait(now)], [None, None]);
+        assert_eq!([wait(&own, 1, now), wait(&own, 2, now)], [None, None]);
     }
 
     #[test]
@@ -217,12 +287,32 @@ mod tests {
         let now = Instant::now();
         let own = down(now);
         let now = now + SECOND;
-        assert_eq!(own.wait(now), None);
-        own.has_not_tried();
-        assert_eq!(own.wait(now), None);
+        assert_eq!(wait(&own, 8, now), None);
+        own.has_not_tried(8);
+        assert_eq!(wait(&own, 9, now), None);
         // The end of a probe can be lost.
-        assert_eq!(own.wait(now + 21 * SECOND), Some(LATER));
-        assert_eq!(own.wait(now + 22 * SECOND), None);
+        assert_eq!(wait(&own, 10, now + 21 * SECOND), Some(LATER));
+        assert_eq!(wait(&own, 10, now + 22 * SECOND), None);
+    }
+
+    #[test]
+    fn attempts_that_began_before_the_outage_make_no_room_for_further_probes() {
+        let began = Instant::now();
+        let own = down(began);
+        let now = began + SECOND;
+        assert_eq!(wait(&own, 8, now), None);
+        // They were under way when the service went down, and end one after the other.
+        for straggler in 20..30 {
+            let evidence = Evidence {
+                started: began,
+                ..evidence(Sign::TimedOut, straggler, now)
+            };
+            own.note("orders", flight(straggler), evidence);
+            own.has_not_tried(flight(straggler + 100));
+            assert_eq!(wait(&own, 9, now), Some(LATER), "{straggler}");
+        }
+        end(&own, Sign::TimedOut, 8, now);
+        assert_eq!(wait(&own, 9, now), Some(2 * SECOND));
     }
 
     #[test]
@@ -236,7 +326,7 @@ mod tests {
             }
             assert!(!own.is_calm(), "{sign:?}");
             own.reset();
-            assert_eq!(own.wait(now), None);
+            assert_eq!(wait(&own, 1, now), None);
         }
     }
 }

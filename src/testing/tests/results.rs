@@ -112,6 +112,27 @@ async fn a_reply_goes_to_the_queue_that_the_message_names() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_caller_whose_exchange_is_gone_does_not_hold_up_the_consumer() {
+    let settings = "dialect = 'spring'\nforward = { reply = true, reply_exchanges = ['gone'] }";
+    let site = Site::start(settings, answers).await;
+    site.send(Letter::default().reply_to("gone/answers"));
+    site.worker.finished().await;
+    let ledger = site.worker.drain().await.unwrap().ledger();
+    assert_eq!((ledger.acked, ledger.dead_lettered), (1, 0), "{ledger:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_publisher_chooses_no_exchange_that_the_settings_lack() {
+    let site = Site::start("dialect = 'spring'\nforward.reply = true", answers).await;
+    // Whatever the worker wanted to publish would wait.
+    site.inner.fail(Fault::PublishingLost);
+    site.send(Letter::default().reply_to("shop/order.paid"));
+    tokio::time::sleep(Duration::from_mins(1)).await;
+    let ledger = site.worker.drain().await.unwrap().ledger();
+    assert_eq!((ledger.acked, ledger.returned), (1, 0), "{ledger:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn without_the_setting_no_result_is_published() {
     let site = Site::start("", answers).await;
     site.send(Letter::default().reply_to(DONE));

@@ -96,6 +96,32 @@ async fn a_message_without_a_kind_and_one_that_a_pattern_takes_find_their_routes
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_that_has_lost_its_kind_is_neither_acked_nor_given_to_a_handler() {
+    let handling = Handling::new([], Step::Fail);
+    let settings = "route_by = 'routing-key'\nunrouted = 'ack'
+        retry = { base = '4s', factor = 1, jitter = 0, max_attempts = 3 }";
+    let kit = Kit::start_typed(settings, [("orders", handling.clone())]).await;
+    kit.publish();
+    handling.has_run(1).await;
+    let rung = "orders.retry.4s";
+    kit.until_in(rung, 1).await;
+    // A worker of another user has parked it, so nobody knows its routing key any more.
+    let copy = kit.broker.take(rung).unwrap();
+    let others = Letter::of(&copy.properties)
+        .user_id("other")
+        .expiration("4000");
+    kit.broker.send(rung, &copy.body, others.into());
+    kit.finished().await;
+    assert_eq!(handling.attempts(), [1]);
+    let dead = kit.dead();
+    assert_eq!(dead.header("lapwing-reason"), Some("unroutable-type"));
+    let error = dead.header("lapwing-error").unwrap();
+    assert!(error.contains("broker.trusted_users"), "{error}");
+    // The account of the kit would count the copy as a message.
+    kit.worker.drain().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_route_has_its_own_timeout_and_retry_policy() {
     let [slow, other] = [(); 2].map(|()| Handling::new([], Step::Hang));
     let settings = "timeout = '5s'

@@ -151,3 +151,53 @@ async fn a_route_whose_breaker_is_off_meets_its_service_with_each_message() {
     let ledger = worker.drain().await.unwrap().ledger();
     assert_eq!((ledger.open(), ledger.dead_lettered), (0, 0), "{ledger:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_route_without_an_answer_leaves_the_slots_to_the_others() {
+    let settings = "[consumers.orders]\nqueue = 'orders'\nconcurrency = 8\nprefetch = 200
+        timeout = '20s'\nretry.max_age = '10m'";
+    let began = Instant::now();
+    let invoices = Service::new(move |_, _, _| (3600 * SECOND, Outcome::Succeeded));
+    let mails = Service::new(|_, _, _| (5 * MILLI, Outcome::Succeeded));
+    let (worker, broker) = start(settings, &invoices, &mails).await;
+    send(&broker, "mail", 900);
+    // Its attempts begin apart, so those under way end one after the other, after the breaker has opened.
+    for number in 0..60 {
+        send(&broker, "invoice", number);
+        sleep(2 * SECOND).await;
+    }
+    // After ten minutes those that wait are too old, all at about the same time.
+    for number in 0..900 {
+        send(&broker, "mail", number);
+        sleep(SECOND).await;
+        assert!(
+            mails.served().len() + 3 > number,
+            "{number}: {:?}",
+            began.elapsed()
+        );
+    }
+    let dead = worker.broker().messages("orders.dead");
+    assert_eq!(dead.len(), 60);
+    worker.finished().await;
+    let ledger = worker.drain().await.unwrap().ledger();
+    assert_eq!((ledger.open(), ledger.dead_lettered), (0, 60), "{ledger:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_route_that_is_rarely_used_goes_on_while_another_one_is_down() {
+    let settings = "[consumers.orders]\nqueue = 'orders'";
+    let invoices = Service::down_until(600 * SECOND, MILLI, refused());
+    let mails = Service::new(|_, _, _| (5 * MILLI, Outcome::Succeeded));
+    let (worker, broker) = start(settings, &invoices, &mails).await;
+    send(&broker, "mail", 0);
+    (0..300).for_each(|number| send(&broker, "invoice", number));
+    for number in 1..15 {
+        sleep(35 * SECOND).await;
+        send(&broker, "mail", number);
+        sleep(SECOND).await;
+        assert_eq!(mails.served().len(), number + 1);
+    }
+    worker.finished().await;
+    let ledger = worker.drain().await.unwrap().ledger();
+    assert_eq!((ledger.open(), ledger.dead_lettered), (0, 0), "{ledger:?}");
+}
