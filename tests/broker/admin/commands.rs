@@ -125,7 +125,7 @@ async fn failures_are_listed_and_a_forgotten_success_is_told_from_an_unknown_id(
     let (code, out, err) = run(&admin, &["message", &forgotten], TOKEN).await;
     assert_eq!(code, Some(0), "{out}{err}");
     assert!(
-        out.contains("q: acked at ") && out.contains("it is done"),
+        out.contains("q: handled at ") && out.contains("the ack follows"),
         "{out}"
     );
     let (code, out, _) = run(&admin, &["message", "never-published"], TOKEN).await;
