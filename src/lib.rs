@@ -114,6 +114,9 @@ mod pem;
 mod pointer;
 mod postgres;
 mod text;
+// The text of others is made plain by one rule, in the library and in the command.
+#[doc(hidden)]
+pub use text::is_hidden;
 mod tls;
 mod words;
 

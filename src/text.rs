@@ -51,7 +51,10 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     Cow::Owned(visible)
 }
 
-fn is_hidden(letter: char) -> bool {
+/// Whether a character does something to a line instead of being seen in it: a control character, or one that
+/// changes the direction of the text.
+#[must_use]
+pub fn is_hidden(letter: char) -> bool {
     letter.is_control()
         || matches!(letter,
             '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -23,8 +23,8 @@ pub(super) struct Place {
     consumer: String,
     /// Where the message is, or was when this worker saw it last.
     state: PlaceState,
-    /// When this was: when the worker received it, acked it, or when its last run ended. An ack is known to about
-    /// two seconds.
+    /// When this was: when the worker received it, was done with it, or when its last run ended. When it was done
+    /// is known to about two seconds.
     #[schema(format = DateTime)]
     at: String,
     /// When the next attempt is due, if there is one.
@@ -36,7 +36,7 @@ pub(super) struct Place {
     /// Why the message was dead-lettered.
     reason: Option<String>,
     /// Whether this consumer may have acked the message since `at`: it has acked more messages since than this
-    /// worker remembers.
+    /// worker remembers, or it acked this id within two seconds of `at`.
     may_be_acked: bool,
 }
 
@@ -47,8 +47,9 @@ pub(super) struct Place {
 enum PlaceState {
     /// In this worker: `in_flight` has it.
     InFlight,
-    /// Nowhere: it was acked, because its handler succeeded or did not want it.
-    Acked,
+    /// Its handler succeeded or did not want it, and the ack follows. If the connection is lost before that, the
+    /// broker delivers the message again.
+    Handled,
     /// It waits for its next attempt.
     Waiting,
     /// Its next attempt was due, and this worker has not seen it since. It is in a queue, in another worker, or
@@ -160,16 +161,21 @@ impl Place {
             .as_ref()
             .and_then(|it| humantime::parse_rfc3339(&it.at).ok());
         let acked = remembered.and_then(|it| it.acked);
-        // A run that ended later than an ack is of another message with this id.
-        let acked = acked.filter(|acked| ended.is_none_or(|ended| *acked + ABOUT >= ended));
-        let is_ack = |last: &Last| last.settlement == SettlementKind::Ack;
-        if let Some(acked) = acked.filter(|_| !last.as_ref().is_some_and(is_ack)) {
-            return Some(Self::new(consumer, PlaceState::Acked, rfc3339(acked)));
+        // An ack is noted with a time that is at most ABOUT too early. A run that ended later is of another
+        // message with this id. If the two are that close, a retry has come to its end, most likely; of
+        // anything else it is not known which was first.
+        let is = |kind| last.as_ref().is_some_and(|last| last.settlement == kind);
+        let is_retry = is(SettlementKind::Retry);
+        let is_near = |acked: SystemTime| ended.is_none_or(|ended| acked + ABOUT >= ended);
+        let is_last = |acked: SystemTime| ended.is_none_or(|ended| acked >= ended);
+        let near = acked.filter(|acked| is_near(*acked) && !is(SettlementKind::Ack));
+        if let Some(acked) = near.filter(|acked| is_retry || is_last(*acked)) {
+            return Some(Self::new(consumer, PlaceState::Handled, rfc3339(acked)));
         }
         let (last, ended) = (last?, ended?);
         let past = Self {
-            may_be_acked: remembered.is_none_or(|it| it.since > ended),
-            ..Self::new(consumer, PlaceState::Acked, last.at)
+            may_be_acked: near.is_some() || remembered.is_none_or(|it| it.since > ended),
+            ..Self::new(consumer, PlaceState::Handled, last.at)
         };
         Some(match last.settlement {
             SettlementKind::Ack => Self {
@@ -243,7 +249,7 @@ mod tests {
         let acked = place(None, &remembered(Some(900), 0)).unwrap();
         assert_eq!(
             (acked.state, acked.at),
-            (PlaceState::Acked, rfc3339(at(900)))
+            (PlaceState::Handled, rfc3339(at(900)))
         );
     }
 
@@ -251,11 +257,30 @@ mod tests {
     fn a_failure_before_an_ack_is_not_where_the_message_is() {
         for settlement in SettlementKind::ALL {
             let acked = place(last(*settlement, 899), &remembered(Some(900), 0)).unwrap();
-            assert_eq!(acked.state, PlaceState::Acked, "{settlement:?}");
+            assert_eq!(acked.state, PlaceState::Handled, "{settlement:?}");
         }
         let failed = last(SettlementKind::DeadLetter, 950);
         let again = place(failed, &remembered(Some(900), 0)).unwrap();
         assert_eq!(again.state, PlaceState::DeadLettered, "the id came twice");
+    }
+
+    #[test]
+    fn a_dead_letter_is_not_hidden_by_an_ack_just_before_it() {
+        for ended in [901, 902] {
+            let dead = last(SettlementKind::DeadLetter, ended);
+            let dead = place(dead, &remembered(Some(900), 0)).unwrap();
+            assert_eq!(dead.state, PlaceState::DeadLettered);
+            assert!(dead.may_be_acked, "nobody knows which was first");
+            let retried = last(SettlementKind::Retry, ended);
+            let retried = place(retried, &remembered(Some(900), 0)).unwrap();
+            assert_eq!(retried.state, PlaceState::Handled);
+        }
+        let before = last(SettlementKind::DeadLetter, 903);
+        assert!(
+            !place(before, &remembered(Some(900), 0))
+                .unwrap()
+                .may_be_acked
+        );
     }
 
     #[test]

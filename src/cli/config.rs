@@ -139,7 +139,7 @@ mod tests {
         kind = 'http'
         url = 'http://u:s3cret@localhost/?key=s3cret'
         headers = { authorization = 's3cret' }
-        [consumers.orders.types.'order.paid']
+        [consumers.orders.routes.'order.paid'.handler]
         kind = 'log'
     ";
 

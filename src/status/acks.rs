@@ -12,6 +12,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tokio::time::Instant;
+
 use crate::clock;
 
 /// The acked messages that are known. At 100 messages a second these are the last 22 minutes.
@@ -20,14 +22,18 @@ const KNOWN: usize = PARTS * PART;
 const PARTS: usize = 32;
 /// The messages of a part. It takes 32 KiB.
 const PART: usize = 4096;
-/// The bits of an entry that count seconds: enough for half a year.
+/// The bits of an entry that count seconds. After 194 days they begin again at zero: an entry is of the last such
+/// second.
 const SECOND_BITS: u32 = 24;
+/// The bits of an entry for its second.
+const SECONDS: u64 = (1 << SECOND_BITS) - 1;
 
 /// The ids of the messages that a consumer acked last. The lane's runners write it, requests read it.
 #[derive(Debug)]
 pub(crate) struct Acks {
-    began: SystemTime,
-    /// The seconds since `began`, as of the last tick.
+    /// Not the time of day: that may be wrong at the start, and be set later.
+    began: Instant,
+    /// The lower bits of the seconds since `began`, as of the last tick.
     seconds: AtomicU32,
     /// The number of acks so far.
     count: AtomicUsize,
@@ -38,7 +44,7 @@ pub(crate) struct Acks {
 impl Default for Acks {
     fn default() -> Self {
         Self {
-            began: clock::now(),
+            began: Instant::now(),
             seconds: AtomicU32::new(0),
             count: AtomicUsize::new(0),
             parts: [const { OnceLock::new() }; PARTS],
@@ -49,11 +55,9 @@ impl Default for Acks {
 impl Acks {
     /// Reads the clock. An ack is told the time of the last tick, so that it needs no clock of its own.
     pub(super) fn tick(&self) {
-        let age = clock::now().duration_since(self.began).unwrap_or_default();
-        let seconds = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
-        let most = (1 << SECOND_BITS) - 1;
-        // The time of day may be set back.
-        self.seconds.fetch_max(seconds.min(most), Ordering::Relaxed);
+        let seconds = self.began.elapsed().as_secs() & SECONDS;
+        let seconds = u32::try_from(seconds).unwrap_or_default();
+        self.seconds.store(seconds, Ordering::Relaxed);
     }
 
     /// The consumer acks a message with this id.
@@ -79,7 +83,7 @@ impl Acks {
     pub(crate) fn known_since(&self) -> SystemTime {
         let count = self.count.load(Ordering::Relaxed);
         if count <= KNOWN {
-            return self.began;
+            return clock::now() - self.began.elapsed();
         }
         // The next one to be replaced. Others may have been acked before within its second.
         let (part, place) = place(count);
@@ -89,8 +93,10 @@ impl Acks {
     }
 
     fn time(&self, entry: u64) -> SystemTime {
-        let seconds = entry & ((1 << SECOND_BITS) - 1);
-        self.began + Duration::from_secs(seconds)
+        let age = self.began.elapsed();
+        let ago = age.as_secs().wrapping_sub(entry) & SECONDS;
+        let at = age.as_secs().saturating_sub(ago);
+        clock::now() - age.saturating_sub(Duration::from_secs(at))
     }
 }
 
@@ -146,7 +152,28 @@ mod tests {
         acks.tick();
         acks.note("b");
         let times = ["a", "b"].map(|id| acks.of(id));
-        assert_eq!(times, [Some(acks.began + Duration::from_secs(5)); 2]);
+        assert_eq!(times, [Some(clock::now()); 2]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_an_ack_is_right_after_half_a_year_and_after_the_clock_was_set() {
+        let clock = clock::Set::to(SystemTime::UNIX_EPOCH);
+        let acks = Acks::default();
+        acks.note("first");
+        clock.jump(Duration::from_secs(1_800_000_000), false);
+        assert_eq!(acks.of("first"), Some(clock::now()));
+        assert_eq!(acks.known_since(), clock::now());
+
+        let half_a_year = Duration::from_secs(SECONDS);
+        tokio::time::advance(half_a_year).await;
+        acks.tick();
+        acks.note("before");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        acks.tick();
+        acks.note("after");
+        assert_eq!(acks.of("after"), Some(clock::now()));
+        let before = clock::now() - Duration::from_secs(10);
+        assert_eq!(acks.of("before"), Some(before));
     }
 
     #[test]

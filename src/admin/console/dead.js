@@ -13,7 +13,7 @@ import { download, JobView } from "./dead_job.js";
 import { LetterView } from "./dead_letter.js";
 import { cost, letters } from "./dead_parts.js";
 import { Lists, PAGE } from "./dead_lists.js";
-import { isSame, only, query, selection, those } from "./dead_select.js";
+import { chosen, isSame, only, query, selection } from "./dead_select.js";
 import { Ticks } from "./dead_ticks.js";
 import { byId, h, say, show } from "./dom.js";
 import { clock, count, duration, visible } from "./format.js";
@@ -80,9 +80,9 @@ export class DeadView {
     on("dead-previous", "click", () => this.#turn(-1));
     on("dead-next", "click", () => this.#turn(1));
     const page = (act) => () => { if (this.#page) act(this.#page); };
-    on("dead-replay", "click", page((it) => this.#replay(...this.#chosen(it))));
-    on("dead-drop", "click", page((it) => this.#drop(...this.#chosen(it))));
-    on("dead-export", "click", page((it) => this.#export(...this.#chosen(it))));
+    on("dead-replay", "click", page((it) => this.#replay(...chosen(it, this.#desk, this.ticks))));
+    on("dead-drop", "click", page((it) => this.#drop(...chosen(it, this.#desk, this.ticks))));
+    on("dead-export", "click", page((it) => this.#export(...chosen(it, this.#desk, this.ticks))));
     on("dead-untick", "click", () => {
       this.ticks.clear();
       this.#show();
@@ -307,22 +307,6 @@ export class DeadView {
     if (this.jobView.isBusy() || !this.store.worker?.can_change) return;
     const match = byId("dead-match").value.trim();
     this.#start("look", { select: match ? { match: [match] } : {} });
-  }
-
-  /** The letters that are ticked, or else all that fit: the selection, in words, how many, and the most replays. */
-  #chosen(page) {
-    const ids = this.ticks.ids();
-    if (ids.length) return [those(ids), `The ${letters(ids.length)} that you have ticked. A letter with the id of a ticked one counts too.`, ids.length, this.ticks.replays()];
-    return [selection(page.of), this.#what(page), page.total, 3];
-  }
-
-  /** The letters of a page, for people. */
-  #what({ of, total }) {
-    const { look, queue } = this.#desk;
-    const unlisted = look.seen < look.total || look.not_kept ? ", those that the look did not list" : "";
-    const seen = `${letters(total)} when last looked${unlisted}, and those that have come since.`;
-    if (selection(of).all) return `All letters of ${visible(queue)}: ${seen}`;
-    return `The letters of ${visible(queue)} that are chosen on this page: ${seen}`;
   }
 
   async #replay(chosen, what, number, most) {

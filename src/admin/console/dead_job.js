@@ -124,6 +124,7 @@ function detailsOf({ result }) {
   if (!result) return [];
   const kept = Object.entries(result.kept).map(([why, n]) => h("li", {}, `${letters(n)} stayed: `, stranger(why)));
   const to = Object.entries(result.targets ?? {}).map(([queue, n]) => h("li", {}, `${letters(n)} would go to `, stranger(queue)));
+  if (result.elsewhere) to.push(h("li", {}, `${letters(result.elsewhere)} would go to other queues`));
   const { failed = [], silent = [], lost } = result.canaries ?? {};
   const after = { retry: ", will be retried", "dead-letter": ", is a dead letter again" };
   const ill = failed.map((it) => h("li", {}, stranger(it.id, { class: "code" }), `: ${words(it.outcome)}${after[it.settlement] ?? ""}${it.error ? ": " : ""}`, stranger(it.error, { class: "error" })));

@@ -139,9 +139,9 @@ export class MessagePage {
   }
 
   /** A line for each consumer that had the message: what this worker saw last of it there. */
-  #showWhere({ places, in_flight: flights, unanswered, acks_since: acks }) {
+  #showWhere({ places, in_flight: flights, unanswered }) {
     const lines = places.map((place) => ({
-      text: this.#whereabouts(place, flights.find(({ consumer }) => consumer === place.consumer), acks),
+      text: this.#whereabouts(place, flights.find(({ consumer }) => consumer === place.consumer)),
       page: place.state === "dead-lettered" ? toDead(place.consumer) : null,
     }));
     if (!places.length) lines.push({ text: "This worker does not have it, and knows no ack and no failure of it. It is in a queue, in another worker, or longer ago." });
@@ -161,20 +161,20 @@ export class MessagePage {
     });
   }
 
-  #whereabouts({ consumer, state, at, due_at: due, queue, reason, may_be_acked: forgotten }, flight, acks) {
+  #whereabouts({ consumer, state, at, due_at: due, queue, reason, may_be_acked: unknown }, flight) {
     const name = visible(consumer);
     const when = clock(new Date(at));
     const next = due ? clock(new Date(due)) : NONE;
     const place = queue ? ` in ${visible(queue)}` : "";
     const isDue = state === "due" || (state === "waiting" && this.store.since(due) > 0);
     if (state === "in-flight") return `In flight in consumer ${name} for ${duration(flight?.age_seconds)}: ${words(flight?.phase)}.`;
-    if (state === "acked") return `Consumer ${name} acked it at ${when}: it is done.`;
+    if (state === "handled") return `The handler of consumer ${name} was done with it at ${when}, and the ack follows.`;
     if (state === "waiting" && !isDue) return `It failed in consumer ${name} at ${when}, and waits${place} for its next attempt at ${next}, in any worker.`;
     const last = {
       "dead-lettered": `Consumer ${name} dead-lettered it${place} at ${when}${reason ? ` (${words(visible(reason))})` : ""}.`,
       returned: `Consumer ${name} returned it to its queue at ${when}, and has not had it since.`,
     }[state] ?? `It failed in consumer ${name} at ${when}. Its next attempt was due at ${next}, and this worker has not had it since.`;
-    return forgotten ? `${last} It may have been acked since then: this worker knows what it acked since ${clock(new Date(acks))} only.` : last;
+    return unknown ? `${last} It may have been acked since then: this worker does not know.` : last;
   }
 
   #showFlights(flights) {

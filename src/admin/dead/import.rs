@@ -25,7 +25,8 @@ use crate::{
 
 /// Import dead letters
 ///
-/// The body has lines of an export, at most 4 MiB: a longer export is imported in parts. Starts a job that puts
+/// The body has lines of an export, at most 4 MiB: a longer export is imported in parts, and a letter whose line is
+/// longer only by `lapwing dead import`. Starts a job that puts
 /// each letter at the end of the dead-letter queue. If a line is no letter, nothing is imported. An import that
 /// ended early can be repeated; then the letters that it has imported are there twice.
 #[utoipa::path(post, path = "/api/v1/dead/{consumer}/import", tag = "dead letters",

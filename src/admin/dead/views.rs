@@ -161,8 +161,10 @@ pub(super) struct JobResult {
     pub(super) renewed: u64,
     /// The letters that were selected and stayed, or in a dry run would stay: why, and how many.
     pub(super) kept: BTreeMap<String, u64>,
-    /// For the dry run of a replay, the queues that letters would go to, and how many; else null.
+    /// For the dry run of a replay, the queues that letters would go to (at most 100), and how many; else null.
     pub(super) targets: Option<BTreeMap<String, u64>>,
+    /// For the dry run of a replay, the letters that would go to other queues than these; else 0.
+    pub(super) elsewhere: u64,
     /// How the canaries of a replay ended; null without canaries.
     pub(super) canaries: Option<Canaries>,
 }

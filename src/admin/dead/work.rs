@@ -224,6 +224,7 @@ async fn plan(letters: &DeadLetters, job: &Job, replay: &Replay) -> Ended {
     let result = JobResult {
         kept: plan.kept,
         targets: Some(plan.targets),
+        elsewhere: plan.elsewhere,
         ..result
     };
     Ok((result, stopped))

@@ -81,6 +81,7 @@ impl Publisher {
                 Err(error) => return (0, Err(unwritten.unwrap_or(error))),
             }
         }
+        // Lapin may write this message after all. Then its answer is missing, and it can have the return of another.
         if let Some(error) = unwritten {
             return (0, Err(error));
         }

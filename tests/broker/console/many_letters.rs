@@ -24,7 +24,7 @@ async fn thousands_of_letters_take_little_memory() {
 
 #[tokio::test]
 #[ignore = "takes a minute or more: make letters"]
-async fn a_hundred_thousand_letters_take_less_than_100_mb_load() {
+async fn a_hundred_thousand_letters_take_no_more_memory_than_promised_load() {
     play(100_000).await;
 }
 
@@ -51,7 +51,7 @@ async fn play(count: usize) {
     show(&admin, count).await;
     let peak = worker.peak_memory();
     tell(count, "all requests", began, peak);
-    // A look keeps a line for each letter.
+    // A look keeps a line for each letter: of 100,000, the worker takes less than 130 MB.
     let room = 85_000 + count as u64 * 4 / 10;
     assert!(peak < room, "the worker took {peak} KiB, of {room}");
     let dead = u32::try_from(count).expect("not that many");
