@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{BatchSettings, Batches, Call};
+use super::{BatchSettings, Batches, Call, late};
 use crate::{
     handler::{Context, Handler, HandlerFuture, json::Said},
     outcome::{Failure, Outcome},
@@ -140,13 +140,22 @@ impl Call for Service {
         Ok(())
     }
 
-    async fn call(&self, (): (), messages: &[Context]) -> Result<Vec<Said>, Failure> {
+    async fn call(
+        &self,
+        (): (),
+        messages: &[Context],
+        limit: Option<Duration>,
+    ) -> Result<Vec<Said>, Failure> {
         let body = |context: &Context| String::from_utf8_lossy(context.message().body()).into();
         let bodies: Vec<String> = messages.iter().map(body).collect();
         self.0.calls.send_modify(|calls| calls.push(bodies.clone()));
         let act = (self.0.rule)(&bodies);
         let until = Until(self, false);
-        let ended = self.carry_out(act, bodies).await;
+        let carried_out = self.carry_out(act, bodies);
+        let ended = tokio::time::timeout(limit.unwrap_or(Duration::MAX), carried_out).await;
+        let Ok(ended) = ended else {
+            return Err(late(limit.unwrap_or_default()));
+        };
         until.end();
         ended
     }

@@ -1,6 +1,9 @@
 //! Batches over HTTP: one request with an array of messages, and an outcome for each in the answer.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use reqwest::{
@@ -9,6 +12,7 @@ use reqwest::{
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
 use super::{
     Again, Echo, Service, answer,
@@ -19,7 +23,7 @@ use super::{
 use crate::{
     handler::{
         Context,
-        batch::Call,
+        batch::{Call, late},
         json::{self, Bodies, Classes, Said, shown},
         results,
     },
@@ -59,7 +63,19 @@ impl Call for Arc<Service> {
         Ok(())
     }
 
-    async fn call(&self, (): (), messages: &[Context]) -> Result<Vec<Said>, Failure> {
+    async fn call(
+        &self,
+        (): (),
+        messages: &[Context],
+        limit: Option<Duration>,
+    ) -> Result<Vec<Said>, Failure> {
+        let called = timeout(limit.unwrap_or(Duration::MAX), self.post_all(messages)).await;
+        called.unwrap_or_else(|_| Err(late(limit.unwrap_or_default())))
+    }
+}
+
+impl Service {
+    async fn post_all(&self, messages: &[Context]) -> Result<Vec<Said>, Failure> {
         let count = messages.len();
         let first = self.next.fetch_add(count as u64, Ordering::Relaxed);
         let ids = first..first + count as u64;
@@ -87,9 +103,7 @@ impl Call for Arc<Service> {
             }
         }
     }
-}
 
-impl Service {
     /// Sends a request, and reads the whole answer.
     async fn post(&self, posted: &Posted<'_>, generation: &Arc<Generation>, on: On) -> Ended {
         let token = match self.token(generation).await {
@@ -142,7 +156,7 @@ impl Service {
             let again = self.after_refusal(generation, status).await.or(refused);
             return (Err(answer::refused(response, &self.target).await), again);
         }
-        let body = answer::whole(response, results::LONGEST).await;
+        let body = answer::whole(response, results::longest(posted.count)).await;
         let said = body.and_then(|body| read(&body, posted));
         let said = said.map_err(|error| {
             let text = format!("HTTP {status}, but the answer to a batch cannot be read: {error}");
