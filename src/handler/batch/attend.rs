@@ -70,6 +70,8 @@ impl Batch {
 /// The parts of a batch that have no end yet, in the order of their calls.
 struct Parts {
     waiting: VecDeque<Batch>,
+    /// Messages that hang when they are alone. Their paths end them.
+    hanging: Vec<Batch>,
     /// The messages in a row that were alone in their call and ended unavailable.
     refused: usize,
 }
@@ -86,14 +88,14 @@ impl Parts {
 
     /// All messages that have no end yet get this failure.
     fn fail(&mut self, failure: &Failure) {
-        for batch in self.waiting.drain(..) {
+        for batch in self.waiting.drain(..).chain(self.hanging.drain(..)) {
             batch.fail(failure);
         }
     }
 
     /// The time for the next call, which has so many messages: their share of the time that is left, and
-    /// half of this if the call has several, so that there is time for their parts. A message for which
-    /// no other waits has all of its time, which its path measures.
+    /// half of this if the call has several, so that there is time for their parts. A message alone has a
+    /// quarter of the time at least. One for which no other waits has all of it, which its path measures.
     fn limit(&mut self, batch: &Batch) -> Option<Duration> {
         for waiting in &mut self.waiting {
             waiting.0.retain(|entry| !entry.has_left());
@@ -106,8 +108,11 @@ impl Parts {
         let deadlines = self.waiting.iter().map(Batch::deadline);
         let first = deadlines.chain([batch.deadline()]).flatten().min()?;
         let left = first.saturating_duration_since(Instant::now());
-        let share = left.mul_f64(own as f64 / all as f64);
-        Some(if own > 1 { share / 2 } else { share })
+        Some(match own {
+            // A single message may take longer than its share of a large batch.
+            1 => left.div_f64(all.min(4) as f64),
+            _ => left.mul_f64(own as f64 / all as f64) / 2,
+        })
     }
 }
 
@@ -117,6 +122,7 @@ pub(super) async fn attend<C: Call>(shared: Arc<Shared<C>>, ready: C::Ready, bat
     let mut ready = Some(ready);
     let mut parts = Parts {
         waiting: [batch].into(),
+        hanging: Vec::new(),
         refused: 0,
     };
     while let Some(mut batch) = parts.waiting.pop_front() {
@@ -159,6 +165,9 @@ pub(super) async fn attend<C: Call>(shared: Arc<Shared<C>>, ready: C::Ready, bat
                 batch.fail(&failure);
                 return parts.fail(&failure);
             }
+            Err(failure) if messages.len() == 1 && limit.is_some_and(|it| late(it) == failure) => {
+                parts.hanging.push(batch);
+            }
             Err(failure) if messages.len() == 1 => {
                 batch.fail(&failure);
                 parts.refused = match failure.unavailable {
@@ -179,6 +188,9 @@ pub(super) async fn attend<C: Call>(shared: Arc<Shared<C>>, ready: C::Ready, bat
                 parts.split(batch, is_whole && failure.unavailable);
             }
         }
+    }
+    for batch in &mut parts.hanging {
+        batch.abandoned().await;
     }
 }
 
