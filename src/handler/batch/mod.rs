@@ -13,7 +13,7 @@
 //!
 //! If a call fails as a whole, one of its messages may be the reason. So the batch is halved, until the
 //! message at fault stands alone. Only this message gets the failure. If the service says that it is
-//! unavailable, there are no halves: see [`attend`].
+//! unavailable, there are no halves: see `attend.rs`.
 //!
 //! A call is a task of its own: no path can end the call while others wait for it.
 
