@@ -9,6 +9,15 @@ use crate::{
 
 /// The most bytes of a result that a handler outside of the worker may give.
 pub(super) const LONGEST: usize = 1024 * 1024;
+/// The bytes by which an answer about several messages may be longer, for each message after the first.
+const MORE: usize = 64 * 1024;
+/// The most bytes of an answer, however many messages it is about.
+const MOST: usize = 16 * LONGEST;
+
+/// The most bytes of an answer about so many messages.
+pub(super) fn longest(messages: usize) -> usize {
+    (LONGEST + messages.saturating_sub(1).saturating_mul(MORE)).min(MOST)
+}
 
 /// Publishes messages and the result of a handler function, if the attempt succeeds. The worker acks
 /// the message of the handler only after the broker has confirmed them. Until then the message waits.

@@ -3,8 +3,8 @@
 //! ```text
 //! path of a message ──▶ waiting ──▶ a call ──▶ an outcome for each message ──▶ paths
 //!                                    │  ▲
-//!                             failed ▼  │ each half
-//!                                   halves
+//!                             failed ▼  │ one after the other
+//!                                    parts
 //! ```
 //!
 //! A batch changes nothing about the path of a message: it has its slot, timeout, cancellation, attempt
@@ -12,7 +12,8 @@
 //! waiting, because the message is cancelled or its time is over, the message leaves the batch.
 //!
 //! If a call fails as a whole, one of its messages may be the reason. So the batch is halved, until the
-//! message at fault stands alone. Only this message gets the failure.
+//! message at fault stands alone. Only this message gets the failure. If the service says that it is
+//! unavailable, there are no halves: see `attend.rs`.
 //!
 //! A call is a task of its own: no path can end the call while others wait for it.
 
@@ -25,7 +26,10 @@ mod tests;
 mod trace;
 mod waiting;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use tokio::{
     sync::{Notify, oneshot},
@@ -40,6 +44,7 @@ use crate::{
     outcome::{Failure, Outcome},
 };
 use attend::attend;
+pub(super) use attend::late;
 use waiting::Waiting;
 
 /// The call that a kind of handler makes for several messages. To add batches to a kind, implement
@@ -55,15 +60,16 @@ pub(super) trait Call: Send + Sync + 'static {
     fn ready(&self) -> impl Future<Output = Result<Self::Ready, Failure>> + Send;
 
     /// Makes one call for these messages, in this order, and gives what is said about each, in the same
-    /// order. The future is dropped when the time is over, or when nobody waits for the call.
+    /// order. The future is dropped when nobody waits for the call.
     ///
     /// # Errors
-    /// The failure of the call as a whole. If it is [unavailable](Failure::unavailable), all messages
-    /// get it. Otherwise one of the messages may be the reason.
+    /// The failure of the call as a whole: [`late`] after the time `limit`, when the service does no more
+    /// about these messages as far as the handler can make sure of that.
     fn call(
         &self,
         ready: Self::Ready,
         messages: &[Context],
+        limit: Option<Duration>,
     ) -> impl Future<Output = Result<Vec<Said>, Failure>> + Send;
 }
 
@@ -150,7 +156,7 @@ async fn collect<C: Call>(shared: Arc<Shared<C>>) {
         let batch = lock(&shared.waiting).take(&shared.settings);
         match ready {
             Ok(ready) => {
-                tokio::spawn(attend(Arc::clone(&shared), Some(ready), batch));
+                tokio::spawn(attend(Arc::clone(&shared), ready, batch));
             }
             Err(failure) => batch.fail(&failure),
         }

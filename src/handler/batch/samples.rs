@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{BatchSettings, Batches, Call};
+use super::{BatchSettings, Batches, Call, late};
 use crate::{
     handler::{Context, Handler, HandlerFuture, json::Said},
     outcome::{Failure, Outcome},
@@ -42,6 +42,8 @@ struct Inner {
     done: Mutex<Vec<String>>,
     /// The calls that were dropped before their end.
     dropped: Mutex<usize>,
+    /// The calls that are open, and the most that were open at once.
+    open: Mutex<(usize, usize)>,
     is_open: watch::Sender<bool>,
     refusal: Mutex<Option<Failure>>,
 }
@@ -54,6 +56,7 @@ impl Service {
             calls: watch::Sender::default(),
             done: Mutex::default(),
             dropped: Mutex::default(),
+            open: Mutex::default(),
             is_open: watch::Sender::new(true),
             refusal: Mutex::default(),
         }))
@@ -101,6 +104,11 @@ impl Service {
         *self.0.dropped.lock().unwrap()
     }
 
+    /// The most calls that were open at once.
+    pub(crate) fn most_open(&self) -> usize {
+        self.0.open.lock().unwrap().1
+    }
+
     async fn carry_out(&self, mut act: Act, bodies: Vec<String>) -> Result<Vec<Said>, Failure> {
         let outcomes = loop {
             act = match act {
@@ -140,13 +148,22 @@ impl Call for Service {
         Ok(())
     }
 
-    async fn call(&self, (): (), messages: &[Context]) -> Result<Vec<Said>, Failure> {
+    async fn call(
+        &self,
+        (): (),
+        messages: &[Context],
+        limit: Option<Duration>,
+    ) -> Result<Vec<Said>, Failure> {
         let body = |context: &Context| String::from_utf8_lossy(context.message().body()).into();
         let bodies: Vec<String> = messages.iter().map(body).collect();
         self.0.calls.send_modify(|calls| calls.push(bodies.clone()));
         let act = (self.0.rule)(&bodies);
-        let until = Until(self, false);
-        let ended = self.carry_out(act, bodies).await;
+        let until = Until::begin(self);
+        let carried_out = self.carry_out(act, bodies);
+        let ended = tokio::time::timeout(limit.unwrap_or(Duration::MAX), carried_out).await;
+        let Ok(ended) = ended else {
+            return Err(late(limit.unwrap_or_default()));
+        };
         until.end();
         ended
     }
@@ -155,7 +172,14 @@ impl Call for Service {
 /// Counts a call that is dropped before its end.
 struct Until<'a>(&'a Service, bool);
 
-impl Until<'_> {
+impl<'a> Until<'a> {
+    fn begin(service: &'a Service) -> Self {
+        let mut open = service.0.open.lock().unwrap();
+        open.0 += 1;
+        open.1 = open.1.max(open.0);
+        Self(service, false)
+    }
+
     fn end(mut self) {
         self.1 = true;
     }
@@ -163,6 +187,7 @@ impl Until<'_> {
 
 impl Drop for Until<'_> {
     fn drop(&mut self) {
+        self.0.0.open.lock().unwrap().0 -= 1;
         if !self.1 {
             *self.0.0.dropped.lock().unwrap() += 1;
         }

@@ -1,5 +1,7 @@
 //! Batches under paused time.
 
+mod parts;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::{
@@ -165,66 +167,7 @@ async fn a_large_body_fills_a_batch_or_has_one_of_its_own() {
     assert_eq!(service.calls(), calls);
 }
 
-#[tokio::test(start_paused = true)]
-async fn one_bad_message_among_64_is_found_and_its_neighbours_succeed_once() {
-    let service = with_bad(&[37], Act::Fail(broken()));
-    let handler = batching(&service, 64);
-    let mut paths = Paths::default();
-    paths.start_many(&handler, 64);
-    let found = paths.others_succeed(&["037"]).await;
-    assert_eq!(found, [Some(Outcome::Failed(broken()))]);
-    assert_eq!(
-        service.done(),
-        names((0..64).filter(|number| *number != 37))
-    );
-    let mut sizes = service.sizes();
-    sizes.sort_unstable();
-    assert_eq!(sizes, [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 32, 32, 64]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn several_bad_messages_are_found_wherever_they_stand() {
-    for bad in [&[0, 63][..], &[0, 1], &[31, 32], &[5, 6, 7, 40]] {
-        let service = with_bad(bad, Act::Fail(broken()));
-        let handler = batching(&service, 64);
-        let mut paths = Paths::default();
-        paths.start_many(&handler, 64);
-        let bodies = names(bad.iter().copied());
-        let bodies: Vec<_> = bodies.iter().map(String::as_str).collect();
-        let found = paths.others_succeed(&bodies).await;
-        assert_eq!(found, vec![Some(Outcome::Failed(broken())); bad.len()]);
-        let good = (0..64).filter(|number| !bad.contains(number));
-        assert_eq!(service.done(), names(good), "{bad:?}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_service_that_fails_every_call_gets_less_than_two_calls_for_each_message() {
-    let service = Service::new(|_| Act::Fail(broken()));
-    let handler = batching(&service, 50);
-    let mut paths = Paths::default();
-    paths.start_many(&handler, 50);
-    for (body, outcome) in paths.outcomes().await {
-        assert_eq!(outcome, Some(Outcome::Failed(broken())), "{body}");
-    }
-    assert_eq!(service.calls().len(), 99);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_service_that_is_down_is_asked_once_for_all() {
-    let down = Failure::unavailable("test", "down");
-    let service = Service::new({
-        let down = down.clone();
-        move |_| Act::Fail(down.clone())
-    });
-    let handler = batching(&service, 64);
-    let mut paths = Paths::default();
-    paths.start_many(&handler, 64);
-    for (body, outcome) in paths.outcomes().await {
-        assert_eq!(outcome, Some(Outcome::Failed(down.clone())), "{body}");
-    }
-    assert_eq!(service.sizes(), [64]);
-}
+/// A message that has waited for long is not in the call of one that has its time before it.
 
 #[tokio::test(start_paused = true)]
 async fn each_message_has_its_own_outcome() {
@@ -247,42 +190,6 @@ async fn each_message_has_its_own_outcome() {
 }
 
 /// The message at fault ends by its own time limit, and its neighbours have succeeded before.
-#[tokio::test(start_paused = true)]
-async fn a_message_that_makes_calls_hang_is_found_before_its_time_is_over() {
-    let service = with_bad(&[20], Act::Hang);
-    let handler = batching(&service, 64);
-    let mut paths = Paths::default();
-    let began = Instant::now();
-    paths.start_many(&handler, 64);
-    let found = paths.others_succeed(&["020"]).await;
-    assert_eq!(found, [None]);
-    assert!(began.elapsed() < TIMEOUT + MAX_WAIT);
-    assert_eq!(
-        service.done(),
-        names((0..64).filter(|number| *number != 20))
-    );
-    assert_eq!(service.sizes().len(), 13);
-    // The last call ends when its message has left.
-    tokio::time::sleep(Duration::from_millis(1)).await;
-    assert_eq!(service.dropped(), 7);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_call_has_half_of_the_time_and_a_message_alone_has_all_of_it() {
-    for (messages, takes, calls) in [
-        (4, TIMEOUT.mul_f64(0.45), vec![4]),
-        (4, TIMEOUT.mul_f64(0.55), vec![4, 2, 2, 1, 1, 1, 1]),
-        (1, TIMEOUT.mul_f64(0.95), vec![1]),
-    ] {
-        let service =
-            Service::new(move |_| Act::After(takes, Box::new(Act::All(Outcome::Succeeded))));
-        let handler = batching(&service, 4);
-        let mut paths = Paths::default();
-        paths.start_many(&handler, messages);
-        paths.outcomes().await;
-        assert_eq!(service.sizes(), calls, "{takes:?}");
-    }
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_message_that_leaves_while_it_waits_is_in_no_call() {
@@ -334,24 +241,6 @@ async fn a_message_that_leaves_during_the_call_takes_no_other_along() {
     }
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(service.dropped(), 1);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_message_that_left_is_in_no_half() {
-    let fails = Act::After(Duration::from_secs(1), Box::new(Act::Fail(broken())));
-    let service = with_bad(&[0], fails);
-    let handler = batching(&service, 4);
-    let mut paths = Paths::default();
-    paths.start_many(&handler, 4);
-    service.has_begun(1).await;
-    // The messages that are left were not alone in the call, so they are not charged with it.
-    for left in ["001", "002", "003"] {
-        paths.leaves(left).await;
-    }
-    service.has_begun(2).await;
-    let found = paths.others_succeed(&["000"]).await;
-    assert_eq!(found, [Some(Outcome::Failed(broken()))]);
-    assert_eq!(service.calls(), [names(0..4), names([0])]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,9 @@
 //! The messages that wait for a call.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::{BatchSettings, Entry, attend::Batch};
 
 /// The messages that wait for a call, in the order in which their paths came.
@@ -51,11 +55,13 @@ impl Waiting {
         // Paths run on several threads, so the order may differ a little from that of the deliveries.
         self.entries.sort_by_key(|entry| entry.context.delivered());
         let mut bytes = 0;
+        let now = Instant::now();
+        let first = self.entries.first().and_then(|entry| entry.left(now));
         let fitting = self.entries.iter().take(settings.size.into());
         let fitting = fitting.take_while(|entry| {
             let is_first = bytes == 0;
             bytes += entry.bytes().max(1);
-            is_first || bytes <= settings.max_bytes as usize
+            is_first || bytes <= settings.max_bytes as usize && entry.has_time_of(first, now)
         });
         let count = fitting.count();
         let taken: Vec<_> = self.entries.drain(..count).collect();
@@ -67,5 +73,19 @@ impl Waiting {
 impl Entry {
     fn bytes(&self) -> usize {
         self.context.message().body().len()
+    }
+
+    fn left(&self, now: Instant) -> Option<Duration> {
+        let deadline = self.context.deadline();
+        deadline.map(|deadline| deadline.saturating_duration_since(now))
+    }
+
+    /// Whether the time that this message has left is near enough to that of another one for both to be
+    /// in one call.
+    fn has_time_of(&self, other: Option<Duration>, now: Instant) -> bool {
+        match (self.left(now), other) {
+            (Some(own), Some(other)) => own <= other * 2 && other <= own * 2,
+            _ => true,
+        }
     }
 }

@@ -1,12 +1,15 @@
 //! Batches over HTTP: one request with an array of messages, and an outcome for each in the answer.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     Again, Service, answer,
@@ -18,7 +21,7 @@ use super::{
 use crate::{
     handler::{
         Context,
-        batch::Call,
+        batch::{Call, late},
         json::{self, Bodies, Classes, Said, shown},
         results,
     },
@@ -60,7 +63,19 @@ impl Call for Arc<Service> {
         Ok(())
     }
 
-    async fn call(&self, (): (), messages: &[Context]) -> Result<Vec<Said>, Failure> {
+    async fn call(
+        &self,
+        (): (),
+        messages: &[Context],
+        limit: Option<Duration>,
+    ) -> Result<Vec<Said>, Failure> {
+        let called = timeout(limit.unwrap_or(Duration::MAX), self.post_all(messages)).await;
+        called.unwrap_or_else(|_| Err(late(limit.unwrap_or_default())))
+    }
+}
+
+impl Service {
+    async fn post_all(&self, messages: &[Context]) -> Result<Vec<Said>, Failure> {
         let count = messages.len();
         let first = self.next.fetch_add(count as u64, Ordering::Relaxed);
         let ids = first..first + count as u64;
@@ -84,9 +99,7 @@ impl Call for Arc<Service> {
             Some(Again::Token) => self.post(&posted, &generation, On::AnyConnection).await.0,
         }
     }
-}
 
-impl Service {
     /// Sends a request, and reads the whole answer.
     async fn post(&self, posted: &Posted<'_>, generation: &Arc<Generation>, on: On) -> Ended {
         let token = match self.token(generation, posted.deadline).await {
@@ -142,7 +155,7 @@ impl Service {
             }
             return (Err(failure), again);
         }
-        let body = answer::whole(response, results::LONGEST).await;
+        let body = answer::whole(response, results::longest(posted.count)).await;
         let said = body.and_then(|body| read(&body, posted));
         let said = said.map_err(|error| {
             let text = format!("HTTP {status}, but the answer to a batch cannot be read: {error}");

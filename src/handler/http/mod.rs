@@ -39,7 +39,10 @@ pub use settings::{HeaderFile, HttpHandlerSettings, OAuthSettings, SecretIn};
 use tokio::time::Instant;
 
 use super::{Context, Handler, HandlerError, HandlerFuture, batch::Batches};
-use crate::outcome::{Failure, Outcome};
+use crate::{
+    chance,
+    outcome::{Failure, Outcome},
+};
 use answer::Target;
 use connections::{Connections, Generation, On};
 use echo::Echo;
@@ -139,7 +142,7 @@ impl HttpHandler {
             target: Target::new(&settings.url, via),
             tokens,
             echo: settings.echo.then(Echo::new),
-            next: AtomicU64::new(1),
+            next: AtomicU64::new(first_id()),
         });
         Ok(Self {
             batches: Batches::of(&settings.batch, Arc::clone(&service)),
@@ -348,6 +351,13 @@ impl Handler for HttpHandler {
             }
         })
     }
+}
+
+/// The first id of a message in a batch. It differs from those of other workers, so that an answer to one
+/// of them says nothing here. JSON numbers are exact below 2^53.
+fn first_id() -> u64 {
+    const BELOW: f64 = (1u64 << 52) as f64;
+    (chance::fraction() * BELOW) as u64 + 1
 }
 
 /// The message's bytes, lent to the HTTP client without a copy.

@@ -13,6 +13,7 @@ use crate::{
     handler::{
         child::{self, Child, Ending, Environment, Program, Tail},
         json::{Object, Said},
+        results::LONGEST,
     },
     outcome::Outcome,
 };
@@ -183,8 +184,8 @@ impl Run {
         let (stderr, said) = (&self.stderr, &mut self.said);
         let answer = async {
             match line {
-                Some(line) => link.ask(&line).await,
-                None => link.line().await,
+                Some(line) => link.ask(&line, LONGEST).await,
+                None => link.line(LONGEST).await,
             }
         };
         let answered = tokio::select! {

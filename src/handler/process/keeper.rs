@@ -21,7 +21,10 @@ use super::{
     pool::{CoProcess, Pool},
 };
 use crate::{
-    handler::child::{self, Child, Ending, Tail, Take},
+    handler::{
+        child::{self, Child, Ending, Tail, Take},
+        results::LONGEST,
+    },
     text::cut,
 };
 
@@ -45,6 +48,8 @@ pub(super) struct Life {
     pub(super) retire: CancellationToken,
     /// It has answered a message.
     has_served: AtomicBool,
+    /// Its line has several messages, and any of them may end it.
+    has_several: AtomicBool,
     /// How it ended.
     gone: watch::Receiver<Option<String>>,
 }
@@ -53,6 +58,11 @@ impl Life {
     /// It has answered a message.
     pub(super) fn serves(&self) {
         self.has_served.store(true, Ordering::Relaxed);
+    }
+
+    /// It gets a line with so many messages.
+    pub(super) fn works_on(&self, messages: usize) {
+        self.has_several.store(messages > 1, Ordering::Relaxed);
     }
 
     pub(super) fn is_over(&self) -> bool {
@@ -100,8 +110,9 @@ pub(super) async fn keep(pool: Arc<Pool>, first: oneshot::Sender<Result<(), Stri
                         (wait, barren) = (BASE, 0);
                         continue;
                     }
-                    Served::Nothing(how) => {
-                        barren += 1;
+                    Served::Nothing { how, had_several } => {
+                        // The messages of a line may be at fault. Each stands alone in the end.
+                        barren += u32::from(!had_several);
                         if barren < BARREN {
                             continue;
                         }
@@ -144,7 +155,7 @@ async fn start(pool: &Pool) -> Result<Started, String> {
     let mut log = Log::new(pool.name.clone());
     let first = tokio::select! {
         biased;
-        first = timeout(pool.terms.start_timeout, link.line()) => first,
+        first = timeout(pool.terms.start_timeout, link.line(LONGEST)) => first,
         () = pool.closing.cancelled() => return Err("the worker stops".to_owned()),
         () = async {
             child::drain(&stderr, &mut log).await;
@@ -181,7 +192,11 @@ enum Served {
     /// It answered, or ended because the worker wanted it.
     Well,
     /// It ended by itself before its first answer.
-    Nothing(String),
+    Nothing {
+        how: String,
+        /// Its line had several messages.
+        had_several: bool,
+    },
 }
 
 /// Lends the co-process out until its end.
@@ -197,6 +212,7 @@ async fn serve(pool: &Arc<Pool>, started: Started) -> Served {
         kill: CancellationToken::new(),
         retire: CancellationToken::new(),
         has_served: AtomicBool::new(false),
+        has_several: AtomicBool::new(false),
         gone: watching,
     });
     let process = ending.id();
@@ -253,7 +269,10 @@ async fn serve(pool: &Arc<Pool>, started: Started) -> Served {
     pool.sweep();
     match is_wanted || has_served {
         true => Served::Well,
-        false => Served::Nothing(how),
+        false => Served::Nothing {
+            how,
+            had_several: life.has_several.load(Ordering::Relaxed),
+        },
     }
 }
 

@@ -7,8 +7,6 @@ use tokio::{
     net::unix::pipe,
 };
 
-/// The longest line of a co-process, in bytes.
-pub(super) const LONGEST: usize = 1024 * 1024;
 /// The bytes that are read at once, at least.
 const CHUNK: usize = 4 * 1024;
 
@@ -48,13 +46,13 @@ impl Link {
     }
 
     /// Writes a line, and waits for the next line of the co-process.
-    pub(super) async fn ask(&mut self, line: &[u8]) -> Result<Vec<u8>, Broken> {
+    pub(super) async fn ask(&mut self, line: &[u8], longest: usize) -> Result<Vec<u8>, Broken> {
         self.stdin.write_all(line).await?;
-        self.line().await
+        self.line(longest).await
     }
 
-    /// Waits for the next line of the co-process.
-    pub(super) async fn line(&mut self) -> Result<Vec<u8>, Broken> {
+    /// Waits for the next line of the co-process, which may have so many bytes.
+    pub(super) async fn line(&mut self, longest: usize) -> Result<Vec<u8>, Broken> {
         let mut seen = 0;
         loop {
             if let Some(found) = self.buffer[seen..].iter().position(|byte| *byte == b'\n') {
@@ -64,8 +62,8 @@ impl Link {
                 return Ok(line);
             }
             seen = self.buffer.len();
-            if seen > LONGEST {
-                let text = format!("a line is longer than {LONGEST} bytes");
+            if seen > longest {
+                let text = format!("a line is longer than {longest} bytes");
                 return Err(Broken::Protocol(text));
             }
             self.buffer.reserve(CHUNK);

@@ -16,7 +16,11 @@ use super::{
     line::Ready,
     link::{Broken, Link},
 };
-use crate::{handler::child::Program, lock::lock, outcome::Failure};
+use crate::{
+    handler::{child::Program, results::longest},
+    lock::lock,
+    outcome::Failure,
+};
 
 /// What the settings say about co-processes.
 #[derive(Clone, Copy, Debug)]
@@ -204,11 +208,23 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Sends a line, and waits for the answer.
+    /// Sends a line about one message, and waits for the answer.
     pub(super) async fn ask(&mut self, line: &[u8]) -> Result<Vec<u8>, Broken> {
+        self.ask_about(1, line).await
+    }
+
+    /// Sends a line about so many messages, and waits for the answer.
+    pub(super) async fn ask_about(
+        &mut self,
+        messages: usize,
+        line: &[u8],
+    ) -> Result<Vec<u8>, Broken> {
         self.was_asked = true;
         match &mut self.process {
-            Some(process) => process.link.ask(line).await,
+            Some(process) => {
+                process.life.works_on(messages);
+                process.link.ask(line, longest(messages)).await
+            }
             None => Err(Broken::Closed),
         }
     }
@@ -224,14 +240,6 @@ impl Lease {
         match self.pool.terms.max_messages.is_some_and(is_last) {
             true => process.retire(),
             false => self.pool.put(process),
-        }
-    }
-
-    /// The co-process gets several messages, and any of them may end it. If one does, the co-process is
-    /// started again as one that has served.
-    pub(super) fn excuse(&self) {
-        if let Some(process) = &self.process {
-            process.life.serves();
         }
     }
 

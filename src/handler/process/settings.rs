@@ -31,7 +31,8 @@ use crate::{
 /// `process-start`).
 ///
 /// At the consumer's `timeout`, and when the grace of a drain ends, the handler ends the co-process
-/// that has the message: SIGTERM to its process group, and SIGKILL after `kill_after`.
+/// that has the message: SIGTERM to its process group, and SIGKILL after `kill_after`. A co-process that
+/// has a batch goes on with it until no message of the batch waits any more.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["argv"]))]
@@ -55,9 +56,9 @@ pub struct ProcessHandlerSettings {
     #[schemars(example = "/srv/orders")]
     pub directory: Option<PathBuf>,
     /// The number of co-processes. Not set: as many as the consumer's `concurrency`, divided by
-    /// `batch.size`. Fewer: messages wait for a free co-process, and that counts against their
-    /// `timeout`. Each route with such a handler has so many of its own, although all routes share the
-    /// `concurrency`. Default: none.
+    /// `batch.size`, and at least two with batches. Fewer: messages wait for a free co-process, and that
+    /// counts against their `timeout`. Each route with such a handler has so many of its own, although all
+    /// routes share the `concurrency`. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000), example = 4)]
     pub processes: Option<u16>,
@@ -72,7 +73,7 @@ pub struct ProcessHandlerSettings {
     #[serde(with = "Span::<0, HOUR>")]
     pub kill_after: Duration,
     /// The most messages of a co-process. After that many it is replaced, which helps against leaks
-    /// of memory. Default: none.
+    /// of memory. Its last batch may pass this number. Default: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1), example = 10_000)]
     pub max_messages: Option<u32>,
@@ -137,6 +138,8 @@ impl ProcessHandlerSettings {
     pub(super) fn terms(&self, concurrency: u16) -> Terms {
         let limit = self.max_lifetime;
         let usual = concurrency / self.batch.size.max(1);
+        // Another batch goes on while parts of one are called.
+        let usual = usual.max(if self.batch.is_on() { 2 } else { 1 });
         Terms {
             processes: self.processes.unwrap_or(usual).max(1).into(),
             start_timeout: self.start_timeout,

@@ -168,6 +168,12 @@ async fn a_message_that_makes_the_service_hang_is_tried_again_and_its_neighbours
     assert_eq!((ledger.acked, ledger.dead_lettered), (8, 0));
     let seen = setup.server.seen();
     assert!(seen.abandoned > 0, "{}", seen.abandoned);
+    for exchange in &seen.exchanges {
+        for message in messages(&exchange.request) {
+            let is_neighbour = message["body"]["n"] != 3;
+            assert!(!is_neighbour || message["attempt"] == 1, "{message}");
+        }
+    }
 }
 
 #[tokio::test]

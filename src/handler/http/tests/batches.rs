@@ -266,3 +266,37 @@ async fn an_answer_to_another_request_acks_nothing() {
     // The answer was one, so there are no halves.
     assert_eq!(server.asked().len(), 1);
 }
+
+#[tokio::test]
+async fn two_workers_give_their_messages_different_ids() {
+    let server = Server::answering(good).await;
+    for _ in 0..2 {
+        let handler = batching(server.url(), 2);
+        let outcomes = run_all(&handler, &["1", "2"]).await;
+        assert_eq!(outcomes, vec![Outcome::Succeeded; 2]);
+    }
+    let ids: Vec<u64> = server
+        .asked()
+        .iter()
+        .flat_map(messages)
+        .map(|it| it["id"].as_u64().unwrap())
+        .collect();
+    assert!(ids.iter().all(|id| *id < 1 << 53), "{ids:?}");
+    assert_eq!((ids[0] + 1, ids[2] + 1), (ids[1], ids[3]));
+    assert!(ids[0].abs_diff(ids[2]) > 1, "{ids:?}");
+}
+
+#[tokio::test]
+async fn the_answer_to_many_messages_may_be_longer_than_that_to_one() {
+    let server = Server::answering(|asked| {
+        let result = "x".repeat(40_000);
+        let outcome = |message: &Value| json!({ "id": message["id"], "outcome": "succeeded", "result": result });
+        let outcomes: Vec<_> = messages(asked).iter().map(outcome).collect();
+        answer(&json!({ "outcomes": outcomes }))
+    })
+    .await;
+    let handler = batching(server.url(), 32);
+    let outcomes = run_all(&handler, &["1"; 32]).await;
+    assert_eq!(outcomes, vec![Outcome::Succeeded; 32]);
+    assert_eq!(server.asked().len(), 1);
+}

@@ -88,6 +88,23 @@ async fn a_message_that_breaks_its_co_process_is_found_in_a_batch() {
     }
 }
 
+/// Lines with several messages count for nothing, but those with a single one do.
+#[tokio::test]
+async fn a_program_that_always_ends_is_soon_started_with_waits() {
+    let mut script = batching("exit 1");
+    script.settings.batch.size = 2;
+    let handler = script.start().await;
+    let is_start =
+        |outcome: &Outcome| matches!(outcome, Outcome::Failed(it) if it.class == "process-start");
+    let mut is_unavailable = false;
+    for _ in 0..5 {
+        let outcomes = run_all(&handler, &["bad"; 2]).await;
+        is_unavailable |= outcomes.iter().any(is_start);
+    }
+    assert!(is_unavailable);
+    stop(&handler).await;
+}
+
 #[tokio::test]
 async fn a_co_process_that_takes_single_messages_cannot_be_given_batches() {
     let mut script = Script::of(RIGHT);
@@ -118,12 +135,15 @@ async fn a_batch_that_nobody_waits_for_ends_its_co_process_and_an_unused_one_sta
 
 #[tokio::test]
 async fn a_message_that_times_out_alone_in_its_batch_ends_its_co_process() {
-    let mut script = batching("while :; do sleep 1; done");
+    let mut script = batching("echo got >> \"$OUT\"; while :; do sleep 1; done");
     script.settings.batch.max_wait = Duration::from_millis(1);
     let handler = script.start().await;
     let left = script.until_left(|left| left.ends_with('\n')).await;
-    let late = timeout(Duration::from_millis(200), run_all(&handler, &["bad"])).await;
-    assert!(late.is_err());
+    tokio::select! {
+        biased;
+        ended = run_all(&handler, &["bad"]) => panic!("{ended:?}"),
+        _ = script.until_left(|left| left.contains("got")) => {}
+    }
     gone(left.trim().parse().unwrap()).await;
     assert_eq!(run(&handler).await, Outcome::Succeeded);
     stop(&handler).await;
