@@ -454,8 +454,9 @@ impl Reactor for Kit {
         &self,
         addr: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        let connect = TcpStream::connect(addr);
         async move {
-            let line = Line::new(TcpStream::connect(addr).await?)?;
+            let line = Line::new(connect.await?)?;
             let ends = line.ends();
             let stream = AsyncTcpStream::Plain(line);
             Ok(Wire::new(stream, ends, Arc::default(), Arc::default()))

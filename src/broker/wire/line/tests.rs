@@ -81,7 +81,7 @@ async fn all_bytes_arrive_while_a_line_is_busy_and_while_it_is_not() {
         for number in 0..WORDS {
             let word = [b'a' + u8::try_from(number % 26).unwrap(); LENGTH];
             if number % 500 == 0 {
-                thread::sleep(Duration::from_millis(5));
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
             peer.write_all(&word).unwrap();
             let mut answer = [0; LENGTH];
