@@ -153,7 +153,9 @@ async fn a_service_that_is_down_is_said_with_its_probes_and_so_is_its_return() {
     is_up.store(true, Ordering::SeqCst);
     console.server.wait_for_success(&ids).await;
     // While most runs of the last minute are those of the outage, the consumer is failing.
-    let others = console.vhost.publish_many("q", 100, |_| PublishSpec::of("{}"));
+    let others = console
+        .vhost
+        .publish_many("q", 100, |_| PublishSpec::of("{}"));
     console.server.wait_for_success(&others.await).await;
     browser.wait_for_text("#consumer-state", "consuming").await;
     browser
