@@ -228,11 +228,6 @@ impl Connection {
         wire::Gated::new(Arc::clone(&self.gate))
     }
 
-    /// The gate, which tells lapin's thread of requests of consumers.
-    pub(super) fn gate(&self) -> Arc<wire::Gate> {
-        Arc::clone(&self.gate)
-    }
-
     /// Ends the connection by shutting its socket down, for a peer that no longer answers. lapin's
     /// I/O thread and every task that waits on the connection see an error at once.
     pub(crate) fn kill(&self) {

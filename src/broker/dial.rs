@@ -2,6 +2,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use async_compat::CompatExt;
 use lapin::{
     tcp::{AsyncTcpStream, OwnedIdentity, OwnedTLSConfig, RustlsConnector, RustlsConnectorConfig},
     uri::{AMQPScheme, AMQPUri},
@@ -68,9 +69,7 @@ impl Dial {
             .with_interval(Duration::from_secs(10));
         SockRef::from(&tcp).set_tcp_keepalive(&keepalive)?;
         let hang_up = HangUp(Some(SockRef::from(&tcp).try_clone()?));
-        let line = wire::Line::new(tcp)?;
-        let ends = line.ends();
-        let mut stream = AsyncTcpStream::Plain(line);
+        let mut stream = AsyncTcpStream::Plain(tcp.compat());
         if self.uri.is_tls() {
             let limit = self.timeouts.handshake;
             let handshake = async {
@@ -83,8 +82,7 @@ impl Dial {
                 .await
                 .map_err(|_| late("TLS handshake", limit))??;
         }
-        let (gate, offers) = (Arc::clone(&self.gate), Arc::clone(&self.offers));
-        let wire = wire::Wire::new(stream, ends, gate, offers);
+        let wire = wire::Wire::new(stream, Arc::clone(&self.gate), Arc::clone(&self.offers));
         Ok((AsyncTcpStream::Plain(wire), hang_up))
     }
 

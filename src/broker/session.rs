@@ -180,10 +180,10 @@ impl Session for RabbitSession {
         &self,
         acks: Acks,
     ) -> impl Future<Output = (Acks, Result<(), BrokerError>)> + Send + 'static {
-        let (channel, gate) = (self.channel.clone(), self.connection.gate());
+        let channel = self.channel.clone();
         let limit = self.timeouts.ack;
         async move {
-            let result = gate.request(settle::ack(&channel, &acks, limit)).await;
+            let result = settle::ack(&channel, &acks, limit).await;
             (acks, result)
         }
     }
@@ -192,11 +192,10 @@ impl Session for RabbitSession {
         &self,
         returns: Returns,
     ) -> impl Future<Output = (Returns, Result<(), BrokerError>)> + Send + 'static {
-        let (channel, gate) = (self.channel.clone(), self.connection.gate());
+        let channel = self.channel.clone();
         let limit = self.timeouts.ack;
         async move {
-            let returning = settle::give_back(&channel, &returns, limit);
-            let result = gate.request(returning).await;
+            let result = settle::give_back(&channel, &returns, limit).await;
             (returns, result)
         }
     }

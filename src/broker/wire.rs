@@ -23,9 +23,7 @@ mod fit;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzz;
 mod gate;
-mod line;
 mod repair;
-mod traffic;
 
 use std::{
     io,
@@ -40,6 +38,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_compat::Compat;
 use async_rs::{
     Runtime, Tokio,
     traits::{Executor, Reactor, RuntimeKit},
@@ -54,10 +53,7 @@ use tokio::net::TcpStream;
 use tracing::warn;
 
 pub(super) use gate::{Gate, Gated};
-use line::Ends;
-pub(super) use line::Line;
 use repair::{HEADER, METHOD, agree_on_frame_max, release, repair};
-use traffic::{Traffic, Waited};
 
 use super::Version;
 
@@ -106,21 +102,18 @@ impl Offers {
 
 /// A TCP or TLS connection, repaired on the way in.
 pub(super) struct Wire {
-    inner: AsyncTcpStream<Line>,
+    inner: AsyncTcpStream<Compat<TcpStream>>,
     inbox: Inbox,
     gate: Arc<Gate>,
-    traffic: Traffic,
     /// lapin has received bytes since the stream last answered that there are no more.
     passed: bool,
     shut: bool,
 }
 
 impl Wire {
-    /// `ends` are those of the line under `inner`. `gate` holds back the wake-ups of the connection's
-    /// consumers.
+    /// `gate` holds back the wake-ups of the connection's consumers.
     pub(super) fn new(
-        inner: AsyncTcpStream<Line>,
-        ends: Arc<Ends>,
+        inner: AsyncTcpStream<Compat<TcpStream>>,
         gate: Arc<Gate>,
         offered: Arc<Offers>,
     ) -> Self {
@@ -132,7 +125,6 @@ impl Wire {
             inner,
             inbox,
             gate,
-            traffic: Traffic::new(ends),
             passed: false,
             shut: false,
         }
@@ -140,31 +132,13 @@ impl Wire {
 
     /// lapin reads until there is no more, then handles all of it, then waits for its stream. The
     /// wake-up here tells lapin that there is more to read, so lapin does not wait and calls the
-    /// stream again after handling. False: lapin has handled all of it.
-    fn shut_gate(&mut self, cx: &Context<'_>) -> bool {
-        let passed = std::mem::take(&mut self.passed);
-        if passed {
+    /// stream again after handling.
+    fn shut_gate(&mut self, cx: &Context<'_>) {
+        if std::mem::take(&mut self.passed) {
             self.shut = true;
             self.gate.shut();
             cx.waker().wake_by_ref();
-            if self.gate.bell().is_some() {
-                self.traffic.read(Instant::now());
-            }
         }
-        passed
-    }
-
-    /// Waits for bytes if the connection is busy. True: the caller looks for them again. False: lapin is
-    /// woken when it must come back.
-    fn wait(&mut self, cx: &Context<'_>) -> bool {
-        let waited = match self.gate.bell() {
-            Some(bell) => self.traffic.wait(bell),
-            None => Waited::NotAtAll,
-        };
-        if waited == Waited::Rung {
-            cx.waker().wake_by_ref();
-        }
-        waited == Waited::Look
     }
 
     /// Opens the gate: lapin has come back to the stream, or has dropped it.
@@ -201,10 +175,8 @@ impl AsyncRead for Wire {
             }
             let room = this.inbox.room();
             let Poll::Ready(read) = Pin::new(&mut this.inner).poll_read(cx, room) else {
-                if this.shut_gate(cx) || !this.wait(cx) {
-                    return Poll::Pending;
-                }
-                continue;
+                this.shut_gate(cx);
+                return Poll::Pending;
             };
             let read = read?;
             if read == 0 {
@@ -454,12 +426,13 @@ impl Reactor for Kit {
         &self,
         addr: SocketAddr,
     ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
-        let connect = TcpStream::connect(addr);
+        let connect = self.0.tcp_connect_addr(addr);
         async move {
-            let line = Line::new(connect.await?)?;
-            let ends = line.ends();
-            let stream = AsyncTcpStream::Plain(line);
-            Ok(Wire::new(stream, ends, Arc::default(), Arc::default()))
+            Ok(Wire::new(
+                AsyncTcpStream::Plain(connect.await?),
+                Arc::default(),
+                Arc::default(),
+            ))
         }
     }
 }

@@ -7,23 +7,16 @@
 //! stream.
 
 use std::{
-    future::poll_fn,
     mem,
-    pin::pin,
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Wake, Waker},
 };
 
-use super::traffic::Bell;
 use crate::lock::lock;
 
 /// The gate of one connection: open, or shut with the wake-ups that wait.
 #[derive(Debug, Default)]
-pub(in crate::broker) struct Gate {
-    state: Mutex<State>,
-    /// If consumers use the connection: its thread may wait for its socket, and hears this bell meanwhile.
-    bell: OnceLock<Bell>,
-}
+pub(in crate::broker) struct Gate(Mutex<State>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -46,39 +39,6 @@ impl Gate {
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// The connection has a consumer. Without descriptors for a bell its thread never waits for its socket.
-    fn has_consumer(&self) {
-        if self.bell.get().is_none()
-            && let Ok(bell) = Bell::new()
-        {
-            let _ = self.bell.set(bell);
-        }
-    }
-
-    pub(super) fn bell(&self) -> Option<&Bell> {
-        self.bell.get()
-    }
-
-    /// lapin has been given something to write.
-    fn ring(&self) {
-        if let Some(bell) = self.bell.get() {
-            bell.ring();
-        }
-    }
-
-    /// Waits for a request that lapin writes, and rings when lapin has it.
-    pub(in crate::broker) async fn request<F: Future>(&self, request: F) -> F::Output {
-        let mut request = pin!(request);
-        poll_fn(|cx| {
-            let answer = request.as_mut().poll(cx);
-            if answer.is_pending() {
-                self.ring();
-            }
-            answer
-        })
-        .await
-    }
-
     fn pass(&self, waker: &Waker) {
         let mut state = self.lock();
         if state.shut {
@@ -90,7 +50,7 @@ impl Gate {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        lock(&self.0)
     }
 }
 
@@ -104,7 +64,6 @@ pub(in crate::broker) struct Gated {
 
 impl Gated {
     pub(in crate::broker) fn new(gate: Arc<Gate>) -> Self {
-        gate.has_consumer();
         Self { gate, wakers: None }
     }
 
