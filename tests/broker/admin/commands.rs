@@ -144,7 +144,11 @@ async fn failures_are_listed_and_a_forgotten_success_is_told_from_an_unknown_id(
     let replayed = PublishSpec::to("q").id("order-1");
     vhost.publish_with(replayed).await;
     let story = async || admin.read("/api/v1/message?id=order-1").await;
-    let is_done = |story: &Value| story["places"][0]["state"] == "handled";
+    // An ack within two seconds of the failure could also have come before it.
+    let is_done = |story: &Value| {
+        let place = &story["places"][0];
+        place["state"] == "handled" || place["may_be_acked"] == true
+    };
     wait_until(
         "the old failure is not where it is",
         DEADLINE,
